@@ -1,0 +1,154 @@
+"""The unified format: strict COCO JSON, one file a split. Model, reader, writer, checker.
+
+Boxes are (x, y, width, height) in pixel-edge coordinates: 0-based, floats, inside the image, of positive width
+and height. `difficult` is VOC's flag; metrics count such an object neither as missed nor as wrong.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.errors import PipelineError
+from pipeline.files import read_json, write_text
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    id: int
+    file_name: str  # POSIX, relative to data/raw/<dataset>/
+    width: int  # pixels of the decoded image
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]  # x, y, width, height
+    area: float
+    iscrowd: int = 0
+    difficult: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationSet:
+    """One split. Categories keep the data set's own ids and order; index 0…K−1 in that order is the training label."""
+
+    categories: tuple[Category, ...]
+    images: tuple[Image, ...]
+    annotations: tuple[Annotation, ...]
+
+    def by_image(self) -> dict[int, list[Annotation]]:
+        """Each image's annotations, by image id, with an empty list for an image without objects."""
+        groups: dict[int, list[Annotation]] = {image.id: [] for image in self.images}
+        for annotation in self.annotations:
+            groups[annotation.image_id].append(annotation)
+        return groups
+
+    def label_of(self) -> dict[int, int]:
+        """Training label by category id."""
+        return {category.id: label for label, category in enumerate(self.categories)}
+
+
+_ADAPTER = TypeAdapter(AnnotationSet)
+
+
+def write(annotations: AnnotationSet, path: Path) -> None:
+    """Writes one split, whole or not at all: the same content always as the same bytes, a record a line.
+
+    Raises:
+        PipelineError: the content breaks the format; nothing is written.
+    """
+    for problem in problems(annotations):
+        raise PipelineError(f"{path}: {problem}")
+    lists = {"categories": annotations.categories, "images": annotations.images, "annotations": annotations.annotations}
+    blocks = (
+        f' "{name}": [\n{_records(records)}\n ]' if records else f' "{name}": []' for name, records in lists.items()
+    )
+    write_text(path, "{\n" + ",\n".join(blocks) + "\n}\n")
+
+
+def _records(records: Iterable[Any]) -> str:
+    return ",\n".join("  " + json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) for record in records)
+
+
+def read(path: Path) -> AnnotationSet:
+    """Reads one split and checks it.
+
+    Raises:
+        PipelineError: the file, and the first record that breaks the format.
+    """
+    try:
+        annotations = _ADAPTER.validate_json(json.dumps(read_json(path)), strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise PipelineError(f"{path}: {where}: {problem['msg']}") from None
+    for broken in problems(annotations):
+        raise PipelineError(f"{path}: {broken}; run `dvc repro -f convert`")
+    return annotations
+
+
+def problems(annotations: AnnotationSet) -> Iterator[str]:
+    """Yields a line for each record that breaks the format; nothing for a right one."""
+    if not annotations.categories:
+        yield "it has no categories"
+    for kind, records in (
+        ("category", annotations.categories), ("image", annotations.images), ("annotation", annotations.annotations)
+    ):  # fmt: skip
+        for repeated, count in Counter(record.id for record in records).items():
+            if count > 1:
+                yield f"{kind} id {repeated} is used {count} times"
+    for name, count in Counter(category.name for category in annotations.categories).items():
+        if count > 1:
+            yield f"category name {name!r} is used {count} times"
+    for image in annotations.images:
+        yield from _image_problems(image)
+    yield from _annotation_problems(annotations)
+
+
+def _image_problems(image: Image) -> Iterator[str]:
+    path = PurePosixPath(image.file_name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in image.file_name:
+        yield f"image {image.id}: file_name {image.file_name!r} is not a relative POSIX path inside the data set"
+    if image.width < 1 or image.height < 1:
+        yield f"image {image.id}: size {image.width}×{image.height} is not positive"
+
+
+def _annotation_problems(annotations: AnnotationSet) -> Iterator[str]:
+    images = {image.id: image for image in annotations.images}
+    categories = {category.id for category in annotations.categories}
+    for annotation in annotations.annotations:
+        image = images.get(annotation.image_id)
+        if image is None:
+            yield f"annotation {annotation.id}: image {annotation.image_id} does not exist"
+        elif problem := box_problem(annotation.bbox, image.width, image.height):
+            yield f"annotation {annotation.id} of {image.file_name}: {problem}"
+        if annotation.category_id not in categories:
+            yield f"annotation {annotation.id}: category {annotation.category_id} does not exist"
+
+
+def box_problem(bbox: tuple[float, float, float, float], width: int, height: int) -> str | None:
+    """What is wrong with a box in an image of this size; None for a right one.
+
+    A thousandth of a pixel beyond the edge is rounding, not a fault.
+    """
+    x, y, w, h = bbox
+    shown = f"box [x {x:g}, y {y:g}, width {w:g}, height {h:g}]"
+    if not (w > 0 and h > 0):  # NaN ends here too
+        return f"{shown} has no positive width and height"
+    if not (x >= -1e-3 and y >= -1e-3 and x + w <= width + 1e-3 and y + h <= height + 1e-3):
+        return f"{shown} is outside its image of {width}×{height}"
+    return None
