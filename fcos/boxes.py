@@ -1,0 +1,47 @@
+"""Box arithmetic: (x1, y1, x2, y2) in pixel-edge coordinates, and ltrb, a location's distances to a box's sides."""
+
+import torch
+from torch import Tensor
+
+
+def ltrb_from_boxes(locations: Tensor, boxes: Tensor) -> Tensor:
+    """Distances from locations to the left, top, right and bottom sides of boxes (ICCV paper, equation 1).
+
+    Args:
+        locations: [..., 2] x, y in pixels.
+        boxes: [..., 4], broadcastable against the locations.
+
+    Returns:
+        [..., 4] pixels; negative where the location lies outside that side.
+    """
+    return torch.cat([locations - boxes[..., :2], boxes[..., 2:] - locations], dim=-1)
+
+
+def boxes_from_ltrb(locations: Tensor, ltrb: Tensor) -> Tensor:
+    """The inverse of `ltrb_from_boxes`: [..., 2] and [..., 4] to boxes [..., 4]."""
+    return torch.cat([locations - ltrb[..., :2], locations + ltrb[..., 2:]], dim=-1)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Areas [...] in square pixels of boxes [..., 4]; 0 for a box with swapped sides."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+
+
+def aligned_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection over union of boxes pair by pair, and the union.
+
+    Args:
+        a, b: [..., 4] boxes.
+
+    Returns:
+        IoU [...] in 0…1, 0 where both boxes are empty; union [...] in square pixels.
+    """
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(dim=-1)
+    union = area(a) + area(b) - overlap
+    return overlap / union.clamp(min=torch.finfo(union.dtype).tiny), union
+
+
+def clip(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Boxes [..., 4] cut at the edges of an image of this size."""
+    limit = boxes.new_tensor([width, height, width, height])
+    return boxes.clamp(min=0).minimum(limit)

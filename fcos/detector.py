@@ -1,0 +1,80 @@
+"""The detector: normalised images in, one prediction a location out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fcos.backbones import BACKBONES, Backbone
+from fcos.config import ModelConfig
+from fcos.head import Head
+from fcos.necks import NECKS
+from fcos.points import Points, points
+
+_MULTIPLE = 32  # batches are padded to this many pixels, the coarsest stride a backbone has
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the network says of every location, all levels in one list."""
+
+    logits: Tensor  # [B, P, K] class logits
+    ltrb: Tensor  # [B, P, 4] distances to the box's sides, pixels of the network's input
+    centerness: Tensor  # [B, P] logits
+    points: Points
+
+
+class Detector(nn.Module):
+    """Backbone, neck and head in a row."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, *, backbone: Backbone, neck: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.backbone, self.neck, self.head = backbone, neck, head
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
+
+    def prepare(self, images: Sequence[Tensor]) -> Tensor:
+        """Normalises images and pads them, at the right and the bottom, to one batch.
+
+        Args:
+            images: uint8 [3, H, W] each, RGB, on any device.
+
+        Returns:
+            float32 [B, 3, H', W'] on the detector's device, 0 where it is padding.
+        """
+        height, width = (-(-max(image.shape[side] for image in images) // _MULTIPLE) * _MULTIPLE for side in (-2, -1))
+        batch = self.mean.new_zeros(len(images), 3, height, width)
+        for padded, image in zip(batch, images, strict=True):
+            pixels = image.to(batch.device, non_blocking=True).float().div_(255)
+            padded[:, : image.shape[1], : image.shape[2]] = (pixels - self.mean) / self.std
+        return batch.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, batch: Tensor) -> Outputs:
+        """[B, 3, H, W] as `prepare` gives it to Outputs."""
+        levels = self.neck(self.backbone(batch))
+        logits, ltrb, centerness = self.head(levels)
+        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        return Outputs(logits, ltrb, centerness, points(shapes, self.head.strides, batch.device))
+
+
+def build(config: ModelConfig, num_classes: int) -> Detector:
+    """The detector that a configuration describes, its weights drawn from torch's global generator.
+
+    Raises:
+        ValueError: ImageNet weights were asked for and aren't there.
+    """
+    backbone = BACKBONES[config.backbone](pretrained=config.pretrained)
+    neck = NECKS["fpn"](backbone.channels, config.channels, config.levels, config.extra_levels_from)
+    head = Head(
+        channels=config.channels,
+        num_classes=num_classes,
+        depth=config.tower_depth,
+        strides=config.strides,
+        box_output=config.box_output,
+    )
+    detector = Detector(backbone=backbone, neck=neck, head=head)
+    return detector.to(memory_format=torch.channels_last)

@@ -1,0 +1,84 @@
+"""Saved detectors: safetensors for the numbers, JSON for everything needed to use them. No pickle."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from fcos.config import ModelConfig
+from fcos.detector import Detector, build
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a file of weights is: written beside it, as JSON."""
+
+    model: ModelConfig
+    categories: tuple[tuple[int, str], ...]  # the data set's ids and names, in the order of the labels 0…K−1
+    size: tuple[int, int]  # images come with the shorter side at the first, the longer at most the second, pixels
+
+
+def save_detector(detector: Detector, description: Description, path: Path) -> None:
+    """Writes `path` (.safetensors) and the JSON beside it; the same detector gives the same bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
+    text = {
+        "version": _VERSION,
+        "model": asdict(description.model),
+        "categories": [{"id": id, "name": name} for id, name in description.categories],
+        "size": list(description.size),
+        "normalisation": {"mean": list(detector.backbone.mean), "std": list(detector.backbone.std)},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(save(tensors))
+    path.with_suffix(".json").write_text(json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_detector(path: Path, device: torch.device | None = None) -> tuple[Detector, Description]:
+    """Reads what `save_detector` wrote, ready to detect (in evaluation mode).
+
+    Raises:
+        ValueError: one line that names the file and what is wrong with it.
+    """
+    about = path.with_suffix(".json")
+    for needed in (path, about):
+        if not needed.is_file():
+            raise ValueError(f"{needed}: no such file; the weights and their .json lie side by side")
+    try:
+        text: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+        description = _description(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{about}: not a detector's description: {error}") from None
+    # The weights are all in the file: ImageNet's would only be fetched to be overwritten. Frozen batch norm and
+    # batch norm hold the same four tensors, so either takes them.
+    detector = build(replace(description.model, pretrained=False), len(description.categories))
+    try:
+        _load_state(detector, load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {error}") from None
+    mean, std = text["normalisation"]["mean"], text["normalisation"]["std"]
+    detector.mean.copy_(torch.tensor(mean).view(3, 1, 1))
+    detector.std.copy_(torch.tensor(std).view(3, 1, 1))
+    return detector.to(device).eval(), description
+
+
+def _description(text: dict[str, Any]) -> Description:
+    if text["version"] != _VERSION:
+        raise ValueError(f"version {text['version']}, but this program reads version {_VERSION}")
+    return Description(
+        model=ModelConfig(**{**text["model"], "levels": tuple(text["model"]["levels"])}),
+        categories=tuple((category["id"], category["name"]) for category in text["categories"]),
+        size=(text["size"][0], text["size"][1]),
+    )
+
+
+def _load_state(detector: Detector, tensors: dict[str, torch.Tensor]) -> None:
+    own = detector.state_dict()
+    # Counts that only training's batch norm has are absent where it was frozen.
+    counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
+    detector.load_state_dict({**counters, **tensors})

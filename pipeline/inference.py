@@ -1,0 +1,72 @@
+"""Images through a detector: files in, detections in the pixels of the files out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from fcos.detector import Detector
+from fcos.postprocess import Detections, Postprocess
+from pipeline.annotations import AnnotationSet, Image
+from pipeline.augment import Sample, fitted_scale, resize
+from pipeline.loader import read_image
+from pipeline.metrics.results import Detection
+
+
+@torch.inference_mode()
+def detect(
+    detector: Detector, images: Sequence[torch.Tensor], size: tuple[int, int], postprocess: Postprocess
+) -> list[Detections]:
+    """Detects objects in one batch.
+
+    Args:
+        images: uint8 [3, H, W] each, as stored.
+        size: what the detector was trained at: shorter and longer side in pixels.
+
+    Returns:
+        An image's detections each, on the CPU, boxes in the stored image's pixels.
+    """
+    none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    resized = [resize(Sample(i, *none, ""), fitted_scale(i.shape[-2], i.shape[-1], size)).image for i in images]
+    outputs = detector(detector.prepare(resized))
+    found = postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in resized])
+    return [_back(one, small, image) for one, small, image in zip(found, resized, images, strict=True)]
+
+
+def _back(found: Detections, resized: torch.Tensor, image: torch.Tensor) -> Detections:
+    """From the resized image's pixels to the stored one's."""
+    height, width = (image.shape[side] / resized.shape[side] for side in (-2, -1))
+    boxes = found.boxes.cpu() * torch.tensor([width, height, width, height])
+    return Detections(boxes, found.scores.cpu(), found.labels.cpu())
+
+
+def detect_split(
+    detector: Detector,
+    split: AnnotationSet,
+    folder: Path,
+    *,
+    size: tuple[int, int],
+    postprocess: Postprocess,
+    batch_size: int,
+    progress: Callable[[int], object] = lambda images: None,
+) -> Iterator[Detection]:
+    """Detections in all images of a split, with the data set's own ids.
+
+    Args:
+        progress: told the number of images done with each batch.
+    """
+    # Images of like shape share a batch, so that little of it is padding.
+    by_shape = sorted(split.images, key=lambda image: (image.width / image.height, image.id))
+    for start in range(0, len(by_shape), batch_size):
+        group = by_shape[start : start + batch_size]
+        found = detect(detector, [read_image(folder / image.file_name) for image in group], size, postprocess)
+        for image, one in zip(group, found, strict=True):
+            yield from _records(image, one, split)
+        progress(len(group))
+
+
+def _records(image: Image, found: Detections, split: AnnotationSet) -> Iterator[Detection]:
+    for (x1, y1, x2, y2), score, label in zip(
+        found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+    ):
+        yield Detection(image.id, split.categories[label].id, (x1, y1, x2 - x1, y2 - y1), score)

@@ -1,0 +1,128 @@
+"""Unified data to batches. A sample's randomness comes from (seed, epoch, image) alone: order, workers and a resume
+change nothing."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fcos.assign import targets
+from fcos.training.engine import Batch
+from pipeline.annotations import Annotation, AnnotationSet
+from pipeline.augment import Sample, augment
+from pipeline.errors import PipelineError
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """Decodes an image file as stored: uint8 [3, H, W] RGB. Grey becomes three equal channels; transparency goes.
+
+    Raises:
+        PipelineError: the file is missing or can't be decoded.
+    """
+    try:
+        with PIL.Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file") from None
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise PipelineError(f"{path}: can't be decoded as an image: {error}") from None
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    size: tuple[int, int]
+    zoom: tuple[float, float]
+    flip_probability: float
+    seed: int
+
+
+class TrainingData(Dataset[Sample]):
+    """One split to learn from. An item is asked for by (epoch, index).
+
+    Crowds are never learnt: their boxes don't hold one object. Objects marked difficult are, where asked.
+    """
+
+    def __init__(
+        self, split: AnnotationSet, folder: Path, *, augmentation: Augmentation, difficult: bool, empty: bool
+    ) -> None:
+        label_of, groups = split.label_of(), split.by_image()
+        learnt = {
+            image: [a for a in annotations if not a.iscrowd and (difficult or not a.difficult)]
+            for image, annotations in groups.items()
+        }
+        self.folder, self.augmentation = folder, augmentation
+        self.names = [image.file_name for image in split.images if empty or learnt[image.id]]
+        kept = [learnt[image.id] for image in split.images if empty or learnt[image.id]]
+        self.boxes = [_corners(annotations) for annotations in kept]
+        self.labels = [torch.tensor([label_of[a.category_id] for a in one], dtype=torch.int64) for one in kept]
+        if not any(len(boxes) for boxes in self.boxes):
+            raise PipelineError(f"{folder}: {len(self.names)} images, but not one object to learn from")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        epoch, index = item
+        sample = Sample(
+            read_image(self.folder / self.names[index]), self.boxes[index], self.labels[index], self.names[index]
+        )
+        how = self.augmentation
+        return augment(
+            sample,
+            size=how.size,
+            zoom=how.zoom,
+            flip_probability=how.flip_probability,
+            random=generator(how.seed, epoch, self.names[index]),
+        )
+
+
+def _corners(annotations: Sequence[Annotation]) -> torch.Tensor:
+    boxes = torch.tensor([annotation.bbox for annotation in annotations], dtype=torch.float32).view(-1, 4)
+    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=-1)
+
+
+def generator(*key: object) -> torch.Generator:
+    """A random generator that depends on the key alone, the same on every machine."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """The batches of each epoch: shuffled anew, the last one left out where it isn't full."""
+
+    data: TrainingData
+    batch_size: int
+    workers: int
+    seed: int
+
+    def __len__(self) -> int:
+        return max(1, len(self.data) // self.batch_size)
+
+    def __call__(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """An epoch's batches, from the first-th on."""
+        order = torch.randperm(len(self.data), generator=generator(self.seed, epoch, "order")).tolist()
+        starts = range(first * self.batch_size, len(self) * self.batch_size, self.batch_size)
+        keys = [[(epoch, index) for index in order[start : start + self.batch_size]] for start in starts]
+        # The type of batch_sampler's keys is ours: the dataset takes (epoch, index).
+        loader: DataLoader[Sample] = DataLoader(
+            self.data,
+            batch_sampler=keys,  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=collate,
+        )
+        yield from loader
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    return Batch(
+        images=[sample.image for sample in samples],
+        targets=targets([sample.boxes for sample in samples], [sample.labels for sample in samples]),
+        names=[sample.name for sample in samples],
+    )
