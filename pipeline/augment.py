@@ -22,7 +22,7 @@ class Sample:
 
 
 def fitted_scale(height: int, width: int, size: tuple[int, int]) -> float:
-    """Factor by which an image is resized: the shorter side becomes the first, unless the longer would pass the second."""
+    """Factor by which an image is resized: the shorter side becomes the first, unless the longer passes the second."""
     return min(size[0] / min(height, width), size[1] / max(height, width))
 
 

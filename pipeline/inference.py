@@ -48,7 +48,7 @@ def detect_split(
     size: tuple[int, int],
     postprocess: Postprocess,
     batch_size: int,
-    progress: Callable[[int], object] = lambda images: None,
+    progress: Callable[[int], object] = int,
 ) -> Iterator[Detection]:
     """Detections in all images of a split, with the data set's own ids.
 

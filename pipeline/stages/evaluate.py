@@ -1,0 +1,80 @@
+"""A detector and unified data in, detections and scores out: `python -m pipeline.stages.evaluate`."""
+
+import sys
+
+from tqdm import tqdm
+
+from fcos.postprocess import Postprocess
+from pipeline import annotations, stage, tracking
+from pipeline.annotations import AnnotationSet
+from pipeline.errors import PipelineError
+from pipeline.files import digest, write_json
+from pipeline.inference import detect_split
+from pipeline.metrics import curves, report, results
+from pipeline.metrics.results import Detection
+from pipeline.model import Model
+from pipeline.params import Params
+from pipeline.workspace import workspace
+
+
+def main() -> None:
+    stage.run("evaluate", evaluate)
+
+
+def evaluate(params: Params) -> None:
+    """Detects in every image of the split, then writes detections, metrics and curves, and tells MLflow."""
+    here, name = workspace(), params.evaluate.split
+    source = here / f"data/unified/{name}.json"
+    if not source.is_file():
+        raise PipelineError(f"params.yaml: evaluate.split is {name}, but the data set has none: {source} is not there")
+    split = annotations.read(source)
+    weights = here / "models/detector.safetensors"
+    model = Model.load(weights)
+    model.check_classes(split, source)
+    found = detect(params, model, split)
+    results.write(found, here / f"predictions/{name}.json")
+    # What is scored is what was written, rounding included: `fcos evaluate` on the file says the same.
+    found = results.read(here / f"predictions/{name}.json", split)
+    scores = report.evaluate(split, found)
+    write_json(here / "metrics/evaluate.json", scores)
+    pictures = curves.precision_recall(split, found, here / "plots")
+    with tracking.evaluate(params, digest(weights)) as run:
+        run.metrics(logged(scores), step=0)
+        run.artifacts(here / "metrics/evaluate.json", *pictures)
+        run.finished(digest(here / f"predictions/{name}.json"))
+    print(report.table(scores, "coco"))  # noqa: T201
+
+
+def detect(params: Params, model: Model, split: AnnotationSet) -> list[Detection]:
+    """Detections in every image, with a progress bar."""
+    how = params.evaluate
+    with tqdm(total=len(split.images), unit="image", desc="evaluate", disable=not sys.stderr.isatty()) as bar:
+        found = detect_split(
+            model.detector,
+            split,
+            workspace() / "data/raw" / params.dataset,
+            size=model.description.size,
+            postprocess=Postprocess(
+                score_threshold=how.score_threshold,
+                nms_threshold=how.nms_threshold,
+                max_detections=how.max_detections,
+            ),
+            batch_size=how.batch_size,
+            progress=bar.update,
+        )
+        return list(found)
+
+
+def logged(scores: dict[str, dict[str, float | None]]) -> dict[str, float]:
+    """The metrics as MLflow has them: `coco/AP50`; what doesn't exist (no small objects, say) is left out."""
+    groups = {group: scores[group] for group in ("coco", "voc")}
+    return {
+        f"{group}/{name}": value
+        for group, values in groups.items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+if __name__ == "__main__":
+    main()
