@@ -60,7 +60,8 @@ def load_detector(path: Path, device: torch.device | None = None) -> tuple[Detec
     try:
         _load_state(detector, load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {error}") from None
+        first = " ".join(str(error).split()[:40])  # torch lists every tensor, a line each
+        raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {first}") from None
     mean, std = text["normalisation"]["mean"], text["normalisation"]["std"]
     detector.mean.copy_(torch.tensor(mean).view(3, 1, 1))
     detector.std.copy_(torch.tensor(std).view(3, 1, 1))

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from fcos.detector import Outputs
-from fcos.postprocess import Postprocess
 from fcos.points import points
+from fcos.postprocess import Postprocess
 
 PYRAMID = points([(4, 4), (2, 2)], [8, 16])  # of an image of 32×32; 20 locations
 

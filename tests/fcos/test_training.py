@@ -1,0 +1,264 @@
+"""The training loop on real pictures: learns, resumes bit for bit, stops at a loss that isn't finite."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+from torch import nn
+
+from fcos.assign import targets
+from fcos.config import ModelConfig
+from fcos.criterion import Criterion
+from fcos.detector import Detector, build
+from fcos.postprocess import Postprocess
+from fcos.training.checkpoints import Checkpoint
+from fcos.training.ema import make_ema
+from fcos.training.engine import Batch, History, NonFiniteLoss, Row, Trainer
+from fcos.training.optimization import make_optimizer, make_schedule
+
+MODEL = ModelConfig(
+    backbone="tiny",
+    pretrained=False,
+    channels=32,
+    levels=(3, 4, 5),
+    extra_levels_from="p5",
+    tower_depth=1,
+    box_output="relu",
+    centre_radius=1.5,
+)
+# Two crops of two photographs, halved: the pagoda's roof, the blossom.
+PICTURES = [torch.from_numpy(photo[:256:2, 200:456:2].copy()).permute(2, 0, 1) for photo in load_sample_images().images]
+BOXES = [
+    torch.tensor([[30.0, 10.0, 100.0, 60.0], [5.0, 75.0, 30.0, 110.0]]),
+    torch.tensor([[20.0, 15.0, 115.0, 120.0]]),
+]
+LABELS = [torch.tensor([0, 1]), torch.tensor([2])]
+BATCH = Batch(images=PICTURES, targets=targets(BOXES, LABELS), names=["pagoda", "blossom"])
+
+
+class Log:
+    """Keeps what it is told; fails at a given step, as a power cut would."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.steps: list[Row] = []
+        self.epochs: list[Row] = []
+        self.fail_at = fail_at
+
+    def stepped(self, row: Row, images: int) -> None:
+        assert images == 2
+        self.steps.append(row)
+        if row["step"] == self.fail_at:
+            raise InterruptedError
+
+    def validated(self, row: Row) -> None:
+        self.epochs.append(row)
+
+
+def trainer(
+    *,
+    epochs: int = 4,
+    steps: int = 3,
+    optimizer: str = "adamw",
+    checkpoint: Checkpoint | None = None,
+    log: Log | None = None,
+    lr: float = 1e-3,
+) -> Trainer:
+    torch.manual_seed(0)
+    detector = build(MODEL, 3)
+    made = make_optimizer(detector, name=optimizer, lr=lr, weight_decay=0.01, momentum=0.9)  # type: ignore[arg-type]
+
+    def batches(epoch: int, first: int) -> Iterator[Batch]:
+        for index in range(first, steps):
+            # Another brightness each time: a resume that repeats or skips a batch shows.
+            dimmed = [(picture * (0.6 + 0.1 * ((epoch + index) % 5))).to(torch.uint8) for picture in PICTURES]
+            yield Batch(images=dimmed, targets=BATCH.targets, names=BATCH.names)
+
+    return Trainer(
+        detector=detector,
+        criterion=Criterion(box_loss="giou", radius=1.5),
+        optimizer=made,
+        schedule=make_schedule(made, name="cosine", steps=epochs * steps, warmup=0.2, drops=[]),
+        ema=make_ema(detector, 0.9),
+        batches=batches,
+        validate=lambda detector: {"mean": detector.head.box.weight.mean().item()},
+        epochs=epochs,
+        validate_every=2,
+        clip_norm=10.0,
+        watcher=log or Log(),
+        checkpoint=checkpoint,
+        checkpoint_every=0.0,
+    )
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    theirs = b.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in a.state_dict().items())
+
+
+def test_one_batch_is_learnt_by_heart() -> None:
+    """Losses fall to near zero (centerness to near its floor), and detections are the very objects."""
+    learning = trainer(epochs=1, steps=150, lr=3e-3)
+    learning.batches = lambda _epoch, _first: [BATCH] * 150
+    learning.ema = None
+    history = learning.fit()
+    first, last = history.steps[0], history.steps[-1]
+    assert last["classification"] < 0.02 < first["classification"]
+    assert last["box"] < 0.05 < first["box"]
+    assert last["centerness"] - last["centerness_floor"] < 0.05
+    found = detect(learning.detector)
+    for boxes, labels, one in zip(BOXES, LABELS, found, strict=True):
+        sure = one.scores > 0.5
+        assert one.labels[sure].sort().values.tolist() == labels.tolist()
+        order = one.labels[sure].argsort()
+        torch.testing.assert_close(one.boxes[sure][order], boxes, atol=3.0, rtol=0)
+
+
+def detect(detector: Detector) -> list:  # type: ignore[type-arg]
+    detector.train()  # with two pictures, running statistics are no better
+    with torch.no_grad():
+        return Postprocess()(detector(detector.prepare(PICTURES)), [(128, 128)] * 2)
+
+
+def test_same_seed_same_weights() -> None:
+    a, b = trainer(), trainer()
+    a.fit()
+    b.fit()
+    assert same(a.result, b.result)
+    assert a.history == b.history
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("fail_at", [1, 5, 6, 11])
+def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, optimizer: str, fail_at: int) -> None:
+    whole = trainer(optimizer=optimizer)
+    whole.fit()
+    with pytest.raises(InterruptedError):
+        trainer(optimizer=optimizer, checkpoint=Checkpoint(tmp_path / "state"), log=Log(fail_at)).fit()
+    torch.manual_seed(99)  # another process has another generator
+    log = Log()
+    resumed = trainer(optimizer=optimizer, checkpoint=Checkpoint(tmp_path / "state"), log=log)
+    resumed.fit()
+    assert same(resumed.result, whole.result)
+    assert same(resumed.detector, whole.detector)
+    assert resumed.history == whole.history
+    assert len(log.steps) == 12 - (fail_at - 1)
+
+
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
+    first = trainer(checkpoint=Checkpoint(tmp_path / "state"))
+    first.fit()
+    log = Log()
+    again = trainer(checkpoint=Checkpoint(tmp_path / "state"), log=log)
+    again.fit()
+    assert log.steps == []
+    assert same(again.result, first.result)
+    assert again.history == first.history
+
+
+def test_validation_comes_every_so_many_epochs_and_at_the_end() -> None:
+    log = Log()
+    trainer(epochs=5, steps=1, log=log).fit()
+    assert [row["epoch"] for row in log.epochs] == [2, 4, 5]
+
+
+def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_weights() -> None:
+    broken = trainer(epochs=1, steps=1)
+    before = {name: tensor.clone() for name, tensor in broken.detector.named_parameters()}
+    with torch.no_grad():
+        broken.detector.head.centerness.bias.fill_(torch.nan)
+    with pytest.raises(NonFiniteLoss, match=r"centerness nan.*images pagoda, blossom; try a lower train\.lr"):
+        broken.fit()
+    after = dict(broken.detector.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in before.items() if name != "head.centerness.bias")
+
+
+def test_a_damaged_state_is_not_used_but_the_one_before_it(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "state")
+    checkpoint.save({"number": 1})
+    checkpoint.save({"number": 2})
+    assert checkpoint.load() == {"number": 2}
+    data = bytearray(checkpoint.newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    checkpoint.newest.write_bytes(data)
+    assert checkpoint.load() == {"number": 1}
+    checkpoint.previous.write_bytes(b"short")
+    assert checkpoint.load() is None
+    checkpoint.clear()
+    assert not checkpoint.folder.exists()
+    assert checkpoint.load() is None
+
+
+def test_ema_by_hand() -> None:
+    """After the first copy, decay is (1 + n)/(10 + n) while that is below the one asked for."""
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    average = make_ema(layer, 0.5)
+    expected = 0.0
+    for n, value in enumerate([8.0, 8.0, 8.0, 16.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]):
+        nn.init.constant_(layer.weight, value)
+        average.update_parameters(layer)
+        decay = 0.0 if n == 0 else min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * value
+    assert average.module.weight.item() == pytest.approx(expected)
+
+
+def test_ema_takes_batch_norms_buffers_along() -> None:
+    layer = nn.BatchNorm2d(1)
+    average = make_ema(layer, 0.9)
+    layer.running_mean.fill_(4.0)
+    layer.num_batches_tracked.fill_(7)
+    average.update_parameters(layer)
+    average.update_parameters(layer)
+    assert average.module.running_mean.item() == pytest.approx(4.0)
+    assert average.module.num_batches_tracked.item() == 7
+
+
+def rates(name: str, steps: int, warmup: float, drops: list[float]) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make_schedule(optimizer, name=name, steps=steps, warmup=warmup, drops=drops)  # type: ignore[arg-type]
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return seen
+
+
+def test_cosine_rises_then_falls_to_nearly_zero() -> None:
+    seen = rates("cosine", 100, 0.1, [])
+    assert seen[0] == pytest.approx(1e-3)
+    assert seen[10] == pytest.approx(1.0)
+    assert seen[55] == pytest.approx(0.5)
+    assert 0 < seen[-1] < 1e-3
+    assert sorted(seen[:11]) == seen[:11]
+
+
+def test_steps_fall_to_a_tenth_where_they_should() -> None:
+    seen = rates("step", 90, 0.0, [60 / 90, 80 / 90])
+    assert seen[59] == pytest.approx(1.0)
+    assert seen[60] == pytest.approx(0.1)
+    assert seen[80] == pytest.approx(0.01)
+
+
+def test_steps_after_a_warm_up_keep_their_place() -> None:
+    seen = rates("step", 90, 0.1, [60 / 90])
+    assert seen[9] == pytest.approx(1.0)
+    assert seen[59] == pytest.approx(1.0)
+    assert seen[60] == pytest.approx(0.1)
+
+
+def test_no_weight_decay_on_vectors() -> None:
+    detector = build(MODEL, 3)
+    decayed, free = make_optimizer(detector, name="sgd", lr=1, weight_decay=0.5, momentum=0.9).param_groups
+    assert decayed["weight_decay"] == 0.5
+    assert all(parameter.ndim == 4 for parameter in decayed["params"])
+    assert free["weight_decay"] == 0
+    assert any(parameter is detector.head.scales for parameter in free["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(list(detector.parameters()))
+
+
+def test_history_survives_as_plain_data() -> None:
+    history = History(steps=[{"step": 1.0}], epochs=[])
+    assert History(**vars(history)) == history
