@@ -1,0 +1,264 @@
+"""The whole pipeline as people run it: real `dvc` commands on a very small `digits`, in a clone of this project.
+
+The tests share one project and build on each other, in order.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SMALL = {
+    "    train: 1000": "    train: 24",
+    "    val: 200": "    val: 8",
+    "    size: 256": "    size: 128",
+    "  size: [256, 256]": "  size: [128, 128]",
+    "  epochs: 8": "  epochs: 2",
+    "  checkpoint_every: 60": "  checkpoint_every: 0",
+    "  worst: 24": "  worst: 4",
+}
+
+
+def run(project: Path, *command: str, check: bool = True) -> str:
+    """Runs a command there as a person would, and gives back all it printed."""
+    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=570)
+    output = done.stdout + done.stderr
+    if check:
+        assert done.returncode == 0, f"{command}: exit {done.returncode}\n{output}"
+    return output
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    return kept | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "GIT_AUTHOR_NAME": "test",
+        "GIT_AUTHOR_EMAIL": "test@example.org",
+        "GIT_COMMITTER_NAME": "test",
+        "GIT_COMMITTER_EMAIL": "test@example.org",
+    }
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that git knows, with very small parameters, committed, and `dvc repro` run once."""
+    folder = tmp_path_factory.mktemp("project")
+    listed = run(REPOSITORY, "git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+    for name in listed:
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, folder / name)
+    text = (folder / "params.yaml").read_text()
+    for line, small in SMALL.items():
+        assert line in text, line
+        text = text.replace(line, small)
+    (folder / "params.yaml").write_text(text)
+    for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "start")):
+        run(folder, "git", *command)
+    # `dvc exp run --queue` asks git's own configuration for a name.
+    run(folder, "git", "config", "user.name", "test")
+    run(folder, "git", "config", "user.email", "test@example.org")
+    run(folder, "dvc", "repro")
+    return folder
+
+
+def read(project: Path, name: str) -> dict:  # type: ignore[type-arg]
+    found = json.loads((project / name).read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def stages_run(output: str) -> set[str]:
+    return set(re.findall(r"Running stage '(\w+)'", output))
+
+
+def mlflow_runs(project: Path) -> list[mlflow.entities.Run]:
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    experiment = client.get_experiment_by_name("fcos")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))
+
+
+def test_every_promised_file_is_there(project: Path) -> None:
+    for name in (
+        "data/raw/digits",
+        "data/unified/train.json",
+        "data/unified/report.json",
+        "models/detector.safetensors",
+        "models/detector.json",
+        "plots/loss.csv",
+        "plots/loss.png",
+        "predictions/val.json",
+        "reports/failures",
+        "metrics/inspect.json",
+    ):
+        assert (project / name).exists(), name
+    scores = read(project, "metrics/evaluate.json")
+    assert list(scores["coco"]) == [
+        "AP",
+        "AP50",
+        "AP75",
+        "APs",
+        "APm",
+        "APl",
+        "AR1",
+        "AR10",
+        "AR100",
+        "ARs",
+        "ARm",
+        "ARl",
+    ]
+    assert {"mAP50_11point", "mAP50_area"} <= set(scores["voc"])
+    assert list(scores["per_class"]) == [str(digit) for digit in range(10)]
+    assert read(project, "metrics/train.json")["steps"] == 2 * 24 // 8
+
+
+def test_nothing_is_left_for_git_but_what_belongs_there(project: Path) -> None:
+    status = run(project, "git", "status", "--short").splitlines()
+    assert {line.split()[-1] for line in status} <= {"dvc.lock", "metrics/"}, status
+
+
+def test_a_second_run_runs_nothing(project: Path) -> None:
+    assert stages_run(run(project, "dvc", "repro")) == set()
+    (project / "README.md").write_text("changed\n")
+    assert stages_run(run(project, "dvc", "repro")) == set()
+
+
+def test_one_mlflow_run_holds_the_experiment(project: Path) -> None:
+    (only,) = mlflow_runs(project)
+    assert only.info.status == "FINISHED"
+    assert only.data.params["train.lr"] == "0.002"
+    assert only.data.params["evaluate.split"] == "val"
+    assert {"coco/AP50", "train/total", "val/AP"} <= set(only.data.metrics)
+    commit = run(project, "git", "rev-parse", "HEAD").strip()
+    assert commit in only.data.tags.values()
+
+
+def test_fcos_evaluate_says_what_the_stage_said(project: Path) -> None:
+    printed = run(project, "fcos", "evaluate", "--gt", "data/unified/val.json", "--dets", "predictions/val.json")
+    ap = read(project, "metrics/evaluate.json")["coco"]["AP"]
+    assert f"Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = {ap:.3f}" in printed
+
+
+def test_fcos_predict_writes_pictures_and_json(project: Path) -> None:
+    run(project, "fcos", "predict", "data/raw/digits/images/val", "--out", "seen", "--score", "0.01")
+    pictures = sorted((project / "seen").glob("*.jpg"))
+    assert len(pictures) == 8
+    records = json.loads((project / "seen/detections.json").read_text())
+    assert [record["width"] for record in records] == [128] * 8
+    lines = run(project, "fcos", "predict", str(project / "data/raw/digits/images/val/000001.jpg"), "--json")
+    assert json.loads(lines.splitlines()[-1])["file"].endswith("000001.jpg")
+
+
+def test_a_changed_evaluation_does_not_train_again(project: Path) -> None:
+    """And its numbers go into a run of their own, which names the one that trained."""
+    output = run(project, "dvc", "exp", "run", "-S", "evaluate.max_detections=50")
+    assert stages_run(output) == {"evaluate", "inspect"}
+    first, second = mlflow_runs(project)
+    assert second.data.tags["trained_by"] == first.info.run_id
+    assert second.data.params["evaluate.max_detections"] == "50"
+    assert first.data.params["evaluate.max_detections"] == "100"
+
+
+def test_experiments_stand_beside_each_other(project: Path) -> None:
+    run(project, "git", "checkout", "-q", "params.yaml", "README.md")
+    run(project, "dvc", "exp", "run", "-n", "with-giou", "-S", "loss=giou")
+    for name, lr in (("faster", "0.004"), ("slower", "1e-5")):
+        run(project, "dvc", "exp", "run", "--queue", "-n", name, "-S", f"train.lr={lr}")
+    run(project, "dvc", "queue", "start")
+    deadline = time.monotonic() + 400
+    while re.search(r"Running|Queued", run(project, "dvc", "queue", "status")) and time.monotonic() < deadline:
+        time.sleep(2)
+    table = run(project, "dvc", "exp", "show", "--csv")
+    for name in ("with-giou", "faster", "slower"):
+        assert name in table
+    names = {one.data.tags.get("dvc.experiment") or one.info.run_name for one in mlflow_runs(project)}
+    assert {"with-giou", "faster", "slower"} <= names
+    by_name = {one.info.run_name: one for one in mlflow_runs(project)}
+    assert by_name["slower"].data.params["train.lr"] == "1e-05"
+    assert by_name["with-giou"].data.params["loss"] == "giou"
+    # What outlives the temporary workspaces lies in the project.
+    for name in ("faster", "slower"):
+        artifacts = by_name[name].info.artifact_uri.removeprefix("file://")
+        assert Path(artifacts).is_relative_to(project)
+        assert (Path(artifacts) / "detector.safetensors").is_file()
+
+
+@pytest.mark.parametrize("stage", ["download", "convert", "train", "evaluate", "inspect"])
+def test_a_killed_stage_ends_well_when_run_again(project: Path, stage: str) -> None:
+    run(project, "git", "checkout", "-q", "params.yaml")
+    run(project, "dvc", "repro")
+    before = (project / "models/detector.safetensors").read_bytes()
+    running = subprocess.Popen(
+        ["dvc", "repro", "-f", "-s", stage],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    kill_when_at_work(project, stage, running)
+    run(project, "dvc", "repro")
+    assert (project / "models/detector.safetensors").read_bytes() == before
+    assert not list(project.rglob("*.partial*"))
+
+
+def kill_when_at_work(project: Path, stage: str, running: subprocess.Popen[bytes]) -> None:
+    """`kill -9` for the stage's own process, a moment after it has begun to work (in training: after a saved state)."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = subprocess.run(
+            ["pgrep", "-g", str(running.pid), "-f", f"stages.{stage}"], capture_output=True, text=True
+        )
+        saved = list((project / ".fcos/training").glob("*/state.pt")) if stage == "train" else [project]
+        if found.stdout and saved:
+            time.sleep(1)
+            for pid in found.stdout.split():
+                if int(pid) != running.pid:
+                    os.kill(int(pid), signal.SIGKILL)
+            break
+        time.sleep(0.05)
+    running.communicate(timeout=120)
+
+
+def test_parameters_changed_while_a_stage_runs_are_told(project: Path) -> None:
+    """DVC would write a lock that lies."""
+    params = project / "params.yaml"
+    original = params.read_text()
+    running = subprocess.Popen(
+        ["dvc", "repro", "-f", "-s", "train"],
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    while not list((project / ".fcos/training").glob("*/state.pt")):
+        assert running.poll() is None
+        time.sleep(0.02)
+    params.write_text(original.replace("flip: 0.0", "flip: 0.5"))
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode != 0
+    assert b"train: params.yaml: train changed while this stage ran" in output
+    params.write_text(original)
+    run(project, "dvc", "repro")
+
+
+def test_an_impossible_parameter_is_one_line(project: Path) -> None:
+    output = run(project, "dvc", "repro", "-S", "x=1", check=False)
+    assert output
+    params = project / "params.yaml"
+    original = params.read_text()
+    params.write_text(original.replace("loss: iou", "loss: iuo"))
+    output = run(project, "dvc", "repro", check=False)
+    params.write_text(original)
+    assert "loss is 'iuo', but should be 'iou' or 'giou'" in output
+    assert "Traceback" not in output
