@@ -1,0 +1,54 @@
+"""Annotation formats: how each is recognised and read. A new one is one module and one line in FORMATS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pipeline.errors import PipelineError
+from pipeline.formats import coco, voc
+from pipeline.formats.images import listed
+from pipeline.formats.records import RawDataset
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to lay out annotations."""
+
+    looks_like: str  # what people find in such a folder, for messages
+    evidence: Callable[[Path, list[PurePosixPath]], PurePosixPath | None]  # a file that shows the format, if there is
+    read: Callable[[Path], RawDataset]
+
+
+FORMATS: dict[str, Format] = {
+    "coco": Format("a .json file with COCO's images, annotations and categories", coco.evidence, coco.read),
+    "voc": Format(".xml files with an <annotation> of Pascal VOC each", voc.evidence, voc.read),
+}
+
+
+def recognise(folder: Path) -> str:
+    """The name of the format that a data set's folder is laid out in.
+
+    Raises:
+        PipelineError: no format is found there, or more than one; the line says what was looked for.
+    """
+    files = listed(folder)
+    found = {name: file for name, known in FORMATS.items() if (file := known.evidence(folder, files)) is not None}
+    if not found:
+        looked_for = "; ".join(f"{name}: {known.looks_like}" for name, known in FORMATS.items())
+        raise PipelineError(f"{folder}: no annotations recognised among its {len(files)} files; looked for {looked_for}")
+    if len(found) > 1:
+        seen = " and ".join(f"{name} ({file})" for name, file in found.items())
+        raise PipelineError(f"{folder}: annotations in more than one format: {seen}; say which to read, by its name in download.format")
+    return next(iter(found))
+
+
+def read(folder: Path, format: str = "auto") -> RawDataset:
+    """Reads a data set's records; `format` is a name in FORMATS, or "auto" to recognise it.
+
+    Raises:
+        PipelineError: the format is unknown or not recognised, or a file that describes a whole split is broken.
+    """
+    name = recognise(folder) if format == "auto" else format
+    if name not in FORMATS:
+        raise PipelineError(f"format {name!r} is not known; known ones: {', '.join(FORMATS)}")
+    return FORMATS[name].read(folder)
