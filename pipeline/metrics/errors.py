@@ -87,9 +87,7 @@ def _judge_image(objects: list[Annotation], detections: list[Detection], thresho
     return ImageErrors(tuple(verdicts), tuple(item for item in counted if item.id not in taken))
 
 
-def _judge(
-    detection: Detection, objects: list[Annotation], ious: Boxes, taken: set[int], threshold: float
-) -> Verdict:
+def _judge(detection: Detection, objects: list[Annotation], ious: Boxes, taken: set[int], threshold: float) -> Verdict:
     own = np.array([item.category_id == detection.category_id for item in objects], dtype=bool)
     free = np.array([item.id not in taken for item in objects], dtype=bool)
     rules: tuple[tuple[Kind, NDArray[np.bool_]], ...] = (
@@ -123,4 +121,5 @@ def overlaps(detections: Sequence[Detection], objects: Sequence[Annotation]) -> 
     shared = np.clip(ends - starts, 0, None).prod(axis=-1)
     area, other = mine[..., 2:].prod(axis=-1), theirs[..., 2:].prod(axis=-1)
     whole = np.where(crowd, area + 0 * other, area + other - shared)
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    ious: Boxes = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    return ious
