@@ -146,9 +146,8 @@ def _stop(folder: Path) -> None:
     uri = running(folder)
     if uri is None:
         return
-    with _client(uri) as client:
-        with suppress(PyMongoError):  # it hangs up instead of answering
-            client.admin.command("shutdown")
+    with _client(uri) as client, suppress(PyMongoError):  # it hangs up instead of answering
+        client.admin.command("shutdown")
     deadline = time.monotonic() + STOP_SECONDS
     while _was_killed(folder) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -86,7 +86,7 @@ def refresh(source: Source) -> dict[str, int]:
             [sys.executable, "-m", "pipeline.viewer"],
             input=json.dumps(asdict(source)),
             env=_environment(uri),
-            cwd=workspace(),
+            cwd=Path(__file__).resolve().parents[1],  # the same code as ours, also in a temporary workspace
             capture_output=True,
             text=True,
             check=False,
