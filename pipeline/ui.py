@@ -23,6 +23,7 @@ def server(port: int) -> Iterator[servers.Server]:
     tracking.prepare()  # a server that makes the store first would keep artifacts from direct clients
     command = [sys.executable, "-m", "mlflow", "ui", "--host", ports.LOOPBACK, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", tracking.store_uri(), "--default-artifact-root", tracking.artifacts_uri()]
+    command += ["--uvicorn-opts", "--log-level warning"]
     address = f"http://{ports.LOOPBACK}:{port}"
     with servers.serving(
         "MLflow", command, probe=f"{address}/health", address=address, environment=ENVIRONMENT
