@@ -29,7 +29,11 @@ def main() -> None:
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--weights", type=click.Path(path_type=Path), help="Default: models/detector.safetensors.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures with boxes, and detections.json.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for pictures with boxes and detections.json; default: predicted, or none with --json.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print detections as JSON, one image a line.")
 @click.option("--score", default=0.3, show_default=True, help="Leave out detections below this score.")
 def predict(paths: tuple[Path, ...], weights: Path | None, out: Path | None, as_json: bool, score: float) -> None:
@@ -41,7 +45,7 @@ def predict(paths: tuple[Path, ...], weights: Path | None, out: Path | None, as_
 
     images = prediction.images_of(paths)
     model = Model.load(weights or workspace() / "models/detector.safetensors")
-    out = out or (None if as_json else Path("predictions/pictures"))
+    out = out or (None if as_json else Path("predicted"))
     records = []
     for one, name in zip(prediction.predict(model, images, score), prediction.out_names(images), strict=True):
         record = prediction.record(one, model)
@@ -52,3 +56,25 @@ def predict(paths: tuple[Path, ...], weights: Path | None, out: Path | None, as_
     if out:
         write_json(out / "detections.json", records)
         click.echo(f"{len(records)} pictures in {out}", err=True)
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+def ui(port: int) -> None:
+    """Compare the runs: MLflow's page on 127.0.0.1, until Ctrl-C."""
+    from pipeline import ui as page
+
+    with page.server(port) as server:
+        click.echo(f"MLflow: {server.address}  (Ctrl-C stops it)")
+        server.wait()
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True)
+def app(port: int) -> None:
+    """Look at detections and failures: FiftyOne's App on 127.0.0.1, until Ctrl-C."""
+    from pipeline import params, viewer
+
+    with viewer.app(viewer.source(params.load()), port) as server:
+        click.echo(f"FiftyOne: {server.address}  (Ctrl-C stops it)")
+        server.wait()

