@@ -113,7 +113,7 @@ class Batches:
         # The type of batch_sampler's keys is ours: the dataset takes (epoch, index).
         loader: DataLoader[Sample] = DataLoader(
             self.data,
-            batch_sampler=keys,  # type: ignore[arg-type]
+            batch_sampler=keys,
             num_workers=self.workers,
             collate_fn=collate,
         )

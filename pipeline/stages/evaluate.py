@@ -10,7 +10,7 @@ from pipeline.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.files import digest, write_json
 from pipeline.inference import detect_split
-from pipeline.metrics import curves, report, results
+from pipeline.metrics import curves, report, results, voc
 from pipeline.metrics.results import Detection
 from pipeline.model import Model
 from pipeline.params import Params
@@ -31,17 +31,20 @@ def evaluate(params: Params) -> None:
     weights = here / "models/detector.safetensors"
     model = Model.load(weights)
     model.check_classes(split, source)
-    found = detect(params, model, split)
-    results.write(found, here / f"predictions/{name}.json")
+    predictions = here / f"predictions/{name}.json"
+    results.write(detect(params, model, split), predictions)
     # What is scored is what was written, rounding included: `fcos evaluate` on the file says the same.
-    found = results.read(here / f"predictions/{name}.json", split)
+    found = results.read(predictions, split)
     scores = report.evaluate(split, found)
     write_json(here / "metrics/evaluate.json", scores)
-    pictures = curves.precision_recall(split, found, here / "plots")
+    table, picture = (here / f"plots/precision_recall.{kind}" for kind in ("csv", "png"))
+    by_class = voc.evaluate(split, found)
+    curves.precision_recall_csv(by_class, table)
+    curves.precision_recall_png(by_class, picture)
     with tracking.evaluate(params, digest(weights)) as run:
         run.metrics(logged(scores), step=0)
-        run.artifacts(here / "metrics/evaluate.json", *pictures)
-        run.finished(digest(here / f"predictions/{name}.json"))
+        run.artifacts(here / "metrics/evaluate.json", table, picture)
+        run.finished(digest(predictions))
     print(report.table(scores, "coco"))  # noqa: T201
 
 
