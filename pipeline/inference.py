@@ -9,7 +9,7 @@ from fcos.detector import Detector
 from fcos.postprocess import Detections, Postprocess
 from pipeline.annotations import AnnotationSet, Image
 from pipeline.augment import Sample, fitted_scale, resize
-from pipeline.loader import read_image
+from pipeline.images import read_image
 from pipeline.metrics.results import Detection
 
 

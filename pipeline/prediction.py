@@ -11,8 +11,8 @@ import PIL.Image
 from fcos.postprocess import Detections, Postprocess
 from pipeline.errors import PipelineError
 from pipeline.files import replacing
+from pipeline.images import read_image
 from pipeline.inference import detect
-from pipeline.loader import read_image
 from pipeline.model import Model
 from pipeline.pictures import class_colour, draw
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pipeline.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.augment import Sample, augment, crop, fitted_scale, flip, resize
 from pipeline.errors import PipelineError
-from pipeline.loader import Augmentation, Batches, TrainingData, generator, read_image
+from pipeline.images import read_image
+from pipeline.loader import Augmentation, Batches, TrainingData, generator
 
 
 def scene(height: int, width: int, boxes: list[list[int]]) -> Sample:
