@@ -156,9 +156,7 @@ def _without_leaks(seen: dict[str, list[Seen]], ledger: Ledger) -> dict[str, lis
     return {**seen, "train": kept}
 
 
-def _annotations(
-    split: str, seen: Sequence[Seen], categories: tuple[Category, ...], ledger: Ledger
-) -> AnnotationSet:
+def _annotations(split: str, seen: Sequence[Seen], categories: tuple[Category, ...], ledger: Ledger) -> AnnotationSet:
     category_ids = {category.name: category.id for category in categories}
     image_ids = _ids([item.raw.id for item in seen])
     images, objects = [], []

@@ -35,10 +35,14 @@ def recognise(folder: Path) -> str:
     found = {name: file for name, known in FORMATS.items() if (file := known.evidence(folder, files)) is not None}
     if not found:
         looked_for = "; ".join(f"{name}: {known.looks_like}" for name, known in FORMATS.items())
-        raise PipelineError(f"{folder}: no annotations recognised among its {len(files)} files; looked for {looked_for}")
+        raise PipelineError(
+            f"{folder}: no annotations recognised among its {len(files)} files; looked for {looked_for}"
+        )
     if len(found) > 1:
         seen = " and ".join(f"{name} ({file})" for name, file in found.items())
-        raise PipelineError(f"{folder}: annotations in more than one format: {seen}; say which to read, by its name in download.format")
+        raise PipelineError(
+            f"{folder}: annotations in more than one format: {seen}; say which to read, by its name in download.format"
+        )
     return next(iter(found))
 
 
