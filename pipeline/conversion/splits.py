@@ -46,7 +46,7 @@ def choose(names: Collection[str], train: str | None, val: str | None, test: str
 
 def _obvious_train(names: Collection[str], free: dict[str, str], val: str | None) -> str:
     judged = val is not None and _kind(val) == "test"
-    order = ("trainval", "train") if judged or "val" not in free and val is None else ("train", "trainval")
+    order = ("trainval", "train") if judged or ("val" not in free and val is None) else ("train", "trainval")
     found = next((free[kind] for kind in order if kind in free), None)
     if found is None and len(free) == 1:
         found = next(iter(free.values()))

@@ -110,7 +110,7 @@ def _tar_members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
                 yield member.name, member.size, content
             else:
                 _refuse(archive, member.name, "is a link or a device")
-        # tarfile takes a header that is cut off or damaged for the end of the archive: the true end is a block of zeros.
+        # tarfile takes a header that is cut off or damaged for the end; the true end is a block of zeros.
         assert opened.fileobj is not None
         opened.fileobj.seek(opened.offset)
         if opened.fileobj.read(_BLOCK) != bytes(_BLOCK):

@@ -36,7 +36,7 @@ MOST_COVERED = 0.3  # of the smaller of two boxes, so that every digit stays leg
 TRIES = 24  # to find a place for a digit; after that the scene has one less
 INK = 0.5  # of a pixel that a digit is seen in, from 0 to 1
 CONTRAST = 85.0  # between a digit and its background, in grey levels of 255
-_GLYPH = 160  # pixels of the square in which a digit is smoothed, turned and slanted
+COLOURS_APART = 90.0  # of 255, in at least one of red, green, blue, where digits overlap
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -83,6 +83,7 @@ def scene(source: Material, rng: np.random.Generator, size: int) -> tuple[NDArra
     owner = np.zeros((size, size), np.uint8)  # which digit is seen at a pixel; 0: none
     boxes: list[Box] = []
     labels: list[int] = []
+    colours: list[Floats] = []
     count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MOST + 1))
     for _ in range(count):
         row = int(rng.choice(source.digits))
@@ -92,8 +93,8 @@ def scene(source: Material, rng: np.random.Generator, size: int) -> tuple[NDArra
         if corner is not None:
             boxes.append((*corner, ink.shape[1], ink.shape[0]))
             labels.append(int(source.labels[row]))
-            paint(canvas, owner, ink, corner, len(boxes), rng)
-    canvas += rng.normal(0, rng.uniform(0, 5), canvas.shape).astype(np.float32)
+            colours.append(paint(canvas, owner, ink, corner, colours, rng))
+    canvas += rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(0, 5))
     # What was painted over is no longer seen: boxes fit what is.
     seen = [(label, _extent(owner == number)) for number, label in enumerate(labels, 1)]
     return np.clip(canvas, 0, 255).astype(np.uint8), seen
@@ -116,15 +117,15 @@ def background(photographs: tuple[Image.Image, ...], rng: np.random.Generator, s
 
 def glyph(digit: Floats, rng: np.random.Generator, height: int) -> Floats:
     """A digit's ink, [height, width], 0 to 1: smooth, a little turned and slanted, cut to what is seen of it."""
-    padded = np.pad(digit, 2)
-    large = Image.fromarray(padded).resize((_GLYPH, _GLYPH), Image.Resampling.BICUBIC)
+    side = max(48, 2 * height)  # of the square it is smoothed, turned and slanted in, larger than it will be
+    large = Image.fromarray(np.pad(digit, 2)).resize((side, side), Image.Resampling.BICUBIC)
     angle, slant = np.deg2rad(rng.uniform(-10, 10)), rng.uniform(-0.15, 0.15)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[1.0, slant], [0.0, 1.0]])
-    shift = _GLYPH / 2 - matrix @ np.full(2, _GLYPH / 2)
+    shift = side / 2 - matrix @ np.full(2, side / 2)
     affine = (*matrix[0], shift[0], *matrix[1], shift[1])
     turned = np.asarray(large.transform(large.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR))
-    ink = np.clip((turned - 0.28) / 0.3, 0, 1)
+    ink = np.clip((turned - 0.36) / 0.28, 0, 1)
     ink = ink * ink * (3 - 2 * ink)  # a soft edge
     x, y, w, h = _extent(ink >= INK)
     shape = (max(2, round(height * w / h)), height)
@@ -139,23 +140,29 @@ def paint(
     owner: NDArray[np.uint8],
     ink: Floats,
     corner: tuple[int, int],
-    number: int,
+    colours: list[Floats],
     rng: np.random.Generator,
-) -> None:
-    """Draws a digit with its upper left corner at `corner` (x, y), in a colour that stands out there."""
+) -> Floats:
+    """Draws the next digit with its upper left corner at `corner` (x, y), in a colour that stands out there.
+
+    `colours` are those of the digits before it, in order; the colour chosen is returned.
+    """
     rows, columns = slice(corner[1], corner[1] + ink.shape[0]), slice(corner[0], corner[0] + ink.shape[1])
     below = canvas[rows, columns]
-    colour = _colour(float((below @ _LUMA).mean()), rng)
+    near = [colours[number - 1] for number in np.unique(owner[rows, columns]) if number]
+    colour = _colour(float((below @ _LUMA).mean()), near, rng)
     below += (colour - below) * ink[..., None]
-    owner[rows, columns][ink >= INK] = number
+    owner[rows, columns][ink >= INK] = len(colours) + 1
+    return colour
 
 
-def _colour(grey: float, rng: np.random.Generator) -> Floats:
-    """White, black or a colour, at least CONTRAST lighter or darker than the background's grey."""
+def _colour(grey: float, near: list[Floats], rng: np.random.Generator) -> Floats:
+    """White, black or a colour: CONTRAST lighter or darker than the background's grey, and unlike those near it."""
     for _ in range(TRIES):
         vivid = rng.uniform(0, 1, 3) ** 0.6 if rng.random() < 0.65 else np.full(3, rng.random())
         colour = (255 * vivid).astype(np.float32)
-        if abs(float(colour @ _LUMA) - grey) >= CONTRAST:
+        stands_out = abs(float(colour @ _LUMA) - grey) >= CONTRAST
+        if stands_out and all(np.abs(colour - other).max() >= COLOURS_APART for other in near):
             return colour
     return np.full(3, 0 if grey > 128 else 255, np.float32)
 
@@ -165,17 +172,27 @@ def _place(shape: tuple[int, ...], boxes: list[Box], rng: np.random.Generator, s
     height, width = shape
     for _ in range(TRIES):
         x, y = int(rng.integers(0, size - width + 1)), int(rng.integers(0, size - height + 1))
-        if all(_apart((x, y, width, height), box) for box in boxes):
+        if _fits((x, y, width, height), boxes):
             return x, y
     return None
 
 
-def _apart(one: Box, other: Box) -> bool:
+def _fits(new: Box, boxes: list[Box]) -> bool:
+    """Whether a box keeps clear of the others, or overlaps one a little that overlaps no third."""
+    touched = [box for box in boxes if _common(new, box)]
+    if not touched:
+        return True
+    other, areas = touched[0], (new[2] * new[3], touched[0][2] * touched[0][3])
+    alone = len(touched) == 1 and sum(_common(other, box) > 0 for box in boxes) == 1  # itself
+    common = _common(new, other)
+    return alone and common <= MOST_IOU * (sum(areas) - common) and common <= MOST_COVERED * min(areas)
+
+
+def _common(one: Box, other: Box) -> int:
+    """Pixels that two boxes share."""
     width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
     height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    common = max(0, width) * max(0, height)
-    areas = one[2] * one[3], other[2] * other[3]
-    return common <= MOST_IOU * (sum(areas) - common) and common <= MOST_COVERED * min(areas)
+    return max(0, width) * max(0, height)
 
 
 def _extent(mask: NDArray[np.bool_]) -> Box:

@@ -145,7 +145,7 @@ def _image(
 
 
 def _object(file: PurePosixPath, number: int, record: dict[str, Any], names: dict[str, str]) -> RawObject:
-    where = f"{file}: annotation {record['id'] if 'id' in record else f'number {number}'}"
+    where = f"{file}: annotation {record.get('id', f'number {number}')}"
     box = _box(record.get("bbox"))
     if isinstance(box, Fault):
         return RawObject(where, "", (0, 0, 0, 0), fault=box)

@@ -110,10 +110,8 @@ def _categories(rooms: dict[PurePosixPath, dict[str, RawImage]]) -> tuple[Catego
     annotated = (image for images in rooms.values() for image in images.values())
     present = {item.name for image in annotated for item in image.objects if item.fault is None}
     devkit = any(_DEVKIT.fullmatch(part) for room in rooms for part in room.parts)
-    if present <= set(NAMES):
-        names = [name for name in NAMES if devkit or name in present]
-    else:
-        names = sorted(present)
+    voc = [name for name in NAMES if devkit or name in present]
+    names = voc if present <= set(NAMES) else sorted(present)
     return tuple(Category(number, name) for number, name in enumerate(names, 1))
 
 
