@@ -266,13 +266,14 @@ def test_a_temporary_workspace_writes_into_the_main_store(
 def test_what_cannot_be_logged_is_told_in_one_line_after_the_work(
     values: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reached = False
-    with pytest.raises(PipelineError, match=r"metrics: .*bad\*name") as raised, tracking.train(values, key="k") as run:
-        run.metrics({"bad*name": 1})
-        run.metrics({"bad*name": 2})
-        run.finished(WEIGHTS)
-        reached = True
-    assert reached
+    def work() -> None:
+        with tracking.train(values, key="k") as run:
+            run.metrics({"bad*name": 1})
+            run.metrics({"bad*name": 2})
+            run.finished(WEIGHTS)
+
+    with pytest.raises(PipelineError, match=r"metrics: .*bad\*name") as raised:
+        work()
     assert "\n" not in str(raised.value)
     assert capsys.readouterr().err.count("going on without") == 1
     assert runs()[0].data.tags["weights"] == WEIGHTS

@@ -1,0 +1,94 @@
+"""The whole stage as DVC runs it, on a scene with one error of each kind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from pipeline import tracking
+from pipeline.files import digest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def inspect(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.stages.inspect"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(project: Any) -> None:
+    done = inspect(project.root)
+    assert (done.returncode, done.stderr) == (0, "")
+    numbers = json.loads((project.root / "metrics/inspect.json").read_text())
+    assert numbers["errors"] == {
+        "correct": 1, "wrong_class": 1, "poor_box": 1, "duplicate": 1, "background": 1, "missed": 3,
+    }  # fmt: skip
+    assert numbers["views"] == {
+        "false_positives": 1, "missed_objects": 2, "wrong_class": 1, "poor_boxes": 1, "duplicates": 1, "most_errors": 3,
+    }  # fmt: skip
+    report = project.root / "reports/failures"
+    assert sorted(path.name for path in report.iterdir()) == [
+        "duplicates.jpg", "false_positives.jpg", "index.html", "missed_objects.jpg", "poor_boxes.jpg", "wrong_class.jpg",
+    ]  # fmt: skip
+    store = tracking.Store.open()
+    (run,) = store.client.search_runs([store.experiment])
+    assert run.data.tags["predictions"] == digest(project.root / "predictions/val.json")
+    assert run.data.metrics["inspect/errors/missed"] == 3
+    assert run.data.metrics["inspect/views/most_errors"] == 3
+    assert "failures/index.html" in [item.path for item in store.client.list_artifacts(run.info.run_id, "failures")]
+
+
+@pytest.mark.parametrize("name", ["missed_objects", "false_positives"])
+def test_sheets_show_the_boxes_that_are_meant(project: Any, name: str) -> None:
+    from pipeline import annotations
+    from pipeline.metrics import errors, results
+    from pipeline.stages import inspect as stage
+
+    truth = annotations.read(project.root / "data/unified/val.json")
+    detections = results.read(project.root / "predictions/val.json", truth)
+    judged = errors.analyse(truth, detections, score_threshold=0.3, iou_threshold=0.5)
+    folder = project.root / "sheets"
+    stage._write_sheets(folder, truth, judged, project.root / "data/raw/digits", 24)
+    pixels = np.asarray(Pillow.open(folder / f"{name}.jpg").convert("RGB")).astype(int)
+    strong = {"missed_objects": stage.TRUTH, "false_positives": stage.DETECTION}[name]
+    faint = {"missed_objects": stage.DETECTION, "false_positives": stage.TRUTH}[name]
+    assert (np.abs(pixels - strong).max(axis=-1) < 40).sum() > 500
+    assert (np.abs(pixels - faint).max(axis=-1) < 40).sum() < 50
+
+
+def test_one_picture_a_sheet_shows_the_worst_alone(project: Any) -> None:
+    text = (project.root / "params.yaml").read_text()
+    assert "worst: 24" in text
+    (project.root / "params.yaml").write_text(text.replace("worst: 24", "worst: 1"))
+    assert inspect(project.root).returncode == 0
+    assert Pillow.open(project.root / "reports/failures/missed_objects.jpg").width < 600
+
+
+def test_an_unreadable_picture_is_one_line_and_leaves_nothing_half_written(project: Any) -> None:
+    (project.root / "data/raw/digits/pictures/13.png").write_bytes(b"\x89PNG")
+    done = inspect(project.root)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"inspect: {project.root}/data/raw/digits/pictures/13.png: can't be read")
+    assert done.stderr.count("\n") == 1
+    assert not (project.root / "metrics/inspect.json").exists()
+    assert list((project.root / "reports").iterdir()) == []
+
+
+def test_a_database_that_does_not_answer_is_one_line(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9")
+    done = inspect(project.root)
+    assert done.returncode == 1
+    assert done.stderr.startswith("inspect: FIFTYONE_DATABASE_URI=mongodb://127.0.0.1:9: no answer; ")
+    assert done.stderr.count("\n") == 1
