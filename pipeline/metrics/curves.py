@@ -2,11 +2,13 @@
 
 import csv
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -40,6 +42,7 @@ def precision_recall_png(metrics: VocMetrics, path: Path) -> None:
 
     def draw(axes: Axes) -> None:
         if len(curves) <= _MOST_CLASSES:
+            axes.set_prop_cycle(color=colormaps["tab20"](range(_MOST_CLASSES)))
             for name, curve in curves.items():
                 axes.plot(_recalls(), curve, linewidth=1, label=_plain(name))
         axes.plot(_recalls(), _mean(curves), color="black", linewidth=2, label=f"mean of {len(curves)} classes")
@@ -100,5 +103,7 @@ def _picture(draw: Callable[[Axes], None], path: Path) -> None:
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
     draw(axes)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        # A class name in a script that the font lacks is drawn as boxes: no reason to stop, or to fill a terminal.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure.savefig(temporary, format="png", metadata={"Software": None})  # matplotlib's version is no content

@@ -25,7 +25,20 @@ def test_report_has_the_agreed_shape(coco_fixture: Path) -> None:
     objects = truth.read(coco_fixture / "gt.json")
     found = report.evaluate(objects, results.read(coco_fixture / "dets.json", objects))
     assert list(found) == ["coco", "voc", "per_class", "images", "objects", "detections"]
-    assert list(found["coco"]) == "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()
+    assert list(found["coco"]) == [
+        "AP",
+        "AP50",
+        "AP75",
+        "APs",
+        "APm",
+        "APl",
+        "AR1",
+        "AR10",
+        "AR100",
+        "ARs",
+        "ARm",
+        "ARl",
+    ]
     assert list(found["voc"]) == ["mAP50_11point", "mAP50_area"]
     assert list(found["per_class"]) == [category.name for category in objects.categories]
     assert set(map(tuple, found["per_class"].values())) == {("AP", "AP50")}
@@ -121,5 +134,5 @@ def test_pictures_are_pictures_and_always_the_same(three: voc.VocMetrics, tmp_pa
 
 
 def test_odd_class_names_draw(three: voc.VocMetrics, tmp_path: Path) -> None:
-    odd = {name: three.per_class["cat"] for name in ("_", "$x", "a$\\frac$", "_hidden", "狗", "")}
+    odd = dict.fromkeys(("_", "$x", "a$\\frac$", "_hidden", "狗", ""), three.per_class["cat"])
     curves.precision_recall_png(voc.VocMetrics(1, 1, odd), tmp_path / "pr.png")

@@ -79,14 +79,13 @@ def test_refuses_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     assert refusal(lambda: truth.read(tmp_path)).endswith("cannot be read: is a directory")
 
 
-@given(st.lists(st.tuples(st.lists(st.floats(0, 1e4, width=32), min_size=4, max_size=4), st.floats(0, 1, width=32))))
-def test_float32_survives_the_file(tmp_path_factory: pytest.TempPathFactory, records: list[Any]) -> None:
+@given(st.lists(st.tuples(st.lists(st.floats(0, 1e4), min_size=4, max_size=4), st.floats(0, 1))))
+def test_every_number_survives_the_file(tmp_path_factory: pytest.TempPathFactory, records: list[Any]) -> None:
     path = tmp_path_factory.mktemp("results") / "r.json"
     detections = tuple(Detection(1, 7, (box[0], box[1], box[2], box[3]), score) for box, score in records)
     results.write(detections, path)
     read = results.read(path, TRUTH)
-    numbers = [np.array([(*each.bbox, each.score) for each in some], np.float32) for some in (detections, read)]
-    np.testing.assert_array_equal(*numbers)
+    assert read == detections
     written = path.read_bytes()
     results.write(read, path)
     assert path.read_bytes() == written
