@@ -140,7 +140,8 @@ def test_one_mlflow_run_holds_the_experiment(project: Path) -> None:
     assert only.data.params["evaluate.split"] == "val"
     assert {"coco/AP50", "train/total", "val/AP"} <= set(only.data.metrics)
     commit = run(project, "git", "rev-parse", "HEAD").strip()
-    assert commit in only.data.tags.values()
+    assert only.data.tags["git_revision"] == commit
+    assert only.data.tags["git_dirty"] == "false"
 
 
 def test_fcos_evaluate_says_what_the_stage_said(project: Path) -> None:
@@ -181,7 +182,7 @@ def test_experiments_stand_beside_each_other(project: Path) -> None:
     table = run(project, "dvc", "exp", "show", "--csv")
     for name in ("with-giou", "faster", "slower"):
         assert name in table
-    names = {one.data.tags.get("dvc.experiment") or one.info.run_name for one in mlflow_runs(project)}
+    names = {one.data.tags["dvc_experiment"] for one in mlflow_runs(project)}
     assert {"with-giou", "faster", "slower"} <= names
     by_name = {one.info.run_name: one for one in mlflow_runs(project)}
     assert by_name["slower"].data.params["train.lr"] == "1e-05"
@@ -253,8 +254,6 @@ def test_parameters_changed_while_a_stage_runs_are_told(project: Path) -> None:
 
 
 def test_an_impossible_parameter_is_one_line(project: Path) -> None:
-    output = run(project, "dvc", "repro", "-S", "x=1", check=False)
-    assert output
     params = project / "params.yaml"
     original = params.read_text()
     params.write_text(original.replace("loss: iou", "loss: iuo"))
