@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from pipeline import tracking
+from pipeline import annotations, tracking
 from pipeline.files import digest
+from pipeline.metrics import errors, results
+from pipeline.stages import inspect as stage
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -40,7 +42,8 @@ def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(proje
     }  # fmt: skip
     report = project.root / "reports/failures"
     assert sorted(path.name for path in report.iterdir()) == [
-        "duplicates.jpg", "false_positives.jpg", "index.html", "missed_objects.jpg", "poor_boxes.jpg", "wrong_class.jpg",
+        "duplicates.jpg", "false_positives.jpg", "index.html", "missed_objects.jpg", "poor_boxes.jpg",
+        "wrong_class.jpg",
     ]  # fmt: skip
     store = tracking.Store.open()
     (run,) = store.client.search_runs([store.experiment])
@@ -50,30 +53,31 @@ def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(proje
     assert "failures/index.html" in [item.path for item in store.client.list_artifacts(run.info.run_id, "failures")]
 
 
-@pytest.mark.parametrize("name", ["missed_objects", "false_positives"])
-def test_sheets_show_the_boxes_that_are_meant(project: Any, name: str) -> None:
-    from pipeline import annotations
-    from pipeline.metrics import errors, results
-    from pipeline.stages import inspect as stage
-
+def sheets(project: Any, worst: int) -> Path:
     truth = annotations.read(project.root / "data/unified/val.json")
     detections = results.read(project.root / "predictions/val.json", truth)
     judged = errors.analyse(truth, detections, score_threshold=0.3, iou_threshold=0.5)
-    folder = project.root / "sheets"
-    stage._write_sheets(folder, truth, judged, project.root / "data/raw/digits", 24)
-    pixels = np.asarray(Pillow.open(folder / f"{name}.jpg").convert("RGB")).astype(int)
-    strong = {"missed_objects": stage.TRUTH, "false_positives": stage.DETECTION}[name]
-    faint = {"missed_objects": stage.DETECTION, "false_positives": stage.TRUTH}[name]
+    folder: Path = project.root / "sheets"
+    stage._write_sheets(folder, truth, judged, project.root / "data/raw/digits", worst)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["missed_objects", "false_positives"])
+def test_sheets_show_the_boxes_that_are_meant(project: Any, name: str) -> None:
+    with Pillow.open(sheets(project, 24) / f"{name}.jpg") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    strong, faint = (stage.TRUTH, stage.DETECTION)[:: 1 if name == "missed_objects" else -1]
     assert (np.abs(pixels - strong).max(axis=-1) < 40).sum() > 500
     assert (np.abs(pixels - faint).max(axis=-1) < 40).sum() < 50
 
 
 def test_one_picture_a_sheet_shows_the_worst_alone(project: Any) -> None:
-    text = (project.root / "params.yaml").read_text()
-    assert "worst: 24" in text
-    (project.root / "params.yaml").write_text(text.replace("worst: 24", "worst: 1"))
-    assert inspect(project.root).returncode == 0
-    assert Pillow.open(project.root / "reports/failures/missed_objects.jpg").width < 600
+    folder = sheets(project, 1)
+    with Pillow.open(folder / "missed_objects.jpg") as picture:
+        assert picture.width < 600
+        blue = picture.getpixel((picture.width // 2, picture.height - 100))
+    assert np.abs(np.subtract(blue, (40, 90, 120))).max() < 8  # picture 12 has the largest missed object
+    assert "2 images in all" in (folder / "index.html").read_text()
 
 
 def test_an_unreadable_picture_is_one_line_and_leaves_nothing_half_written(project: Any) -> None:
