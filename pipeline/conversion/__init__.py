@@ -9,6 +9,7 @@ Rules, for whatever format:
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,17 +113,22 @@ def _seen(folder: Path, split: str, images: Sequence[RawImage], ledger: Ledger) 
         else:
             usable[image.file] = image
     records = [usable[file] for file in sorted(usable)]
-    for image, seen in zip(records, looks(folder, [image.file for image in records]), strict=True):
-        if isinstance(seen, Fault):
-            _add(ledger, seen, split, image.where, "skipped")
-            continue
-        if seen.rotated:
-            ledger.note("images with an EXIF rotation, which is ignored")
-        if image.declared and image.declared != (seen.width, seen.height):
-            declared = f"{image.declared[0]}×{image.declared[1]}"
-            fault = Fault("size", f"it says that its image is {declared}, which is {seen.width}×{seen.height}")
-            _add(ledger, fault, split, image.where, "taken at the size that the image has")
-        yield Seen(image, seen)
+    with closing(looks(folder, [image.file for image in records])) as looked:  # ends the bar before an error's line
+        for image, seen in zip(records, looked, strict=True):
+            if isinstance(seen, Fault):
+                _add(ledger, seen, split, image.where, "skipped")
+            else:
+                _check_look(split, image, seen, ledger)
+                yield Seen(image, seen)
+
+
+def _check_look(split: str, image: RawImage, seen: Look, ledger: Ledger) -> None:
+    if seen.rotated:
+        ledger.note("images with an EXIF rotation, which is ignored")
+    if image.declared and image.declared != (seen.width, seen.height):
+        declared = f"{image.declared[0]}×{image.declared[1]}"
+        fault = Fault("size", f"it says that its image is {declared}, which is {seen.width}×{seen.height}")
+        _add(ledger, fault, split, image.where, "taken at the size that the image has")
 
 
 def _held_out(seen: list[Seen], fraction: float) -> tuple[list[Seen], list[Seen]]:

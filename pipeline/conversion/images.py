@@ -5,7 +5,7 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class Look:
     rotated: bool  # EXIF asks viewers to turn it
 
 
-def looks(folder: Path, files: Sequence[str]) -> Iterator[Look | Fault]:
+def looks(folder: Path, files: Sequence[str]) -> Generator[Look | Fault]:
     """Decodes images in turn and yields what was seen, in the order of `files`; threads keep all cores busy."""
     pool = ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0))))
     try:

@@ -45,7 +45,7 @@ def unpack(archive: Path, into: Path) -> None:
             folder or is no plain file or folder; or it would take more room than the disk has or than is plausible.
     """
     into.mkdir(parents=True)
-    room = _Room(archive, shutil.disk_usage(into).free)
+    room = Room(archive, shutil.disk_usage(into).free)
     with _one_line(archive):
         for name, size, content in _members(archive):
             target = into / _safe(archive, name)
@@ -56,7 +56,7 @@ def unpack(archive: Path, into: Path) -> None:
 
 
 @dataclass
-class _Room:
+class Room:
     """How much an archive may unpack to: counted as it is written, since headers may lie."""
 
     archive: Path
@@ -125,7 +125,7 @@ def _safe(archive: Path, name: str) -> PurePosixPath:
     return path
 
 
-def _write(archive: Path, name: str, target: Path, content: IO[bytes], size: int, room: _Room) -> None:
+def _write(archive: Path, name: str, target: Path, content: IO[bytes], size: int, room: Room) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         _refuse(archive, name, "is in it twice, or differs in case only")

@@ -1,0 +1,110 @@
+"""Workspaces for stages that run as DVC runs them, and small real data sets."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace of its own, with the project's dvc.yaml and params.yaml; the current folder."""
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(REPOSITORY / name, folder / name)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def setting(home: Path) -> Callable[..., None]:
+    """Changes params.yaml of the workspace: `setting(dataset="custom")`, `setting(**{"convert.train": "a"})`."""
+
+    def change(**values: object) -> None:
+        yaml = YAML()
+        content = yaml.load(home / "params.yaml")
+        for key, value in values.items():
+            *sections, last = key.split(".")
+            section = content
+            for name in sections:
+                section = section[name]
+            assert last in section
+            section[last] = value
+        yaml.dump(content, home / "params.yaml")
+
+    return change
+
+
+@pytest.fixture
+def stage(home: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Runs a stage as dvc.yaml does: `python -m pipeline.stages.NAME` in the workspace."""
+
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"}
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-m", f"pipeline.stages.{name}"],
+            cwd=home,
+            env=environment | {"PYTHONPATH": str(REPOSITORY), "TQDM_DISABLE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def archive() -> Callable[[str], Path]:
+    """The path of a shared archive of real data; skips, naming it, where it is not there."""
+
+    def find(name: str) -> Path:
+        path = REPOSITORY.parent / "shared" / "data" / name
+        if not path.is_file():
+            pytest.skip(f"../shared/data/{name} is not there")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def picture() -> Callable[..., Path]:
+    """Writes a small image, different for each `seed`: `picture(path, (width, height), seed)`."""
+
+    def write(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def voc_xml() -> Callable[..., Path]:
+    """Writes a Pascal VOC annotation; objects are (name, xmin, ymin, xmax, ymax) or with a sixth, difficult."""
+
+    def write(path: Path, objects: list[tuple[object, ...]], size: tuple[int, int] | None = (40, 30)) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"<annotation><filename>{path.stem}.png</filename>"]
+        if size:
+            lines.append(f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>")
+        for name, xmin, ymin, xmax, ymax, *difficult in objects:
+            flag = f"<difficult>{difficult[0]}</difficult>" if difficult else ""
+            box = f"<xmin>{xmin}</xmin><ymin>{ymin}</ymin><xmax>{xmax}</xmax><ymax>{ymax}</ymax>"
+            lines.append(f"<object><name>{name}</name>{flag}<bndbox>{box}</bndbox></object>")
+        path.write_text("\n".join([*lines, "</annotation>"]))
+        return path
+
+    return write

@@ -1,0 +1,284 @@
+"""Conversion of small real data sets: what is kept, what is refused, what is repaired."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline.annotations import Annotation, read
+from pipeline.conversion import convert
+from pipeline.errors import PipelineError
+from pipeline.params import ConvertParams
+
+Write = Callable[..., Path]
+
+
+def options(**values: Any) -> ConvertParams:
+    defaults: dict[str, Any] = {
+        "train": None,
+        "val": None,
+        "test": None,
+        "val_fraction": 0.2,
+        "classes": None,
+        "problems": "error",
+    }
+    return ConvertParams(**defaults | values)
+
+
+@pytest.fixture
+def raw(tmp_path: Path, voc_xml: Write, picture: Write) -> Path:
+    """Three images to learn from and one to be judged on, in VOC's layout, nothing wrong with them."""
+    folder = tmp_path / "raw"
+    objects: dict[str, list[tuple[object, ...]]] = {
+        "a": [("dog", 1, 1, 40, 30), ("cat", 5, 6, 10, 12, 1)],
+        "b": [],
+        "c": [("cat", 3, 3, 9, 9)],
+        "d": [("dog", 11, 11, 20, 20)],
+    }
+    for seed, (stem, items) in enumerate(objects.items()):
+        voc_xml(folder / "Annotations" / f"{stem}.xml", items)
+        picture(folder / "JPEGImages" / f"{stem}.png", (40, 30), seed)
+    lists = folder / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("c\na\nb\n")
+    (lists / "val.txt").write_text("d\n")
+    return folder
+
+
+def test_right_data_set(raw: Path, tmp_path: Path) -> None:
+    report = convert(raw, tmp_path / "unified", options())
+    train, val = (read(tmp_path / "unified" / f"{split}.json") for split in ("train", "val"))
+    assert [image.file_name for image in train.images] == [f"JPEGImages/{stem}.png" for stem in "abc"]
+    assert [image.id for image in train.images] == [1, 2, 3]
+    assert [category.name for category in val.categories] == ["cat", "dog"]  # VOC's order
+    assert train.annotations == (
+        Annotation(1, 1, 2, (0, 0, 40, 30), 1200, 0, 0),
+        Annotation(2, 1, 1, (4, 5, 6, 7), 42, 0, 1),
+        Annotation(3, 3, 1, (2, 2, 7, 7), 49, 0, 0),
+    )
+    assert report == json.loads((tmp_path / "unified" / "report.json").read_text())
+    assert report["splits"]["train"] == {
+        "source": "train",
+        "images": 3,
+        "images_without_objects": 1,
+        "objects": 3,
+        "difficult": 1,
+        "crowds": 0,
+        "classes": {"cat": 2, "dog": 1},
+    }
+    assert (report["format"], report["counts"], report["entries"], report["unused_image_files"]) == ("voc", {}, [], 0)
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_same_input_same_bytes(raw: Path, tmp_path: Path) -> None:
+    convert(raw, tmp_path / "one", options(val="train", train="val", problems="repair"))
+    copied = shutil.copytree(raw, tmp_path / "elsewhere", copy_function=shutil.copyfile)
+    convert(copied, tmp_path / "two", options(val="train", train="val", problems="repair"))
+    assert outputs(tmp_path / "one") == outputs(tmp_path / "two")
+
+
+def box(raw: Path, old: str, new: str, stem: str = "a") -> None:
+    path = raw / "Annotations" / f"{stem}.xml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+Break = Callable[[Path], object]
+BROKEN: list[tuple[str, Break, str, str, int, int]] = [
+    # code, what breaks it, the record, what is said, images and objects of train after repair
+    ("outside", lambda raw: box(raw, "<xmax>40<", "<xmax>42<"), "Annotations/a.xml: object 1", "2 px outside", 3, 3),
+    ("outside", lambda raw: box(raw, "<xmin>1<", "<xmin>-1<"), "Annotations/a.xml: object 1", "2 px outside", 3, 3),
+    ("thin", lambda raw: box(raw, "<xmax>10<", "<xmax>5<"), "Annotations/a.xml: object 2", "no more than 1 px", 3, 2),
+    ("degenerate", lambda raw: box(raw, "<xmax>10<", "<xmax>4<"), "Annotations/a.xml: object 2", "no width", 3, 2),
+    ("swapped", lambda raw: box(raw, "<ymax>12<", "<ymax>2<"), "Annotations/a.xml: object 2", "swapped", 3, 2),
+    ("not_finite", lambda raw: box(raw, "<ymax>12<", "<ymax>nan<"), "Annotations/a.xml: object 2", "not finite", 3, 2),
+    ("record", lambda raw: box(raw, "<ymax>12<", "<ymax>?<"), "Annotations/a.xml: object 2", "not four numbers", 3, 2),
+    ("size", lambda raw: box(raw, "<width>40<", "<width>80<"), "Annotations/a.xml", "80×30, which is 40×30", 3, 3),
+    ("xml", lambda raw: box(raw, "</bndbox>", "</box>"), "Annotations/a.xml", "not XML: mismatched tag at line", 2, 1),
+    ("missing_image", lambda raw: (raw / "JPEGImages/a.png").unlink(), "Annotations/a.xml", "'a.png' is not", 2, 1),
+    ("undecodable_image", lambda raw: (raw / "JPEGImages/a.png").write_text("GIF?"), "Annotations/a.xml",
+     "a.png can't be decoded: not in a known image format", 2, 1),
+    ("undecodable_image", lambda raw: truncate(raw / "JPEGImages/a.png"), "Annotations/a.xml",
+     "a.png can't be decoded: ", 2, 1),
+    ("missing_annotation", lambda raw: (raw / "Annotations/a.xml").unlink(), "/train.txt: a", "is not there", 2, 1),
+    ("repeated_image", lambda raw: append(raw / "ImageSets/Main/train.txt", "a\n"), "Annotations/a.xml",
+     "JPEGImages/a.png is already in this split", 3, 3),
+    ("leak", lambda raw: shutil.copyfile(raw / "JPEGImages/a.png", raw / "JPEGImages/d.png"), "Annotations/a.xml",
+     "JPEGImages/a.png is, byte for byte, JPEGImages/d.png of val", 2, 1),
+]  # fmt: skip
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-900])
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+@pytest.mark.parametrize(("code", "breaks", "where", "said", "images", "objects"), BROKEN)
+def test_problem_stops_or_is_repaired_and_listed(
+    raw: Path, tmp_path: Path, code: str, breaks: Break, where: str, said: str, images: int, objects: int
+) -> None:
+    breaks(raw)
+    with pytest.raises(PipelineError) as caught:
+        convert(raw, tmp_path / "unified", options())
+    line = str(caught.value)
+    assert "\n" not in line
+    assert where in line
+    assert said in line
+    assert line.endswith("with -S convert.problems=repair")
+    assert not (tmp_path / "unified").exists()
+
+    report = convert(raw, tmp_path / "unified", options(problems="repair"))
+    assert report["counts"] == {code: 1}
+    [entry] = report["entries"]
+    assert (entry["code"], entry["split"]) == (code, "train")
+    assert where in entry["where"]
+    assert said in entry["message"]
+    train = read(tmp_path / "unified" / "train.json")
+    assert (len(train.images), len(train.annotations)) == (images, objects)
+    assert str(tmp_path) not in (tmp_path / "unified" / "report.json").read_text()
+
+
+def test_clipped_box_is_the_part_inside(raw: Path, tmp_path: Path) -> None:
+    box(raw, "<xmax>40<", "<xmax>45<")
+    convert(raw, tmp_path / "unified", options(problems="repair"))
+    assert read(tmp_path / "unified" / "train.json").annotations[0].bbox == (0, 0, 40, 30)
+
+
+def test_a_pixel_outside_is_clipped_without_a_word_and_counted(raw: Path, tmp_path: Path) -> None:
+    box(raw, "<xmin>1<", "<xmin>0<")
+    report = convert(raw, tmp_path / "unified", options())
+    assert report["notes"] == {"boxes up to 1 px outside their image, clipped": 1}
+    assert read(tmp_path / "unified" / "train.json").annotations[0].bbox == (0, 0, 40, 30)
+
+
+def test_exif_rotation_is_ignored_and_counted(raw: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # turn by 90 degrees
+    with Image.open(raw / "JPEGImages/a.png") as image:
+        image.save(raw / "JPEGImages/a.jpg", exif=exif)
+    (raw / "JPEGImages/a.png").unlink()
+    report = convert(raw, tmp_path / "unified", options())
+    assert report["notes"] == {"images with an EXIF rotation, which is ignored": 1}
+    image_a = read(tmp_path / "unified" / "train.json").images[0]
+    assert (image_a.file_name, image_a.width, image_a.height) == ("JPEGImages/a.jpg", 40, 30)
+
+
+def test_classes_give_names_and_order(raw: Path, tmp_path: Path) -> None:
+    convert(raw, tmp_path / "unified", options(classes=("dog", "cat")))
+    categories = read(tmp_path / "unified" / "val.json").categories
+    assert [(category.id, category.name) for category in categories] == [(2, "dog"), (1, "cat")]
+    with pytest.raises(PipelineError, match=r"object 2: its class 'cat' is not in convert\.classes: dog"):
+        convert(raw, tmp_path / "unified", options(classes=("dog",)))
+    report = convert(raw, tmp_path / "unified", options(classes=("dog",), problems="repair"))
+    assert report["counts"] == {"unknown_class": 2}
+    assert len(read(tmp_path / "unified" / "train.json").images) == 3
+    with pytest.raises(PipelineError, match=r"convert\.classes: 'dgo' is no class of the data set; it has cat, dog"):
+        convert(raw, tmp_path / "unified", options(classes=("dgo",), problems="repair"))
+
+
+def test_nothing_to_learn_from(raw: Path, tmp_path: Path) -> None:
+    (raw / "ImageSets/Main/train.txt").write_text("b\n")
+    with pytest.raises(PipelineError, match="train has 1 images and not one object"):
+        convert(raw, tmp_path / "unified", options(problems="repair"))
+    (raw / "ImageSets/Main/train.txt").write_text("\n")
+    with pytest.raises(PipelineError, match="train has no images"):
+        convert(raw, tmp_path / "unified", options(problems="repair"))
+
+
+@pytest.fixture
+def many(tmp_path: Path, voc_xml: Write, picture: Write) -> Path:
+    for n in range(60):
+        voc_xml(tmp_path / "many" / f"{n:02d}.xml", [("cat", 1, 1, 9, 9)])
+        picture(tmp_path / "many" / f"{n:02d}.png", seed=n)
+    return tmp_path / "many"
+
+
+def held_out(unified: Path) -> set[str]:
+    return {image.file_name for image in read(unified / "val.json").images}
+
+
+def test_hold_out_is_by_content(many: Path, tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    report = convert(many, tmp_path / "unified", options())
+    before = held_out(tmp_path / "unified")
+    assert 4 <= len(before) <= 22  # 12 expected; three standard deviations are 9
+    assert report["splits"]["val"]["source"] == "a share of all"
+    for n in range(60, 80):
+        voc_xml(many / f"{n}.xml", [("cat", 1, 1, 9, 9)])
+        picture(many / f"{n}.png", seed=n)
+    shutil.copyfile(many / min(before), many / "zz.png")  # a twin of one held out
+    voc_xml(many / "zz.xml", [("cat", 1, 1, 9, 9)])
+    convert(many, tmp_path / "unified", options())
+    after = held_out(tmp_path / "unified")
+    assert before == {name for name in after if name < "60.png"}
+    assert "zz.png" in after
+
+
+def test_hold_out_of_two_leaves_one_each(many: Path, tmp_path: Path) -> None:
+    for path in many.iterdir():
+        if path.stem not in ("00", "01"):
+            path.unlink()
+    for fraction in (0.001, 0.999):
+        report = convert(many, tmp_path / "unified", options(val_fraction=fraction))
+        assert [report["splits"][split]["images"] for split in ("train", "val")] == [1, 1]
+
+
+def coco_folder(root: Path, picture: Write, **change: Any) -> Path:
+    for seed, split in enumerate(("train", "val")):
+        picture(root / split / "x.png", seed=seed)
+        content = {
+            "images": [{"id": 900 + seed, "file_name": "x.png", "width": 40, "height": 30}],
+            "annotations": [
+                {"id": 71, "image_id": 900 + seed, "category_id": 90, "bbox": [1, 2, 30, 20], "area": 321.5},
+                {"id": 55, "image_id": 900 + seed, "category_id": 13, "bbox": [0, 0, 10.5, 20], "iscrowd": 1},
+            ],
+            "categories": [{"id": 90, "name": "toothbrush"}, {"id": 13, "name": "stop sign"}],
+        }
+        (root / f"{split}.json").write_text(json.dumps(content | change))
+    return root
+
+
+def test_coco_keeps_its_ids_areas_and_crowds(tmp_path: Path, picture: Write) -> None:
+    convert(coco_folder(tmp_path / "raw", picture), tmp_path / "unified", options())
+    val = read(tmp_path / "unified" / "val.json")
+    assert [(category.id, category.name) for category in val.categories] == [(90, "toothbrush"), (13, "stop sign")]
+    assert [(image.id, image.file_name) for image in val.images] == [(901, "val/x.png")]
+    assert [(item.id, item.category_id, item.area, item.iscrowd) for item in val.annotations] == [
+        (71, 90, 321.5, 0),
+        (55, 13, 210.0, 1),
+    ]
+
+
+def test_coco_annotation_zero_is_numbered_anew(tmp_path: Path, picture: Write) -> None:
+    """pycocotools takes a match with annotation 0 for none."""
+    raw = coco_folder(tmp_path / "raw", picture)
+    for split in ("train", "val"):
+        path = raw / f"{split}.json"
+        path.write_text(path.read_text().replace('"id": 55', '"id": 0'))
+    convert(raw, tmp_path / "unified", options())
+    assert [item.id for item in read(tmp_path / "unified" / "val.json").annotations] == [1, 2]
+
+
+def test_coco_orphan_and_unknown_category(tmp_path: Path, picture: Write) -> None:
+    strays = [
+        {"id": 1, "image_id": 5, "category_id": 90, "bbox": [1, 2, 3, 4]},
+        {"id": 2, "image_id": 900, "category_id": 1, "bbox": [1, 2, 3, 4]},
+        {"id": 3, "image_id": 900, "category_id": 90, "bbox": [1, 2, 3, 4]},
+        {"id": 4, "image_id": 901, "category_id": 90, "bbox": [1, 2, 3, 4]},
+    ]
+    raw = coco_folder(tmp_path / "raw", picture, annotations=strays)
+    with pytest.raises(PipelineError, match=r"^train\.json: annotation 1: its image 5 does not exist"):
+        convert(raw, tmp_path / "unified", options())
+    report = convert(raw, tmp_path / "unified", options(problems="repair"))
+    assert report["counts"] == {"orphan": 2 + 3, "unknown_class": 1}
+    assert [item.id for item in read(tmp_path / "unified" / "train.json").annotations] == [3]

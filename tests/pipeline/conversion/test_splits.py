@@ -1,0 +1,57 @@
+import pytest
+
+from pipeline.conversion.splits import Choice, choose
+from pipeline.errors import PipelineError
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        ("train val", ("train", "val", None)),
+        ("train valid test", ("train", "valid", "test")),
+        ("train2017 val2017", ("train2017", "val2017", None)),
+        ("train val trainval", ("train", "val", None)),  # VOC2007 without its test images
+        ("train val trainval test", ("train", "val", "test")),  # BCCD
+        ("trainval test", ("trainval", "test", None)),
+        ("train trainval test", ("trainval", "test", None)),
+        ("train test", ("train", "test", None)),
+        ("all", ("all", None, None)),
+        ("train", ("train", None, None)),
+        ("v2", ("v2", None, None)),
+    ],
+)
+def test_obvious(names: str, chosen: tuple[str, str | None, str | None]) -> None:
+    assert choose(names.split(), None, None, None) == Choice(*chosen)
+
+
+@pytest.mark.parametrize(
+    ("names", "asked", "chosen"),
+    [
+        ("train val trainval test", ("trainval", None, None), ("trainval", "test", None)),
+        ("train val trainval test", ("trainval", "test", None), ("trainval", "test", None)),
+        ("train val trainval test", (None, "test", None), ("trainval", "test", None)),
+        ("train val trainval test", ("train", "test", "val"), ("train", "test", "val")),
+        ("train val trainval", ("trainval", None, None), ("trainval", None, None)),
+        ("VOC2007/trainval VOC2012/trainval VOC2007/test", ("VOC2007/trainval+VOC2012/trainval", "VOC2007/test", None),
+         ("VOC2007/trainval+VOC2012/trainval", "VOC2007/test", None)),
+        ("a b", ("a", "b", None), ("a", "b", None)),
+    ],
+)  # fmt: skip
+def test_asked_for(names: str, asked: tuple[str | None, ...], chosen: tuple[str | None, ...]) -> None:
+    assert choose(names.split(), *asked) == Choice(*chosen)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("names", "asked", "said"),
+    [
+        ("train val", ("trian", None, None), "convert.train: the data set has no split 'trian'; it has train, val"),
+        ("train val", ("train", "train", None), "'train' is used twice"),
+        ("a b", (None, None, None), "convert.train: the data set's splits are a, b, and none is obvious"),
+        ("a b c", ("a", None, None), "convert.val: the data set's splits are a, b, c, and none is obvious"),
+        ("train val", ("train+val", "val", None), "'val' is used twice"),
+        ("", (None, None, None), "splits are none"),
+    ],
+)
+def test_refused(names: str, asked: tuple[str | None, ...], said: str) -> None:
+    with pytest.raises(PipelineError, match=said.replace(".", r"\.").replace("+", r"\+")):
+        choose(names.split(), *asked)  # type: ignore[arg-type]

@@ -1,0 +1,199 @@
+"""Real archives, made with Python's own writers and then damaged."""
+
+import io
+import os
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.datasets.archives import Room, is_archive, unpack
+from pipeline.errors import PipelineError
+from pipeline.files import replacing
+
+FILES = {"top/a.txt": b"first", "top/deep/b.bin": bytes(range(256)) * 40, "top/empty": b""}
+
+
+def zipped(path: Path, files: dict[str, bytes] = FILES) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes] = FILES, mode: str = "w:gz") -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def special(path: Path, **fields: object) -> Path:
+    with tarfile.open(path, "w") as archive:
+        member = tarfile.TarInfo("odd")
+        for name, value in fields.items():
+            setattr(member, name, value)
+        archive.addfile(member)
+    return path
+
+
+def refused(archive: Path, *said: str) -> None:
+    """Unpacking fails in one line that names the archive and says so, and leaves nothing."""
+    out = archive.parent / "out"
+    with pytest.raises(PipelineError) as caught, replacing(out) as folder:
+        unpack(archive, folder)
+    line = str(caught.value)
+    assert line.startswith(f"{archive}: ")
+    assert "\n" not in line
+    for text in said:
+        assert text in line
+    assert list(archive.parent.iterdir()) == [archive]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.tar.xz", "named.wrongly"])
+def test_everything_comes_out(tmp_path: Path, name: str) -> None:
+    mode = {".tar": "w", ".xz": "w:xz"}.get(Path(name).suffix, "w:gz")
+    archive = zipped(tmp_path / name) if name.endswith(".zip") else tarred(tmp_path / name, mode=mode)
+    assert is_archive(archive)
+    unpack(archive, tmp_path / "out")
+    found = {
+        path.relative_to(tmp_path / "out").as_posix(): path.read_bytes()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
+    assert found == FILES
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "top/../../evil", "C:evil", "a\\..\\evil"])
+def test_members_that_leave_the_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "zip").mkdir()
+    (tmp_path / "tar").mkdir()
+    refused(zipped(tmp_path / "zip" / "a.zip", {name: b"x"}), "would land outside")
+    refused(tarred(tmp_path / "tar" / "a.tar.gz", {"fine": b"x", name: b"x"}), "would land outside")
+    assert not (tmp_path / "evil").exists()
+    assert not Path("/evil").exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
+        {"type": tarfile.LNKTYPE, "linkname": "top/a.txt"},
+        {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3},
+        {"type": tarfile.BLKTYPE},
+        {"type": tarfile.FIFOTYPE},
+    ],
+)
+def test_tar_links_and_devices(tmp_path: Path, fields: dict[str, object]) -> None:
+    refused(special(tmp_path / "a.tar", **fields), "odd", "link or a device")
+
+
+def test_zip_symlink(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        link = zipfile.ZipInfo("link")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    refused(tmp_path / "a.zip", "link", "link or a device")
+
+
+def test_zip_encrypted(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {"secret": b"x" * 50})
+    content = bytearray(archive.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # both headers' flags
+        content[content.index(signature) + offset] |= 1
+    archive.write_bytes(content)
+    refused(archive, "secret", "encrypted")
+
+
+def test_member_twice(tmp_path: Path) -> None:
+    refused(tarred_twice(tmp_path / "a.tar"), "top/a.txt", "twice")
+
+
+def tarred_twice(path: Path) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for _ in range(2):
+            archive.addfile(tarfile.TarInfo("top/a.txt"), io.BytesIO())
+    return path
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+def test_truncated(tmp_path: Path, kind: str, keep: float) -> None:
+    files = {f"{n}.bin": os.urandom(30_000) for n in range(5)}
+    archive = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        zipped(archive, files)
+    else:
+        tarred(archive, files, "w" if kind == "tar" else "w:gz")
+    content = archive.read_bytes()
+    archive.write_bytes(content[: int(len(content.rstrip(b"\0")) * keep)])
+    refused(archive)
+
+
+def test_tar_cut_between_two_members_and_at_a_damaged_header(tmp_path: Path) -> None:
+    archive = tarred(tmp_path / "a.tar", {"1": b"x" * 512, "2": b"y" * 512}, "w")
+    content = bytearray(archive.read_bytes())
+    archive.write_bytes(content[:1024])  # header and content of the first, and no end
+    refused(archive, "truncated or corrupt after 1")
+    content[1024 + 150] ^= 0xFF  # in the second header's checksum
+    archive.write_bytes(content)
+    refused(archive, "truncated or corrupt after 1")
+
+
+def test_zip_with_a_flipped_byte(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {"noise": os.urandom(10_000)})
+    content = bytearray(archive.read_bytes())
+    content[5_000] ^= 0xFF
+    archive.write_bytes(content)
+    refused(archive, "noise", "truncated or corrupt")
+
+
+@pytest.mark.parametrize("content", [b"", b"just text", b"PK\x03\x04", b"\x1f\x8b\x08" + bytes(20)])
+def test_no_archive(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.zip").write_bytes(content)
+    refused(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_bomb(tmp_path: Path, kind: str) -> None:
+    archive = tmp_path / f"a.{kind}"
+    zeros = {"zeros": bytes(100 << 20)}
+    (zipped if kind == "zip" else tarred)(archive, zeros)
+    assert archive.stat().st_size < 200_000
+    refused(archive, "zeros", "bomb")
+
+
+def test_sparse_bomb(tmp_path: Path) -> None:
+    """A tar header may claim a file of holes: gigabytes of zeros out of nothing."""
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        member = tarfile.TarInfo("holes")
+        member.type = tarfile.GNUTYPE_SPARSE
+        archive.addfile(member)
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    content[483:495] = b"%011o\0" % (100 << 30)  # its real size
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    (tmp_path / "a.tar").write_bytes(content)
+    refused(tmp_path / "a.tar", "holes", "bomb")
+
+
+def test_zip_whose_header_lies(tmp_path: Path) -> None:
+    """Of a member said to have 10 bytes no more than 10 come out, and then the checksum is wrong."""
+    archive = zipped(tmp_path / "a.zip", {"liar": b"x" * 1000})
+    content = bytearray(archive.read_bytes())
+    place = content.index(b"PK\x01\x02") + 24  # the size in the central directory
+    content[place : place + 4] = struct.pack("<I", 10)
+    archive.write_bytes(content)
+    refused(archive, "liar", "truncated or corrupt")
+
+
+def test_more_than_the_disk_has(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip")
+    room = Room(archive, free=1000)
+    room.take(600, "one")
+    with pytest.raises(PipelineError, match=r"a\.zip: two: .* more room than the disk has free"):
+        room.take(401, "two")

@@ -1,0 +1,160 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.annotations import Category
+from pipeline.errors import PipelineError
+from pipeline.formats import coco
+
+Write = Callable[..., Path]
+CATEGORIES = [{"id": 18, "name": "dog", "supercategory": "animal"}, {"id": 3, "name": "car"}]
+
+
+def written(path: Path, images: list[Any], annotations: list[Any], categories: list[Any] = CATEGORIES) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"info": {}, "images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+def image(number: Any, name: str, **more: Any) -> dict[str, Any]:
+    return {"id": number, "file_name": name, "width": 40, "height": 30, **more}
+
+
+def box(number: Any, of: Any, category: Any = 18, bbox: Any = (1, 2, 3, 4), **more: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": of, "category_id": category, "bbox": bbox, **more}
+
+
+def test_official_layout(tmp_path: Path, picture: Write) -> None:
+    """Same file names in two splits; key points and captions of the same images beside the instances."""
+    notes = tmp_path / "annotations"
+    for split in ("train2017", "val2017"):
+        picture(tmp_path / split / "000000000009.jpg")
+        written(notes / f"instances_{split}.json", [image(9, "000000000009.jpg")], [box(4, 9, area=5.5)])
+        written(notes / f"person_keypoints_{split}.json", [image(9, "000000000009.jpg")], [])
+        (notes / f"captions_{split}.json").write_text('{"images": [], "annotations": []}')
+    dataset = coco.read(tmp_path)
+    assert dataset.categories == (Category(18, "dog"), Category(3, "car"))
+    assert {name: split.images[0].file for name, split in dataset.splits.items()} == {
+        "train2017": "train2017/000000000009.jpg",
+        "val2017": "val2017/000000000009.jpg",
+    }
+    [only] = dataset.splits["val2017"].images[0].objects
+    assert (only.name, only.box, only.area, only.id) == ("dog", (1, 2, 3, 4), 5.5, 4)
+    assert only.where == "annotations/instances_val2017.json: annotation 4"
+    assert dataset.files == 2
+
+
+def test_roboflow_layout(tmp_path: Path, picture: Write) -> None:
+    for split in ("train", "valid", "test"):
+        picture(tmp_path / split / "a.jpg")
+        written(tmp_path / split / "_annotations.coco.json", [image(0, "a.jpg")], [])
+    dataset = coco.read(tmp_path)
+    assert {name: split.images[0].file for name, split in dataset.splits.items()} == {
+        "test": "test/a.jpg",
+        "train": "train/a.jpg",
+        "valid": "valid/a.jpg",
+    }
+
+
+def test_single_file_and_folders_of_another_machine(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "images" / "a.jpg")
+    picture(tmp_path / "images" / "deep" / "b.jpg")
+    images = [image(1, "/home/me/project/a.jpg"), image(2, "images\\deep\\b.jpg"), image(3, "./deep/b.jpg")]
+    written(tmp_path / "annotations.json", images, [])
+    [split] = coco.read(tmp_path).splits.items()
+    assert split[0] == "all"
+    assert [found.file for found in split[1].images] == ["images/a.jpg", "images/deep/b.jpg", "images/deep/b.jpg"]
+
+
+def test_ids_as_text(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.jpg")
+    categories = [{"id": "7", "name": "x"}, {"id": "8", "name": "y"}]
+    written(tmp_path / "train.json", [image("img-a", "a.jpg")], [box("u1", "img-a", 8)], categories)
+    dataset = coco.read(tmp_path)
+    [found] = dataset.splits["train"].images
+    assert found.id is None
+    assert (found.objects[0].name, found.objects[0].id) == ("y", None)
+    assert dataset.categories == (Category(7, "x"), Category(8, "y"))
+    written(tmp_path / "train.json", [], [], [{"id": "kg3", "name": "x"}, {"id": "kg1", "name": "y"}])
+    assert coco.read(tmp_path).categories == (Category(1, "x"), Category(2, "y"))
+
+
+def test_crowds_and_missing_fields(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.jpg")
+    rle = {"counts": [0, 5, 1195], "size": [30, 40]}
+    crowd = box(1, 1, iscrowd=1, segmentation=rle, area=5)
+    written(
+        tmp_path / "train.json", [{"id": 1, "file_name": "a.jpg"}], [crowd, box(2, 1, area=None), box(3, 1, area=-1)]
+    )
+    [found] = coco.read(tmp_path).splits["train"].images
+    assert [(item.iscrowd, item.area) for item in found.objects] == [(1, 5), (0, None), (0, None)]
+    assert found.declared is None
+
+
+@pytest.mark.parametrize(
+    ("record", "code", "said"),
+    [
+        (box(5, 1, 99), "unknown_class", "its category 99 is not in the file's list"),
+        (box(5, 1, bbox=[1, 2, 3]), "record", r"its bbox is \[1, 2, 3\]"),
+        (box(5, 1, bbox=[1, 2, 3, "x"]), "record", "its bbox is"),
+        (box(5, 1, bbox=None), "record", "its bbox is None"),
+    ],
+)
+def test_faulty_objects(tmp_path: Path, picture: Write, record: Any, code: str, said: str) -> None:
+    picture(tmp_path / "a.jpg")
+    written(tmp_path / "train.json", [image(1, "a.jpg")], [record])
+    [item] = coco.read(tmp_path).splits["train"].images[0].objects
+    assert item.where == "train.json: annotation 5"
+    assert item.fault
+    assert item.fault.code == code
+    with pytest.raises(AssertionError, match=said):
+        raise AssertionError(item.fault.message)
+
+
+def test_faulty_images_and_orphans(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "one" / "twin.jpg")
+    picture(tmp_path / "two" / "twin.jpg")
+    images = [image(1, "lost.jpg"), image(2, "twin.jpg"), {"id": 3}]
+    written(tmp_path / "train.json", images, [box(8, 77)])
+    split = coco.read(tmp_path).splits["train"]
+    assert [found.fault and found.fault.code for found in split.images] == [
+        "missing_image",
+        "ambiguous_image",
+        "record",
+    ]
+    [orphan] = split.orphans
+    assert orphan.fault
+    assert orphan.fault.message == "its image 77 does not exist"
+
+
+@pytest.mark.parametrize(
+    ("images", "categories", "said"),
+    [
+        ([image(1, "a.jpg"), image(1, "b.jpg")], CATEGORIES, "image id 1 is used 2 times"),
+        (["a.jpg"], CATEGORIES, "images record 1 is 'a.jpg'"),
+        ([], [{"id": 1}], "category 1 needs an id and a name"),
+        ([], [{"id": 1, "name": "a"}, {"id": "1", "name": "b"}], "category id '1' is used 2 times"),
+        ([], [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "category name 'a' is used 2 times"),
+    ],
+)
+def test_files_that_cannot_be_read_at_all(tmp_path: Path, images: list[Any], categories: list[Any], said: str) -> None:
+    written(tmp_path / "train.json", images, [], categories)
+    with pytest.raises(PipelineError, match=said) as caught:
+        coco.read(tmp_path)
+    assert str(caught.value).startswith("train.json: ")
+
+
+def test_splits_that_disagree_on_classes(tmp_path: Path) -> None:
+    written(tmp_path / "train.json", [], [])
+    written(tmp_path / "val.json", [], [], [{"id": 18, "name": "cat"}, {"id": 3, "name": "car"}])
+    with pytest.raises(PipelineError, match=r"^val\.json: its categories are not those of train\.json"):
+        coco.read(tmp_path)
+
+
+def test_missing_list(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text('{"images": [], "categories": {}}')
+    with pytest.raises(PipelineError, match=r"train\.json: it has no list 'annotations'"):
+        coco.read(tmp_path)

@@ -1,0 +1,135 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.formats import voc
+from pipeline.formats.records import RawDataset
+
+Write = Callable[..., Path]
+
+
+def files(dataset: RawDataset) -> dict[str, list[str]]:
+    return {name: [image.file for image in split.images] for name, split in dataset.splits.items()}
+
+
+def names(dataset: RawDataset) -> list[str]:
+    return [category.name for category in dataset.categories]
+
+
+def devkit(root: Path, voc_xml: Write, picture: Write) -> None:
+    for stem in ("000001", "000002", "000003"):
+        voc_xml(root / "Annotations" / f"{stem}.xml", [("person", 1, 1, 40, 30)])
+        picture(root / "JPEGImages" / f"{stem}.png")
+        picture(root / "SegmentationClass" / f"{stem}.png")
+    main = root / "ImageSets" / "Main"
+    main.mkdir(parents=True)
+    (main / "train.txt").write_text("000002\n000001\n\n")
+    (main / "val.txt").write_text("000003\n")
+    (main / "trainval.txt").write_text("000001\n000002\n000003")
+    (main / "person_train.txt").write_text("000001  1\n000002 -1\n")
+    (main / "my_test.txt").write_text("000003\n")
+    (root / "ImageSets" / "Layout").mkdir()
+    (root / "ImageSets" / "Layout" / "layout.txt").write_text("000001\n")
+
+
+def test_devkit(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    devkit(tmp_path / "VOCdevkit" / "VOC2007", voc_xml, picture)
+    dataset = voc.read(tmp_path)
+    images = [f"VOCdevkit/VOC2007/JPEGImages/00000{n}.png" for n in (1, 2, 3)]
+    assert files(dataset) == {
+        "my_test": [images[2]],
+        "train": [images[1], images[0]],
+        "trainval": images,
+        "val": [images[2]],
+    }
+    assert names(dataset) == list(voc.NAMES)  # the devkit's classes are twenty, whatever a part of it shows
+    assert [category.id for category in dataset.categories] == list(range(1, 21))
+    assert dataset.files == 6
+
+
+def test_two_devkits_keep_their_lists_apart(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    devkit(tmp_path / "VOC2007", voc_xml, picture)
+    devkit(tmp_path / "VOC2012", voc_xml, picture)
+    found = files(voc.read(tmp_path))
+    assert found["VOC2012/val"] == ["VOC2012/JPEGImages/000003.png"]
+    assert found["VOC2007/val"] == ["VOC2007/JPEGImages/000003.png"]
+
+
+def test_plain_folders_without_lists(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    for stem in ("b", "a"):
+        voc_xml(tmp_path / "x" / "y" / "Annotations" / f"{stem}.xml", [("sofa", 1, 1, 2, 2), ("cat", 1, 1, 2, 2)])
+        picture(tmp_path / "x" / "y" / "JPEGImages" / f"{stem}.png")
+    dataset = voc.read(tmp_path)
+    assert files(dataset) == {"all": ["x/y/JPEGImages/a.png", "x/y/JPEGImages/b.png"]}
+    assert names(dataset) == ["cat", "sofa"]
+
+
+def test_raccoon_layout(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    voc_xml(tmp_path / "raccoon-master" / "annotations" / "raccoon-1.xml", [("raccoon", 1, 1, 2, 2)])
+    picture(tmp_path / "raccoon-master" / "images" / "raccoon-1.png")
+    dataset = voc.read(tmp_path)
+    assert files(dataset) == {"all": ["raccoon-master/images/raccoon-1.png"]}
+    assert names(dataset) == ["raccoon"]
+
+
+def test_annotations_beside_images_by_split(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    for split in ("train", "valid"):
+        voc_xml(tmp_path / split / "a.xml", [("Zebra", 1, 1, 2, 2), ("ant", 1, 1, 2, 2)])
+        picture(tmp_path / split / "a.png")
+    dataset = voc.read(tmp_path)
+    assert files(dataset) == {"train": ["train/a.png"], "valid": ["valid/a.png"]}
+    assert names(dataset) == ["Zebra", "ant"]
+
+
+def test_coordinates_are_one_based_and_inclusive(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    voc_xml(tmp_path / "a.xml", [("cat", 1, 1, 40, 30, 0), ("cat", 5, 7, 5, 9, 1), ("cat", 2.5, "1e1", 3.0, 12.25)])
+    [image] = voc.read(tmp_path).splits["all"].images
+    assert [item.box for item in image.objects] == [(0, 0, 40, 30), (4, 6, 1, 3), (1.5, 9, 1.5, 3.25)]
+    assert [item.difficult for item in image.objects] == [0, 1, 0]
+    assert [item.where for item in image.objects] == [f"a.xml: object {n}" for n in (1, 2, 3)]
+    assert image.declared == (40, 30)
+
+
+def test_image_by_the_annotations_name_then_by_what_it_says(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    voc_xml(tmp_path / "a.xml", [])
+    renamed = voc_xml(tmp_path / "b.xml", [], size=(0, 0))
+    renamed.write_text(renamed.read_text().replace("b.png", "C:\\photos\\original.png"))
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "original.png")
+    images = voc.read(tmp_path).splits["all"].images
+    assert [image.file for image in images] == ["a.png", "original.png"]
+    assert images[1].declared is None
+
+
+def test_faults_are_named_with_their_record(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    for stem in ("0", "1", "2", "3"):
+        picture(tmp_path / f"{stem}.png")
+    voc_xml(tmp_path / "0.xml", [("cat", 1, 1, "x", 4), ("", 1, 1, 4, 4), ("cat", 1, 1, "nan", 4)])
+    (tmp_path / "1.xml").write_text("<annotation>\n <object></annotation>")
+    entity = '<!DOCTYPE a [<!ENTITY b "ha">]><annotation>&b;</annotation>'
+    (tmp_path / "2.xml").write_text(entity)
+    voc_xml(tmp_path / "4.xml", [("cat", 1, 1, 4, 4)])
+    good, broken, hostile, lost = voc.read(tmp_path).splits["all"].images
+    assert [item.fault and item.fault.code for item in good.objects] == ["record", "record", None]
+    assert broken.fault
+    assert "line 2 column 12" in broken.fault.message
+    assert hostile.fault
+    assert "entities" in hostile.fault.message
+    assert lost.fault
+    assert lost.fault.code == "missing_image"
+    assert lost.where == "4.xml"
+
+
+def test_list_that_names_what_is_not_there(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    devkit(tmp_path, voc_xml, picture)
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("000009\n")
+    [image] = voc.read(tmp_path).splits["val"].images
+    assert image.fault
+    assert image.fault.code == "missing_annotation"
+    assert "000009" in image.where
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(PipelineError, match=r"ImageSets/Main/val\.txt: not a list"):
+        voc.read(tmp_path)

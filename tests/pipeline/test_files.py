@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.files import digest, read_json, remove, replacing, write_json, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_half(path: Path, failure: BaseException) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("half")
+        raise failure
+
+
+def make_half(folder: Path, failure: BaseException) -> None:
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        raise failure
+
+
+def test_file_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.json"
+    write_json(path, {"ß": [1, 2.5]}, indent=None)
+    assert path.read_bytes() == '{"ß": [1, 2.5]}\n'.encode()
+    assert read_json(path) == {"ß": [1, 2.5]}
+    assert names(path.parent) == ["a.json"]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_failure_leaves_the_old_file(tmp_path: Path, failure: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(failure):
+        write_half(path, failure())
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "old").touch()
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+        assert (folder / "sub" / "old").exists()
+    assert names(folder) == ["new"]
+    with pytest.raises(KeyboardInterrupt):
+        make_half(folder, KeyboardInterrupt())
+    assert names(tmp_path) == ["out"]
+    assert names(folder) == ["new"]
+
+
+def test_remove_spares_what_a_link_points_to(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    remove(tmp_path / "link")
+    remove(tmp_path / "never there")
+    assert names(tmp_path) == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b'{"a": 1,\n "b" 2}', "line 2 column 6"), (b"\xff\xfe", "UTF-8"), (b"", "line 1 column 1")],
+)
+def test_broken_json_says_where(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(PipelineError, match=said):
+        read_json(tmp_path / "a.json")
+
+
+def test_missing_json_and_nan(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="no such file"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(tmp_path / "a.json", float("nan"))
+    assert names(tmp_path) == []
+
+
+def test_digest_is_sha256(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")  # the example of FIPS 180-2
+    assert digest(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,68 @@
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import params
+from pipeline.errors import PipelineError
+
+
+def edited(home: Path, old: str, new: str) -> Path:
+    path = home / "params.yaml"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    return path
+
+
+@pytest.mark.usefixtures("home")
+def test_the_projects_own_file_is_right() -> None:
+    values = params.load()
+    assert (values.dataset, values.seed, values.train.size) == ("digits", 0, (256, 256))
+    assert values.flat()["download.digits.size"] == 256
+    assert values.flat()["train.size"] == [256, 256]
+
+
+@pytest.mark.parametrize(("written", "meant"), [("1e-05", 1e-5), ("1e-5", 1e-5), ("2", 2.0), ("0.5e-1", 0.05)])
+def test_numbers_mean_what_they_mean_to_dvc(home: Path, written: str, meant: float) -> None:
+    lr = params.load(edited(home, "lr: 0.002", f"lr: {written}")).train.lr
+    assert lr == meant
+    assert isinstance(lr, float)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  lr: 0.002", "  lrr: 0.002", "train.lrr is not a parameter; known ones: .*momentum"),
+        ("  epochs: 8", "  # epochs: 8", "train.epochs is missing"),
+        ("  epochs: 8", "  epochs: '8'", "train.epochs is '8', but should be a valid integer"),
+        ("  epochs: 8", "  epochs: 8.0", "train.epochs is 8.0, but should be a valid integer"),
+        ("  epochs: 8", "  epochs: 0", "train.epochs is 0, but should be greater than or equal to 1"),
+        ("  difficult: false", "  difficult: off", "train.difficult is 'off', but should be a valid boolean"),
+        ("  problems: error", "  problems: ignore", "convert.problems is 'ignore', but should be 'error' or 'repair'"),
+        ("val_fraction: 0.2", "val_fraction: 1", "convert.val_fraction is 1, but should be less than 1"),
+        ("  size: [256, 256]", "  size: [512, 256]", "train: the shorter side comes first"),
+        ("  path: data/custom", "  path: ../data", "download: a path that leaves the project must be absolute"),
+        ("seed: 0", "seed: -1", "seed is -1, but should be greater than or equal to 0"),
+        ("seed: 0", "seed: [0", "not YAML: .* at line"),
+        ("dataset: digits", "dataset: coco", "dataset is 'coco', but should be 'digits' or 'custom'"),
+    ],
+)
+def test_wrong_values_are_named_in_one_line(home: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(PipelineError, match=said) as caught:
+        params.load(edited(home, old, new))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="no such file"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_stage_says_it_in_one_line(home: Path, stage: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+    edited(home, "seed: 0", "sed: 0")
+    done = stage("convert")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "sed is not a parameter" in done.stderr
