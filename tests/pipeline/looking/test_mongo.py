@@ -12,7 +12,7 @@ import psutil
 import pytest
 from pymongo import MongoClient
 
-from pipeline import mongo
+from pipeline import mongo, ports
 from pipeline.errors import PipelineError
 from pipeline.workspace import state
 
@@ -152,3 +152,36 @@ def test_the_users_own_database_is_asked_first(monkeypatch: pytest.MonkeyPatch) 
 
 def test_it_is_found_where_it_is() -> None:
     assert os.access(mongo.find(), os.X_OK)
+
+
+def test_a_machine_without_libcurl_has_the_one_that_comes_with_pycurl() -> None:
+    mongod = mongo.find()
+    environment = mongo.with_bundled_curl(dict(os.environ))
+    libraries = subprocess.run(["ldd", mongod], env=environment, capture_output=True, text=True, check=True).stdout
+    (curl,) = (line for line in libraries.splitlines() if "libcurl.so.4 =>" in line)
+    assert str(state() / "lib/libcurl.so.4") in curl
+    assert "not found" not in libraries
+    # The whole of it works, not the loading alone.
+    data = state() / "elsewhere"
+    data.mkdir()
+    command = [
+        mongod,
+        "--dbpath",
+        data,
+        "--port",
+        str(ports.free()),
+        "--nounixsocket",
+        "--logpath",
+        data / "log",
+        "--fork",
+    ]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    subprocess.run([mongod, "--dbpath", data, "--shutdown"], env=environment, check=True, capture_output=True)
+
+
+def test_a_mongod_that_lacks_a_library_is_told_in_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "mongod"
+    broken.write_text("#!/bin/sh\necho 'mongod: libwhat.so.1: cannot open shared object file' >&2\nexit 127\n")
+    broken.chmod(0o755)
+    with pytest.raises(PipelineError, match=r"libwhat\.so\.1: cannot open.*; Debian, Ubuntu: apt-get install libcurl4"):
+        mongo.loadable(broken)
