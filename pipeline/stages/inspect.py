@@ -8,7 +8,7 @@ import html
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image as Pillow
 from PIL import ImageOps
@@ -77,10 +77,11 @@ def count(judged: dict[int, ImageErrors]) -> dict[str, int]:
 
 def _write_sheets(folder: Path, truth: AnnotationSet, judged: dict[int, ImageErrors], images: Path, worst: int) -> None:
     folder.mkdir()
+    objects, names = truth.by_image(), {category.id: category.name for category in truth.categories}
     sections = []
     for name, sheet in SHEETS.items():
         chosen = _worst(truth, judged, sheet)
-        tiles = [_tile(image, truth, judged[image.id], sheet, images) for image in chosen[:worst]]
+        tiles = [_tile(image, objects[image.id], names, judged[image.id], sheet, images) for image in chosen[:worst]]
         pages = [tiles[start : start + COLUMNS * ROWS] for start in range(0, len(tiles), COLUMNS * ROWS)]
         files = [f"{name}.jpg" if number == 0 else f"{name}-{number + 1}.jpg" for number in range(len(pages))]
         for file, page in zip(files, pages, strict=True):
@@ -103,14 +104,18 @@ def _badness(case: Verdict | Annotation) -> float:
 
 
 def _tile(
-    image: Image, truth: AnnotationSet, judged: ImageErrors, sheet: Sheet, images: Path
+    image: Image,
+    objects: list[Annotation],
+    names: dict[int, str],
+    judged: ImageErrors,
+    sheet: Sheet,
+    images: Path,
 ) -> tuple[Pillow.Image, str]:
     """The image with all its boxes, those that the sheet is about labelled; and its caption."""
-    names = {category.id: category.name for category in truth.categories}
     cases = sheet.cases(judged)
     focus = [case.annotation if isinstance(case, Verdict) else case for case in cases]
     marks = []
-    for item in (item for item in truth.annotations if item.image_id == image.id):
+    for item in objects:
         marks.append((item.bbox, names[item.category_id] if item in focus else "", TRUTH))
     for verdict in judged.verdicts:
         found = verdict.detection
@@ -122,7 +127,9 @@ def _tile(
     marks.sort(key=lambda mark: bool(mark[1]))  # the labelled ones on top
     colours = [colour if label else _faint(colour) for _, label, colour in marks]
     boxes = [_corners(bbox, factor) for bbox, _, _ in marks]
-    return draw(picture, boxes, [label for _, label, _ in marks], colours), f"{image.file_name}: {len(cases)}"
+    return draw(
+        picture, boxes, [label for _, label, _ in marks], colours
+    ), f"{PurePosixPath(image.file_name).name}: {len(cases)}"
 
 
 def _open(path: Path, image: Image) -> Pillow.Image:
