@@ -104,7 +104,8 @@ def lines(err: str) -> list[str]:
     return [line for line in err.splitlines() if "***" not in line]
 
 
-def test_made_once_by_two_at_once_then_left_alone_until_requirements_change(project: Path) -> None:
+def test_life_of_an_environment(project: Path) -> None:
+    """One story, for a venv costs seconds: made once by two at once, left alone, renewed, moved, cut, finished."""
     with start(project) as first, start(project) as second:
         outputs = [process.communicate() for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
@@ -113,7 +114,7 @@ def test_made_once_by_two_at_once_then_left_alone_until_requirements_change(proj
 
     before = time.monotonic()
     assert make(project) == (0, "", "")
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < 2
 
     (project / "requirements.txt").write_text("small==1.0\nfurther==1.0\n")
     status, _, err = make(project)
@@ -123,13 +124,14 @@ def test_made_once_by_two_at_once_then_left_alone_until_requirements_change(proj
     (project / "requirements.txt").write_text("small==1.0\nnowhere==1.0\n")
     assert make(project)[0] != 0
     assert make(project)[0] != 0  # still: it is not taken for complete
-    (project / "requirements.txt").write_text("small==1.0\n")
+    (project / "requirements.txt").write_text("small==1.0\nfurther==1.0\n")
 
     moved = project.with_name("elsewhere")  # its scripts hold the old path
     project.rename(moved)
     assert make(moved)[0] == 0
     pip = [moved / ".venv" / "bin" / "pip", "--version"]
     assert subprocess.run(pip, check=False, capture_output=True).returncode == 0
+    assert_cut_is_finished(moved)
     assert_tarball_is_told_what_to_do(moved)
 
 
@@ -142,18 +144,17 @@ def assert_tarball_is_told_what_to_do(project: Path) -> None:
     assert line.startswith("make: this folder is no git clone; clone it, or run")
 
 
-def test_installation_cut_while_copying_is_finished(project: Path) -> None:
+def assert_cut_is_finished(project: Path) -> None:
+    """Killed while pip copies a large package."""
     (project / "requirements.txt").write_text("small==1.0\nlarge==1.0\n")
     with start(project) as process:
-        deadline = time.monotonic() + 120
-        while not list(project.glob(".venv/lib/python3*/site-packages/large/part00*.py")):
+        while not (site(project) / "large" / "part0000.py").exists():
             assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+            time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
-    copied = len(list((site(project) / "large").glob("*.py")))
-    assert 0 < copied < FILES
-    assert (site(project) / "large-1.0.dist-info" / "METADATA").is_file()  # pip would call it installed
+    about = site(project) / "large-1.0.dist-info"
+    assert (about / "METADATA").is_file()  # so pip would call it installed
+    assert not (about / "INSTALLER").exists()
     assert not (project / ".venv" / ".complete").exists()
 
     status, _, err = make(project)
