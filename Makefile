@@ -76,7 +76,8 @@ environment:
 	find .venv/lib/python3*/site-packages -maxdepth 1 -name '*.dist-info' ! -exec test -e '{}/INSTALLER' \; -exec rm -rf {} +
 	find .venv/lib/python3*/site-packages -maxdepth 1 -name '~*' -exec rm -rf {} +
 	# Every version is pinned, so there is nothing to resolve; pip check tells whether they fit together.
-	.venv/bin/python -m pip install --no-deps -r requirements.txt
+	# Nor is there bytecode to write for gigabytes of modules, most of which nobody imports.
+	.venv/bin/python -m pip install --no-deps --no-compile -r requirements.txt
 	.venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 	.venv/bin/python -m pip check
 	echo "$$wanted" > .venv/.complete.partial

@@ -35,7 +35,7 @@ def main() -> None:
     help="Folder for pictures with boxes and detections.json; default: predicted, or none with --json.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print detections as JSON, one image a line.")
-@click.option("--score", default=0.3, show_default=True, help="Leave out detections below this score.")
+@click.option("--score", default=0.4, show_default=True, help="Leave out detections below this score.")
 def predict(paths: tuple[Path, ...], weights: Path | None, out: Path | None, as_json: bool, score: float) -> None:
     """Detect objects in images, or in all images of folders."""
     from pipeline import prediction

@@ -6,11 +6,13 @@ The tests share one project and build on each other, in order.
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import mlflow
@@ -69,6 +71,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(folder, "git", "config", "user.email", "test@example.org")
     run(folder, "dvc", "repro")
     return folder
+
+
+def readme(section: str) -> list[list[str]]:
+    """The commands of a section of README, as README has them."""
+    text = (REPOSITORY / "README.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    return [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    ")]
 
 
 def read(project: Path, name: str) -> dict:  # type: ignore[type-arg]
@@ -144,20 +152,31 @@ def test_one_mlflow_run_holds_the_experiment(project: Path) -> None:
     assert only.data.tags["git_dirty"] == "false"
 
 
-def test_fcos_evaluate_says_what_the_stage_said(project: Path) -> None:
-    printed = run(project, "fcos", "evaluate", "--gt", "data/unified/val.json", "--dets", "predictions/val.json")
-    ap = read(project, "metrics/evaluate.json")["coco"]["AP"]
-    assert f"Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = {ap:.3f}" in printed
-
-
-def test_fcos_predict_writes_pictures_and_json(project: Path) -> None:
-    run(project, "fcos", "predict", "data/raw/digits/images/val", "--out", "seen", "--score", "0.01")
-    pictures = sorted((project / "seen").glob("*.jpg"))
-    assert len(pictures) == 8
+def test_readmes_commands_to_look(project: Path) -> None:
+    ui, app, predict, evaluate = readme("Look")
+    assert (ui, app) == (["make", "ui"], ["make", "app"])  # tests/pipeline/looking/ runs what these run
+    shutil.copytree(project / "data/raw/digits/images/val", project / "folder")
+    (project / "folder/000001.jpg").rename(project / "photo.jpg")
+    run(project, *predict, "--score", "0.01")
+    assert sorted(path.name for path in (project / "seen").glob("*.jpg")) == [
+        *(f"00000{number}.jpg" for number in range(2, 9)),
+        "photo.jpg",
+    ]
     records = json.loads((project / "seen/detections.json").read_text())
     assert [record["width"] for record in records] == [128] * 8
-    lines = run(project, "fcos", "predict", str(project / "data/raw/digits/images/val/000001.jpg"), "--json")
-    assert json.loads(lines.splitlines()[-1])["file"].endswith("000001.jpg")
+    shutil.copy(project / "data/unified/val.json", project / "truth.json")
+    shutil.copy(project / "predictions/val.json", project / "detections.json")
+    ap = read(project, "metrics/evaluate.json")["coco"]["AP"]
+    expected = f"Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ] = {ap:.3f}"
+    assert expected in run(project, *evaluate)
+
+
+def test_predictions_as_json(project: Path) -> None:
+    printed = run(project, "fcos", "predict", "photo.jpg", "--json", "--score", "0")
+    (record,) = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert record["file"] == "photo.jpg"
+    assert len(record["detections"]) == 100
+    assert not (project / "predicted").exists()
 
 
 def test_a_changed_evaluation_does_not_train_again(project: Path) -> None:
@@ -170,28 +189,51 @@ def test_a_changed_evaluation_does_not_train_again(project: Path) -> None:
     assert first.data.params["evaluate.max_detections"] == "100"
 
 
-def test_experiments_stand_beside_each_other(project: Path) -> None:
+def test_readmes_experiments_stand_beside_each_other(project: Path) -> None:
     run(project, "git", "checkout", "-q", "params.yaml", "README.md")
-    run(project, "dvc", "exp", "run", "-n", "with-giou", "-S", "loss=giou")
-    for name, lr in (("faster", "0.004"), ("slower", "1e-5")):
-        run(project, "dvc", "exp", "run", "--queue", "-n", name, "-S", f"train.lr={lr}")
-    run(project, "dvc", "queue", "start")
-    deadline = time.monotonic() + 400
-    while re.search(r"Running|Queued", run(project, "dvc", "queue", "status")) and time.monotonic() < deadline:
-        time.sleep(2)
-    table = run(project, "dvc", "exp", "show", "--csv")
-    for name in ("with-giou", "faster", "slower"):
+    known = {one.info.run_id for one in mlflow_runs(project)}
+    for command in readme("Experiment"):
+        printed = run(project, *command)
+        if command == ["dvc", "queue", "start"]:
+            deadline = time.monotonic() + 400
+            while re.search(r"Running|Queued", run(project, "dvc", "queue", "status")):
+                assert time.monotonic() < deadline
+                time.sleep(2)
+        if command == ["dvc", "exp", "show"]:
+            table = printed
+    made = [one for one in mlflow_runs(project) if one.info.run_id not in known]
+    assert [one.info.status for one in made] == ["FINISHED"] * 4
+    changed = [(one.data.params["loss"], one.data.params["train.lr"], one.data.params["train.ema"]) for one in made]
+    assert sorted(changed) == [
+        ("giou", "0.001", "0.99"),
+        ("giou", "0.002", "0.0"),
+        ("giou", "0.002", "0.99"),
+        ("giou", "0.002", "0.99"),
+    ]
+    assert sorted(one.data.params["model.tower_depth"] for one in made) == ["2", "2", "2", "4"]
+    for one in made:
+        name = one.data.tags["dvc_experiment"]
         assert name in table
-    names = {one.data.tags["dvc_experiment"] for one in mlflow_runs(project)}
-    assert {"with-giou", "faster", "slower"} <= names
-    by_name = {one.info.run_name: one for one in mlflow_runs(project)}
-    assert by_name["slower"].data.params["train.lr"] == "1e-05"
-    assert by_name["with-giou"].data.params["loss"] == "giou"
-    # What outlives the temporary workspaces lies in the project.
-    for name in ("faster", "slower"):
-        artifacts = by_name[name].info.artifact_uri.removeprefix("file://")
-        assert Path(artifacts).is_relative_to(project)
-        assert (Path(artifacts) / "detector.safetensors").is_file()
+        assert "coco/AP50" in one.data.metrics
+        # What outlives the temporary workspaces lies in the project.
+        artifacts = Path(one.info.artifact_uri.removeprefix("file://"))
+        assert artifacts.is_relative_to(project)
+        assert (artifacts / "detector.safetensors").is_file()
+
+
+def test_readmes_own_data(project: Path, tmp_path: Path) -> None:
+    """An archive outside the project, in COCO layout; a change in it is noticed."""
+    run(project, "git", "checkout", "-q", "params.yaml")
+    archive = tmp_path / "mine.zip"
+    shutil.make_archive(str(archive.with_suffix("")), "zip", project / "data/raw/digits")
+    (command,) = readme("Your own data")
+    command = [word.replace("/data/mine.zip", str(archive)) for word in command]
+    assert stages_run(run(project, *command)) == {"download", "convert", "train", "evaluate", "inspect"}
+    assert read(project, "models/detector.json")["size"] == [480, 640]
+    assert stages_run(run(project, "dvc", "repro")) == set()
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr("note.txt", "new")
+    assert "download" in stages_run(run(project, "dvc", "repro", "download"))
 
 
 @pytest.mark.parametrize("stage", ["download", "convert", "train", "evaluate", "inspect"])
