@@ -31,7 +31,7 @@ test: environment ## every check and test
 	ruff check .
 	mypy
 	lint-imports --no-logo
-	pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile # two workers with two threads each would wait for each other
 
 ui: environment ## MLflow's page, on 127.0.0.1: compare the runs
 	@$(in_venv)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -90,7 +91,9 @@ def stages_run(output: str) -> set[str]:
 
 
 def mlflow_runs(project: Path) -> list[mlflow.entities.Run]:
-    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's own, of SQLAlchemy
+        client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
     experiment = client.get_experiment_by_name("fcos")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))

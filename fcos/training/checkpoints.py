@@ -41,7 +41,7 @@ class Checkpoint:
             if path.is_file():
                 data = path.read_bytes()
                 if hashlib.sha256(data[32:]).digest() == data[:32]:
-                    state: dict[str, Any] = torch.load(io.BytesIO(data[32:]), weights_only=True)
+                    state: dict[str, Any] = torch.load(io.BytesIO(data[32:]), weights_only=True, map_location="cpu")
                     return state
         return None
 
