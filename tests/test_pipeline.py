@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -244,18 +245,41 @@ def test_a_killed_stage_ends_well_when_run_again(project: Path, stage: str) -> N
     run(project, "git", "checkout", "-q", "params.yaml")
     run(project, "dvc", "repro")
     before = (project / "models/detector.safetensors").read_bytes()
-    running = subprocess.Popen(
-        ["dvc", "repro", "-f", "-s", stage],
+    shutil.rmtree(project / ".fcos/training", ignore_errors=True)
+    running = start(project, "dvc", "repro", "-f", "-s", stage)
+    kill_when_at_work(project, stage, running)
+    run(project, "dvc", "repro")
+    assert (project / "models/detector.safetensors").read_bytes() == before
+    assert not list(project.rglob("*.partial*"))
+
+
+def test_a_killed_training_goes_on_and_ends_as_if_undisturbed(project: Path) -> None:
+    params, states = project / "params.yaml", project / ".fcos/training"
+    original = params.read_text()
+    params.write_text(original.replace("seed: 0", "seed: 1"))  # DVC has no result of it to fall back on
+    shutil.rmtree(states, ignore_errors=True)
+    running = start(project, "dvc", "repro", "-s", "train")
+    kill_when_at_work(project, "train", running)
+    (left,) = states.glob("*/state.pt")
+    run(project, "dvc", "repro", "-s", "train")
+    assert not left.exists()
+    resumed = (project / "models/detector.safetensors").read_bytes()
+    run(project, "dvc", "repro", "-f", "-s", "train")
+    assert (project / "models/detector.safetensors").read_bytes() == resumed
+    params.write_text(original)
+    run(project, "dvc", "repro")
+
+
+def start(project: Path, *command: str) -> subprocess.Popen[bytes]:
+    """Starts a command in a process group of its own."""
+    return subprocess.Popen(
+        command,
         cwd=project,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    kill_when_at_work(project, stage, running)
-    run(project, "dvc", "repro")
-    assert (project / "models/detector.safetensors").read_bytes() == before
-    assert not list(project.rglob("*.partial*"))
 
 
 def kill_when_at_work(project: Path, stage: str, running: subprocess.Popen[bytes]) -> None:
@@ -267,9 +291,9 @@ def kill_when_at_work(project: Path, stage: str, running: subprocess.Popen[bytes
         )
         saved = list((project / ".fcos/training").glob("*/state.pt")) if stage == "train" else [project]
         if found.stdout and saved:
-            time.sleep(1)
+            time.sleep(0 if stage == "train" else 1)
             for pid in found.stdout.split():
-                if int(pid) != running.pid:
+                with suppress(ProcessLookupError):  # the shell around it went with it
                     os.kill(int(pid), signal.SIGKILL)
             break
         time.sleep(0.05)
@@ -280,13 +304,8 @@ def test_parameters_changed_while_a_stage_runs_are_told(project: Path) -> None:
     """DVC would write a lock that lies."""
     params = project / "params.yaml"
     original = params.read_text()
-    running = subprocess.Popen(
-        ["dvc", "repro", "-f", "-s", "train"],
-        cwd=project,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    shutil.rmtree(project / ".fcos/training", ignore_errors=True)
+    running = start(project, "dvc", "repro", "-f", "-s", "train")
     while not list((project / ".fcos/training").glob("*/state.pt")):
         assert running.poll() is None
         time.sleep(0.02)
