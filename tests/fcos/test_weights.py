@@ -61,8 +61,10 @@ def test_the_saved_normalisation_is_used(saved: Path) -> None:
 def test_a_batch_normed_backbone_comes_back(tmp_path: Path) -> None:
     model = replace(MODEL, backbone="tiny", pretrained=False)
     path = tmp_path / "tiny.safetensors"
-    save_detector(build(model, 1), Description(model=model, categories=((1, "a"),), size=(64, 64)), path)
-    load_detector(path)
+    original = build(model, 1)
+    save_detector(original, Description(model=model, categories=((1, "a"),), size=(64, 64)), path)
+    loaded = load_detector(path)[0].state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in original.state_dict().items())
 
 
 def damage(path: Path, how: str) -> None:
