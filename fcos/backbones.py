@@ -42,7 +42,7 @@ class Backbone(nn.Module):
 
 
 def tiny(*, pretrained: bool) -> Backbone:
-    """Nine 3×3 convolutions with batch norm: learns simple objects in minutes on a CPU."""
+    """Eight 3×3 convolutions with batch norm: learns simple objects in minutes on a CPU."""
     if pretrained:
         raise ValueError(
             "pretrained: there are no ImageNet weights for the backbone tiny; set model.pretrained to false"

@@ -52,19 +52,19 @@ def load_detector(path: Path, device: torch.device | None = None) -> tuple[Detec
     try:
         text: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
         description = _description(text)
-    except (ValueError, KeyError, TypeError) as error:
+        mean, std = (torch.tensor(text["normalisation"][name]).view(3, 1, 1) for name in ("mean", "std"))
+        # The weights are all in the file: ImageNet's would only be fetched to be overwritten. Frozen batch norm and
+        # batch norm hold the same four tensors, so either takes them.
+        detector = build(replace(description.model, pretrained=False), len(description.categories))
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{about}: not a detector's description: {error}") from None
-    # The weights are all in the file: ImageNet's would only be fetched to be overwritten. Frozen batch norm and
-    # batch norm hold the same four tensors, so either takes them.
-    detector = build(replace(description.model, pretrained=False), len(description.categories))
     try:
         _load_state(detector, load_file(path))
     except (SafetensorError, RuntimeError) as error:
         first = " ".join(str(error).split()[:40])  # torch lists every tensor, a line each
         raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {first}") from None
-    mean, std = text["normalisation"]["mean"], text["normalisation"]["std"]
-    detector.mean.copy_(torch.tensor(mean).view(3, 1, 1))
-    detector.std.copy_(torch.tensor(std).view(3, 1, 1))
+    detector.mean.copy_(mean)
+    detector.std.copy_(std)
     return detector.to(device).eval(), description
 
 

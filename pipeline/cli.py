@@ -36,26 +36,22 @@ def main() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print detections as JSON, one image a line.")
 @click.option("--score", default=0.4, show_default=True, help="Leave out detections below this score.")
-def predict(paths: tuple[Path, ...], weights: Path | None, out: Path | None, as_json: bool, score: float) -> None:
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+def predict(
+    paths: tuple[Path, ...], weights: Path | None, out: Path | None, as_json: bool, score: float, device: str
+) -> None:
     """Detect objects in images, or in all images of folders."""
     from pipeline import prediction
-    from pipeline.files import write_json
-    from pipeline.model import Model
+    from pipeline.model import Model, choose_device
     from pipeline.workspace import workspace
 
-    images = prediction.images_of(paths)
-    model = Model.load(weights or workspace() / "models/detector.safetensors")
     out = out or (None if as_json else Path("predicted"))
-    records = []
-    for one, name in zip(prediction.predict(model, images, score), prediction.out_names(images), strict=True):
-        record = prediction.record(one, model)
-        records.append(record)
-        if out:
-            prediction.save_picture(prediction.picture(one, model.class_names), out / name)
+    images = prediction.images_of(paths, out)
+    model = Model.load(weights or workspace() / "models/detector.safetensors", choose_device(device))
+    for record in prediction.write(model, images, score, out):
         click.echo(json.dumps(record, ensure_ascii=False) if as_json else prediction.line(record))
     if out:
-        write_json(out / "detections.json", records)
-        click.echo(f"{len(records)} pictures in {out}", err=True)
+        click.echo(f"{len(images)} pictures in {out}", err=True)
 
 
 @main.command()

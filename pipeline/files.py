@@ -22,6 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept: libraries choose a file's format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    for left_over in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
+        if not _alive(int(left_over.name.split(".")[-2 - bool(path.suffix)])):  # of a process that was killed
+            remove(left_over)
     remove(temporary)
     try:
         yield temporary
@@ -33,6 +36,16 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         remove(temporary)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def remove(path: Path) -> None:

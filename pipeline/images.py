@@ -9,15 +9,23 @@ import torch
 from pipeline.errors import PipelineError
 
 
+def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A 16-bit grey image by its upper eight bits; Pillow alone would clip everything above 255 to white."""
+    if image.mode.startswith("I"):
+        return PIL.Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    return image
+
+
 def read_image(path: Path) -> torch.Tensor:
-    """Decodes an image file as stored: uint8 [3, H, W] RGB. Grey becomes three equal channels; transparency goes.
+    """Decodes an image file as stored: uint8 [3, H, W] RGB. Grey becomes three equal channels, 16 bits become 8,
+    transparency goes.
 
     Raises:
         PipelineError: the file is missing or can't be decoded.
     """
     try:
         with PIL.Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
+            pixels = np.array(_eight_bits(image).convert("RGB"))
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file") from None
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:

@@ -100,7 +100,11 @@ class Batches:
             num_workers=self.workers,
             collate_fn=collate,
         )
-        yield from loader
+        try:
+            yield from loader
+        except PipelineError as error:
+            # A worker's comes wrapped in its traceback, whose last line is the error.
+            raise PipelineError(str(error).strip().splitlines()[-1].split("PipelineError: ")[-1]) from None
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -12,6 +12,17 @@ from pipeline.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 
 
+def choose_device(name: str) -> torch.device:
+    """auto, cpu or cuda; `auto` is the GPU where torch can use one.
+
+    Raises:
+        PipelineError: cuda was asked for and isn't there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise PipelineError("device cuda: torch finds no GPU; set it to auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 @dataclass(frozen=True)
 class Model:
     """A detector in evaluation mode, and what it was trained on."""
@@ -20,13 +31,12 @@ class Model:
     description: Description
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Reads models/detector.safetensors and the JSON beside it, onto the GPU where there is one.
+    def load(cls, path: Path, device: torch.device) -> Self:
+        """Reads models/detector.safetensors and the JSON beside it.
 
         Raises:
             PipelineError: a file is missing, or isn't what it should be.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             return cls(*load_detector(path, device))
         except ValueError as error:

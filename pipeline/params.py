@@ -35,8 +35,8 @@ class DownloadParams:
 
     def __post_init__(self) -> None:
         # DVC looks for a relative path in its temporary workspaces too, where nothing outside the project is.
-        if ".." in Path(self.path).parts:
-            raise ValueError("a path that leaves the project must be absolute")
+        if ".." in Path(self.path).parts or self.path.startswith("~"):
+            raise ValueError(f"path: {self.path!r} leaves the project, so it must be absolute, without .. and ~")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,7 @@ class TrainParams:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateParams:
+    device: Literal["auto", "cpu", "cuda"]
     split: Literal["val", "test"]
     batch_size: Positive
     score_threshold: Fraction

@@ -1,16 +1,19 @@
 """`fcos predict`: pictures with boxes, and detections as JSON, for images of any origin."""
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import PIL.Image
 
 from fcos.postprocess import Detections, Postprocess
 from pipeline.errors import PipelineError
-from pipeline.files import replacing
+from pipeline.files import write_json
 from pipeline.images import read_image
 from pipeline.inference import detect
 from pipeline.model import Model
@@ -28,8 +31,9 @@ class Prediction:
     detections: Detections
 
 
-def images_of(paths: Sequence[Path]) -> list[Path]:
-    """The image files that are named, or lie anywhere in a folder that is, in order.
+def images_of(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
+    """The image files that are named, or lie anywhere in a folder that is, in order; none from the folder `out`,
+    where an earlier run left its pictures.
 
     Raises:
         PipelineError: a path that doesn't exist, or a folder without an image.
@@ -37,7 +41,8 @@ def images_of(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
+            files = (file for file in path.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
+            inside = sorted(file for file in files if out is None or out.resolve() not in file.resolve().parents)
             if not inside:
                 raise PipelineError(f"{path}: no image in this folder; looked for {', '.join(sorted(IMAGES))}")
             found += inside
@@ -94,19 +99,42 @@ def record(prediction: Prediction, model: Model) -> dict[str, Any]:
 def line(record: dict[str, Any]) -> str:
     """A record as a person reads it: the file and how many of what were found in it."""
     counts = Counter(found["category"] for found in record["detections"])
-    return f"{record['file']}: {', '.join(f'{count} × {name}' for name, count in counts.most_common()) or 'nothing'}"
+    found = ", ".join(f"{number} × {name}" for name, number in counts.most_common())
+    return f"{record['file']}: {found or 'nothing'}"
 
 
 def out_names(paths: Sequence[Path]) -> list[str]:
-    """A picture's file name for each image: its own, with a number where two images share one."""
-    used: dict[str, int] = {}
-    names = []
+    """A picture's file name for each image: its own, with a number where that is taken."""
+    given: dict[str, None] = {}
     for path in paths:
-        count = used[path.stem] = used.get(path.stem, 0) + 1
-        names.append(f"{path.stem}.jpg" if count == 1 else f"{path.stem}-{count}.jpg")
-    return names
+        numbered = (f"{path.stem}-{number}.jpg" for number in count(2))
+        given[next(name for name in chain([f"{path.stem}.jpg"], numbered) if name not in given)] = None
+    return list(given)
 
 
-def save_picture(image: PIL.Image.Image, path: Path) -> None:
-    with replacing(path) as temporary:
-        image.save(temporary, quality=92)
+def write(model: Model, images: Sequence[Path], score_threshold: float, out: Path | None) -> list[dict[str, Any]]:
+    """Detects in every image; with `out`, writes a picture each and detections.json there, all or nothing.
+
+    Returns:
+        a record an image, as in detections.json.
+
+    Raises:
+        PipelineError: an image can't be decoded, or a picture would take an input's place.
+    """
+    names = out_names(images)
+    inputs = {image.resolve() for image in images}
+    for name in names:
+        if out and (out / name).resolve() in inputs:
+            raise PipelineError(f"{out / name}: is an input; its picture would overwrite it: choose another --out")
+    records = []
+    with TemporaryDirectory() as staging:
+        for one, name in zip(predict(model, images, score_threshold), names, strict=True):
+            records.append(record(one, model))
+            if out:
+                picture(one, model.class_names).save(Path(staging) / name, quality=92)
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                shutil.move(Path(staging) / name, out / name)
+            write_json(out / "detections.json", records)
+    return records

@@ -17,18 +17,8 @@ from pipeline.errors import PipelineError
 from pipeline.inference import detect_split
 from pipeline.loader import Augmentation, Batches, TrainingData
 from pipeline.metrics import coco
+from pipeline.model import choose_device
 from pipeline.params import Params
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`: the GPU where torch can use one.
-
-    Raises:
-        PipelineError: cuda was asked for and isn't there.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise PipelineError("params.yaml: train.device is cuda, but torch finds no GPU; set it to auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def make_batches(params: Params, split: AnnotationSet, raw: Path) -> Batches:

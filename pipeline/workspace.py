@@ -33,4 +33,4 @@ def state() -> Path:
 
 def from_root(path: str | Path) -> Path:
     """A path of params.yaml as a person means it: relative to the main repository's root."""
-    return root() / Path(path).expanduser()
+    return root() / path

@@ -164,7 +164,7 @@ def _without_leaks(seen: dict[str, list[Seen]], ledger: Ledger) -> dict[str, lis
 
 def _annotations(split: str, seen: Sequence[Seen], categories: tuple[Category, ...], ledger: Ledger) -> AnnotationSet:
     category_ids = {category.name: category.id for category in categories}
-    image_ids = _ids([item.raw.id for item in seen])
+    image_ids = _ids([item.raw.id for item in seen], least=0)
     images, objects = [], []
     for image_id, item in zip(image_ids, seen, strict=True):
         images.append(Image(image_id, item.raw.file, item.look.width, item.look.height))
@@ -172,7 +172,7 @@ def _annotations(split: str, seen: Sequence[Seen], categories: tuple[Category, .
             annotation = _annotation(split, raw, images[-1], category_ids, ledger)
             if annotation is not None:
                 objects.append((raw.id, annotation))
-    numbered = zip(_ids([own for own, _ in objects]), objects, strict=True)
+    numbered = zip(_ids([own for own, _ in objects], least=1), objects, strict=True)
     return AnnotationSet(categories, tuple(images), tuple(replace(item, id=new) for new, (_, item) in numbered))
 
 
@@ -198,12 +198,12 @@ def _annotation(
     return Annotation(0, image.id, category_ids[raw.name], box, area, raw.iscrowd, raw.difficult)
 
 
-def _ids(own: Sequence[int | None]) -> list[int]:
-    """The data set's own ids, where every record has one of its own; otherwise 1, 2, 3, …
+def _ids(own: Sequence[int | None], *, least: int) -> list[int]:
+    """The data set's own ids, where every record has one of its own, `least` or above; otherwise 1, 2, 3, …
 
-    Ids below 1 are not kept: pycocotools takes annotation 0 for "no match".
+    An annotation's must be 1 at least: pycocotools takes annotation 0 for "no match".
     """
-    whole = [number for number in own if number is not None and number > 0]
+    whole = [number for number in own if number is not None and number >= least]
     return whole if len(set(whole)) == len(own) else list(range(1, len(own) + 1))
 
 

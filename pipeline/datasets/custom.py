@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.datasets.archives import is_archive, unpack
 from pipeline.errors import PipelineError
 from pipeline.params import Params
-from pipeline.workspace import from_root
+from pipeline.workspace import from_root, root, workspace
 
 
 def fetch(params: Params, into: Path) -> None:
@@ -18,6 +18,9 @@ def fetch(params: Params, into: Path) -> None:
         PipelineError: there is nothing, or nothing usable, at the path.
     """
     source = from_root(params.download.path)
+    if root() != workspace().resolve() and not Path(params.download.path).is_absolute():
+        # DVC has noted the folder of its temporary clone, where what git ignores is missing: its lock would lie.
+        raise PipelineError(f"download.path: with --queue and --temp it must be absolute; set it to {source}")
     if source.is_dir():
         visible = [path for path in source.iterdir() if not path.name.startswith(".")]
         if not visible:

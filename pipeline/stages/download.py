@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.datasets import DATASETS
-from pipeline.files import remove, replacing
+from pipeline.files import replacing
 from pipeline.params import Params
 from pipeline.stage import run
 from pipeline.workspace import workspace
@@ -11,8 +11,6 @@ from pipeline.workspace import workspace
 
 def body(params: Params) -> None:
     raw = workspace() / "data/raw" / params.dataset
-    for left_over in raw.parent.glob(f".{raw.stem}.*.partial"):
-        remove(left_over)  # of a run that was killed; DVC lets only one run at a time in here
     with replacing(raw) as folder:
         DATASETS[params.dataset](params, folder)
     print(f"download: {params.dataset}: {_summary(raw)}")  # noqa: T201

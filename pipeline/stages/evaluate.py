@@ -12,7 +12,7 @@ from pipeline.files import digest, write_json
 from pipeline.inference import detect_split
 from pipeline.metrics import curves, report, results, voc
 from pipeline.metrics.results import Detection
-from pipeline.model import Model
+from pipeline.model import Model, choose_device
 from pipeline.params import Params
 from pipeline.workspace import workspace
 
@@ -29,7 +29,7 @@ def evaluate(params: Params) -> None:
         raise PipelineError(f"params.yaml: evaluate.split is {name}, but the data set has none: {source} is not there")
     split = annotations.read(source)
     weights = here / "models/detector.safetensors"
-    model = Model.load(weights)
+    model = Model.load(weights, choose_device(params.evaluate.device))
     model.check_classes(split, source)
     predictions = here / f"predictions/{name}.json"
     results.write(detect(params, model, split), predictions)

@@ -4,6 +4,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.engine import History, NonFiniteLoss, Row
 from fcos.weights import Description, save_detector
@@ -30,6 +32,15 @@ def train(params: Params) -> None:
     raw = here / "data/raw" / params.dataset
     learnt_from, judged_on = (annotations.read(here / f"data/unified/{name}.json") for name in ("train", "val"))
     key = stage.fingerprint("train")
+    (state() / "training").mkdir(exist_ok=True)
+    # The same training may run in another workspace (two queued experiments that differ in evaluation alone): it
+    # shares the state, so one waits for the other.
+    with FileLock(state() / "training" / f"{key}.lock"):
+        _train(params, key, learnt_from, judged_on, raw)
+
+
+def _train(params: Params, key: str, learnt_from: AnnotationSet, judged_on: AnnotationSet, raw: Path) -> None:
+    here = workspace()
     checkpoint = Checkpoint(state() / "training" / key)
     batches = make_batches(params, learnt_from, raw)
     with tracking.train(params, key=key) as run, Watching(Progress(params.train.epochs * len(batches)), run) as watcher:

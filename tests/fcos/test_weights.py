@@ -83,6 +83,10 @@ def damage(path: Path, how: str) -> None:
             about.write_text(json.dumps(text | {"model": text["model"] | {"channels": 32}}))
         case "another number of classes":
             about.write_text(json.dumps(text | {"categories": text["categories"] * 2}))
+        case "no normalisation":
+            about.write_text(json.dumps(text | {"normalisation": None}))
+        case "an unknown backbone":
+            about.write_text(json.dumps(text | {"model": text["model"] | {"backbone": "foo"}}))
         case "cut weights":
             path.write_bytes(path.read_bytes()[:-1000])
 
@@ -96,6 +100,8 @@ def damage(path: Path, how: str) -> None:
         ("another version", "version 99, but this program reads version 1"),
         ("another architecture", "does not hold the weights"),
         ("another number of classes", "does not hold the weights"),
+        ("no normalisation", "not a detector's description"),
+        ("an unknown backbone", "not a detector's description"),
         ("cut weights", "does not hold the weights"),
     ],
 )

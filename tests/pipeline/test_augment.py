@@ -169,3 +169,18 @@ def test_a_truncated_image_is_one_line(tmp_path: Path) -> None:
         read_image(path)
     with pytest.raises(PipelineError, match=r"none\.jpg: no such file"):
         read_image(tmp_path / "none.jpg")
+
+
+def test_sixteen_bits_become_eight_not_white(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    PIL.Image.fromarray(np.array([[0, 256, 32768, 65535]], dtype=np.uint16)).save(path)
+    assert read_image(path)[0].tolist() == [[0, 1, 128, 255]]
+
+
+def test_a_bad_image_is_one_line_from_a_worker_too(data: TrainingData) -> None:
+    (data.folder / "7.png").write_bytes(b"no image")
+    for workers in (0, 1):
+        with pytest.raises(PipelineError, match=r"7\.png: can't be decoded") as caught:
+            list(batches(data, workers)(epoch=0))
+        assert "\n" not in str(caught.value)
+        assert "Error:" not in str(caught.value)

@@ -109,19 +109,20 @@ def test_archive_dropped_into_the_custom_folder(home: Path, own: Path, setting: 
     assert (home / "data/raw/custom/annotations/7.xml").is_file()
 
 
-def test_main_repository_is_meant_from_a_temporary_workspace(
-    home: Path, own: Path, tmp_path: Path, setting: Setting, stage: Stage
-) -> None:
-    """`dvc exp run --queue` works in a clone: a relative download.path is the main repository's all the same."""
+def test_a_temporary_workspace_needs_an_absolute_path(home: Path, own: Path, tmp_path: Path, setting: Setting) -> None:
+    """DVC would note the clone's folder, without the files that git ignores, for the data that were read."""
     setting(**{"dataset": "custom", "download.path": "data/mine"})
     main = tmp_path / "main"
     shutil.copytree(own, main / "data/mine")
     environment = dict(os.environ) | {"DVC_ROOT": str(main), "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
     command = [sys.executable, "-m", "pipeline.stages.download"]
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, check=False, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f"with --queue and --temp it must be absolute; set it to {main / 'data/mine'}")
+    setting(**{"dataset": "custom", "download.path": str(main / "data/mine")})
+    subprocess.run(command, cwd=home, env=environment, check=True)
     assert (home / "data/raw/custom/images/0.png").is_file()
-    fails(stage, "download", "data/mine: no such file")
 
 
 def test_failed_download_keeps_what_was_there(
