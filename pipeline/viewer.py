@@ -5,9 +5,11 @@ database as it is imported, cleans up there when the process ends, and writes in
 process lives within our database's life, and its home is in `.fcos`.
 """
 
+import filecmp
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +24,7 @@ from filelock import FileLock
 from pipeline import annotations, mongo, ports, servers
 from pipeline.annotations import Annotation, AnnotationSet, Image
 from pipeline.errors import PipelineError
-from pipeline.files import digest
+from pipeline.files import digest, replacing
 from pipeline.metrics import errors, results
 from pipeline.metrics.errors import ImageErrors, Verdict
 from pipeline.params import Params
@@ -63,14 +65,37 @@ def source(params: Params) -> Source:
     for file in files:
         if not file.is_file():
             raise PipelineError(f"{file}: not there yet; run `dvc repro`")
+    name = "-".join(["fcos", params.dataset, *([experiment] if experiment else [])])
     return Source(
-        name="-".join(["fcos", params.dataset, *([experiment] if experiment else [])]),
+        name=name,
         annotations=str(files[0]),
         predictions=str(files[1]),
-        images=str(root() / "data/raw" / params.dataset),
+        images=str(_lasting_images(params.dataset, annotations.read(files[0]), name)),
         score_threshold=params.inspect.score_threshold,
         iou_threshold=params.inspect.iou_threshold,
     )
+
+
+def _lasting_images(dataset: str, split: AnnotationSet, name: str) -> Path:
+    """The folder of the split's images that is still there when a temporary workspace is gone.
+
+    That is the main repository's, where it has the same images; otherwise (an experiment on other data, or with
+    another seed) copies of them under `.fcos/images/`.
+    """
+    here, lasting = workspace() / "data/raw" / dataset, root() / "data/raw" / dataset
+    files = [image.file_name for image in split.images]
+    if here.resolve() == lasting.resolve() or all(_same(here / file, lasting / file) for file in files):
+        return lasting
+    copies = state() / "images" / name
+    with replacing(copies) as folder:
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(here / file, folder / file)
+    return copies
+
+
+def _same(a: Path, b: Path) -> bool:
+    return b.is_file() and filecmp.cmp(a, b, shallow=False)
 
 
 def refresh(source: Source) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def test_an_experiment_has_a_dataset_of_its_own_with_pictures_of_the_main_reposi
     for name in ("dvc.yaml", "params.yaml", "data/unified/val.json", "predictions/val.json"):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).write_text((project.root / name).read_text())
+    shutil.copytree(project.root / "data/raw", clone / "data/raw")
     monkeypatch.setenv("DVC_ROOT", str(project.root))
     monkeypatch.setenv("DVC_EXP_NAME", "giou-1")
     monkeypatch.chdir(clone)
@@ -101,6 +103,14 @@ def test_an_experiment_has_a_dataset_of_its_own_with_pictures_of_the_main_reposi
     assert source.name == "fcos-digits-giou-1"
     assert source.predictions == str(clone / "predictions/val.json")
     assert source.images == str(project.root / "data/raw/digits")
+    # An experiment on other pictures of the same names keeps its own.
+    picture = next(file for file in sorted((clone / "data/raw/digits").rglob("*")) if file.is_file())
+    picture.write_bytes(picture.read_bytes() + b"other")
+    kept = Path(viewer.source(params.load()).images)
+    assert kept == project.root / ".fcos/images/fcos-digits-giou-1"
+    name = picture.relative_to(clone / "data/raw/digits")
+    shutil.rmtree(clone / "data/raw")
+    assert (kept / name).read_bytes().endswith(b"other")
 
 
 def test_missing_predictions_are_one_line(project: Any) -> None:
