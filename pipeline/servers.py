@@ -11,9 +11,11 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from pipeline.errors import PipelineError
+from pipeline.workspace import state
 
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
@@ -42,27 +44,30 @@ def serving(
 ) -> Iterator[Server]:
     """Runs a server and yields it as soon as the URL `probe` answers.
 
-    It gets a session of its own, so that a terminal's Ctrl-C reaches us alone and the end is ours to order.
+    It gets a session of its own, so that a terminal's Ctrl-C reaches us alone and the end is ours to order. What it
+    says goes to `.fcos/NAME.log`: a request cut short at the end is no traceback for the person who ended it.
 
     Raises:
         PipelineError: it ends before it answers, or doesn't answer within two minutes.
     """
-    with exit_on_sigterm():
+    log = state() / f"{name.lower()}.log"
+    with exit_on_sigterm(), log.open("wb") as said:
         process = subprocess.Popen(
             list(command),
             env={**os.environ, **environment},
             start_new_session=True,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
         )
         try:
-            _await_answer(name, process, probe)
+            _await_answer(name, process, probe, log)
             yield Server(name, address, process)
         finally:
             _stop(process)
 
 
-def _await_answer(name: str, process: subprocess.Popen[bytes], url: str) -> None:
+def _await_answer(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -70,7 +75,7 @@ def _await_answer(name: str, process: subprocess.Popen[bytes], url: str) -> None
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise PipelineError(f"{name}: no answer at {url}; its own lines above say why")
+    raise PipelineError(f"{name}: no answer at {url}; {log} says why")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
