@@ -31,8 +31,8 @@ test: environment ## every check and test
 	ruff check .
 	mypy
 	lint-imports --no-logo
-	# The longest file first. One thread a worker: two with two threads each would wait for each other.
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_pipeline.py tests
+	# tests/conftest.py puts the longest file first. One thread a worker: two with two threads each would wait for each other.
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 ui: environment ## MLflow's page, on 127.0.0.1: compare the runs
 	@$(in_venv)
