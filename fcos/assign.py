@@ -85,6 +85,3 @@ def _match(points: Points, boxes: Tensor, valid: Tensor, radius: float) -> tuple
     # Infinity, not 1e8 − area: in float32 that loses the difference of small areas.
     smallest, index = torch.where(candidate, area(boxes)[:, None], torch.inf).min(dim=-1)
     return index, smallest.isfinite()
-
-
-ASSIGNERS = {"fcos": assign_fcos}

@@ -136,3 +136,5 @@ def test_pictures_are_pictures_and_always_the_same(three: voc.VocMetrics, tmp_pa
 def test_odd_class_names_draw(three: voc.VocMetrics, tmp_path: Path) -> None:
     odd = dict.fromkeys(("_", "$x", "a$\\frac$", "_hidden", "狗", ""), three.per_class["cat"])
     curves.precision_recall_png(voc.VocMetrics(1, 1, odd), tmp_path / "pr.png")
+    with Picture.open(tmp_path / "pr.png") as picture:
+        assert picture.size == (800, 450)
