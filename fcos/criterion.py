@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcos.assign import Assignment, Targets, assign_fcos
+from fcos.assigners import ASSIGNERS
 from fcos.boxes import boxes_from_ltrb
-from fcos.detector import Outputs
+from fcos.config import ModelConfig
 from fcos.losses import BOX_LOSSES, centerness, entropy, sigmoid_focal_loss
+from fcos.outputs import Outputs
+from fcos.targets import Assignment, Targets
 
 
 @dataclass(frozen=True)
@@ -19,13 +21,13 @@ class Losses:
 
     classification: Tensor
     box: Tensor
-    centerness: Tensor
-    centerness_floor: Tensor  # the centerness loss's lower limit: its target's own entropy
+    quality: Tensor
+    quality_floor: Tensor  # the quality loss's lower limit: its target's own entropy
     positives: Tensor  # number of positive locations
 
     @property
     def total(self) -> Tensor:
-        return self.classification + self.box + self.centerness
+        return self.classification + self.box + self.quality
 
     def named(self) -> dict[str, Tensor]:
         """Every number by name, detached, on its device: nothing waits for it here."""
@@ -40,30 +42,34 @@ class Criterion:
     weighted by the centerness target and divided by the sum of these weights.
 
     Args:
+        config: how it learns: assigner, classification and quality loss, weights.
         box_loss: a name of BOX_LOSSES.
-        radius: of centre sampling, in strides.
         mean_over_processes: makes a normaliser the mean over all training processes; alone, it stays what it is.
     """
 
     def __init__(
-        self, *, box_loss: str, radius: float, mean_over_processes: Callable[[Tensor], Tensor] = lambda value: value
+        self,
+        config: ModelConfig,
+        *,
+        box_loss: str,
+        mean_over_processes: Callable[[Tensor], Tensor] = lambda value: value,
     ) -> None:
-        self.box_loss, self.radius, self.mean_over_processes = BOX_LOSSES[box_loss], radius, mean_over_processes
+        self.config, self.box_loss, self.mean_over_processes = config, BOX_LOSSES[box_loss], mean_over_processes
 
     def __call__(self, outputs: Outputs, batch: Targets) -> Losses:
         """Losses as scalars in float32; with no positive location, box and centerness are 0."""
-        truth = assign_fcos(outputs.points, batch, radius=self.radius)
+        truth = ASSIGNERS[self.config.assigner](outputs, batch, self.config)
         positives = truth.positive.sum().float()
         count = self.mean_over_processes(positives).clamp(min=1)
         goal = centerness(truth.ltrb)
         weight = goal * truth.positive
         weight_sum = self.mean_over_processes(weight.sum()).clamp(min=1e-6)
-        uncertain = F.binary_cross_entropy_with_logits(outputs.centerness.float(), goal, reduction="none")
+        uncertain = F.binary_cross_entropy_with_logits(outputs.quality.float(), goal, reduction="none")
         return Losses(
             classification=_classification(outputs.logits.float(), truth).sum() / count,
             box=(self._box(outputs, truth) * weight).sum() / weight_sum,
-            centerness=(uncertain * truth.positive).sum() / count,
-            centerness_floor=(entropy(goal) * truth.positive).sum() / count,
+            quality=(uncertain * truth.positive).sum() / count,
+            quality_floor=(entropy(goal) * truth.positive).sum() / count,
             positives=positives,
         )
 

@@ -1,7 +1,6 @@
 """The detector: normalised images in, one prediction a location out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +9,10 @@ from fcos.backbones import BACKBONES, Backbone
 from fcos.config import ModelConfig
 from fcos.head import Head
 from fcos.necks import NECKS
-from fcos.points import Points, points
+from fcos.outputs import Outputs
+from fcos.points import points
 
 _MULTIPLE = 32  # batches are padded to this many pixels, the coarsest stride a backbone has
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the network says of every location, all levels in one list."""
-
-    logits: Tensor  # [B, P, K] class logits
-    ltrb: Tensor  # [B, P, 4] distances to the box's sides, pixels of the network's input
-    centerness: Tensor  # [B, P] logits
-    points: Points
 
 
 class Detector(nn.Module):
@@ -31,9 +21,9 @@ class Detector(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, *, backbone: Backbone, neck: nn.Module, head: Head) -> None:
+    def __init__(self, *, backbone: Backbone, neck: nn.Module, head: Head, config: ModelConfig) -> None:
         super().__init__()
-        self.backbone, self.neck, self.head = backbone, neck, head
+        self.backbone, self.neck, self.head, self.config = backbone, neck, head, config
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 
@@ -56,9 +46,16 @@ class Detector(nn.Module):
     def forward(self, batch: Tensor) -> Outputs:
         """[B, 3, H, W] as `prepare` gives it to Outputs."""
         levels = self.neck(self.backbone(batch))
-        logits, ltrb, centerness = self.head(levels)
         shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
-        return Outputs(logits, ltrb, centerness, points(shapes, self.head.strides, batch.device))
+        places = points(
+            shapes,
+            self.config.strides,
+            locations=self.config.locations,
+            ends=self.config.ranges,
+            device=batch.device,
+        )
+        logits, ltrb, quality = self.head(levels)
+        return Outputs(logits, ltrb, quality, places)
 
 
 def build(config: ModelConfig, num_classes: int) -> Detector:
@@ -76,5 +73,5 @@ def build(config: ModelConfig, num_classes: int) -> Detector:
         strides=config.strides,
         box_output=config.box_output,
     )
-    detector = Detector(backbone=backbone, neck=neck, head=head)
+    detector = Detector(backbone=backbone, neck=neck, head=head, config=config)
     return detector.to(memory_format=torch.channels_last)

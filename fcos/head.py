@@ -34,7 +34,7 @@ class Head(nn.Module):
         self.box_tower = _tower(channels, depth)
         self.class_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.box = nn.Conv2d(channels, 4, 3, padding=1)
-        self.centerness = nn.Conv2d(channels, 1, 3, padding=1)
+        self.quality = nn.Conv2d(channels, 1, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(len(strides)))
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
@@ -52,7 +52,7 @@ class Head(nn.Module):
             box_features = self.box_tower(level)
             logits.append(_per_location(self.class_logits(self.class_tower(level))))
             distances.append(self._distances(_per_location(self.box(box_features)), scale, stride))
-            centerness.append(_per_location(self.centerness(box_features)))
+            centerness.append(_per_location(self.quality(box_features)))
         return torch.cat(logits, dim=1), torch.cat(distances, dim=1), torch.cat(centerness, dim=1).squeeze(-1)
 
     def _distances(self, raw: Tensor, scale: Tensor, stride: int) -> Tensor:

@@ -1,10 +1,39 @@
 """Where each pyramid level's cells look, and which object sizes they answer for."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Locations = Literal["centre", "corner", "torchvision"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One level's cells: cell (i, j), row and column, looks at (first + j·step_x, first + i·step_y)."""
+
+    height: int  # cells
+    width: int
+    stride: int  # pixels
+    step_x: int  # pixels between neighbours: the stride, but for torchvision's grid
+    step_y: int
+    first: float  # pixels: half a stride, or 0
+    above: float  # object sizes that it learns: max(l, t, r, b) above this,
+    up_to: float  # up to this one
+
+    @property
+    def count(self) -> int:
+        return self.height * self.width
+
+    def locations(self, device: torch.device | None = None) -> Tensor:
+        """[height·width, 2] x, y in pixels, row by row."""
+        y = torch.arange(self.height, device=device) * self.step_y + self.first
+        x = torch.arange(self.width, device=device) * self.step_x + self.first
+        return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2).float()
 
 
 @dataclass(frozen=True)
@@ -14,43 +43,68 @@ class Points:
     locations: Tensor  # [P, 2] x, y in pixels of the network's input
     strides: Tensor  # [P] pixels
     ranges: Tensor  # [P, 2] the object sizes max(l, t, r, b) that a location learns: above the first, up to the second
-    counts: tuple[int, ...]  # locations of each level
+    grids: tuple[Grid, ...]  # the levels
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Locations of each level."""
+        return tuple(grid.count for grid in self.grids)
 
 
-def level_locations(height: int, width: int, stride: int, device: torch.device | None = None) -> Tensor:
-    """Centres of a level's cells: cell (i, j) looks at ((j + ½)·stride, (i + ½)·stride) (TPAMI paper, section 3.1).
+def size_ranges(strides: Sequence[int], ends: Sequence[float] | None = None) -> list[tuple[float, float]]:
+    """Each level's regression range: from where the level below ends to its own end; the last has none.
 
-    Returns:
-        [height·width, 2] x, y in pixels.
+    Args:
+        ends: of all levels but the last, in pixels; None: eight strides, which for strides 8 to 128 is the paper's
+            (0, 64], (64, 128], (128, 256], (256, 512], (512, ∞).
     """
-    y = (torch.arange(height, device=device) + 0.5) * stride
-    x = (torch.arange(width, device=device) + 0.5) * stride
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2)
+    ends = [8.0 * stride for stride in strides[:-1]] if ends is None else list(ends)
+    return list(zip([0.0, *ends], [*ends, math.inf], strict=True))
 
 
-def size_ranges(strides: Sequence[int]) -> list[tuple[float, float]]:
-    """Each level's regression range: up to eight strides, from where the level below ends; the last has no end.
+def points(
+    shapes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    *,
+    locations: Locations = "centre",
+    ends: Sequence[float] | None = None,
+    device: torch.device | None = None,
+) -> Points:
+    """The locations of a pyramid whose levels have these heights and widths in cells.
 
-    For strides 8 to 128 these are the paper's (0, 64], (64, 128], (128, 256], (256, 512], (512, ∞).
+    Args:
+        locations: `centre`: cell (i, j) looks at ((j + ½)·s, (i + ½)·s) (TPAMI paper, section 3.1); `corner`:
+            (j·s, i·s); `torchvision`: (j·⌊W/w⌋, i·⌊H/h⌋), H and W being the input's, which is what torchvision does
+            where a level's cells don't fill its stride, and ranges without their upper ends.
+        ends: see `size_ranges`.
     """
-    ends = [8.0 * stride for stride in strides[:-1]]
-    return list(zip([0.0, *ends], [*ends, float("inf")], strict=True))
-
-
-def points(shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device | None = None) -> Points:
-    """The locations of a pyramid whose levels have these heights and widths in cells."""
-    levels = [level_locations(h, w, s, device) for (h, w), s in zip(shapes, strides, strict=True)]
-    counts = tuple(len(level) for level in levels)
+    # The finest level always divides the padded input, so it tells the input's size.
+    height, width = (side * strides[0] for side in shapes[0])
+    grids = []
+    for (h, w), stride, (above, up_to) in zip(shapes, strides, size_ranges(strides, ends), strict=True):
+        odd = locations == "torchvision"
+        grids.append(
+            Grid(
+                height=h,
+                width=w,
+                stride=stride,
+                step_x=width // w if odd else stride,
+                step_y=height // h if odd else stride,
+                first=stride / 2 if locations == "centre" else 0.0,
+                above=above,
+                # The float32 just below: max(l, t, r, b) < end is then max(l, t, r, b) ≤ up_to.
+                up_to=float(np.nextafter(np.float32(up_to), np.float32(0))) if odd and not math.isinf(up_to) else up_to,
+            )
+        )
     # Filled on the device: a copy from the host would make a GPU wait.
-    per_level = list(zip(counts, strides, size_ranges(strides), strict=True))
     return Points(
-        locations=torch.cat(levels),
-        strides=torch.cat([torch.full((count,), float(stride), device=device) for count, stride, _ in per_level]),
+        locations=torch.cat([grid.locations(device) for grid in grids]),
+        strides=torch.cat([torch.full((grid.count,), float(grid.stride), device=device) for grid in grids]),
         ranges=torch.cat(
             [
-                torch.stack([torch.full((count,), end, device=device) for end in ends], dim=-1)
-                for count, _, ends in per_level
+                torch.stack([torch.full((grid.count,), end, device=device) for end in (grid.above, grid.up_to)], dim=-1)
+                for grid in grids
             ]
         ),
-        counts=counts,
+        grids=tuple(grids),
     )

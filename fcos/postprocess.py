@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from fcos.boxes import boxes_from_ltrb, clip
-from fcos.detector import Outputs
+from fcos.outputs import Outputs
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Postprocess:
         """
         probability = outputs.logits.float().sigmoid()
         # The one place where class and centerness meet: the geometric mean (TPAMI paper, equation 4).
-        scores = (probability * outputs.centerness.float().sigmoid()[..., None]).sqrt()
+        scores = (probability * outputs.quality.float().sigmoid()[..., None]).sqrt()
         boxes = boxes_from_ltrb(outputs.points.locations, outputs.ltrb)
         return [
             self._image(scores[i].masked_fill(probability[i] <= self.score_threshold, 0), boxes[i], outputs, size)

@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from fcos.config import ModelConfig
+from fcos.config import LossWeights, ModelConfig
 from fcos.detector import Detector, build
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +72,20 @@ def _description(text: dict[str, Any]) -> Description:
     if text["version"] != _VERSION:
         raise ValueError(f"version {text['version']}, but this program reads version {_VERSION}")
     return Description(
-        model=ModelConfig(**{**text["model"], "levels": tuple(text["model"]["levels"])}),
+        model=_model(text["model"]),
         categories=tuple((category["id"], category["name"]) for category in text["categories"]),
         size=(text["size"][0], text["size"][1]),
     )
+
+
+def _model(fields: dict[str, Any]) -> ModelConfig:
+    ranges = fields["ranges"]
+    exact = {
+        "levels": tuple(fields["levels"]),
+        "ranges": None if ranges is None else tuple(ranges),
+        "loss_weights": LossWeights(**fields["loss_weights"]),
+    }
+    return ModelConfig(**{**fields, **exact})
 
 
 def _load_state(detector: Detector, tensors: dict[str, torch.Tensor]) -> None:

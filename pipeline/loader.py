@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from fcos.assign import targets
+from fcos.targets import targets
 from fcos.training.engine import Batch
 from pipeline.annotations import Annotation, AnnotationSet
 from pipeline.augment import Sample, augment

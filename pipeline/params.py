@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
-from fcos.config import ModelConfig
+from fcos.config import BoxLoss, ModelConfig
 from pipeline.errors import PipelineError
 from pipeline.workspace import workspace
 
@@ -56,7 +56,7 @@ class TrainParams:
     batch_size: Positive
     size: tuple[Positive, Positive]
     workers: Annotated[int, Field(ge=0)]
-    optimizer: Literal["adamw", "sgd"]
+    optimizer: Literal["adamw", "adam", "sgd"]
     lr: PositiveFloat
     weight_decay: NonNegative
     momentum: Fraction
@@ -85,7 +85,11 @@ class EvaluateParams:
     split: Literal["val", "test"]
     batch_size: Positive
     score_threshold: Fraction
+    threshold_on: Literal["class", "score"]
+    candidates: Positive
+    nms: Literal["hard", "soft_linear", "soft_gaussian"]
     nms_threshold: Fraction
+    soft_sigma: PositiveFloat
     max_detections: Positive
 
 
@@ -99,7 +103,7 @@ class InspectParams:
 @dataclass(frozen=True, kw_only=True)
 class Params:
     dataset: Literal["digits", "custom"]
-    loss: Literal["iou", "giou"]
+    loss: BoxLoss
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     download: DownloadParams
     convert: ConvertParams

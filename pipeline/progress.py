@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from fcos.training.engine import Row
 
-_SHOWN = {"total": "loss", "classification": "class", "box": "box", "centerness": "centre"}
+_SHOWN = {"total": "loss", "classification": "class", "box": "box", "quality": "quality"}
 
 
 class Progress:

@@ -77,7 +77,7 @@ def make_trainer(
     )
     return Trainer(
         detector=detector,
-        criterion=Criterion(box_loss=params.loss, radius=params.model.centre_radius),
+        criterion=Criterion(params.model, box_loss=params.loss),
         optimizer=optimizer,
         schedule=make_schedule(
             optimizer,

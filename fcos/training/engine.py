@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from fcos.assign import Targets
 from fcos.criterion import Criterion
 from fcos.detector import Detector
+from fcos.targets import Targets
 from fcos.training.checkpoints import Checkpoint
 
 Row = dict[str, float]

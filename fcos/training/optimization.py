@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, SequentialLR
 
 
 def make_optimizer(
-    model: nn.Module, *, name: Literal["sgd", "adamw"], lr: float, weight_decay: float, momentum: float
+    model: nn.Module, *, name: Literal["sgd", "adam", "adamw"], lr: float, weight_decay: float, momentum: float
 ) -> Optimizer:
-    """SGD with momentum, or AdamW; weight decay on weights of convolutions alone.
+    """SGD with momentum, Adam or AdamW; weight decay on weights of convolutions alone.
 
     Norms' weights, biases and the levels' scales are vectors: shrinking them only fights what they are for.
     """
@@ -22,7 +22,7 @@ def make_optimizer(
     ]
     if name == "sgd":
         return SGD(groups, lr=lr, momentum=momentum)
-    return AdamW(groups, lr=lr)
+    return (Adam if name == "adam" else AdamW)(groups, lr=lr)
 
 
 def make_schedule(

@@ -56,13 +56,13 @@ def loss_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draws a training's losses, and its learning rate on an axis of its own, by step.
 
     Args:
-        rows: one for each logged step, with the keys step, total, classification, box, centerness, learning_rate.
+        rows: one for each logged step, with the keys step, total, classification, box, quality, learning_rate.
         path: the PNG to write.
     """
     steps = [row["step"] for row in rows]
 
     def draw(axes: Axes) -> None:
-        for name in ("total", "classification", "box", "centerness"):
+        for name in ("total", "classification", "box", "quality"):
             axes.plot(steps, [row[name] for row in rows], linewidth=2 if name == "total" else 1, label=name)
         rate = axes.twinx()
         rate.plot(steps, [row["learning_rate"] for row in rows], color="grey", linestyle=":", label="learning rate")

@@ -122,7 +122,7 @@ def _write_csv(rows: Sequence[Row], path: Path) -> None:
 def summary(history: History, images_per_second: float) -> dict[str, object]:
     """metrics/train.json: the last tenth's mean losses, the last validation, speed."""
     last = history.steps[-max(1, len(history.steps) // 10) :]
-    names = ("total", "classification", "box", "centerness", "centerness_floor")
+    names = ("total", "classification", "box", "quality", "quality_floor")
     return {
         "loss": {name: sum(row[name] for row in last) / len(last) for name in names},
         "val": {name: value for name, value in history.epochs[-1].items() if name not in ("epoch", "step")},

@@ -1,6 +1,7 @@
 """The training loop on real pictures: learns, resumes bit for bit, stops at a loss that isn't finite."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,25 +9,25 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from fcos.assign import targets
-from fcos.config import ModelConfig
+from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
 from fcos.postprocess import Postprocess
+from fcos.targets import targets
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import make_ema
 from fcos.training.engine import Batch, History, NonFiniteLoss, Row, Trainer
 from fcos.training.optimization import make_optimizer, make_schedule
 
-MODEL = ModelConfig(
+MODEL = replace(
+    PAPER,
     backbone="tiny",
     pretrained=False,
     channels=32,
     levels=(3, 4, 5),
-    extra_levels_from="p5",
     tower_depth=1,
-    box_output="relu",
-    centre_radius=1.5,
+    frozen_stages=0,
+    batch_norm="auto",
 )
 # Two crops of two photographs, halved: the pagoda's roof, the blossom.
 PICTURES = [torch.from_numpy(photo[:256:2, 200:456:2].copy()).permute(2, 0, 1) for photo in load_sample_images().images]
@@ -77,7 +78,7 @@ def trainer(
 
     return Trainer(
         detector=detector,
-        criterion=Criterion(box_loss="giou", radius=1.5),
+        criterion=Criterion(MODEL, box_loss="giou"),
         optimizer=made,
         schedule=make_schedule(made, name="cosine", steps=epochs * steps, warmup=0.2, drops=[]),
         ema=make_ema(detector, 0.9),
@@ -106,7 +107,7 @@ def test_one_batch_is_learnt_by_heart() -> None:
     first, last = history.steps[0], history.steps[-1]
     assert last["classification"] < 0.02 < first["classification"]
     assert last["box"] < 0.05 < first["box"]
-    assert last["centerness"] - last["centerness_floor"] < 0.05
+    assert last["quality"] - last["quality_floor"] < 0.05
     found = detect(learning.detector)
     for boxes, labels, one in zip(BOXES, LABELS, found, strict=True):
         sure = one.scores > 0.5
@@ -167,11 +168,11 @@ def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_weights() -> 
     broken = trainer(epochs=1, steps=1)
     before = {name: tensor.clone() for name, tensor in broken.detector.named_parameters()}
     with torch.no_grad():
-        broken.detector.head.centerness.bias.fill_(torch.nan)
-    with pytest.raises(NonFiniteLoss, match=r"centerness nan.*images pagoda, blossom; try a lower train\.lr"):
+        broken.detector.head.quality.bias.fill_(torch.nan)
+    with pytest.raises(NonFiniteLoss, match=r"quality nan.*images pagoda, blossom; try a lower train\.lr"):
         broken.fit()
     after = dict(broken.detector.named_parameters())
-    assert all(torch.equal(after[name], value) for name, value in before.items() if name != "head.centerness.bias")
+    assert all(torch.equal(after[name], value) for name, value in before.items() if name != "head.quality.bias")
 
 
 def test_a_damaged_state_is_not_used_but_the_one_before_it(tmp_path: Path) -> None:

@@ -5,19 +5,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcos.config import ModelConfig
+from fcos.config import PAPER
 from fcos.detector import build
 from fcos.weights import Description, load_detector, save_detector
 
-MODEL = ModelConfig(
+MODEL = replace(
+    PAPER,
     backbone="efficientnet_lite0",
-    pretrained=True,
     channels=16,
     levels=(3, 4, 5),
-    extra_levels_from="p5",
     tower_depth=1,
-    box_output="relu",
-    centre_radius=1.5,
+    frozen_stages=0,
+    batch_norm="auto",
 )
 ABOUT = Description(model=MODEL, categories=((7, "cat"), (3, "dög")), size=(320, 416))
 
@@ -97,7 +96,7 @@ def damage(path: Path, how: str) -> None:
         ("no weights", r"detector.safetensors: no such file"),
         ("no description", r"detector.json: no such file"),
         ("not JSON", "detector.json: not a detector's description"),
-        ("another version", "version 99, but this program reads version 1"),
+        ("another version", "version 99, but this program reads version 2"),
         ("another architecture", "does not hold the weights"),
         ("another number of classes", "does not hold the weights"),
         ("no normalisation", "not a detector's description"),

@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
 import pytest
 import torch
 
-from fcos.config import ModelConfig
+from fcos.config import PAPER
 from fcos.detector import build
 from fcos.weights import Description
 from pipeline import prediction
@@ -15,15 +16,15 @@ from pipeline.model import Model
 @pytest.fixture
 def model() -> Model:
     torch.manual_seed(0)
-    config = ModelConfig(
+    config = replace(
+        PAPER,
         backbone="tiny",
         pretrained=False,
         channels=16,
         levels=(3, 4, 5),
-        extra_levels_from="p5",
         tower_depth=1,
-        box_output="relu",
-        centre_radius=1.5,
+        frozen_stages=0,
+        batch_norm="auto",
     )
     about = Description(model=config, categories=((7, "cat"), (3, "dog")), size=(64, 64))
     return Model(build(config, 2).eval(), about)

@@ -116,7 +116,7 @@ def test_no_objects_draw_too(tmp_path: Path) -> None:
 
 
 ROWS = [
-    {"step": n, "total": 3 / n, "classification": 1 / n, "box": 1 / n, "centerness": 1 / n, "learning_rate": n * 1e-3}
+    {"step": n, "total": 3 / n, "classification": 1 / n, "box": 1 / n, "quality": 1 / n, "learning_rate": n * 1e-3}
     for n in range(1, 9)
 ]
 
