@@ -105,6 +105,8 @@ def recipes(name: str | None, out: Path | None, force: bool) -> None:
     from pipeline import recipes as known
     from pipeline.workspace import workspace
 
+    if name is None and (out or force):
+        raise click.UsageError("--out and --force need the NAME of a recipe")
     if name is None:
         for recipe in known.recipes().values():
             click.echo(f"{recipe.name}\n    {recipe.description}\n    Reached: {recipe.reached}")

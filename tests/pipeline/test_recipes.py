@@ -151,6 +151,14 @@ def test_another_file(home: Path) -> None:
     assert (home / "params.yaml").read_text() == before
 
 
+@pytest.mark.parametrize("option", [("--out", "new.yaml"), ("--force",)])
+def test_options_need_a_name(home: Path, option: tuple[str, ...]) -> None:
+    answer = fcos(*option)
+    assert answer.exit_code == 2
+    assert "--out and --force need the NAME of a recipe" in answer.output
+    assert not (home / "new.yaml").exists()
+
+
 @pytest.mark.usefixtures("home")
 def test_unknown_name_lists_the_known() -> None:
     answer = fcos("papr_r50")
