@@ -28,8 +28,8 @@ SMALL = (
     "download.digits.val=200",
     "download.digits.size=192",
     "train.size=[192,192]",
-    "train.epochs=8",
-    "train.validate_every=8",
+    "train.epochs=7",
+    "train.validate_every=7",
     "train.device=cpu",
 )
 
