@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help environment repro test ui app clean
+.PHONY: help environment repro test bench ui app clean
 
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
@@ -34,6 +34,10 @@ test: environment ## every check and test
 	# tests/conftest.py puts the longest file first. One thread a worker: two with two threads each would wait for each other.
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+bench: environment ## measure side by side with torchvision, and write a dated card into benchmarks/
+	@$(in_venv)
+	python -m benchmarks
+
 ui: environment ## MLflow's page, on 127.0.0.1: compare the runs
 	@$(in_venv)
 	fcos ui
@@ -44,7 +48,7 @@ app: environment ## FiftyOne's page, on 127.0.0.1: look at detections and failur
 
 clean: ## remove .venv and caches; data, models and results stay
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
-	find fcos pipeline tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks fcos pipeline tests -name __pycache__ -prune -exec rm -rf {} +
 
 # .venv/.complete is written last, and says for which requirements and which folder (scripts in .venv/bin hold its
 # path). An installation that was cut has none, and is finished. The lock lets a second make wait for the first.

@@ -1,0 +1,92 @@
+"""The ablation's variants are right parameters, and its table says what the experiments say."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from benchmarks import ablation
+from benchmarks.ablation import Run
+from pipeline import params
+
+PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
+
+
+def with_settings(settings: list[str], folder: Path) -> params.Params:
+    """params.yaml as DVC would change it."""
+    yaml = YAML()
+    values = yaml.load(PARAMS)
+    for setting in settings:
+        key, text = setting.split("=", 1)
+        *sections, last = key.split(".")
+        section = values
+        for name in sections:
+            section = section[name]
+        assert last in section, key
+        section[last] = YAML(typ="safe").load(text)
+    yaml.dump(values, folder / "params.yaml")
+    return params.load(folder / "params.yaml")
+
+
+@pytest.mark.parametrize("name", ablation.VARIANTS)
+def test_a_variant_is_the_reference_but_for_its_changes(name: str, tmp_path: Path) -> None:
+    reference = with_settings(ablation.settings(ablation.VARIANTS["reference"], 7), tmp_path).flat()
+    changes = ablation.VARIANTS[name].changes
+    changed = with_settings(ablation.settings(ablation.VARIANTS[name], 7), tmp_path).flat()
+    assert reference["seed"] == changed["seed"] == 7
+    different = {key for key, value in changed.items() if value != reference[key]}
+    assert different == {change.split("=")[0] for change in changes}
+
+
+def test_no_two_variants_are_the_same() -> None:
+    settings = [tuple(ablation.settings(variant, 0)) for variant in ablation.VARIANTS.values()]
+    assert len(set(settings)) == len(settings)
+
+
+def experiment(name: str | None, scores: dict[str, float] | None) -> dict[str, Any]:
+    """One entry as `dvc exp show --json` prints it."""
+    metrics = {"metrics/evaluate.json": {"data": {"coco": scores}}} if scores else {}
+    return {"name": name, "revs": [{"rev": "0" * 40, "data": {"metrics": metrics}}]}
+
+
+SHOWN = [
+    {"rev": "workspace", "experiments": None},
+    {
+        "rev": "1" * 40,
+        "experiments": [
+            experiment("ablation-giou-1", {"AP": 0.5, "AP50": 0.8}),
+            experiment("ablation-reference-0", {"AP": 0.41, "AP50": 0.7}),
+            experiment("ablation-giou-0", {"AP": 0.4, "AP50": 0.7}),
+            experiment("ablation-atss-0", None),  # failed
+            experiment("ablation-unheard-of-0", {"AP": 0.9, "AP50": 0.9}),
+            experiment("other", {"AP": 0.9, "AP50": 0.9}),
+            experiment(None, None),
+        ],
+    },
+]
+
+
+def test_runs_are_read_in_the_variants_order() -> None:
+    assert ablation.read(SHOWN) == [
+        Run("reference", 0, {"AP": 0.41, "AP50": 0.7}),
+        Run("giou", 0, {"AP": 0.4, "AP50": 0.7}),
+        Run("giou", 1, {"AP": 0.5, "AP50": 0.8}),
+    ]
+
+
+def test_table() -> None:
+    rows = {line.split(" | ")[0].strip("| "): line for line in ablation.table(ablation.read(SHOWN)).splitlines()}
+    assert set(ablation.VARIANTS) <= set(rows)
+    # 40 and 50: mean 45, deviations 5 and 5, over 2 − 1: √50.
+    assert rows["giou"].endswith("| 2 | 45.0 ± 7.1 (40.0–50.0) | 75.0 ± 7.1 (70.0–80.0) |")
+    assert rows["reference"].endswith("| 1 | 41.0 | 70.0 |")
+    assert rows["atss"].endswith("| 0 | – | – |")
+
+
+def test_card_says_what_varies() -> None:
+    text = ablation.card(ablation.read(SHOWN))
+    assert "--seeds 2\n" in text
+    assert "download.digits.train=400" in text
+    assert "A seed changes everything random" in text
+    assert ablation.VARIANTS["giou"].about in text
