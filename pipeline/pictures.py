@@ -41,9 +41,12 @@ def class_colour(label: int) -> Colour:
 
 
 def object_colour(index: int) -> Colour:
-    """A colour for the index-th object of an image: one of the bright ones, which show on a darkened image."""
-    bright = [colour for colour in _DISTINCT if ink_on(colour) == (0, 0, 0)]
-    return bright[index % len(bright)]
+    """A colour for the index-th object of an image, of its own, and bright: it shows on a darkened image."""
+    bright = [colour for colour in _DISTINCT if max(colour) >= 230]
+    if index < len(bright):
+        return bright[index]
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618033988749895 % 1, (0.75, 0.45)[index % 2], 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 @cache

@@ -35,7 +35,7 @@ from pipeline.pictures import (
     wrapped,
 )
 
-_LONG = 720  # pixels: the longer side of a panel's image
+_LONG = 800  # pixels: the longer side of a panel's image
 _HEAT_LONG = 560  # of a heat map's
 SURE = 0.4  # score from which a detection is shown, as in `fcos predict`
 _WHITE: Colour = (255, 255, 255)
@@ -43,16 +43,19 @@ _LEAST = 0.3  # a class is named on a heat map where its probability is at least
 _NAMED = 5  # classes named in one heat map, the surest
 
 
-def centres(image: PIL.Image.Image, explained: Explanation, names: Sequence[str], title: str) -> PIL.Image.Image:
+def centres(
+    image: PIL.Image.Image, explained: Explanation, names: Sequence[str], *, left_out: int, title: str
+) -> PIL.Image.Image:
     """The feature centres: the objects, then one panel a level with the locations that learn each of them.
 
     Args:
         image: as the network sees it.
         names: of the explained objects' classes, object by object.
+        left_out: objects that training leaves out.
     """
     scale = _LONG / max(image.size)
     large = _enlarged(image, scale)
-    panels = [_objects(large, scale, explained, names)]
+    panels = [_objects(large, scale, explained, names, left_out)]
     starts = np.cumsum([0, *explained.places.counts])
     for number, grid in enumerate(explained.places.grids):
         at = slice(int(starts[number]), int(starts[number + 1]))
@@ -71,7 +74,9 @@ def _scaled(box: Box, scale: float) -> Box:
     return box[0] * scale, box[1] * scale, box[2] * scale, box[3] * scale
 
 
-def _objects(large: PIL.Image.Image, scale: float, explained: Explanation, names: Sequence[str]) -> Panel:
+def _objects(
+    large: PIL.Image.Image, scale: float, explained: Explanation, names: Sequence[str], left_out: int
+) -> Panel:
     picture = large.copy()
     for number, one in enumerate(explained.objects):
         none = one.reason is not None
@@ -82,7 +87,9 @@ def _objects(large: PIL.Image.Image, scale: float, explained: Explanation, names
     lost = sum(one.reason is not None for one in explained.objects)
     text = f"{_count(len(explained.objects), 'object')}, a colour each."
     if lost:
-        text += f" {lost} of them, dashed and crossed, can't be learnt: no location is positive for it."
+        text += f" {lost} dashed and crossed: no location is positive for it, so it can't be learnt."
+    if left_out:
+        text += f" {left_out} more are left out of training: difficult, or a crowd."
     return Panel(picture, "What there is to learn", text)
 
 
@@ -111,7 +118,7 @@ def _level(picture: PIL.Image.Image, scale: float, explained: Explanation, grid:
     return Panel(
         dots(picture, marks + learning),
         f"{level_name(grid.stride)}: a location every {grid.stride} px",
-        f"{_answers_for(grid) if explained.by_range else ''} {counted if objects else 'Here: none of this image.'}",
+        (_answers_for(grid) if explained.by_range else "") + (counted if objects else "Here: no object of this image."),
     )
 
 
@@ -119,8 +126,10 @@ def _answers_for(grid: Grid) -> str:
     """The range of max(l, t, r, b) that a level learns, in words."""
     above, up_to = f"{grid.above:g}", f"{grid.up_to:g}"
     if math.isinf(grid.up_to):
-        return f"For objects whose farthest side is over {above} px away." if grid.above else "For objects of any size."
-    return f"For objects whose farthest side is {above + ' to' if grid.above else 'up to'} {up_to} px away."
+        return (
+            f"For objects whose farthest side is over {above} px away. " if grid.above else "For objects of any size. "
+        )
+    return f"For objects whose farthest side is {above + ' to' if grid.above else 'up to'} {up_to} px away. "
 
 
 def _count(number: int, name: str) -> str:
@@ -140,7 +149,7 @@ def _centres_legend(width: int) -> PIL.Image.Image:
             (dark, "learns that there is nothing (background)"),
             (lost, "object without a location"),
         ],
-        "Centerness is 1 in the middle of a box and falls to 0 at its sides. Away: as far as from the location.",
+        "Centerness is 1 in the middle of a box and 0 at its sides; the farthest of these is what a level goes by.",
         width,
     )
 

@@ -174,7 +174,11 @@ def _pictures(explained: Explained, data: DataSet, model: Model | None, stem: Pa
     if explained.taught:
         sample, taught = explained.taught
         pictures["centres"] = sheets.centres(
-            _image(sample), taught, objects, title=_title(sample, "what is learnt where")
+            _image(sample),
+            taught,
+            objects,
+            left_out=len(explained.found.annotations) - len(objects),
+            title=_title(sample, "what is learnt where"),
         )
     if explained.said and model:
         said = explained.said
@@ -220,6 +224,7 @@ def record(explained: Explained, pictures: Sequence[str], data: DataSet, model: 
             "network_size": list(sample.image.shape[-2:]),
             "levels": _levels(taught),
             "objects": _objects(taught, _class_names(data)),
+            "left_out": len(found.annotations) - len(explained.objects),
         }
     if explained.said and model:
         told["detector"] = _heat(explained.said, model)
@@ -275,15 +280,19 @@ def _heat(said: Said, model: Model) -> dict[str, Any]:
     }
 
 
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
 def line(record: dict[str, Any]) -> str:
     """A record as a person reads it: objects, positive locations of each level, and objects that have none."""
     if "objects" not in record:
-        return f"{record['file']}: no ground truth, {record['detector']['detections']} detections"
+        return f"{record['file']}: no ground truth, {_count(record['detector']['detections'], 'detection')}"
     levels = ", ".join(f"{level['name']} {level['positives']}" for level in record["levels"])
     total = sum(level["positives"] for level in record["levels"])
     lost = [one for one in record["objects"] if one["without_location"]]
     named = "; ".join(f"{one['category']} ({one['without_location']})" for one in lost)
     return (
-        f"{record['file']} ({record['split']}): {len(record['objects'])} objects, "
+        f"{record['file']} ({record['split']}): {_count(len(record['objects']), 'object')}, "
         f"{total} positive locations ({levels}), {len(lost)} without any{': ' if lost else ''}{named}"
     )
