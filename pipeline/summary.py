@@ -305,7 +305,8 @@ def text(params: Params, classes: int, made: Network, needed: Memory) -> str:
     ]
     return "\n".join(
         [
-            f"{model.backbone}, {model.neck} with {levels}, {classes} classes; one image of {height}×{width} pixels",
+            f"{model.backbone}, {model.neck} with {levels}, {classes} class{'' if classes == 1 else 'es'}; "
+            f"one image of {height}×{width} pixels",
             "",
             _table([("part", "channels × sides", "parameters", "GFLOPs"), *parts]),
             "",

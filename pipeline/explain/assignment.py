@@ -139,7 +139,7 @@ def reason(config: ModelConfig, where: Points, box: Tensor) -> str:
     too_small, too_large = sizes <= where.ranges[:, 0], sizes > where.ranges[:, 1]
     if (inside & ~too_small & ~too_large).any():
         return "hidden: all its locations learn smaller objects in front of it"
-    return f"{_misfit(inside & too_small, inside & too_large, where)}: no other level has a location inside"
+    return f"{_misfit(inside & too_small, inside & too_large, where)}, and no other level has a location inside"
 
 
 def _misfit(too_small: Tensor, too_large: Tensor, where: Points) -> str:

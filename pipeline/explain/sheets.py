@@ -149,7 +149,7 @@ def _centres_legend(width: int) -> PIL.Image.Image:
             (dark, "learns that there is nothing (background)"),
             (lost, "object without a location"),
         ],
-        "Centerness is 1 in the middle of a box and 0 at its sides; the farthest of these is what a level goes by.",
+        "Centerness is 1 in the middle of a box and 0 at its sides. The farthest side: as seen from the location.",
         width,
     )
 
