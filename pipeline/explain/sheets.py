@@ -62,7 +62,7 @@ def centres(
         panels.append(_level(muted(large), scale, explained, grid, number, at))
     columns = {1: 1, 2: 2, 3: 3, 4: 2}.get(len(panels), 3)
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    return panel_sheet(rows, title=title, legend=_centres_legend(columns * large.width))
+    return panel_sheet(rows, title=title, legend=_centres_legend(columns * large.width, by_range=explained.by_range))
 
 
 def _enlarged(image: PIL.Image.Image, scale: float) -> PIL.Image.Image:
@@ -136,7 +136,7 @@ def _count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
-def _centres_legend(width: int) -> PIL.Image.Image:
+def _centres_legend(width: int, *, by_range: bool) -> PIL.Image.Image:
     grown, dark = PIL.Image.new("RGB", (150, 36), PAPER), PIL.Image.new("RGB", (60, 36), (70, 70, 70))
     sizes_shown = [(18, 0.1), (48, 0.3), (84, 0.6), (124, 1.0)]
     grown = dots(grown, [Dot(x, 18, 15 * math.sqrt(c), object_colour(1)) for x, c in sizes_shown])
@@ -149,7 +149,8 @@ def _centres_legend(width: int) -> PIL.Image.Image:
             (dark, "learns that there is nothing (background)"),
             (lost, "object without a location"),
         ],
-        "Centerness is 1 in the middle of a box and 0 at its sides. The farthest side: as seen from the location.",
+        "Centerness is 1 in the middle of a box and 0 at its sides."
+        + (" The farthest side: as seen from the location." if by_range else ""),
         width,
     )
 
