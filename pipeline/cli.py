@@ -23,7 +23,7 @@ class _OneLineErrors(click.Group):
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """FCOS object detection: predict, evaluate, look."""
+    """FCOS object detection: choose, predict, evaluate, look."""
 
 
 @main.command()
@@ -114,3 +114,52 @@ def recipes(name: str | None, out: Path | None, force: bool) -> None:
     recipe, path = known.find(name), out or workspace() / "params.yaml"
     known.write(recipe, path, force=force)
     click.echo(f"{path}: {recipe.description}")
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default="explained", show_default=True, help="Folder.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Default: models/detector.safetensors, where it is.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Look for the images in this split alone.")
+def explain(images: tuple[Path, ...], out: Path, weights: Path | None, split: str | None) -> None:
+    """See which locations learn which object of an image, and what the trained detector says of each location."""
+    from pipeline import params
+    from pipeline.explain import writing
+    from pipeline.explain.truth import DataSet
+    from pipeline.workspace import workspace
+
+    values, home = params.load(), workspace()
+    data = DataSet(home, values.dataset, split)
+    model, problem = writing.detector(weights, home / "models/detector.safetensors")
+    if problem:
+        click.echo(f"fcos: no heat maps: {problem}", err=True)
+    for record in writing.write(values, data, model, images, out):
+        click.echo(writing.line(record))
+    click.echo(f"pictures and explained.json in {out}", err=True)
+
+
+@main.command()
+@click.option("--size", nargs=2, type=click.IntRange(1), help="Height and width of an image; default: train.size.")
+@click.option("--batch", type=click.IntRange(1), help="Images of a training step; default: train.batch_size.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def summary(size: tuple[int, int] | None, batch: int | None, as_json: bool) -> None:
+    """See what params.yaml's detector is made of, what it costs, and how many objects it could find at best."""
+    from pipeline import params
+    from pipeline import summary as summing
+    from pipeline.workspace import workspace
+
+    values = params.load()
+    split, problem = summing.data(values, workspace())
+    classes = len(split.categories) if split else summing.COCO_CLASSES
+    detector = summing.blank(values.model, classes)
+    made = summing.network(detector, size or values.train.size)
+    needed = summing.memory(values, detector, size or values.train.size, batch or values.train.batch_size)
+    found = summing.recall(values, split) if split and not problem else None
+    if as_json:
+        click.echo(json.dumps(summing.record(classes, made, needed, found), indent=2, ensure_ascii=False))
+    else:
+        click.echo(summing.text(values, classes, made, needed) + "\n")
+    if problem:
+        click.echo(f"fcos: {problem}", err=True)
+    elif found and not as_json:
+        click.echo(summing.recall_text(found))

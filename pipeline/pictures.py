@@ -4,10 +4,13 @@ import colorsys
 import importlib.util
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from pipeline.errors import PipelineError
 
@@ -34,6 +37,15 @@ def class_colour(label: int) -> Colour:
     # Steps of the golden ratio never come round to a hue again.
     hue = label * 0.618033988749895 % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.95, 0.6, 0.75)[label % 3], (0.95, 0.7)[label % 2])
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def object_colour(index: int) -> Colour:
+    """A colour for the index-th object of an image, of its own, and bright: it shows on a darkened image."""
+    bright = [colour for colour in _DISTINCT if max(colour) >= 230]
+    if index < len(bright):
+        return bright[index]
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618033988749895 % 1, (0.75, 0.45)[index % 2], 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
@@ -147,3 +159,153 @@ def _cut(text: str, font: Font, width: int) -> str:
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A filled circle, in pixels of the picture it is drawn on."""
+
+    x: float
+    y: float
+    radius: float
+    colour: Colour
+    opacity: float = 1.0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture of a sheet, with a heading and a sentence below."""
+
+    picture: Image.Image
+    heading: str
+    text: str = ""
+
+
+def muted(image: Image.Image) -> Image.Image:
+    """A copy in RGB, greyer, darker and of less contrast, for bright marks to stand out."""
+    grey = ImageEnhance.Color(image.convert("RGB")).enhance(0.25)
+    return Image.blend(Image.new("RGB", image.size, (60, 60, 60)), grey, 0.5).point(lambda value: round(value * 0.8))
+
+
+def dots(image: Image.Image, marks: Sequence[Dot]) -> Image.Image:
+    """A copy in RGB with smooth dots; one of three pixels' radius or more has a dark rim."""
+    fine = 3  # drawn so many times as large, then shrunk: Pillow's circles have jagged edges
+    layer = Image.new("RGBA", (image.width * fine, image.height * fine))
+    pen = ImageDraw.Draw(layer)
+    for mark in marks:
+        x, y, radius = mark.x * fine, mark.y * fine, mark.radius * fine
+        fill = *mark.colour, round(mark.opacity * 255)
+        rim = fine if mark.radius >= 3 else 0
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill, outline=(0, 0, 0, 255), width=rim)
+    small = layer.resize(image.size, Image.Resampling.BOX)
+    return Image.alpha_composite(image.convert("RGBA"), small).convert("RGB")
+
+
+def frame(
+    image: Image.Image, box: Box, colour: Colour, *, width: int = 3, dashed: bool = False, crossed: bool = False
+) -> None:
+    """Draws a box onto the image, dashed or with its diagonals where asked."""
+    pen = ImageDraw.Draw(image)
+    left, top, right, bottom = _inside(box, 1, image.size)
+    if crossed:
+        pen.line((left, top, right, bottom), fill=colour, width=1)
+        pen.line((left, bottom, right, top), fill=colour, width=1)
+    if not dashed:
+        pen.rectangle((left, top, right, bottom), outline=colour, width=width)
+        return
+    dash = 4 * width
+    for start in np.arange(left, right, 2 * dash):
+        for y in (top, bottom):
+            pen.line((start, y, min(start + dash, right), y), fill=colour, width=width)
+    for start in np.arange(top, bottom, 2 * dash):
+        for x in (left, right):
+            pen.line((x, start, x, min(start + dash, bottom)), fill=colour, width=width)
+
+
+def tag(image: Image.Image, at: tuple[float, float], text: str, colour: Colour, size: float) -> None:
+    """Writes text on a filled tag onto the image, its lower left corner at x, y where there is room."""
+    _tag(ImageDraw.Draw(image), (*at, *at), text, colour, font_of(size), image.size)
+
+
+# Matplotlib's inferno at seven even steps (CC0): as bright as the value is high, also in grey and to the colour-blind.
+_INFERNO = np.array(
+    [(0, 0, 4), (51, 10, 95), (120, 28, 109), (187, 55, 84), (237, 105, 37), (252, 181, 25), (252, 255, 164)], float
+)
+
+
+def heat(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Colours [..., 3] in 0…255 of values [...] in 0…1: from black by red to light yellow."""
+    steps = np.linspace(0, 1, len(_INFERNO))
+    return np.stack([np.interp(values, steps, channel) for channel in _INFERNO.T], axis=-1)
+
+
+def heated(image: Image.Image, values: NDArray[np.floating], place: Box) -> Image.Image:
+    """A copy of the image in grey, with a map's cells over it: the higher a value, the less of the image shows.
+
+    Args:
+        values: [h, w] in 0…1.
+        place: where the map lies in the image's pixels; what is beyond the image is cut.
+    """
+    left, top, right, bottom = place
+    ys = ((np.arange(image.height) + 0.5 - top) / (bottom - top) * values.shape[0]).astype(int)
+    xs = ((np.arange(image.width) + 0.5 - left) / (right - left) * values.shape[1]).astype(int)
+    seen = values[ys.clip(0, values.shape[0] - 1)[:, None], xs.clip(0, values.shape[1] - 1)]
+    opacity = (0.4 + 0.6 * np.sqrt(seen))[..., None]
+    grey = np.asarray(muted(image).convert("L"), float)[..., None]
+    return Image.fromarray((grey * (1 - opacity) + heat(seen) * opacity).round().astype(np.uint8))
+
+
+def heat_bar(width: int, height: int) -> Image.Image:
+    """The colours of 0 to 1 from left to right."""
+    row = heat(np.linspace(0, 1, width)).round().astype(np.uint8)
+    return Image.fromarray(np.repeat(row[None], height, axis=0))
+
+
+def panel_sheet(rows: Sequence[Sequence[Panel]], *, title: str, legend: Image.Image, text: float = 20) -> Image.Image:
+    """Panels in rows, pictures at their own size, heading and text below each; the title above, the legend at the end.
+
+    Args:
+        text: size of the letters in pixels.
+    """
+    gap = round(text * 1.2)
+    columns = max(len(row) for row in rows)
+    wide = max(panel.picture.width for row in rows for panel in row)
+    blocks = [[_panel(panel, wide, text) for panel in row] for row in rows]
+    heights = [max(block.height for block in row) for row in blocks]
+    width = max(columns * (wide + gap) + gap, legend.width + 2 * gap)
+    head = round(text * 3)
+    sheet = Image.new("RGB", (width, head + sum(heights) + len(rows) * gap + legend.height + gap), PAPER)
+    font = font_of(text * 1.35)
+    ImageDraw.Draw(sheet).text((gap, text * 0.8), _cut(title, font, width - 2 * gap), fill=INK, font=font)
+    y = head
+    for row, height in zip(blocks, heights, strict=True):
+        for column, block in enumerate(row):
+            sheet.paste(block, (gap + column * (wide + gap), y))
+        y += height + gap
+    sheet.paste(legend, (gap, y))
+    return sheet
+
+
+def _panel(panel: Panel, width: int, text: float) -> Image.Image:
+    head, font = font_of(text * 1.1), font_of(text)
+    lines = [(line, head, INK) for line in wrapped(panel.heading, head, width)]
+    lines += [(line, font, (90, 90, 90)) for line in wrapped(panel.text, font, width)]
+    step = round(text * 1.4)
+    block = Image.new("RGB", (width, panel.picture.height + round(text * 0.5) + step * len(lines)), PAPER)
+    block.paste(panel.picture, (0, 0))
+    pen = ImageDraw.Draw(block)
+    for number, (line, face, ink) in enumerate(lines):
+        pen.text((0, panel.picture.height + round(text * 0.4) + number * step), line, fill=ink, font=face)
+    return block
+
+
+def wrapped(text: str, font: Font, width: int) -> list[str]:
+    """Text in lines of at most this width in pixels; a word that is longer alone has a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
