@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fcos.backbones import BACKBONES, Backbone
+from fcos.backbones import Backbone, build_backbone
 from fcos.config import ModelConfig
 from fcos.head import Head
 from fcos.necks import NECKS
@@ -26,6 +26,12 @@ class Detector(nn.Module):
         self.backbone, self.neck, self.head, self.config = backbone, neck, head, config
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
+
+    def normalise(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Prepares images from now on with this mean and standard deviation of each channel, in 0…1."""
+        self.backbone.mean, self.backbone.std = tuple(mean), tuple(std)
+        for buffer, values in ((self.mean, mean), (self.std, std)):
+            buffer.copy_(torch.tensor(values).view(3, 1, 1))
 
     def prepare(self, images: Sequence[Tensor]) -> Tensor:
         """Normalises images and pads them, at the right and the bottom, to one batch.
@@ -62,16 +68,9 @@ def build(config: ModelConfig, num_classes: int) -> Detector:
     """The detector that a configuration describes, its weights drawn from torch's global generator.
 
     Raises:
-        ValueError: ImageNet weights were asked for and aren't there.
+        ValueError: see `build_backbone`.
     """
-    backbone = BACKBONES[config.backbone](pretrained=config.pretrained)
-    neck = NECKS["fpn"](backbone.channels, config.channels, config.levels, config.extra_levels_from)
-    head = Head(
-        channels=config.channels,
-        num_classes=num_classes,
-        depth=config.tower_depth,
-        strides=config.strides,
-        box_output=config.box_output,
-    )
-    detector = Detector(backbone=backbone, neck=neck, head=head, config=config)
+    backbone = build_backbone(config)
+    neck = NECKS[config.neck](backbone.channels, config)
+    detector = Detector(backbone=backbone, neck=neck, head=Head(config, num_classes), config=config)
     return detector.to(memory_format=torch.channels_last)

@@ -1,11 +1,13 @@
-"""The head that all levels share: class logits, box distances and centerness of every location."""
+"""The head that all levels share: class logits, box distances and quality of every location."""
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from fcos.config import ModelConfig
+from fcos.layers import NORMS
 
 _PRIOR = 0.01  # probability that every class starts with (Focal Loss, section 4.1)
 _FIRST_SIDE = (
@@ -14,61 +16,62 @@ _FIRST_SIDE = (
 
 
 class Head(nn.Module):
-    """Two towers of 3×3 convolutions with group norm; centerness on the box tower (ICCV paper, section 3, and TPAMI).
+    """Two towers of 3×3 convolutions with norm and ReLU; three outputs (ICCV paper, section 3, and TPAMI).
+
+    The box output's x becomes distances in pixels as stride·relu(s·x) (TPAMI) or exp(s·x) (ICCV), s being a learnt
+    scalar of the level. The quality output, centerness or IoU by what it is taught, stands on either tower, or there
+    is none.
 
     Args:
-        channels: of the pyramid and the towers.
+        config: the towers, the norm, the box output, the quality output, the levels.
         num_classes: K.
-        depth: convolutions in each tower.
-        strides: of the levels, in pixels.
-        box_output: how the last layer's x becomes distances in pixels, s being a learnt scalar of the level:
-            `relu`: stride·relu(s·x) (TPAMI), `exp`: exp(s·x) (ICCV).
     """
 
-    def __init__(
-        self, *, channels: int, num_classes: int, depth: int, strides: Sequence[int], box_output: Literal["relu", "exp"]
-    ) -> None:
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
-        self.strides, self.box_output = tuple(strides), box_output
-        self.class_tower = _tower(channels, depth)
-        self.box_tower = _tower(channels, depth)
-        self.class_logits = nn.Conv2d(channels, num_classes, 3, padding=1)
-        self.box = nn.Conv2d(channels, 4, 3, padding=1)
-        self.quality = nn.Conv2d(channels, 1, 3, padding=1)
-        self.scales = nn.Parameter(torch.ones(len(strides)))
+        self.strides, self.box_output, self.quality_tower = config.strides, config.box_output, config.quality_tower
+        # Without convolutions a tower gives what comes in.
+        width = (config.tower_channels or config.channels) if config.tower_depth else config.channels
+        self.class_tower, self.box_tower = _tower(config, width), _tower(config, width)
+        self.class_logits = nn.Conv2d(width, num_classes, 3, padding=1)
+        self.box = nn.Conv2d(width, 4, 3, padding=1)
+        self.quality = None if config.quality == "none" else nn.Conv2d(width, 1, 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(len(config.levels)))
+        self._initialise()
+
+    def _initialise(self) -> None:
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-        self.class_logits.bias = nn.Parameter(torch.full((num_classes,), -math.log((1 - _PRIOR) / _PRIOR)))
-        if box_output == "relu":
-            self.box.bias = nn.Parameter(torch.full((4,), _FIRST_SIDE))
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        nn.init.constant_(self.class_logits.bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
+        if self.box_output == "relu":
+            nn.init.constant_(self.box.bias, _FIRST_SIDE)  # type: ignore[arg-type]
 
-    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Pyramid levels [B, C, h, w] to logits [B, P, K], ltrb [B, P, 4] in pixels and centerness logits [B, P]."""
-        logits, distances, centerness = [], [], []
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Pyramid levels [B, C, h, w] to logits [B, P, K], ltrb [B, P, 4] in pixels and quality logits [B, P]."""
+        logits, distances, qualities = [], [], []
         for level, stride, scale in zip(levels, self.strides, self.scales, strict=True):
-            box_features = self.box_tower(level)
-            logits.append(_per_location(self.class_logits(self.class_tower(level))))
+            class_features, box_features = self.class_tower(level), self.box_tower(level)
+            logits.append(_per_location(self.class_logits(class_features)))
             distances.append(self._distances(_per_location(self.box(box_features)), scale, stride))
-            centerness.append(_per_location(self.quality(box_features)))
-        return torch.cat(logits, dim=1), torch.cat(distances, dim=1), torch.cat(centerness, dim=1).squeeze(-1)
+            if self.quality is not None:
+                features = class_features if self.quality_tower == "class" else box_features
+                qualities.append(_per_location(self.quality(features)))
+        quality = torch.cat(qualities, dim=1).squeeze(-1) if qualities else None
+        return torch.cat(logits, dim=1), torch.cat(distances, dim=1), quality
 
     def _distances(self, raw: Tensor, scale: Tensor, stride: int) -> Tensor:
         raw = raw.float() * scale  # exp and pixel coordinates need float32, also under autocast
         return raw.exp() if self.box_output == "exp" else raw.relu() * stride
 
 
-def _tower(channels: int, depth: int) -> nn.Sequential:
-    groups = math.gcd(32, channels)
+def _tower(config: ModelConfig, width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for _ in range(depth):
-        layers += [
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.GroupNorm(groups, channels),
-            nn.ReLU(inplace=True),
-        ]
+    for index in range(config.tower_depth):
+        # A bias also before a norm, as torchvision's towers have it: their weights fit.
+        layers.append(nn.Conv2d(width if index else config.channels, width, 3, padding=1))
+        layers += [*NORMS[config.head_norm](width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 

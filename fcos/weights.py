@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from fcos.backbones.batch_norm import batch_norm_mode
 from fcos.config import LossWeights, ModelConfig
 from fcos.detector import Detector, build
 
@@ -52,10 +53,8 @@ def load_detector(path: Path, device: torch.device | None = None) -> tuple[Detec
     try:
         text: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
         description = _description(text)
-        mean, std = (torch.tensor(text["normalisation"][name]).view(3, 1, 1) for name in ("mean", "std"))
-        # The weights are all in the file: ImageNet's would only be fetched to be overwritten. Frozen batch norm and
-        # batch norm hold the same four tensors, so either takes them.
-        detector = build(replace(description.model, pretrained=False), len(description.categories))
+        detector = build(_without_pretrained(description.model), len(description.categories))
+        detector.normalise(**text["normalisation"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{about}: not a detector's description: {error}") from None
     try:
@@ -63,8 +62,6 @@ def load_detector(path: Path, device: torch.device | None = None) -> tuple[Detec
     except (SafetensorError, RuntimeError) as error:
         first = " ".join(str(error).split()[:40])  # torch lists every tensor, a line each
         raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {first}") from None
-    detector.mean.copy_(mean)
-    detector.std.copy_(std)
     return detector.to(device).eval(), description
 
 
@@ -86,6 +83,11 @@ def _model(fields: dict[str, Any]) -> ModelConfig:
         "loss_weights": LossWeights(**fields["loss_weights"]),
     }
     return ModelConfig(**{**fields, **exact})
+
+
+def _without_pretrained(config: ModelConfig) -> ModelConfig:
+    """The weights are all in the file: ImageNet's would only be fetched to be overwritten."""
+    return replace(config, pretrained=False, batch_norm=batch_norm_mode(config))
 
 
 def _load_state(detector: Detector, tensors: dict[str, torch.Tensor]) -> None:

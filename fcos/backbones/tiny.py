@@ -1,0 +1,32 @@
+"""A backbone without a past: learns simple objects in minutes on a CPU."""
+
+from itertools import pairwise
+
+from torch import nn
+from torchvision.ops import misc
+
+from fcos.backbones.backbone import Backbone, backbone_of
+from fcos.backbones.pretrained import fill
+
+
+def tiny(*, pretrained: bool | str) -> Backbone:
+    """Eight 3×3 convolutions with batch norm.
+
+    Raises:
+        ValueError: `pretrained` is true, or a file that isn't this network's.
+    """
+    if pretrained is True:
+        raise ValueError(
+            "pretrained: there are no ImageNet weights for the backbone tiny; set model.pretrained to false"
+        )
+    widths = (48, 64, 128, 192)
+    stages = [nn.Sequential(_convolution(a, b, 2), _convolution(b, b, 1)) for a, b in pairwise(widths)]
+    backbone = backbone_of([_convolution(3, 24, 2), _convolution(24, 48, 2), *stages], (64, 128, 192))
+    if pretrained:
+        fill(backbone.parts, pretrained)
+    return backbone
+
+
+def _convolution(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    layer: nn.Module = misc.Conv2dNormActivation(channels_in, channels_out, 3, stride, activation_layer=nn.ReLU)
+    return layer

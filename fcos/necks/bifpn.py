@@ -1,0 +1,90 @@
+"""Weighted bi-directional feature pyramid."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fcos.config import ModelConfig
+from fcos.necks.fpn import ExtraLevels, apply_laterals, enlarge, initialise, laterals, neck_convolution
+
+_LAYERS = 3  # EfficientDet-D0's number, the fewest: the larger models' belong to larger images and longer trainings
+_EPSILON = 1e-4  # section 3.3
+
+
+class BiFPN(nn.Module):
+    """EfficientDet's neck (Tan et al., 1911.09070, section 3): three layers, each down and up through all levels.
+
+    P6 and P7, where there are such levels, take part from the beginning; P6 is made from C5 or from its lateral. Each
+    fusion is followed by a depthwise separable convolution, as in the paper, which also has batch norm and SiLU after
+    it: neck_norm and neck_activation.
+
+    Args:
+        channels_in: of C3, C4, C5.
+        config: see `FPN`.
+    """
+
+    def __init__(self, channels_in: Sequence[int], config: ModelConfig) -> None:
+        super().__init__()
+        self.lateral = laterals(channels_in, config)
+        self.extra = ExtraLevels(channels_in[-1], config)
+        inputs = len(self.lateral) + len(self.extra)
+        # C5 takes part also where no level P5 is given out: then the last layer doesn't make it.
+        outputs = [inputs] * (_LAYERS - 1) + [len(config.levels)]
+        self.layers = nn.ModuleList(Layer(inputs, made, config) for made in outputs)
+        initialise(self)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """C3, C4, C5 to P3, P4, …: [B, channels, ⌈H/s⌉, ⌈W/s⌉] each."""
+        levels = apply_laterals(self.lateral, features)
+        levels += self.extra(features[-1], levels[-1])
+        for layer in self.layers:
+            levels = layer(levels)
+        return levels
+
+
+class Layer(nn.Module):
+    """From the coarsest level to the finest, then back, with a shortcut from each level's input (figure 3).
+
+    Args:
+        inputs: how many levels come in.
+        outputs: how many, from the finest on, go out.
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.mode = config.top_down
+        self.top_down = nn.ModuleList(Fusion(2, config) for _ in range(inputs - 1))
+        # The coarsest level has no node on the way down.
+        self.bottom_up = nn.ModuleList(Fusion(2 if i == inputs - 1 else 3, config) for i in range(1, outputs))
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Levels from fine to coarse, in and out."""
+        down = list(levels)
+        for i in range(len(levels) - 2, -1, -1):
+            down[i] = self.top_down[i]([levels[i], enlarge(down[i + 1], levels[i], self.mode)])
+        up = [down[0]]
+        for i, fusion in enumerate(self.bottom_up, start=1):
+            middle = [down[i]] if i < len(levels) - 1 else []
+            up.append(fusion([levels[i], *middle, F.max_pool2d(up[-1], 3, stride=2, padding=1)]))
+        return up
+
+
+class Fusion(nn.Module):
+    """Fast normalised fusion, Σ wᵢ·xᵢ / (ε + Σ wᵢ), wᵢ being the relu of a learnt number; then a convolution."""
+
+    def __init__(self, count: int, config: ModelConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.weights = nn.Parameter(torch.ones(count))
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.pointwise = neck_convolution(channels, channels, 1, config)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of one shape to one such map."""
+        weights = self.weights.relu()
+        shares = weights / (weights.sum() + _EPSILON)
+        fused = torch.stack([share * map for share, map in zip(shares, maps, strict=True)]).sum(dim=0)
+        out: Tensor = self.pointwise(self.depthwise(fused))
+        return out

@@ -1,0 +1,36 @@
+"""Path Aggregation Network."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from fcos.config import ModelConfig
+from fcos.necks.fpn import FPN, initialise, neck_convolution
+
+
+class PAN(nn.Module):
+    """PANet's neck (Liu et al., 1803.01534, section 3.1): after the FPN's way from coarse to fine, one back up.
+
+    N of the finest level is its P; N of each next is conv(P + conv of stride 2 (N before)), P6 and P7 included.
+    The paper has a ReLU after each convolution: neck_activation.
+
+    Args:
+        channels_in: of C3, C4, C5.
+        config: see `FPN`.
+    """
+
+    def __init__(self, channels_in: Sequence[int], config: ModelConfig) -> None:
+        super().__init__()
+        self.fpn = FPN(channels_in, config)
+        width, steps = config.channels, len(config.levels) - 1
+        self.down = nn.ModuleList(neck_convolution(width, width, 3, config, stride=2) for _ in range(steps))
+        self.fuse = nn.ModuleList(neck_convolution(width, width, 3, config) for _ in range(steps))
+        initialise(self)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """C3, C4, C5 to N3, N4, …: [B, channels, ⌈H/s⌉, ⌈W/s⌉] each."""
+        finest, *coarser = self.fpn(features)
+        levels: list[Tensor] = [finest]
+        for level, down, fuse in zip(coarser, self.down, self.fuse, strict=True):
+            levels.append(fuse(level + down(levels[-1])))
+        return levels
