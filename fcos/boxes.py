@@ -24,21 +24,39 @@ def boxes_from_ltrb(locations: Tensor, ltrb: Tensor) -> Tensor:
 
 def area(boxes: Tensor) -> Tensor:
     """Areas [...] in square pixels of boxes [..., 4]; 0 for a box with swapped sides."""
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
+    return _between(boxes[..., :2], boxes[..., 2:])
+
+
+def contains(boxes: Tensor, locations: Tensor) -> Tensor:
+    """Whether locations lie inside boxes, not on their sides: [..., 4] and [..., 2], broadcastable, to bool [...]."""
+    x, y = locations.unbind(dim=-1)
+    x1, y1, x2, y2 = boxes.unbind(dim=-1)
+    return (x > x1) & (y > y1) & (x < x2) & (y < y2)
 
 
 def aligned_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Intersection over union of boxes pair by pair, and the union.
 
     Args:
-        a, b: [..., 4] boxes.
+        a, b: [..., 4] boxes, broadcastable against each other.
 
     Returns:
         IoU [...] in 0…1, 0 where both boxes are empty; union [...] in square pixels.
     """
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(dim=-1)
+    overlap = _between(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
     union = area(a) + area(b) - overlap
     return overlap / union.clamp(min=torch.finfo(union.dtype).tiny), union
+
+
+def hull_area(a: Tensor, b: Tensor) -> Tensor:
+    """Areas [...] of the smallest boxes around both of each pair of boxes [..., 4]."""
+    return _between(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
+
+
+def _between(low: Tensor, high: Tensor) -> Tensor:
+    # A product of two, not prod(): the gradient of that looks for zeros, and makes a GPU wait.
+    width, height = (high - low).clamp(min=0).unbind(dim=-1)
+    return width * height
 
 
 def clip(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -4,25 +4,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fcos.assigners import ASSIGNERS
-from fcos.boxes import boxes_from_ltrb
+from fcos.boxes import aligned_iou, boxes_from_ltrb
 from fcos.config import ModelConfig
-from fcos.losses import BOX_LOSSES, centerness, entropy, sigmoid_focal_loss
+from fcos.losses import BOX_LOSSES, CLASSIFICATION_LOSSES, QUALITY_LOSSES, centerness
 from fcos.outputs import Outputs
 from fcos.targets import Assignment, Targets
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Parts that are added up and learnt from, and what only tells."""
+    """Parts that are added up and learnt from, as they enter the total, and what only tells."""
 
     classification: Tensor
     box: Tensor
     quality: Tensor
-    quality_floor: Tensor  # the quality loss's lower limit: its target's own entropy
+    quality_floor: Tensor  # the quality loss's lower limit: with cross-entropy, its target's own entropy
     positives: Tensor  # number of positive locations
 
     @property
@@ -38,8 +37,10 @@ class Losses:
 class Criterion:
     """FCOS's loss (ICCV paper, equation 2; the box loss weighted by centerness as in its code and TPAMI).
 
-    Focal loss over all locations and centerness's cross-entropy, each divided by the number of positives; box loss
-    weighted by the centerness target and divided by the sum of these weights.
+    Classification loss over all locations and quality loss over the positive ones, each divided by the number of
+    positives; box loss weighted by `config.box_weight` and divided by the sum of these weights (`none`: by the number
+    of positives). Then each part, and the quality's floor with it, is multiplied by its weight of
+    `config.loss_weights`.
 
     Args:
         config: how it learns: assigner, classification and quality loss, weights.
@@ -57,29 +58,63 @@ class Criterion:
         self.config, self.box_loss, self.mean_over_processes = config, BOX_LOSSES[box_loss], mean_over_processes
 
     def __call__(self, outputs: Outputs, batch: Targets) -> Losses:
-        """Losses as scalars in float32; with no positive location, box and centerness are 0."""
-        truth = ASSIGNERS[self.config.assigner](outputs, batch, self.config)
+        """Losses as scalars in float32; with no positive location, box and quality are 0."""
+        with torch.no_grad():
+            truth = ASSIGNERS[self.config.assigner](outputs, batch, self.config)
+        predicted, objects = _pairs(outputs, truth)
+        with torch.no_grad():
+            # Rounding can lift an IoU above 1, of which there is no entropy.
+            overlap = aligned_iou(predicted, objects)[0].clamp(max=1)
         positives = truth.positive.sum().float()
         count = self.mean_over_processes(positives).clamp(min=1)
-        goal = centerness(truth.ltrb)
-        weight = goal * truth.positive
-        weight_sum = self.mean_over_processes(weight.sum()).clamp(min=1e-6)
-        uncertain = F.binary_cross_entropy_with_logits(outputs.quality.float(), goal, reduction="none")
+        quality, floor = self._quality(outputs, truth, overlap)
+        weights = self.config.loss_weights
         return Losses(
-            classification=_classification(outputs.logits.float(), truth).sum() / count,
-            box=(self._box(outputs, truth) * weight).sum() / weight_sum,
-            quality=(uncertain * truth.positive).sum() / count,
-            quality_floor=(entropy(goal) * truth.positive).sum() / count,
+            classification=self._classification(outputs, truth, overlap) / count * weights.classification,
+            box=self._box(predicted, objects, self._box_weight(truth, overlap), count) * weights.box,
+            quality=quality / count * weights.quality,
+            quality_floor=floor / count * weights.quality,
             positives=positives,
         )
 
-    def _box(self, outputs: Outputs, truth: Assignment) -> Tensor:
-        # Around the origin, not the location: far from the corner, float32 would lose the small boxes' sides.
-        origin = outputs.ltrb.new_zeros(2)
-        return self.box_loss(boxes_from_ltrb(origin, outputs.ltrb.float()), boxes_from_ltrb(origin, truth.ltrb))
+    def _classification(self, outputs: Outputs, truth: Assignment, overlap: Tensor) -> Tensor:
+        """Positive locations learn 1 of their class or, where the loss takes soft targets, how good they are."""
+        loss = CLASSIFICATION_LOSSES[self.config.classification_loss]
+        goals = truth.positive.float()
+        if loss.soft:
+            goals = goals * (overlap if truth.alignment is None else truth.alignment)
+        return loss.summed(
+            outputs.logits, truth.labels, goals, alpha=self.config.focal_alpha, gamma=self.config.focal_gamma
+        )
+
+    def _box_weight(self, truth: Assignment, overlap: Tensor) -> Tensor | None:
+        if self.config.box_weight == "none":
+            return None
+        return (centerness(truth.ltrb) if self.config.box_weight == "centerness" else overlap) * truth.positive
+
+    def _box(self, predicted: Tensor, objects: Tensor, weight: Tensor | None, count: Tensor) -> Tensor:
+        losses = self.box_loss(predicted, objects)
+        if weight is None:
+            return losses.sum() / count  # where not positive, both boxes are the same and lose nothing
+        return (losses * weight).sum() / self.mean_over_processes(weight.sum()).clamp(min=1e-6)
+
+    def _quality(self, outputs: Outputs, truth: Assignment, overlap: Tensor) -> tuple[Tensor, Tensor]:
+        """The quality loss and its floor, both summed; 0 where the detector has no such branch."""
+        if outputs.quality is None:
+            return overlap.new_zeros(()), overlap.new_zeros(())
+        loss = QUALITY_LOSSES[self.config.quality_loss]
+        goals = overlap if self.config.quality == "iou" else centerness(truth.ltrb)
+        losses = loss.loss(outputs.quality.float(), goals)
+        return (losses * truth.positive).sum(), (loss.floor(goals) * truth.positive).sum()
 
 
-def _classification(logits: Tensor, truth: Assignment) -> Tensor:
-    classes = torch.arange(logits.shape[-1], device=logits.device)
-    one_hot = (truth.labels[..., None] == classes) & truth.positive[..., None]
-    return sigmoid_focal_loss(logits, one_hot.to(logits.dtype))
+def _pairs(outputs: Outputs, truth: Assignment) -> tuple[Tensor, Tensor]:
+    """Each location's predicted box and its object's [B, P, 4], in strides around the location.
+
+    Around it, not in the image: far from the corner, float32 would lose the small boxes' sides. Where the location
+    isn't positive, both are the same, so that nothing infinite comes from what doesn't count.
+    """
+    objects = truth.ltrb / outputs.points.strides[:, None]
+    predicted = (outputs.ltrb.float() / outputs.points.strides[:, None]).where(truth.positive[..., None], objects)
+    origin = objects.new_zeros(2)
+    return boxes_from_ltrb(origin, predicted), boxes_from_ltrb(origin, objects)

@@ -1,16 +1,22 @@
 """FCOS: a location learns the smallest of the objects around it whose size its level answers for."""
 
+import math
+
 import torch
 from torch import Tensor
 
+from fcos.assigners.conflicts import assignment, resolve
+from fcos.assigners.windows import columns_and_rows, places
 from fcos.boxes import area, ltrb_from_boxes
 from fcos.config import ModelConfig
 from fcos.outputs import Outputs
-from fcos.points import Points
+from fcos.points import Grid, Points
 from fcos.targets import Assignment, Targets
 
 # Distances of one chunk, in floats: 64 MiB. Hundreds of objects in each of many images must not exhaust memory.
 _CHUNK = 2**24
+# Looking near the centres alone pays, and needs little memory, while it leaves out most of the pyramid.
+_WORTHWHILE = 1 / 8
 
 
 def assign_fcos(outputs: Outputs, batch: Targets, config: ModelConfig) -> Assignment:
@@ -25,31 +31,83 @@ def assign_fcos(outputs: Outputs, batch: Targets, config: ModelConfig) -> Assign
         batch: B images of up to M objects.
     """
     points, radius = outputs.points, config.centre_radius
-    images, objects = batch.boxes.shape[:2]
+    cells = sum(math.prod(_window(grid, radius)) for grid in points.grids)
+    near = radius > 0 and cells <= _WORTHWHILE * len(points.locations)
+    match = match_near_centres if near else match_everywhere
+    return assignment(points, batch, *match(points, batch, radius))
+
+
+def match_everywhere(points: Points, batch: Targets, radius: float) -> tuple[Tensor, Tensor]:
+    """Compares every location with every object: the index of each one's object [B, P], and whether it has one.
+
+    O(B·P·M), in chunks of whole images.
+    """
+    images, objects = batch.valid.shape
     step = max(1, _CHUNK // (len(points.locations) * objects * 4))
-    matched, positive = zip(
+    index, positive = zip(
         *(
             _match(points, batch.boxes[start : start + step], batch.valid[start : start + step], radius)
-            for start in range(0, images, step)
+            for start in range(0, max(1, images), step)
         ),
         strict=True,
     )
-    index, is_positive = torch.cat(matched), torch.cat(positive)
-    boxes = batch.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-    ltrb = torch.where(is_positive[..., None], ltrb_from_boxes(points.locations, boxes), boxes.new_ones(()))
-    return Assignment(positive=is_positive, labels=batch.labels.gather(1, index), ltrb=ltrb, index=index)
+    return torch.cat(index), torch.cat(positive)
 
 
 def _match(points: Points, boxes: Tensor, valid: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """Index of each location's object [b, P], and whether it has one [b, P]."""
     ltrb = ltrb_from_boxes(points.locations[None, :, None], boxes[:, None])  # [b, P, M, 4]
     candidate = (ltrb.amin(dim=-1) > 0) & valid[:, None]
     if radius > 0:
-        centres = (boxes[..., :2] + boxes[..., 2:]) / 2
-        offset = (points.locations[None, :, None] - centres[:, None]).abs().amax(dim=-1)
+        offset = (points.locations[None, :, None] - _centres(boxes)[:, None]).abs().amax(dim=-1)
         candidate &= offset < radius * points.strides[None, :, None]
     size = ltrb.amax(dim=-1)
     candidate &= (size > points.ranges[None, :, None, 0]) & (size <= points.ranges[None, :, None, 1])
     # Infinity, not 1e8 − area: in float32 that loses the difference of small areas.
-    smallest, index = torch.where(candidate, area(boxes)[:, None], torch.inf).min(dim=-1)
-    return index, smallest.isfinite()
+    smallest, index = area(boxes)[:, None].where(candidate, torch.inf).min(dim=-1)
+    positive = smallest.isfinite()
+    return index.where(positive, 0), positive
+
+
+def match_near_centres(points: Points, batch: Targets, radius: float) -> tuple[Tensor, Tensor]:
+    """What `match_everywhere` gives, looking only at the few cells of each level near each object's centre.
+
+    O(B·M·levels·window²): a location further away than the radius can't be positive, and a grid tells which aren't.
+    """
+    cells, candidates, start = [], [], 0
+    for grid in points.grids:
+        place, candidate = _near(grid, batch.boxes, radius)
+        cells.append(place + start)
+        candidates.append(candidate)
+        start += grid.count
+    candidate = torch.cat(candidates, dim=-1) & batch.valid[..., None]
+    costs = area(batch.boxes)[..., None].where(candidate, torch.inf)
+    return resolve(torch.cat(cells, dim=-1), costs, len(points.locations))
+
+
+def _near(grid: Grid, boxes: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """A level's cells near the centres of boxes [B, M, 4], and which of them are positive: both [B, M, cells]."""
+    centres = _centres(boxes)
+    columns, rows = columns_and_rows(grid, centres, *_window(grid, radius))
+    x, y = columns * grid.step_x + grid.first, rows * grid.step_y + grid.first
+    inside_x, furthest_x = _along(x, boxes[..., 0], boxes[..., 2], centres[..., 0], radius * grid.stride)
+    inside_y, furthest_y = _along(y, boxes[..., 1], boxes[..., 3], centres[..., 1], radius * grid.stride)
+    size = torch.maximum(furthest_y[..., :, None], furthest_x[..., None, :])  # max(l, t, r, b)
+    inside = inside_y[..., :, None] & inside_x[..., None, :]
+    return places(grid, columns, rows), (inside & (size > grid.above) & (size <= grid.up_to)).flatten(-2)
+
+
+def _along(places: Tensor, low: Tensor, high: Tensor, centre: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+    """Along one axis: whether places [B, M, n] lie between two sides and near the centre, and the further side."""
+    before, behind = places - low[..., None], high[..., None] - places
+    inside = (torch.minimum(before, behind) > 0) & ((places - centre[..., None]).abs() < reach)
+    return inside, torch.maximum(before, behind)
+
+
+def _window(grid: Grid, radius: float) -> tuple[int, int]:
+    """Columns and rows that may hold positive cells: those within the radius, and one for rounding."""
+    width, height = (math.ceil(2 * radius * grid.stride / step) + 1 for step in (grid.step_x, grid.step_y))
+    return min(width, grid.width), min(height, grid.height)
+
+
+def _centres(boxes: Tensor) -> Tensor:
+    return (boxes[..., :2] + boxes[..., 2:]) / 2

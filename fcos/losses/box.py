@@ -1,0 +1,83 @@
+"""Box losses, one value a pair of boxes [..., 4] (x1, y1, x2, y2), in strides of the location that predicts them."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fcos.boxes import aligned_iou, hull_area
+
+_EPSILON = 1e-6
+
+
+def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """−ln(IoU) (UnitBox, 1608.01471; the FCOS paper's), at most 13.8, where the boxes don't touch."""
+    iou, _ = aligned_iou(predicted, target)
+    return -iou.clamp(min=_EPSILON).log()
+
+
+def linear_iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 − IoU."""
+    iou, _ = aligned_iou(predicted, target)
+    return 1 - iou
+
+
+def giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 − GIoU (Rezatofighi et al., 1902.09630, algorithm 1), in 0…2."""
+    iou, union = aligned_iou(predicted, target)
+    hull = hull_area(predicted, target)
+    return 1 - iou + (hull - union) / hull.clamp(min=torch.finfo(hull.dtype).tiny)
+
+
+def diou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 − IoU + ρ²/c²: the centres' distance by the hull's diagonal (Zheng et al., 1911.08287, equation 7), in 0…2."""
+    iou, _ = aligned_iou(predicted, target)
+    return 1 - iou + _distance(predicted, target)
+
+
+def ciou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """DIoU loss + α·v, v comparing the aspect ratios (Zheng et al., 1911.08287, equations 8 to 11).
+
+    As in the paper, α weighs, and isn't learnt from.
+    """
+    iou, _ = aligned_iou(predicted, target)
+    v = (_aspect(predicted) - _aspect(target)).square() * (4 / math.pi**2)
+    with torch.no_grad():
+        alpha = v / (1 - iou + v).clamp(min=_EPSILON)
+    return 1 - iou + _distance(predicted, target) + alpha * v
+
+
+def l1_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """|predicted − target|, the mean of the four sides."""
+    return F.l1_loss(predicted, target, reduction="none").mean(dim=-1)
+
+
+def smooth_l1_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """As l1, but half the square below one stride (Fast R-CNN, 1504.08083, equation 3); the mean of the four sides."""
+    return F.smooth_l1_loss(predicted, target, reduction="none").mean(dim=-1)
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distance of the centres, by the squared diagonal of the hull."""
+    x, y = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).unbind(dim=-1)
+    width, height = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).unbind(dim=-1)
+    return (x * x + y * y) / (width * width + height * height).clamp(min=torch.finfo(a.dtype).tiny)
+
+
+def _aspect(boxes: Tensor) -> Tensor:
+    """The angle whose tangent is width by height; for a box without sides, that of a tiny square."""
+    width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=_EPSILON).unbind(dim=-1)
+    return torch.atan2(width, height)
+
+
+BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "iou": iou_loss,
+    "linear_iou": linear_iou_loss,
+    "giou": giou_loss,
+    "diou": diou_loss,
+    "ciou": ciou_loss,
+    "l1": l1_loss,
+    "smooth_l1": smooth_l1_loss,
+}

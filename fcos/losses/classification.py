@@ -1,0 +1,160 @@
+"""Classification losses: their definition, element by element, and their sum, computed in one go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Elements of one chunk. On a CPU, each thread's share stays in its cache, and is just enough for torch to share work;
+# elsewhere chunks only keep the intermediate results from filling memory.
+_CHUNK_OF_A_THREAD = 2**15
+_CHUNK_ELSEWHERE = 2**25
+
+
+class Elementwise(Protocol):
+    """Logits and their targets in 0…1, both [...], to losses [...]."""
+
+    def __call__(self, logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor: ...
+
+
+def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Focal loss (Lin et al., 1708.02002, equation 5), element by element.
+
+    Args:
+        logits: [...].
+        targets: [...] of 0 and 1, of the logits' type.
+        alpha: weight of the positive class; 1 − alpha of the negative.
+        gamma: how much well-classified elements count less.
+    """
+    probability = logits.sigmoid()
+    wrong = probability + targets - 2 * probability * targets  # 1 − p of the true class
+    weight = (1 - alpha) + (2 * alpha - 1) * targets
+    return weight * _power(wrong, gamma) * _cross_entropy(logits, targets)
+
+
+def quality_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:  # noqa: ARG001
+    """Quality focal loss, |σ − y|^γ · BCE (Li et al., GFL, 2006.04388, equation 2), element by element.
+
+    Args:
+        logits: [...].
+        targets: [...] in 0…1, of the logits' type.
+        alpha: not part of it.
+        gamma: how much well-estimated elements count less; the paper's β.
+    """
+    return _power((logits.sigmoid() - targets).abs(), gamma) * _cross_entropy(logits, targets)
+
+
+def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Varifocal loss: q · BCE if q > 0, else α · p^γ · BCE (Zhang et al., 2008.13367, equation 2), element by element.
+
+    Args:
+        logits: [...].
+        targets: [...] in 0…1, of the logits' type.
+        alpha: weight of the negatives.
+        gamma: how much easy negatives count less.
+    """
+    weight = torch.where(targets > 0, targets, alpha * _power(logits.sigmoid(), gamma))
+    return weight * _cross_entropy(logits, targets)
+
+
+@dataclass(frozen=True)
+class ClassificationLoss:
+    """One of the losses, all of which treat background alike: weight · p^γ · softplus(logit)."""
+
+    elementwise: Elementwise
+    background: Callable[[float], float]  # alpha to the weight of background
+    soft: bool  # targets may lie between 0 and 1
+
+    def summed(self, logits: Tensor, labels: Tensor, goals: Tensor, *, alpha: float, gamma: float) -> Tensor:
+        """The sum of `elementwise` over all logits, as a scalar, float32 or wider.
+
+        Everything is background, and each location's own class is put right: so no tensor of targets is made, and the
+        gradient comes at once with the sum, for one reading of the logits. It can't be differentiated twice.
+
+        Args:
+            logits: [..., K].
+            labels: [...] int64 in 0…K−1, also where the goal is 0.
+            goals: [...] float32: the target of the location's own class, 0…1; 0: the location is background.
+        """
+        elementwise = partial(self.elementwise, alpha=alpha, gamma=gamma)
+        total: Tensor = _Sum.apply(logits, labels, goals, elementwise, self.background(alpha), gamma)
+        return total
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        goals: Tensor,
+        elementwise: Callable[[Tensor, Tensor], Tensor],
+        weight: float,
+        gamma: float,
+    ) -> Tensor:
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        # Not in half precision: before a gradient scaler has multiplied it, much of it would be 0.
+        gradient = torch.empty(logits.shape, dtype=wide, device=logits.device) if ctx.needs_input_grad[0] else None
+        background = _background(logits.reshape(-1), gradient, weight, gamma)
+        own = logits.gather(-1, labels[..., None]).squeeze(-1).to(wide)
+        difference, slope = _difference(own, goals.to(wide), elementwise)
+        if gradient is not None:
+            ctx.dtype = logits.dtype
+            ctx.save_for_backward(gradient.scatter_add_(-1, labels[..., None], slope[..., None]))
+        return background + difference
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * scale).to(ctx.dtype), None, None, None, None, None
+
+
+def _background(logits: Tensor, gradient: Tensor | None, weight: float, gamma: float) -> Tensor:
+    """Σ weight · p^γ · softplus over logits [N]; its derivative is written to `gradient`."""
+    size = _CHUNK_OF_A_THREAD * torch.get_num_threads() if logits.device.type == "cpu" else _CHUNK_ELSEWHERE
+    parts = torch.split(logits, size)
+    slopes = [None] * len(parts) if gradient is None else torch.split(gradient.view(-1), size)
+    sums = [_chunk(part, slope, weight, gamma) for part, slope in zip(parts, slopes, strict=True)]
+    return torch.stack(sums).sum()
+
+
+def _chunk(logits: Tensor, slope: Tensor | None, weight: float, gamma: float) -> Tensor:
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    p, softplus = logits.sigmoid(), F.softplus(logits)
+    focus = p.pow(gamma).mul_(weight)
+    total = torch.dot(focus, softplus)
+    if slope is not None:  # weight · p^γ · (γ · (1 − p) · softplus + p)
+        softplus.addcmul_(softplus, p, value=-1)
+        torch.mul(focus, p.add_(softplus, alpha=gamma), out=slope)
+    return total
+
+
+def _difference(own: Tensor, goals: Tensor, elementwise: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """What the locations' own classes lose more than as background, summed, and its derivative by their logits."""
+    with torch.enable_grad():
+        own = own.detach().requires_grad_()
+        difference = (elementwise(own, goals) - elementwise(own, torch.zeros_like(goals))).sum()
+    (slope,) = torch.autograd.grad(difference, own)
+    return difference.detach(), slope
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """A power whose derivative at 0 is finite, also below 1."""
+    return base.clamp(min=torch.finfo(base.dtype).tiny) ** exponent
+
+
+CLASSIFICATION_LOSSES: dict[str, ClassificationLoss] = {
+    "focal": ClassificationLoss(sigmoid_focal_loss, background=lambda alpha: 1 - alpha, soft=False),
+    "quality_focal": ClassificationLoss(quality_focal_loss, background=lambda _: 1.0, soft=True),
+    "varifocal": ClassificationLoss(varifocal_loss, background=lambda alpha: alpha, soft=True),
+}
