@@ -65,7 +65,7 @@ def _tower(channels: int, depth: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(depth):
         layers += [
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.Conv2d(channels, channels, 3, padding=1),
             nn.GroupNorm(groups, channels),
             nn.ReLU(inplace=True),
         ]
