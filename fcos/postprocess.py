@@ -45,7 +45,9 @@ class Postprocess:
     threshold_on: Literal["class", "score"] = "class"  # class probability (the paper), or final score (torchvision)
     candidates: int = 1000  # best of each level that go on
     nms: Literal["hard", "soft_linear", "soft_gaussian"] = "hard"  # a name of SUPPRESSIONS
-    nms_threshold: float = 0.6  # hard and soft_linear: IoU of two boxes of one class above which the lower score suffers
+    nms_threshold: float = (
+        0.6  # hard and soft_linear: IoU of two boxes of one class above which the lower score suffers
+    )
     soft_sigma: float = 0.5  # soft_gaussian: how gently
     max_detections: int = 100  # best of an image that stay
 
@@ -152,7 +154,8 @@ def _survivors(found: Detections, how: Postprocess) -> Tensor:
     while len(kept) < how.max_detections and size < len(found):
         size *= _PREFIX
         kept = nms(apart[:size], scores[:size], how.nms_threshold)
-    return kept[: how.max_detections]
+    best: Tensor = kept[: how.max_detections]
+    return best
 
 
 def soft_linear(images: Sequence[Detections], how: Postprocess) -> list[Detections]:
