@@ -1,14 +1,20 @@
 """Outputs in, detections out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torch.nn.utils.rnn import pad_sequence
+from torchvision.ops import nms
 
-from fcos.boxes import boxes_from_ltrb, clip
+from fcos.boxes import aligned_iou, boxes_from_ltrb
 from fcos.outputs import Outputs
+
+_SLACK = 1e-3  # the first, rough threshold on logits is lower by this: rounding mustn't cost a candidate
+_PREFIX = 4  # suppression looks at so many times the boxes wanted; where they don't suffice, at so many times more
 
 
 @dataclass(frozen=True)
@@ -19,14 +25,30 @@ class Detections:
     scores: Tensor  # [N] in 0…1
     labels: Tensor  # [N] int64, 0…K−1
 
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: Tensor | slice) -> "Detections":
+        return Detections(self.boxes[index], self.scores[index], self.labels[index])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Postprocess:
-    """What becomes of a prediction: the paper's code has 0.05, 1000 a level, 0.6 and 100."""
+    """What becomes of a prediction: the paper's code has 0.05, 1000 a level, 0.6 and 100.
 
-    score_threshold: float = 0.05  # candidates need this class probability, before centerness comes in
+    The score is the geometric mean of the class's probability and the quality (TPAMI paper, equation 4), or the former
+    alone where there is no quality. It is computed in float64, so that equal predictions have equal scores wherever
+    they lie in memory. Of equal scores, the first location's goes first, then the first class's.
+    """
+
+    score_threshold: float = 0.05  # candidates need more
+    threshold_on: Literal["class", "score"] = "class"  # class probability (the paper), or final score (torchvision)
     candidates: int = 1000  # best of each level that go on
-    nms_threshold: float = 0.6  # IoU of two boxes of one class above which the lower score goes
+    nms: Literal["hard", "soft_linear", "soft_gaussian"] = "hard"  # a name of SUPPRESSIONS
+    nms_threshold: float = (
+        0.6  # hard and soft_linear: IoU of two boxes of one class above which the lower score suffers
+    )
+    soft_sigma: float = 0.5  # soft_gaussian: how gently
     max_detections: int = 100  # best of an image that stay
 
     def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -36,27 +58,155 @@ class Postprocess:
             outputs: of a batch of B.
             sizes: height and width of each image in the batch, without padding: boxes end there.
         """
-        probability = outputs.logits.float().sigmoid()
-        # The one place where class and centerness meet: the geometric mean (TPAMI paper, equation 4).
-        scores = (probability * outputs.quality.float().sigmoid()[..., None]).sqrt()
-        boxes = boxes_from_ltrb(outputs.points.locations, outputs.ltrb)
-        return [
-            self._image(scores[i].masked_fill(probability[i] <= self.score_threshold, 0), boxes[i], outputs, size)
-            for i, size in enumerate(sizes)
-        ]
+        found = _candidates(outputs, self)
+        boxes = boxes_from_ltrb(outputs.points.locations[found.location], outputs.ltrb[found.image, found.location])
+        ends = torch.tensor(sizes, dtype=boxes.dtype, device=boxes.device).flip(-1).repeat(1, 2)
+        boxes = boxes.clamp(min=0).minimum(ends[found.image])
+        whole = (boxes[:, 2:] > boxes[:, :2]).all(dim=-1)  # relu can give a box without area, and so does padding
+        found, boxes = found[whole], boxes[whole]
+        order = found.score.argsort(descending=True, stable=True)
+        order = order[found.image[order].argsort(stable=True)]
+        best = Detections(boxes, found.score, found.label)[order]
+        images = [best[start:end] for start, end in pairwise(_bounds(found.image, len(sizes)))]
+        return SUPPRESSIONS[self.nms](images, self)
 
-    def _image(self, scores: Tensor, boxes: Tensor, outputs: Outputs, size: tuple[int, int]) -> Detections:
-        classes = scores.shape[-1]
-        kept, start = [], 0
-        for level in torch.split(scores.flatten(), [count * classes for count in outputs.points.counts]):
-            index = level.topk(min(self.candidates, len(level))).indices
-            kept.append(index + start)
-            start += len(level)
-        best = torch.cat(kept)
-        best = best[scores.flatten()[best] > 0]
-        location, labels = best // classes, best % classes
-        found = clip(boxes[location], *size)
-        whole = (found[:, 2:] > found[:, :2]).all(dim=-1)  # relu can give a box without area
-        found, labels, score = found[whole], labels[whole], scores.flatten()[best][whole]
-        keep = batched_nms(found, score, labels, self.nms_threshold)[: self.max_detections]
-        return Detections(boxes=found[keep], scores=score[keep], labels=labels[keep])
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Predictions of one class at one location of one image, [N], in the order of images, locations and classes."""
+
+    image: Tensor
+    location: Tensor
+    label: Tensor
+    score: Tensor
+
+    def __getitem__(self, index: Tensor) -> "_Candidates":
+        return _Candidates(self.image[index], self.location[index], self.label[index], self.score[index])
+
+
+def _candidates(outputs: Outputs, how: Postprocess) -> _Candidates:
+    """The best predictions above the threshold.
+
+    All logits are looked at once, for each location's highest: what follows touches the few locations that matter.
+    """
+    logits, quality = outputs.logits, outputs.quality
+    floor = _floor(how, outputs)
+    image, location = (logits.amax(dim=-1) > floor).nonzero(as_tuple=True)
+    rows = logits[image, location]
+    row, label = (rows > floor[image, location, None]).nonzero(as_tuple=True)
+    image, location = image[row], location[row]
+    probability = rows[row, label].double().sigmoid()
+    score = probability if quality is None else (probability * quality[image, location].double().sigmoid()).sqrt()
+    sure = (probability if how.threshold_on == "class" else score) > how.score_threshold
+    found = _Candidates(image, location, label, score.float())[sure]
+    return found[_best_of_levels(found, outputs, how.candidates)]
+
+
+def _floor(how: Postprocess, outputs: Outputs) -> Tensor:
+    """The logit that a class must exceed at each location [B, P], a little less than exactly.
+
+    p > t where its logit exceeds ln(t / (1 − t)); sqrt(p·q) > t where p > t²/q.
+    """
+    if how.threshold_on == "class" or outputs.quality is None:
+        needed = outputs.logits.new_full((1, 1), how.score_threshold, dtype=torch.float64)
+    else:
+        needed = how.score_threshold**2 / outputs.quality.double().sigmoid()
+    return (needed.clamp(max=1).logit() - _SLACK).expand(outputs.logits.shape[:2])
+
+
+def _best_of_levels(found: _Candidates, outputs: Outputs, count: int) -> Tensor:
+    """Indices, rising, of the candidates among the best `count` of their image's level."""
+    levels = outputs.points.counts
+    ends = torch.tensor(levels, device=found.location.device).cumsum(0)
+    group = found.image * len(levels) + torch.bucketize(found.location, ends, right=True)
+    bounds = _bounds(group, len(outputs.logits) * len(levels))
+    return torch.cat([_highest(found.score[start:end], count) + start for start, end in pairwise(bounds)])
+
+
+def _highest(scores: Tensor, count: int) -> Tensor:
+    """Indices, rising, of the `count` highest of scores [N]; of equal ones the first."""
+    if len(scores) <= count:
+        return torch.arange(len(scores), device=scores.device)
+    last = scores.topk(count).values[-1]
+    above = scores > last
+    tied = (scores == last).nonzero().squeeze(-1)[: count - int(above.sum())]
+    return torch.cat([above.nonzero().squeeze(-1), tied]).sort().values
+
+
+def _bounds(groups: Tensor, count: int) -> list[int]:
+    """Where each of `count` groups begins in a sorted list of group numbers, and where the last one ends."""
+    ends: list[int] = groups.bincount(minlength=count).cumsum(0).tolist()
+    return [0, *ends]
+
+
+def hard(images: Sequence[Detections], how: Postprocess) -> list[Detections]:
+    """A box goes where it overlaps a better one of its class that stays: greedy NMS, image by image."""
+    return [one[_survivors(one, how)] for one in images]
+
+
+def _survivors(found: Detections, how: Postprocess) -> Tensor:
+    """Indices of the best boxes that stay: what stays of the first so many boxes doesn't depend on later ones."""
+    boxes, scores = found.boxes.double(), found.scores.double()
+    # Classes side by side, where boxes of two never meet; in float64, where the distance costs no digit that counts.
+    apart = boxes + (found.labels * (1 + boxes.amax() if len(boxes) else 1))[:, None]
+    size = how.max_detections * _PREFIX
+    kept = nms(apart[:size], scores[:size], how.nms_threshold)
+    while len(kept) < how.max_detections and size < len(found):
+        size *= _PREFIX
+        kept = nms(apart[:size], scores[:size], how.nms_threshold)
+    best: Tensor = kept[: how.max_detections]
+    return best
+
+
+def soft_linear(images: Sequence[Detections], how: Postprocess) -> list[Detections]:
+    """Soft-NMS (Bodla et al., 1704.04503, equation 2): score · (1 − IoU) where the IoU is above the threshold."""
+    return _soft(images, how.max_detections, lambda iou: 1 - iou * (iou > how.nms_threshold))
+
+
+def soft_gaussian(images: Sequence[Detections], how: Postprocess) -> list[Detections]:
+    """Soft-NMS (Bodla et al., 1704.04503, equation 3): score · exp(−IoU²/sigma)."""
+    return _soft(images, how.max_detections, lambda iou: (-(iou**2) / how.soft_sigma).exp())
+
+
+def _soft(images: Sequence[Detections], limit: int, decay: Callable[[Tensor], Tensor]) -> list[Detections]:
+    """Takes the best box, lets the others of its class sink, and again, in all images at once.
+
+    Scores only sink: boxes behind the first so many can be left out as long as the last box taken is no worse than the
+    best of them was from the beginning.
+    """
+    boxes = pad_sequence([one.boxes.double() for one in images], batch_first=True)
+    scores = pad_sequence([one.scores.double() for one in images], batch_first=True)
+    labels = pad_sequence([one.labels for one in images], batch_first=True)
+    size = limit * _PREFIX
+    picked, score = _sink(boxes[:, :size], scores[:, :size], labels[:, :size], limit, decay)
+    while size < scores.shape[1] and bool((score[:, -1] < scores[:, size]).any()):
+        size *= _PREFIX
+        picked, score = _sink(boxes[:, :size], scores[:, :size], labels[:, :size], limit, decay)
+    return [
+        Detections(one.boxes[index[value > 0]], value[value > 0].float(), one.labels[index[value > 0]])
+        for one, index, value in zip(images, picked, score, strict=True)
+    ]
+
+
+def _sink(
+    boxes: Tensor, scores: Tensor, labels: Tensor, limit: int, decay: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Indices and final scores [B, n] of the boxes taken, n ≤ limit; a score of 0 is none."""
+    taken: list[Tensor] = []
+    final: list[Tensor] = []
+    for _ in range(min(limit, scores.shape[1])):
+        best = scores.argmax(dim=1, keepdim=True)
+        taken.append(best)
+        final.append(scores.gather(1, best))
+        iou, _ = aligned_iou(boxes.gather(1, best[..., None].expand(-1, -1, 4)), boxes)
+        sunk = torch.where(labels == labels.gather(1, best), scores * decay(iou), scores)
+        scores = sunk.scatter(1, best, 0.0)
+    none = scores.new_zeros(len(scores), 0)
+    return torch.cat([none.long(), *taken], dim=1), torch.cat([none, *final], dim=1)
+
+
+SUPPRESSIONS: dict[str, Callable[[Sequence[Detections], Postprocess], list[Detections]]] = {
+    "hard": hard,
+    "soft_linear": soft_linear,
+    "soft_gaussian": soft_gaussian,
+}

@@ -74,6 +74,20 @@ def evaluate(gt: Path, dets: Path, metric: str, as_json: bool) -> None:
         click.echo("\n" + report.voc_classes(voc.evaluate(objects, detections)))
 
 
+@main.command("import-weights")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Default: models/detector.safetensors.")
+@click.option("--categories", type=click.Path(path_type=Path), help="COCO JSON with the classes; default: COCO's.")
+def import_weights(file: Path, out: Path | None, categories: Path | None) -> None:
+    """Make a detector of a file of torchvision's fcos_resnet50_fpn, .pth or .safetensors."""
+    from pipeline import importing
+    from pipeline.workspace import workspace
+
+    out = out or workspace() / "models/detector.safetensors"
+    about = importing.import_weights(file, out, categories)
+    click.echo(f"{out}: a detector of {len(about.categories)} classes; fcos predict uses it")
+
+
 @main.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
 def ui(port: int) -> None:

@@ -1,6 +1,41 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: begun last, it would leave one of two workers idle for minutes."""
     items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+
+
+@pytest.fixture(scope="session")
+def lively_fcos() -> Callable[[int], Any]:
+    """torchvision's FCOS with random weights, its outputs far from those of a beginning."""
+
+    def make(classes: int) -> Any:
+        import torch
+        from torch import nn
+        from torchvision.models.detection import fcos_resnet50_fpn
+
+        torch.manual_seed(0)
+        model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes)
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                nn.init.uniform_(layer.running_mean, -0.2, 0.2)
+                nn.init.uniform_(layer.running_var, 0.7, 1.5)
+                nn.init.uniform_(layer.weight, 0.5, 1.0)
+            elif isinstance(layer, nn.GroupNorm):
+                nn.init.uniform_(layer.weight, 0.5, 1.5)
+            if getattr(layer, "bias", None) is not None:
+                nn.init.uniform_(layer.bias, -0.3, 0.3)
+        head = model.head
+        for last in (head.classification_head.cls_logits, head.regression_head.bbox_reg):
+            nn.init.normal_(last.weight, std=0.06)
+        nn.init.uniform_(head.regression_head.bbox_reg.bias, 1, 3)
+        with torch.no_grad():  # every class as likely as the others
+            logits = model.eval().head(list(model.backbone(torch.randn(1, 3, 96, 128)).values()))["cls_logits"]
+            head.classification_head.cls_logits.bias -= logits.mean(dim=(0, 1)) + 2
+        return model
+
+    return make

@@ -1,12 +1,19 @@
 import math
+from dataclasses import replace
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
-from torch import Tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fcos.detector import Outputs
+from fcos.assigners import assign_fcos
+from fcos.config import PAPER
+from fcos.losses import centerness
+from fcos.outputs import Outputs
 from fcos.points import points
-from fcos.postprocess import Postprocess
+from fcos.postprocess import SUPPRESSIONS, Postprocess
+from fcos.targets import targets
 
 PYRAMID = points([(4, 4), (2, 2)], [8, 16])  # of an image of 32×32; 20 locations
 
@@ -22,8 +29,8 @@ def outputs(entries: dict[tuple[int, int], tuple[float, float, list[float]]], cl
     return Outputs(logits, ltrb, centerness, PYRAMID)
 
 
-def detect(given: Outputs, **options: float) -> list[tuple[list[float], float, int]]:
-    (found,) = Postprocess(**options)(given, [(32, 32)])  # type: ignore[arg-type]
+def detect(given: Outputs, **options: Any) -> list[tuple[list[float], float, int]]:
+    (found,) = Postprocess(**options)(given, [(32, 32)])
     return list(zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True))
 
 
@@ -82,13 +89,171 @@ def test_nothing_found() -> None:
 
 def test_the_truth_comes_back_as_detections() -> None:
     """A network that says what assignment wants to hear detects the very objects."""
-    from fcos.assign import assign_fcos, targets
-    from fcos.losses import centerness
-
-    boxes: Tensor = torch.tensor([[2.0, 3.0, 14.0, 12.0], [10.0, 14.0, 31.0, 30.0]])
-    truth = assign_fcos(PYRAMID, targets([boxes], [torch.tensor([0, 1])]), radius=1.5)
+    boxes = torch.tensor([[2.0, 3.0, 14.0, 12.0], [10.0, 14.0, 31.0, 30.0]])
+    truth = assign_fcos(outputs({}), targets([boxes], [torch.tensor([0, 1])]), PAPER)
     hot = (truth.labels[..., None] == torch.arange(2)) & truth.positive[..., None]
     given = Outputs(torch.where(hot, 8.0, -8.0), truth.ltrb, torch.logit(centerness(truth.ltrb), eps=1e-4), PYRAMID)
     (found,) = Postprocess()(given, [(32, 32)])
     assert found.labels.sort().values.tolist() == [0, 1]
     torch.testing.assert_close(found.boxes[found.labels.argsort()], boxes)
+
+
+def test_the_threshold_on_the_score() -> None:
+    """sqrt(0.5 · 0.18) = 0.3: the class's 0.5 is above 0.4, the score isn't."""
+    given = outputs({(5, 0): (0.5, 0.18, [4] * 4), (10, 0): (0.5, 0.5, [4] * 4)})
+    assert len(detect(given, score_threshold=0.4, threshold_on="class")) == 2
+    assert len(detect(given, score_threshold=0.4, threshold_on="score")) == 1
+    assert len(detect(given, score_threshold=0.29, threshold_on="score")) == 2
+
+
+def test_without_quality_the_score_is_the_classs_probability() -> None:
+    given = replace(outputs({(5, 1): (0.64, 0.36, [4, 5, 6, 7])}), quality=None)
+    assert [score for _, score, _ in detect(given, threshold_on="score")] == pytest.approx([0.64], abs=1e-4)
+
+
+# Two boxes of one class, the second 8×8 inside the first 16×8, both at y 8 to 16: IoU ½.
+HALVES: dict[tuple[int, int], tuple[float, float, list[float]]] = {
+    (5, 0): (0.81, 0.999999, [8, 4, 8, 4]),
+    (6, 0): (0.64, 0.999999, [8, 4, 0, 4]),
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "second"),
+    [
+        ({"nms": "hard", "nms_threshold": 0.49}, []),
+        ({"nms": "hard", "nms_threshold": 0.5}, [0.8]),
+        ({"nms": "soft_linear", "nms_threshold": 0.49}, [0.8 * 0.5]),
+        ({"nms": "soft_linear", "nms_threshold": 0.5}, [0.8]),
+        ({"nms": "soft_gaussian", "soft_sigma": 0.5}, [0.8 * math.exp(-0.25 / 0.5)]),
+    ],
+)
+def test_suppressions_by_hand(options: dict[str, Any], second: list[float]) -> None:
+    found = detect(outputs(HALVES), **options)
+    assert [score for _, score, _ in found] == pytest.approx([0.9, *second], abs=1e-4)
+
+
+def test_suppressions_are_those_that_can_be_asked_for() -> None:
+    assert tuple(SUPPRESSIONS) == get_args(get_type_hints(Postprocess)["nms"])
+
+
+def test_many_classes_far_from_the_corner_lose_no_digit() -> None:
+    """Two boxes whose IoU is just below or above the threshold, of class 9999, where float32 would move them by 1."""
+    logits = torch.full((1, 20, 10000), -20.0)
+    logits[0, 5, -1], logits[0, 6, -1], logits[0, 0, 3] = 2.0, 1.0, 0.0
+    ltrb = torch.tensor([4.0, 4.0, 4.0, 4.0]).repeat(1, 20, 1)
+    ltrb[0, 6] = torch.tensor([12.0, 4.0, -4.01, 4.0])  # 7.99 of 8 wide: IoU 0.99875
+    given = Outputs(logits, ltrb, None, PYRAMID)
+    assert len(detect(given, nms_threshold=0.998)) == 2
+    assert len(detect(given, nms_threshold=0.999)) == 3
+
+
+Found = list[tuple[list[float], float, int]]
+
+
+def overlap(a: list[float], b: list[float]) -> float:
+    shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def rounded(x: float) -> float:
+    """To float32."""
+    return float(torch.tensor(x))
+
+
+def oracle(given: Outputs, image: int, size: tuple[int, int], how: Postprocess) -> Found:
+    """Plain words: one image, level, location and class at a time."""
+    candidates: Found = []
+    first = 0
+    for count in given.points.counts:
+        level: Found = []
+        for place in range(first, first + count):
+            x, y = given.points.locations[place].tolist()
+            left, top, right, bottom = given.ltrb[image, place].tolist()
+            box = [x - left, y - top, x + right, y + bottom]
+            box = [rounded(min(max(side, 0), end)) for side, end in zip(box, (size[1], size[0]) * 2, strict=True)]
+            for label, logit in enumerate(given.logits[image, place].tolist()):
+                probability = sigmoid(logit)
+                score = probability
+                if given.quality is not None:
+                    score = math.sqrt(probability * sigmoid(given.quality[image, place].item()))
+                if (probability if how.threshold_on == "class" else score) > how.score_threshold:
+                    level.append((box, rounded(score), label))
+        candidates += sorted(level, key=lambda one: -one[1])[: how.candidates]
+        first += count
+    whole = [(box, score, label) for box, score, label in candidates if box[0] < box[2] and box[1] < box[3]]
+    return suppress(whole, how)[: how.max_detections]
+
+
+def suppress(left: Found, how: Postprocess) -> Found:
+    """Takes the best, lets the rest of its class suffer, and again; `max` gives the first of equal ones."""
+    done: Found = []
+    left = sorted(left, key=lambda one: -one[1])
+    while left:
+        best_box, best_score, best_label = left.pop(max(range(len(left)), key=lambda place: left[place][1]))
+        done.append((best_box, best_score, best_label))
+        sunk = [
+            (box, score * decay(overlap(best_box, box), how) if label == best_label else score, label)
+            for box, score, label in left
+        ]
+        left = [one for one in sunk if one[1] > 0]
+    return done
+
+
+def decay(iou: float, how: Postprocess) -> float:
+    if how.nms == "soft_gaussian":
+        return math.exp(-(iou**2) / how.soft_sigma)
+    if iou <= how.nms_threshold:
+        return 1
+    return 0 if how.nms == "hard" else 1 - iou
+
+
+def lively(seed: int, *, whole_numbers: bool, quality: bool) -> Outputs:
+    """Three images of random outputs, the second with nothing in it; whole numbers give ties of scores and overlaps."""
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 20, 3, generator=random) * 2
+    ltrb, centre = torch.rand(3, 20, 4, generator=random) * 16, torch.randn(3, 20, generator=random)
+    if whole_numbers:
+        logits, ltrb, centre = logits.round(), ltrb.round(), centre.round()
+    logits[1] = -20
+    return Outputs(logits, ltrb, centre if quality else None, PYRAMID)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    whole_numbers=st.booleans(),
+    quality=st.booleans(),
+    how=st.builds(
+        Postprocess,
+        score_threshold=st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.9, 1.0]),
+        threshold_on=st.sampled_from(["class", "score"]),
+        candidates=st.sampled_from([1, 3, 10, 1000]),
+        nms=st.sampled_from(list(SUPPRESSIONS)),
+        nms_threshold=st.sampled_from([0.0, 0.25, 0.5, 0.6, 1.0]),
+        soft_sigma=st.sampled_from([0.1, 0.5]),
+        max_detections=st.sampled_from([1, 2, 5, 100]),
+    ),
+)
+@settings(deadline=None, max_examples=200, derandomize=True)
+def test_against_the_oracle(seed: int, whole_numbers: bool, quality: bool, how: Postprocess) -> None:
+    given_outputs, sizes = lively(seed, whole_numbers=whole_numbers, quality=quality), [(32, 32), (32, 30), (17, 29)]
+    for image, found in enumerate(how(given_outputs, sizes)):
+        expected = oracle(given_outputs, image, sizes[image], how)
+        assert found.labels.tolist() == [label for _, _, label in expected]
+        assert found.boxes.tolist() == [box for box, _, _ in expected]
+        assert found.scores.tolist() == pytest.approx([score for _, score, _ in expected], rel=1e-6)
+
+
+def test_logits_at_the_very_threshold_are_told_apart() -> None:
+    """The neighbours in float32 of logit(0.3): one passes, one doesn't, with both thresholds."""
+    edge = torch.logit(torch.tensor(0.3, dtype=torch.float64)).float()
+    for logit in (edge, edge.nextafter(torch.tensor(0.0)), edge.nextafter(torch.tensor(-9.0))):
+        given = Outputs(logit.expand(1, 20, 2), torch.ones(1, 20, 4), torch.full((1, 20), 40.0), PYRAMID)
+        assert len(detect(given, score_threshold=0.3)) == 40 * (sigmoid(logit.item()) > 0.3)
+        root = math.sqrt(0.3)
+        passes = math.sqrt(sigmoid(logit.item())) > root
+        assert len(detect(given, score_threshold=root, threshold_on="score")) == 40 * passes
