@@ -79,10 +79,8 @@ def _check_name(timm: Any, name: str) -> None:
 
 def _layout(timm: Any, name: str) -> _Layout:
     problems = []
-    for options in (
-        {},
-        {"strict_img_size": False},
-    ):  # Swin takes images of any size if told so; others know no such word
+    # Swin takes images of any size if told so; most others know no such option.
+    for options in ({}, {"strict_img_size": False}):
         try:
             return _measured(timm, name, options)
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:

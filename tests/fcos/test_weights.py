@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,8 +38,9 @@ def test_a_saved_detector_detects_the_same(saved: Path) -> None:
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     with torch.no_grad():
         a, b = (detector(detector.prepare([image])) for detector in (original, loaded))
-    torch.testing.assert_close(a.logits, b.logits, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(a.ltrb, b.ltrb, rtol=1e-5, atol=1e-4)
+    assert torch.equal(a.logits, b.logits)
+    assert torch.equal(a.ltrb, b.ltrb)
+    assert torch.equal(a.quality, b.quality)
 
 
 def test_same_detector_same_bytes(saved: Path, tmp_path: Path) -> None:
@@ -57,13 +59,64 @@ def test_the_saved_normalisation_is_used(saved: Path) -> None:
     assert detector.prepare([torch.zeros(3, 32, 32, dtype=torch.uint8)]).abs().max() == 0
 
 
-def test_a_batch_normed_backbone_comes_back(tmp_path: Path) -> None:
-    model = replace(MODEL, backbone="tiny", pretrained=False)
-    path = tmp_path / "tiny.safetensors"
+def test_a_loaded_detector_is_saved_with_its_normalisation(saved: Path, tmp_path: Path) -> None:
+    text = json.loads(saved.with_suffix(".json").read_text())
+    text["normalisation"]["std"] = [0.1, 0.2, 0.3]
+    saved.with_suffix(".json").write_text(json.dumps(text))
+    again = tmp_path / "again.safetensors"
+    save_detector(*load_detector(saved), again)
+    assert json.loads(again.with_suffix(".json").read_text()) == text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backbone": "tiny", "pretrained": False},
+        {"backbone": "efficientnet_lite2", "pretrained": True, "frozen_stages": 2},
+        {"backbone": "efficientnet_lite1", "pretrained": True, "batch_norm": "trained"},
+        {"backbone": "resnet18", "pretrained": False, "batch_norm": "synchronised"},
+        {
+            "backbone": "mobilenet_v2",
+            "pretrained": False,
+            "batch_norm": "frozen",
+            "neck": "bifpn",
+            "neck_norm": "batch",
+        },
+        {"backbone": "mobilenet_v3_large", "pretrained": False, "neck": "pan", "quality": "none"},
+        {"backbone": "timm:mobilenetv4_conv_small", "pretrained": False, "frozen_stages": 1},
+        {"backbone": "timm:convnext_atto", "pretrained": False},
+    ],
+    ids=lambda change: "-".join(map(str, change.values())),
+)
+def test_every_kind_comes_back_and_computes_the_same(change: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = replace(MODEL, **change)
     original = build(model, 1)
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    original.train()(original.prepare([image, image.flip(-1)]))  # batch norm learns statistics
+    path = tmp_path / "detector.safetensors"
     save_detector(original, Description(model=model, categories=((1, "a"),), size=(64, 64)), path)
-    loaded = load_detector(path)[0].state_dict()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in original.state_dict().items())
+    loaded, about = load_detector(path)
+    assert about.model == model
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in original.state_dict().items())
+    with torch.no_grad():
+        a, b = (detector.eval()(detector.prepare([image])) for detector in (original, loaded))
+    assert torch.equal(a.logits, b.logits)
+    assert torch.equal(a.ltrb, b.ltrb)
+
+
+def test_weights_from_a_file_are_not_read_again(tmp_path: Path) -> None:
+    """The file it began with is gone, and its batch norm still frozen."""
+    published = tmp_path / "published.pth"
+    torch.save(build(replace(MODEL, backbone="tiny", pretrained=False), 1).backbone.parts.state_dict(), published)
+    model = replace(MODEL, backbone="tiny", pretrained=str(published))
+    original = build(model, 1).eval()
+    path = tmp_path / "detector.safetensors"
+    save_detector(original, Description(model=model, categories=((1, "a"),), size=(64, 64)), path)
+    published.unlink()
+    loaded, about = load_detector(path)
+    assert about.model.pretrained == str(published)
+    assert loaded.state_dict().keys() == original.state_dict().keys()
 
 
 def damage(path: Path, how: str) -> None:

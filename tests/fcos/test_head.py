@@ -1,0 +1,152 @@
+"""The head: its constants, its options, its outputs' order."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.fcos import FCOSHead
+
+from fcos.config import PAPER
+from fcos.head import Head
+
+SMALL = replace(PAPER, channels=32, tower_depth=1, levels=(3,))
+BARE = replace(SMALL, tower_depth=0)  # the outputs alone
+
+
+def zeros(*sizes: int, channels: int = 32) -> list[Tensor]:
+    return [torch.zeros(1, channels, size, size) for size in sizes]
+
+
+def test_the_first_probability_is_the_prior() -> None:
+    logits, _, _ = Head(SMALL, 5)(zeros(4))
+    assert logits.sigmoid().tolist()[0][0] == pytest.approx([0.01] * 5)
+
+
+@pytest.mark.parametrize(("box_output", "expected"), [("relu", [2 * 8 * 1.0, 2 * 16 * 3.0]), ("exp", [1.0, 1.0])])
+def test_first_boxes_by_hand(box_output: Any, expected: list[float]) -> None:
+    """With features of zero the box layer gives its bias: 2 under relu, 0 under exp; the second level's s is 3."""
+    head = Head(replace(BARE, levels=(3, 4), box_output=box_output), 1)
+    with torch.no_grad():
+        head.scales.copy_(torch.tensor([1.0, 3.0]))
+        _, ltrb, _ = head(zeros(1, 1))
+    assert ltrb[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("box_output", "expected"),
+    [("relu", [0, 0, 8 * 0.5 * 1, 8 * 0.5 * 2]), ("exp", [2.718281828 ** (0.5 * x) for x in (-1, 0, 1, 2)])],
+)
+def test_distances_by_hand(box_output: Any, expected: list[float]) -> None:
+    """x = −1, 0, 1, 2 for the four sides, s = ½, stride 8."""
+    head = Head(replace(BARE, box_output=box_output), 1)
+    with torch.no_grad():
+        head.scales.fill_(0.5)
+        head.box.bias.copy_(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
+        _, ltrb, _ = head(zeros(1))
+    assert ltrb[0, 0].tolist() == pytest.approx(expected)
+
+
+def look_at_one_feature(layer: nn.Conv2d) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    with torch.no_grad():
+        layer.weight[0, 0, 1, 1] = 1
+
+
+def test_outputs_list_levels_and_rows_in_the_order_of_the_points() -> None:
+    """A layer that looks at one feature only tells where each output comes from."""
+    head = Head(replace(BARE, channels=8, levels=(3, 4)), 1)
+    look_at_one_feature(head.class_logits)
+    assert head.quality is not None
+    look_at_one_feature(head.quality)
+    fine, coarse = torch.zeros(1, 8, 2, 3), torch.zeros(1, 8, 1, 2)
+    fine[0, 0], coarse[0, 0] = torch.arange(6.0).view(2, 3), torch.tensor([[6.0, 7.0]])
+    logits, _, quality = head([fine, coarse])
+    assert logits[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert quality is not None
+    assert quality[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_the_papers_head_has_the_papers_size() -> None:
+    """Two towers of four 3×3 convolutions of 256 with bias and group norm, and the three outputs for 80 classes."""
+    head = Head(PAPER, 80)
+    tower = 4 * (256 * 256 * 9 + 256 + 2 * 256)
+    outputs = (80 + 4 + 1) * (256 * 9 + 1)
+    assert sum(parameter.numel() for parameter in head.parameters()) == 2 * tower + outputs + 5
+
+
+def test_torchvisions_weights_fit_and_compute_the_same() -> None:
+    torch.manual_seed(0)
+    config = replace(PAPER, channels=64, tower_depth=2, levels=(3, 4))
+    head, reference = Head(config, 7), FCOSHead(64, 1, 7, 2)
+    state = {"scales": torch.ones(2)}
+    for ours, theirs in (
+        ("class_tower", "classification_head.conv"),
+        ("class_logits", "classification_head.cls_logits"),
+        ("box_tower", "regression_head.conv"),
+        ("box", "regression_head.bbox_reg"),
+        ("quality", "regression_head.bbox_ctrness"),
+    ):
+        tensors = reference.get_submodule(theirs).state_dict()
+        state |= {f"{ours}.{name}": torch.randn_like(tensor) * 0.1 for name, tensor in tensors.items()}
+        reference.get_submodule(theirs).load_state_dict({name: state[f"{ours}.{name}"] for name in tensors})
+    head.load_state_dict(state)
+    levels = [torch.randn(2, 64, 5, 6), torch.randn(2, 64, 3, 3)]
+    expected = reference(levels)
+    logits, ltrb, quality = head(levels)
+    strides = torch.tensor([8.0] * 30 + [16.0] * 9).view(1, -1, 1)
+    torch.testing.assert_close(logits, expected["cls_logits"])
+    torch.testing.assert_close(ltrb, expected["bbox_regression"] * strides)
+    torch.testing.assert_close(quality, expected["bbox_ctrness"][..., 0])
+
+
+def kinds(tower: nn.Module) -> list[str]:
+    return [type(layer).__name__ for layer in tower.children()]
+
+
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [
+        ("group", ["Conv2d", "GroupNorm", "ReLU"] * 2),
+        ("batch", ["Conv2d", "BatchNorm2d", "ReLU"] * 2),
+        ("none", ["Conv2d", "ReLU"] * 2),
+    ],
+)
+def test_towers(norm: Any, expected: list[str]) -> None:
+    head = Head(replace(SMALL, tower_depth=2, head_norm=norm), 3)
+    assert kinds(head.class_tower) == kinds(head.box_tower) == expected
+    assert all(layer.bias is not None for layer in head.modules() if isinstance(layer, nn.Conv2d))
+
+
+@pytest.mark.parametrize(("depth", "width"), [(2, 48), (1, 16), (0, 48)])
+def test_towers_have_their_own_width(depth: int, width: int) -> None:
+    head = Head(replace(SMALL, tower_depth=depth, tower_channels=width), 3)
+    convolutions = [layer for layer in head.class_tower if isinstance(layer, nn.Conv2d)]
+    widths: Sequence[int] = [32, *[width] * depth]
+    assert [(c.in_channels, c.out_channels) for c in convolutions] == list(pairwise(widths))
+    assert head.class_logits.in_channels == head.box.in_channels == widths[-1]
+    logits, ltrb, quality = head([torch.randn(2, 32, 2, 2)])
+    assert (logits.shape, ltrb.shape) == ((2, 4, 3), (2, 4, 4))
+    assert quality is not None
+    assert quality.shape == (2, 4)
+
+
+@pytest.mark.parametrize("quality", ["centerness", "iou"])
+@pytest.mark.parametrize(("tower", "other"), [("box", "class"), ("class", "box")])
+def test_quality_stands_on_its_tower(quality: Any, tower: Any, other: str) -> None:
+    head = Head(replace(SMALL, quality=quality, quality_tower=tower), 3)
+    output = head([torch.randn(1, 32, 4, 4)])[2]
+    assert output is not None
+    output.sum().backward()
+    assert all(parameter.grad is not None for parameter in head.get_submodule(f"{tower}_tower").parameters())
+    assert all(parameter.grad is None for parameter in head.get_submodule(f"{other}_tower").parameters())
+
+
+def test_without_quality_nothing_is_made() -> None:
+    head = Head(replace(SMALL, quality="none"), 3)
+    assert not [name for name, _ in head.named_parameters() if "quality" in name]
+    assert head([torch.randn(1, 32, 4, 4)])[2] is None
