@@ -7,6 +7,7 @@ from typing import Self
 import torch
 
 from fcos.detector import Detector
+from fcos.fuse import fused
 from fcos.weights import Description, load_detector
 from pipeline.annotations import AnnotationSet
 from pipeline.errors import PipelineError
@@ -25,7 +26,7 @@ def choose_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Model:
-    """A detector in evaluation mode, and what it was trained on."""
+    """A detector for inference, its batch norm folded, and what it was trained on."""
 
     detector: Detector
     description: Description
@@ -38,9 +39,10 @@ class Model:
             PipelineError: a file is missing, or isn't what it should be.
         """
         try:
-            return cls(*load_detector(path, device))
+            detector, description = load_detector(path, device)
         except ValueError as error:
             raise PipelineError(str(error)) from None
+        return cls(fused(detector), description)
 
     @property
     def class_names(self) -> list[str]:

@@ -59,7 +59,11 @@ def detect(params: Params, model: Model, split: AnnotationSet) -> list[Detection
             size=model.description.size,
             postprocess=Postprocess(
                 score_threshold=how.score_threshold,
+                threshold_on=how.threshold_on,
+                candidates=how.candidates,
+                nms=how.nms,
                 nms_threshold=how.nms_threshold,
+                soft_sigma=how.soft_sigma,
                 max_detections=how.max_detections,
             ),
             batch_size=how.batch_size,
