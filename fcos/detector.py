@@ -15,6 +15,11 @@ from fcos.points import points
 _MULTIPLE = 32  # batches are padded to this many pixels, the coarsest stride a backbone has
 
 
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of the batch that images up to this size become, in pixels."""
+    return -(-height // _MULTIPLE) * _MULTIPLE, -(-width // _MULTIPLE) * _MULTIPLE
+
+
 class Detector(nn.Module):
     """Backbone, neck and head in a row."""
 
@@ -42,7 +47,7 @@ class Detector(nn.Module):
         Returns:
             float32 [B, 3, H', W'] on the detector's device, 0 where it is padding.
         """
-        height, width = (-(-max(image.shape[side] for image in images) // _MULTIPLE) * _MULTIPLE for side in (-2, -1))
+        height, width = padded_size(*(max(image.shape[side] for image in images) for side in (-2, -1)))
         batch = self.mean.new_zeros(len(images), 3, height, width)
         for padded, image in zip(batch, images, strict=True):
             pixels = image.to(batch.device, non_blocking=True).float().div_(255)

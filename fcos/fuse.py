@@ -20,11 +20,10 @@ def fused(detector: Detector) -> Detector:
     """A copy in evaluation mode whose weights can't learn any more; its outputs are equal within 1e-4.
 
     Batch norm is folded into the convolution before it, and what else follows a convolution, a residual's addition and
-    relu, joins it: where nobody else sees the values in between. A part of a backbone whose data flow can't be traced
-    keeps its form.
+    relu, joins it: where nobody else sees the values in between. A backbone that can't be traced keeps its form.
     """
     copied = copy.deepcopy(detector).eval().requires_grad_(False)
-    copied.backbone.parts = nn.ModuleList(_fused(part) for part in copied.backbone.parts)
+    copied.backbone.parts = _fused(copied.backbone.parts)
     for module in (copied.neck, copied.head):
         for name, child in list(module.named_modules()):
             if isinstance(child, nn.Sequential) and any(isinstance(layer, nn.BatchNorm2d) for layer in child):

@@ -26,10 +26,20 @@ def fitted_scale(height: int, width: int, size: tuple[int, int]) -> float:
     return min(size[0] / min(height, width), size[1] / max(height, width))
 
 
+def resized_size(height: int, width: int, scale: float) -> tuple[int, int]:
+    """Height and width of an image after `resize`."""
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def network_size(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image as the network sees it where nothing is augmented, without padding."""
+    return resized_size(height, width, fitted_scale(height, width, size))
+
+
 def resize(sample: Sample, scale: float) -> Sample:
     """Resizes image and boxes; sides are rounded to whole pixels, and boxes follow the rounded sides."""
     height, width = sample.image.shape[-2:]
-    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    new_height, new_width = resized_size(height, width, scale)
     if (new_height, new_width) == (height, width):
         return sample
     image = functional.resize(sample.image, [new_height, new_width], antialias=True)

@@ -28,20 +28,17 @@ class Augmentation:
 class TrainingData(Dataset[Sample]):
     """One split to learn from. An item is asked for by (epoch, index).
 
-    Crowds are never learnt: their boxes don't hold one object. Objects marked difficult are, where asked.
+    Its objects are those that `learnt` leaves.
     """
 
     def __init__(
         self, split: AnnotationSet, folder: Path, *, augmentation: Augmentation, difficult: bool, empty: bool
     ) -> None:
         label_of, groups = split.label_of(), split.by_image()
-        learnt = {
-            image: [a for a in annotations if not a.iscrowd and (difficult or not a.difficult)]
-            for image, annotations in groups.items()
-        }
+        objects = {image: learnt(annotations, difficult=difficult) for image, annotations in groups.items()}
         self.folder, self.augmentation = folder, augmentation
-        self.names = [image.file_name for image in split.images if empty or learnt[image.id]]
-        kept = [learnt[image.id] for image in split.images if empty or learnt[image.id]]
+        self.names = [image.file_name for image in split.images if empty or objects[image.id]]
+        kept = [objects[image.id] for image in split.images if empty or objects[image.id]]
         self.boxes = [_corners(annotations) for annotations in kept]
         self.labels = [torch.tensor([label_of[a.category_id] for a in one], dtype=torch.int64) for one in kept]
         if not any(len(boxes) for boxes in self.boxes):
@@ -63,6 +60,11 @@ class TrainingData(Dataset[Sample]):
             flip_probability=how.flip_probability,
             random=generator(how.seed, epoch, self.names[index]),
         )
+
+
+def learnt(annotations: Sequence[Annotation], *, difficult: bool) -> list[Annotation]:
+    """Those that training learns from: no crowds, whose boxes hold several; difficult ones only where asked."""
+    return [a for a in annotations if not a.iscrowd and (difficult or not a.difficult)]
 
 
 def _corners(annotations: Sequence[Annotation]) -> torch.Tensor:

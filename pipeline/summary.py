@@ -18,16 +18,16 @@ from fcos.targets import targets
 from fcos.training.optimization import make_optimizer
 from pipeline import annotations
 from pipeline.annotations import Annotation, AnnotationSet
+from pipeline.augment import network_size
 from pipeline.errors import PipelineError
 from pipeline.explain.assignment import (
     NEEDS_PREDICTIONS,
     by_level,
-    learnt,
     level_name,
-    network_size,
     places,
     unpredicted,
 )
+from pipeline.loader import learnt
 from pipeline.params import Params
 
 _TRAIN = "data/unified/train.json"
@@ -132,7 +132,7 @@ def _batch(detector: Detector, size: tuple[int, int], images: int) -> Tensor:
 
 def _parts(detector: Detector) -> Iterator[tuple[str, str, nn.Module]]:
     """Name, path and module of each row: the backbone's stages, the neck, the head's towers and outputs."""
-    stages = list(detector.backbone.parts)
+    stages = list(detector.backbone.parts.children())
     for place, stage in enumerate(stages):
         number = 5 - (len(stages) - 1 - place)  # the last one is C5
         yield f"backbone {'stem' if place == 0 and number < 3 else f'C{number}'}", f"backbone.parts.{place}", stage

@@ -10,16 +10,15 @@ from torch import Tensor
 from fcos.assigners import ASSIGNERS
 from fcos.boxes import ltrb_from_boxes
 from fcos.config import ModelConfig
+from fcos.detector import padded_size
 from fcos.losses import centerness
 from fcos.outputs import Outputs
 from fcos.points import Points, points
 from fcos.targets import Targets, targets
 from pipeline.annotations import Annotation
-from pipeline.augment import fitted_scale
 
 # These ask what a detector predicts; to the others a location is enough.
 NEEDS_PREDICTIONS = frozenset({"task_aligned"})
-_MULTIPLE = 32  # pixels: the detector pads its batches to multiples of it
 
 
 @dataclass(frozen=True)
@@ -55,20 +54,9 @@ def by_level(values: Tensor, where: Points) -> tuple[Tensor, ...]:
     return torch.split(values, list(where.counts))
 
 
-def learnt(annotations: Sequence[Annotation], *, difficult: bool) -> list[Annotation]:
-    """Those that training learns from: no crowds, and difficult ones only where asked."""
-    return [a for a in annotations if not a.iscrowd and (difficult or not a.difficult)]
-
-
-def network_size(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width in pixels of an image as the network sees it, without padding (`augment.resize`)."""
-    scale = fitted_scale(height, width, size)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
 def places(config: ModelConfig, height: int, width: int) -> Points:
     """The locations of a detector whose input has this size before it is padded."""
-    padded = [-(-side // _MULTIPLE) * _MULTIPLE for side in (height, width)]
+    padded = padded_size(height, width)
     # A convolution of stride 2 halves and rounds up, so the levels' sides do too.
     shapes = [(-(-padded[0] // stride), -(-padded[1] // stride)) for stride in config.strides]
     return points(shapes, config.strides, locations=config.locations, ends=config.ranges)

@@ -22,7 +22,6 @@ from pipeline.explain.assignment import (
     Explanation,
     by_level,
     explain,
-    learnt,
     level_name,
     places,
     unpredicted,
@@ -30,6 +29,7 @@ from pipeline.explain.assignment import (
 from pipeline.explain.truth import DataSet, Found
 from pipeline.files import write_json
 from pipeline.images import read_image
+from pipeline.loader import learnt
 from pipeline.model import Model, choose_device
 from pipeline.params import Params
 from pipeline.prediction import out_names

@@ -2,13 +2,13 @@
 
 import math
 
+import fcos.assign
 import pytest
 import torch
+from fcos.assign import Assignment, Targets, assign_fcos, targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fcos.assign
-from fcos.assign import Assignment, Targets, assign_fcos, targets
 from fcos.points import Points, points
 
 PYRAMID = points([(16, 16), (8, 8), (4, 4)], [8, 16, 32])  # of an image of 128×128

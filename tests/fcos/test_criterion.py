@@ -1,8 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
 from fcos.assign import assign_fcos, targets
+
 from fcos.boxes import boxes_from_ltrb
 from fcos.criterion import Criterion
 from fcos.detector import Outputs

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from fcos.backbones import Backbone, freeze_batch_norm
+from fcos.backbones.backbone import backbone_of
+from fcos.backbones.batch_norm import convert_batch_norm
 from fcos.config import PAPER
 from fcos.detector import Detector, build
 from fcos.fuse import ConvolutionRelu, fused
@@ -48,7 +49,7 @@ def assert_same(one: Detector, other: Detector, images: Tensor) -> None:
 def test_outputs_stay_and_batch_norm_goes(backbone: str, frozen: bool) -> None:
     detector = lively(backbone)
     if frozen:
-        freeze_batch_norm(detector.backbone)
+        convert_batch_norm(detector.backbone, "frozen")
     before = norms(detector)
     quick = fused(detector)
     assert_same(quick, detector, torch.randn(2, 3, 64, 96))
@@ -106,7 +107,7 @@ class Untraceable(nn.Module):
 def test_odd_modules_stay_right(stem: type[nn.Module]) -> None:
     detector = lively("tiny")
     parts = detector.backbone.parts
-    detector.backbone = Backbone([stem(), *parts], detector.backbone.channels, (0.5,) * 3, (0.5,) * 3)
+    detector.backbone = backbone_of([stem(), *parts], detector.backbone.channels, (0.5,) * 3, (0.5,) * 3)
     for layer in detector.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.5, 0.5)

@@ -16,7 +16,6 @@ from fcos.detector import build
 from fcos.weights import Description, save_detector
 from pipeline import annotations, pictures
 from pipeline.annotations import Annotation, AnnotationSet, Category, Image
-from pipeline.augment import Sample, fitted_scale, resize
 from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.explain import assignment
@@ -96,14 +95,6 @@ def test_an_object_behind_another_is_hidden() -> None:
     assert behind.positives == (0, 0, 0)
     assert behind.reason is not None
     assert behind.reason.startswith("hidden")
-
-
-@pytest.mark.parametrize("size", [(64, 64), (480, 640), (800, 1333)])
-@pytest.mark.parametrize("stored", [(1, 1), (30, 41), (333, 500), (5, 600)])
-def test_network_size_is_what_resize_makes(stored: tuple[int, int], size: tuple[int, int]) -> None:
-    empty = Sample(torch.zeros(3, *stored, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), "")
-    resized = resize(empty, fitted_scale(*stored, size))
-    assert assignment.network_size(*stored, size) == tuple(resized.image.shape[-2:])
 
 
 @pytest.mark.parametrize("levels", [(3, 4, 5), (3, 4, 5, 6, 7)])
