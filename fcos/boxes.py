@@ -24,7 +24,7 @@ def boxes_from_ltrb(locations: Tensor, ltrb: Tensor) -> Tensor:
 
 def area(boxes: Tensor) -> Tensor:
     """Areas [...] in square pixels of boxes [..., 4]; 0 for a box with swapped sides."""
-    return _between(boxes[..., :2], boxes[..., 2:])
+    return _between(*_corners(boxes))
 
 
 def contains(boxes: Tensor, locations: Tensor) -> Tensor:
@@ -43,19 +43,27 @@ def aligned_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         IoU [...] in 0…1, 0 where both boxes are empty; union [...] in square pixels.
     """
-    overlap = _between(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:]))
+    (low_a, high_a), (low_b, high_b) = _corners(a), _corners(b)
+    overlap = _between(torch.maximum(low_a, low_b), torch.minimum(high_a, high_b))
     union = area(a) + area(b) - overlap
     return overlap / union.clamp(min=torch.finfo(union.dtype).tiny), union
 
 
-def hull_area(a: Tensor, b: Tensor) -> Tensor:
-    """Areas [...] of the smallest boxes around both of each pair of boxes [..., 4]."""
-    return _between(torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:]))
+def hull_sides(a: Tensor, b: Tensor) -> Tensor:
+    """Width and height [..., 2] of the smallest boxes around both of each pair of boxes [..., 4]."""
+    (low_a, high_a), (low_b, high_b) = _corners(a), _corners(b)
+    return (torch.maximum(high_a, high_b) - torch.minimum(low_a, low_b)).clamp(min=0)
+
+
+def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    # One split, not two slices: the gradient of a slice is a whole tensor of zeros.
+    low, high = torch.split(boxes, 2, dim=-1)
+    return low, high
 
 
 def _between(low: Tensor, high: Tensor) -> Tensor:
     # A product of two, not prod(): the gradient of that looks for zeros, and makes a GPU wait.
-    width, height = (high - low).clamp(min=0).unbind(dim=-1)
+    width, height = torch.unbind((high - low).clamp(min=0), dim=-1)
     return width * height
 
 

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from fcos.assigners.conflicts import assignment, resolve
 from fcos.assigners.windows import columns_and_rows, places
-from fcos.boxes import area, ltrb_from_boxes
+from fcos.boxes import area, contains
 from fcos.config import ModelConfig
 from fcos.outputs import Outputs
 from fcos.points import Grid, Points
 from fcos.targets import Assignment, Targets
 
-# Distances of one chunk, in floats: 64 MiB. Hundreds of objects in each of many images must not exhaust memory.
-_CHUNK = 2**24
+# Pairs of location and object in one chunk. Hundreds of objects in each of many images must not exhaust memory.
+_CHUNK = 2**22
 # Looking near the centres alone pays, and needs little memory, while it leaves out most of the pyramid.
 _WORTHWHILE = 1 / 8
 
@@ -43,11 +43,11 @@ def match_everywhere(points: Points, batch: Targets, radius: float) -> tuple[Ten
     O(B·P·M), in chunks of whole images.
     """
     images, objects = batch.valid.shape
-    step = max(1, _CHUNK // (len(points.locations) * objects * 4))
+    step = max(1, _CHUNK // (len(points.locations) * objects))
     index, positive = zip(
         *(
             _match(points, batch.boxes[start : start + step], batch.valid[start : start + step], radius)
-            for start in range(0, max(1, images), step)
+            for start in range(0, images, step)
         ),
         strict=True,
     )
@@ -55,13 +55,15 @@ def match_everywhere(points: Points, batch: Targets, radius: float) -> tuple[Ten
 
 
 def _match(points: Points, boxes: Tensor, valid: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    ltrb = ltrb_from_boxes(points.locations[None, :, None], boxes[:, None])  # [b, P, M, 4]
-    candidate = (ltrb.amin(dim=-1) > 0) & valid[:, None]
+    x, y = torch.unbind(points.locations[:, None], dim=-1)  # [P, 1], against boxes' [b, 1, M]
+    x1, y1, x2, y2 = torch.unbind(boxes[:, None], dim=-1)
+    candidate = contains(boxes[:, None], points.locations[:, None]) & valid[:, None]
     if radius > 0:
-        offset = (points.locations[None, :, None] - _centres(boxes)[:, None]).abs().amax(dim=-1)
-        candidate &= offset < radius * points.strides[None, :, None]
-    size = ltrb.amax(dim=-1)
-    candidate &= (size > points.ranges[None, :, None, 0]) & (size <= points.ranges[None, :, None, 1])
+        centre_x, centre_y = torch.unbind(_centres(boxes)[:, None], dim=-1)
+        offset = torch.maximum((x - centre_x).abs(), (y - centre_y).abs())
+        candidate &= offset < radius * points.strides[:, None]
+    size = torch.maximum(torch.maximum(x - x1, x2 - x), torch.maximum(y - y1, y2 - y))  # max(l, t, r, b)
+    candidate &= (size > points.ranges[:, :1]) & (size <= points.ranges[:, 1:])
     # Infinity, not 1e8 − area: in float32 that loses the difference of small areas.
     smallest, index = area(boxes)[:, None].where(candidate, torch.inf).min(dim=-1)
     positive = smallest.isfinite()

@@ -28,7 +28,7 @@ def assign_task_aligned(outputs: Outputs, batch: Targets, config: ModelConfig) -
     """
     count = len(outputs.points.locations)
     predicted = boxes_from_ltrb(outputs.points.locations, outputs.ltrb.detach().float())
-    step = max(1, _CHUNK // max(1, count * len(predicted)))
+    step = max(1, _CHUNK // (count * len(predicted)))
     parts = [
         _best(outputs, predicted, part, config)
         for part in _split(batch, step)  # of the objects, so that any number of them fits

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcos.boxes import aligned_iou, hull_area
+from fcos.boxes import aligned_iou, hull_sides
 
 _EPSILON = 1e-6
 
@@ -27,7 +27,8 @@ def linear_iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
 def giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """1 − GIoU (Rezatofighi et al., 1902.09630, algorithm 1), in 0…2."""
     iou, union = aligned_iou(predicted, target)
-    hull = hull_area(predicted, target)
+    width, height = torch.unbind(hull_sides(predicted, target), dim=-1)
+    hull = width * height
     return 1 - iou + (hull - union) / hull.clamp(min=torch.finfo(hull.dtype).tiny)
 
 
@@ -61,9 +62,9 @@ def smooth_l1_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
     """Squared distance of the centres, by the squared diagonal of the hull."""
-    x, y = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).unbind(dim=-1)
-    width, height = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).unbind(dim=-1)
-    return (x * x + y * y) / (width * width + height * height).clamp(min=torch.finfo(a.dtype).tiny)
+    low, high = torch.split(a - b, 2, dim=-1)
+    diagonal = hull_sides(a, b).square().sum(dim=-1)
+    return ((low + high) / 2).square().sum(dim=-1) / diagonal.clamp(min=torch.finfo(a.dtype).tiny)
 
 
 def _aspect(boxes: Tensor) -> Tensor:

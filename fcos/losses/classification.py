@@ -8,11 +8,10 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-# Elements of one chunk. On a CPU, each thread's share stays in its cache, and is just enough for torch to share work;
-# elsewhere chunks only keep the intermediate results from filling memory.
-_CHUNK_OF_A_THREAD = 2**15
+# Elements of one chunk. On a CPU, a thread's share stays near it in a cache, and is large enough that threads seldom
+# wait for each other; elsewhere chunks only keep the intermediate results from filling memory.
+_CHUNK_OF_A_THREAD = 2**17
 _CHUNK_ELSEWHERE = 2**25
 
 
@@ -74,12 +73,15 @@ class ClassificationLoss:
         """The sum of `elementwise` over all logits, as a scalar, float32 or wider.
 
         Everything is background, and each location's own class is put right: so no tensor of targets is made, and the
-        gradient comes at once with the sum, for one reading of the logits. It can't be differentiated twice.
+        gradient comes at once with the sum, for one reading of the logits.
 
         Args:
             logits: [..., K].
             labels: [...] int64 in 0…K−1, also where the goal is 0.
             goals: [...] float32: the target of the location's own class, 0…1; 0: the location is background.
+
+        Raises:
+            RuntimeError: going backward, where that happens a second time or asks for a second derivative.
         """
         elementwise = partial(self.elementwise, alpha=alpha, gamma=gamma)
         total: Tensor = _Sum.apply(logits, labels, goals, elementwise, self.background(alpha), gamma)
@@ -105,14 +107,16 @@ class _Sum(torch.autograd.Function):
         difference, slope = _difference(own, goals.to(wide), elementwise)
         if gradient is not None:
             ctx.dtype = logits.dtype
-            ctx.save_for_backward(gradient.scatter_add_(-1, labels[..., None], slope[..., None]))
+            ctx.gradient = gradient.scatter_add_(-1, labels[..., None], slope[..., None])
         return background + difference
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return (gradient * scale).to(ctx.dtype), None, None, None, None, None
+        if ctx.gradient is None or torch.is_grad_enabled():
+            raise RuntimeError("the sum of a classification loss has one backward and no second derivative")
+        # In place and given away: it is as big as the logits.
+        gradient, ctx.gradient = ctx.gradient.mul_(scale).to(ctx.dtype), None
+        return gradient, None, None, None, None, None
 
 
 def _background(logits: Tensor, gradient: Tensor | None, weight: float, gamma: float) -> Tensor:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fcos.boxes import aligned_iou, area, boxes_from_ltrb, clip, ltrb_from_boxes
+from fcos.boxes import aligned_iou, area, boxes_from_ltrb, clip, contains, hull_sides, ltrb_from_boxes
 
 coordinates = st.floats(-1000, 1000, width=32)
 
@@ -47,3 +47,14 @@ def test_empty_boxes_have_no_area_and_no_overlap() -> None:
 def test_clip() -> None:
     boxes: Tensor = clip(torch.tensor([[-3.0, 2.0, 50.0, 40.0]]), height=20, width=30)
     assert boxes.tolist() == [[0, 2, 30, 20]]
+
+
+def test_a_box_contains_what_is_inside_but_not_its_sides() -> None:
+    box = torch.tensor([2.0, 3.0, 6.0, 5.0])
+    locations = torch.tensor([[4.0, 4.0], [2.0, 4.0], [6.0, 4.0], [4.0, 3.0], [4.0, 5.0], [7.0, 4.0], [4.0, 2.0]])
+    assert contains(box, locations).tolist() == [True] + [False] * 6
+
+
+def test_sides_of_the_hull_by_hand() -> None:
+    a, b = torch.tensor([[0.0, 1.0, 2.0, 3.0]]), torch.tensor([[1.0, -4.0, 5.0, 2.0]])
+    assert hull_sides(a, b).tolist() == [[5.0, 7.0]]

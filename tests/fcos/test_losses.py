@@ -1,12 +1,18 @@
+"""Losses of boxes and of the quality."""
+
 import math
-from collections.abc import Callable
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor
 
-from fcos.losses import BOX_LOSSES, centerness, entropy, giou_loss, iou_loss, sigmoid_focal_loss
+from fcos.config import BoxLoss, ModelConfig
+from fcos.losses import BOX_LOSSES, QUALITY_LOSSES, centerness
+from fcos.losses.box import ciou_loss, diou_loss, giou_loss, iou_loss, l1_loss, linear_iou_loss, smooth_l1_loss
+from fcos.losses.quality import entropy
 
 
 def random_boxes(count: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -15,40 +21,39 @@ def random_boxes(count: int, seed: int, dtype: torch.dtype = torch.float64) -> T
     return torch.cat([corner, corner + 1 + torch.rand(count, 2, generator=generator, dtype=dtype) * 20], dim=-1)
 
 
-def test_focal_loss_is_torchvisions() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(50, 7, generator=generator, dtype=torch.float64) * 5
-    goal = (torch.rand(50, 7, generator=generator) < 0.3).double()
-    for alpha, gamma in ((0.25, 2.0), (0.6, 1.0)):
-        expected = torchvision.ops.sigmoid_focal_loss(logits, goal, alpha=alpha, gamma=gamma)
-        torch.testing.assert_close(sigmoid_focal_loss(logits, goal, alpha=alpha, gamma=gamma), expected)
+def test_the_configuration_names_them_all() -> None:
+    assert set(get_args(BoxLoss)) == set(BOX_LOSSES)
+    assert set(get_args(get_type_hints(ModelConfig)["quality_loss"])) == set(QUALITY_LOSSES)
 
 
-def test_focal_loss_by_hand() -> None:
-    """Logit 0, so p = ½: α·(½)²·ln 2 for the class itself, (1 − α)·(½)²·ln 2 for another."""
-    found = sigmoid_focal_loss(torch.zeros(2), torch.tensor([1.0, 0.0]))
-    assert found.tolist() == pytest.approx([0.25 * 0.25 * math.log(2), 0.75 * 0.25 * math.log(2)])
+@pytest.mark.parametrize(
+    ("ours", "reference"),
+    [
+        (giou_loss, torchvision.ops.generalized_box_iou_loss),
+        (diou_loss, torchvision.ops.distance_box_iou_loss),
+        (ciou_loss, torchvision.ops.complete_box_iou_loss),
+    ],
+)
+def test_losses_and_gradients_are_torchvisions(ours, reference) -> None:  # type: ignore[no-untyped-def]
+    a, b = random_boxes(200, 1).requires_grad_(), random_boxes(200, 2)
+    torch.testing.assert_close(ours(a, b), reference(a, b), atol=1e-6, rtol=1e-6)
+    (found,), (expected,) = (torch.autograd.grad(loss(a, b).sum(), a) for loss in (ours, reference))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_focal_loss_stays_finite_at_extreme_logits() -> None:
-    logits = torch.tensor([-200.0, 200.0, -200.0, 200.0], requires_grad=True)
-    loss = sigmoid_focal_loss(logits, torch.tensor([0.0, 1.0, 1.0, 0.0]))
-    loss.sum().backward()
-    assert loss.isfinite().all()
-    assert logits.grad is not None
-    assert logits.grad.isfinite().all()
-
-
-def test_giou_is_torchvisions() -> None:
+def test_iou_losses_are_of_torchvisions_iou() -> None:
     a, b = random_boxes(200, 1), random_boxes(200, 2)
-    torch.testing.assert_close(giou_loss(a, b), torchvision.ops.generalized_box_iou_loss(a, b), atol=1e-6, rtol=1e-6)
+    iou = torchvision.ops.box_iou(a, b).diagonal()
+    touching = iou > 1e-6
+    torch.testing.assert_close(iou_loss(a, b)[touching], -iou.log()[touching])
+    torch.testing.assert_close(linear_iou_loss(a, b), 1 - iou)
 
 
-def test_iou_is_the_logarithm_of_torchvisions() -> None:
-    a, b = random_boxes(200, 1), random_boxes(200, 2)
-    touching = torchvision.ops.box_iou(a, b).diagonal() > 1e-6
-    expected = -torchvision.ops.box_iou(a, b).diagonal().log()
-    torch.testing.assert_close(iou_loss(a, b)[touching], expected[touching])
+def test_l1_losses_by_hand() -> None:
+    """Sides off by ½, 1, 2 and 0 strides: mean 3.5/4; smooth: (⅛ + ½ + 1½ + 0)/4."""
+    a, b = torch.tensor([-1.5, -2.0, 3.0, 4.0]), torch.tensor([-1.0, -1.0, 5.0, 4.0])
+    assert l1_loss(a, b).item() == 0.875
+    assert smooth_l1_loss(a, b).item() == (0.125 + 0.5 + 1.5) / 4
 
 
 @pytest.mark.parametrize("name", list(BOX_LOSSES))
@@ -58,15 +63,19 @@ class TestBoxLosses:
         assert BOX_LOSSES[name](boxes, boxes).tolist() == pytest.approx([0] * 10, abs=1e-12)
 
     def test_gradients(self, name: str) -> None:
+        # For ciou, whose α isn't differentiated, torchvision's gradient is the reference.
+        if name == "ciou":
+            return
         a, b = random_boxes(6, 4), random_boxes(6, 4) + 0.7
         assert torch.autograd.gradcheck(BOX_LOSSES[name], (a.requires_grad_(), b))
 
     def test_degenerate_and_far_boxes_stay_finite(self, name: str) -> None:
-        loss: Callable[[Tensor, Tensor], Tensor] = BOX_LOSSES[name]
-        predicted = torch.tensor([[0.0] * 4, [5.0, 5.0, 5.0, 5.0], [1e6, 1e6, 2e6, 2e6]], requires_grad=True)
-        values = loss(predicted, torch.tensor([[0.0, 0.0, 4.0, 4.0]] * 3))
+        boxes = [[0.0] * 4, [5.0] * 4, [1e6, 1e6, 2e6, 2e6], [0.0, 2.0, 4.0, 2.0], [-1e9, -1e9, 1e9, 1e9], [1.0] * 4]
+        predicted = torch.tensor(boxes, requires_grad=True)
+        values = BOX_LOSSES[name](predicted, torch.tensor([[0.0, 0.0, 4.0, 4.0]] * 6))
         values.sum().backward()
         assert values.isfinite().all()
+        assert (values > 0).all()
         assert predicted.grad is not None
         assert predicted.grad.isfinite().all()
 
@@ -79,8 +88,24 @@ def test_centerness_by_hand() -> None:
     assert centerness(ltrb).tolist() == pytest.approx([1.0, 0.25, 0.5])
 
 
+def test_quality_losses_by_hand() -> None:
+    """p = ¾, goal ¼: −¼·ln ¾ − ¾·ln ¼, and ½."""
+    logit, goal = torch.tensor(math.log(3)), torch.tensor(0.25)
+    expected = -0.25 * math.log(0.75) - 0.75 * math.log(0.25)
+    assert QUALITY_LOSSES["bce"].loss(logit, goal).item() == pytest.approx(expected)
+    assert QUALITY_LOSSES["l1"].loss(logit, goal).item() == pytest.approx(0.5)
+
+
 def test_entropy_is_the_least_cross_entropy() -> None:
     probability = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=torch.float64)
     logits = torch.logit(probability.clamp(1e-15, 1 - 1e-15))
-    least = torch.nn.functional.binary_cross_entropy_with_logits(logits, probability, reduction="none")
+    least = F.binary_cross_entropy_with_logits(logits, probability, reduction="none")
     torch.testing.assert_close(entropy(probability), least, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", list(QUALITY_LOSSES))
+def test_a_quality_loss_reaches_its_floor_and_no_less(name: str) -> None:
+    goals = torch.linspace(0.01, 0.99, 25, dtype=torch.float64)
+    loss = QUALITY_LOSSES[name]
+    torch.testing.assert_close(loss.loss(goals.logit(), goals), loss.floor(goals))
+    assert (loss.loss(goals.logit() + 0.3, goals) > loss.floor(goals)).all()

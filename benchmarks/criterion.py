@@ -1,0 +1,111 @@
+"""Assignment and losses, forward and backward: ours against torchvision's own, on the same random predictions.
+
+python benchmarks/criterion.py [images] [pixels] [rounds]
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import fcos_resnet50_fpn
+from torchvision.models.detection.image_list import ImageList
+
+from fcos.config import PAPER
+from fcos.criterion import Criterion
+from fcos.outputs import Outputs
+from fcos.points import points
+from fcos.targets import targets
+
+CONFIG = replace(PAPER, pretrained=False, locations="torchvision", box_weight="none")  # torchvision's conventions
+Side = Callable[[], tuple[dict[str, Tensor], list[Tensor]]]
+
+
+def sides(*, images: int, objects: int, pixels: int, classes: int = 91, seed: int = 0) -> tuple[Side, Side]:
+    """Ours and torchvision's: each call goes forward and backward.
+
+    Args:
+        images: in the batch.
+        objects: in each image.
+        pixels: width and height of each image.
+        classes: K.
+
+    Returns:
+        Two functions without arguments, which give the losses by name (classification, box, quality), and their sum's
+        gradient with respect to the class logits, the distances in strides, and the centerness logits.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(-(-pixels // stride), -(-pixels // stride)) for stride in CONFIG.strides]
+    count = sum(height * width for height, width in shapes)
+    predicted = [
+        torch.randn(images, count, classes, generator=generator) - 4,
+        torch.rand(images, count, 4, generator=generator) * 6,
+        torch.randn(images, count, 1, generator=generator),
+    ]
+    corners = torch.rand(images, objects, 2, generator=generator) * pixels * 0.8
+    lengths = (torch.rand(images, objects, 2, generator=generator) * 5.5).exp() + 4
+    boxes = torch.cat([corners, (corners + lengths).clamp(max=pixels)], dim=-1)
+    labels = torch.randint(classes, (images, objects), generator=generator)
+    for tensor in predicted:
+        tensor.requires_grad_()
+    return _ours(predicted, boxes, labels, shapes), _torchvisions(predicted, boxes, labels, shapes, pixels)
+
+
+def _ours(predicted: list[Tensor], boxes: Tensor, labels: Tensor, shapes: list[tuple[int, int]]) -> Side:
+    logits, distances, quality = predicted
+    places = points(shapes, CONFIG.strides, locations=CONFIG.locations)
+    criterion, batch = Criterion(CONFIG, box_loss="giou"), targets(list(boxes), list(labels))
+
+    def side() -> tuple[dict[str, Tensor], list[Tensor]]:
+        ltrb = distances * places.strides[:, None]
+        losses = criterion(Outputs(logits, ltrb, quality.squeeze(-1), places), batch)
+        gradients = torch.autograd.grad(losses.total, predicted)
+        return {name: getattr(losses, name).detach() for name in ("classification", "box", "quality")}, list(gradients)
+
+    return side
+
+
+def _torchvisions(
+    predicted: list[Tensor], boxes: Tensor, labels: Tensor, shapes: list[tuple[int, int]], pixels: int
+) -> Side:
+    logits, distances, quality = predicted
+    model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=logits.shape[-1])
+    maps = [torch.zeros(1, 1, *shape) for shape in shapes]
+    padded = torch.zeros(1, 1, shapes[0][0] * CONFIG.strides[0], shapes[0][1] * CONFIG.strides[0])
+    anchors = model.anchor_generator(ImageList(padded, [(pixels, pixels)] * len(boxes)), maps)
+    outputs = {"cls_logits": logits, "bbox_regression": distances, "bbox_ctrness": quality}
+    truth = [{"boxes": box, "labels": label} for box, label in zip(boxes, labels, strict=True)]
+    counts = [height * width for height, width in shapes]
+
+    def side() -> tuple[dict[str, Tensor], list[Tensor]]:
+        losses = model.compute_loss(truth, outputs, anchors, counts)
+        gradients = torch.autograd.grad(sum(losses.values()), predicted)
+        names = {"classification": "classification", "box": "bbox_regression", "quality": "bbox_ctrness"}
+        return {name: losses[theirs].detach() for name, theirs in names.items()}, list(gradients)
+
+    return side
+
+
+def seconds(both: tuple[Side, Side], rounds: int) -> tuple[float, float]:
+    """Median seconds of each side, called in turn, after one call that doesn't count."""
+    taken: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(rounds + 1):
+        for side, times in zip(both, taken, strict=True):
+            start = time.perf_counter()
+            side()
+            if round_:
+                times.append(time.perf_counter() - start)
+    return statistics.median(taken[0]), statistics.median(taken[1])
+
+
+if __name__ == "__main__":
+    images, pixels, rounds = [*map(int, sys.argv[1:]), *(16, 800, 7)[len(sys.argv) - 1 :]]
+    for objects in (20, 200):
+        ours, theirs = seconds(sides(images=images, objects=objects, pixels=pixels), rounds)
+        sys.stdout.write(
+            f"{images} images of {pixels} pixels, {objects} objects each: ours {ours * 1e3:.0f} ms, "
+            f"torchvision's {theirs * 1e3:.0f} ms, {theirs / ours:.1f} times as long\n"
+        )
