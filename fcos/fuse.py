@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import FrozenBatchNorm2d
 
+from fcos.backbones import Backbone
 from fcos.detector import Detector
+from fcos.head import Head
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _ACTIVATIONS = (F.relu, torch.relu)
@@ -20,14 +22,12 @@ def fused(detector: Detector) -> Detector:
     """A copy in evaluation mode whose weights can't learn any more; its outputs are equal within 1e-4.
 
     Batch norm is folded into the convolution before it, and what else follows a convolution, a residual's addition and
-    relu, joins it: where nobody else sees the values in between. A backbone that can't be traced keeps its form.
+    relu, joins it: where nobody else sees the values in between. What has no batch norm keeps its form, and so does
+    what can't be traced, but for its traceable parts.
     """
     copied = copy.deepcopy(detector).eval().requires_grad_(False)
-    copied.backbone.parts = _fused(copied.backbone.parts)
-    for module in (copied.neck, copied.head):
-        for name, child in list(module.named_modules()):
-            if isinstance(child, nn.Sequential) and any(isinstance(layer, nn.BatchNorm2d) for layer in child):
-                module.set_submodule(name, _fused(child))
+    _thaw(copied)
+    _fuse_parts(copied)
     return copied.to(memory_format=torch.channels_last)
 
 
@@ -74,28 +74,38 @@ class _Tracer(fx.Tracer):
         return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _fused(module: nn.Module) -> nn.Module:
-    _thaw(module)
-    try:
-        traced = fx.GraphModule(module, _Tracer().trace(module))
-    except Exception:  # noqa: BLE001 — others' code can fail in any way under a tracer
-        return module
-    _fold_batch_norm(traced)
-    _join_relu(traced)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return traced
-
-
 def _thaw(module: nn.Module) -> None:
-    """Frozen batch norm as batch norm in evaluation mode, which computes the same."""
+    """Frozen and synchronised batch norm as batch norm in evaluation mode, which computes the same."""
     for name, child in module.named_children():
-        if isinstance(child, FrozenBatchNorm2d):
+        if isinstance(child, FrozenBatchNorm2d | nn.SyncBatchNorm):
             norm = nn.BatchNorm2d(len(child.weight), eps=child.eps, device=child.weight.device)
             norm.load_state_dict(norm.state_dict() | child.state_dict())
             setattr(module, name, norm.eval().requires_grad_(False))
         else:
             _thaw(child)
+
+
+def _fuse_parts(module: nn.Module) -> None:
+    """Replaces the children by fused ones; lists, and what stands for a whole noun, by their own children."""
+    for name, child in module.named_children():
+        if not any(isinstance(layer, nn.BatchNorm2d) for layer in child.modules()):
+            continue
+        traced = None if isinstance(child, Backbone | Head | nn.ModuleList) else _traced(child)
+        if traced is None:
+            _fuse_parts(child)
+        else:
+            _fold_batch_norm(traced)
+            _join_relu(traced)
+            traced.delete_all_unused_submodules()
+            traced.recompile()
+            setattr(module, name, traced)
+
+
+def _traced(module: nn.Module) -> fx.GraphModule | None:
+    try:
+        return fx.GraphModule(module, _Tracer().trace(module))
+    except Exception:  # noqa: BLE001 — others' code can fail in any way under a tracer
+        return None
 
 
 def _fold_batch_norm(traced: fx.GraphModule) -> None:

@@ -14,6 +14,7 @@ from fcos.boxes import aligned_iou, boxes_from_ltrb
 from fcos.outputs import Outputs
 
 _SLACK = 1e-3  # the first, rough threshold on logits is lower by this: rounding mustn't cost a candidate
+_CERTAIN = 0.999  # and it asks for no higher probability
 _PREFIX = 4  # suppression looks at so many times the boxes wanted; where they don't suffice, at so many times more
 
 
@@ -89,29 +90,30 @@ def _candidates(outputs: Outputs, how: Postprocess) -> _Candidates:
 
     All logits are looked at once, for each location's highest: what follows touches the few locations that matter.
     """
-    logits, quality = outputs.logits, outputs.quality
-    floor = _floor(how, outputs)
-    image, location = (logits.amax(dim=-1) > floor).nonzero(as_tuple=True)
-    rows = logits[image, location]
-    row, label = (rows > floor[image, location, None]).nonzero(as_tuple=True)
-    image, location = image[row], location[row]
-    probability = rows[row, label].double().sigmoid()
-    score = probability if quality is None else (probability * quality[image, location].double().sigmoid()).sqrt()
+    logits, floor = outputs.logits.flatten(0, 1), _floor(how, outputs)
+    place = (logits.amax(dim=-1) > floor).nonzero().squeeze(-1)
+    row, label = (logits.index_select(0, place) > floor[place, None]).nonzero(as_tuple=True)
+    place = place[row]
+    score = probability = logits[place, label].double().sigmoid()
+    if outputs.quality is not None:
+        score = (probability * outputs.quality.flatten()[place].double().sigmoid()).sqrt()
     sure = (probability if how.threshold_on == "class" else score) > how.score_threshold
-    found = _Candidates(image, location, label, score.float())[sure]
+    locations = outputs.logits.shape[1]
+    found = _Candidates(place // locations, place % locations, label, score.float())[sure]
     return found[_best_of_levels(found, outputs, how.candidates)]
 
 
 def _floor(how: Postprocess, outputs: Outputs) -> Tensor:
-    """The logit that a class must exceed at each location [B, P], a little less than exactly.
+    """The logit that a class must exceed, or a little less, at each location of each image: [B·P].
 
     p > t where its logit exceeds ln(t / (1 − t)); sqrt(p·q) > t where p > t²/q.
     """
     if how.threshold_on == "class" or outputs.quality is None:
-        needed = outputs.logits.new_full((1, 1), how.score_threshold, dtype=torch.float64)
+        needed = torch.full(outputs.logits.shape[:2], how.score_threshold, device=outputs.logits.device)
     else:
-        needed = how.score_threshold**2 / outputs.quality.double().sigmoid()
-    return (needed.clamp(max=1).logit() - _SLACK).expand(outputs.logits.shape[:2])
+        needed = how.score_threshold**2 / outputs.quality.float().sigmoid()
+    # Nearer to 1, float32 would be wrong by more than the slack.
+    return (needed.clamp(max=_CERTAIN).logit() - _SLACK).flatten()
 
 
 def _best_of_levels(found: _Candidates, outputs: Outputs, count: int) -> Tensor:

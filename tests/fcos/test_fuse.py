@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from fcos.backbones.backbone import backbone_of
-from fcos.backbones.batch_norm import convert_batch_norm
 from fcos.config import PAPER
 from fcos.detector import Detector, build
 from fcos.fuse import ConvolutionRelu, fused
@@ -35,6 +33,15 @@ def norms(module: nn.Module) -> int:
     return sum(isinstance(layer, nn.BatchNorm2d | FrozenBatchNorm2d) for layer in module.modules())
 
 
+def freeze(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        freeze(child)
+        if isinstance(child, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
+            frozen.load_state_dict(child.state_dict())
+            setattr(module, name, frozen)
+
+
 def assert_same(one: Detector, other: Detector, images: Tensor) -> None:
     with torch.inference_mode():
         a, b = one(images), other(images)
@@ -49,7 +56,7 @@ def assert_same(one: Detector, other: Detector, images: Tensor) -> None:
 def test_outputs_stay_and_batch_norm_goes(backbone: str, frozen: bool) -> None:
     detector = lively(backbone)
     if frozen:
-        convert_batch_norm(detector.backbone, "frozen")
+        freeze(detector.backbone)
     before = norms(detector)
     quick = fused(detector)
     assert_same(quick, detector, torch.randn(2, 3, 64, 96))
@@ -103,13 +110,22 @@ class Untraceable(nn.Module):
         return out if out.sum() > 0 else -out
 
 
-@pytest.mark.parametrize("stem", [Odd, Untraceable])
-def test_odd_modules_stay_right(stem: type[nn.Module]) -> None:
+@pytest.mark.parametrize(("stem", "left"), [(Odd, 3), (Untraceable, 0)])
+def test_odd_modules_stay_right(stem: type[nn.Module], left: int) -> None:
     detector = lively("tiny")
     parts = detector.backbone.parts
-    detector.backbone = backbone_of([stem(), *parts], detector.backbone.channels, (0.5,) * 3, (0.5,) * 3)
-    for layer in detector.modules():
+    parts[0] = nn.Sequential(stem(), parts[0])
+    for layer in parts[0][0].modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.5, 0.5)
     detector.eval()
-    assert_same(fused(detector), detector, torch.randn(2, 3, 64, 64))
+    quick = fused(detector)
+    assert_same(quick, detector, torch.randn(2, 3, 64, 64))
+    assert norms(quick) == left
+
+
+def test_a_neck_is_left_alone_where_nothing_can_be_folded() -> None:
+    detector = lively("tiny")
+    quick = fused(detector)
+    assert str(quick.neck) == str(detector.neck)
+    assert str(quick.head) == str(detector.head)

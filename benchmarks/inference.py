@@ -1,0 +1,122 @@
+"""Inference: ours against torchvision's `fcos_resnet50_fpn`, with the same weights and the same answers.
+
+Each function gives two sides without arguments, ours first, after making sure that they agree.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection import FCOS, fcos_resnet50_fpn
+from torchvision.models.detection.image_list import ImageList
+
+from fcos.fuse import fused
+from fcos.outputs import Outputs
+from fcos.points import points
+from fcos.postprocess import Detections
+from fcos.torchvision_weights import TORCHVISION, TORCHVISION_POSTPROCESS, from_torchvision
+from pipeline.inference import detect
+
+Side = Callable[[], object]
+_TOLERANCE = 1e-4  # of scores; boxes, in pixels: a hundred times more
+
+
+def images_to_boxes(*, images: int = 1, height: int = 800, width: int = 1066, classes: int = 91) -> tuple[Side, Side]:
+    """From pixels to detections, with resizing (which the images don't need), normalisation, network and suppression.
+
+    Raises:
+        AssertionError: the detections differ.
+    """
+    model = _lively(classes)
+    detector = fused(from_torchvision(model.state_dict(), range(classes)))
+    random = torch.Generator().manual_seed(0)
+    pixels = [torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=random) for _ in range(images)]
+    size = (min(height, width), max(height, width))
+    model.transform.min_size, model.transform.max_size = size[:1], size[1]
+
+    def ours() -> list[Detections]:
+        return detect(detector, pixels, size, TORCHVISION_POSTPROCESS)
+
+    @torch.inference_mode()
+    def theirs() -> list[dict[str, Tensor]]:
+        found: list[dict[str, Tensor]] = model([image / 255 for image in pixels])
+        return found
+
+    _check_same(ours(), theirs())
+    return ours, theirs
+
+
+def postprocessing(*, images: int = 8, height: int = 640, width: int = 800, classes: int = 91) -> tuple[Side, Side]:
+    """From raw outputs, as of a trained network with thirty objects in each image, to detections.
+
+    Raises:
+        AssertionError: the detections differ.
+    """
+    shapes = [(-(-height // stride), -(-width // stride)) for stride in TORCHVISION.strides]
+    outputs = _trained(images, height, width, classes, shapes)
+    sizes = [(height, width)] * images
+    model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes)
+    batch = ImageList(torch.zeros(images, 1, height, width), sizes)
+    anchors = model.anchor_generator(batch, [torch.zeros(1, 1, *shape) for shape in shapes])
+    counts = list(outputs.points.counts)
+    assert outputs.quality is not None
+    heads = {
+        "cls_logits": list(outputs.logits.split(counts, dim=1)),
+        "bbox_regression": list((outputs.ltrb / outputs.points.strides[:, None]).split(counts, dim=1)),
+        "bbox_ctrness": list(outputs.quality[..., None].split(counts, dim=1)),
+    }
+    split_anchors = [list(one.split(counts)) for one in anchors]
+
+    @torch.inference_mode()
+    def ours() -> list[Detections]:
+        return TORCHVISION_POSTPROCESS(outputs, sizes)
+
+    @torch.inference_mode()
+    def theirs() -> list[dict[str, Tensor]]:
+        found: list[dict[str, Tensor]] = model.postprocess_detections(heads, split_anchors, sizes)
+        return found
+
+    _check_same(ours(), theirs())
+    return ours, theirs
+
+
+def _lively(classes: int) -> FCOS:
+    """Random weights whose scores are above the threshold here and there."""
+    torch.manual_seed(0)
+    model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes).eval()
+    head = model.head
+    torch.nn.init.normal_(head.classification_head.cls_logits.weight, std=0.03)
+    torch.nn.init.normal_(head.regression_head.bbox_reg.weight, std=0.03)
+    torch.nn.init.constant_(head.regression_head.bbox_reg.bias, 4.0)
+    return model
+
+
+def _trained(images: int, height: int, width: int, classes: int, shapes: Sequence[tuple[int, int]]) -> Outputs:
+    """Background nearly everywhere; around each object's centre its class and box, a little off."""
+    random = torch.Generator().manual_seed(0)
+    places = points(shapes, TORCHVISION.strides, locations=TORCHVISION.locations)
+    count, objects = len(places.locations), 30
+    centre = torch.rand(images, objects, 2, generator=random) * torch.tensor([width, height])
+    half = (torch.rand(images, objects, 2, generator=random) * 3).exp() * 10
+    labels = torch.randint(1, classes, (images, objects), generator=random)
+    away = ((places.locations[None, :, None] - centre[:, None]).abs() / half[:, None]).amax(dim=-1)  # [B, P, M]
+    distance, nearest = away.min(dim=-1)
+    index = nearest[..., None].expand(-1, -1, 2)
+    low, high = centre - half, centre + half
+    ltrb = torch.cat([places.locations - low.gather(1, index), high.gather(1, index) - places.locations], dim=-1)
+    logits = torch.randn(images, count, classes, generator=random) - 6
+    # A level answers for sizes of its own.
+    size, (above, up_to) = ltrb.amax(dim=-1), places.ranges.unbind(-1)
+    level = torch.where((size > above) & (size <= up_to), 4.0, -4.0)
+    found = (level - 6 * distance + torch.randn(images, count, generator=random)).clamp(min=-6)
+    logits.scatter_(2, labels.gather(1, nearest)[..., None], found[..., None])
+    noisy = ltrb * (0.9 + 0.2 * torch.rand(ltrb.shape, generator=random))
+    return Outputs(logits, noisy.clamp(min=1), 2 - 4 * distance.clamp(max=2), places)
+
+
+def _check_same(ours: Sequence[Detections], theirs: Sequence[Mapping[str, Tensor]]) -> None:
+    for mine, other in zip(ours, theirs, strict=True):
+        assert len(mine) > 0
+        torch.testing.assert_close(mine.scores, other["scores"], rtol=0, atol=_TOLERANCE)
+        torch.testing.assert_close(mine.boxes, other["boxes"], rtol=0, atol=100 * _TOLERANCE)
+        assert torch.equal(mine.labels, other["labels"])
