@@ -1,11 +1,7 @@
-"""Assignment and losses, forward and backward: ours against torchvision's own, on the same random predictions.
+"""Assignment and losses, forward and backward: ours against torchvision's own, on the same random predictions."""
 
-python benchmarks/criterion.py [images] [pixels] [rounds]
-"""
-
-import statistics
-import sys
-import time
+import multiprocessing
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,6 +10,8 @@ from torch import Tensor
 from torchvision.models.detection import fcos_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList
 
+from benchmarks.harness import Limit, Measurement
+from fcos.assigners import ASSIGNERS
 from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.outputs import Outputs
@@ -89,23 +87,40 @@ def _torchvisions(
     return side
 
 
-def seconds(both: tuple[Side, Side], rounds: int) -> tuple[float, float]:
-    """Median seconds of each side, called in turn, after one call that doesn't count."""
-    taken: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(rounds + 1):
-        for side, times in zip(both, taken, strict=True):
-            start = time.perf_counter()
-            side()
-            if round_:
-                times.append(time.perf_counter() - start)
-    return statistics.median(taken[0]), statistics.median(taken[1])
+def assignment_memory(assigner: str, *, images: int = 16, objects: int = 300, pixels: int = 640) -> float:
+    """GiB that an assignment takes at its peak beyond what there was before, in a process of its own."""
+    # A new process: the peak of this one may already lie higher.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (assigner, images, objects, pixels))
 
 
-if __name__ == "__main__":
-    images, pixels, rounds = [*map(int, sys.argv[1:]), *(16, 800, 7)[len(sys.argv) - 1 :]]
-    for objects in (20, 200):
-        ours, theirs = seconds(sides(images=images, objects=objects, pixels=pixels), rounds)
-        sys.stdout.write(
-            f"{images} images of {pixels} pixels, {objects} objects each: ours {ours * 1e3:.0f} ms, "
-            f"torchvision's {theirs * 1e3:.0f} ms, {theirs / ours:.1f} times as long\n"
-        )
+def _peak(assigner: str, images: int, objects: int, pixels: int) -> float:
+    places = points([(-(-pixels // s), -(-pixels // s)) for s in PAPER.strides], PAPER.strides)
+    count, generator = len(places.locations), torch.Generator().manual_seed(0)
+    outputs = Outputs(
+        torch.zeros(images, count, 80), torch.rand(images, count, 4, generator=generator) * 64, None, places
+    )
+    corners = torch.rand(images, objects, 2, generator=generator) * pixels * 0.8
+    boxes = torch.cat([corners, corners + 4 + 120 * torch.rand(images, objects, 2, generator=generator)], dim=-1)
+    batch = targets(list(boxes), [torch.zeros(objects, dtype=torch.int64)] * images)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+    ASSIGNERS[assigner](outputs, batch, PAPER)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+
+
+def _with(objects: int) -> Callable[[], tuple[Side, Side]]:
+    return lambda: sides(images=16, objects=objects, pixels=800)
+
+
+def _memory_of(assigner: str) -> Callable[[], float]:
+    return lambda: assignment_memory(assigner)
+
+
+MEASUREMENTS = [
+    Measurement("assignment and losses, forward and backward: 16 images of 800 px, 20 objects each", 4.0, _with(20)),
+    Measurement("assignment and losses, forward and backward: 16 images of 800 px, 200 objects each", 4.0, _with(200)),
+]
+LIMITS = [
+    Limit(f"memory of assignment, {name}: 16 images of 640 px, 300 objects each", 1.0, "GiB", _memory_of(name))
+    for name in ASSIGNERS
+]
