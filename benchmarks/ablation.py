@@ -62,7 +62,6 @@ VARIANTS: dict[str, Variant] = {
     "iou-branch": Variant("IoU in centerness's place", ("model.quality=iou",)),
     "atss": Variant("ATSS assignment", ("model.assigner=atss",)),
     "varifocal": Variant("varifocal loss", ("model.classification_loss=varifocal", "model.focal_alpha=0.75")),
-    "task-aligned": Variant("task-aligned assignment", ("model.assigner=task_aligned",)),
 }
 METRICS = ("AP", "AP50")
 _NAME = re.compile(r"ablation-(?P<variant>.+)-(?P<seed>\d+)")
