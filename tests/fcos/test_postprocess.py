@@ -248,6 +248,20 @@ def test_against_the_oracle(seed: int, whole_numbers: bool, quality: bool, how: 
         assert found.scores.tolist() == pytest.approx([score for _, score, _ in expected], rel=1e-6)
 
 
+@pytest.mark.parametrize("nms", list(SUPPRESSIONS))
+def test_a_crowd_of_equals_does_not_hide_the_next(nms: str) -> None:
+    """Fifteen boxes at one place, best first, before the only other: far more than are looked at to begin with."""
+    entries = {}
+    for place in range(15):
+        x, y = PYRAMID.locations[place].tolist()
+        entries[place, 0] = (0.9 - 0.01 * place, 0.9, [x, y, 20 - x, 20 - y])
+    entries[15, 0] = (0.3, 0.9, [2.0, 2.0, 2.0, 2.0])
+    how: dict[str, Any] = {"nms": nms, "max_detections": 2, "soft_sigma": 0.1}
+    found = detect(outputs(entries), **how)
+    assert [box for box, _, _ in found] == [[0, 0, 20, 20], [26, 26, 30, 30]]
+    assert [score for _, score, _ in found] == pytest.approx([0.9, math.sqrt(0.27)], abs=1e-4)
+
+
 def test_logits_at_the_very_threshold_are_told_apart() -> None:
     """The neighbours in float32 of logit(0.3): one passes, one doesn't, with both thresholds."""
     edge = torch.logit(torch.tensor(0.3, dtype=torch.float64)).float()
