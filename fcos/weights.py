@@ -36,8 +36,11 @@ def save_detector(detector: Detector, description: Description, path: Path) -> N
         "normalisation": {"mean": list(detector.backbone.mean), "std": list(detector.backbone.std)},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(save(tensors))
-    path.with_suffix(".json").write_text(json.dumps(text, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    written = json.dumps(text, indent=2, ensure_ascii=False) + "\n"
+    for file, content in ((path, save(tensors)), (path.with_suffix(".json"), written.encode())):
+        partial = file.with_name(f".{file.name}.partial")
+        partial.write_bytes(content)
+        partial.replace(file)
 
 
 def load_detector(path: Path, device: torch.device | None = None) -> tuple[Detector, Description]:

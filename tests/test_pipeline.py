@@ -19,6 +19,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
+from torchvision.models.detection import fcos_resnet50_fpn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SMALL = {
@@ -76,9 +78,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def readme(section: str) -> list[list[str]]:
-    """The commands of a section of README, as README has them."""
-    text = (REPOSITORY / "README.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+def readme(section: str, file: str = "README.md") -> list[list[str]]:
+    """The commands of a section of README, as README has them; or of another document."""
+    text = (REPOSITORY / file).read_text().split(f"# {section}\n")[1].split("\n## ")[0]
     return [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    ")]
 
 
@@ -184,6 +186,20 @@ def test_predictions_as_json(project: Path) -> None:
     assert not (project / "predicted").exists()
 
 
+def test_readmes_commands_to_choose_a_detector(project: Path) -> None:
+    listing, writing, summing, explaining = readme("Choose a detector")
+    assert "paper_r50_improved\n" in run(project, *listing)
+    run(project, *writing)
+    assert (project / "lite0.yaml").read_text() == (REPOSITORY / "pipeline/recipes/cpu_lite0.yaml").read_text()
+    assert "backbone C5" in run(project, *summing)
+    assert "pictures and explained.json in explained" in run(project, *explaining)
+    assert {path.name for path in (project / "explained").iterdir()} == {
+        "000001-centres.jpg",
+        "000001-heat.jpg",
+        "explained.json",
+    }
+
+
 def test_a_changed_evaluation_does_not_train_again(project: Path) -> None:
     """And its numbers go into a run of their own, which names the one that trained."""
     output = run(project, "dvc", "exp", "run", "-S", "evaluate.max_detections=50")
@@ -245,6 +261,32 @@ def test_readmes_own_data(project: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(archive, "a") as opened:
         opened.writestr("note.txt", "new")
     assert "download" in stages_run(run(project, "dvc", "repro", "download"))
+
+
+def test_the_commands_of_docs_on_recipes(project: Path, tmp_path: Path) -> None:
+    """Up to the training, which would take an hour."""
+    run(project, "git", "checkout", "-q", "params.yaml")
+    listing, writing, elsewhere = readme("Recipes", "docs/recipes.md")
+    for command in (listing, writing, elsewhere):
+        run(project, *command)
+    assert (project / "params.yaml").read_text() == (REPOSITORY / "pipeline/recipes/cpu_lite0.yaml").read_text()
+    assert (project / "best.yaml").read_text() == (REPOSITORY / "pipeline/recipes/best_r50.yaml").read_text()
+    again, training = readme("Before it runs", "docs/recipes.md")
+    run(project, *again)
+    archive = tmp_path / "mine.zip"
+    shutil.make_archive(str(archive.with_suffix("")), "zip", project / "data/raw/digits")
+    training = [word.replace("/data/mine.zip", str(archive)) for word in training]
+    assert stages_run(run(project, *training, "convert")) == {"download", "convert"}
+
+
+def test_the_commands_of_docs_on_torchvisions_weights(project: Path) -> None:
+    importing, predict = readme("torchvision's weights", "docs/detector.md")
+    torch.manual_seed(0)
+    torch.save(fcos_resnet50_fpn(weights=None, weights_backbone=None).state_dict(), project / importing[2])
+    run(project, *importing)
+    assert read(project, "models/detector.json")["categories"][0] == {"id": 1, "name": "person"}
+    run(project, *predict, "--score", "0")
+    assert (project / "predicted/photo.jpg").is_file()
 
 
 @pytest.mark.parametrize("stage", ["download", "convert", "train", "evaluate", "inspect"])
