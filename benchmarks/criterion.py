@@ -1,9 +1,9 @@
 """Assignment and losses, forward and backward: ours against torchvision's own, on the same random predictions."""
 
 import multiprocessing
-import resource
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -103,9 +103,15 @@ def _peak(assigner: str, images: int, objects: int, pixels: int) -> float:
     corners = torch.rand(images, objects, 2, generator=generator) * pixels * 0.8
     boxes = torch.cat([corners, corners + 4 + 120 * torch.rand(images, objects, 2, generator=generator)], dim=-1)
     batch = targets(list(boxes), [torch.zeros(objects, dtype=torch.int64)] * images)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB
+    before = _highest_memory()
     ASSIGNERS[assigner](outputs, batch, PAPER)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    return (_highest_memory() - before) / 2**20
+
+
+def _highest_memory() -> int:
+    """KiB that this process ever had in memory. (getrusage would count what its parent had when it was made.)"""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1])
 
 
 def _with(objects: int) -> Callable[[], tuple[Side, Side]]:
