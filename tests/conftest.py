@@ -1,12 +1,25 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import projects
+
+_LONGEST = ("test_pipeline.py", "test_interruptions.py")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: begun last, it would leave one of two workers idle for minutes."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+    """The longest files first: begun last, one would leave one of two workers idle for minutes."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with very small parameters in which `dvc repro` has run once."""
+    folder = projects.clone(tmp_path_factory.mktemp("project"))
+    projects.run(folder, "dvc", "repro")
+    return folder
 
 
 @pytest.fixture(scope="session")
