@@ -20,6 +20,18 @@ Backbone = Literal[
 BoxLoss = Literal["iou", "linear_iou", "giou", "diou", "ciou", "l1", "smooth_l1"]
 
 
+_LEAST = {
+    "tower_depth": 0,
+    "centre_radius": 0,
+    "frozen_stages": 0,
+    "aligned_alpha": 0,
+    "aligned_beta": 0,
+    "focal_gamma": 0,
+    "atss_candidates": 1,
+    "aligned_candidates": 1,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
     """What each part of the loss is multiplied by."""
@@ -92,12 +104,9 @@ class ModelConfig:
             width = getattr(self, name)
             if width is not None and (width < 8 or width % 8):
                 raise ValueError(f"{name}: {width} must be a positive multiple of 8")
-        for name in ("tower_depth", "centre_radius", "frozen_stages", "aligned_alpha", "aligned_beta", "focal_gamma"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)} must be 0 or more")
-        for name in ("atss_candidates", "aligned_candidates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} must be 1 or more")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)} must be {least} or more")
         if not 0 <= self.focal_alpha <= 1:
             raise ValueError(f"focal_alpha: {self.focal_alpha} must be between 0 and 1")
         if self.ranges is not None and (

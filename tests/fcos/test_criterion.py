@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcos.assigners import ASSIGNERS
 from fcos.boxes import aligned_iou, boxes_from_ltrb
@@ -19,6 +18,7 @@ from fcos.losses.classification import quality_focal_loss, sigmoid_focal_loss
 from fcos.outputs import Outputs
 from fcos.points import points
 from fcos.targets import targets
+from tests.devices import NoWaiting
 
 CONFIG = replace(PAPER, pretrained=False, levels=(3, 4))
 PYRAMID = points([(8, 8), (4, 4)], [8, 16])
@@ -204,17 +204,6 @@ def test_half_precision_gives_float32_losses(config: ModelConfig) -> None:
         torch.testing.assert_close(value, expected.named()[name], rtol=1e-6, atol=1e-6)
     assert given.ltrb.grad is not None
     assert given.ltrb.grad.isfinite().all()
-
-
-class NoWaiting(TorchDispatchMode):
-    """Refuses what a GPU would have to be waited for."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        name = func.name()
-        if name.startswith("aten::index"):
-            assert all(index is None or index.dtype != torch.bool for index in args[1]), name
-        assert name not in {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"}, name
-        return func(*args, **kwargs or {})
 
 
 def test_boxes_far_from_the_corner_lose_as_much_as_near_ones() -> None:
