@@ -1,10 +1,12 @@
 """Parameters and unified data to a trainer: the parts of fcos/, put together."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from fcos.config import ModelConfig
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
 from fcos.postprocess import Postprocess
@@ -19,6 +21,7 @@ from pipeline.loader import Augmentation, Batches, TrainingData
 from pipeline.metrics import coco
 from pipeline.model import choose_device
 from pipeline.params import Params
+from pipeline.workspace import from_root
 
 
 def make_batches(params: Params, split: AnnotationSet, raw: Path) -> Batches:
@@ -52,6 +55,11 @@ def make_validation(params: Params, split: AnnotationSet, raw: Path) -> Callable
     return validate
 
 
+def _rooted(model: ModelConfig) -> ModelConfig:
+    """With its file of weights under the main repository's root: a temporary workspace has no copy of it."""
+    return replace(model, pretrained=str(from_root(model.pretrained))) if isinstance(model.pretrained, str) else model
+
+
 def make_trainer(
     params: Params,
     *,
@@ -69,7 +77,7 @@ def make_trainer(
     train = params.train
     torch.manual_seed(params.seed)
     try:
-        detector = build(params.model, classes).to(choose_device(train.device))
+        detector = build(_rooted(params.model), classes).to(choose_device(train.device))
     except ValueError as error:
         raise PipelineError(f"params.yaml: model.{error}") from None
     optimizer = make_optimizer(
