@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from benchmarks.harness import Measurement, Unavailable
 from fcos.fuse import fused
+from fcos.input_size import InputSize
 from fcos.outputs import Outputs
 from fcos.points import points
 from fcos.postprocess import Detections
@@ -37,7 +38,7 @@ def images_to_boxes(*, images: int = 1, height: int = 800, width: int = 1066, cl
     model.transform.min_size, model.transform.max_size = size[:1], size[1]
 
     def ours() -> list[Detections]:
-        return detect(detector, pixels, size, TORCHVISION_POSTPROCESS)
+        return detect(detector, pixels, InputSize(size), TORCHVISION_POSTPROCESS)
 
     @torch.inference_mode()
     def theirs() -> list[dict[str, Tensor]]:

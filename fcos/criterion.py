@@ -1,7 +1,7 @@
 """Outputs and targets in, named losses out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -27,6 +27,11 @@ class Losses:
     @property
     def total(self) -> Tensor:
         return self.classification + self.box + self.quality
+
+    @staticmethod
+    def names() -> list[str]:
+        """What `named` has, in its order; positives are the last."""
+        return ["total", *(field.name for field in fields(Losses))]
 
     def named(self) -> dict[str, Tensor]:
         """Every number by name, detached, on its device: nothing waits for it here."""

@@ -20,6 +20,24 @@ def padded_size(height: int, width: int) -> tuple[int, int]:
     return -(-height // _MULTIPLE) * _MULTIPLE, -(-width // _MULTIPLE) * _MULTIPLE
 
 
+def stacked(images: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+    """Pads images, at the right and the bottom, to one batch.
+
+    Args:
+        images: uint8 [3, H, W] each.
+        canvas: height and width to pad to at least; None: the largest image's.
+
+    Returns:
+        uint8 [B, 3, H', W'], and int64 [B, 2]: each image's height and width in it.
+    """
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    largest = [max(sides) for sides in zip(*sizes, *([canvas] if canvas else []), strict=True)]
+    pixels = images[0].new_zeros(len(images), 3, *padded_size(*largest))
+    for padded, image, (height, width) in zip(pixels, images, sizes, strict=True):
+        padded[:, :height, :width] = image
+    return pixels, torch.tensor(sizes)
+
+
 class Detector(nn.Module):
     """Backbone, neck and head in a row."""
 
@@ -29,8 +47,14 @@ class Detector(nn.Module):
     def __init__(self, *, backbone: Backbone, neck: nn.Module, head: Head, config: ModelConfig) -> None:
         super().__init__()
         self.backbone, self.neck, self.head, self.config = backbone, neck, head, config
+        self.memory_format = torch.channels_last
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
+
+    def lay_out(self, memory_format: torch.memory_format) -> None:
+        """Keeps weights and batches in this order in memory; it changes rounding, and nothing else."""
+        self.memory_format = memory_format
+        self.to(memory_format=memory_format)
 
     def normalise(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
         """Prepares images from now on with this mean and standard deviation of each channel, in 0…1."""
@@ -38,21 +62,26 @@ class Detector(nn.Module):
         for buffer, values in ((self.mean, mean), (self.std, std)):
             buffer.copy_(torch.tensor(values).view(3, 1, 1))
 
-    def prepare(self, images: Sequence[Tensor]) -> Tensor:
-        """Normalises images and pads them, at the right and the bottom, to one batch.
+    def prepare(self, images: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> Tensor:
+        """Pads images to one batch, and normalises it.
 
         Args:
-            images: uint8 [3, H, W] each, RGB, on any device.
+            images: uint8 [3, H, W] each, RGB.
+            canvas: height and width to pad to; None: the largest image's.
 
         Returns:
             float32 [B, 3, H', W'] on the detector's device, 0 where it is padding.
         """
-        height, width = padded_size(*(max(image.shape[side] for image in images) for side in (-2, -1)))
-        batch = self.mean.new_zeros(len(images), 3, height, width)
-        for padded, image in zip(batch, images, strict=True):
-            pixels = image.to(batch.device, non_blocking=True).float().div_(255)
-            padded[:, : image.shape[1], : image.shape[2]] = (pixels - self.mean) / self.std
-        return batch.contiguous(memory_format=torch.channels_last)
+        return self.normalised(*stacked(images, canvas))
+
+    def normalised(self, pixels: Tensor, sizes: Tensor) -> Tensor:
+        """A batch as `stacked` gives it, on any device, to one as `forward` takes it; nothing waits for a GPU."""
+        pixels, sizes = (each.to(self.mean.device, non_blocking=True) for each in (pixels, sizes))
+        batch = pixels.to(memory_format=self.memory_format).float().div_(255).sub_(self.mean).div_(self.std)
+        inside = [
+            torch.arange(batch.shape[2 + axis], device=batch.device) < sizes[:, axis, None] for axis in (0, 1)
+        ]  # fmt: skip
+        return batch.mul_(inside[0][:, None, :, None] & inside[1][:, None, None, :])
 
     def forward(self, batch: Tensor) -> Outputs:
         """[B, 3, H, W] as `prepare` gives it to Outputs."""

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save
 from fcos.backbones.batch_norm import batch_norm_mode
 from fcos.config import LossWeights, ModelConfig
 from fcos.detector import Detector, build
+from fcos.input_size import InputSize
 
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class Description:
 
     model: ModelConfig
     categories: tuple[tuple[int, str], ...]  # the data set's ids and names, in the order of the labels 0…K−1
-    size: tuple[int, int]  # images come with the shorter side at the first, the longer at most the second, pixels
+    input_size: InputSize  # what images are resized to
 
 
 def save_detector(detector: Detector, description: Description, path: Path) -> None:
@@ -32,7 +33,8 @@ def save_detector(detector: Detector, description: Description, path: Path) -> N
         "version": _VERSION,
         "model": asdict(description.model),
         "categories": [{"id": id, "name": name} for id, name in description.categories],
-        "size": list(description.size),
+        "size": list(description.input_size.size),
+        "letterbox": description.input_size.letterbox,
         "normalisation": {"mean": list(detector.backbone.mean), "std": list(detector.backbone.std)},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,7 @@ def _description(text: dict[str, Any]) -> Description:
     return Description(
         model=_model(text["model"]),
         categories=tuple((category["id"], category["name"]) for category in text["categories"]),
-        size=(text["size"][0], text["size"][1]),
+        input_size=InputSize((text["size"][0], text["size"][1]), letterbox=text["letterbox"]),
     )
 
 

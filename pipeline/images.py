@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
+from torchvision.transforms.v2 import functional
 
 from pipeline.errors import PipelineError
 
@@ -31,3 +32,11 @@ def read_image(path: Path) -> torch.Tensor:
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise PipelineError(f"{path}: can't be decoded as an image: {error}") from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """[3, H, W] to [3, height, width], of the same type."""
+    if (height, width) == tuple(image.shape[-2:]):
+        return image
+    answer: torch.Tensor = functional.resize(image, [height, width], antialias=True)
+    return answer

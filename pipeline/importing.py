@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fcos.detector import Detector
+from fcos.input_size import InputSize
 from fcos.torchvision_weights import coco_categories, count_rows, from_torchvision
 from fcos.weights import Description, save_detector
 from pipeline.errors import PipelineError
@@ -34,7 +35,7 @@ def import_weights(file: Path, out: Path, categories: Path | None = None) -> Des
     if out.suffix != ".safetensors":
         raise PipelineError(f"{out}: a detector's name ends in .safetensors")
     detector, known = detector_of(file, categories)
-    about = Description(model=detector.config, categories=known, size=_SIZE)
+    about = Description(model=detector.config, categories=known, input_size=InputSize(_SIZE))
     save_detector(detector, about, out)
     return about
 

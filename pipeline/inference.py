@@ -6,31 +6,30 @@ from pathlib import Path
 import torch
 
 from fcos.detector import Detector
+from fcos.input_size import InputSize
 from fcos.postprocess import Detections, Postprocess
 from pipeline.annotations import AnnotationSet, Image
-from pipeline.augment import Sample, fitted_scale, resize
-from pipeline.images import read_image
+from pipeline.images import read_image, resized
 from pipeline.metrics.results import Detection
 
 
 @torch.inference_mode()
 def detect(
-    detector: Detector, images: Sequence[torch.Tensor], size: tuple[int, int], postprocess: Postprocess
+    detector: Detector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
 ) -> list[Detections]:
     """Detects objects in one batch.
 
     Args:
         images: uint8 [3, H, W] each, as stored.
-        size: what the detector was trained at: shorter and longer side in pixels.
+        input_size: what the detector was trained at.
 
     Returns:
         An image's detections each, on the CPU, boxes in the stored image's pixels.
     """
-    none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
-    resized = [resize(Sample(i, *none, ""), fitted_scale(i.shape[-2], i.shape[-1], size)).image for i in images]
-    outputs = detector(detector.prepare(resized))
-    found = postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in resized])
-    return [_back(one, small, image) for one, small, image in zip(found, resized, images, strict=True)]
+    small = [resized(image, *input_size.resized(image.shape[-2], image.shape[-1])) for image in images]
+    outputs = detector(detector.prepare(small, input_size.canvas))
+    found = postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in small])
+    return [_back(one, inside, image) for one, inside, image in zip(found, small, images, strict=True)]
 
 
 def _back(found: Detections, resized: torch.Tensor, image: torch.Tensor) -> Detections:
@@ -45,7 +44,7 @@ def detect_split(
     split: AnnotationSet,
     folder: Path,
     *,
-    size: tuple[int, int],
+    input_size: InputSize,
     postprocess: Postprocess,
     batch_size: int,
     progress: Callable[[int], object] = int,
@@ -59,7 +58,7 @@ def detect_split(
     by_shape = sorted(split.images, key=lambda image: (image.width / image.height, image.id))
     for start in range(0, len(by_shape), batch_size):
         group = by_shape[start : start + batch_size]
-        found = detect(detector, [read_image(folder / image.file_name) for image in group], size, postprocess)
+        found = detect(detector, [read_image(folder / image.file_name) for image in group], input_size, postprocess)
         for image, one in zip(group, found, strict=True):
             yield from _records(image, one, split)
         progress(len(group))

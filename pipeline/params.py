@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from fcos.config import BoxLoss, ModelConfig
+from fcos.input_size import InputSize
 from pipeline.errors import PipelineError
 from pipeline.workspace import workspace
 
@@ -50,33 +51,87 @@ class ConvertParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainParams:
-    device: Literal["auto", "cpu", "cuda"]
-    epochs: Positive
-    batch_size: Positive
-    size: tuple[Positive, Positive]
-    workers: Annotated[int, Field(ge=0)]
-    optimizer: Literal["adamw", "adam", "sgd"]
-    lr: PositiveFloat
-    weight_decay: NonNegative
-    momentum: Fraction
-    schedule: Literal["cosine", "step"]
-    steps: tuple[Fraction, ...]
-    warmup: Fraction
-    clip_norm: NonNegative
-    ema: Annotated[float, Field(ge=0, lt=1)]
+class AugmentParams:
     flip: Fraction
     scale: tuple[PositiveFloat, PositiveFloat]
-    difficult: bool
-    empty: bool
-    validate_every: Positive
-    checkpoint_every: NonNegative
+    jitter: Fraction
+    jitter_strength: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]]
+    affine: Fraction
+    degrees: Annotated[float, Field(ge=0, le=180)]
+    shear: Annotated[float, Field(ge=0, lt=90)]
+    translate: Fraction
+    perspective: Fraction
+    distortion: Fraction
+    crop: Fraction
+    crop_least: Annotated[float, Field(gt=0, le=1)]
+    mosaic: Fraction
+    mixup: Fraction
+    plain_epochs: Annotated[int, Field(ge=0)]
 
     def __post_init__(self) -> None:
-        if self.size[0] > self.size[1]:
-            raise ValueError("the shorter side comes first")
         if self.scale[0] > self.scale[1]:
-            raise ValueError("the smaller zoom comes first")
+            raise ValueError("scale: the smaller zoom comes first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainParams:
+    device: Literal["auto", "cpu", "cuda"]
+    devices: Literal["auto"] | Positive
+    precision: Literal["float32", "bf16", "fp16"]
+    channels_last: bool
+    compile: bool
+    workers: Annotated[int, Field(ge=0)]
+    cache: bool
+    epochs: Positive
+    batch_size: Positive
+    accumulate: Positive
+    limit: Positive | None
+    overfit: Annotated[int, Field(ge=0)]
+    early_stopping: Annotated[int, Field(ge=0)]
+    keep: Literal["last", "best"]
+    size: tuple[Positive, Positive]
+    letterbox: bool
+    multi_scale: tuple[Positive, Positive] | None
+    group_shapes: bool
+    optimizer: Literal["adamw", "adam", "sgd"]
+    lr: PositiveFloat
+    lr_batch: Positive | None
+    weight_decay: NonNegative
+    momentum: Fraction
+    schedule: Literal["cosine", "one_cycle", "multi_step", "step", "constant"]
+    steps: tuple[PositiveFloat, ...]
+    counted_in: Literal["shares", "epochs", "iterations"]
+    gamma: Annotated[float, Field(gt=0, le=1)]
+    warmup: NonNegative
+    clip_norm: NonNegative
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    frozen_epochs: Annotated[int, Field(ge=0)]
+    difficult: bool
+    empty: bool
+    crowd: bool
+    augment: AugmentParams
+    validate_every: Positive
+    checkpoint_every: NonNegative
+    checkpoint_steps: Positive
+
+    def __post_init__(self) -> None:
+        if not self.letterbox and self.size[0] > self.size[1]:
+            raise ValueError("size: the shorter side comes first")
+        if self.multi_scale and self.multi_scale[0] > self.multi_scale[1]:
+            raise ValueError("multi_scale: the smaller side comes first")
+        if self.multi_scale and self.letterbox:
+            raise ValueError("multi_scale: with letterbox, augment.scale does that")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate: {self.accumulate} parts don't divide batch_size {self.batch_size}")
+        if self.counted_in == "shares" and max(*self.steps, self.warmup) > 1:
+            raise ValueError("steps and warmup are shares of the training, up to 1, unless counted_in says otherwise")
+        if self.schedule in ("step", "multi_step") and not self.steps:
+            raise ValueError(f"steps: {self.schedule} needs at least one")
+
+    @property
+    def input_size(self) -> InputSize:
+        """What images are resized to."""
+        return InputSize(self.size, letterbox=self.letterbox)
 
 
 @dataclass(frozen=True, kw_only=True)

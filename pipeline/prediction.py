@@ -57,7 +57,7 @@ def predict(model: Model, paths: Sequence[Path], score_threshold: float) -> Iter
     """Detections in each image, above a final score, as the images are read."""
     for path in paths:
         pixels = read_image(path)
-        (found,) = detect(model.detector, [pixels], model.description.size, Postprocess())
+        (found,) = detect(model.detector, [pixels], model.description.input_size, Postprocess())
         sure = found.scores >= score_threshold
         kept = Detections(found.boxes[sure], found.scores[sure], found.labels[sure])
         yield Prediction(path, PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy()), kept)

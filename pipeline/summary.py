@@ -18,7 +18,6 @@ from fcos.targets import targets
 from fcos.training.optimization import make_optimizer
 from pipeline import annotations
 from pipeline.annotations import Annotation, AnnotationSet
-from pipeline.augment import network_size
 from pipeline.errors import PipelineError
 from pipeline.explain.assignment import (
     NEEDS_PREDICTIONS,
@@ -230,7 +229,7 @@ def recall(params: Params, split: AnnotationSet) -> Recall:
     objects, found = dict.fromkeys(["all", *_SIZES], 0), dict.fromkeys(["all", *_SIZES], 0)
     levels, positives = torch.zeros(len(names), dtype=torch.int64), 0
     scenes = [
-        (network_size(image.height, image.width, params.train.size), (image.height, image.width), own)
+        (params.train.input_size.resized(image.height, image.width), (image.height, image.width), own)
         for image in split.images
         if (own := learnt(groups[image.id], difficult=params.train.difficult))
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,27 +15,48 @@ from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import make_ema
 from fcos.training.engine import Row, Trainer, Watcher
 from fcos.training.optimization import make_optimizer, make_schedule
+from fcos.training.precision import Precision
+from fcos.training.processes import ALONE, Processes
 from pipeline.annotations import AnnotationSet
+from pipeline.augment import Augmentation
 from pipeline.errors import PipelineError
 from pipeline.inference import detect_split
-from pipeline.loader import Augmentation, Batches, TrainingData
+from pipeline.loader import Batches, TrainingData
 from pipeline.metrics import coco
 from pipeline.model import choose_device
-from pipeline.params import Params
+from pipeline.params import Params, TrainParams
 from pipeline.workspace import from_root
 
+_FETCHED_TOGETHER = 20  # steps on a GPU whose losses are waited for together
 
-def make_batches(params: Params, split: AnnotationSet, raw: Path) -> Batches:
+
+def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes = ALONE) -> Batches:
     """The training batches that the parameters describe."""
     train = params.train
     data = TrainingData(
         split,
         raw,
-        augmentation=Augmentation(size=train.size, zoom=train.scale, flip_probability=train.flip, seed=params.seed),
+        augmentation=Augmentation(
+            params=train.augment,
+            input_size=train.input_size,
+            multi_scale=train.multi_scale,
+            epochs=train.epochs,
+            seed=params.seed,
+        ),
         difficult=train.difficult,
         empty=train.empty,
+        crowd=train.crowd,
     )
-    return Batches(data=data, batch_size=train.batch_size, workers=train.workers, seed=params.seed)
+    return Batches(
+        data=data,
+        batch_size=train.batch_size,
+        workers=train.workers,
+        seed=params.seed,
+        canvas=train.input_size.canvas,
+        accumulate=train.accumulate,
+        rank=processes.rank,
+        processes=processes.count,
+    )
 
 
 def make_validation(params: Params, split: AnnotationSet, raw: Path) -> Callable[[Detector], Row]:
@@ -45,7 +67,7 @@ def make_validation(params: Params, split: AnnotationSet, raw: Path) -> Callable
             detector,
             split,
             raw,
-            size=params.train.size,
+            input_size=params.train.input_size,
             postprocess=Postprocess(),
             batch_size=params.train.batch_size,
         )
@@ -53,6 +75,21 @@ def make_validation(params: Params, split: AnnotationSet, raw: Path) -> Callable
         return {name: measured[name] or 0.0 for name in ("AP", "AP50")}
 
     return validate
+
+
+def iterations(train: TrainParams, steps: int, value: float) -> int:
+    """A length in the unit of train.counted_in as a number of steps.
+
+    Args:
+        steps: of one epoch.
+    """
+    of_one = {"shares": train.epochs * steps, "epochs": steps, "iterations": 1}[train.counted_in]
+    return round(value * of_one)
+
+
+def learning_rate(train: TrainParams) -> float:
+    """The peak, for the batch that there really is (Goyal et al., 1706.02677)."""
+    return train.lr * train.batch_size / (train.lr_batch or train.batch_size)
 
 
 def _rooted(model: ModelConfig) -> ModelConfig:
@@ -68,6 +105,8 @@ def make_trainer(
     classes: int,
     watcher: Watcher,
     checkpoint: Checkpoint | None,
+    processes: Processes = ALONE,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> Trainer:
     """Everything that `Trainer.fit` needs, weights drawn from the seed.
 
@@ -75,13 +114,19 @@ def make_trainer(
         PipelineError: ImageNet weights were asked for and aren't there.
     """
     train = params.train
+    device = choose_device(train.device)
+    counted = partial(iterations, train, len(batches))
     torch.manual_seed(params.seed)
     try:
-        detector = build(_rooted(params.model), classes).to(choose_device(train.device))
+        detector = build(_rooted(params.model), classes).to(device)
     except ValueError as error:
         raise PipelineError(f"params.yaml: model.{error}") from None
     optimizer = make_optimizer(
-        detector, name=train.optimizer, lr=train.lr, weight_decay=train.weight_decay, momentum=train.momentum
+        detector,
+        name=train.optimizer,
+        lr=learning_rate(train),
+        weight_decay=train.weight_decay,
+        momentum=train.momentum,
     )
     return Trainer(
         detector=detector,
@@ -91,9 +136,18 @@ def make_trainer(
             optimizer,
             name=train.schedule,
             steps=train.epochs * len(batches),
-            warmup=train.warmup,
-            drops=train.steps,
+            warmup=counted(train.warmup),
+            drops=[counted(step) for step in train.steps],
+            gamma=train.gamma,
         ),
+        precision=Precision(train.precision, device),
+        processes=processes,
+        seed=params.seed,
+        frozen_epochs=train.frozen_epochs,
+        patience=train.early_stopping,
+        checkpoint_steps=train.checkpoint_steps,
+        log_every=1 if device.type == "cpu" else _FETCHED_TOGETHER,
+        interrupted=interrupted,
         ema=make_ema(detector, train.ema) if train.ema else None,
         batches=batches,
         validate=validate,

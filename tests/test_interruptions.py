@@ -87,7 +87,7 @@ def test_parameters_changed_while_a_stage_runs_are_told(project: Path) -> None:
     while not list((project / ".fcos/training").glob("*/state.pt")):
         assert running.poll() is None
         time.sleep(0.02)
-    params.write_text(original.replace("flip: 0.0", "flip: 0.5"))
+    params.write_text(original.replace("    flip: 0.0", "    flip: 0.5"))
     output, _ = running.communicate(timeout=120)
     assert running.returncode != 0
     assert b"train: params.yaml: train changed while this stage ran" in output

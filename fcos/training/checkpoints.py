@@ -35,6 +35,16 @@ class Checkpoint:
             self.newest.replace(self.previous)
         temporary.replace(self.newest)
 
+    def wait(self) -> None:
+        """Returns when all that was saved is on the disk."""
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Keeps the best weights so far."""
+
+    def load_best(self) -> dict[str, Any] | None:
+        """The best weights so far; None where there are none."""
+        return None
+
     def load(self) -> dict[str, Any] | None:
         """The newest undamaged state; None where there is none."""
         for path in (self.newest, self.previous):

@@ -1,35 +1,62 @@
 """The training loop: batches in, a learnt detector and its history out."""
 
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from fcos.criterion import Criterion
+from fcos.criterion import Criterion, Losses
 from fcos.detector import Detector
 from fcos.targets import Targets
 from fcos.training.checkpoints import Checkpoint
+from fcos.training.precision import Precision
+from fcos.training.processes import ALONE, Processes
 
 Row = dict[str, float]
+_FIRST_STEPS = 20  # in which something must be learnt
+_SAVE, _STOP, _FAILED = 1, 2, 3  # what a process may want before a step; the highest of them wins
 
 
 class NonFiniteLoss(RuntimeError):
     """A loss became NaN or infinite; the message names the step, the losses and the images."""
 
 
+class NothingToLearn(RuntimeError):
+    """The first steps had no object, or no location that learns one; the message says which."""
+
+
+class Interrupted(RuntimeError):
+    """Training was asked to stop, and its state is saved."""
+
+
+class FailedElsewhere(RuntimeError):
+    """Another process can't go on, and says why itself."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from."""
+    """What one step learns from, or a part of it."""
 
-    images: Sequence[Tensor]  # uint8 [3, H, W] each
+    pixels: Tensor  # uint8 [B, 3, H, W], padded
+    sizes: Tensor  # int64 [B, 2]: height and width of each image in it
     targets: Targets
     names: Sequence[str]  # of the images, for messages
+    objects: int  # in targets
+    annotated: int  # objects of these images before they were augmented
+
+    def pin_memory(self) -> "Batch":
+        """As a DataLoader asks for, so that copies to a GPU are made while it works."""
+        pinned = Targets(*(tensor.pin_memory() for tensor in vars(self.targets).values()))
+        return Batch(
+            self.pixels.pin_memory(), self.sizes.pin_memory(), pinned, self.names, self.objects, self.annotated
+        )
 
 
 class Watcher(Protocol):
@@ -49,119 +76,294 @@ class History:
     steps: list[Row] = field(default_factory=list)
     epochs: list[Row] = field(default_factory=list)
 
+    def best(self, score: str) -> int | None:
+        """Place of the validation with the highest score, the first of equals; None where no score is known."""
+        scores = [row.get(score, -math.inf) for row in self.epochs]
+        return scores.index(max(scores)) if any(score in row for row in self.epochs) else None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step whose numbers are still on their device."""
+
+    values: Tensor  # [N] losses, then the gradient's norm
+    learning_rate: float
+    parts: Sequence[Batch]
+
 
 @dataclass(kw_only=True)
 class Trainer:
     """Everything that a training is made of, already built.
 
-    `batches(epoch, first)` gives the batches of an epoch from the first-th on: the same ones whenever asked.
-    `validate(detector)` gives named numbers. `checkpoint` may be None: then nothing can be resumed.
+    `batches(epoch, first)` gives the steps of an epoch from the first-th on, each a list of the parts it is worked
+    through in: the same ones whenever asked. `validate(detector)` gives named numbers, the same in every process; it
+    may raise Interrupted. `checkpoint` may be None: then nothing can be resumed.
     """
 
     detector: Detector
     criterion: Criterion
     optimizer: Optimizer
     schedule: LRScheduler
+    precision: Precision
     ema: AveragedModel | None
-    batches: Callable[[int, int], Iterable[Batch]]
+    batches: Callable[[int, int], Iterable[Sequence[Batch]]]
     validate: Callable[[Detector], Row]
     epochs: int
     validate_every: int
     clip_norm: float
     watcher: Watcher
+    seed: int = 0
+    processes: Processes = ALONE
+    compiled: Callable[[nn.Module], nn.Module] = lambda network: network
+    frozen_epochs: int = 0  # first ones, in which the backbone doesn't learn
+    score: str = "AP"  # what the best weights are best by
+    patience: int = 0  # epochs without a better one after which training ends; 0: never
+    enough: float = math.inf  # score at which training ends
+    interrupted: Callable[[], bool] = lambda: False
     checkpoint: Checkpoint | None = None
     checkpoint_every: float = 60.0  # seconds
+    checkpoint_steps: int = 1000
+    log_every: int = 1  # steps whose numbers are fetched together: a GPU is waited for then, and only then
     history: History = field(default_factory=History)
+    best: dict[str, Tensor] | None = None  # state of the result at its best validation
     epoch: int = 0  # the next step's epoch, from 0
-    batch: int = 0  # the next step's batch in its epoch
+    batch: int = 0  # the next step's place in its epoch
+    step: int = 0  # steps done
+
+    def __post_init__(self) -> None:
+        self._waiting: list[_Step] = []
+        self._saved = time.monotonic(), 0
+        self._network: nn.Module | None = None
+        self._frozen: bool | None = None  # whether the backbone is, in this epoch
+        self._learnt = [parameter for parameter in self.detector.backbone.parameters() if parameter.requires_grad]
 
     @property
     def result(self) -> Detector:
         """The detector to validate and to keep: the average, where one is kept."""
         return self.ema.module if self.ema else self.detector  # type: ignore[return-value]
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is over, or more would be no better."""
+        if self.epoch >= self.epochs:
+            return True
+        best = self.history.best(self.score)
+        if best is None:
+            return False
+        late = self.history.epochs[-1]["epoch"] - self.history.epochs[best]["epoch"]
+        return self.history.epochs[best][self.score] >= self.enough or (0 < self.patience <= late)
+
     def fit(self) -> History:
         """Trains, from where the checkpoint ends if there is one.
 
         Raises:
-            NonFiniteLoss: at the step where it happens.
+            NonFiniteLoss, NothingToLearn: the state before is kept.
+            Interrupted: `interrupted` said so; the state is saved.
+            FailedElsewhere: another process raised something.
         """
         self.resume()
-        saved = time.monotonic()
-        while self.epoch < self.epochs:
-            for batch in self.batches(self.epoch, self.batch):
-                self._step(batch)
-                self.batch += 1
-                if time.monotonic() - saved > self.checkpoint_every:
-                    self.save()
-                    saved = time.monotonic()
-            self.epoch, self.batch = self.epoch + 1, 0
-            if self.epoch % self.validate_every == 0 or self.epoch == self.epochs:
-                self._validate()
+        try:
+            while not self.finished:
+                self._train()
+                if (self.epoch + 1) % self.validate_every == 0 or self.epoch + 1 == self.epochs:
+                    self._validate()
+                self.epoch, self.batch = self.epoch + 1, 0
                 self.save()
-                saved = time.monotonic()
+        except Interrupted:
+            self.save()
+            raise
+        finally:
+            if self.checkpoint:
+                self.checkpoint.wait()
         return self.history
 
-    def _step(self, batch: Batch) -> None:
+    def _train(self) -> None:
+        """What is left of this epoch."""
+        self._freeze(self.epoch < self.frozen_epochs)
         self.detector.train()
-        device = self.detector.mean.device
-        losses = self.criterion(self.detector(self.detector.prepare(batch.images)), batch.targets.to(device))
+        if self.epoch < self.frozen_epochs:
+            self.detector.backbone.eval()  # statistics of batch norm don't move either
+        for parts in self._agreed(self.batches(self.epoch, self.batch)):
+            self._step(parts)
+            self.batch += 1
+        self._fetch()
+
+    def _agreed(self, steps: Iterable[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
+        """The steps, for as long as every process has one and none is to stop."""
+        iterator = iter(steps)
+        while True:
+            problem: Exception | None = None
+            parts: Sequence[Batch] | None = None
+            try:
+                parts = next(iterator, None)
+            except Exception as error:  # noqa: BLE001 - raised below, once the others know
+                problem = error
+            state = self.processes.highest(_FAILED if problem else _STOP if self.interrupted() else int(self._due()))
+            if problem:
+                raise problem
+            if state == _FAILED:
+                raise FailedElsewhere
+            if state == _STOP:
+                raise Interrupted
+            if state == _SAVE:
+                self.save()
+            if parts is None:
+                return
+            yield parts
+
+    def _step(self, parts: Sequence[Batch]) -> None:
+        # So that what is random in a network (dropout) depends on the step alone, and a resume changes nothing.
+        torch.manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + self.processes.rank)
+        assert self._network is not None
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.detector.parameters(), self.clip_norm or torch.inf)
-        row = self._row(losses.named(), norm)
-        _refuse_non_finite(row, batch)  # before the optimiser: the weights stay as they were
-        self.optimizer.step()
+        with self.processes.apart(self._network):
+            losses = [self._learn(part, len(parts)) for part in parts[:-1]]
+        losses.append(self._learn(parts[-1], len(parts)))
+        norm = self.precision.clipped(self.optimizer, self.detector, self.clip_norm)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self._waiting.append(_Step(torch.cat([_summed_up(losses), norm.detach()[None]]), rate, parts))
+        if len(self._waiting) >= self.log_every:
+            self._fetch()  # before the optimiser: a loss that isn't finite leaves the weights as they were
+        self.precision.step(self.optimizer)
         self.schedule.step()
         if self.ema:
             self.ema.update_parameters(self.detector)
-        self.history.steps.append(row)
-        self.watcher.stepped(row, len(batch.images))
+        self.step += 1
 
-    def _row(self, losses: dict[str, Tensor], norm: Tensor) -> Row:
-        # One copy to the host for all of them: each would make a GPU wait.
-        values = torch.stack([*losses.values(), norm]).tolist()
-        numbers = dict(zip([*losses, "gradient_norm"], values, strict=True))
-        rate = self.optimizer.param_groups[0]["lr"]
-        return {"step": len(self.history.steps) + 1, **numbers, "learning_rate": rate}
+    def _learn(self, part: Batch, parts: int) -> Tensor:
+        """Forward, losses and backward of one part; its losses as one tensor, on its device."""
+        assert self._network is not None
+        device = self.detector.mean.device
+        with self.precision.forward():
+            outputs = self._network(self.detector.normalised(part.pixels, part.sizes))
+        losses: Losses = self.criterion(outputs.float(), part.targets.to(device))
+        self.precision.backward(losses.total / parts)
+        return torch.stack(list(losses.named().values()))
+
+    def _fetch(self) -> None:
+        """Brings the waiting steps' numbers to the host, all in one copy, and tells them."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        values = self.processes.mean(torch.stack([step.values for step in waiting])).tolist()
+        for step, numbers in zip(waiting, values, strict=True):
+            row = self._row(step, numbers)
+            self._refuse_non_finite(row, step)
+            self.history.steps.append(row)
+            if self.processes.rank == 0:
+                self.watcher.stepped(row, sum(len(part.names) for part in step.parts) * self.processes.count)
+        self._refuse_nothing()
+
+    def _row(self, step: _Step, numbers: Sequence[float]) -> Row:
+        named = dict(zip([*Losses.names(), "gradient_norm"], numbers, strict=True))
+        named["positives"] *= self.processes.count
+        objects, annotated = (
+            sum(getattr(part, kind) for part in step.parts) for kind in ("objects", "annotated")
+        )  # fmt: skip
+        return {
+            "step": len(self.history.steps) + 1,
+            **named,
+            "learning_rate": step.learning_rate,
+            "objects": objects,
+            "annotated": annotated,
+        }
+
+    def _refuse_non_finite(self, row: Row, step: _Step) -> None:
+        told = {name: value for name, value in row.items() if not (name == "gradient_norm" and self.precision.skips)}
+        if not all(math.isfinite(value) for value in told.values()):
+            names = self.processes.gathered([name for part in step.parts for name in part.names])
+            numbers = ", ".join(f"{name} {value:g}" for name, value in row.items())
+            raise NonFiniteLoss(
+                f"the loss is not finite any more: {numbers}; images {', '.join(n for own in names for n in own)}; "
+                "try a lower train.lr, a longer train.warmup or a smaller train.clip_norm" + self._kept()
+            )
+
+    def _refuse_nothing(self) -> None:
+        """Once the first steps are over."""
+        first = self.history.steps[:_FIRST_STEPS]
+        if not _FIRST_STEPS <= len(self.history.steps) < _FIRST_STEPS + self.log_every:
+            return
+        annotated, objects, positives = (
+            sum(row[name] for row in first) for name in ("annotated", "objects", "positives")
+        )
+        if annotated and not objects:
+            raise NothingToLearn(
+                f"none of the {annotated:g} objects of the first {len(first)} steps is left after augmentation; "
+                "look at `fcos show-batches`, and weaken train.augment"
+            )
+        if objects and not positives:
+            raise NothingToLearn(
+                f"no location learns any of the {objects:g} objects of the first {len(first)} steps; look at "
+                "`fcos explain`, and see whether model.levels and model.ranges fit the objects' sizes at train.size"
+            )
+
+    def _freeze(self, frozen: bool) -> None:
+        if self._frozen == frozen:
+            return
+        self._frozen = frozen
+        for parameter in self._learnt:
+            parameter.requires_grad_(not frozen)
+        self._network = self.processes.joined(self.compiled(self.detector))
 
     def _validate(self) -> None:
         self.result.eval()
-        row = {"epoch": self.epoch, "step": len(self.history.steps), **self.validate(self.result)}
+        row = {"epoch": self.epoch + 1, "step": len(self.history.steps), **self.validate(self.result)}
         self.history.epochs.append(row)
-        self.watcher.validated(row)
+        if self.processes.rank == 0:
+            self.watcher.validated(row)
+        if self.history.best(self.score) == len(self.history.epochs) - 1:
+            self.best = {name: value.detach().cpu().clone() for name, value in self.result.state_dict().items()}
+            if self.checkpoint and self.processes.rank == 0:
+                self.checkpoint.save_best(self.best)
+
+    def _kept(self) -> str:
+        return f" (the state of step {self._saved[1]} is in {self.checkpoint.folder})" if self.checkpoint else ""
+
+    def _due(self) -> bool:
+        when, at = self._saved
+        due = time.monotonic() - when > self.checkpoint_every or self.step - at >= self.checkpoint_steps
+        return due and self.step > at and bool(self.checkpoint) and self.processes.rank == 0
 
     def save(self) -> None:
-        """Writes everything that the rest of the training depends on."""
-        if self.checkpoint:
+        """Keeps everything that the rest of the training depends on; every process takes part."""
+        self._fetch()  # a state is saved only where all before it was finite
+        self._saved = time.monotonic(), self.step
+        if self.checkpoint and self.processes.rank == 0:
             self.checkpoint.save(
                 {
                     "epoch": self.epoch,
                     "batch": self.batch,
+                    "step": self.step,
                     "history": vars(self.history),
-                    "random": torch.get_rng_state(),
                     **{name: part.state_dict() for name, part in self._parts().items()},
                 }
             )
 
     def resume(self) -> None:
         """Takes up the checkpoint's state, if there is one."""
-        state = self.checkpoint.load() if self.checkpoint else None
+        first = self.checkpoint if self.processes.rank == 0 else None
+        state = self.processes.of_first(first.load() if first else None)
         if state:
-            self.epoch, self.batch, self.history = state["epoch"], state["batch"], History(**state["history"])
-            torch.set_rng_state(state["random"])
+            self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+            self.history = History(**state["history"])
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
+            self.best = self.processes.of_first(first.load_best() if first else None)
+        self._saved = time.monotonic(), self.step
 
     def _parts(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"detector": self.detector, "optimizer": self.optimizer, "schedule": self.schedule}
+        parts: dict[str, Any] = {
+            "detector": self.detector,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "precision": self.precision,
+        }
         return {**parts, "ema": self.ema} if self.ema else parts
 
 
-def _refuse_non_finite(row: Row, batch: Batch) -> None:
-    if not all(value == value and abs(value) != float("inf") for value in row.values()):
-        numbers = ", ".join(f"{name} {value:g}" for name, value in row.items())
-        raise NonFiniteLoss(
-            f"the loss is not finite any more: {numbers}; images {', '.join(batch.names)}; "
-            "try a lower train.lr, a longer train.warmup or a smaller train.clip_norm"
-        )
+def _summed_up(losses: Sequence[Tensor]) -> Tensor:
+    """A step's losses: of its parts the mean, and of their positives the sum."""
+    if len(losses) == 1:
+        return losses[0]
+    stacked = torch.stack(list(losses))
+    return torch.cat([stacked[:, :-1].mean(dim=0), stacked[:, -1:].sum(dim=0)])  # positives stand last

@@ -11,10 +11,11 @@ from typing import Any
 import PIL.Image
 import torch
 
+from fcos.input_size import InputSize
 from fcos.outputs import Outputs
 from fcos.postprocess import Detections, Postprocess
 from pipeline.annotations import Annotation
-from pipeline.augment import Sample, fitted_scale, resize
+from pipeline.augment import Sample, resize
 from pipeline.errors import PipelineError
 from pipeline.explain import sheets
 from pipeline.explain.assignment import (
@@ -108,14 +109,14 @@ def _sample(found: Found, objects: Sequence[Annotation], label_of: dict[int, int
     return Sample(read_image(found.path), boxes, labels, found.name)
 
 
-def _fitted(sample: Sample, size: tuple[int, int]) -> Sample:
-    return resize(sample, fitted_scale(sample.image.shape[-2], sample.image.shape[-1], size))
+def _fitted(sample: Sample, input_size: InputSize) -> Sample:
+    return resize(sample, input_size.scale(sample.image.shape[-2], sample.image.shape[-1]))
 
 
 @torch.inference_mode()
 def _listen(model: Model, whole: Sample) -> Said:
-    sample = _fitted(whole, model.description.size)
-    outputs = model.detector(model.detector.prepare([sample.image]))
+    sample = _fitted(whole, model.description.input_size)
+    outputs = model.detector(model.detector.prepare([sample.image], model.description.input_size.canvas))
     (all_of_them,) = Postprocess()(outputs, [(sample.image.shape[-2], sample.image.shape[-1])])
     sure = all_of_them.scores >= sheets.SURE
     return Said(sample, outputs, Detections(*(part[sure].cpu() for part in vars(all_of_them).values())))
@@ -127,7 +128,7 @@ def _teach(
     if params.model.assigner in NEEDS_PREDICTIONS and said:
         sample, outputs = said.sample, said.outputs
     else:
-        sample = _fitted(whole, params.train.size)
+        sample = _fitted(whole, params.train.input_size)
         where = places(params.model, sample.image.shape[-2], sample.image.shape[-1])
         outputs = unpredicted(params.model, where, images=1)
     return sample, explain(params.model, outputs, objects, sample.boxes, sample.labels)

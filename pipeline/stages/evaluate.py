@@ -56,7 +56,7 @@ def detect(params: Params, model: Model, split: AnnotationSet) -> list[Detection
             model.detector,
             split,
             workspace() / "data/raw" / params.dataset,
-            size=model.description.size,
+            input_size=model.description.input_size,
             postprocess=Postprocess(
                 score_threshold=how.score_threshold,
                 threshold_on=how.threshold_on,

@@ -102,7 +102,7 @@ class Watching:
 def describe(params: Params, split: AnnotationSet) -> Description:
     """What has to be known to use the weights."""
     categories = tuple((category.id, category.name) for category in split.categories)
-    return Description(model=params.model, categories=categories, size=params.train.size)
+    return Description(model=params.model, categories=categories, input_size=params.train.input_size)
 
 
 def write_curves(history: History, folder: Path) -> None:

@@ -11,13 +11,14 @@ from torch import nn
 
 from fcos.config import PAPER
 from fcos.criterion import Criterion
-from fcos.detector import Detector, build
+from fcos.detector import Detector, build, stacked
 from fcos.postprocess import Postprocess
 from fcos.targets import targets
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import make_ema
 from fcos.training.engine import Batch, History, NonFiniteLoss, Row, Trainer
 from fcos.training.optimization import make_optimizer, make_schedule
+from fcos.training.precision import Precision
 
 MODEL = replace(
     PAPER,
@@ -36,7 +37,15 @@ BOXES = [
     torch.tensor([[20.0, 15.0, 115.0, 120.0]]),
 ]
 LABELS = [torch.tensor([0, 1]), torch.tensor([2])]
-BATCH = Batch(images=PICTURES, targets=targets(BOXES, LABELS), names=["pagoda", "blossom"])
+PIXELS, SIZES = stacked(PICTURES)
+BATCH = Batch(
+    pixels=PIXELS,
+    sizes=SIZES,
+    targets=targets(BOXES, LABELS),
+    names=["pagoda", "blossom"],
+    objects=3,
+    annotated=3,
+)
 
 
 class Log:
@@ -70,17 +79,20 @@ def trainer(
     detector = build(MODEL, 3)
     made = make_optimizer(detector, name=optimizer, lr=lr, weight_decay=0.01, momentum=0.9)  # type: ignore[arg-type]
 
-    def batches(epoch: int, first: int) -> Iterator[Batch]:
+    def batches(epoch: int, first: int) -> Iterator[list[Batch]]:
         for index in range(first, steps):
             # Another brightness each time: a resume that repeats or skips a batch shows.
-            dimmed = [(picture * (0.6 + 0.1 * ((epoch + index) % 5))).to(torch.uint8) for picture in PICTURES]
-            yield Batch(images=dimmed, targets=BATCH.targets, names=BATCH.names)
+            dimmed = (PIXELS * (0.6 + 0.1 * ((epoch + index) % 5))).to(torch.uint8)
+            yield [replace(BATCH, pixels=dimmed)]
 
     return Trainer(
         detector=detector,
         criterion=Criterion(MODEL, box_loss="giou"),
         optimizer=made,
-        schedule=make_schedule(made, name="cosine", steps=epochs * steps, warmup=0.2, drops=[]),
+        schedule=make_schedule(
+            made, name="cosine", steps=epochs * steps, warmup=round(0.2 * epochs * steps), drops=[], gamma=0.1
+        ),
+        precision=Precision("float32", torch.device("cpu")),
         ema=make_ema(detector, 0.9),
         batches=batches,
         validate=lambda detector: {"mean": detector.head.box.weight.mean().item()},
@@ -101,7 +113,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 def test_one_batch_is_learnt_by_heart() -> None:
     """Losses fall to near zero (centerness to near its floor), and detections are the very objects."""
     learning = trainer(epochs=1, steps=150, lr=3e-3)
-    learning.batches = lambda _epoch, _first: [BATCH] * 150
+    learning.batches = lambda _epoch, _first: [[BATCH]] * 150
     learning.ema = None
     history = learning.fit()
     first, last = history.steps[0], history.steps[-1]
@@ -218,7 +230,14 @@ def test_ema_takes_batch_norms_buffers_along() -> None:
 
 def rates(name: str, steps: int, warmup: float, drops: list[float]) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = make_schedule(optimizer, name=name, steps=steps, warmup=warmup, drops=drops)  # type: ignore[arg-type]
+    schedule = make_schedule(
+        optimizer,
+        name=name,
+        steps=steps,
+        warmup=round(warmup * steps),
+        drops=[round(drop * steps) for drop in drops],
+        gamma=0.1,
+    )  # type: ignore[arg-type]
     seen = []
     for _ in range(steps):
         seen.append(optimizer.param_groups[0]["lr"])
@@ -237,14 +256,14 @@ def test_cosine_rises_then_falls_to_nearly_zero() -> None:
 
 
 def test_steps_fall_to_a_tenth_where_they_should() -> None:
-    seen = rates("step", 90, 0.0, [60 / 90, 80 / 90])
+    seen = rates("multi_step", 90, 0.0, [60 / 90, 80 / 90])
     assert seen[59] == pytest.approx(1.0)
     assert seen[60] == pytest.approx(0.1)
     assert seen[80] == pytest.approx(0.01)
 
 
 def test_steps_after_a_warm_up_keep_their_place() -> None:
-    seen = rates("step", 90, 0.1, [60 / 90])
+    seen = rates("multi_step", 90, 0.1, [60 / 90])
     assert seen[9] == pytest.approx(1.0)
     assert seen[59] == pytest.approx(1.0)
     assert seen[60] == pytest.approx(0.1)

@@ -42,7 +42,7 @@ def test_numbers_mean_what_they_mean_to_dvc(home: Path, written: str, meant: flo
         ("  difficult: false", "  difficult: off", "train.difficult is 'off', but should be a valid boolean"),
         ("  problems: error", "  problems: ignore", "convert.problems is 'ignore', but should be 'error' or 'repair'"),
         ("val_fraction: 0.2", "val_fraction: 1", "convert.val_fraction is 1, but should be less than 1"),
-        ("  size: [256, 256]", "  size: [512, 256]", "train: the shorter side comes first"),
+        ("  size: [256, 256]", "  size: [512, 256]", "train: size: the shorter side comes first"),
         ("  path: data/custom", "  path: ../data", "download: path: .* leaves the project, so it must be absolute"),
         ("seed: 0", "seed: -1", "seed is -1, but should be greater than or equal to 0"),
         ("seed: 0", "seed: [0", "not YAML: .* at line"),
