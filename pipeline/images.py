@@ -1,4 +1,4 @@
-"""Image files to pixels: the only place that decodes them for a network, so that a file has the same pixels everywhere."""
+"""Image files to pixels: the one place that decodes them, so that a file has the same pixels everywhere."""
 
 import struct
 import zlib
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-import torchvision.io  # noqa: F401 - loads the operators called below
+import torchvision.io
 from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional
 
@@ -36,8 +36,8 @@ def read_image(path: Path) -> torch.Tensor:
     | cut short | an error, never filled up with grey |
     | JPEG with damage inside | decoded as far as libjpeg can, which says so on stderr |
 
-    PNG is Pillow's although torchvision reads it a little faster: its libpng writes to stderr about every odd colour profile,
-    and 16-bit colours come out as 16 bits.
+    PNG is Pillow's although torchvision reads it a little faster: its libpng writes to stderr about every odd colour
+    profile.
 
     Raises:
         PipelineError: the file is missing or can't be decoded.
