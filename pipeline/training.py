@@ -10,6 +10,7 @@ import torch
 from fcos.config import ModelConfig
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
+from fcos.input_size import InputSize
 from fcos.postprocess import Postprocess
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import make_ema
@@ -19,20 +20,26 @@ from fcos.training.precision import Precision
 from fcos.training.processes import ALONE, Processes
 from pipeline.annotations import AnnotationSet
 from pipeline.augment import Augmentation
+from pipeline.cache import ImageCache
 from pipeline.errors import PipelineError
 from pipeline.inference import detect_split
 from pipeline.loader import Batches, TrainingData
 from pipeline.metrics import coco
 from pipeline.model import choose_device
 from pipeline.params import Params, TrainParams
-from pipeline.workspace import from_root
+from pipeline.workspace import from_root, state
 
 _FETCHED_TOGETHER = 20  # steps on a GPU whose losses are waited for together
 
 
 def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes = ALONE) -> Batches:
-    """The training batches that the parameters describe."""
+    """The training batches that the parameters describe.
+
+    Raises:
+        PipelineError: there is nothing to learn from, or no room for the cache.
+    """
     train = params.train
+    cache = _cache(train, split, raw) if train.cache else None
     data = TrainingData(
         split,
         raw,
@@ -46,17 +53,30 @@ def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Pro
         difficult=train.difficult,
         empty=train.empty,
         crowd=train.crowd,
+        cache=cache,
     )
+    if train.limit:
+        data = data.limited(train.limit, params.seed)
+    if cache:
+        cache.room_for(data.rows.numpy())
     return Batches(
         data=data,
         batch_size=train.batch_size,
         workers=train.workers,
         seed=params.seed,
         canvas=train.input_size.canvas,
+        group_shapes=train.group_shapes,
         accumulate=train.accumulate,
         rank=processes.rank,
         processes=processes.count,
+        pin_memory=choose_device(train.device).type == "cuda",
     )
+
+
+def _cache(train: TrainParams, split: AnnotationSet, raw: Path) -> ImageCache:
+    """At the size of zoom 1, or at the largest that is drawn."""
+    largest = InputSize((train.multi_scale[1], train.size[1])) if train.multi_scale else train.input_size
+    return ImageCache(state() / "cache", raw, split.images, largest)
 
 
 def make_validation(params: Params, split: AnnotationSet, raw: Path) -> Callable[[Detector], Row]:
