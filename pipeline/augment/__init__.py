@@ -119,5 +119,7 @@ class Others:
         return self.read((self.index + step) % self.count)
 
     def three(self, random: Random) -> list[Sample]:
-        """Three images, of which some may be the same where there are few."""
-        return [self.one(random) for _ in range(3)]
+        """Three images, all different where there are as many."""
+        enough = self.count > 3
+        steps = random.sample(range(1, self.count), 3) if enough else random.choices(range(self.count), k=3)
+        return [self.read((self.index + step) % self.count) for step in steps]
