@@ -51,7 +51,9 @@ def write(params: Params, home: Path, *, epoch: int, count: int, out: Path) -> l
             if (out / file).resolve() in inputs:
                 raise PipelineError(f"{out / file}: is an image of the data set: choose another --out")
             lines.append(f"{file}: {line(parts)}")
-            sheet(parts, names, title=f"epoch {epoch}, step {step}: {line(parts)}").save(Path(staging) / file)
+            sheet(parts, names, title=f"epoch {epoch}, step {step}: {line(parts)}").save(
+                Path(staging) / file, quality=90
+            )
         out.mkdir(parents=True, exist_ok=True)
         for written in sorted(Path(staging).iterdir()):
             shutil.move(written, out / written.name)

@@ -58,7 +58,9 @@ def resize(sample: Sample, scale: float) -> Sample:
     # torchvision takes a cut-out four times as fast with its pixels close together, colours innermost.
     image = sample.image[None].contiguous(memory_format=torch.channels_last)[0]
     factors = torch.tensor([new_width / width, new_height / height] * 2)
-    return replace(sample, image=resized(image, new_height, new_width), boxes=sample.boxes * factors)
+    # Rounding may carry a box over the edge.
+    boxes = (sample.boxes * factors).minimum(sample.boxes.new_tensor([new_width, new_height] * 2))
+    return replace(sample, image=resized(image, new_height, new_width), boxes=boxes)
 
 
 def flip(sample: Sample) -> Sample:

@@ -239,7 +239,7 @@ def scenes(draw: st.DrawFn, first: int = 0, objects: int = 2, name: str = "scene
 seeds = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(scenes(), st.floats(0.05, 1), seeds)
 def test_a_crop_keeps_an_object_whole(sample: Sample, least: float, seed: int) -> None:
     found = crop_with_object(sample, least, Random(seed))
@@ -257,7 +257,7 @@ def test_a_crop_of_an_image_without_objects() -> None:
         assert 21 <= found.size[1] <= 70
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(scenes(), st.floats(1, 4), seeds)
 def test_a_zoom_shows_a_part_of_that_size(sample: Sample, zoom: float, seed: int) -> None:
     found = zoom_in(sample, zoom, Random(seed))
@@ -302,7 +302,7 @@ def collections(draw: st.DrawFn) -> list[Sample]:
 INPUTS = st.sampled_from([InputSize((64, 96)), InputSize((80, 80)), InputSize((72, 100), letterbox=True)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     collections(),
     INPUTS,
@@ -323,8 +323,8 @@ def test_boxes_stay_on_their_pixels(
     assert len(set(found.labels.tolist())) == len(found.labels) == len(found.boxes), "an object was invented"
     for label, box in zip(found.labels.tolist(), found.boxes.tolist(), strict=True):
         x1, y1, x2, y2 = box
-        assert 0 <= x1 < x2 <= width + 1e-3
-        assert 0 <= y1 < y2 <= height + 1e-3
+        assert 0 <= x1 < x2 <= width
+        assert 0 <= y1 < y2 <= height
         if min(x2 - x1, y2 - y1) < 12:
             continue  # too few pixels that aren't mixed with others
         left, top, right, bottom = painted(found.image, label)
@@ -337,7 +337,7 @@ def test_boxes_stay_on_their_pixels(
             assert [left, top, right, bottom] == pytest.approx(box, abs=8 if warped else 4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(collections(), INPUTS, seeds)
 def test_mixup_has_the_objects_of_both(samples: list[Sample], size: InputSize, seed: int) -> None:
     found = augmentation(size, seed=seed, mixup=1.0)(Files(samples), 4, 0, 0)
@@ -404,7 +404,7 @@ def test_plain_epochs_leave_the_rest_on(files: Files) -> None:
     assert same(how(files, 6, 4, 0), flip(files.samples[0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(sides, sides, st.integers(20, 90), st.integers(0, 40), seeds)
 def test_multi_scale_stays_in_its_range(height: int, width: int, low: int, more: int, seed: int) -> None:
     how = augmentation(InputSize((64, 96)), seed=seed, multi_scale=(low, low + more))
