@@ -77,8 +77,9 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any] | None:
         """The newest undamaged state, on the CPU; None where there is none."""
+        wait(self._pending.values())
         found = [path for path in (self.newest, self.previous) if path.is_file()]
-        damaged = []
+        damaged: list[Path] = []
         for path in found:
             state = _read(path)
             if state is not None:
@@ -93,6 +94,7 @@ class Checkpoint:
 
     def load_best(self) -> dict[str, Any] | None:
         """The best weights so far, on the CPU; None where there are none."""
+        wait(self._pending.values())
         best = _read(self.best) if self.best.is_file() else None
         if best is None and self.best.is_file():
             self.tell(f"{self.best}: damaged, its checksum is wrong; the best weights are those from here on")
@@ -128,10 +130,9 @@ class Checkpoint:
             partial.replace(path)
             _flush(self.folder)
         except OSError as error:
-            raise NotSaved(self._told(error, state)) from None
-        finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+            raise NotSaved(self._told(error, state)) from None
 
     def _told(self, error: OSError, state: dict[str, Any]) -> str:
         there = next(folder for folder in (self.folder, *self.folder.parents) if folder.is_dir())
@@ -159,9 +160,9 @@ def copied(value: Any) -> Any:
 
 def _arrival() -> Callable[[], None]:
     """What returns once the copies made so far are there."""
-    if not torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return lambda: None
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return event.synchronize
 
@@ -192,7 +193,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
     with path.open("wb") as file:
         file.write(bytes(_DIGEST))
         hashing = _Hashing(file)
-        torch.save(state, hashing)
+        torch.save(state, hashing)  # type: ignore[arg-type] # write and flush are all it uses
         if hashing.problem:
             raise hashing.problem
         file.seek(0)

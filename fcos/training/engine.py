@@ -367,7 +367,7 @@ class Trainer:
         state = self.processes.of_first(first.load() if first else None)
         if state:
             self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
-            self.history = History(**{name: list(rows) for name, rows in state["history"].items()})
+            self.history = History(list(state["history"]["steps"]), list(state["history"]["epochs"]))
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
             best = self.processes.of_first(first.load_best() if first else None)
