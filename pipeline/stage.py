@@ -34,7 +34,7 @@ def run(name: str, body: Callable[[Params], None]) -> None:
     is noted at the start, and where it is something else at the end the stage fails: the lock never lies.
     """
     _die_with_parent()
-    listen(name)
+    signalled = listen(name)
     try:
         values = params.load()
         before = _inputs(name)
@@ -49,23 +49,42 @@ def run(name: str, body: Callable[[Params], None]) -> None:
         where = error.filename or workspace()
         print(f"{name}: {where}: {error.strerror}; make room, and run `dvc repro` again", file=sys.stderr)  # noqa: T201
         sys.exit(1)
+    except Exception:
+        if signalled.number is None:
+            raise
+        sys.exit(128 + signalled.number)  # some libraries, stopped in the middle, raise something of their own
 
 
-def listen(name: str) -> None:
-    """From now on, SIGTERM and Ctrl-C end the stage at once, with one line."""
+def listen(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> "Request":
+    """From now on, SIGTERM and Ctrl-C end the stage at once, with one line.
+
+    Args:
+        leave: ends the process: sys.exit tidies up, os._exit is sure to come through.
+
+    Returns:
+        What knows of the signal that came.
+    """
+    request = Request()
 
     def stop(number: int, _frame: FrameType | None) -> NoReturn:
-        stopped(name, number)
+        request.number = number
+        _say(name, number)
+        leave(128 + number)
 
     for number in _SIGNALS:
         signal.signal(number, stop)
+    return request
 
 
 def stopped(name: str, number: int, more: str = "") -> NoReturn:
     """Ends the stage with a line that says by what signal, and the exit status that a shell gives to that."""
+    _say(name, number, more)
+    sys.exit(128 + number)
+
+
+def _say(name: str, number: int, more: str = "") -> None:
     # Not by print: a signal may have come in the middle of another one, which can't be entered twice.
     os.write(sys.stderr.fileno(), f"{name}: stopped by {signal.Signals(number).name}{more}\n".encode())
-    sys.exit(128 + number)
 
 
 @dataclass

@@ -30,7 +30,7 @@ MODEL = replace(
     batch_norm="auto",
 )
 SIZE = 48
-STEPS = 6  # of an epoch
+STEPS = 4  # of an epoch
 
 
 @dataclass

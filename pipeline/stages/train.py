@@ -1,9 +1,11 @@
 """Unified data in, a trained detector out: `python -m pipeline.stages.train`."""
 
+import os
+
 from pipeline import stage
 
 if __name__ == "__main__":
-    stage.listen("train")  # before torch is imported: that takes seconds
+    stage.listen("train", leave=os._exit)  # before torch is imported: that takes seconds
 
 import csv
 import signal
