@@ -14,7 +14,7 @@ from fcos.input_size import InputSize
 from fcos.postprocess import Postprocess
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import make_ema
-from fcos.training.engine import Row, Trainer, Watcher
+from fcos.training.engine import Interrupted, Row, Trainer, Watcher
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 from fcos.training.processes import ALONE, Processes
@@ -79,8 +79,17 @@ def _cache(train: TrainParams, split: AnnotationSet, raw: Path) -> ImageCache:
     return ImageCache(state() / "cache", raw, split.images, largest)
 
 
-def make_validation(params: Params, split: AnnotationSet, raw: Path) -> Callable[[Detector], Row]:
-    """What a detector is measured by after an epoch: AP and AP50, by the fast engine."""
+def make_validation(
+    params: Params, split: AnnotationSet, raw: Path, interrupted: Callable[[], bool] = lambda: False
+) -> Callable[[Detector], Row]:
+    """What a detector is measured by after an epoch: AP and AP50, by the fast engine.
+
+    It raises Interrupted between two batches where `interrupted` says so.
+    """
+
+    def go_on(_images: int) -> None:
+        if interrupted():
+            raise Interrupted
 
     def validate(detector: Detector) -> Row:
         found = detect_split(
@@ -90,6 +99,7 @@ def make_validation(params: Params, split: AnnotationSet, raw: Path) -> Callable
             input_size=params.train.input_size,
             postprocess=Postprocess(),
             batch_size=params.train.batch_size,
+            progress=go_on,
         )
         measured = coco.fast_ap(split, list(found))
         return {name: measured[name] or 0.0 for name in ("AP", "AP50")}

@@ -4,11 +4,15 @@ The tests share one project and build on each other, in order.
 """
 
 import os
+import re
 import shutil
 import signal
+import sqlite3
 import subprocess
+import sys
 import time
-from contextlib import suppress
+from collections.abc import Collection
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -46,6 +50,65 @@ def test_a_killed_training_goes_on_and_ends_as_if_undisturbed(project: Path) -> 
     assert (project / "models/detector.safetensors").read_bytes() == resumed
     params.write_text(original)
     run(project, "dvc", "repro")
+
+
+def test_a_signal_saves_and_training_goes_on(project: Path) -> None:
+    """SIGTERM, then Ctrl-C: exit statuses, one line each, one run in MLflow, and the weights of an undisturbed one."""
+    params, states = project / "params.yaml", project / ".fcos/training"
+    original = params.read_text()
+    params.write_text(original.replace("seed: 0", "seed: 2"))  # DVC has no result of it to fall back on
+    shutil.rmtree(states, ignore_errors=True)
+    known = runs(project)
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        running = start(project, sys.executable, "-m", "pipeline.stages.train")
+        saved = {path.stat().st_ino for path in states.glob("*/state.pt")}
+        while {path.stat().st_ino for path in states.glob("*/state.pt")} <= saved:
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.send_signal(number)
+        output, _ = running.communicate(timeout=120)
+        assert running.returncode == status, output
+        line = rf"^train: stopped by {number.name} at step \d of 6; its state is saved: `dvc repro` goes on from there$"
+        assert re.search(line, output.decode(), re.MULTILINE), output
+        assert b"Traceback" not in output
+        assert list(runs(project, known).values()) == ["KILLED"]
+    run(project, "dvc", "repro", "-s", "train")
+    assert list(runs(project, known).values()) == ["FINISHED"]
+    resumed = (project / "models/detector.safetensors").read_bytes()
+    run(project, "dvc", "repro", "-f", "-s", "train")
+    assert (project / "models/detector.safetensors").read_bytes() == resumed
+    params.write_text(original)
+    run(project, "dvc", "repro")
+
+
+def runs(project: Path, known: Collection[str] = ()) -> dict[str, str]:
+    """MLflow's runs and what became of them."""
+    with closing(sqlite3.connect(project / "mlflow.db")) as store:
+        found = store.execute("SELECT run_uuid, status FROM runs").fetchall()
+    return {name: status for name, status in found if name not in known}
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_before_training_begins_is_one_line(project: Path, number: signal.Signals, status: int) -> None:
+    running = start(project, sys.executable, "-m", "pipeline.stages.train")
+    while "torch" not in Path(f"/proc/{running.pid}/maps").read_text():  # it is being imported
+        time.sleep(0.01)
+    running.send_signal(number)
+    output, _ = running.communicate(timeout=60)
+    assert (running.returncode, output) == (status, f"train: stopped by {number.name}\n".encode())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_training_saves_and_ends_when_dvc_dies(project: Path) -> None:
+    shutil.rmtree(project / ".fcos/training", ignore_errors=True)
+    running = start(project, "dvc", "repro", "-f", "-s", "train")
+    while not list((project / ".fcos/training").glob("*/state.pt")):
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.kill()
+    output, _ = running.communicate(timeout=120)
+    assert b"train: stopped by SIGTERM at step" in output
+    run(project, "dvc", "repro", "-f", "-s", "train")
 
 
 def start(project: Path, *command: str) -> subprocess.Popen[bytes]:
