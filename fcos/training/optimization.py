@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
@@ -33,8 +34,20 @@ def make_optimizer(
     # One kernel, which also looks itself whether fp16's gradients overflowed: otherwise a GPU is waited for.
     fused = all(parameter.device.type in _FUSED for _, parameter in learnt) or None
     if name == "sgd":
-        return SGD(groups, lr=lr, momentum=momentum, fused=fused)
+        return _with_momentum(SGD(groups, lr=lr, momentum=momentum, fused=fused))
     return (Adam if name == "adam" else AdamW)(groups, lr=lr, fused=fused)
+
+
+def _with_momentum(optimizer: SGD) -> SGD:
+    """Momentum from 0, which is what the first step gives anyway.
+
+    Torch's own first step takes memory that nobody has filled, and keeps it where fp16's gradients overflowed; and it
+    has no place for parameters that join later, such as those of a backbone frozen at first.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else []:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 Schedule = Literal["cosine", "one_cycle", "multi_step", "step", "constant"]
@@ -57,7 +70,9 @@ def make_schedule(
     rising = min(warmup, steps - 1)
     if name == "one_cycle" and rising:
         peaks = [group["lr"] for group in optimizer.param_groups]
-        return OneCycleLR(optimizer, peaks, steps, pct_start=(rising + 1) / steps, cycle_momentum=False)
+        # One more, so that the end of the fall comes after the last step, as the cosine's does.
+        total = steps + 1
+        return OneCycleLR(optimizer, peaks, total, pct_start=(rising + 1) / total, cycle_momentum=False)
     after = _AFTER[name](optimizer, steps - rising, [drop - rising for drop in _drops(name, drops, steps)], gamma)
     if rising == 0:
         return after
