@@ -1,11 +1,16 @@
 """Parameters and unified data to a trainer: the parts of fcos/, put together."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
 
 from fcos.config import ModelConfig
 from fcos.criterion import Criterion
@@ -13,6 +18,7 @@ from fcos.detector import Detector, build
 from fcos.input_size import InputSize
 from fcos.postprocess import Postprocess
 from fcos.training.checkpoints import Checkpoint
+from fcos.training.compiling import Compiled
 from fcos.training.ema import make_ema
 from fcos.training.engine import Interrupted, Row, Trainer, Watcher
 from fcos.training.optimization import make_optimizer, make_schedule
@@ -145,12 +151,7 @@ def make_trainer(
     """
     train = params.train
     device = choose_device(train.device)
-    counted = partial(iterations, train, len(batches))
-    torch.manual_seed(params.seed)
-    try:
-        detector = build(_rooted(params.model), classes).to(device)
-    except ValueError as error:
-        raise PipelineError(f"params.yaml: model.{error}") from None
+    detector = _detector(params, classes, device)
     optimizer = make_optimizer(
         detector,
         name=train.optimizer,
@@ -162,16 +163,10 @@ def make_trainer(
         detector=detector,
         criterion=Criterion(params.model, box_loss=params.loss),
         optimizer=optimizer,
-        schedule=make_schedule(
-            optimizer,
-            name=train.schedule,
-            steps=train.epochs * len(batches),
-            warmup=counted(train.warmup),
-            drops=[counted(step) for step in train.steps],
-            gamma=train.gamma,
-        ),
-        precision=Precision(train.precision, device),
+        schedule=_schedule(train, optimizer, len(batches)),
+        precision=_precision(train, device, processes),
         processes=processes,
+        compiled=_compiled(train, processes),
         seed=params.seed,
         frozen_epochs=train.frozen_epochs,
         patience=train.early_stopping,
@@ -188,3 +183,45 @@ def make_trainer(
         checkpoint=checkpoint,
         checkpoint_every=train.checkpoint_every,
     )
+
+
+def _detector(params: Params, classes: int, device: torch.device) -> Detector:
+    torch.manual_seed(params.seed)
+    try:
+        detector = build(_rooted(params.model), classes).to(device)
+    except ValueError as error:
+        raise PipelineError(f"params.yaml: model.{error}") from None
+    if not params.train.channels_last:
+        detector.lay_out(torch.contiguous_format)
+    return detector
+
+
+def _schedule(train: TrainParams, optimizer: Optimizer, steps: int) -> LRScheduler:
+    """Over the whole training, of so many steps an epoch."""
+    return make_schedule(
+        optimizer,
+        name=train.schedule,
+        steps=train.epochs * steps,
+        warmup=iterations(train, steps, train.warmup),
+        drops=[iterations(train, steps, step) for step in train.steps],
+        gamma=train.gamma,
+    )
+
+
+def _precision(train: TrainParams, device: torch.device, processes: Processes) -> Precision:
+    precision = Precision(train.precision, device)
+    if precision.warning:
+        _tell(processes, precision.warning)
+    return precision
+
+
+def _compiled(train: TrainParams, processes: Processes) -> Callable[[nn.Module], nn.Module]:
+    """What the network is trained through. Images on a canvas all have its shape."""
+    if not train.compile:
+        return lambda network: network
+    return partial(Compiled, fixed=train.letterbox, tell=partial(_tell, processes))
+
+
+def _tell(processes: Processes, line: str) -> None:
+    if processes.rank == 0:
+        tqdm.write(f"train: {line}", file=sys.stderr)  # beside the bar

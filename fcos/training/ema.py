@@ -1,27 +1,50 @@
 """The moving average of the weights, which detects better than the weights themselves."""
 
-from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-def make_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of parameters and buffers.
+def make_ema(model: nn.Module, decay: float) -> "Average":
+    """An exponential moving average of parameters and buffers, which begins as a copy."""
+    return Average(model, decay)
+
+
+class Average:
+    """A model and how it follows another one's parameters and buffers.
 
     It starts young: after n updates the decay is at most (1 + n)/(10 + n), or the first, random weights would
     stay in it for 1/(1 − decay) steps.
+
+    Its arithmetic is torch's, but torch's AveragedModel copies its counter to the GPU, and waits for it, at each
+    update.
     """
 
-    @torch.no_grad()
-    def average(averages: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
-        n = int(updates)
-        share = 1 - min(decay, (1 + n) / (10 + n))
-        for mean, value in zip(averages, current, strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, share)
-            else:  # batch norm's counter of batches
-                mean.copy_(value)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module, self.decay, self.updates = deepcopy(model), decay, 0
 
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Moves towards the model as it is now; the first time, all the way."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        get_ema_multi_avg_fn(decay)([mean for mean, _ in floats], [value for _, value in floats], self.updates)  # type: ignore[no-untyped-call]
+        for mean, value in pairs:
+            if not mean.is_floating_point():  # batch norm's counter of batches
+                mean.copy_(value)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"module": self.module.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.updates = state["updates"]
+
+
+def _tensors(model: nn.Module) -> list[torch.Tensor]:
+    return [*(parameter.detach() for parameter in model.parameters()), *model.buffers()]

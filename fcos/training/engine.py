@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
 from fcos.criterion import Criterion, Losses
 from fcos.detector import Detector
 from fcos.targets import Targets
 from fcos.training.checkpoints import Checkpoint
+from fcos.training.ema import Average
 from fcos.training.precision import Precision
 from fcos.training.processes import ALONE, Processes
 
@@ -114,7 +114,7 @@ class Trainer:
     optimizer: Optimizer
     schedule: LRScheduler
     precision: Precision
-    ema: AveragedModel | None
+    ema: Average | None
     batches: Callable[[int, int], Iterable[Sequence[Batch]]]
     validate: Callable[[Detector], Row]
     epochs: int

@@ -1,4 +1,7 @@
-"""Automatic mixed precision: convolutions in 16 bits, losses and weights in 32."""
+"""Automatic mixed precision: convolutions in 16 bits, losses and weights in 32.
+
+In training alone: validation and `evaluate` are in float32, so that they measure the same.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -8,14 +11,26 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What a CPU must be able to do, of x86 and of ARM, to multiply in these.
+_INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
 
 
 class Precision:
     """Where which precision is used; fp16's losses are scaled so that small gradients don't become 0."""
 
     def __init__(self, name: Literal["float32", "bf16", "fp16"], device: torch.device) -> None:
-        self.device, self.dtype = device.type, PRECISIONS[name]
+        self.name, self.device, self.dtype = name, device.type, PRECISIONS[name]
         self.scaler = torch.amp.GradScaler(self.device, enabled=name == "fp16")
+
+    @property
+    def warning(self) -> str | None:
+        """One line where this precision works, but is no faster than float32."""
+        if self.device != "cpu" or self.name == "float32" or not hasattr(torch.cpu, "get_capabilities"):
+            return None  # an older torch can't tell
+        able = torch.cpu.get_capabilities()
+        if any(able.get(instruction) for instruction in _INSTRUCTIONS[self.name]):
+            return None
+        return f"train.precision: this CPU has no instructions for {self.name}, so float32 is faster"
 
     @property
     def skips(self) -> bool:
