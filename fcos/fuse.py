@@ -12,6 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from fcos.backbones import Backbone
 from fcos.detector import Detector
+from fcos.graphs import layer_of, trace
 from fcos.head import Head
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -67,13 +68,6 @@ def _onednn(x: Tensor) -> bool:
     )
 
 
-class _Tracer(fx.Tracer):
-    """Looks into blocks, not into layers, whatever their forward does."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
-
-
 def _thaw(module: nn.Module) -> None:
     """Frozen and synchronised batch norm as batch norm in evaluation mode, which computes the same."""
     for name, child in module.named_children():
@@ -90,7 +84,7 @@ def _fuse_parts(module: nn.Module) -> None:
     for name, child in module.named_children():
         if not any(isinstance(layer, nn.BatchNorm2d) for layer in child.modules()):
             continue
-        traced = None if isinstance(child, Backbone | Head | nn.ModuleList) else _traced(child)
+        traced = None if isinstance(child, Backbone | Head | nn.ModuleList) else trace(child)
         if traced is None:
             _fuse_parts(child)
         else:
@@ -101,21 +95,14 @@ def _fuse_parts(module: nn.Module) -> None:
             setattr(module, name, traced)
 
 
-def _traced(module: nn.Module) -> fx.GraphModule | None:
-    try:
-        return fx.GraphModule(module, _Tracer().trace(module))
-    except Exception:  # noqa: BLE001 — others' code can fail in any way under a tracer
-        return None
-
-
 def _fold_batch_norm(traced: fx.GraphModule) -> None:
     calls = Counter(node.target for node in traced.graph.nodes)
     for node in list(traced.graph.nodes):
-        norm = _layer(traced, node)
+        norm = layer_of(traced, node)
         if type(norm) is not nn.BatchNorm2d:
             continue
         source = node.args[0]
-        convolution = _layer(traced, source)
+        convolution = layer_of(traced, source)
         alone = len(source.users) == calls[source.target] == calls[node.target] == 1
         if alone and isinstance(convolution, nn.Conv2d):
             traced.set_submodule(source.target, fuse_conv_bn_eval(convolution, norm))
@@ -125,7 +112,7 @@ def _fold_batch_norm(traced: fx.GraphModule) -> None:
 
 def _join_relu(traced: fx.GraphModule) -> None:
     for node in list(traced.graph.nodes):
-        if node.target not in _ACTIVATIONS and type(_layer(traced, node)) is not nn.ReLU:
+        if node.target not in _ACTIVATIONS and type(layer_of(traced, node)) is not nn.ReLU:
             continue
         terms = _terms(node.args[0])
         # `a += b` changes a for whoever looks later: only the convolution's own output may be a.
@@ -134,7 +121,7 @@ def _join_relu(traced: fx.GraphModule) -> None:
         if source is None:
             continue
         name = f"{source.target}.relu".replace(".", "_")
-        traced.add_submodule(name, ConvolutionRelu(_layer(traced, source)))  # type: ignore[arg-type]
+        traced.add_submodule(name, ConvolutionRelu(layer_of(traced, source)))  # type: ignore[arg-type]
         with traced.graph.inserting_before(node):
             joined = traced.graph.call_module(name, (source.args[0], *(term for term in terms if term is not source)))
         node.replace_all_uses_with(joined)
@@ -150,10 +137,6 @@ def _terms(node: fx.Node) -> list[fx.Node]:
 
 def _can_join(traced: fx.GraphModule, node: fx.Node) -> bool:
     """A plain convolution whose output goes to one place only."""
-    layer = _layer(traced, node)
+    layer = layer_of(traced, node)
     plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return plain and len(node.users) == 1
-
-
-def _layer(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fcos.config import ModelConfig
-from fcos.layers import NORMS
+from fcos.layers import NORMS, on_levels
 
 _PRIOR = 0.01  # probability that every class starts with (Focal Loss, section 4.1)
 _FIRST_SIDE = (
@@ -50,16 +50,15 @@ class Head(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pyramid levels [B, C, h, w] to logits [B, P, K], ltrb [B, P, 4] in pixels and quality logits [B, P]."""
-        logits, distances, qualities = [], [], []
-        for level, stride, scale in zip(levels, self.strides, self.scales, strict=True):
-            class_features, box_features = self.class_tower(level), self.box_tower(level)
-            logits.append(_per_location(self.class_logits(class_features)))
-            distances.append(self._distances(_per_location(self.box(box_features)), scale, stride))
-            if self.quality is not None:
-                features = class_features if self.quality_tower == "class" else box_features
-                qualities.append(_per_location(self.quality(features)))
-        quality = torch.cat(qualities, dim=1).squeeze(-1) if qualities else None
-        return torch.cat(logits, dim=1), torch.cat(distances, dim=1), quality
+        class_features, box_features = on_levels(self.class_tower, levels), on_levels(self.box_tower, levels)
+        logits = _per_location(on_levels(self.class_logits, class_features))
+        boxes = [_per_location([box]) for box in on_levels(self.box, box_features)]
+        ltrb = [self._distances(*each) for each in zip(boxes, self.scales, self.strides, strict=True)]
+        quality = None
+        if self.quality is not None:
+            features = class_features if self.quality_tower == "class" else box_features
+            quality = _per_location(on_levels(self.quality, features)).squeeze(-1)
+        return logits, torch.cat(ltrb, dim=1), quality
 
     def _distances(self, raw: Tensor, scale: Tensor, stride: int) -> Tensor:
         raw = raw.float() * scale  # exp and pixel coordinates need float32, also under autocast
@@ -75,6 +74,6 @@ def _tower(config: ModelConfig, width: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _per_location(maps: Tensor) -> Tensor:
-    """[B, C, h, w] to [B, h·w, C], row by row."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+def _per_location(maps: Sequence[Tensor]) -> Tensor:
+    """Each level's [B, C, h, w] to [B, P, C], level by level and row by row."""
+    return torch.cat([one.permute(0, 2, 3, 1).flatten(1, 2) for one in maps], dim=1)
