@@ -132,6 +132,13 @@ def test_what_comes_into_view_is_filled() -> None:
     torch.testing.assert_close(moved.boxes, torch.tensor([[20.0, 0.0, 40.0, 30.0]]), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize(("left", "kept"), [(14.0, [[0, 5, 6, 15]]), (16.0, [])])
+def test_what_is_moved_out_of_view_goes(left: float, kept: Boxes) -> None:
+    """Of a width of 20, 6 or 4 stay."""
+    moved = warp(scene(20, 40, [[0, 5, 20, 15]]), corners_of((20, 40)) - torch.tensor([left, 0.0]))
+    torch.testing.assert_close(moved.boxes, torch.tensor(kept).view(-1, 4).float(), atol=1e-3, rtol=0)
+
+
 def test_affine_by_hand() -> None:
     corners = corners_of((30, 40))
     still = affine(corners, size=(30, 40), degrees=0, shear=0, translate=0, random=Random(0))
