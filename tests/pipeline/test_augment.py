@@ -460,6 +460,13 @@ def test_images_of_one_pixel_pass(files: Files) -> None:
         assert min(found.size) >= 1
 
 
+def test_no_box_is_over_the_edge() -> None:
+    """Annotations may be, by a thousandth of a pixel."""
+    over = replace(scene(64, 96, [[0, 0, 96, 64]]), boxes=torch.tensor([[-0.001, -0.001, 96.001, 64.001]]))
+    for how in (augmentation(), augmentation(flip=1.0)):
+        assert how(Files([over]), 1, 0, 0).boxes.tolist() == [[0, 0, 96, 64]]
+
+
 def test_the_name_stays(files: Files) -> None:
     assert augmentation(mosaic=1.0, mixup=1.0)(files, 6, 0, 3).name == "3.png"
 
