@@ -16,7 +16,7 @@ from pipeline.augment.geometry import affine, aside, corners_of, crop_with_objec
 from pipeline.augment.mixup import mixup, weight_of
 from pipeline.augment.mosaic import centre_of, mosaic
 from pipeline.augment.randomness import Luck, generator
-from pipeline.augment.samples import FILL, Sample, flip, resize
+from pipeline.augment.samples import FILL, Sample, flip, inside, resize
 from pipeline.params import AugmentParams
 
 __all__ = ["FILL", "Augmentation", "Sample", "flip", "generator", "resize"]
@@ -50,7 +50,7 @@ class Augmentation:
         if random := luck.drawn("jitter", self.params.jitter):
             sample = replace(sample, image=jitter(sample.image, self.params.jitter_strength, random))
         sample = self._warped(sample, luck)
-        return flip(sample) if luck.drawn("flip", self.params.flip) else sample
+        return inside(flip(sample) if luck.drawn("flip", self.params.flip) else sample)
 
     def _composed(self, sample: Sample, others: "Others | None", luck: Luck) -> Sample:
         """Cut, resized, and put together with other images where there are any to take."""

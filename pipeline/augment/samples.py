@@ -42,12 +42,18 @@ def with_visible(sample: Sample, image: Tensor, boxes: Tensor) -> Sample:
     Args:
         boxes: [M, 4] where the sample's objects are in the new image, also beyond its edges.
     """
-    height, width = image.shape[-2:]
-    cut = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+    cut = inside(replace(sample, image=image, boxes=boxes)).boxes
     sides, whole = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
     wide_enough = (sides >= whole.clamp(max=1) * _ROUNDING).all(dim=-1)
     seen = wide_enough & (sides.prod(dim=-1) >= whole.prod(dim=-1) * _SEEN)
     return replace(sample, image=image, boxes=cut[seen], labels=sample.labels[seen])
+
+
+def inside(sample: Sample) -> Sample:
+    """With no box over the image's edge, where annotations and rounding may carry it by a thousandth of a pixel."""
+    height, width = sample.size
+    boxes = sample.boxes.clamp(min=0).minimum(sample.boxes.new_tensor([width, height, width, height]))
+    return replace(sample, boxes=boxes)
 
 
 def resize(sample: Sample, scale: float) -> Sample:
@@ -58,9 +64,7 @@ def resize(sample: Sample, scale: float) -> Sample:
     # torchvision takes a cut-out four times as fast with its pixels close together, colours innermost.
     image = sample.image[None].contiguous(memory_format=torch.channels_last)[0]
     factors = torch.tensor([new_width / width, new_height / height] * 2)
-    # Rounding may carry a box over the edge.
-    boxes = (sample.boxes * factors).minimum(sample.boxes.new_tensor([new_width, new_height] * 2))
-    return replace(sample, image=resized(image, new_height, new_width), boxes=boxes)
+    return replace(sample, image=resized(image, new_height, new_width), boxes=sample.boxes * factors)
 
 
 def flip(sample: Sample) -> Sample:

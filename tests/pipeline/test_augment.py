@@ -132,6 +132,13 @@ def test_what_comes_into_view_is_filled() -> None:
     torch.testing.assert_close(moved.boxes, torch.tensor([[20.0, 0.0, 40.0, 30.0]]), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize(("left", "kept"), [(14.0, [[0, 5, 6, 15]]), (16.0, [])])
+def test_what_is_moved_out_of_view_goes(left: float, kept: Boxes) -> None:
+    """Of a width of 20, 6 or 4 stay."""
+    moved = warp(scene(20, 40, [[0, 5, 20, 15]]), corners_of((20, 40)) - torch.tensor([left, 0.0]))
+    torch.testing.assert_close(moved.boxes, torch.tensor(kept).view(-1, 4).float(), atol=1e-3, rtol=0)
+
+
 def test_affine_by_hand() -> None:
     corners = corners_of((30, 40))
     still = affine(corners, size=(30, 40), degrees=0, shear=0, translate=0, random=Random(0))
@@ -451,6 +458,13 @@ def test_images_of_one_pixel_pass(files: Files) -> None:
         found = augmentation(scale=(0.5, 2.0), **dict.fromkeys(OPTIONS, 1.0))(Files(thin), 4, 0, index)
         assert found.image.dtype == torch.uint8
         assert min(found.size) >= 1
+
+
+def test_no_box_is_over_the_edge() -> None:
+    """Annotations may be, by a thousandth of a pixel."""
+    over = replace(scene(64, 96, [[0, 0, 96, 64]]), boxes=torch.tensor([[-0.001, -0.001, 96.001, 64.001]]))
+    for how in (augmentation(), augmentation(flip=1.0)):
+        assert how(Files([over]), 1, 0, 0).boxes.tolist() == [[0, 0, 96, 64]]
 
 
 def test_the_name_stays(files: Files) -> None:
