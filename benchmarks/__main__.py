@@ -13,7 +13,12 @@ from pathlib import Path
 from benchmarks import criterion, gpu, inference, loader
 from benchmarks.harness import Limit, Measurement, Result, bench_card, check, measure, save_card, table
 
-MEASUREMENTS: list[Measurement] = [*inference.MEASUREMENTS, *criterion.MEASUREMENTS, *loader.MEASUREMENTS, *gpu.MEASUREMENTS]
+MEASUREMENTS: list[Measurement] = [
+    *inference.MEASUREMENTS,
+    *criterion.MEASUREMENTS,
+    *loader.MEASUREMENTS,
+    *gpu.MEASUREMENTS,
+]
 LIMITS: list[Limit] = [*criterion.LIMITS, *loader.LIMITS, *gpu.LIMITS]
 
 

@@ -89,7 +89,7 @@ class Detector(nn.Module):
         down, across = (torch.arange(side, device=rows.device) for side in (rows.shape[1], width))
         inside = (across < sizes[:, 1, None])[:, :, None] * (self.mean / self.std).flatten()
         rows.addcmul_((down < sizes[:, 0, None])[:, :, None].float(), inside.flatten(1)[:, None], value=-1)
-        batch = rows.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
+        batch = rows.view(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
         return batch.contiguous(memory_format=self.memory_format)
 
     def forward(self, batch: Tensor) -> Outputs:
