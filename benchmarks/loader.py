@@ -9,6 +9,7 @@ import os
 import random
 import tarfile
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -228,6 +229,7 @@ def _after_an_epoch(workers: int, plain: bool, images: int, each: int) -> int:
         steps: Iterator[Any]
         if plain:
             keys = [[(0, index) for index in step] for step in batches.steps(0)]
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
             steps = iter(DataLoader(_Plain(batches.data), batch_sampler=keys, num_workers=workers, collate_fn=collate))
         else:
             steps = batches(0)

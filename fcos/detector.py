@@ -76,13 +76,21 @@ class Detector(nn.Module):
         return self.normalised(*stacked(images, canvas))
 
     def normalised(self, pixels: Tensor, sizes: Tensor) -> Tensor:
-        """A batch as `stacked` gives it, on any device, to one as `forward` takes it; nothing waits for a GPU."""
+        """A batch as `stacked` gives it, 0 in its padding, on any device, to one as `forward` takes it.
+
+        Nothing waits for a GPU.
+        """
         pixels, sizes = (each.to(self.mean.device, non_blocking=True) for each in (pixels, sizes))
-        batch = pixels.to(memory_format=self.memory_format).float().div_(255).sub_(self.mean).div_(self.std)
-        inside = [
-            torch.arange(batch.shape[2 + axis], device=batch.device) < sizes[:, axis, None] for axis in (0, 1)
-        ]  # fmt: skip
-        return batch.mul_(inside[0][:, None, :, None] & inside[1][:, None, None, :])
+        width = pixels.shape[3]
+        # A whole row of pixels in one run of numbers: three colours at a time would take a CPU three times as long.
+        rows = pixels.permute(0, 2, 3, 1).flatten(2).float()
+        rows.mul_((1 / (255 * self.std)).flatten().repeat(width))
+        # Padding is 0 already, so only what lies inside is moved.
+        down, across = (torch.arange(side, device=rows.device) for side in (rows.shape[1], width))
+        inside = (across < sizes[:, 1, None])[:, :, None] * (self.mean / self.std).flatten()
+        rows.addcmul_((down < sizes[:, 0, None])[:, :, None].float(), inside.flatten(1)[:, None], value=-1)
+        batch = rows.view(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)
+        return batch.contiguous(memory_format=self.memory_format)
 
     def forward(self, batch: Tensor) -> Outputs:
         """[B, 3, H, W] as `prepare` gives it to Outputs."""

@@ -6,6 +6,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -266,9 +267,7 @@ class Batches:
     @cached_property
     def _loader(self) -> tuple[_Keys, "DataLoader[Batch]"]:
         keys = _Keys()
-        with warnings.catch_warnings():
-            # It advises against more workers than cores; whoever reads from a slow disk wants them.
-            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        with _as_many_workers_as_asked():
             # The type of batch_sampler's keys is ours: the dataset takes (epoch, index).
             return keys, DataLoader(
                 self.data,
@@ -283,18 +282,26 @@ class Batches:
             )
 
 
+@contextmanager
+def _as_many_workers_as_asked() -> Iterator[None]:
+    """torch warns of more workers than cores; whoever reads from a slow disk wants them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        yield
+
+
 def _begun(loader: "DataLoader[Batch]") -> Iterator[Batch]:
     """Its iterator. A killed worker then shows when its batch is waited for, where `Batches` can say what it means.
 
     torch would raise an error from a signal handler, wherever the training is just then.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)
+    main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
-    try:
-        return iter(loader)
-    finally:
+    with _as_many_workers_as_asked():
+        iterator = iter(loader)
+    if main:  # others can't set a handler, and torch doesn't
         signal.signal(signal.SIGCHLD, handler)
+    return iterator
 
 
 def _begin_work(worker: int) -> None:  # noqa: ARG001

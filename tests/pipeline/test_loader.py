@@ -200,6 +200,15 @@ def test_workers_stay_from_epoch_to_epoch(make: Make) -> None:
     assert len(workers[0]) == 1
 
 
+def test_more_workers_than_cores_are_nobodys_fault(make: Make) -> None:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert len(list(batches(make(), workers=2)(0))) == 2  # warnings are errors here
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def test_epochs_differ_in_order_and_in_luck(make: Make) -> None:
     data = make()
     (first,), (second,) = (next(batches(data)(epoch)) for epoch in (0, 1))
