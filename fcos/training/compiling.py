@@ -48,9 +48,14 @@ class Compiled(nn.Module):
             with _without_trace(self.network, batch.device):
                 _backward(self._chosen[0](batch), self.network)
         except Exception as error:  # noqa: BLE001 - compilers fail in many ways; a fault of the network itself comes again
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            self.tell(f"train.compile: torch.compile fails here ({reason}), so training goes on without it")
+            self.tell(f"train.compile: torch.compile fails here ({_reason(error)}), so training goes on without it")
             self._chosen[0] = self.network
+
+
+def _reason(error: Exception) -> str:
+    """The first line that says something: "backend='inductor' raised:" has it in the next."""
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join([first, *others[:1]]) if first.endswith(":") else first
 
 
 def _backward(outputs: Outputs, network: nn.Module) -> None:
