@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from benchmarks import criterion, gpu, inference, loader
+from benchmarks import criterion, gpu, inference, loader, saving
 from benchmarks.harness import Limit, Measurement, Result, bench_card, check, measure, save_card, table
 
 MEASUREMENTS: list[Measurement] = [
@@ -19,7 +19,7 @@ MEASUREMENTS: list[Measurement] = [
     *loader.MEASUREMENTS,
     *gpu.MEASUREMENTS,
 ]
-LIMITS: list[Limit] = [*criterion.LIMITS, *loader.LIMITS, *gpu.LIMITS]
+LIMITS: list[Limit] = [*criterion.LIMITS, *loader.LIMITS, *gpu.LIMITS, *saving.LIMITS]
 
 
 def run(measurements: Sequence[Measurement], limits: Sequence[Limit], *, repeats: int, warmup: int) -> list[Result]:
