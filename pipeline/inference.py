@@ -8,6 +8,7 @@ import torch
 from fcos.detector import Detector
 from fcos.input_size import InputSize
 from fcos.postprocess import Detections, Postprocess
+from fcos.training.processes import ALONE, Processes
 from pipeline.annotations import AnnotationSet, Image
 from pipeline.images import read_image, resized
 from pipeline.metrics.results import Detection
@@ -48,15 +49,17 @@ def detect_split(
     postprocess: Postprocess,
     batch_size: int,
     progress: Callable[[int], object] = int,
+    processes: Processes = ALONE,
 ) -> Iterator[Detection]:
     """Detections in all images of a split, with the data set's own ids.
 
     Args:
+        processes: share the batches out between them; these are the same ones for any number of processes.
         progress: told the number of images done with each batch.
     """
     # Images of like shape share a batch, so that little of it is padding.
     by_shape = sorted(split.images, key=lambda image: (image.width / image.height, image.id))
-    for start in range(0, len(by_shape), batch_size):
+    for start in range(processes.rank * batch_size, len(by_shape), processes.count * batch_size):
         group = by_shape[start : start + batch_size]
         found = detect(detector, [read_image(folder / image.file_name) for image in group], input_size, postprocess)
         for image, one in zip(group, found, strict=True):

@@ -25,7 +25,7 @@ def run(name: str, body: Callable[[Params], None]) -> None:
     DVC writes parameters and code into its lock as they are when a stage ends. So what determines the result
     is noted at the start, and where it is something else at the end the stage fails: the lock never lies.
     """
-    _die_with_parent()
+    die_with_parent()
     try:
         values = params.load()
         before = _inputs(name)
@@ -94,8 +94,9 @@ def _still(before: dict[str, str], after: dict[str, str], name: str) -> None:
         )
 
 
-def _die_with_parent() -> None:
-    """Asks Linux for SIGTERM when DVC dies, however it dies: an orphan would go on writing under the next run."""
+def die_with_parent() -> None:
+    """Asks Linux for SIGTERM when DVC (or whoever started this) dies, however it dies: an orphan would go on writing
+    under the next run."""
     if sys.platform != "linux":
         return
     parent = os.getppid()

@@ -1,8 +1,10 @@
 """Parameters and unified data to a trainer: the parts of fcos/, put together."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ from pipeline.errors import PipelineError
 from pipeline.inference import detect_split
 from pipeline.loader import Batches, TrainingData
 from pipeline.metrics import coco
+from pipeline.metrics.results import Detection
 from pipeline.model import choose_device
 from pipeline.params import Params, TrainParams
 from pipeline.workspace import from_root
@@ -59,22 +62,37 @@ def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Pro
     )
 
 
-def make_validation(params: Params, split: AnnotationSet, raw: Path) -> Callable[[Detector], Row]:
-    """What a detector is measured by after an epoch: AP and AP50, by the fast engine."""
+def make_validation(
+    params: Params, split: AnnotationSet, raw: Path, processes: Processes = ALONE
+) -> Callable[[Detector], Row]:
+    """What a detector is measured by after an epoch: AP and AP50, by the fast engine.
+
+    Every process detects in its share of the images; the first one measures, and all get its row.
+    """
 
     def validate(detector: Detector) -> Row:
-        found = detect_split(
+        processes.alike(detector)
+        share = detect_split(
             detector,
             split,
             raw,
             input_size=params.train.input_size,
             postprocess=Postprocess(),
-            batch_size=params.train.batch_size,
+            batch_size=max(1, params.train.batch_size // processes.count),
+            processes=processes,
         )
-        measured = coco.fast_ap(split, list(found))
-        return {name: measured[name] or 0.0 for name in ("AP", "AP50")}
+        found = processes.gathered(list(share))
+        row: Row = processes.of_first(_measured(split, found) if processes.rank == 0 else None)
+        return row
 
     return validate
+
+
+def _measured(split: AnnotationSet, found: Sequence[Sequence[Detection]]) -> Row:
+    # In the order of images, whichever process had them: of equal scores, the first detection counts first.
+    in_order = sorted(chain(*found), key=lambda detection: detection.image_id)
+    measured = coco.fast_ap(split, in_order)
+    return {name: measured[name] or 0.0 for name in ("AP", "AP50")}
 
 
 def iterations(train: TrainParams, steps: int, value: float) -> int:
@@ -95,6 +113,16 @@ def learning_rate(train: TrainParams) -> float:
 def _rooted(model: ModelConfig) -> ModelConfig:
     """With its file of weights under the main repository's root: a temporary workspace has no copy of it."""
     return replace(model, pretrained=str(from_root(model.pretrained))) if isinstance(model.pretrained, str) else model
+
+
+def _batch_norm(model: ModelConfig, device: torch.device, processes: Processes) -> ModelConfig:
+    """With batch norm as this device has it."""
+    if model.batch_norm != "synchronised" or device.type != "cpu" or processes.count == 1:
+        return model
+    if processes.rank == 0:
+        said = "torch synchronises batch norm on GPUs only: each process takes the statistics of its own images"
+        print(f"train: model.batch_norm: {said}", file=sys.stderr, flush=True)  # noqa: T201
+    return replace(model, batch_norm="trained")
 
 
 def make_trainer(
@@ -118,7 +146,7 @@ def make_trainer(
     counted = partial(iterations, train, len(batches))
     torch.manual_seed(params.seed)
     try:
-        detector = build(_rooted(params.model), classes).to(device)
+        detector = build(_batch_norm(_rooted(params.model), device, processes), classes).to(device)
     except ValueError as error:
         raise PipelineError(f"params.yaml: model.{error}") from None
     optimizer = make_optimizer(
@@ -130,7 +158,9 @@ def make_trainer(
     )
     return Trainer(
         detector=detector,
-        criterion=Criterion(params.model, box_loss=params.loss),
+        criterion=Criterion(
+            params.model, box_loss=params.loss, mean_over_processes=processes.mean, processes=processes.count
+        ),
         optimizer=optimizer,
         schedule=make_schedule(
             optimizer,
