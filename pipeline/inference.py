@@ -54,16 +54,19 @@ def detect_split(
     """Detections in all images of a split, with the data set's own ids.
 
     Args:
-        processes: share the batches out between them; these are the same ones for any number of processes.
-        progress: told the number of images done with each batch.
+        processes: share the batches out between them.
+        progress: told the number of images done with each batch, as often in every process.
     """
     # Images of like shape share a batch, so that little of it is padding.
     by_shape = sorted(split.images, key=lambda image: (image.width / image.height, image.id))
-    for start in range(processes.rank * batch_size, len(by_shape), processes.count * batch_size):
-        group = by_shape[start : start + batch_size]
-        found = detect(detector, [read_image(folder / image.file_name) for image in group], input_size, postprocess)
-        for image, one in zip(group, found, strict=True):
-            yield from _records(image, one, split)
+    for start in range(0, len(by_shape), batch_size * processes.count):
+        first = start + processes.rank * batch_size
+        group = by_shape[first : first + batch_size]
+        if group:
+            images = [read_image(folder / image.file_name) for image in group]
+            found = detect(detector, images, input_size, postprocess)
+            for image, one in zip(group, found, strict=True):
+                yield from _records(image, one, split)
         progress(len(group))
 
 

@@ -102,17 +102,18 @@ def launch(module: str, *arguments: str, count: int) -> None:
         PipelineError: one of them raised it; or they were killed too often.
         SystemExit: they were asked to stop, and did; or one failed with a traceback, which is told.
     """
-    for _ in range(_RESTARTS + 1):
+    for left in reversed(range(_RESTARTS + 1)):
         try:
             _launch(module, *arguments, count=count)
         except ChildFailedError as error:
             killed = _killed(error.failures)
+            if not left:
+                raise PipelineError(f"{killed}, as others before; is there enough memory?") from None
             print(f"{killed}; all start again from the last saved state", file=sys.stderr, flush=True)  # noqa: T201
         except SignalException as error:
             sys.exit(128 + error.sigval)
         else:
             return
-    raise PipelineError(f"{killed}, after {_RESTARTS} new starts; is there enough memory? `dvc repro` would go on")
 
 
 def _launch(module: str, *arguments: str, count: int) -> None:

@@ -15,7 +15,7 @@ from fcos.detector import Detector, build
 from fcos.postprocess import Postprocess
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import make_ema
-from fcos.training.engine import Row, Trainer, Watcher
+from fcos.training.engine import Interrupted, Row, Trainer, Watcher
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 from fcos.training.processes import ALONE, Processes
@@ -63,12 +63,21 @@ def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Pro
 
 
 def make_validation(
-    params: Params, split: AnnotationSet, raw: Path, processes: Processes = ALONE
+    params: Params,
+    split: AnnotationSet,
+    raw: Path,
+    interrupted: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
 ) -> Callable[[Detector], Row]:
     """What a detector is measured by after an epoch: AP and AP50, by the fast engine.
 
-    Every process detects in its share of the images; the first one measures, and all get its row.
+    Every process detects in its share of the images; the first one measures, and all get its row. Interrupted is
+    raised between two batches, in all of them, where `interrupted` says so in one.
     """
+
+    def go_on(_images: int) -> None:
+        if processes.highest(int(interrupted())):
+            raise Interrupted
 
     def validate(detector: Detector) -> Row:
         processes.alike(detector)
@@ -79,6 +88,7 @@ def make_validation(
             input_size=params.train.input_size,
             postprocess=Postprocess(),
             batch_size=max(1, params.train.batch_size // processes.count),
+            progress=go_on,
             processes=processes,
         )
         found = processes.gathered(list(share))

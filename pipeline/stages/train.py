@@ -74,7 +74,7 @@ def _follow(
     trainer = make_trainer(
         params,
         batches=make_batches(params, learnt_from, raw, processes),
-        validate=make_validation(params, judged_on, raw, processes),
+        validate=make_validation(params, judged_on, raw, processes=processes),
         classes=len(learnt_from.categories),
         watcher=Silent(),
         checkpoint=None,
@@ -108,7 +108,7 @@ def _train(
         trainer = make_trainer(
             params,
             batches=batches,
-            validate=make_validation(params, judged_on, raw, processes),
+            validate=make_validation(params, judged_on, raw, processes=processes),
             classes=len(learnt_from.categories),
             watcher=watcher,
             checkpoint=checkpoint,
