@@ -134,20 +134,19 @@ def _launch(module: str, *arguments: str, count: int) -> None:
 
 def _killed(failures: Mapping[int, ProcessFailure]) -> str:
     """Says which process the system killed, where that was what happened; raises what it was otherwise."""
-    messages = [failure.error_file_data["message"] for failure in failures.values()]
-    raised = [message for message in messages if isinstance(message, dict)]  # else, torch's guess
-    for message in raised:
-        kind, _, text = message["message"].partition(": ")
+    raised = {rank: each for rank, each in failures.items() if isinstance(each.error_file_data["message"], dict)}
+    for failure in raised.values():
+        kind, _, text = failure.error_file_data["message"]["message"].partition(": ")
         if kind == PipelineError.__name__:
             raise PipelineError(text)
     for rank, failure in failures.items():
         if failure.exitcode < 0 and failure.exitcode not in _STOPPED:
             return f"training process {rank} was killed by {failure.signal_name()}"
-    for failure in failures.values():
-        if failure.exitcode in _STOPPED:
-            sys.exit(128 + signal.SIGTERM)
-    print(*(message["extraInfo"]["py_callstack"] for message in raised), sep="\n", file=sys.stderr)  # noqa: T201
-    sys.exit(1)
+    # The others were stopped in the middle of something, and may have raised for that alone.
+    own = [failure.error_file_data["message"] for failure in raised.values() if failure.exitcode not in _STOPPED]
+    for message in own:
+        print(message["extraInfo"]["py_callstack"], file=sys.stderr)  # noqa: T201
+    sys.exit(1 if own else 128 + signal.SIGTERM)
 
 
 @contextmanager
