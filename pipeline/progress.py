@@ -12,6 +12,11 @@ from fcos.training.engine import Row
 _SHOWN = {"total": "loss", "classification": "class", "box": "box", "quality": "quality"}
 
 
+def say(line: str) -> None:
+    """A line about training, above the bar."""
+    tqdm.write(f"train: {line}", file=sys.stderr)
+
+
 class Progress:
     """A bar over all the steps, and a line for each validation. Also counts images a second."""
 
@@ -27,6 +32,10 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the bar's line, so that another can follow it."""
         self.bar.close()
 
     def stepped(self, row: Row, images: int) -> None:

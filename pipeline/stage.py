@@ -1,14 +1,19 @@
 """What every stage has in common: one line for an error, no orphan, and a result that is what its inputs say."""
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
 
@@ -18,6 +23,9 @@ from pipeline.files import digest
 from pipeline.params import Params
 from pipeline.workspace import workspace
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ONE_KEY = 1.0  # seconds within which one Ctrl-C may come twice: from the terminal, and from who started us
+
 
 def run(name: str, body: Callable[[Params], None]) -> None:
     """Runs one stage and exits: 0 when its outputs are whole, 1 after a line that says why they aren't.
@@ -26,14 +34,77 @@ def run(name: str, body: Callable[[Params], None]) -> None:
     is noted at the start, and where it is something else at the end the stage fails: the lock never lies.
     """
     die_with_parent()
+    listen(name)
     try:
-        values = params.load()
-        before = _inputs(name)
-        body(values)
-        _still(before, _inputs(name), name)
+        with full_disk_told():
+            values = params.load()
+            before = _inputs(name)
+            body(values)
+            _still(before, _inputs(name), name)
     except PipelineError as error:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
+
+
+@contextmanager
+def full_disk_told() -> Iterator[None]:
+    """Makes a full disk a PipelineError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or workspace()
+        raise PipelineError(f"{where}: {error.strerror}; make room, and run `dvc repro` again") from None
+
+
+def listen(name: str) -> None:
+    """From now on, SIGTERM and Ctrl-C end the stage at once, with one line."""
+
+    def stop(number: int, _frame: FrameType | None) -> NoReturn:
+        stopped(name, number)
+
+    for number in _SIGNALS:
+        signal.signal(number, stop)
+
+
+def stopped(name: str, number: int, more: str = "") -> NoReturn:
+    """Ends the stage with a line that says by what signal, and the exit status that a shell gives to that."""
+    # Not by print: a signal may have come in the middle of another one, which can't be entered twice.
+    os.write(sys.stderr.fileno(), f"{name}: stopped by {signal.Signals(number).name}{more}\n".encode())
+    sys.exit(128 + number)
+
+
+@dataclass
+class Request:
+    """The wish that a stage ends, for a body that must not end just anywhere: it asks now and then.
+
+    A second Ctrl-C ends the stage at once.
+    """
+
+    number: int | None = None
+    pressed: float | None = None  # when Ctrl-C was, first
+
+    def __call__(self) -> bool:
+        """Whether there was a signal."""
+        return self.number is not None
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Within this, signals are noted and nothing else."""
+        before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.number = self.number or number
+        if number == signal.SIGINT:
+            self.pressed = self.pressed or time.monotonic()
+            if time.monotonic() - self.pressed > _ONE_KEY:
+                os._exit(128 + number)
 
 
 def fingerprint(name: str) -> str:

@@ -75,11 +75,20 @@ class History:
 
     steps: list[Row] = field(default_factory=list)
     epochs: list[Row] = field(default_factory=list)
+    stopped_early: bool = False  # before the last epoch, since more would have been no better
 
     def best(self, score: str) -> int | None:
         """Place of the validation with the highest score, the first of equals; None where no score is known."""
         scores = [row.get(score, -math.inf) for row in self.epochs]
         return scores.index(max(scores)) if any(score in row for row in self.epochs) else None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The result at its best validation."""
+
+    row: Row  # what was measured
+    weights: dict[str, Tensor]  # its state, on the CPU
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ class Trainer:
     checkpoint_steps: int = 1000
     log_every: int = 1  # steps whose numbers are fetched together: a GPU is waited for then, and only then
     history: History = field(default_factory=History)
-    best: dict[str, Tensor] | None = None  # state of the result at its best validation
+    best: Best | None = None  # None until the first validation; without a score, the last one is the best
     epoch: int = 0  # the next step's epoch, from 0
     batch: int = 0  # the next step's place in its epoch
     step: int = 0  # steps done
@@ -159,6 +168,7 @@ class Trainer:
         Raises:
             NonFiniteLoss, NothingToLearn: the state before is kept.
             Interrupted: `interrupted` said so; the state is saved.
+            NotSaved: a state can't be written; the one before is kept.
             FailedElsewhere: another process raised something.
         """
         self.resume()
@@ -169,6 +179,9 @@ class Trainer:
                     self._validate()
                 self.epoch, self.batch = self.epoch + 1, 0
                 self.save()
+            self.history.stopped_early = self.epoch < self.epochs
+            if self.best is None:  # its file was damaged after the last validation
+                self._keep_best()
         except Interrupted:
             self.save()
             raise
@@ -195,14 +208,15 @@ class Trainer:
             problem: Exception | None = None
             parts: Sequence[Batch] | None = None
             try:
+                if self.checkpoint:
+                    self.checkpoint.check()
                 parts = next(iterator, None)
             except Exception as error:  # noqa: BLE001 - raised below, once the others know
                 problem = error
-            state = self.processes.highest(_FAILED if problem else _STOP if self.interrupted() else int(self._due()))
-            if problem:
-                raise problem
+            # A signal to all processes ends the loader's workers too: that is no failure.
+            state = self.processes.highest(_STOP if self.interrupted() else _FAILED if problem else int(self._due()))
             if state == _FAILED:
-                raise FailedElsewhere
+                raise problem or FailedElsewhere
             if state == _STOP:
                 raise Interrupted
             if state == _SAVE:
@@ -311,10 +325,15 @@ class Trainer:
         self.history.epochs.append(row)
         if self.processes.rank == 0:
             self.watcher.validated(row)
-        if self.history.best(self.score) == len(self.history.epochs) - 1:
-            self.best = {name: value.detach().cpu().clone() for name, value in self.result.state_dict().items()}
-            if self.checkpoint and self.processes.rank == 0:
-                self.checkpoint.save_best(self.best)
+        if self.best is None or self.history.best(self.score) in (None, len(self.history.epochs) - 1):
+            self._keep_best()
+
+    def _keep_best(self) -> None:
+        """As it is at the last validation."""
+        weights = {name: value.detach().to("cpu", copy=True) for name, value in self.result.state_dict().items()}
+        self.best = Best(self.history.epochs[-1], weights)
+        if self.checkpoint and self.processes.rank == 0:
+            self.checkpoint.save_best({"row": self.best.row, "weights": weights})
 
     def _kept(self) -> str:
         return f" (the state of step {self._saved[1]} is in {self.checkpoint.folder})" if self.checkpoint else ""
@@ -322,7 +341,9 @@ class Trainer:
     def _due(self) -> bool:
         when, at = self._saved
         due = time.monotonic() - when > self.checkpoint_every or self.step - at >= self.checkpoint_steps
-        return due and self.step > at and bool(self.checkpoint) and self.processes.rank == 0
+        if self.checkpoint is None or self.processes.rank:
+            return False
+        return due and self.step > at and not self.checkpoint.writing  # a slow disk doesn't hold training up
 
     def save(self) -> None:
         """Keeps everything that the rest of the training depends on; every process takes part."""
@@ -334,7 +355,8 @@ class Trainer:
                     "epoch": self.epoch,
                     "batch": self.batch,
                     "step": self.step,
-                    "history": vars(self.history),
+                    # A tuple, since rows never change: copying thousands would take longer than all the weights.
+                    "history": {"steps": tuple(self.history.steps), "epochs": tuple(self.history.epochs)},
                     **{name: part.state_dict() for name, part in self._parts().items()},
                 }
             )
@@ -345,10 +367,11 @@ class Trainer:
         state = self.processes.of_first(first.load() if first else None)
         if state:
             self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
-            self.history = History(**state["history"])
+            self.history = History(list(state["history"]["steps"]), list(state["history"]["epochs"]))
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
-            self.best = self.processes.of_first(first.load_best() if first else None)
+            best = self.processes.of_first(first.load_best() if first else None)
+            self.best = Best(**best) if best else None
         self._saved = time.monotonic(), self.step
 
     def _parts(self) -> dict[str, Any]:

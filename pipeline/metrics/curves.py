@@ -52,12 +52,13 @@ def precision_recall_png(metrics: VocMetrics, path: Path) -> None:
     _picture(draw, path)
 
 
-def loss_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+def loss_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = "") -> None:
     """Draws a training's losses, and its learning rate on an axis of its own, by step.
 
     Args:
         rows: one for each logged step, with the keys step, total, classification, box, quality, learning_rate.
         path: the PNG to write.
+        title: what stands above, where there is something to say.
     """
     steps = [row["step"] for row in rows]
 
@@ -68,7 +69,7 @@ def loss_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         rate.plot(steps, [row["learning_rate"] for row in rows], color="grey", linestyle=":", label="learning rate")
         rate.set_ylabel("learning rate")
         rate.set_ylim(bottom=0)
-        axes.set(xlabel="step", ylabel="loss")
+        axes.set(xlabel="step", ylabel="loss", title=title)
         axes.set_ylim(bottom=0)
         axes.legend(handles=[*axes.get_lines(), *rate.get_lines()], frameon=False)
 

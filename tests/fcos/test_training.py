@@ -1,8 +1,7 @@
-"""The training loop on real pictures: learns, resumes bit for bit, stops at a loss that isn't finite."""
+"""The training loop on real pictures: learns, repeats itself, stops at a loss that isn't finite."""
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,8 @@ from fcos.criterion import Criterion
 from fcos.detector import Detector, build, stacked
 from fcos.postprocess import Postprocess
 from fcos.targets import targets
-from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import make_ema
-from fcos.training.engine import Batch, History, NonFiniteLoss, Row, Trainer
+from fcos.training.engine import Batch, NonFiniteLoss, Row, Trainer
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 
@@ -49,18 +47,15 @@ BATCH = Batch(
 
 
 class Log:
-    """Keeps what it is told; fails at a given step, as a power cut would."""
+    """Keeps what it is told."""
 
-    def __init__(self, fail_at: int | None = None) -> None:
+    def __init__(self) -> None:
         self.steps: list[Row] = []
         self.epochs: list[Row] = []
-        self.fail_at = fail_at
 
     def stepped(self, row: Row, images: int) -> None:
         assert images == 2
         self.steps.append(row)
-        if row["step"] == self.fail_at:
-            raise InterruptedError
 
     def validated(self, row: Row) -> None:
         self.epochs.append(row)
@@ -71,7 +66,6 @@ def trainer(
     epochs: int = 4,
     steps: int = 3,
     optimizer: str = "adamw",
-    checkpoint: Checkpoint | None = None,
     log: Log | None = None,
     lr: float = 1e-3,
 ) -> Trainer:
@@ -100,8 +94,6 @@ def trainer(
         validate_every=2,
         clip_norm=10.0,
         watcher=log or Log(),
-        checkpoint=checkpoint,
-        checkpoint_every=0.0,
     )
 
 
@@ -142,34 +134,6 @@ def test_same_seed_same_weights() -> None:
     assert a.history == b.history
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("fail_at", [1, 5, 6, 11])
-def test_an_interrupted_training_ends_as_an_undisturbed_one(tmp_path: Path, optimizer: str, fail_at: int) -> None:
-    whole = trainer(optimizer=optimizer)
-    whole.fit()
-    with pytest.raises(InterruptedError):
-        trainer(optimizer=optimizer, checkpoint=Checkpoint(tmp_path / "state"), log=Log(fail_at)).fit()
-    torch.manual_seed(99)  # another process has another generator
-    log = Log()
-    resumed = trainer(optimizer=optimizer, checkpoint=Checkpoint(tmp_path / "state"), log=log)
-    resumed.fit()
-    assert same(resumed.result, whole.result)
-    assert same(resumed.detector, whole.detector)
-    assert resumed.history == whole.history
-    assert len(log.steps) == 12 - (fail_at - 1)
-
-
-def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
-    first = trainer(checkpoint=Checkpoint(tmp_path / "state"))
-    first.fit()
-    log = Log()
-    again = trainer(checkpoint=Checkpoint(tmp_path / "state"), log=log)
-    again.fit()
-    assert log.steps == []
-    assert same(again.result, first.result)
-    assert again.history == first.history
-
-
 def test_validation_comes_every_so_many_epochs_and_at_the_end() -> None:
     log = Log()
     trainer(epochs=5, steps=1, log=log).fit()
@@ -185,22 +149,6 @@ def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_weights() -> 
         broken.fit()
     after = dict(broken.detector.named_parameters())
     assert all(torch.equal(after[name], value) for name, value in before.items() if name != "head.quality.bias")
-
-
-def test_a_damaged_state_is_not_used_but_the_one_before_it(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "state")
-    checkpoint.save({"number": 1})
-    checkpoint.save({"number": 2})
-    assert checkpoint.load() == {"number": 2}
-    data = bytearray(checkpoint.newest.read_bytes())
-    data[len(data) // 2] ^= 1
-    checkpoint.newest.write_bytes(data)
-    assert checkpoint.load() == {"number": 1}
-    checkpoint.previous.write_bytes(b"short")
-    assert checkpoint.load() is None
-    checkpoint.clear()
-    assert not checkpoint.folder.exists()
-    assert checkpoint.load() is None
 
 
 def test_ema_by_hand() -> None:
@@ -277,8 +225,3 @@ def test_no_weight_decay_on_vectors() -> None:
     assert free["weight_decay"] == 0
     assert any(parameter is detector.head.scales for parameter in free["params"])
     assert len(decayed["params"]) + len(free["params"]) == len(list(detector.parameters()))
-
-
-def test_history_survives_as_plain_data() -> None:
-    history = History(steps=[{"step": 1.0}], epochs=[])
-    assert History(**vars(history)) == history

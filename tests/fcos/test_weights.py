@@ -8,6 +8,7 @@ import torch
 
 from fcos.config import PAPER
 from fcos.detector import build
+from fcos.input_size import InputSize
 from fcos.weights import Description, load_detector, save_detector
 
 MODEL = replace(
@@ -19,7 +20,7 @@ MODEL = replace(
     frozen_stages=0,
     batch_norm="auto",
 )
-ABOUT = Description(model=MODEL, categories=((7, "cat"), (3, "dög")), size=(320, 416))
+ABOUT = Description(model=MODEL, categories=((7, "cat"), (3, "dög")), input_size=InputSize((320, 416)))
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_every_kind_comes_back_and_computes_the_same(change: dict[str, Any], tmp
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     original.train()(original.prepare([image, image.flip(-1)]))  # batch norm learns statistics
     path = tmp_path / "detector.safetensors"
-    save_detector(original, Description(model=model, categories=((1, "a"),), size=(64, 64)), path)
+    save_detector(original, Description(model=model, categories=((1, "a"),), input_size=InputSize((64, 64))), path)
     loaded, about = load_detector(path)
     assert about.model == model
     assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in original.state_dict().items())
@@ -112,7 +113,7 @@ def test_weights_from_a_file_are_not_read_again(tmp_path: Path) -> None:
     model = replace(MODEL, backbone="tiny", pretrained=str(published))
     original = build(model, 1).eval()
     path = tmp_path / "detector.safetensors"
-    save_detector(original, Description(model=model, categories=((1, "a"),), size=(64, 64)), path)
+    save_detector(original, Description(model=model, categories=((1, "a"),), input_size=InputSize((64, 64))), path)
     published.unlink()
     loaded, about = load_detector(path)
     assert about.model.pretrained == str(published)

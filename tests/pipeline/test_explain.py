@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from fcos.config import PAPER, ModelConfig
 from fcos.detector import build
+from fcos.input_size import InputSize
 from fcos.weights import Description, save_detector
 from pipeline import annotations, pictures
 from pipeline.annotations import Annotation, AnnotationSet, Category, Image
@@ -132,7 +133,7 @@ def run(*arguments: str | Path) -> tuple[int, str, str]:
 def weights(home: Path) -> Path:
     torch.manual_seed(0)
     path = home / "models/detector.safetensors"
-    about = Description(model=SMALL, categories=((2, "cat"), (4, "dog")), size=(64, 64))
+    about = Description(model=SMALL, categories=((2, "cat"), (4, "dog")), input_size=InputSize((64, 64)))
     save_detector(build(SMALL, 2), about, path)
     return path
 

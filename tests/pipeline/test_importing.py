@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from torchvision.models.detection import FCOS
 
+from fcos.input_size import InputSize
 from fcos.torchvision_weights import TORCHVISION_POSTPROCESS, coco_categories
 from pipeline.cli import main
 from pipeline.errors import PipelineError
@@ -54,7 +55,7 @@ def test_cocos_91_classes_become_80_and_detect_the_same(
     assert answer.exit_code == 0, answer.output
     assert "80 classes" in answer.output
     model = Model.load(out, torch.device("cpu"))
-    assert model.description.size == (800, 1333)
+    assert model.description.input_size == InputSize((800, 1333))
     assert model.description.categories == coco_categories()
     pixels = read_image(image)
     (found,) = detect(model.detector, [pixels], SIZE, TORCHVISION_POSTPROCESS)

@@ -66,7 +66,13 @@ def parameters(loss: str, **model: object) -> Params:
         loss=loss,
         model=replace(own.model, **{**start, **model}),
         train=replace(
-            own.train, size=(160, 192), batch_size=4, epochs=STEPS, scale=(1.0, 1.0), validate_every=STEPS, ema=0.0
+            own.train,
+            size=(160, 192),
+            batch_size=4,
+            epochs=STEPS,
+            augment=replace(own.train.augment, scale=(1.0, 1.0)),
+            validate_every=STEPS,
+            ema=0.0,
         ),
     )
 

@@ -7,6 +7,7 @@ import torch
 
 from fcos.config import PAPER
 from fcos.detector import build
+from fcos.input_size import InputSize
 from fcos.weights import Description
 from pipeline import prediction
 from pipeline.errors import PipelineError
@@ -26,7 +27,7 @@ def model() -> Model:
         frozen_stages=0,
         batch_norm="auto",
     )
-    about = Description(model=config, categories=((7, "cat"), (3, "dog")), size=(64, 64))
+    about = Description(model=config, categories=((7, "cat"), (3, "dog")), input_size=InputSize((64, 64)))
     return Model(build(config, 2).eval(), about)
 
 

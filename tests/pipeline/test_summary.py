@@ -15,7 +15,6 @@ from fcos.detector import build
 from fcos.targets import targets
 from pipeline import annotations, params, summary
 from pipeline.annotations import Annotation, AnnotationSet, Category, Image
-from pipeline.augment import network_size
 from pipeline.cli import main
 from pipeline.explain import assignment
 from pipeline.params import Params
@@ -151,7 +150,7 @@ def test_recall_counts_what_explain_shows(ours: Params, monkeypatch: pytest.Monk
     split, how = split_of(images, boxes), at(ours, (128, 192))
     positives, levels, learnt = 0, [0, 0, 0], 0
     for image, own in zip(split.images, split.by_image().values(), strict=True):
-        size = network_size(image.height, image.width, how.train.size)
+        size = how.train.input_size.resized(image.height, image.width)
         factors = torch.tensor([size[1] / image.width, size[0] / image.height] * 2)
         sides = torch.tensor([one.bbox for one in own]).view(-1, 4)
         scaled = torch.cat([sides[:, :2], sides[:, :2] + sides[:, 2:]], dim=1) * factors
