@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from fcos.training.engine import Batch, Row, Trainer
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 from fcos.training.processes import Processes
-from pipeline import launching, params
+from pipeline import launching, params, stage
 from pipeline.errors import PipelineError
 
 MODEL = replace(
@@ -55,16 +56,22 @@ def batch(indices: list[int]) -> Batch:
     return Batch(pixels, sizes, targets(boxes, labels), [f"{index}.png" for index in indices], objects, objects)
 
 
-def cause(trouble: str, folder: Path) -> None:
+def cause(trouble: str, folder: Path, request: stage.Request) -> None:
     """Once, whatever it is."""
-    if trouble == "killed" and not (folder / "killed").exists():
-        (folder / "killed").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
     if trouble == "image":
         raise PipelineError("b.png: not an image")
+    if not trouble or (folder / "caused").exists():
+        return
+    (folder / "caused").touch()
+    if trouble == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if trouble == "stopped":
+        os.kill(os.getppid(), signal.SIGTERM)  # the launcher
+        while not request():
+            time.sleep(0.01)
 
 
-def trainer(folder: Path, processes: Processes, trouble: str) -> Trainer:
+def trainer(folder: Path, processes: Processes, trouble: str, request: stage.Request) -> Trainer:
     """Goes wrong as `trouble` says, in the second process, in the second epoch."""
     torch.manual_seed(0)
     detector = build(MODEL, 3)
@@ -74,7 +81,7 @@ def trainer(folder: Path, processes: Processes, trouble: str) -> Trainer:
     def batches(epoch: int, first: int) -> Iterator[list[Batch]]:
         for step in range(first, STEPS):
             if processes.rank == 1 and (epoch, step) == (1, 1):
-                cause(trouble, folder)
+                cause(trouble, folder, request)
             start = 4 * (epoch * STEPS + step) + share * processes.rank
             yield [batch(list(range(start, start + share)))]
 
@@ -97,6 +104,7 @@ def trainer(folder: Path, processes: Processes, trouble: str) -> Trainer:
         clip_norm=10.0,
         watcher=Silent(),
         processes=processes,
+        interrupted=request,
         checkpoint=Checkpoint(folder / "state"),
         checkpoint_every=0.0,
     )
@@ -106,8 +114,10 @@ def main() -> None:
     folder, trouble = Path(sys.argv[1]), " ".join(sys.argv[2:])
     train = replace(params.load(Path(__file__).parents[1] / "params.yaml").train, device="cpu")
     with launching.processes(train) as processes:
-        training = trainer(folder, processes, trouble)
-        training.fit()
+        request = stage.Request()
+        training = trainer(folder, processes, trouble, request)
+        with request.noted():
+            training.fit()
         if processes.rank == 0:
             torch.save(training.result.state_dict(), folder / "weights.pt")
 

@@ -46,7 +46,24 @@ def test_a_killed_process_is_started_again_and_all_ends_as_undisturbed(
     launching.launch("tests.fellows", str(tmp_path), "killed", count=2)
     said = "training process 1 was killed by SIGKILL; all start again from the last saved state\n"
     assert capfd.readouterr().err == said
-    found = torch.load(tmp_path / "weights.pt")
+    ended_as(undisturbed, tmp_path)
+
+
+def test_a_signal_to_the_launcher_saves_and_stops_all(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], undisturbed: dict[str, torch.Tensor]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launching.launch("tests.fellows", str(tmp_path), "stopped", count=2)
+    assert ended.value.code == 143
+    assert (tmp_path / "state/state.pt").is_file()
+    assert not (tmp_path / "weights.pt").exists()
+    launching.launch("tests.fellows", str(tmp_path), "stopped", count=2)
+    assert capfd.readouterr().err == ""
+    ended_as(undisturbed, tmp_path)
+
+
+def ended_as(undisturbed: dict[str, torch.Tensor], folder: Path) -> None:
+    found = torch.load(folder / "weights.pt")
     assert found.keys() == undisturbed.keys()
     assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in found.items())
 
