@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -91,17 +92,18 @@ def make_validation(
             progress=go_on,
             processes=processes,
         )
-        found = processes.gathered(list(share))
+        # As plain values, which pass in a tenth of the time.
+        found = processes.gathered([(one.image_id, one.category_id, one.bbox, one.score) for one in share])
         row: Row = processes.of_first(_measured(split, found) if processes.rank == 0 else None)
         return row
 
     return validate
 
 
-def _measured(split: AnnotationSet, found: Sequence[Sequence[Detection]]) -> Row:
+def _measured(split: AnnotationSet, found: Sequence[Sequence[tuple[Any, ...]]]) -> Row:
     # In the order of images, whichever process had them: of equal scores, the first detection counts first.
-    in_order = sorted(chain(*found), key=lambda detection: detection.image_id)
-    measured = coco.fast_ap(split, in_order)
+    detections = sorted((Detection(*values) for values in chain(*found)), key=lambda one: one.image_id)
+    measured = coco.fast_ap(split, detections)
     return {name: measured[name] or 0.0 for name in ("AP", "AP50")}
 
 
