@@ -8,7 +8,6 @@ import torch
 from fcos.detector import Detector
 from fcos.input_size import InputSize
 from fcos.postprocess import Detections, Postprocess
-from fcos.training.processes import ALONE, Processes
 from pipeline.annotations import AnnotationSet, Image
 from pipeline.images import read_image, resized
 from pipeline.metrics.results import Detection
@@ -49,18 +48,19 @@ def detect_split(
     postprocess: Postprocess,
     batch_size: int,
     progress: Callable[[int], object] = int,
-    processes: Processes = ALONE,
+    rank: int = 0,
+    processes: int = 1,
 ) -> Iterator[Detection]:
     """Detections in all images of a split, with the data set's own ids.
 
     Args:
-        processes: share the batches out between them.
+        rank: which of the processes this is; each detects in its share of the batches alone.
         progress: told the number of images done with each batch, as often in every process.
     """
     # Images of like shape share a batch, so that little of it is padding.
     by_shape = sorted(split.images, key=lambda image: (image.width / image.height, image.id))
-    for start in range(0, len(by_shape), batch_size * processes.count):
-        first = start + processes.rank * batch_size
+    for start in range(0, len(by_shape), batch_size * processes):
+        first = start + rank * batch_size
         group = by_shape[first : first + batch_size]
         if group:
             images = [read_image(folder / image.file_name) for image in group]

@@ -68,6 +68,7 @@ def processes(train: TrainParams) -> AbstractContextManager[Processes]:
 
     Raises:
         PipelineError: a step's images can't be shared out evenly between them.
+        SystemExit: at the end, where training failed in another process, or was asked to stop.
     """
     return _joined(train) if is_worker() else nullcontext(ALONE)
 
@@ -75,18 +76,19 @@ def processes(train: TrainParams) -> AbstractContextManager[Processes]:
 @contextmanager
 def _joined(train: TrainParams) -> Iterator[Processes]:
     share_evenly(train, int(os.environ["WORLD_SIZE"]))
-    with group(choose_device(train.device)) as joined:
-        yield joined
+    try:
+        with group(choose_device(train.device)) as joined:
+            yield joined
+    except FailedElsewhere:
+        sys.exit(1)
+    except Interrupted:
+        sys.exit(128 + signal.SIGTERM)
 
 
 def work(body: Callable[[], None]) -> NoReturn:
     """Runs what a process that `launch` started has to do, and exits. What goes wrong is left for `launch` to tell."""
     try:
         body()
-    except FailedElsewhere:
-        sys.exit(1)
-    except Interrupted:
-        sys.exit(128 + signal.SIGTERM)
     except Exception as error:  # noqa: BLE001 - `launch` raises it again
         get_error_handler().record_exception(error)
         sys.exit(1)

@@ -90,7 +90,8 @@ def make_validation(
             postprocess=Postprocess(),
             batch_size=max(1, params.train.batch_size // processes.count),
             progress=go_on,
-            processes=processes,
+            rank=processes.rank,
+            processes=processes.count,
         )
         # As plain values, which pass in a tenth of the time.
         found = processes.gathered([(one.image_id, one.category_id, one.bbox, one.score) for one in share])

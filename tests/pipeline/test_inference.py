@@ -1,7 +1,7 @@
 """Detection in a split, by one process and by several."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,20 +10,11 @@ from fcos.config import PAPER
 from fcos.detector import build
 from fcos.input_size import InputSize
 from fcos.postprocess import Postprocess
-from fcos.training.processes import ALONE, Alone
 from pipeline.annotations import AnnotationSet, Category, Image
 from pipeline.inference import detect_split
 from pipeline.metrics.results import Detection
 
 SIZES = [(40, 30), (60, 30), (32, 64), (40, 30), (50, 50), (30, 40), (64, 64)]
-
-
-@dataclass
-class Second(Alone):
-    """One of several processes, as far as sharing out goes."""
-
-    rank: int
-    count: int
 
 
 def test_every_image_is_looked_at_by_exactly_one_process(picture: Callable[..., Path], tmp_path: Path) -> None:
@@ -47,7 +38,8 @@ def test_every_image_is_looked_at_by_exactly_one_process(picture: Callable[..., 
                 postprocess=Postprocess(score_threshold=0.0, max_detections=3),
                 batch_size=2,
                 progress=told[-1].append,
-                processes=Second(rank, count) if count > 1 else ALONE,
+                rank=rank,
+                processes=count,
             )
         )
 
