@@ -51,6 +51,7 @@ class Criterion:
         config: how it learns: assigner, classification and quality loss, weights.
         box_loss: a name of BOX_LOSSES.
         mean_over_processes: makes a normaliser the mean over all training processes; alone, it stays what it is.
+        processes: how many these are. Their gradients' mean is then the gradient of one process with all the images.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class Criterion:
         *,
         box_loss: str,
         mean_over_processes: Callable[[Tensor], Tensor] = lambda value: value,
+        processes: int = 1,
     ) -> None:
-        self.config, self.box_loss, self.mean_over_processes = config, BOX_LOSSES[box_loss], mean_over_processes
+        self.config, self.box_loss = config, BOX_LOSSES[box_loss]
+        self.mean_over_processes, self.processes = mean_over_processes, processes
 
     def __call__(self, outputs: Outputs, batch: Targets) -> Losses:
         """Losses as scalars in float32; with no positive location, box and quality are 0."""
@@ -71,7 +74,7 @@ class Criterion:
             # Rounding can lift an IoU above 1, of which there is no entropy.
             overlap = aligned_iou(predicted, objects)[0].clamp(max=1)
         positives = truth.positive.sum().float()
-        count = self.mean_over_processes(positives).clamp(min=1)
+        count = self._normaliser(positives, least=1)
         quality, floor = self._quality(outputs, truth, overlap)
         weights = self.config.loss_weights
         return Losses(
@@ -81,6 +84,10 @@ class Criterion:
             quality_floor=floor / count * weights.quality,
             positives=positives,
         )
+
+    def _normaliser(self, value: Tensor, least: float) -> Tensor:
+        """The mean over all processes; `least` limits their sum, which is what one process with all images has."""
+        return self.mean_over_processes(value).clamp(min=least / self.processes)
 
     def _classification(self, outputs: Outputs, truth: Assignment, overlap: Tensor) -> Tensor:
         """Positive locations learn 1 of their class or, where the loss takes soft targets, how good they are."""
@@ -101,7 +108,7 @@ class Criterion:
         losses = self.box_loss(predicted, objects)
         if weight is None:
             return losses.sum() / count  # where not positive, both boxes are the same and lose nothing
-        return (losses * weight).sum() / self.mean_over_processes(weight.sum()).clamp(min=1e-6)
+        return (losses * weight).sum() / self._normaliser(weight.sum(), least=1e-6)
 
     def _quality(self, outputs: Outputs, truth: Assignment, overlap: Tensor) -> tuple[Tensor, Tensor]:
         """The quality loss and its floor, both summed; 0 where the detector has no such branch."""

@@ -48,19 +48,25 @@ def detect_split(
     postprocess: Postprocess,
     batch_size: int,
     progress: Callable[[int], object] = int,
+    rank: int = 0,
+    processes: int = 1,
 ) -> Iterator[Detection]:
     """Detections in all images of a split, with the data set's own ids.
 
     Args:
-        progress: told the number of images done with each batch.
+        rank: which of the processes this is; each detects in its share of the batches alone.
+        progress: told the number of images done with each batch, as often in every process.
     """
     # Images of like shape share a batch, so that little of it is padding.
     by_shape = sorted(split.images, key=lambda image: (image.width / image.height, image.id))
-    for start in range(0, len(by_shape), batch_size):
-        group = by_shape[start : start + batch_size]
-        found = detect(detector, [read_image(folder / image.file_name) for image in group], input_size, postprocess)
-        for image, one in zip(group, found, strict=True):
-            yield from _records(image, one, split)
+    for start in range(0, len(by_shape), batch_size * processes):
+        first = start + rank * batch_size
+        group = by_shape[first : first + batch_size]
+        if group:
+            images = [read_image(folder / image.file_name) for image in group]
+            found = detect(detector, images, input_size, postprocess)
+            for image, one in zip(group, found, strict=True):
+                yield from _records(image, one, split)
         progress(len(group))
 
 

@@ -36,23 +36,30 @@ def run(name: str, body: Callable[[Params], None]) -> None:
     die_with_parent()
     signalled = listen(name)
     try:
-        values = params.load()
-        before = _inputs(name)
-        body(values)
-        _still(before, _inputs(name), name)
+        with full_disk_told():
+            values = params.load()
+            before = _inputs(name)
+            body(values)
+            _still(before, _inputs(name), name)
     except PipelineError as error:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = error.filename or workspace()
-        print(f"{name}: {where}: {error.strerror}; make room, and run `dvc repro` again", file=sys.stderr)  # noqa: T201
         sys.exit(1)
     except Exception:
         if signalled.number is None:
             raise
         sys.exit(128 + signalled.number)  # some libraries, stopped in the middle, raise something of their own
+
+
+@contextmanager
+def full_disk_told() -> Iterator[None]:
+    """Makes a full disk a PipelineError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = error.filename or workspace()
+        raise PipelineError(f"{where}: {error.strerror}; make room, and run `dvc repro` again") from None
 
 
 def listen(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> "Request":
@@ -178,7 +185,7 @@ def _still(before: dict[str, str], after: dict[str, str], name: str) -> None:
 
 
 def die_with_parent() -> None:
-    """Asks Linux for SIGTERM when this process's parent dies, however it dies: under DVC, an orphan would go on writing
+    """Asks Linux for SIGTERM when DVC (or whoever started this) dies, however it dies: an orphan would go on writing
     under the next run."""
     if sys.platform != "linux":
         return

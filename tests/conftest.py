@@ -6,7 +6,7 @@ import pytest
 
 from tests import projects
 
-_LONGEST = ("test_pipeline.py", "test_interruptions.py")
+_LONGEST = ("test_pipeline.py", "test_interruptions.py", "test_queue.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

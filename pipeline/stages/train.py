@@ -1,10 +1,11 @@
 """Unified data in, a trained detector out: `python -m pipeline.stages.train`."""
 
 import os
+import sys
 
 from pipeline import stage
 
-if __name__ == "__main__":
+if __name__ == "__main__" and len(sys.argv) == 1:
     stage.listen("train", leave=os._exit)  # before torch is imported: that takes seconds
 
 import csv
@@ -17,14 +18,24 @@ from filelock import FileLock
 
 from fcos.detector import Detector
 from fcos.training.checkpoints import Checkpoint, NotSaved
-from fcos.training.engine import Best, History, Interrupted, NonFiniteLoss, NothingToLearn, Row, Trainer
+from fcos.training.engine import (
+    Best,
+    FailedElsewhere,
+    History,
+    Interrupted,
+    NonFiniteLoss,
+    NothingToLearn,
+    Row,
+    Trainer,
+)
+from fcos.training.processes import Processes
 from fcos.weights import Description, save_detector
-from pipeline import annotations, states, tracking
+from pipeline import annotations, launching, states, tracking
 from pipeline.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.files import digest, remove, replacing, write_json
 from pipeline.metrics.curves import loss_curves
-from pipeline.params import Params
+from pipeline.params import Params, load
 from pipeline.progress import Progress, say
 from pipeline.training import make_batches, make_trainer, make_validation
 from pipeline.workspace import state, workspace
@@ -33,35 +44,99 @@ _LOGGED_TOGETHER = 25  # steps: one call to MLflow for each would cost more than
 
 
 def main() -> None:
+    if len(sys.argv) > 1:  # one of several processes, started by `train`, for the training of this key
+        stage.die_with_parent()
+        launching.work(lambda: _help(sys.argv[1]))
     stage.run("train", train)
 
 
 def train(params: Params) -> None:
-    """Trains, then writes weights, curves and metrics, and tells MLflow."""
+    """Trains, then writes weights, curves and metrics, and tells MLflow; in several processes where there are to be."""
+    key = stage.fingerprint("train")
+    if launching.is_worker() or (count := launching.wanted(params.train)) == 1:
+        _work(params, key)
+    else:
+        with _locked(f"{key}.launch"):
+            launching.launch("pipeline.stages.train", key, count=count)
+
+
+def _help(key: str) -> None:
+    if stage.fingerprint("train") != key:  # it is what the state is kept under
+        raise PipelineError("parameters, code or data changed while this stage ran: run `dvc repro train` again")
+    with stage.full_disk_told():
+        _work(load(), key)
+
+
+def _locked(name: str) -> FileLock:
+    """The same training may run in another workspace (two queued experiments that differ in evaluation alone): it
+    shares the state, so one waits for the other."""
+    folder = state() / "training"
+    folder.mkdir(exist_ok=True)
+    return FileLock(folder / f"{name}.lock")
+
+
+def _work(params: Params, key: str) -> None:
+    """What one process does: the first leads, the others only learn."""
     here = workspace()
     raw = here / "data/raw" / params.dataset
     learnt_from, judged_on = (annotations.read(here / f"data/unified/{name}.json") for name in ("train", "val"))
-    key = stage.fingerprint("train")
-    (state() / "training").mkdir(exist_ok=True)
-    # The same training may run in another workspace (two queued experiments that differ in evaluation alone): it
-    # shares the state, so one waits for the other.
-    with FileLock(state() / "training" / f"{key}.lock"):
-        _train(params, key, learnt_from, judged_on, raw)
+    with launching.processes(params.train) as processes:
+        if processes.rank:
+            _follow(params, learnt_from, judged_on, raw, processes)
+        else:
+            with _locked(key):
+                _train(params, key, learnt_from, judged_on, raw, processes)
 
 
-def _train(params: Params, key: str, learnt_from: AnnotationSet, judged_on: AnnotationSet, raw: Path) -> None:
+def _follow(
+    params: Params, learnt_from: AnnotationSet, judged_on: AnnotationSet, raw: Path, processes: Processes
+) -> None:
+    request = stage.Request()
+    trainer = make_trainer(
+        params,
+        batches=make_batches(params, learnt_from, raw, processes),
+        validate=make_validation(params, judged_on, raw, request, processes),
+        classes=len(learnt_from.categories),
+        watcher=Silent(),
+        checkpoint=None,
+        processes=processes,
+        interrupted=request,
+    )
+    try:
+        with request.noted():
+            trainer.fit()
+    except (NonFiniteLoss, NothingToLearn):
+        raise FailedElsewhere from None  # the first process says the same
+
+
+class Silent:
+    """Tells nobody."""
+
+    def stepped(self, row: Row, images: int) -> None: ...
+    def validated(self, row: Row) -> None: ...
+
+
+def _train(
+    params: Params,
+    key: str,
+    learnt_from: AnnotationSet,
+    judged_on: AnnotationSet,
+    raw: Path,
+    processes: Processes,
+) -> None:
     if freed := states.remove_forgotten(state() / "training", key):
         say(freed)
     checkpoint = Checkpoint(state() / "training" / key, tell=say)
-    batches, request = make_batches(params, learnt_from, raw), stage.Request()
+    batches, request = make_batches(params, learnt_from, raw, processes), stage.Request()
     with tracking.train(params, key=key) as run, Watching(Progress(params.train.epochs * len(batches)), run) as watcher:
         trainer = make_trainer(
             params,
             batches=batches,
-            validate=make_validation(params, judged_on, raw, request),
+            validate=make_validation(params, judged_on, raw, request, processes),
             classes=len(learnt_from.categories),
             watcher=watcher,
             checkpoint=checkpoint,
+            processes=processes,
             interrupted=request,
         )
         history, best = _fit(trainer, request, watcher)
@@ -82,7 +157,7 @@ def _fit(trainer: Trainer, request: stage.Request, watcher: "Watching") -> tuple
     except (NonFiniteLoss, NothingToLearn, NotSaved) as error:
         raise PipelineError(str(error)) from None
     except RuntimeError:
-        if not request():
+        if not request() or trainer.processes.count > 1:  # of several, a launcher ends those that lost another
             raise
         # The signal went to all processes, and ended the loader's workers in the middle of a step.
         _stop(trainer, request, watcher, "the state before is kept")
