@@ -1,25 +1,28 @@
 """Unified data in, a trained detector out: `python -m pipeline.stages.train`."""
 
 import csv
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock
 
 from fcos.training.checkpoints import Checkpoint
-from fcos.training.engine import History, NonFiniteLoss, Row
+from fcos.training.engine import History, Row
 from fcos.weights import Description, save_detector
 from pipeline import annotations, stage, tracking
+from pipeline.advice import advice
 from pipeline.annotations import AnnotationSet
-from pipeline.errors import PipelineError
 from pipeline.files import digest, replacing, write_json
-from pipeline.metrics.curves import loss_curves
+from pipeline.metrics.curves import loss_curves, optimiser_curves
 from pipeline.params import Params
 from pipeline.progress import Progress
-from pipeline.training import make_batches, make_trainer, make_validation
+from pipeline.training import by_heart, check_by_heart, make_batches, make_trainer, make_validation, one_line
 from pipeline.workspace import state, workspace
 
 _LOGGED_TOGETHER = 25  # steps: one call to MLflow for each would cost more than the call tells
+_PLOTS = ("loss.csv", "loss.png", "optimiser.png")
+_UNTOLD = ("annotated",)  # of a step: for the guards alone
 
 
 def main() -> None:
@@ -42,26 +45,35 @@ def train(params: Params) -> None:
 def _train(params: Params, key: str, learnt_from: AnnotationSet, judged_on: AnnotationSet, raw: Path) -> None:
     here = workspace()
     checkpoint = Checkpoint(state() / "training" / key)
-    batches = make_batches(params, learnt_from, raw)
-    with tracking.train(params, key=key) as run, Watching(Progress(params.train.epochs * len(batches)), run) as watcher:
+    chosen = params  # MLflow is told what params.yaml says
+    if params.train.overfit:
+        chosen, learnt_from = by_heart(params, learnt_from)
+        judged_on = learnt_from
+    batches = make_batches(chosen, learnt_from, raw)
+    for line in advice(chosen, learnt_from, judged_on, steps=len(batches)):
+        print(f"train: {line}", file=sys.stderr)  # noqa: T201
+    with tracking.train(params, key=key) as run, Watching(Progress(chosen.train.epochs * len(batches)), run) as watcher:
         trainer = make_trainer(
-            params,
+            chosen,
             batches=batches,
-            validate=make_validation(params, judged_on, raw),
+            validate=make_validation(chosen, judged_on, raw),
             classes=len(learnt_from.categories),
             watcher=watcher,
             checkpoint=checkpoint,
         )
-        try:
+        with one_line():
             history = trainer.fit()
-        except NonFiniteLoss as error:
-            raise PipelineError(str(error)) from None
         watcher.flush()
+        if params.train.overfit:
+            check_by_heart(history, learnt_from)
         weights = here / "models/detector.safetensors"
         save_detector(trainer.result, describe(params, learnt_from), weights)
         write_curves(history, here / "plots")
-        write_json(here / "metrics/train.json", summary(history, watcher.progress.images_per_second))
-        run.artifacts(weights, weights.with_suffix(".json"), here / "plots/loss.csv", here / "plots/loss.png")
+        told = summary(history, watcher.progress.images_per_second)
+        write_json(
+            here / "metrics/train.json", told | ({"overfit": params.train.overfit} if chosen is not params else {})
+        )
+        run.artifacts(weights, weights.with_suffix(".json"), *(here / "plots" / name for name in _PLOTS))
         run.finished(digest(weights))
     checkpoint.clear()
 
@@ -82,7 +94,9 @@ class Watching:
 
     def stepped(self, row: Row, images: int) -> None:
         self.progress.stepped(row, images)
-        self.waiting.append({"step": row["step"]} | {f"train/{k}": v for k, v in row.items() if k != "step"})
+        self.waiting.append(
+            {"step": row["step"]} | {f"train/{k}": v for k, v in row.items() if k not in ("step", *_UNTOLD)}
+        )
         if len(self.waiting) >= _LOGGED_TOGETHER:
             self.flush()
 
@@ -106,10 +120,12 @@ def describe(params: Params, split: AnnotationSet) -> Description:
 
 
 def write_curves(history: History, folder: Path) -> None:
-    """loss.csv, a row a step; validation.csv, a row an epoch; loss.png."""
-    _write_csv(history.steps, folder / "loss.csv")
+    """loss.csv, a row a step; validation.csv, a row an epoch; loss.png; optimiser.png."""
+    told = [{name: value for name, value in row.items() if name not in _UNTOLD} for row in history.steps]
+    _write_csv(told, folder / "loss.csv")
     _write_csv(history.epochs, folder / "validation.csv")
     loss_curves(history.steps, folder / "loss.png")
+    optimiser_curves(history.steps, folder / "optimiser.png")
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
