@@ -22,7 +22,7 @@ from pipeline.params import Params, TrainParams
 from pipeline.summary import Recall, recall
 from pipeline.training import iterations, learning_rate
 
-_SAMPLE = 1000  # images for which the assignment is really made
+_SAMPLE = 400  # images for which the assignment is really made: seconds, also at 1333 pixels
 _NAMED = 5  # classes in a line
 _SMALL = 8  # pixels
 _LONG = 500_000  # pixels of an image: a size for GPUs
@@ -177,15 +177,18 @@ def empty_levels(now: Situation) -> str | None:
     """Levels whose range of sizes no object comes into, however it is zoomed."""
     if now.params.model.assigner != "fcos" or not len(now.sides):
         return None
-    levels = [level_name(stride) for stride in now.params.model.strides]
-    unused = [not reached for reached in _reached(now)]
-    coarse = [level for place, level in enumerate(levels) if all(unused[place:])]
-    others = [level for level, alone in zip(levels, unused, strict=True) if alone and level not in coarse]
-    if others:
-        return f"no object falls on {', '.join(others)}: choose model.ranges, and model.levels, by the objects' sizes"
-    if coarse:
-        return f"no object falls on {', '.join(coarse)}: leave it out of model.levels, or train at a larger {now.size}"
-    return None
+    model, reached = now.params.model, _reached(now)
+    unused = [place for place, any_ in enumerate(reached) if not any_]
+    names = ", ".join(level_name(model.strides[place]) for place in unused)
+    if not unused:
+        return None
+    if unused != list(range(unused[0], len(reached))):  # levels follow each other: only the last ones can go
+        return f"no object falls on {names}: choose model.ranges, and where model.levels begin, by the objects' sizes"
+    above = size_ranges(model.strides, model.ranges)[unused[0]][0]
+    return (
+        f"no object falls on {names}, for sizes over {above:g} px: leave it out of model.levels, or train at a larger "
+        f"{now.size}"
+    )
 
 
 def _reached(now: Situation) -> list[bool]:
@@ -310,7 +313,7 @@ def no_gpu(now: Situation) -> str | None:
     pixels = now.train.size[0] * now.train.size[1]
     if now.device != "cpu" or pixels < _LONG or now.train.epochs * now.images < 1000:
         return None
-    return f"no GPU for images of {pixels / 1e6:.1f} megapixels: a smaller {now.size}, or a recipe for CPUs: `fcos recipes`"
+    return f"no GPU for images of {pixels / 1e6:.1f} megapixels: a smaller {now.size}, or a recipe for CPUs (cpu_lite0)"
 
 
 def many_workers(now: Situation) -> str | None:
