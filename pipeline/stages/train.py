@@ -50,7 +50,7 @@ def _train(params: Params, key: str, learnt_from: AnnotationSet, judged_on: Anno
         chosen, learnt_from = by_heart(params, learnt_from)
         judged_on = learnt_from
     batches = make_batches(chosen, learnt_from, raw)
-    for line in advice(chosen, learnt_from, judged_on, steps=len(batches)):
+    for line in [] if params.train.overfit else advice(params, learnt_from, judged_on, steps=len(batches)):
         print(f"train: {line}", file=sys.stderr)  # noqa: T201
     with tracking.train(params, key=key) as run, Watching(Progress(chosen.train.epochs * len(batches)), run) as watcher:
         trainer = make_trainer(

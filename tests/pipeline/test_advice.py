@@ -78,7 +78,7 @@ def told(now: Situation) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", VOC)
 def test_recipes_for_voc_have_no_advice_on_a_gpu(name: str) -> None:
-    """But for letterbox640_r50, of whose levels one is really idle there."""
+    """letterbox640_r50 isn't among them: of its levels one is really idle there."""
     values = params.load(recipes.FOLDER / f"{name}.yaml")
     now = replace(situation(values), device="cuda")
     allowed = {"no_workers"} if values.train.workers == 0 else set()
