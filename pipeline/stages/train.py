@@ -1,6 +1,7 @@
 """Unified data in, a trained detector out: `python -m pipeline.stages.train`."""
 
 import csv
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,9 +95,9 @@ class Watching:
 
     def stepped(self, row: Row, images: int) -> None:
         self.progress.stepped(row, images)
-        self.waiting.append(
-            {"step": row["step"]} | {f"train/{k}": v for k, v in row.items() if k not in ("step", *_UNTOLD)}
-        )
+        # MLflow's store knows no infinite number, which is the gradient's norm of a step that fp16 leaves out.
+        told = {k: v for k, v in row.items() if k not in ("step", *_UNTOLD) and math.isfinite(v)}
+        self.waiting.append({"step": row["step"]} | {f"train/{name}": value for name, value in told.items()})
         if len(self.waiting) >= _LOGGED_TOGETHER:
             self.flush()
 
