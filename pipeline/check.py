@@ -44,7 +44,7 @@ class Measured:
     loading: float
     state: int
     memory: int  # at its peak
-    loss: float
+    loss: float  # the first step's
 
     @property
     def epoch(self) -> float:
@@ -156,7 +156,7 @@ def _measure(
         loading=loading,
         state=max(file.stat().st_size for file in checkpoint.folder.rglob("*") if file.is_file()),
         memory=_peak(device),
-        loss=clock.rows[-1]["total"],
+        loss=clock.rows[0]["total"],
     )
 
 
