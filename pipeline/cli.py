@@ -192,3 +192,18 @@ def summary(size: tuple[int, int] | None, batch: int | None, as_json: bool) -> N
         click.echo(f"fcos: {problem}", err=True)
     elif found and not as_json:
         click.echo(summing.recall_text(found))
+
+
+@main.command()
+def check() -> None:
+    """Run one step of everything in params.yaml: memory, speed, and how long the whole training would take."""
+    from pipeline import check as checking
+    from pipeline import params
+    from pipeline.workspace import workspace
+
+    values, home = params.load(), workspace()
+    train, val = checking.read(home)
+    measured, advice = checking.check(values, train, val, home / "data/raw" / values.dataset)
+    click.echo(checking.text(measured))
+    for line in advice:
+        click.echo(f"fcos: {line}", err=True)

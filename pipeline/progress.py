@@ -40,6 +40,8 @@ class Progress:
 
     def stepped(self, row: Row, images: int) -> None:
         self.images += images
+        if self.bar.disable:  # TQDM_DISABLE=1
+            return
         # After a resume the bar starts where the training does.
         self.bar.initial = self.bar.initial or int(row["step"]) - 1
         self.bar.n = max(self.bar.n, int(row["step"]) - 1)

@@ -1,12 +1,14 @@
 """Parameters and unified data to a trainer: the parts of fcos/, put together."""
 
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,10 +21,10 @@ from fcos.criterion import Criterion
 from fcos.detector import Detector, build
 from fcos.input_size import InputSize
 from fcos.postprocess import Postprocess
-from fcos.training.checkpoints import Checkpoint
+from fcos.training.checkpoints import Checkpoint, NotSaved
 from fcos.training.compiling import Compiled
 from fcos.training.ema import make_ema
-from fcos.training.engine import Interrupted, Row, Trainer, Watcher
+from fcos.training.engine import Batch, Interrupted, NonFiniteLoss, NothingToLearn, Row, Trainer, Watcher
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 from fcos.training.processes import ALONE, Processes
@@ -35,18 +37,52 @@ from pipeline.loader import Batches, TrainingData
 from pipeline.metrics import coco
 from pipeline.metrics.results import Detection
 from pipeline.model import choose_device
+from pipeline.overfitting import BY_HEART, STEPS, Repeated
 from pipeline.params import Params, TrainParams
 from pipeline.workspace import from_root, state
 
 _FETCHED_TOGETHER = 20  # steps on a GPU whose losses are waited for together
 
 
-def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes = ALONE) -> Batches:
+class Steps(Protocol):
+    """What `Trainer.batches` is, with the number of steps of an epoch."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, epoch: int, first: int = 0) -> Iterator[list[Batch]]: ...
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """What ends a training by itself, as the one line that people see.
+
+    Raises:
+        PipelineError: the loss isn't finite, nothing is learnt, the state can't be saved, or a GPU's memory is too
+            small.
+    """
+    try:
+        yield
+    except (NonFiniteLoss, NothingToLearn, NotSaved) as error:
+        raise PipelineError(str(error)) from None
+    except torch.OutOfMemoryError as error:
+        first = str(error).splitlines()[0]
+        raise PipelineError(
+            f"{first} Raise train.accumulate (the same batch in smaller parts), lower train.batch_size or train.size, "
+            "or set train.precision to bf16"
+        ) from None
+
+
+def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes = ALONE) -> Steps:
     """The training batches that the parameters describe.
 
     Raises:
         PipelineError: there is nothing to learn from, or no room for the cache.
     """
+    batches = _make_batches(params, split, raw, processes)
+    return Repeated(batches, STEPS) if params.train.overfit else batches
+
+
+def _make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes) -> Batches:
     train = params.train
     cache = _cache(train, split, raw) if train.cache else None
     data = TrainingData(
@@ -166,7 +202,7 @@ def _batch_norm(model: ModelConfig, device: torch.device, processes: Processes) 
 def make_trainer(
     params: Params,
     *,
-    batches: Batches,
+    batches: Steps,
     validate: Callable[[Detector], Row],
     classes: int,
     watcher: Watcher,
@@ -201,6 +237,8 @@ def make_trainer(
         compiled=_compiled(train, processes),
         seed=params.seed,
         frozen_epochs=train.frozen_epochs,
+        score="AP50" if train.overfit else "AP",
+        enough=BY_HEART if train.overfit else math.inf,
         patience=train.early_stopping,
         checkpoint_steps=train.checkpoint_steps,
         log_every=1 if device.type == "cpu" else _FETCHED_TOGETHER,

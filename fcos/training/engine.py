@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from fcos.training.processes import ALONE, Processes
 
 Row = dict[str, float]
 _FIRST_STEPS = 20  # in which something must be learnt
+_SKIPPED = 30  # steps in a row: from 2^16, fp16's loss scale has then fallen far below 1, and goes on falling
+_COUNTS = ("positives", "objects", "annotated")  # of a row: over all processes
 _SAVE, _STOP, _FAILED = 1, 2, 3  # what a process may want before a step; the highest of them wins
 
 
@@ -98,6 +100,10 @@ class _Step:
     values: Tensor  # [N] losses, then the gradient's norm
     learning_rate: float
     parts: Sequence[Batch]
+
+    def counted(self, what: Literal["objects", "annotated"]) -> int:
+        """Of all its parts, in this process."""
+        return sum(getattr(part, what) for part in self.parts)
 
 
 @dataclass(kw_only=True)
@@ -200,6 +206,8 @@ class Trainer:
             self._step(parts)
             self.batch += 1
         self._fetch()
+        if self.epoch == 0 and len(self.history.steps) < _FIRST_STEPS:
+            self._refuse_nothing()
 
     def _agreed(self, steps: Iterable[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
         """The steps, for as long as every process has one and none is to stop."""
@@ -259,44 +267,51 @@ class Trainer:
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
-        values = self.processes.mean(torch.stack([step.values for step in waiting])).tolist()
-        for step, numbers in zip(waiting, values, strict=True):
+        before, values = len(self.history.steps), torch.stack([step.values for step in waiting])
+        counts = values.new_tensor([[step.counted("objects"), step.counted("annotated")] for step in waiting])
+        numbered = self.processes.mean(torch.cat([values, counts], dim=1)).tolist()
+        for step, numbers in zip(waiting, numbered, strict=True):
             row = self._row(step, numbers)
             self._refuse_non_finite(row, step)
             self.history.steps.append(row)
             if self.processes.rank == 0:
                 self.watcher.stepped(row, sum(len(part.names) for part in step.parts) * self.processes.count)
-        self._refuse_nothing()
+        if before < _FIRST_STEPS <= len(self.history.steps):
+            self._refuse_nothing()
 
     def _row(self, step: _Step, numbers: Sequence[float]) -> Row:
-        named = dict(zip([*Losses.names(), "gradient_norm"], numbers, strict=True))
-        named["positives"] *= self.processes.count
-        objects, annotated = (
-            sum(getattr(part, kind) for part in step.parts) for kind in ("objects", "annotated")
-        )  # fmt: skip
-        return {
-            "step": len(self.history.steps) + 1,
-            **named,
-            "learning_rate": step.learning_rate,
-            "objects": objects,
-            "annotated": annotated,
-        }
+        named = dict(zip([*Losses.names(), "gradient_norm", "objects", "annotated"], numbers, strict=True))
+        for name in _COUNTS:  # the mean over the processes, by their number
+            named[name] = _whole(named[name] * self.processes.count)
+        return {"step": len(self.history.steps) + 1, **named, "learning_rate": step.learning_rate}
 
     def _refuse_non_finite(self, row: Row, step: _Step) -> None:
-        told = {name: value for name, value in row.items() if not (name == "gradient_norm" and self.precision.skips)}
-        if not all(math.isfinite(value) for value in told.values()):
+        """All processes have the same numbers, so all of them come to the same end."""
+        wrong = [name for name, value in row.items() if not math.isfinite(value)]
+        if wrong == ["gradient_norm"] and self.precision.skips:
+            self._refuse_skipping(row)
+        elif wrong:
             names = self.processes.gathered([name for part in step.parts for name in part.names])
-            numbers = ", ".join(f"{name} {value:g}" for name, value in row.items())
             raise NonFiniteLoss(
-                f"the loss is not finite any more: {numbers}; images {', '.join(n for own in names for n in own)}; "
-                "try a lower train.lr, a longer train.warmup or a smaller train.clip_norm" + self._kept()
+                f"step {row['step']:g}: {', '.join(f'{name} {row[name]:g}' for name in wrong)}: the loss is not finite "
+                f"any more ({_listed(row)}); images {', '.join(n for own in names for n in own)}; "
+                "try a lower train.lr, a longer train.warmup or a smaller train.clip_norm"
+                + (", or train.precision bf16" if self.precision.skips else "")
+                + self._kept()
+            )
+
+    def _refuse_skipping(self, row: Row) -> None:
+        last = [one["gradient_norm"] for one in self.history.steps[-_SKIPPED + 1 :]]
+        if len(last) + 1 == _SKIPPED and not any(math.isfinite(norm) for norm in last):
+            raise NonFiniteLoss(
+                f"step {row['step']:g}: the gradients of {_SKIPPED} steps in a row were not finite in fp16, at an ever "
+                f"smaller loss scale, so that none of them was learnt from ({_listed(row)}); "
+                "set train.precision to bf16 or float32, or try a lower train.lr" + self._kept()
             )
 
     def _refuse_nothing(self) -> None:
-        """Once the first steps are over."""
+        """After the first steps, or after the first epoch where it is shorter."""
         first = self.history.steps[:_FIRST_STEPS]
-        if not _FIRST_STEPS <= len(self.history.steps) < _FIRST_STEPS + self.log_every:
-            return
         annotated, objects, positives = (
             sum(row[name] for row in first) for name in ("annotated", "objects", "positives")
         )
@@ -336,7 +351,8 @@ class Trainer:
             self.checkpoint.save_best({"row": self.best.row, "weights": weights})
 
     def _kept(self) -> str:
-        return f" (the state of step {self._saved[1]} is in {self.checkpoint.folder})" if self.checkpoint else ""
+        when = self._saved[1]
+        return f" (the state of step {when} is in {self.checkpoint.folder})" if self.checkpoint and when else ""
 
     def _due(self) -> bool:
         when, at = self._saved
@@ -390,3 +406,12 @@ def _summed_up(losses: Sequence[Tensor]) -> Tensor:
         return losses[0]
     stacked = torch.stack(list(losses))
     return torch.cat([stacked[:, :-1].mean(dim=0), stacked[:, -1:].sum(dim=0)])  # positives stand last
+
+
+def _whole(number: float) -> float:
+    """A count out of a mean, without its rounding; what isn't finite stays."""
+    return float(round(number)) if math.isfinite(number) else number
+
+
+def _listed(row: Row) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in row.items() if name != "step")

@@ -76,6 +76,30 @@ def loss_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = ""
     _picture(draw, path)
 
 
+def optimiser_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draws a training's gradient norm, before clipping, on a logarithmic axis, and its learning rate, by step.
+
+    Args:
+        rows: one for each logged step, with the keys step, gradient_norm, learning_rate. A norm that isn't finite (of
+            a step that fp16 left out) is a gap.
+        path: the PNG to write.
+    """
+    steps = [row["step"] for row in rows]
+    norms = np.array([row["gradient_norm"] for row in rows])
+
+    def draw(axes: Axes) -> None:
+        axes.plot(steps, np.where(np.isfinite(norms) & (norms > 0), norms, np.nan), label="gradient norm")
+        axes.set_yscale("log")
+        axes.set(xlabel="step", ylabel="gradient norm")
+        rate = axes.twinx()
+        rate.plot(steps, [row["learning_rate"] for row in rows], color="grey", linestyle=":", label="learning rate")
+        rate.set_ylabel("learning rate")
+        rate.set_ylim(bottom=0)
+        axes.legend(handles=[*axes.get_lines(), *rate.get_lines()], frameon=False)
+
+    _picture(draw, path)
+
+
 def _recalls() -> Any:
     return np.linspace(0, 1, _STEPS + 1)
 
