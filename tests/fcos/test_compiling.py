@@ -63,7 +63,7 @@ def broken(_graph: torch.fx.GraphModule, _example: list[Tensor]) -> Any:
 
 
 # Goes forward, and fails when it goes backward.
-late = aot_autograd(fw_compiler=make_boxed_func, bw_compiler=broken)
+late = aot_autograd(fw_compiler=lambda graph, _example: make_boxed_func(graph.forward), bw_compiler=broken)
 
 
 @pytest.mark.parametrize("backend", [broken, late], ids=["forward", "backward"])
