@@ -51,13 +51,16 @@ def _measured() -> _Cost:
     optimizer = make_optimizer(detector, name="adamw", lr=1e-6, weight_decay=0.0, momentum=0.9)
     parts = {"detector": detector, "optimizer": optimizer, "ema": make_ema(detector, 0.99)}
     step = _steps(detector, optimizer, device)
-    usual = statistics.median([_seconds(step) for _ in range(12)][2:])
+    for _ in range(3):
+        step()
     with _checkpoint() as checkpoint:
-        costs = [_save(checkpoint, parts, step, usual) for _ in range(_SAVES)]
+        costs = [_save(checkpoint, parts, step) for _ in range(_SAVES)]
     return _Cost(statistics.median(c.waited for c in costs), statistics.median(c.slowed for c in costs))
 
 
-def _save(checkpoint: Checkpoint, parts: dict[str, Any], step: Callable[[], object], usual: float) -> _Cost:
+def _save(checkpoint: Checkpoint, parts: dict[str, Any], step: Callable[[], object]) -> _Cost:
+    # Measured anew each time, so that whatever else the machine does meets both alike.
+    usual = statistics.median(_seconds(step) for _ in range(5))
     waited = _seconds(lambda: checkpoint.save({name: part.state_dict() for name, part in parts.items()}))
     slowed = 0.0
     while checkpoint.writing:

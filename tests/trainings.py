@@ -97,7 +97,7 @@ def trainer(
         detector=detector,
         criterion=Criterion(MODEL, box_loss="giou"),
         optimizer=made,
-        schedule=make_schedule(made, name=schedule, steps=steps, warmup=steps // 5, drops=[steps // 2], gamma=0.1),
+        schedule=make_schedule(made, name=schedule, steps=steps, warmup=steps // 4, drops=[steps // 2], gamma=0.1),
         precision=Precision(precision, torch.device("cpu")),
         epochs=epochs,
         **{**parts, **others},
