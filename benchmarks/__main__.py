@@ -10,11 +10,16 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from benchmarks import criterion, gpu, inference
+from benchmarks import criterion, gpu, inference, training
 from benchmarks.harness import Limit, Measurement, Result, bench_card, check, measure, save_card, table
 
-MEASUREMENTS: list[Measurement] = [*inference.MEASUREMENTS, *criterion.MEASUREMENTS, *gpu.MEASUREMENTS]
-LIMITS: list[Limit] = [*criterion.LIMITS, *gpu.LIMITS]
+MEASUREMENTS: list[Measurement] = [
+    *inference.MEASUREMENTS,
+    *criterion.MEASUREMENTS,
+    *training.MEASUREMENTS,
+    *gpu.MEASUREMENTS,
+]
+LIMITS: list[Limit] = [*criterion.LIMITS, *training.LIMITS, *gpu.LIMITS]
 
 
 def run(measurements: Sequence[Measurement], limits: Sequence[Limit], *, repeats: int, warmup: int) -> list[Result]:
