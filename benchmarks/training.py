@@ -1,4 +1,4 @@
-"""A whole training step: ours against torchvision's `fcos_resnet50_fpn` with the same weights, trained in the usual way.
+"""A whole training step: ours against torchvision's `fcos_resnet50_fpn` with the same weights, trained as usual.
 
 From uint8 images to the optimiser's end: normalisation, forward, assignment, losses, backward, clipping, SGD. The stem
 and C2 are frozen on both sides, and so is batch norm; in float32, the losses are the same.

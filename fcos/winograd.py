@@ -18,7 +18,7 @@ _TILE, _PATCH = 4, 6  # outputs and inputs of a tile, along one side
 # Numbers of one group's patches: small enough that the allocator gives the same memory again, without page faults.
 _CHUNK = 2**22
 # The paper's matrices for points 0, ±1, ±2 and infinity: of the input, of the weight and of the output.
-_INPUT = [
+_INPUT: list[list[float]] = [
     [4, 0, -5, 0, 1, 0],
     [0, -4, -4, 1, 1, 0],
     [0, 4, -4, -1, 1, 0],
@@ -26,7 +26,7 @@ _INPUT = [
     [0, 2, -1, -2, 1, 0],
     [0, 4, 0, -5, 0, 1],
 ]
-_WEIGHT = [
+_WEIGHT: list[list[float]] = [
     [1 / 4, 0, 0],
     [-1 / 6, -1 / 6, -1 / 6],
     [-1 / 6, 1 / 6, -1 / 6],
@@ -34,7 +34,7 @@ _WEIGHT = [
     [1 / 24, -1 / 12, 1 / 6],
     [0, 0, 1],
 ]
-_OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+_OUTPUT: list[list[float]] = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
 
 def convolve(levels: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> list[Tensor]:
@@ -85,13 +85,11 @@ class _Convolution(torch.autograd.Function):
             if wanted:
                 patches = torch.mm(_matrix(_INPUT, weight).t(), torch.bmm(of_products, transformed).flatten(1))
                 _add(patches.view(_PATCH, _PATCH, -1, inputs), _each([_by_tiles(one) for one in maps], group))
+        to_levels: list[Tensor | None] = [None] * len(levels)
+        if wanted:
+            to_levels = [_cut(one, 1, level.shape) for one, level in zip(maps, levels, strict=True)]
         bias = torch.stack([slope.sum(dim=(0, 2, 3)) for slope in slopes]).sum(dim=0)
-        return (
-            _to_weight(change, weight) if learns else None,
-            bias if ctx.needs_input_grad[1] else None,
-            *(_cut(one, 1, level.shape) for one, level in zip(maps, levels, strict=True) if wanted),
-            *([] if wanted else [None] * len(levels)),
-        )
+        return _to_weight(change, weight) if learns else None, bias if ctx.needs_input_grad[1] else None, *to_levels
 
 
 def _groups(levels: Sequence[Tensor], channels: int) -> list[list[tuple[int, int]]]:
@@ -188,7 +186,8 @@ def _blank(shape: torch.Size, channels: int, like: Tensor, *, more: int) -> Tens
 
 def _by_tiles(whole: Tensor) -> Tensor:
     """[B, C, 4·rows, 4·columns] in channels_last as [B, rows, 4, columns, 4, C]."""
-    return whole.permute(0, 2, 3, 1).unflatten(2, (-1, _TILE)).unflatten(1, (-1, _TILE))
+    images, channels, height, width = whole.shape
+    return whole.permute(0, 2, 3, 1).view(images, height // _TILE, _TILE, width // _TILE, _TILE, channels)
 
 
 def _cut(whole: Tensor, start: int, shape: torch.Size) -> Tensor:
@@ -201,8 +200,8 @@ def _cut(whole: Tensor, start: int, shape: torch.Size) -> Tensor:
 
 def _split(tiled: Tensor, shapes: Sequence[tuple[int, int, int]]) -> list[Tensor]:
     """[n, n, tiles, C] to parts [n, n, B, rows, columns, C] of these B, rows and columns."""
-    parts = tiled.split([math.prod(shape) for shape in shapes], dim=2)
-    return [part.unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)]
+    parts = torch.split(tiled, [math.prod(shape) for shape in shapes], dim=2)
+    return [part.view(*part.shape[:2], *shape, -1) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _grid(shape: torch.Size) -> tuple[int, int]:
