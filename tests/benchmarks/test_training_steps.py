@@ -20,7 +20,7 @@ def test_the_whole_trainer_of_the_gpus_check() -> None:
     part = gpu.batch(1, 64, 96)
     taken: list[int] = []
 
-    def batches(epoch: int, first: int) -> Iterator[Sequence[Batch]]:
+    def batches(_epoch: int, _first: int) -> Iterator[Sequence[Batch]]:
         for step in range(2):
             taken.append(step)
             yield [part]
