@@ -103,12 +103,12 @@ def _peak(assigner: str, images: int, objects: int, pixels: int) -> float:
     corners = torch.rand(images, objects, 2, generator=generator) * pixels * 0.8
     boxes = torch.cat([corners, corners + 4 + 120 * torch.rand(images, objects, 2, generator=generator)], dim=-1)
     batch = targets(list(boxes), [torch.zeros(objects, dtype=torch.int64)] * images)
-    before = _highest_memory()
+    before = highest_memory()
     ASSIGNERS[assigner](outputs, batch, PAPER)
-    return (_highest_memory() - before) / 2**20
+    return (highest_memory() - before) / 2**20
 
 
-def _highest_memory() -> int:
+def highest_memory() -> int:
     """KiB that this process ever had in memory. (getrusage would count what its parent had when it was made.)"""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1])

@@ -30,7 +30,7 @@ def images_to_boxes(*, images: int = 1, height: int = 800, width: int = 1066, cl
     Raises:
         AssertionError: the detections differ.
     """
-    model = _lively(classes)
+    model = lively(classes)
     detector = fused(from_torchvision(model.state_dict(), range(classes)))
     random = torch.Generator().manual_seed(0)
     pixels = [torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=random) for _ in range(images)]
@@ -83,7 +83,7 @@ def postprocessing(*, images: int = 8, height: int = 640, width: int = 800, clas
     return ours, theirs
 
 
-def _lively(classes: int) -> FCOS:
+def lively(classes: int) -> FCOS:
     """Random weights whose scores are above the threshold here and there."""
     torch.manual_seed(0)
     model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes).eval()

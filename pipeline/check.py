@@ -19,8 +19,8 @@ from pipeline.advice import advice
 from pipeline.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.model import choose_device
-from pipeline.params import Params, TrainParams
 from pipeline.overfitting import by_heart
+from pipeline.params import Params, TrainParams
 from pipeline.training import make_batches, make_trainer, make_validation, one_line
 
 _STEPS = 3  # the first of them isn't timed: it asks for memory, and chooses algorithms

@@ -18,6 +18,7 @@ from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import Average
 from fcos.training.precision import Precision
 from fcos.training.processes import ALONE, Processes
+from fcos.training.twin import twin
 
 Row = dict[str, float]
 _FIRST_STEPS = 20  # in which something must be learnt
@@ -198,8 +199,8 @@ class Trainer:
 
     def _train(self) -> None:
         """What is left of this epoch."""
-        self._freeze(self.epoch < self.frozen_epochs)
         self.detector.train()
+        self._freeze(self.epoch < self.frozen_epochs)
         if self.epoch < self.frozen_epochs:
             self.detector.backbone.eval()  # statistics of batch norm don't move either
         for parts in self._agreed(self.batches(self.epoch, self.batch)):
@@ -332,7 +333,7 @@ class Trainer:
         self._frozen = frozen
         for parameter in self._learnt:
             parameter.requires_grad_(not frozen)
-        self._network = self.processes.joined(self.compiled(self.detector))
+        self._network = self.processes.joined(self.compiled(twin(self.detector)))
 
     def _validate(self) -> None:
         self.result.eval()

@@ -52,8 +52,8 @@ class Convolution(nn.Module):
         layer, (weight, bias) = self.layer, self._folded()
         if _winograd_pays(layer, levels):
             return winograd.convolve(levels, weight, bias)
-        shape = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        return [F.conv2d(level, weight, bias, *shape) for level in levels]
+        stride, padding, dilation = layer.stride, layer.padding, layer.dilation
+        return [F.conv2d(level, weight, bias, stride, padding, dilation, layer.groups) for level in levels]
 
     def _folded(self) -> tuple[Tensor, Tensor | None]:
         weight, bias, norm = self.layer.weight, self.layer.bias, self.norm
