@@ -10,27 +10,17 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-<<<<<<< HEAD
-from benchmarks import criterion, gpu, inference, loader, saving
-=======
-from benchmarks import criterion, gpu, inference, training
->>>>>>> speed
+from benchmarks import criterion, gpu, inference, loader, saving, training
 from benchmarks.harness import Limit, Measurement, Result, bench_card, check, measure, save_card, table
 
 MEASUREMENTS: list[Measurement] = [
     *inference.MEASUREMENTS,
     *criterion.MEASUREMENTS,
-<<<<<<< HEAD
+    *training.MEASUREMENTS,
     *loader.MEASUREMENTS,
     *gpu.MEASUREMENTS,
 ]
-LIMITS: list[Limit] = [*criterion.LIMITS, *loader.LIMITS, *gpu.LIMITS, *saving.LIMITS]
-=======
-    *training.MEASUREMENTS,
-    *gpu.MEASUREMENTS,
-]
-LIMITS: list[Limit] = [*criterion.LIMITS, *training.LIMITS, *gpu.LIMITS]
->>>>>>> speed
+LIMITS: list[Limit] = [*criterion.LIMITS, *training.LIMITS, *loader.LIMITS, *gpu.LIMITS, *saving.LIMITS]
 
 
 def run(measurements: Sequence[Measurement], limits: Sequence[Limit], *, repeats: int, warmup: int) -> list[Result]:

@@ -34,7 +34,6 @@ def make_optimizer(
     # One kernel, which also looks itself whether fp16's gradients overflowed: otherwise a GPU is waited for.
     fused = all(parameter.device.type in _FUSED for _, parameter in learnt) or None
     if name == "sgd":
-<<<<<<< HEAD
         return _with_momentum(SGD(groups, lr=lr, momentum=momentum, fused=fused))
     return (Adam if name == "adam" else AdamW)(groups, lr=lr, fused=fused)
 
@@ -49,10 +48,6 @@ def _with_momentum(optimizer: SGD) -> SGD:
         for parameter in group["params"] if group["momentum"] else []:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
-=======
-        return SGD(groups, lr=lr, momentum=momentum, fused=True)  # one pass over the weights, not four
-    return (Adam if name == "adam" else AdamW)(groups, lr=lr, fused=True)
->>>>>>> speed
 
 
 Schedule = Literal["cosine", "one_cycle", "multi_step", "step", "constant"]
