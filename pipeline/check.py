@@ -104,10 +104,10 @@ def check(params: Params, train: AnnotationSet, val: AnnotationSet, raw: Path) -
     if params.train.overfit:
         params, train = by_heart(params, train)
         val = train
-    batches = make_batches(params, train, raw)
+    steps = len(make_batches(replace(params, train=replace(params.train, cache=False)), train, raw))
     with TemporaryDirectory(prefix="fcos-check-") as folder, one_line():
-        measured = _measure(params, train, val, raw, steps=len(batches), checkpoint=Checkpoint(Path(folder) / "state"))
-    return measured, [] if params.train.overfit else advice(params, train, val, steps=len(batches))
+        measured = _measure(params, train, val, raw, steps=steps, checkpoint=Checkpoint(Path(folder) / "state"))
+    return measured, [] if params.train.overfit else advice(params, train, val, steps=steps)
 
 
 def _measure(

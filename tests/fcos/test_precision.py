@@ -53,7 +53,10 @@ def test_it_learns(name: str) -> None:
 def test_the_network_alone_is_in_16_bits(name: str) -> None:
     trainer = tiny_trainer([[PART]], precision=name)
     seen: list[torch.dtype] = []
-    trainer.detector.head.class_logits.register_forward_hook(lambda _module, _inputs, out: seen.append(out.dtype))
+    # Its input: the twin that trains shares the layers before it, but has convolutions of its own.
+    trainer.detector.head.class_tower[1].register_forward_hook(
+        lambda _module, inputs, _out: seen.append(inputs[0].dtype)
+    )
     criterion: Any = trainer.criterion
 
     def watched(outputs: Any, truth: Any) -> Any:

@@ -150,7 +150,7 @@ def damage(path: Path, how: str) -> None:
         ("no weights", r"detector.safetensors: no such file"),
         ("no description", r"detector.json: no such file"),
         ("not JSON", "detector.json: not a detector's description"),
-        ("another version", "version 99, but this program reads version 2"),
+        ("another version", "version 99, but this program reads version 3"),
         ("another architecture", "does not hold the weights"),
         ("another number of classes", "does not hold the weights"),
         ("no normalisation", "not a detector's description"),

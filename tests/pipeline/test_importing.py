@@ -58,7 +58,7 @@ def test_cocos_91_classes_become_80_and_detect_the_same(
     assert model.description.input_size == InputSize((800, 1333))
     assert model.description.categories == coco_categories()
     pixels = read_image(image)
-    (found,) = detect(model.detector, [pixels], SIZE, TORCHVISION_POSTPROCESS)
+    (found,) = detect(model.detector, [pixels], InputSize(SIZE), TORCHVISION_POSTPROCESS)
     with torch.no_grad():
         (expected,) = theirs([pixels / 255])
     assert len(found) == 100

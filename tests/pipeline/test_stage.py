@@ -10,11 +10,15 @@ import pytest
 WORKING = """
 import sys, time
 from pipeline import stage
+
+def working():
+    print("working", flush=True)
+    return True
+
 {before}
-print("working", flush=True)
 {body}
 """
-LOOP = "while True: time.sleep(0.01)"
+LOOP = "while working(): time.sleep(60)"
 ASKED = """
 request = stage.Request()
 with request.noted():
@@ -45,7 +49,7 @@ def test_a_signal_ends_a_stage_with_one_line(number: signal.Signals, status: int
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stage_that_asked_for_time_ends_its_work_first(number: signal.Signals, status: int) -> None:
-    started = begin("stage.listen('train')", ASKED.format(work="while not request(): time.sleep(0.01)"))
+    started = begin("stage.listen('train')", ASKED.format(work="working()\n    while not request(): time.sleep(0.01)"))
     started.send_signal(number)
     _, told = started.communicate(timeout=20)
     assert (started.returncode, told) == (status, f"train: stopped by {number.name} at its end\n")
@@ -67,6 +71,7 @@ def test_a_second_ctrl_c_ends_it_at_once_but_not_one_key_that_comes_twice() -> N
 
 def test_a_full_disk_is_one_line() -> None:
     body = (
+        "working()\n"
         "def body(values): raise OSError(28, 'No space left on device', 'models/x')\n"
         "from pipeline import params\n"
         "stage.run('convert', body)"

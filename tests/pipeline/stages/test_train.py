@@ -37,7 +37,7 @@ def test_an_early_end_is_told() -> None:
         "stopped early, after epoch 2 of 8: AP 0.250 of epoch 1 was not bettered"
     )
     assert stopped_early(History([STEP] * 4, EPOCHS), best, 2) == ""
-    told = summary(history, best, 10.0)
+    told = summary(history, best, overfit=0, images_per_second=10.0)
     assert told["stopped_early"]
     assert told["epochs"] == 2
     assert told["best"] == {"epoch": 1, "AP": 0.25, "AP50": 0.5}

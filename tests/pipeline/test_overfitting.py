@@ -16,8 +16,9 @@ from fcos.training.processes import Alone
 from pipeline import annotations, params
 from pipeline.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
+from pipeline.overfitting import by_heart, check_by_heart
 from pipeline.params import Params
-from pipeline.training import by_heart, check_by_heart, make_batches
+from pipeline.training import make_batches
 
 COLOURS = {"cat": (230, 40, 40), "dog": (40, 60, 230)}
 
