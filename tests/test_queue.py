@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,8 @@ EXPERIMENTS = {
 def queue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = projects.clone(tmp_path_factory.mktemp("queue"))
     params = project / "params.yaml"
-    params.write_text(params.read_text().replace("  batch_size: 8 # images a step", "  batch_size: 4 # images a step"))
+    text = params.read_text().replace("  batch_size: 8 # images a step", "  batch_size: 4 # images a step")
+    params.write_text(text.replace("  epochs: 2 ", "  epochs: 4 "))  # long enough to be killed in
     run(project, "dvc", "repro", "convert")
     run(project, "git", "add", "-A")
     run(project, "git", "commit", "-qm", "converted")
@@ -35,14 +37,14 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_experiments_of_a_queue_end_as_undisturbed_ones(queue: Path) -> None:
     for name in EXPERIMENTS:
         enqueue(queue, name)
-    run(queue, "dvc", "queue", "start", "-j", "2")
+    start(queue)
     try:
         kill(queue, "loss: giou", of_several=False)
         kill(queue, "loss: linear_iou", of_several=True)
         wait_for(queue, {"alone": "Failed", "together": "Success", "undisturbed": "Success"})
         run(queue, "dvc", "queue", "remove", "--failed")
         enqueue(queue, "alone")
-        run(queue, "dvc", "queue", "start", "-j", "2")
+        start(queue)
         wait_for(queue, {"alone": "Success"})
     finally:
         run(queue, "dvc", "queue", "stop", "--kill")
@@ -54,6 +56,13 @@ def test_killed_experiments_of_a_queue_end_as_undisturbed_ones(queue: Path) -> N
         # By force: DVC would bring the result back from its cache.
         run(queue, "dvc", "exp", "run", "-n", f"{name}-again", "-f", "-s", *settings, "train")
         assert models((queue / "dvc.lock").read_text()) == results[name], name
+
+
+def start(project: Path) -> None:
+    """Two workers, which outlive the command and would hold its pipes open."""
+    command = ["dvc", "queue", "start", "-j", "2"]
+    silent = subprocess.DEVNULL
+    subprocess.run(command, cwd=project, env=projects.environment(), stdout=silent, stderr=silent, check=True)
 
 
 def enqueue(project: Path, name: str) -> None:
