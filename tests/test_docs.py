@@ -40,3 +40,24 @@ def test_the_commands_of_docs_on_torchvisions_weights(untouched: Path) -> None:
     assert read(untouched, "models/detector.json")["categories"][0] == {"id": 1, "name": "person"}
     run(untouched, *predict, "--score", "0")
     assert (untouched / "predicted/photo.jpg").is_file()
+
+
+def test_the_commands_on_training(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """README's and docs/training.md's, but for the one that needs two machines."""
+    project = clone(tmp_path_factory.mktemp("training"))
+    run(project, "dvc", "repro", "convert")
+    check, show, together = readme("Train for real")
+    assert readme("Before you commit a day to it", "docs/training.md")[:2] == [check, show]
+    by_heart = readme("Before you commit a day to it", "docs/training.md")[2]
+    alone, several = readme("On several GPUs, or processes", "docs/training.md")
+    assert alone == together
+    assert several[0] == "torchrun"  # tests/pipeline/test_launching.py has one, on one machine
+    assert "whole training" in run(project, *check)
+    run(project, *show)
+    assert len(list((project / "seen").glob("*.jpg"))) == 3  # 24 images by 8
+    run(project, *together, "train")
+    assert read(project, "metrics/train.json")["steps"] == 6
+    run(project, "git", "checkout", "-q", "params.yaml")
+    # Twice as large as they are made here: of the smallest, hidden by others, one would stay unknown.
+    run(project, *by_heart, "-S", "train.size=[256,256]", "train")
+    assert read(project, "metrics/train.json")["val"]["AP50"] >= 0.95
