@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build, stacked
 from fcos.targets import targets
@@ -22,23 +21,10 @@ from fcos.training.precision import Precision
 from fcos.training.processes import Processes
 from pipeline import launching, params, stage
 from pipeline.errors import PipelineError
+from tests.trainers import TINY, Silent
 
-MODEL = replace(
-    PAPER,
-    backbone="tiny",
-    pretrained=False,
-    channels=16,
-    levels=(3, 4, 5),
-    tower_depth=1,
-    frozen_stages=0,
-    batch_norm="frozen",
-)
+MODEL = replace(TINY, levels=(3, 4, 5), batch_norm="frozen")
 STEPS = 3  # of each of two epochs
-
-
-class Silent:
-    def stepped(self, row: Row, images: int) -> None: ...
-    def validated(self, row: Row) -> None: ...
 
 
 def batch(indices: list[int]) -> Batch:

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
 from fcos.targets import targets
@@ -18,17 +17,9 @@ from fcos.training.ema import make_ema
 from fcos.training.engine import Batch, Row, Trainer
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
+from tests.trainers import TINY
 
-MODEL = replace(
-    PAPER,
-    backbone="tiny",
-    pretrained=False,
-    channels=16,
-    levels=(3, 4),
-    tower_depth=1,
-    frozen_stages=0,
-    batch_norm="auto",
-)
+MODEL = replace(TINY, batch_norm="auto")
 SIZE = 48
 STEPS = 4  # of an epoch
 
