@@ -6,12 +6,12 @@ import pytest
 
 from tests import projects
 
-_LONGEST = ("test_pipeline.py", "test_interruptions.py", "test_queue.py")
+_LONGEST = ("test_pipeline.py", "test_interruptions.py", "test_queue.py", "test_docs.py", "test_compiling.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: begun last, one would leave one of two workers idle for minutes."""
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    items.sort(key=lambda item: _LONGEST.index(name) if (name := item.path.name) in _LONGEST else len(_LONGEST))
 
 
 @pytest.fixture(scope="module")
