@@ -2,7 +2,6 @@
 
 import copy
 import operator
-from collections import Counter
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,7 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from fcos.backbones import Backbone
 from fcos.detector import Detector
-from fcos.graphs import layer_of, trace
+from fcos.graphs import fold, layer_of, rewrite
 from fcos.head import Head
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
@@ -28,7 +27,8 @@ def fused(detector: Detector) -> Detector:
     """
     copied = copy.deepcopy(detector).eval().requires_grad_(False)
     _thaw(copied)
-    _fuse_parts(copied)
+    # A whole noun keeps its type: others ask it for what it has.
+    rewrite(copied, nn.BatchNorm2d, _fuse, never=Backbone | Head | nn.ModuleList)
     return copied.to(memory_format=torch.channels_last)
 
 
@@ -79,35 +79,12 @@ def _thaw(module: nn.Module) -> None:
             _thaw(child)
 
 
-def _fuse_parts(module: nn.Module) -> None:
-    """Replaces the children by fused ones; lists, and what stands for a whole noun, by their own children."""
-    for name, child in module.named_children():
-        if not any(isinstance(layer, nn.BatchNorm2d) for layer in child.modules()):
-            continue
-        traced = None if isinstance(child, Backbone | Head | nn.ModuleList) else trace(child)
-        if traced is None:
-            _fuse_parts(child)
-        else:
-            _fold_batch_norm(traced)
-            _join_relu(traced)
-            traced.delete_all_unused_submodules()
-            traced.recompile()
-            setattr(module, name, traced)
+def _fuse(traced: fx.GraphModule) -> None:
+    def joined(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
+        return fuse_conv_bn_eval(layer, norm) if isinstance(layer, nn.Conv2d) else None  # type: ignore[arg-type]
 
-
-def _fold_batch_norm(traced: fx.GraphModule) -> None:
-    calls = Counter(node.target for node in traced.graph.nodes)
-    for node in list(traced.graph.nodes):
-        norm = layer_of(traced, node)
-        if type(norm) is not nn.BatchNorm2d:
-            continue
-        source = node.args[0]
-        convolution = layer_of(traced, source)
-        alone = len(source.users) == calls[source.target] == calls[node.target] == 1
-        if alone and isinstance(convolution, nn.Conv2d):
-            traced.set_submodule(source.target, fuse_conv_bn_eval(convolution, norm))
-            node.replace_all_uses_with(source)
-            traced.graph.erase_node(node)
+    fold(traced, nn.BatchNorm2d, joined)
+    _join_relu(traced)
 
 
 def _join_relu(traced: fx.GraphModule) -> None:

@@ -218,13 +218,7 @@ def make_trainer(
     train = params.train
     device = choose_device(train.device)
     detector = _detector(params, classes, device, processes)
-    optimizer = make_optimizer(
-        detector,
-        name=train.optimizer,
-        lr=learning_rate(train),
-        weight_decay=train.weight_decay,
-        momentum=train.momentum,
-    )
+    optimizer = _optimizer(train, detector)
     return Trainer(
         detector=detector,
         criterion=Criterion(
@@ -264,6 +258,16 @@ def _detector(params: Params, classes: int, device: torch.device, processes: Pro
     if not params.train.channels_last:
         detector.lay_out(torch.contiguous_format)
     return detector
+
+
+def _optimizer(train: TrainParams, detector: Detector) -> Optimizer:
+    return make_optimizer(
+        detector,
+        name=train.optimizer,
+        lr=learning_rate(train),
+        weight_decay=train.weight_decay,
+        momentum=train.momentum,
+    )
 
 
 def _schedule(train: TrainParams, optimizer: Optimizer, steps: int) -> LRScheduler:

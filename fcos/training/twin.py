@@ -1,7 +1,6 @@
 """A detector for training alone: the same weights, in fewer passes over memory and fewer multiplications."""
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from fcos import winograd
 from fcos.detector import Detector
-from fcos.graphs import layer_of, trace
+from fcos.graphs import fold, rewrite
 from fcos.layers import on_levels
 
 # Below these, transforming tiles and weights costs more than the multiplications that are saved (measured, AVX-512).
@@ -28,7 +27,7 @@ def twin(detector: Detector) -> Detector:
     kept: list[object] = [*detector.parameters(), *detector.buffers()]
     kept += [layer for layer in detector.modules() if not any(layer.children())]
     copied = copy.deepcopy(detector, {id(each): each for each in kept})
-    _fold_norms(copied.backbone)
+    rewrite(copied.backbone, FrozenBatchNorm2d, _fold_norms, never=nn.ModuleList)
     for name in ("class_tower", "box_tower"):
         if type(tower := getattr(copied.head, name)) is nn.Sequential:
             setattr(copied.head, name, Tower(*tower))
@@ -101,31 +100,8 @@ def _replace(module: nn.Module) -> None:
             _replace(child)
 
 
-def _fold_norms(module: nn.Module) -> None:
-    """In every block inside that can be traced."""
-    for name, child in module.named_children():
-        if not any(isinstance(layer, FrozenBatchNorm2d) for layer in child.modules()):
-            continue
-        traced = None if isinstance(child, nn.ModuleList) else trace(child)
-        if traced is None:
-            _fold_norms(child)
-        else:
-            _fold_traced(traced)
-            traced.delete_all_unused_submodules()
-            traced.recompile()
-            setattr(module, name, traced)
+def _fold_norms(traced: fx.GraphModule) -> None:
+    def joined(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
+        return Convolution(layer, norm) if _plain(layer) else None  # type: ignore[arg-type]
 
-
-def _fold_traced(traced: fx.GraphModule) -> None:
-    calls = Counter(node.target for node in traced.graph.nodes)
-    for node in list(traced.graph.nodes):
-        norm = layer_of(traced, node)
-        if not isinstance(norm, FrozenBatchNorm2d):
-            continue
-        source = node.args[0]
-        convolution = layer_of(traced, source)
-        alone = len(source.users) == calls[source.target] == calls[node.target] == 1
-        if alone and _plain(convolution):
-            traced.set_submodule(source.target, Convolution(convolution, norm))  # type: ignore[arg-type]
-            node.replace_all_uses_with(source)
-            traced.graph.erase_node(node)
+    fold(traced, FrozenBatchNorm2d, joined)
