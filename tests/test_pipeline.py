@@ -4,7 +4,6 @@ The tests share one project and build on each other, in order.
 """
 
 import json
-import re
 import shutil
 import time
 import warnings
@@ -144,22 +143,13 @@ def test_readmes_experiments_stand_beside_each_other(project: Path) -> None:
         if command == ["dvc", "metrics", "diff"]:
             assert "coco.AP50" in printed
         if command == ["dvc", "queue", "status"]:
-            deadline = time.monotonic() + 400
-            while re.search(r"Running|Queued", run(project, "dvc", "queue", "status")):
-                assert time.monotonic() < deadline
-                time.sleep(2)
+            wait_for_experiments(project, 4)  # these three, and the one of the test before
         if command == ["dvc", "exp", "show"]:
             table = printed
     made = [one for one in mlflow_runs(project) if one.info.run_id not in known]
-    assert [one.info.status for one in made] == ["FINISHED"] * 4
-    changed = [(one.data.params["loss"], one.data.params["train.lr"], one.data.params["train.ema"]) for one in made]
-    assert sorted(changed) == [
-        ("giou", "0.002", "0.99"),
-        ("iou", "0.001", "0.99"),
-        ("iou", "0.002", "0.0"),
-        ("iou", "0.002", "0.99"),
-    ]
-    assert sorted(one.data.params["model.tower_depth"] for one in made) == ["2", "2", "2", "4"]
+    assert [one.info.status for one in made] == ["FINISHED"] * 3
+    changed = [[one.data.params[name] for name in ("loss", "train.lr", "model.tower_depth")] for one in made]
+    assert sorted(changed) == [["giou", "0.002", "2"], ["iou", "0.001", "2"], ["iou", "0.002", "4"]]
     for one in made:
         name = one.data.tags["dvc_experiment"]
         assert name in table
@@ -170,9 +160,19 @@ def test_readmes_experiments_stand_beside_each_other(project: Path) -> None:
         assert (artifacts / "detector.safetensors").is_file()
 
 
+def wait_for_experiments(project: Path, count: int) -> None:
+    """Until so many have ended well. `dvc queue status` in a loop would take a core from them."""
+    deadline = time.monotonic() + 300
+    while len(run(project, "git", "for-each-ref", "refs/exps/??/*/*").splitlines()) < count:
+        assert time.monotonic() < deadline, run(project, "dvc", "queue", "status")
+        time.sleep(0.5)
+
+
 def test_readmes_own_data(project: Path, tmp_path: Path) -> None:
     """An archive outside the project, in COCO layout; a change in it is noticed."""
     run(project, "git", "checkout", "-q", "params.yaml")
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("  limit: null", "  limit: 8"))
     archive = tmp_path / "mine.zip"
     shutil.make_archive(str(archive.with_suffix("")), "zip", project / "data/raw/digits")
     (command,) = readme("Your own data")
