@@ -13,8 +13,11 @@ from fcos.criterion import Criterion
 from fcos.detector import Detector, build, stacked
 from fcos.postprocess import Postprocess
 from fcos.targets import targets
+from fcos.training.batch import Batch
 from fcos.training.ema import make_ema
-from fcos.training.engine import Batch, NonFiniteLoss, Row, Trainer
+from fcos.training.engine import Trainer
+from fcos.training.guards import NonFiniteLoss
+from fcos.training.history import Row
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from fcos.input_size import InputSize
-from fcos.training.engine import Batch
+from fcos.training.batch import Batch
 from pipeline import params
 from pipeline.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.augment import Augmentation
