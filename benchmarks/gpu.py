@@ -14,8 +14,10 @@ from fcos.detector import Detector
 from fcos.fuse import fused
 from fcos.targets import targets
 from fcos.torchvision_weights import TORCHVISION, TORCHVISION_POSTPROCESS, from_torchvision
+from fcos.training.batch import Batch
 from fcos.training.ema import make_ema
-from fcos.training.engine import Batch, Row, Trainer
+from fcos.training.engine import Trainer
+from fcos.training.history import Row
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 

@@ -12,8 +12,10 @@ from tempfile import TemporaryDirectory
 import torch
 
 from fcos.detector import Detector
+from fcos.training.batch import Batch
 from fcos.training.checkpoints import Checkpoint
-from fcos.training.engine import Batch, Row, Trainer
+from fcos.training.engine import Trainer
+from fcos.training.history import Row
 from pipeline import annotations
 from pipeline.advice import advice
 from pipeline.annotations import AnnotationSet

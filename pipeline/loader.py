@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fcos.detector import stacked
 from fcos.targets import targets
-from fcos.training.engine import Batch
+from fcos.training.batch import Batch
 from pipeline.annotations import Annotation, AnnotationSet
 from pipeline.augment import Augmentation, Sample, generator
 from pipeline.cache import ImageCache

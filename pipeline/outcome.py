@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fcos.detector import Detector
-from fcos.training.engine import Best, History, Row
+from fcos.training.history import Best, History, Row
 from fcos.weights import Description, save_detector
 from pipeline.annotations import AnnotationSet
 from pipeline.files import remove, replacing

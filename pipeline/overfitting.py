@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fcos.training.engine import Batch, History
+from fcos.training.batch import Batch
+from fcos.training.history import History
 from fcos.training.processes import ALONE, Processes
 from pipeline.annotations import AnnotationSet
 from pipeline.augment import generator

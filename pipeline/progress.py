@@ -7,7 +7,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-from fcos.training.engine import Row
+from fcos.training.history import Row
 
 _SHOWN = {"total": "loss", "classification": "class", "box": "box", "quality": "quality"}
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import PIL.Image
 from torch import Tensor
 
-from fcos.training.engine import Batch
+from fcos.training.batch import Batch
 from pipeline.errors import PipelineError
 from pipeline.explain.truth import DataSet
 from pipeline.params import Params

@@ -21,10 +21,13 @@ from fcos.criterion import Criterion
 from fcos.detector import Detector, build
 from fcos.input_size import InputSize
 from fcos.postprocess import Postprocess
+from fcos.training.batch import Batch
 from fcos.training.checkpoints import Checkpoint, NotSaved
 from fcos.training.compiling import Compiled
 from fcos.training.ema import make_ema
-from fcos.training.engine import Batch, Interrupted, NonFiniteLoss, NothingToLearn, Row, Trainer, Watcher
+from fcos.training.engine import Interrupted, Trainer
+from fcos.training.guards import NonFiniteLoss, NothingToLearn
+from fcos.training.history import Row, Watcher
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 from fcos.training.processes import ALONE, Processes

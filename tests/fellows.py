@@ -13,9 +13,11 @@ import torch
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build, stacked
 from fcos.targets import targets
+from fcos.training.batch import Batch
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import make_ema
-from fcos.training.engine import Batch, Row, Trainer
+from fcos.training.engine import Trainer
+from fcos.training.history import Row
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 from fcos.training.processes import Processes

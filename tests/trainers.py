@@ -10,7 +10,9 @@ from fcos.config import PAPER, ModelConfig
 from fcos.criterion import Criterion
 from fcos.detector import build
 from fcos.targets import targets
-from fcos.training.engine import Batch, Row, Trainer
+from fcos.training.batch import Batch
+from fcos.training.engine import Trainer
+from fcos.training.history import Row
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 

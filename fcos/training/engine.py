@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +13,17 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fcos.criterion import Criterion, Losses
 from fcos.detector import Detector
-from fcos.targets import Targets
+from fcos.training.batch import Batch
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import Average
+from fcos.training.guards import FIRST_STEPS, refuse_non_finite, refuse_nothing
+from fcos.training.history import Best, History, Row, Watcher
 from fcos.training.precision import Precision
 from fcos.training.processes import ALONE, Processes
+from fcos.training.steps import Step, fetched, summed_up
 from fcos.training.twin import twin
 
-Row = dict[str, float]
-_FIRST_STEPS = 20  # in which something must be learnt
-_SKIPPED = 30  # steps in a row: from 2^16, fp16's loss scale has then fallen far below 1, and goes on falling
-_COUNTS = ("positives", "objects", "annotated")  # of a row: over all processes
 _SAVE, _STOP, _FAILED = 1, 2, 3  # what a process may want before a step; the highest of them wins
-
-
-class NonFiniteLoss(RuntimeError):
-    """A loss became NaN or infinite; the message names the step, the losses and the images."""
-
-
-class NothingToLearn(RuntimeError):
-    """The first steps had no object, or no location that learns one; the message says which."""
 
 
 class Interrupted(RuntimeError):
@@ -41,70 +32,6 @@ class Interrupted(RuntimeError):
 
 class FailedElsewhere(RuntimeError):
     """Another process can't go on, and says why itself."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step learns from, or a part of it."""
-
-    pixels: Tensor  # uint8 [B, 3, H, W], padded
-    sizes: Tensor  # int64 [B, 2]: height and width of each image in it
-    targets: Targets
-    names: Sequence[str]  # of the images, for messages
-    objects: int  # in targets
-    annotated: int  # objects of these images before they were augmented
-
-    def pin_memory(self) -> "Batch":
-        """As a DataLoader asks for, so that copies to a GPU are made while it works."""
-        pinned = Targets(*(tensor.pin_memory() for tensor in vars(self.targets).values()))
-        return Batch(
-            self.pixels.pin_memory(), self.sizes.pin_memory(), pinned, self.names, self.objects, self.annotated
-        )
-
-
-class Watcher(Protocol):
-    """Who is told how training goes."""
-
-    def stepped(self, row: Row, images: int) -> None:
-        """After each step: its number, losses and learning rate; and how many images it had."""
-
-    def validated(self, row: Row) -> None:
-        """After each validation: its epoch, step and what was measured."""
-
-
-@dataclass
-class History:
-    """One row a step, and one a validation."""
-
-    steps: list[Row] = field(default_factory=list)
-    epochs: list[Row] = field(default_factory=list)
-    stopped_early: bool = False  # before the last epoch, since more would have been no better
-
-    def best(self, score: str) -> int | None:
-        """Place of the validation with the highest score, the first of equals; None where no score is known."""
-        scores = [row.get(score, -math.inf) for row in self.epochs]
-        return scores.index(max(scores)) if any(score in row for row in self.epochs) else None
-
-
-@dataclass(frozen=True)
-class Best:
-    """The result at its best validation."""
-
-    row: Row  # what was measured
-    weights: dict[str, Tensor]  # its state, on the CPU
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A step whose numbers are still on their device."""
-
-    values: Tensor  # [N] losses, then the gradient's norm
-    learning_rate: float
-    parts: Sequence[Batch]
-
-    def counted(self, what: Literal["objects", "annotated"]) -> int:
-        """Of all its parts, in this process."""
-        return sum(getattr(part, what) for part in self.parts)
 
 
 @dataclass(kw_only=True)
@@ -147,7 +74,7 @@ class Trainer:
     step: int = 0  # steps done
 
     def __post_init__(self) -> None:
-        self._waiting: list[_Step] = []
+        self._waiting: list[Step] = []
         self._saved = time.monotonic(), 0
         self._network: nn.Module | None = None
         self._frozen: bool | None = None  # whether the backbone is, in this epoch
@@ -207,8 +134,8 @@ class Trainer:
             self._step(parts)
             self.batch += 1
         self._fetch()
-        if self.epoch == 0 and len(self.history.steps) < _FIRST_STEPS:
-            self._refuse_nothing()
+        if self.epoch == 0 and len(self.history.steps) < FIRST_STEPS:
+            refuse_nothing(self.history.steps)
 
     def _agreed(self, steps: Iterable[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
         """The steps, for as long as every process has one and none is to stop."""
@@ -244,7 +171,7 @@ class Trainer:
         losses.append(self._learn(parts[-1], len(parts)))
         norm = self.precision.clipped(self.optimizer, self.detector, self.clip_norm)
         rate = self.optimizer.param_groups[0]["lr"]
-        self._waiting.append(_Step(torch.cat([_summed_up(losses), norm.detach()[None]]), rate, parts))
+        self._waiting.append(Step(torch.cat([summed_up(losses), norm.detach()[None]]), rate, parts))
         if len(self._waiting) >= self.log_every:
             self._fetch()  # before the optimiser: a loss that isn't finite leaves the weights as they were
         self.precision.step(self.optimizer)
@@ -268,64 +195,18 @@ class Trainer:
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, []
-        before, values = len(self.history.steps), torch.stack([step.values for step in waiting])
-        counts = values.new_tensor([[step.counted("objects"), step.counted("annotated")] for step in waiting])
-        numbered = self.processes.mean(torch.cat([values, counts], dim=1)).tolist()
-        for step, numbers in zip(waiting, numbered, strict=True):
-            row = self._row(step, numbers)
-            self._refuse_non_finite(row, step)
-            self.history.steps.append(row)
-            if self.processes.rank == 0:
-                self.watcher.stepped(row, sum(len(part.names) for part in step.parts) * self.processes.count)
-        if before < _FIRST_STEPS <= len(self.history.steps):
-            self._refuse_nothing()
+        before = len(self.history.steps)
+        for step, row in zip(waiting, fetched(waiting, self.processes, first=before + 1), strict=True):
+            self._record(step, row)
+        if before < FIRST_STEPS <= len(self.history.steps):
+            refuse_nothing(self.history.steps)
 
-    def _row(self, step: _Step, numbers: Sequence[float]) -> Row:
-        named = dict(zip([*Losses.names(), "gradient_norm", "objects", "annotated"], numbers, strict=True))
-        for name in _COUNTS:  # the mean over the processes, by their number
-            named[name] = _whole(named[name] * self.processes.count)
-        return {"step": len(self.history.steps) + 1, **named, "learning_rate": step.learning_rate}
-
-    def _refuse_non_finite(self, row: Row, step: _Step) -> None:
-        """All processes have the same numbers, so all of them come to the same end."""
-        wrong = [name for name, value in row.items() if not math.isfinite(value)]
-        if wrong == ["gradient_norm"] and self.precision.skips:
-            self._refuse_skipping(row)
-        elif wrong:
-            names = self.processes.gathered([name for part in step.parts for name in part.names])
-            raise NonFiniteLoss(
-                f"step {row['step']:g}: {', '.join(f'{name} {row[name]:g}' for name in wrong)}: the loss is not finite "
-                f"any more ({_listed(row)}); images {', '.join(n for own in names for n in own)}; "
-                "try a lower train.lr, a longer train.warmup or a smaller train.clip_norm"
-                + (", or train.precision bf16" if self.precision.skips else "")
-                + self._kept()
-            )
-
-    def _refuse_skipping(self, row: Row) -> None:
-        last = [one["gradient_norm"] for one in self.history.steps[-_SKIPPED + 1 :]]
-        if len(last) + 1 == _SKIPPED and not any(math.isfinite(norm) for norm in last):
-            raise NonFiniteLoss(
-                f"step {row['step']:g}: the gradients of {_SKIPPED} steps in a row were not finite in fp16, at an ever "
-                f"smaller loss scale, so that none of them was learnt from ({_listed(row)}); "
-                "set train.precision to bf16 or float32, or try a lower train.lr" + self._kept()
-            )
-
-    def _refuse_nothing(self) -> None:
-        """After the first steps, or after the first epoch where it is shorter."""
-        first = self.history.steps[:_FIRST_STEPS]
-        annotated, objects, positives = (
-            sum(row[name] for row in first) for name in ("annotated", "objects", "positives")
-        )
-        if annotated and not objects:
-            raise NothingToLearn(
-                f"none of the {annotated:g} objects of the first {len(first)} steps is left after augmentation; "
-                "look at `fcos show-batches`, and weaken train.augment"
-            )
-        if objects and not positives:
-            raise NothingToLearn(
-                f"no location learns any of the {objects:g} objects of the first {len(first)} steps; look at "
-                "`fcos explain`, and see whether model.levels and model.ranges fit the objects' sizes at train.size"
-            )
+    def _record(self, step: Step, row: Row) -> None:
+        done = self.history.steps
+        refuse_non_finite(row, step, done, processes=self.processes, skips=self.precision.skips, kept=self._kept())
+        done.append(row)
+        if self.processes.rank == 0:
+            self.watcher.stepped(row, len(step.names) * self.processes.count)
 
     def _freeze(self, frozen: bool) -> None:
         if self._frozen == frozen:
@@ -352,6 +233,7 @@ class Trainer:
             self.checkpoint.save_best({"row": self.best.row, "weights": weights})
 
     def _kept(self) -> str:
+        """Where the last good state is, to end a message."""
         when = self._saved[1]
         return f" (the state of step {when} is in {self.checkpoint.folder})" if self.checkpoint and when else ""
 
@@ -399,20 +281,3 @@ class Trainer:
             "precision": self.precision,
         }
         return {**parts, "ema": self.ema} if self.ema else parts
-
-
-def _summed_up(losses: Sequence[Tensor]) -> Tensor:
-    """A step's losses: of its parts the mean, and of their positives the sum."""
-    if len(losses) == 1:
-        return losses[0]
-    stacked = torch.stack(list(losses))
-    return torch.cat([stacked[:, :-1].mean(dim=0), stacked[:, -1:].sum(dim=0)])  # positives stand last
-
-
-def _whole(number: float) -> float:
-    """A count out of a mean, without its rounding; what isn't finite stays."""
-    return float(round(number)) if math.isfinite(number) else number
-
-
-def _listed(row: Row) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in row.items() if name != "step")

@@ -17,17 +17,9 @@ from typing import NoReturn
 from filelock import FileLock
 
 from fcos.training.checkpoints import Checkpoint
-from fcos.training.engine import (
-    Best,
-    FailedElsewhere,
-    History,
-    Interrupted,
-    NonFiniteLoss,
-    NothingToLearn,
-    Row,
-    Trainer,
-    Watcher,
-)
+from fcos.training.engine import FailedElsewhere, Interrupted, Trainer
+from fcos.training.guards import NonFiniteLoss, NothingToLearn
+from fcos.training.history import Best, History, Row, Watcher
 from fcos.training.processes import Processes
 from pipeline import annotations, launching, states, tracking
 from pipeline.advice import advice

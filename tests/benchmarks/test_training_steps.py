@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from benchmarks import gpu, training
-from fcos.training.engine import Batch
+from fcos.training.batch import Batch
 
 
 def test_both_sides_learn_the_same() -> None:

@@ -14,8 +14,11 @@ from fcos.config import PAPER, LossWeights
 from fcos.criterion import Criterion
 from fcos.detector import build, stacked
 from fcos.targets import targets
+from fcos.training.batch import Batch
 from fcos.training.checkpoints import Checkpoint
-from fcos.training.engine import Batch, NonFiniteLoss, NothingToLearn, Row, Trainer
+from fcos.training.engine import Trainer
+from fcos.training.guards import NonFiniteLoss, NothingToLearn
+from fcos.training.history import Row
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 from fcos.training.processes import ALONE, Alone, Processes

@@ -41,6 +41,16 @@ def test_no_decay_on_norms_biases_scales_and_fusions() -> None:
     assert not [name for name in decayed if not name.endswith(".weight")]
 
 
+def test_no_weight_decay_on_vectors() -> None:
+    detector = build(TINY, 3)
+    decayed, free = make_optimizer(detector, name="sgd", lr=1, weight_decay=0.5, momentum=0.9).param_groups
+    assert decayed["weight_decay"] == 0.5
+    assert all(parameter.ndim == 4 for parameter in decayed["params"])
+    assert free["weight_decay"] == 0
+    assert any(parameter is detector.head.scales for parameter in free["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(list(detector.parameters()))
+
+
 @pytest.mark.parametrize(
     ("name", "kept_free", "kept_decayed"),
     [
@@ -137,6 +147,29 @@ CURVES = [
 @pytest.mark.parametrize(("name", "steps", "warmup", "drops", "expected"), CURVES)
 def test_schedules_by_hand(name: str, steps: int, warmup: int, drops: list[int], expected: list[float]) -> None:
     assert rates(*made_schedule(name, steps, warmup, drops), steps) == pytest.approx(expected, rel=1e-6)
+
+
+def test_cosine_rises_then_falls_to_nearly_zero() -> None:
+    seen = rates(*made_schedule("cosine", 100, 10, []), 100)
+    assert seen[0] == pytest.approx(2e-3)
+    assert seen[10] == pytest.approx(2.0)
+    assert seen[55] == pytest.approx(1.0)
+    assert 0 < seen[-1] < 2e-3
+    assert sorted(seen[:11]) == seen[:11]
+
+
+def test_steps_fall_to_a_tenth_where_they_should() -> None:
+    seen = rates(*made_schedule("multi_step", 90, 0, [60, 80]), 90)
+    assert seen[59] == pytest.approx(2.0)
+    assert seen[60] == pytest.approx(0.2)
+    assert seen[80] == pytest.approx(0.02)
+
+
+def test_steps_after_a_warm_up_keep_their_place() -> None:
+    seen = rates(*made_schedule("multi_step", 90, 9, [60]), 90)
+    assert seen[9] == pytest.approx(2.0)
+    assert seen[59] == pytest.approx(2.0)
+    assert seen[60] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("warmup", range(1, 40))

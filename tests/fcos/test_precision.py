@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fcos.training.engine import NonFiniteLoss
+from fcos.training.guards import NonFiniteLoss
 from fcos.training.optimization import make_schedule
 from fcos.training.precision import Precision
 from tests.trainers import TINY, batch, tiny_trainer

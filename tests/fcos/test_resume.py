@@ -15,7 +15,8 @@ import torch
 
 from fcos.detector import Detector
 from fcos.training.checkpoints import Checkpoint
-from fcos.training.engine import Interrupted, Row, Trainer
+from fcos.training.engine import Interrupted, Trainer
+from fcos.training.history import Row
 from tests import trainings
 from tests.trainings import STEPS, Log, trainer, weights
 

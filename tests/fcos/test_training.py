@@ -13,8 +13,11 @@ from fcos.criterion import Criterion
 from fcos.detector import Detector, build, stacked
 from fcos.postprocess import Postprocess
 from fcos.targets import targets
+from fcos.training.batch import Batch
 from fcos.training.ema import make_ema
-from fcos.training.engine import Batch, NonFiniteLoss, Row, Trainer
+from fcos.training.engine import Trainer
+from fcos.training.guards import NonFiniteLoss
+from fcos.training.history import Row
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.precision import Precision
 
@@ -174,54 +177,3 @@ def test_ema_takes_batch_norms_buffers_along() -> None:
     average.update_parameters(layer)
     assert average.module.running_mean.item() == pytest.approx(4.0)
     assert average.module.num_batches_tracked.item() == 7
-
-
-def rates(name: str, steps: int, warmup: float, drops: list[float]) -> list[float]:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = make_schedule(
-        optimizer,
-        name=name,
-        steps=steps,
-        warmup=round(warmup * steps),
-        drops=[round(drop * steps) for drop in drops],
-        gamma=0.1,
-    )  # type: ignore[arg-type]
-    seen = []
-    for _ in range(steps):
-        seen.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    return seen
-
-
-def test_cosine_rises_then_falls_to_nearly_zero() -> None:
-    seen = rates("cosine", 100, 0.1, [])
-    assert seen[0] == pytest.approx(1e-3)
-    assert seen[10] == pytest.approx(1.0)
-    assert seen[55] == pytest.approx(0.5)
-    assert 0 < seen[-1] < 1e-3
-    assert sorted(seen[:11]) == seen[:11]
-
-
-def test_steps_fall_to_a_tenth_where_they_should() -> None:
-    seen = rates("multi_step", 90, 0.0, [60 / 90, 80 / 90])
-    assert seen[59] == pytest.approx(1.0)
-    assert seen[60] == pytest.approx(0.1)
-    assert seen[80] == pytest.approx(0.01)
-
-
-def test_steps_after_a_warm_up_keep_their_place() -> None:
-    seen = rates("multi_step", 90, 0.1, [60 / 90])
-    assert seen[9] == pytest.approx(1.0)
-    assert seen[59] == pytest.approx(1.0)
-    assert seen[60] == pytest.approx(0.1)
-
-
-def test_no_weight_decay_on_vectors() -> None:
-    detector = build(MODEL, 3)
-    decayed, free = make_optimizer(detector, name="sgd", lr=1, weight_decay=0.5, momentum=0.9).param_groups
-    assert decayed["weight_decay"] == 0.5
-    assert all(parameter.ndim == 4 for parameter in decayed["params"])
-    assert free["weight_decay"] == 0
-    assert any(parameter is detector.head.scales for parameter in free["params"])
-    assert len(decayed["params"]) + len(free["params"]) == len(list(detector.parameters()))

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 import torch
 
-from fcos.training.engine import History
+from fcos.training.history import History
 from fcos.training.processes import Alone
 from pipeline import annotations, params
 from pipeline.annotations import Annotation, AnnotationSet, Category, Image

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from fcos.detector import Detector
-from fcos.training.engine import Row
+from fcos.training.history import Row
 from pipeline import params, recipes
 from pipeline.annotations import Annotation, AnnotationSet, Category
 from pipeline.annotations import Image as ImageRecord

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from pipeline import params
 from pipeline.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
 from pipeline.training import iterations, learning_rate, make_batches, make_trainer
+from tests.noise import written
 
 
 class Silent:
@@ -108,3 +110,19 @@ def test_a_precision_that_the_cpu_lacks_is_told_in_one_line(
     assert capsys.readouterr().err.splitlines() == [
         "train: train.precision: this CPU has no instructions for bf16, so float32 is faster"
     ]
+
+
+def test_batches_are_what_the_parameters_say(home: Path) -> None:
+    split = written(home / "raw", [(48, 64), (64, 48), (40, 80), *[(48, 64)] * 7])
+    values = params.load(home / "params.yaml")
+    train = replace(values.train, limit=5, cache=True, batch_size=2, size=(64, 96), workers=0)
+    made = make_batches(replace(values, train=train), split, home / "raw")
+    assert len(made.data) == 5
+    assert [len(list(made(epoch))) for epoch in range(2)] == [2, 2]
+    (folder,) = home.glob(".fcos/cache/raw/*/sides-64-96")
+    sums = np.fromfile(folder / "sums", dtype=np.uint64)
+    assert set(np.flatnonzero(sums)) <= set(made.data.rows.tolist())
+    assert not made.pin_memory or torch.cuda.is_available()
+    varied = replace(train, multi_scale=(48, 80))
+    make_batches(replace(values, train=varied), split, home / "raw")
+    assert list(home.glob(".fcos/cache/raw/*/sides-80-96"))

@@ -7,7 +7,7 @@ import torch
 
 from fcos.detector import build
 from fcos.input_size import InputSize
-from fcos.training.engine import Best, History
+from fcos.training.history import Best, History
 from fcos.weights import Description, load_detector
 from pipeline.stages.train import stopped_early, summary, write_weights
 from tests.trainings import MODEL
