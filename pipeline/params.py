@@ -29,9 +29,18 @@ class DigitsParams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ZooParams:
+    splits: tuple[str, ...] | None
+    classes: tuple[str, ...] | None
+    samples: Positive | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DownloadParams:
     path: str
-    format: Literal["auto", "coco", "voc"]
+    format: str  # checked where it is used, like `dataset`: rooms know their members
+    mirror: str | None
+    zoo: ZooParams
     digits: DigitsParams
 
     def __post_init__(self) -> None:
@@ -41,13 +50,52 @@ class DownloadParams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckParams:
+    """What each check of `pipeline.conversion.checks` does about what it finds."""
+
+    missing_image: Literal["default", "error", "skip"]
+    ambiguous_image: Literal["default", "error", "skip"]
+    undecodable_image: Literal["default", "error", "skip"]
+    truncated_image: Literal["default", "error", "skip"]
+    size: Literal["default", "error", "repair", "skip"]
+    exif: Literal["default", "error", "skip", "note"]
+    repeated_image: Literal["default", "error", "skip"]
+    missing_annotation: Literal["default", "error", "skip"]
+    record: Literal["default", "error", "skip"]
+    xml: Literal["default", "error", "skip"]
+    orphan: Literal["default", "error", "skip"]
+    repeated_id: Literal["default", "error", "note"]
+    not_finite: Literal["default", "error", "skip"]
+    degenerate: Literal["default", "error", "skip"]
+    swapped: Literal["default", "error", "repair", "skip"]
+    thin: Literal["default", "error", "skip"]
+    outside: Literal["default", "error", "repair", "skip"]
+    repeated_box: Literal["default", "error", "skip", "note"]
+    unknown_class: Literal["default", "error", "skip"]
+    unused_class: Literal["default", "error", "note"]
+    alike_classes: Literal["default", "error", "note"]
+    leak: Literal["default", "error", "repair", "note"]
+    alike_leak: Literal["default", "error", "repair", "note"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertParams:
     train: str | None
     val: str | None
     test: str | None
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    split_seed: Literal["auto"] | Annotated[int, Field(ge=0)]
+    folds: Annotated[int, Field(ge=2)] | None
+    fold: Annotated[int, Field(ge=0)]
+    groups: str | None
     classes: tuple[str, ...] | None
+    images: Literal["decode", "header", "trust"]
     problems: Literal["error", "repair"]
+    checks: CheckParams
+
+    def __post_init__(self) -> None:
+        if self.folds and self.fold >= self.folds:
+            raise ValueError(f"fold: {self.fold} is not one of {self.folds} folds, counted from 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +205,7 @@ class InspectParams:
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    dataset: Literal["digits", "custom"]
+    dataset: str
     loss: BoxLoss
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     download: DownloadParams

@@ -34,14 +34,31 @@ class Seen:
     look: Look
 
 
-def convert(raw: Path, unified: Path, options: ConvertParams, format: str = "auto") -> dict[str, Any]:
-    """Converts the data set in the folder `raw` and writes the folder `unified`, whole or not at all.
+@dataclass(frozen=True)
+class Survey:
+    """A data set in the unified format, not yet written, and all that was found on the way."""
 
-    Returns:
-        the report, as written to `report.json`.
+    format: str
+    source: dict[str, str]  # by split: the data set's own name of what it was made from
+    splits: dict[str, AnnotationSet]
+    ledger: Ledger
+    unused_image_files: int
+
+    def report(self) -> dict[str, Any]:
+        """As report.json has it."""
+        return {
+            "format": self.format,
+            "splits": {split: _summary(self.source[split], found) for split, found in self.splits.items()},
+            "unused_image_files": self.unused_image_files,
+            **self.ledger.report(),
+        }
+
+
+def survey(raw: Path, options: ConvertParams, format: str = "auto") -> Survey:
+    """Reads the data set in the folder `raw` and does with each problem what `options` say.
 
     Raises:
-        PipelineError: the data set can't be read or, without `problems: repair`, has a problem.
+        PipelineError: the data set can't be read or has a problem that is an error.
     """
     name = formats.recognise(raw) if format == "auto" else format
     dataset = formats.read(raw, name)
@@ -50,18 +67,26 @@ def convert(raw: Path, unified: Path, options: ConvertParams, format: str = "aut
     seen = _without_leaks(_seen_splits(raw, dataset, choice, options.val_fraction, ledger), ledger)
     categories = _chosen(dataset.categories, options.classes)
     splits = {split: _annotations(split, found, categories, ledger) for split, found in seen.items()}
-    for split, annotations in splits.items():
-        _check_usable(split, annotations)
     used = {file for found in seen.values() for file in (item.raw.file for item in found)}
-    report = {
-        "format": name,
-        "problems": options.problems,
-        "splits": {split: _summary(_source(choice, split), annotations) for split, annotations in splits.items()},
-        "unused_image_files": dataset.files - len(used),
-        **ledger.report(),
-    }
+    source = {split: _source(choice, split) for split in splits}
+    return Survey(name, source, splits, ledger, dataset.files - len(used))
+
+
+def convert(raw: Path, unified: Path, options: ConvertParams, format: str = "auto") -> dict[str, Any]:
+    """Converts the data set in the folder `raw` and writes the folder `unified`, whole or not at all.
+
+    Returns:
+        the report, as written to `report.json`.
+
+    Raises:
+        PipelineError: the data set can't be read, has a problem that is an error, or nothing to learn from.
+    """
+    found = survey(raw, options, format)
+    for split, annotations in found.splits.items():
+        _check_usable(split, annotations)
+    report = {"problems": options.problems, **found.report()}
     with replacing(unified) as folder:
-        for split, annotations in splits.items():
+        for split, annotations in found.splits.items():
             write(annotations, folder / f"{split}.json")
         write_json(folder / "report.json", report)
     return report

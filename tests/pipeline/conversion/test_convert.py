@@ -3,30 +3,26 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from pipeline import params
 from pipeline.annotations import Annotation, read
 from pipeline.conversion import convert
 from pipeline.errors import PipelineError
 from pipeline.params import ConvertParams
+from tests.projects import REPOSITORY
 
 Write = Callable[..., Path]
 
 
 def options(**values: Any) -> ConvertParams:
-    defaults: dict[str, Any] = {
-        "train": None,
-        "val": None,
-        "test": None,
-        "val_fraction": 0.2,
-        "classes": None,
-        "problems": "error",
-    }
-    return ConvertParams(**defaults | values)
+    """params.yaml's, but for these."""
+    return replace(params.load(REPOSITORY / "params.yaml").convert, **values)
 
 
 @pytest.fixture
