@@ -212,8 +212,8 @@ class _Plain(Dataset[Any]):
 def annotations_memory(workers: int, *, plain: bool = False, images: int = 20_000, each: int = 5) -> float:
     """MiB that a data set's annotations take after an epoch, in the training process and its workers together.
 
-    Each page of memory counts once, however many processes share it (PSS). What an epoch of a hundred images takes, in
-    as many processes, is subtracted.
+    Each page counts once, however many of these processes share it (PSS), and pages of files (libraries) don't: their
+    share depends on what else runs. What an epoch of a hundred images takes, in as many processes, is subtracted.
     """
     # In new processes: what this one did before would count.
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -252,7 +252,7 @@ def _small(folder: Path, images: int, each: int) -> AnnotationSet:
 
 def _pss(pid: str) -> int:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 _CORES = max(1, len(os.sched_getaffinity(0)))
