@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fcos.backbones import Backbone, build_backbone
+from fcos.backbones.batch_norm import convert_batch_norm
 from fcos.config import ModelConfig
 from fcos.head import Head
 from fcos.necks import NECKS
@@ -114,6 +115,9 @@ def build(config: ModelConfig, num_classes: int) -> Detector:
         ValueError: see `build_backbone`.
     """
     backbone = build_backbone(config)
-    neck = NECKS[config.neck](backbone.channels, config)
-    detector = Detector(backbone=backbone, neck=neck, head=Head(config, num_classes), config=config)
+    neck, head = NECKS[config.neck](backbone.channels, config), Head(config, num_classes)
+    if config.batch_norm == "synchronised":
+        convert_batch_norm(neck, "synchronised")
+        convert_batch_norm(head, "synchronised")
+    detector = Detector(backbone=backbone, neck=neck, head=head, config=config)
     return detector.to(memory_format=torch.channels_last)

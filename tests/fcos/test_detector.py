@@ -60,6 +60,14 @@ def test_a_single_small_image_passes_all_levels() -> None:
     assert [grid.count for grid in detector(detector.prepare([image(20, 30)])).points.grids] == [16, 4, 1, 1, 1]
 
 
+def test_synchronised_norms_are_so_in_every_part() -> None:
+    synchronised = replace(SMALL, batch_norm="synchronised", neck="pan", neck_norm="batch", head_norm="batch")
+    kinds = [type(layer) for layer in build(synchronised, 2).modules() if hasattr(layer, "running_mean")]
+    assert set(kinds) == {torch.nn.SyncBatchNorm}
+    backbone = [type(layer) for layer in build(synchronised, 2).backbone.modules() if hasattr(layer, "running_mean")]
+    assert len(kinds) > len(backbone)
+
+
 def test_no_quality() -> None:
     detector = build(replace(SMALL, quality="none"), 2)
     assert detector(detector.prepare([image(64, 64)])).quality is None
