@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from benchmarks import criterion, gpu, inference, loader, saving, training
+from benchmarks import criterion, datasets, gpu, inference, loader, saving, training
 from benchmarks.harness import Limit, Measurement, Result, bench_card, check, measure, save_card, table
 
 MEASUREMENTS: list[Measurement] = [
@@ -18,9 +18,10 @@ MEASUREMENTS: list[Measurement] = [
     *criterion.MEASUREMENTS,
     *training.MEASUREMENTS,
     *loader.MEASUREMENTS,
+    *datasets.MEASUREMENTS,
     *gpu.MEASUREMENTS,
 ]
-LIMITS: list[Limit] = [*criterion.LIMITS, *training.LIMITS, *loader.LIMITS, *gpu.LIMITS, *saving.LIMITS]
+LIMITS: list[Limit] = [*criterion.LIMITS, *training.LIMITS, *loader.LIMITS, *datasets.LIMITS, *gpu.LIMITS, *saving.LIMITS]
 
 
 def run(measurements: Sequence[Measurement], limits: Sequence[Limit], *, repeats: int, warmup: int) -> list[Result]:

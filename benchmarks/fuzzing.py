@@ -1,0 +1,161 @@
+"""`python -m benchmarks.fuzzing FORMAT`: a reader under bytes that a coverage-guided fuzzer makes from small valid files.
+
+Needs `pip install atheris` (Linux), which is no part of the environment: tests try readers with hypothesis. An outcome
+is right when it is a PipelineError of one line or data that the unified format accepts; anything else stops the campaign with the
+bytes in a file beside it. Runs in memory: /dev/shm.
+"""
+
+import argparse
+import json
+import shutil
+import struct
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import atheris
+import crc32c
+import PIL.Image
+from tfrecord import example_pb2
+
+with atheris.instrument_imports(include=["pipeline.formats", "pipeline.conversion"]):
+    from pipeline import annotations, params
+    from pipeline.conversion import survey
+    from pipeline.errors import PipelineError
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+_VOC = """<annotation><filename>a.png</filename><size><width>40</width><height>30</height></size><object><name>cat</name>
+<difficult>1</difficult><bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>30</xmax><ymax>20</ymax></bndbox></object></annotation>"""
+_CVAT = """<annotations><version>1.1</version><image id="0" name="a.png" width="40" height="30"><box label="cat" xtl="1"
+ytl="2.5" xbr="30" ybr="20" occluded="0"></box><polygon label="cat" points="1,2;5,6;3,9" occluded="0"/></image></annotations>"""
+_COCO = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}, {"id": "2", "file_name": "b.png"}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2.5, 30, 20], "area": 9, "iscrowd": 0},
+        {"id": 2, "image_id": "2", "category_id": "7", "bbox": [0, 0, 2, 2], "segmentation": {"counts": "a"}},
+    ],
+    "categories": [{"id": 7, "name": "cat"}],
+}
+_LABELME = {
+    "shapes": [{"label": "cat", "points": [[1, 2], [30, 20]], "shape_type": "rectangle", "flags": {"difficult": True}}],
+    "imagePath": "a.png",
+    "imageData": None,
+    "imageHeight": 30,
+    "imageWidth": 40,
+}
+
+
+def _record() -> bytes:
+    """One record of TensorFlow's Object Detection API."""
+    example = example_pb2.Example()
+    feature = example.features.feature
+    feature["image/filename"].bytes_list.value.append(b"a.png")
+    feature["image/object/class/text"].bytes_list.value.append(b"cat")
+    for side, share in (("xmin", 0.1), ("ymin", 0.2), ("xmax", 0.5), ("ymax", 0.9)):
+        feature[f"image/object/bbox/{side}"].float_list.value.append(share)
+    return bytes(example.SerializeToString())
+
+
+def _framed(content: bytes) -> bytes:
+    """With the right lengths and checksums, so that what lies behind them is reached."""
+    length = struct.pack("<Q", len(content))
+    return b"".join((length, _masked(length), content, _masked(content)))
+
+
+def _masked(content: bytes) -> bytes:
+    crc = crc32c.crc32c(content)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _as_is(content: bytes) -> bytes:
+    return content
+
+
+# By format: the file whose bytes change, what they are at first, what is done to them, and the other files.
+TARGETS: dict[str, tuple[str, bytes, Callable[[bytes], bytes], dict[str, str]]] = {
+    "coco": ("train.json", json.dumps(_COCO).encode(), _as_is, {}),
+    "voc": ("Annotations/a.xml", _VOC.encode(), _as_is, {"ImageSets/Main/train.txt": "a\n"}),
+    "yolo": ("a.txt", b"0 0.5 0.5 0.2 0.3\n1 0.1 0.1 0.9 0.1 0.5 0.8\n", _as_is, {"classes.txt": "cat\ndog\n"}),
+    "yolo-manifest": ("data.yaml", b"train: .\nval: .\nnames: [cat, dog]\n", _as_is, {"a.txt": "0 .5 .5 .2 .3\n"}),
+    "kitti": ("label_2/a.txt", b"Car 0.00 0 1.5 1 2 30 20 1 1 1 1 1 1 0.1\nDontCare -1 -1 -10 5 6 9 9 -1 -1 -1 -1 -1 -1 -1\n", _as_is, {}),
+    "cvat": ("annotations.xml", _CVAT.encode(), _as_is, {}),
+    "labelme": ("a.json", json.dumps(_LABELME).encode(), _as_is, {}),
+    "tfrecord": ("train.tfrecord", _record(), _framed, {}),
+    "retinanet": ("train.csv", b"a.png,1,2,30,20,cat\nb.png,,,,,\n", _as_is, {"classes.csv": "cat,0\ndog,1\n"}),
+    "openimages": (
+        "train-annotations-bbox.csv",
+        b"ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,/m/01,0.25,0.5,0,1,0\nb,/m/01,\"0,25\",0.5,0,1,1\n",
+        _as_is,
+        {"class-descriptions.csv": "/m/01,Cat\n"},
+    ),
+}
+
+
+def _laid_out(folder: Path, target: str) -> Path:
+    """A small data set; gives back the file to change."""
+    name, content, framed, others = TARGETS[target]
+    for path, text in {**others, name: framed(content)}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(text if isinstance(text, bytes) else text.encode())
+    for image in ("a.png", "b.png"):
+        PIL.Image.new("L", (40, 30), hash(image) % 200).save(folder / image)
+    return folder / name
+
+
+def _outcome(folder: Path, format: str, options: params.ConvertParams) -> str:
+    """What became of it: the kind of a clear error, or `data`.
+
+    Raises:
+        Exception: anything unclear.
+    """
+    try:
+        found = survey(folder, options, format)
+    except PipelineError as error:
+        line = str(error)
+        assert line and len(line.splitlines()) == 1, line
+        line.encode()
+        return "a clear error"
+    for split in found.splits.values():
+        for problem in annotations.problems(split):
+            raise AssertionError(problem)
+    return "valid data"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzzing", description=__doc__)
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    place = Path(tempfile.mkdtemp(prefix="fuzzing-", dir="/dev/shm"))
+    format, (_, first, framed, _) = asked.target.split("-")[0], TARGETS[asked.target]
+    changed = _laid_out(place / "raw", asked.target)
+    (place / "corpus").mkdir()
+    (place / "corpus/first").write_bytes(first)
+    own = replace(params.load(_REPOSITORY / "params.yaml").convert, images="header")
+    options = (own, replace(own, problems="repair"))
+    outcomes: Counter[str] = Counter()
+    began = time.monotonic()
+
+    def one(content: bytes) -> None:
+        changed.write_bytes(framed(content))
+        outcomes[_outcome(place / "raw", format, options[len(content) % 2])] += 1
+        count = sum(outcomes.values())
+        if count == asked.inputs:
+            result = {"target": asked.target, "inputs": count, **outcomes, "seconds": round(time.monotonic() - began)}
+            print(json.dumps(result), flush=True)  # libFuzzer ends the process
+
+    flags = [f"-runs={asked.inputs}", f"-seed={asked.seed}", "-max_len=4096", "-verbosity=0", "-timeout=20"]
+    atheris.Setup([sys.argv[0], *flags, f"-artifact_prefix={asked.target}-", str(place / "corpus")], one)
+    try:
+        atheris.Fuzz()
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
