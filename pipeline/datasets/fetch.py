@@ -104,7 +104,9 @@ def _hash(path: Path, kind: str) -> str:
 def _check(file: File) -> None:
     """What a person writes into an entry of their own may be wrong in many ways."""
     name = file.name
-    plain = name.isprintable() and Path(name).name == name and "\\" not in name and not name.startswith(".")
+    plain = (
+        name != "" and name.isprintable() and Path(name).name == name and "\\" not in name and not name.startswith(".")
+    )
     if not plain or name.endswith(_RESERVED):
         raise PipelineError(f"{name!r}: a file's name is a plain one: no folders, no leading dot, no .part at its end")
     for url in file.urls:

@@ -106,7 +106,6 @@ def session(patience: Patience) -> requests.Session:
     """Asks again, later and later, where there is no connection or the server is busy; proxies from the environment."""
     retry = Retry(
         total=patience.retries,
-        other=0,  # TLS: asking again changes nothing
         status_forcelist=_BUSY,
         allowed_methods={"GET"},
         backoff_factor=patience.backoff,
@@ -318,9 +317,12 @@ def _stay_encrypted(answer: requests.Response, *_: object, **__: object) -> None
 
 
 def _cause(error: BaseException) -> str:
-    """What lies under the layers of three libraries, in one line."""
+    """What lies under the layers of three libraries: the innermost that still speaks of networks."""
     prefix = "the proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return prefix + (told or type(error).__name__)
+    told, inner = error, error.__cause__ or error.__context__
+    while inner is not None:
+        if isinstance(inner, (OSError, HTTPException)):
+            told = inner
+        inner = inner.__cause__ or inner.__context__
+    words = told.strerror if isinstance(told, OSError) and told.strerror else str(told)
+    return prefix + (words or type(told).__name__)
