@@ -25,12 +25,13 @@ LONG_AGO = "Mon, 01 Jan 2024 00:00:00 GMT"
 
 
 class Server:
-    """Serves `content` at every path. Each request plays the next fault of `script`; after the last it is a good one.
+    """Serves `content` at every path. Each request plays the next fault of `script`, or gets its bytes as they
+    stand there; after the last it is a good server.
 
     `validators` are the headers that tell its content from another: "ETag", "Last-Modified".
     """
 
-    def __init__(self, content: bytes, *script: str, certificate: Path | None = None) -> None:
+    def __init__(self, content: bytes, *script: str | bytes, certificate: Path | None = None) -> None:
         self.content = content
         self.script = deque(script)
         self.validators: tuple[str, ...] = ("ETag", "Last-Modified")
@@ -98,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.play.asked.append((self.path, self.headers))
         fault = self.play.script.popleft() if self.play.script else "good"
         with suppress(OSError):
-            FAULTS[fault](self)
+            (_raw(fault) if isinstance(fault, bytes) else FAULTS[fault])(self)
             self.wfile.flush()
 
     def start(self) -> int:

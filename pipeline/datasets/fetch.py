@@ -75,7 +75,7 @@ def fetch(
             if mirror is None or _is_address(mirror):
                 _download(file, _addresses(file, mirror), part, patience or Patience())
             else:
-                _copy(file, from_root(mirror), part)
+                _copy(file, _folder(mirror), part)
             _finish(part, into / file.name)
     return [into / file.name for file in files]
 
@@ -133,6 +133,12 @@ def _addresses(file: File, mirror: str | None) -> tuple[str, ...]:
     return file.urls if mirror is None else (f"{mirror.rstrip('/')}/{quote(file.name)}",)
 
 
+def _folder(mirror: str) -> Path:
+    if "://" in mirror:
+        raise PipelineError(f"download.mirror: {mirror!r} is neither an address (https:// or http://) nor a folder")
+    return from_root(Path(mirror).expanduser())
+
+
 def _part(file: File, into: Path) -> Part:
     return Part(into / f"{file.name}.part")
 
@@ -143,6 +149,7 @@ def _there(file: File, into: Path) -> bool:
         return False
     if problem := fault(path, file):
         raise PipelineError(f"{path}: {problem}: put the right file there, or delete it to have it fetched")
+    _part(file, into).discard()  # a person was faster
     return True
 
 

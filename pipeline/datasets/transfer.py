@@ -1,6 +1,7 @@
 """One file from one address over HTTP: continued where it was cut, and never with a byte of another file."""
 
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -139,7 +140,8 @@ class Transfer:
             Whether it is put together from several answers, so that wrong bytes may not be this server's fault.
 
         Raises:
-            Unfit: the address has no such file, or didn't bring it further after several requests.
+            Unfit: the address has no such file, or one that the disk has no room for, or several requests brought it no
+                further.
         """
         joined, longest, failures = self.part.length() > 0, self.part.length(), 0
         while not self._complete():
@@ -205,6 +207,8 @@ class Transfer:
         self._expect(total)
         if not self.checked:
             self._tellable(answer, total)
+        if self.size is None and total is not None:
+            self._room(total)
         self.part.begin(Origin(self.url, _validator(answer.headers), total))
         return total if self.size is None else self.size
 
@@ -231,6 +235,12 @@ class Transfer:
             raise Unfit("sends it encoded, and without a checksum nobody can tell whether it is right")
         if total is None and self.size is None and not _chunked(answer):
             raise Unfit("doesn't say how long the file is; its entry needs a size or a checksum")
+
+    def _room(self, total: int) -> None:
+        """Where only the server tells the size."""
+        free = shutil.disk_usage(self.part.path.parent).free + self.part.length()
+        if total > free:
+            raise Unfit(f"has {total:,} bytes, and {free:,} are free on the disk")
 
     def _append(self, answer: requests.Response, length: int, total: int | None) -> int:
         """Writes what comes behind the part's first `length` bytes; how long it is then."""

@@ -70,6 +70,7 @@ def test_what_is_there_is_not_fetched_again(tmp_path: Path) -> None:
 
 def test_a_file_that_a_person_put_there_needs_no_network(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(CONTENT)
+    (tmp_path / "a.bin.part").write_bytes(CONTENT[:9])  # what they didn't wait for
     assert brought(tmp_path, described("http://127.0.0.1:9/a.bin")) == CONTENT
     assert brought(tmp_path, described()) == CONTENT
 
@@ -296,12 +297,18 @@ def test_mirror_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     assert brought(tmp_path / "4", file, mirror="mirror") == CONTENT
+    assert "neither an address" in refused(tmp_path / "5", file, mirror="ftp://example.org/a")
 
 
 def test_disk_room_is_told_with_its_numbers(tmp_path: Path) -> None:
     line = refused(tmp_path, described("http://127.0.0.1:9/a.bin", size=10**15), unpacked=2 * 10**15)
     assert "1.00PB to fetch and 2.00PB to unpack need 3.00PB" in line
     assert "are free" in line
+
+
+def test_disk_room_where_only_the_server_knows_the_size(tmp_path: Path) -> None:
+    with Server(CONTENT, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000000\r\n\r\nabc") as server:
+        assert "has 1,000,000,000,000,000 bytes, and " in refused(tmp_path, described(server.url(), size=None))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -382,14 +389,57 @@ def outcome(into: Path, file: File) -> bytes | None:
     return None
 
 
+STATUSES = st.sampled_from([100, 103, 200, 200, 206, 206, 301, 304, 307, 308, 401, 407, 413, 416, 429, 503, 999])
+PLACES = [
+    "/b",
+    "",
+    "?",
+    "//",
+    "http://127.0.0.1:9/",
+    "http://[::1",
+    "http://127.0.0.1:x/",
+    "data:,x",
+    "\xe9",
+    "http://%zz/",
+]
+VALUES = {
+    "Content-Length": ["0", "10247", "5123", "-1", "x", "1, 2", "9" * 30, ""],
+    "Content-Range": ["bytes 5124-10246/10247", "bytes 5124-5123/10247", "bytes 5124-10246/*", "bytes */10247", "x"],
+    "Transfer-Encoding": ["chunked", "gzip, chunked", "identity", "x"],
+    "Content-Encoding": ["gzip", "br", "identity", "x"],
+    "Location": PLACES,
+    "Retry-After": ["0", "-1", "x", "Mon, 99 Foo 0000 99:99:99 GMT", "Mon, 01 Jan 0001 00:00:00 +9999", ""],
+    "ETag": ['"a"', 'W/"a"', "a", '"', "\xff"],
+    "Last-Modified": ["x", "", "Mon, 01 Jan 0001 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 GMT"],
+    "Date": ["x", "Mon, 01 Jan 2025 00:00:00 -0000"],
+    "Set-Cookie": ["a=b; Expires=x", "\xe9"],
+    "Connection": ["close", "x"],
+}
+HEADERS = st.sampled_from(sorted(VALUES)).flatmap(lambda name: st.tuples(st.just(name), st.sampled_from(VALUES[name])))
+BODIES = st.one_of(
+    st.binary(max_size=40), st.sampled_from([CONTENT, CONTENT[5124:], b"3\r\nabc\r\n0\r\n\r\n", b"-5\r\n"])
+)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> bytes:
+    """What a server might say, headers and all; now and then it breaks off."""
+    lines = [
+        f"HTTP/1.1 {draw(STATUSES)} So",
+        *(f"{name}: {value}" for name, value in draw(st.lists(HEADERS, max_size=5))),
+    ]
+    text = "\r\n".join([*lines, "", ""]).encode("latin1") + draw(BODIES)
+    return text[: draw(st.integers(0, len(text)))] if draw(st.integers(0, 4)) == 0 else text
+
+
 @ONE
 @given(
-    script=st.lists(st.sampled_from([*QUICK, "cut", "good"]), max_size=8),
+    script=st.lists(st.one_of(st.sampled_from([*QUICK, "cut", "cut", "good"]), answers()), max_size=8),
     sized=st.booleans(),
     runs=st.integers(1, 3),
 )
 def test_whatever_a_server_plays_the_file_is_right_or_not_there(
-    tmp_path_factory: pytest.TempPathFactory, script: list[str], sized: bool, runs: int
+    tmp_path_factory: pytest.TempPathFactory, script: list[str | bytes], sized: bool, runs: int
 ) -> None:
     into = tmp_path_factory.mktemp("into")
     with Server(CONTENT, *script) as server:
