@@ -56,20 +56,22 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Unpacks a .zip, .tar or compressed .tar, told by its content, into the folder `into`, which must not exist yet.
+    """Unpacks a .zip, .tar or compressed .tar, told by its content, into the folder `into`; no file there is replaced.
 
-    On an error the folder may hold a part: write by way of `pipeline.files.replacing`.
+    Several archives may go into one folder. On an error it may hold a part: write by way of `pipeline.files.replacing`.
 
     Raises:
         PipelineError: it is not an archive, empty, truncated, corrupt or encrypted; a member would land outside the
-            folder or is no plain file or folder; or it would take more room than the disk has or than is plausible.
+            folder, is there already, or is no plain file or folder; or it would take more room than the disk has or
+            than is plausible.
     """
-    into.mkdir(parents=True)
+    into.mkdir(parents=True, exist_ok=True)
     folders = {into}
     with _one_line(archive), archive.open("rb") as raw, _bar(archive) as bar:
         room = Room(archive, shutil.disk_usage(into).free)
         for name, size, content in _members(archive, raw, room):
             target = into / _safe(archive, name)
+            room.members += 1
             folder = target if content is None else target.parent
             if folder not in folders:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,7 @@ def unpack(archive: Path, into: Path) -> None:
             if content is not None:
                 _write(archive, name, target, content, size, room)
             bar.update(max(0, raw.tell() - bar.n))
-    if not any(into.iterdir()):
+    if not room.members:
         raise PipelineError(f"{archive}: nothing is in it; fetch it again or pack it anew")
 
 
@@ -88,6 +90,7 @@ class Room:
     archive: Path
     free: int  # bytes
     taken: int = field(default=0, init=False)
+    members: int = field(default=0, init=False)
 
     def announce(self, size: int) -> None:
         """What the archive says it will take."""
@@ -233,7 +236,7 @@ def _write(archive: Path, name: str, target: Path, content: IO[bytes], size: int
     try:
         file = target.open("xb")
     except FileExistsError:
-        _refuse(archive, name, "is in it twice, or differs in case only")
+        _refuse(archive, name, "is there already: in it twice, in another archive, or with other capitals")
     with file, _naming(archive, name):
         left = size
         while chunk := content.read(_CHUNK):

@@ -115,6 +115,17 @@ def test_member_twice(tmp_path: Path) -> None:
     refused(tarred_twice(tmp_path / "a.tar"), "top/a.txt", "twice")
 
 
+def test_several_into_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in (1, 2):
+        unpack(zipped(tmp_path / f"{number}.zip", {f"VOCdevkit/{number}.xml": b"<>"}), out)
+    assert sorted(path.name for path in (out / "VOCdevkit").iterdir()) == ["1.xml", "2.xml"]
+    with pytest.raises(PipelineError, match=r"2\.zip: VOCdevkit/2\.xml: is there already"):
+        unpack(tmp_path / "2.zip", out)
+    with pytest.raises(PipelineError, match="nothing is in it"):
+        unpack(zipped(tmp_path / "3.zip", {}), out)
+
+
 def tarred_twice(path: Path) -> Path:
     with tarfile.open(path, "w") as archive:
         for _ in range(2):

@@ -1,6 +1,7 @@
 """Fetching from real servers on the loopback that misbehave, a real proxy, folders and a person's hands."""
 
 import errno
+import io
 import os
 import re
 import subprocess
@@ -298,6 +299,19 @@ def test_mirror_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("DVC_ROOT", raising=False)
     assert brought(tmp_path / "4", file, mirror="mirror") == CONTENT
     assert "neither an address" in refused(tmp_path / "5", file, mirror="ftp://example.org/a")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_with_rate_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Server(CONTENT[:25], "drip") as server:
+        fetch([described(server.url(), content=CONTENT[:25])], tmp_path)
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"a\.bin: +\d+%\|.*/25\.0 \[\d+:\d+<\d+:\d+, +[\d.]+B/s\]", shown), shown
 
 
 def test_disk_room_is_told_with_its_numbers(tmp_path: Path) -> None:
