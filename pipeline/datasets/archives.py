@@ -1,18 +1,22 @@
 """Unpacks archives that strangers made: nothing outside the folder, no links, no devices, no bombs."""
 
+import bz2
 import gzip
 import lzma
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NoReturn, cast
+
+from tqdm import tqdm
 
 from pipeline.errors import PipelineError
 
@@ -22,10 +26,26 @@ LARGEST_RATIO = 200
 SMALL = 64 << 20
 _CHUNK = 1 << 20
 _BLOCK = 512  # bytes of a tar header
+_LARGEST_HEADER = 4 * _CHUNK  # of tar, with the names that follow it: read whole into memory
+_LOCAL_HEADER = 30  # bytes of a zip member's, at least
+_DIRECTORY_END = b"PK\x05\x06"  # and where in it the number of members stands
+_COUNT = slice(10, 12)
+_COUNT_ELSEWHERE = 0xFFFF  # in zip64
+_LONGEST_END = 22 + 65535  # with the comment behind it
 _ENCRYPTED = 1  # bit 0 of a zip member's flags
 _DRIVE = re.compile("[A-Za-z]:")
+_TAR_COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], object]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
 # What the readers of archives raise for bytes that are not what they should be.
-_CORRUPT = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError)
+_CORRUPT = (
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, struct.error),
+    *(EOFError, ValueError, OverflowError, IndexError),
+)
+
+Member = tuple[str, int, IO[bytes] | None]  # name, size in bytes, and content; None for a folder
 
 
 def is_archive(path: Path) -> bool:
@@ -36,23 +56,31 @@ def is_archive(path: Path) -> bool:
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Unpacks a .zip, .tar or compressed .tar, told by its content, into the folder `into`, which must not exist yet.
+    """Unpacks a .zip, .tar or compressed .tar, told by its content, into the folder `into`; no file there is replaced.
 
-    On an error the folder may hold a part: write by way of `pipeline.files.replacing`.
+    Several archives may go into one folder. On an error it may hold a part: write by way of `pipeline.files.replacing`.
 
     Raises:
-        PipelineError: it is not an archive, truncated, corrupt or encrypted; a member would land outside the
-            folder or is no plain file or folder; or it would take more room than the disk has or than is plausible.
+        PipelineError: it is not an archive, empty, truncated, corrupt or encrypted; a member would land outside the
+            folder, is there already, or is no plain file or folder; or it would take more room than the disk has or
+            than is plausible.
     """
-    into.mkdir(parents=True)
-    room = Room(archive, shutil.disk_usage(into).free)
-    with _one_line(archive):
-        for name, size, content in _members(archive):
+    into.mkdir(parents=True, exist_ok=True)
+    folders = {into}
+    with _one_line(archive), archive.open("rb") as raw, _bar(archive) as bar:
+        room = Room(archive, shutil.disk_usage(into).free)
+        for name, size, content in _members(archive, raw, room):
             target = into / _safe(archive, name)
-            if content is None:
-                target.mkdir(parents=True, exist_ok=True)
-            else:
+            room.members += 1
+            folder = target if content is None else target.parent
+            if folder not in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+                folders.add(folder)
+            if content is not None:
                 _write(archive, name, target, content, size, room)
+            bar.update(max(0, raw.tell() - bar.n))
+    if not room.members:
+        raise PipelineError(f"{archive}: nothing is in it; fetch it again or pack it anew")
 
 
 @dataclass
@@ -62,31 +90,45 @@ class Room:
     archive: Path
     free: int  # bytes
     taken: int = field(default=0, init=False)
+    members: int = field(default=0, init=False)
+
+    def announce(self, size: int) -> None:
+        """What the archive says it will take."""
+        if size > self.free:
+            raise PipelineError(f"{self.archive}: unpacks to {_bytes(size)}, and {self._free()}")
 
     def take(self, size: int, member: str) -> None:
         self.taken += size
-        packed = self.archive.stat().st_size
-        if self.taken > max(SMALL, LARGEST_RATIO * packed):
+        if self.taken > SMALL and self.taken > LARGEST_RATIO * self.archive.stat().st_size:
             raise PipelineError(
-                f"{self.archive}: {member}: unpacks to more than {LARGEST_RATIO} times its size, like a bomb; "
+                f"{self.archive}: {_plain(member)}: unpacks to more than {LARGEST_RATIO} times its size, like a bomb; "
                 "unpack it yourself if you trust it, and give the folder"
             )
         if self.taken > self.free:
-            raise PipelineError(f"{self.archive}: {member}: unpacking needs more room than the disk has free")
+            raise PipelineError(
+                f"{self.archive}: {_plain(member)}: unpacks to {_bytes(self.taken)} and more, and {self._free()}"
+            )
+
+    def _free(self) -> str:
+        return f"{_bytes(self.free)} are free on the disk: make room"
 
 
-def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
-    """Name, size in bytes, and content (None for a folder) of each member."""
-    if zipfile.is_zipfile(archive):
-        return _zip_members(archive)
+def _members(archive: Path, raw: IO[bytes], room: Room) -> Iterator[Member]:
+    # A .tar may end with a .zip as its last member, and would pass for that one.
     if tarfile.is_tarfile(archive):
-        return _tar_members(archive)
+        return _tar_members(archive, raw, room)
+    if zipfile.is_zipfile(archive):
+        return _zip_members(archive, raw, room)
     raise PipelineError(f"{archive}: not a whole .zip, .tar or .tar.gz archive; fetch it again or pack it anew")
 
 
-def _zip_members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
-    with zipfile.ZipFile(archive) as opened:
-        for member in opened.infolist():
+def _zip_members(archive: Path, raw: IO[bytes], room: Room) -> Iterator[Member]:
+    with zipfile.ZipFile(raw) as opened:
+        members = opened.infolist()
+        _all_listed(archive, raw, len(members))
+        _apart(archive, opened)
+        room.announce(sum(member.file_size for member in members))
+        for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 _refuse(archive, member.filename, "is a link or a device")
@@ -101,21 +143,86 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
                     yield name, member.file_size, content
 
 
-def _tar_members(archive: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
-    with tarfile.open(archive) as opened:
+def _all_listed(archive: Path, raw: IO[bytes], found: int) -> None:
+    """Python's reader doesn't look at how many there should be: one damaged length swallows the next member."""
+    raw.seek(max(0, archive.stat().st_size - _LONGEST_END))
+    end = raw.read()
+    told = int.from_bytes(end[end.rindex(_DIRECTORY_END) :][_COUNT], "little")
+    if told not in (found % 2**16, _COUNT_ELSEWHERE):  # writers that know no zip64 count on from 0
+        raise PipelineError(f"{archive}: truncated or corrupt ({found} of {told} members listed); fetch it again")
+
+
+def _apart(archive: Path, opened: zipfile.ZipFile) -> None:
+    """A bomb needs no high ratio if its members share their bytes (D. Fifield, A better zip bomb, 2019)."""
+    members = sorted(opened.infolist(), key=lambda member: member.header_offset)
+    ends = [member.header_offset + _LOCAL_HEADER + member.compress_size for member in members]
+    starts = [*(member.header_offset for member in members[1:]), opened.start_dir]
+    for member, end, start in zip(members, ends, starts, strict=False):
+        if end > start:
+            _refuse(archive, member.filename, "shares its bytes with another, like a bomb, or the archive is corrupt")
+
+
+def _tar_members(archive: Path, raw: IO[bytes], room: Room) -> Iterator[Member]:
+    stream = _Stream(_decompressed(raw))
+    # Its seek and read are all that tarfile uses of a file.
+    with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:") as opened:
+        last = ""
+        if stream.content is raw:
+            room.announce(archive.stat().st_size)
         for member in opened:
+            last = member.name
             if member.isdir():
                 yield member.name, 0, None
             elif member.isreg() and (content := opened.extractfile(member)) is not None:
                 yield member.name, member.size, content
             else:
                 _refuse(archive, member.name, "is a link or a device")
-        # tarfile takes a header that is cut off or damaged for the end; the true end is a block of zeros.
-        assert opened.fileobj is not None
-        opened.fileobj.seek(opened.offset)
-        if opened.fileobj.read(_BLOCK) != bytes(_BLOCK):
-            last = opened.getmembers()[-1].name
-            raise PipelineError(f"{archive}: truncated or corrupt after {last}; fetch it again")
+            opened.members.clear()  # type: ignore[attr-defined]  # it would keep each: 100 MB for COCO's images
+        _end(archive, stream, opened.offset, last, room)
+
+
+def _decompressed(raw: IO[bytes]) -> IO[bytes]:
+    begin = raw.read(6)
+    raw.seek(0)
+    for magic, opened in _TAR_COMPRESSIONS.items():
+        if begin.startswith(magic):
+            return cast("IO[bytes]", opened(raw))
+    return raw
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """A tar's bytes, of which tarfile may not ask for so many at once that memory ends: a header's size may lie."""
+
+    content: IO[bytes]
+
+    def read(self, size: int) -> bytes:
+        if size > _LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self.content.read(size)
+
+    def seek(self, place: int) -> int:
+        return self.content.seek(place)
+
+    def tell(self) -> int:
+        return self.content.tell()
+
+
+def _end(archive: Path, stream: _Stream, offset: int, last: str, room: Room) -> None:
+    """Reads what follows the last member: only at its end does a compressed stream tell whether it is the right one.
+
+    tarfile takes a header that is cut off or damaged for the end. The true end is a block of zeros, and no archive
+    follows it, which tarfile would not have seen.
+    """
+    stream.seek(offset)
+    rest = stream.read(_CHUNK)
+    if rest[:_BLOCK] != bytes(_BLOCK):
+        raise PipelineError(f"{archive}: truncated or corrupt after {_plain(last)}; fetch it again")
+    while rest:
+        room.take(len(rest), "what follows its end")
+        if any(rest[place : place + 5] == b"ustar" for place in range(257, len(rest), _BLOCK)):
+            raise PipelineError(f"{archive}: another archive follows {_plain(last)}; pack them as one, or apart")
+        rest = stream.read(_CHUNK)
 
 
 def _safe(archive: Path, name: str) -> PurePosixPath:
@@ -126,22 +233,22 @@ def _safe(archive: Path, name: str) -> PurePosixPath:
 
 
 def _write(archive: Path, name: str, target: Path, content: IO[bytes], size: int, room: Room) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        _refuse(archive, name, "is in it twice, or differs in case only")
-    with _naming(archive, name), target.open("xb") as file:
+    try:
+        file = target.open("xb")
+    except FileExistsError:
+        _refuse(archive, name, "is there already: in it twice, in another archive, or with other capitals")
+    with file, _naming(archive, name):
         left = size
         while chunk := content.read(_CHUNK):
             room.take(len(chunk), name)
             left -= len(chunk)
             file.write(chunk)
     if left:
-        raise PipelineError(f"{archive}: {name}: truncated; fetch it again")
+        raise PipelineError(f"{archive}: {_plain(name)}: truncated; fetch it again")
 
 
-def _refuse(archive: Path, name: str, why: str) -> None:
-    shown = name.encode("unicode_escape").decode()
-    raise PipelineError(f"{archive}: {shown}: {why}; such a member is not unpacked: pack it anew without it")
+def _refuse(archive: Path, name: str, why: str) -> NoReturn:
+    raise PipelineError(f"{archive}: {_plain(name)}: {why}; such a member is not unpacked: pack it anew without it")
 
 
 @contextmanager
@@ -149,8 +256,10 @@ def _naming(archive: Path, name: str) -> Iterator[None]:
     """Names the member in whose bytes a fault was found."""
     try:
         yield
-    except (*_CORRUPT, NotImplementedError) as error:
-        raise PipelineError(f"{archive}: {name}: truncated or corrupt ({error}); fetch it again") from None
+    except _CORRUPT as error:
+        raise PipelineError(f"{archive}: {_plain(name)}: {_corrupt(error)}") from None
+    except NotImplementedError as error:
+        raise PipelineError(f"{archive}: {_plain(name)}: {_unknown(error)}") from None
 
 
 @contextmanager
@@ -159,6 +268,41 @@ def _one_line(archive: Path) -> Iterator[None]:
     try:
         yield
     except _CORRUPT as error:
-        raise PipelineError(f"{archive}: truncated or corrupt ({error}); fetch it again") from None
+        raise PipelineError(f"{archive}: {_corrupt(error)}") from None
+    except NotImplementedError as error:
+        raise PipelineError(f"{archive}: {_unknown(error)}") from None
     except OSError as error:
-        raise PipelineError(f"{archive}: not unpacked: {error.strerror or error}") from None
+        place = f"{_plain(str(error.filename))}: " if error.filename and error.filename != str(archive) else ""
+        raise PipelineError(f"{archive}: not unpacked: {place}{error.strerror or error}") from None
+
+
+def _corrupt(error: Exception) -> str:
+    return f"truncated or corrupt ({_plain(str(error) or type(error).__name__)}); fetch it again"
+
+
+def _unknown(error: Exception) -> str:
+    """Windows packs large files by Deflate64, which Python has no reader for."""
+    return f"packed in a way that is not known here ({error}); unpack it yourself, and give the folder"
+
+
+def _plain(name: str) -> str:
+    """A name in one line, whatever is in it."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
+
+
+def _bar(archive: Path) -> "tqdm[NoReturn]":
+    """Of the packed bytes read; nothing where nobody looks at a terminal."""
+    size = archive.stat().st_size
+    return tqdm(
+        desc=f"unpacking {archive.name}",
+        total=size,
+        unit="B",
+        unit_scale=True,
+        dynamic_ncols=True,
+        delay=1.0,
+        disable=None,
+    )
+
+
+def _bytes(count: int) -> str:
+    return str(tqdm.format_sizeof(count, "B", 1000))

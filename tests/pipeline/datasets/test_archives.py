@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.datasets.archives import Room, is_archive, unpack
 from pipeline.errors import PipelineError
@@ -113,6 +115,17 @@ def test_member_twice(tmp_path: Path) -> None:
     refused(tarred_twice(tmp_path / "a.tar"), "top/a.txt", "twice")
 
 
+def test_several_into_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in (1, 2):
+        unpack(zipped(tmp_path / f"{number}.zip", {f"VOCdevkit/{number}.xml": b"<>"}), out)
+    assert sorted(path.name for path in (out / "VOCdevkit").iterdir()) == ["1.xml", "2.xml"]
+    with pytest.raises(PipelineError, match=r"2\.zip: VOCdevkit/2\.xml: is there already"):
+        unpack(tmp_path / "2.zip", out)
+    with pytest.raises(PipelineError, match="nothing is in it"):
+        unpack(zipped(tmp_path / "3.zip", {}), out)
+
+
 def tarred_twice(path: Path) -> Path:
     with tarfile.open(path, "w") as archive:
         for _ in range(2):
@@ -194,6 +207,134 @@ def test_zip_whose_header_lies(tmp_path: Path) -> None:
 def test_more_than_the_disk_has(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "a.zip")
     room = Room(archive, free=1000)
+    room.announce(1000)
+    with pytest.raises(PipelineError, match=r"a\.zip: unpacks to 1\.00kB, and 1\.00kB are free on the disk"):
+        room.announce(1001)
     room.take(600, "one")
-    with pytest.raises(PipelineError, match=r"a\.zip: two: .* more room than the disk has free"):
-        room.take(401, "two")
+    with pytest.raises(PipelineError, match=r"a\.zip: two: unpacks to 1\.30kB and more, and 1\.00kB are free"):
+        room.take(700, "two")
+
+
+def test_a_zip_says_beforehand_what_it_takes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("one", b"x")
+        archive.getinfo("one").file_size = 2**60  # in the directory at its end
+    refused(tmp_path / "a.zip", "unpacks to 1.15EB", "are free on the disk")
+
+
+def test_tar_gz_with_a_flipped_byte(tmp_path: Path) -> None:
+    """The stream's checksum comes after the last member, where tarfile alone never looks."""
+    archive = tarred(tmp_path / "a.tar.gz", {"noise": os.urandom(10_000)})
+    content = bytearray(archive.read_bytes())
+    content[5_000] ^= 0xFF
+    archive.write_bytes(content)
+    refused(archive, "truncated or corrupt")
+
+
+def test_tar_gz_cut_in_its_last_bytes(tmp_path: Path) -> None:
+    archive = tarred(tmp_path / "a.tar.gz")
+    archive.write_bytes(archive.read_bytes()[:-3])
+    refused(archive, "truncated or corrupt")
+
+
+def test_tar_whose_last_member_is_a_zip(tmp_path: Path) -> None:
+    """It ends as a .zip does, and was once unpacked as this one alone."""
+    inner = zipped(tmp_path / "inner.zip").read_bytes()
+    archive = tarred(tmp_path / "a.tar", {"first": b"1", "inner.zip": inner}, "w")
+    assert zipfile.is_zipfile(archive)
+    unpack(archive, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first", "inner.zip"]
+
+
+def test_tar_with_another_behind_it(tmp_path: Path) -> None:
+    archive = tarred(tmp_path / "a.tar", {"first": b"1"}, "w")
+    other = tarred(tmp_path / "b.tar", {"second": b"2"}, "w")
+    archive.write_bytes(archive.read_bytes() + other.read_bytes())
+    other.unlink()
+    refused(archive, "another archive follows first")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "zeros"])
+def test_nothing_in_it(tmp_path: Path, kind: str) -> None:
+    """A file of zeros, as some programs lay out before they download, is an empty tar."""
+    archive = tmp_path / f"a.{kind}"
+    if kind == "zeros":
+        archive.write_bytes(bytes(20_000))
+    else:
+        zipped(archive, {}) if kind == "zip" else tarred(archive, {}, "w")
+    refused(archive, "nothing is in it")
+
+
+def test_zip_whose_directory_swallows_a_member(tmp_path: Path) -> None:
+    """The first entry's comment is said to be as long as the second entry."""
+    archive = zipped(tmp_path / "a.zip", {"1": b"one", "2": b"two"})
+    content = bytearray(archive.read_bytes())
+    first, second = content.index(b"PK\x01\x02"), content.rindex(b"PK\x01\x02")
+    content[first + 32 : first + 34] = struct.pack("<H", content.index(b"PK\x05\x06") - second)
+    archive.write_bytes(content)
+    refused(archive, "1 of 2 members")
+
+
+@pytest.mark.parametrize("quoted", [True, False])
+def test_zip_whose_members_share_their_bytes(tmp_path: Path, quoted: bool) -> None:
+    """As in Fifield's bomb: each adds its size and no bytes, so the ratio of each stays small."""
+    archive = zipped(tmp_path / "a.zip", {"1": os.urandom(5000), "2": os.urandom(5000)})
+    content = archive.read_bytes()
+    second = content.rindex(b"PK\x01\x02")
+    # The second member begins where the first does, or within it.
+    place = struct.pack("<I", 40 if quoted else 0)
+    archive.write_bytes(content[: second + 42] + place + content[second + 46 :])
+    refused(archive, "shares its bytes")
+
+
+def test_tar_whose_header_would_fill_the_memory(tmp_path: Path) -> None:
+    """A long name of 64 MB: tarfile reads a name whole."""
+    archive = tmp_path / "a.tar.gz"
+    with tarfile.open(archive, "w:gz", format=tarfile.GNU_FORMAT) as opened:
+        member = tarfile.TarInfo("././@LongLink")
+        member.type, member.size = tarfile.GNUTYPE_LONGNAME, 64 << 20
+        opened.addfile(member, io.BytesIO(bytes(64 << 20)))
+        opened.addfile(tarfile.TarInfo("a"))
+    refused(archive, "a header of")
+
+
+def test_zip_packed_in_an_unknown_way(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "a.zip", {"one": b"x" * 50})
+    content = bytearray(archive.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.index(signature) + offset] = 9  # Deflate64
+    archive.write_bytes(content)
+    refused(archive, "one", "not known here", "unpack it yourself")
+
+
+def test_names_that_are_too_long_or_not_printable(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    refused(tarred(tmp_path / "1" / "a.tar", {"x" * 300: b"1"}, "w"), "xxx: File name too long")
+    (tmp_path / "2").mkdir()
+    refused(tarred(tmp_path / "2" / "a.tar", {"../\x1b[31m\n": b"1"}, "w"), r"../\x1b[31m\n: would land outside")
+
+
+KINDS = {"zip": zipped, "tar": lambda path: tarred(path, mode="w"), "tar.gz": tarred}
+CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(kind=st.sampled_from(sorted(KINDS)), changes=CHANGES, keep=st.floats(0.2, 1))
+def test_a_damaged_archive_is_told_in_one_line_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, changes: list[tuple[float, int]], keep: float
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    archive = KINDS[kind](folder / f"a.{kind}")
+    content = bytearray(archive.read_bytes())
+    for place, byte in changes:
+        content[int(place * len(content))] = byte
+    archive.write_bytes(content[: int(keep * len(content))] if keep < 0.9 else content)
+    try:
+        unpack(archive, folder / "out")
+    except PipelineError as error:
+        line = str(error)
+    else:
+        found = {path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
+        assert kind == "tar" or found == set(FILES.values())  # a plain tar has no checksum of its content
+        return
+    assert line.isprintable()
