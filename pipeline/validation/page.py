@@ -1,0 +1,171 @@
+"""`fcos validate --html`: all about a data set on one page that needs nothing but itself."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline import advice
+from pipeline.annotations import AnnotationSet
+from pipeline.conversion import Survey
+from pipeline.files import write_text
+from pipeline.params import Params
+from pipeline.pictures import Box
+from pipeline.validation import samples, statistics
+from pipeline.validation.findings import Example, Finding, facts, headline, verdict
+from pipeline.validation.samples import Picture, Sample
+from pipeline.validation.statistics import Histogram, Share
+
+_LISTED = 20  # examples of a problem
+_PICTURED = 4  # of these, with a picture
+_SIDE = 360  # pixels of such a picture
+_MANY = 40  # classes from which on their pictures stand closely
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What training will see of a split."""
+
+    box_sizes: Histogram
+    aspect_ratios: Histogram
+    objects: Histogram
+    image_sizes: list[Share]
+    levels: list[Share]
+    levels_note: str
+    told: list[str]
+    counted: str
+
+
+def write(found: Survey, findings: Sequence[Finding], raw: Path, name: str, params: Params, path: Path) -> None:
+    """Writes the page, whole or not at all; the same data set always gives the same bytes.
+
+    Args:
+        raw: the data set's folder, unpacked.
+        name: what to call it.
+        params: of a training; for the input size, the pyramid and the assigner.
+    """
+    write_text(path, html(found, findings, raw, name, params))
+
+
+def html(found: Survey, findings: Sequence[Finding], raw: Path, name: str, params: Params) -> str:
+    """The page's text."""
+    looked_at = _looked_at(found)
+    drawn = _sampled(raw, looked_at) if looked_at else {}
+    classes = _classes(found)
+    content = {
+        "name": name,
+        "line": headline(found),
+        "stops": any(one.stops for one in findings),
+        "verdict": verdict(findings),
+        "facts": facts(found),
+        "splits": _splits(found),
+        "problems": [_problem(one, raw) for one in findings],
+        "notes": [f"{count:,} {what}" for what, count in found.ledger.notes.items()],
+        "size": "×".join(str(side) for side in params.train.size),
+        "numbers": _numbers(found, params),
+        "classes": classes,
+        "samples": [{"name": one["name"], "pictures": drawn[one["id"]]} for one in classes if drawn.get(one["id"])],
+        "samples_note": _samples_note(drawn, classes),
+        "rows": len(classes) <= _MANY,
+    }
+    # Names of classes and files are a stranger's: all is escaped but what the template itself says.
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return templates.get_template("page.html.jinja").render(page=content)
+
+
+def _looked_at(found: Survey) -> AnnotationSet | None:
+    """The split that pictures are of: the first that has any."""
+    return next((split for split in found.splits.values() if split.annotations), None)
+
+
+def _splits(found: Survey) -> list[dict[str, Any]]:
+    keys = ("images", "images_without_objects", "objects", "difficult", "crowds")
+    return [
+        {"name": name, "source": split["source"], "numbers": [split[key] for key in keys]}
+        for name, split in found.report()["splits"].items()
+    ]
+
+
+def _problem(finding: Finding, raw: Path) -> dict[str, Any]:
+    shown = finding.examples[:_LISTED]
+    pictured = [one for one in finding.examples if one.file][:_PICTURED]
+    pictures = samples.draw_all([_example(one, one.file, raw) for one in pictured if one.file])
+    return {
+        "code": finding.code,
+        "count": finding.count,
+        "about": finding.about,
+        "action": finding.does,
+        "tone": "bad" if finding.stops else "warn" if finding.changes else "",
+        "change": finding.change,
+        "entries": [one.line for one in shown],
+        "more": finding.count - len(shown),
+        "pictures": [picture for picture in pictures if picture],
+    }
+
+
+def _example(example: Example, file: str, raw: Path) -> Sample:
+    marked: tuple[Box, ...] = (samples.corners(example.box),) if example.box else ()
+    return Sample(raw / file, marked, (), example.where, _SIDE)
+
+
+def _numbers(found: Survey, params: Params) -> Numbers | None:
+    """None where there is nothing to learn from."""
+    train = found.splits["train"]
+    if not train.annotations:
+        return None
+    val = found.splits.get("val", replace(train, images=(), annotations=()))
+    now = advice.look(params, train, val, steps=-(-len(train.images) // params.train.batch_size))
+    if not len(now.sides):
+        return None
+    return Numbers(
+        box_sizes=statistics.box_sizes(now.sides),
+        aspect_ratios=statistics.aspect_ratios(now.sides),
+        objects=statistics.objects_per_image(train, difficult=params.train.difficult),
+        image_sizes=statistics.image_sizes(now.shapes),
+        levels=statistics.levels(now),
+        levels_note=_levels_note(now),
+        told=statistics.told(now),
+        counted="difficult objects included" if params.train.difficult else "without crowds and difficult objects",
+    )
+
+
+def _levels_note(now: advice.Situation) -> str:
+    if now.found is None:
+        return ""
+    counted = f"{now.found.objects['all']:,} objects of {now.found.images:,} images"
+    per_object = now.found.positives / max(1, now.found.objects["all"])
+    return (
+        f"The assignment, made for {counted} at evenly spread places of the list. Distances are a location's to the "
+        f"object's farthest side; an object may be learnt by several levels, {per_object:.1f} locations on average."
+    )
+
+
+def _classes(found: Survey) -> list[dict[str, Any]]:
+    """Classes with their number of objects in each split, the commonest first."""
+    counts = [Counter(one.category_id for one in split.annotations) for split in found.splits.values()]
+    first = counts[0]
+    most = max(first.values(), default=0)
+    categories = next(iter(found.splits.values())).categories
+    return [
+        {"id": one.id, "name": one.name, "counts": [count[one.id] for count in counts], "share": first[one.id] / most}
+        for one in sorted(categories, key=lambda one: -first[one.id])
+        if most
+    ] or [{"id": one.id, "name": one.name, "counts": [0] * len(counts), "share": 0.0} for one in categories]
+
+
+def _sampled(raw: Path, split: AnnotationSet) -> dict[int, list[Picture]]:
+    """Pictures of each class by category id."""
+    wanted = samples.of_classes(raw, split)
+    drawn = iter(samples.draw_all([one for group in wanted.values() for one in group]))
+    return {category: [one for one in (next(drawn) for _ in group) if one] for category, group in wanted.items()}
+
+
+def _samples_note(drawn: dict[int, list[Picture]], classes: Sequence[dict[str, Any]]) -> str:
+    note = "From a small object to a large one, by their share of the image. Yellow: the class; white: other classes."
+    left_out = len(classes) - len(drawn)
+    return note + (f" {left_out:,} classes are without objects or too many to show." if left_out else "")

@@ -1,0 +1,129 @@
+"""Pictures for the page: small, with boxes, as text that stands inside it."""
+
+import base64
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import PIL.Image
+from torchvision.transforms.v2 import functional
+
+from pipeline.annotations import Annotation, AnnotationSet, Image
+from pipeline.errors import PipelineError
+from pipeline.images import read_image
+from pipeline.pictures import Box, Colour, frame
+
+MARKED: Colour = (255, 196, 0)
+OTHER: Colour = (255, 255, 255)
+_RIM: Colour = (20, 20, 20)
+_QUALITY = 72
+# By the number of classes: pictures of each, and their longer side in pixels. A page stays under some 10 MB.
+_BUDGET = ((40, 3, 360), (100, 2, 320), (300, 1, 240), (1200, 1, 160))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with what to read below it."""
+
+    data: str  # a data URI
+    width: int  # pixels
+    height: int
+    caption: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What to draw: boxes in pixels of the image as stored."""
+
+    path: Path
+    marked: tuple[Box, ...]
+    others: tuple[Box, ...]
+    caption: str
+    side: int  # of the picture's longer side, in pixels
+
+
+def draw_all(samples: Sequence[Sample]) -> list[Picture | None]:
+    """Their pictures, in order; None for an image that can't be decoded. Threads keep the cores busy."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_drawn, samples))
+
+
+def _drawn(sample: Sample) -> Picture | None:
+    try:
+        pixels = read_image(sample.path)
+    except PipelineError:
+        return None
+    image = functional.to_pil_image(pixels)
+    factor = min(1.0, sample.side / max(image.size))
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    small = image.resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=2.0)
+    for box in sample.others:
+        frame(small, _scaled(box, factor), OTHER, width=1)
+    for box in sample.marked:
+        frame(small, _grown(_scaled(box, factor)), _RIM, width=4)
+        frame(small, _scaled(box, factor), MARKED, width=2)
+    return Picture(_uri(small), small.width, small.height, sample.caption)
+
+
+def _scaled(box: Box, factor: float) -> Box:
+    x1, y1, x2, y2 = (value * factor for value in box)
+    return x1, y1, x2, y2
+
+
+def _grown(box: Box) -> Box:
+    return box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1
+
+
+def _uri(image: PIL.Image.Image) -> str:
+    content = BytesIO()
+    image.save(content, "JPEG", quality=_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def of_classes(raw: Path, split: AnnotationSet) -> dict[int, list[Sample]]:
+    """Samples of each class by category id, a small, a middling and a large object of it; always the same ones.
+
+    Of more classes than a page can show, the commonest have samples.
+    """
+    images, groups = {image.id: image for image in split.images}, split.by_image()
+    members: dict[int, list[Annotation]] = defaultdict(list)
+    for one in split.annotations:
+        if not one.iscrowd:
+            members[one.category_id].append(one)
+    most, each, side = next((row for row in _BUDGET if len(split.categories) <= row[0]), _BUDGET[-1])
+    shown = sorted(members, key=lambda category: -len(members[category]))[:most]
+    return {
+        category: [
+            _sample(raw, images[one.image_id], one, groups[one.image_id], side)
+            for one in _spread(members[category], images, each)
+        ]
+        for category in shown
+    }
+
+
+def _spread(members: Sequence[Annotation], images: dict[int, Image], count: int) -> list[Annotation]:
+    """So many objects at even distances from the smallest to the largest, by their share of the image."""
+
+    def share(one: Annotation) -> tuple[float, int]:
+        image = images[one.image_id]
+        return one.bbox[2] * one.bbox[3] / (image.width * image.height), one.id
+
+    ranked = sorted(members, key=share)
+    places = [round((len(ranked) - 1) * (place + 1) / (count + 1)) for place in range(count)]
+    first_of_image = {ranked[place].image_id: ranked[place] for place in reversed(places)}
+    return sorted(first_of_image.values(), key=share)
+
+
+def _sample(raw: Path, image: Image, one: Annotation, group: Sequence[Annotation], side: int) -> Sample:
+    same = tuple(corners(other.bbox) for other in group if other.category_id == one.category_id)
+    others = tuple(corners(other.bbox) for other in group if other.category_id != one.category_id)
+    return Sample(raw / image.file_name, same, others, image.file_name, side)
+
+
+def corners(bbox: tuple[float, float, float, float]) -> Box:
+    """x1, y1, x2, y2 of x, y, width, height."""
+    x, y, width, height = bbox
+    return x, y, x + width, y + height
