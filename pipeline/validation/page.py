@@ -1,7 +1,7 @@
 """`fcos validate --html`: all about a data set on one page that needs nothing but itself."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ from pipeline.annotations import AnnotationSet
 from pipeline.conversion import Survey
 from pipeline.files import write_text
 from pipeline.params import Params
-from pipeline.pictures import Box
 from pipeline.validation import samples, statistics
-from pipeline.validation.findings import Example, Finding, facts, headline, verdict
+from pipeline.validation.findings import Finding, Health, Place, headline, notes, places, verdict
 from pipeline.validation.samples import Picture, Sample
 from pipeline.validation.statistics import Histogram, Share
 
@@ -39,7 +38,7 @@ class Numbers:
     counted: str
 
 
-def write(found: Survey, findings: Sequence[Finding], raw: Path, name: str, params: Params, path: Path) -> None:
+def write(health: Health, raw: Path, name: str, params: Params, path: Path) -> None:
     """Writes the page, whole or not at all; the same data set always gives the same bytes.
 
     Args:
@@ -47,23 +46,26 @@ def write(found: Survey, findings: Sequence[Finding], raw: Path, name: str, para
         name: what to call it.
         params: of a training; for the input size, the pyramid and the assigner.
     """
-    write_text(path, html(found, findings, raw, name, params))
+    write_text(path, html(health, raw, name, params))
 
 
-def html(found: Survey, findings: Sequence[Finding], raw: Path, name: str, params: Params) -> str:
+def html(health: Health, raw: Path, name: str, params: Params) -> str:
     """The page's text."""
+    found = health.survey
     looked_at = _looked_at(found)
     drawn = _sampled(raw, looked_at) if looked_at else {}
+    where = {problem.where for one in health.findings for problem in one.problems[:_LISTED]}
+    seen = places(health.dataset, where)
     classes = _classes(found)
     content = {
         "name": name,
         "line": headline(found),
-        "stops": any(one.stops for one in findings),
-        "verdict": verdict(findings),
-        "facts": facts(found),
+        "stops": not health.usable,
+        "verdict": verdict(health),
+        "facts": _facts(found),
         "splits": _splits(found),
-        "problems": [_problem(one, raw) for one in findings],
-        "notes": [f"{count:,} {what}" for what, count in found.ledger.notes.items()],
+        "problems": [_problem(one, raw, seen) for one in health.findings],
+        "notes": [*notes(found), *health.obstacles],
         "size": "×".join(str(side) for side in params.train.size),
         "numbers": _numbers(found, params),
         "classes": classes,
@@ -83,6 +85,16 @@ def _looked_at(found: Survey) -> AnnotationSet | None:
     return next((split for split in found.splits.values() if split.annotations), None)
 
 
+def _facts(found: Survey) -> list[tuple[str, str]]:
+    splits = found.splits.values()
+    return [
+        ("format", found.format),
+        ("images", f"{sum(len(split.images) for split in splits):,}"),
+        ("objects", f"{sum(len(split.annotations) for split in splits):,}"),
+        ("classes", f"{len(next(iter(splits)).categories):,}"),
+    ]
+
+
 def _splits(found: Survey) -> list[dict[str, Any]]:
     keys = ("images", "images_without_objects", "objects", "difficult", "crowds")
     return [
@@ -91,26 +103,26 @@ def _splits(found: Survey) -> list[dict[str, Any]]:
     ]
 
 
-def _problem(finding: Finding, raw: Path) -> dict[str, Any]:
-    shown = finding.examples[:_LISTED]
-    pictured = [one for one in finding.examples if one.file][:_PICTURED]
-    pictures = samples.draw_all([_example(one, one.file, raw) for one in pictured if one.file])
+def _problem(finding: Finding, raw: Path, seen: Mapping[str, Place]) -> dict[str, Any]:
+    listed = finding.problems[:_LISTED]
+    pictured = [problem.where for problem in listed if problem.where in seen][:_PICTURED]
+    pictures = samples.draw_all([_example(where, seen[where], raw) for where in pictured])
     return {
         "code": finding.code,
-        "count": finding.count,
-        "about": finding.about,
-        "action": finding.does,
+        "says": finding.says,
+        "count": len(finding.problems),
+        "does": finding.does,
         "tone": "bad" if finding.stops else "warn" if finding.changes else "",
-        "change": finding.change,
-        "entries": [one.line for one in shown],
-        "more": finding.count - len(shown),
+        "choices": finding.choices,
+        "entries": [str(problem) for problem in listed],
+        "more": len(finding.problems) - len(listed),
         "pictures": [picture for picture in pictures if picture],
     }
 
 
-def _example(example: Example, file: str, raw: Path) -> Sample:
-    marked: tuple[Box, ...] = (samples.corners(example.box),) if example.box else ()
-    return Sample(raw / file, marked, (), example.where, _SIDE)
+def _example(where: str, place: Place, raw: Path) -> Sample:
+    marked = (samples.corners(place.box),) if place.box else ()
+    return Sample(raw / place.file, marked, (), where, _SIDE)
 
 
 def _numbers(found: Survey, params: Params) -> Numbers | None:
@@ -148,14 +160,17 @@ def _levels_note(now: advice.Situation) -> str:
 def _classes(found: Survey) -> list[dict[str, Any]]:
     """Classes with their number of objects in each split, the commonest first."""
     counts = [Counter(one.category_id for one in split.annotations) for split in found.splits.values()]
-    first = counts[0]
-    most = max(first.values(), default=0)
     categories = next(iter(found.splits.values())).categories
+    most = max(counts[0].values(), default=1)
     return [
-        {"id": one.id, "name": one.name, "counts": [count[one.id] for count in counts], "share": first[one.id] / most}
-        for one in sorted(categories, key=lambda one: -first[one.id])
-        if most
-    ] or [{"id": one.id, "name": one.name, "counts": [0] * len(counts), "share": 0.0} for one in categories]
+        {
+            "id": one.id,
+            "name": one.name,
+            "counts": [count[one.id] for count in counts],
+            "share": counts[0][one.id] / most,
+        }
+        for one in sorted(categories, key=lambda one: -counts[0][one.id])
+    ]
 
 
 def _sampled(raw: Path, split: AnnotationSet) -> dict[int, list[Picture]]:
