@@ -213,7 +213,7 @@ def check() -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--format", default="auto", show_default=True, help="Of the annotations; auto: recognise it.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with pictures and charts.")
-@click.option("--size", nargs=2, type=click.IntRange(1), help="Input height and width, for --html; default: train.size.")
+@click.option("--size", nargs=2, type=click.IntRange(1), help="Input height and width; default: train.size.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def validate(path: Path, format: str, html: Path | None, size: tuple[int, int] | None, as_json: bool) -> None:
     """See what is wrong with the data set in a folder or an archive; exit status 1: training would go wrong."""

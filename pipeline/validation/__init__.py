@@ -71,10 +71,14 @@ def opened(path: Path) -> Iterator[Path]:
     archive = _archive(path)
     if archive is None:
         yield path
-    else:
-        with TemporaryDirectory(prefix="fcos-validate-") as staging:
-            unpack(archive, Path(staging) / "data")
-            yield Path(staging) / "data"
+        return
+    with TemporaryDirectory(prefix="fcos-validate-") as staging:
+        folder = Path(staging) / "data"
+        unpack(archive, folder)
+        try:
+            yield folder
+        except PipelineError as error:  # named as the person knows it
+            raise PipelineError(str(error).replace(str(folder), str(archive))) from None
 
 
 def _archive(path: Path) -> Path | None:

@@ -18,8 +18,9 @@ from pipeline.validation.findings import Finding, Health, Place, headline, notes
 from pipeline.validation.samples import Picture, Sample
 from pipeline.validation.statistics import Histogram, Share
 
-_LISTED = 20  # examples of a problem
-_PICTURED = 4  # of these, with a picture
+_LISTED = 30  # examples of a problem,
+_OPEN = 5  # of them at first sight
+_PICTURED = 3  # of these, with a picture
 _SIDE = 360  # pixels of such a picture
 _MANY = 40  # classes from which on their pictures stand closely
 
@@ -105,7 +106,9 @@ def _splits(found: Survey) -> list[dict[str, Any]]:
 
 def _problem(finding: Finding, raw: Path, seen: Mapping[str, Place]) -> dict[str, Any]:
     listed = finding.problems[:_LISTED]
-    pictured = [problem.where for problem in listed if problem.where in seen][:_PICTURED]
+    shown = [problem.where for problem in listed if problem.where in seen]
+    of_file = {seen[where].file: where for where in reversed(shown)}  # an image once, with its first example
+    pictured = sorted(of_file.values(), key=shown.index)[:_PICTURED]
     pictures = samples.draw_all([_example(where, seen[where], raw) for where in pictured])
     return {
         "code": finding.code,
@@ -114,7 +117,8 @@ def _problem(finding: Finding, raw: Path, seen: Mapping[str, Place]) -> dict[str
         "does": finding.does,
         "tone": "bad" if finding.stops else "warn" if finding.changes else "",
         "choices": finding.choices,
-        "entries": [str(problem) for problem in listed],
+        "entries": [str(problem) for problem in listed[:_OPEN]],
+        "further": [str(problem) for problem in listed[_OPEN:]],
         "more": len(finding.problems) - len(listed),
         "pictures": [picture for picture in pictures if picture],
     }
@@ -149,11 +153,12 @@ def _numbers(found: Survey, params: Params) -> Numbers | None:
 def _levels_note(now: advice.Situation) -> str:
     if now.found is None:
         return ""
-    counted = f"{now.found.objects['all']:,} objects of {now.found.images:,} images"
-    per_object = now.found.positives / max(1, now.found.objects["all"])
+    images, objects = now.found.images, now.found.objects["all"]
+    where = ", at even distances in the list" if images < now.images else ""
+    each = now.found.positives / objects
     return (
-        f"The assignment, made for {counted} at evenly spread places of the list. Distances are a location's to the "
-        f"object's farthest side; an object may be learnt by several levels, {per_object:.1f} locations on average."
+        f"The assignment was made for {objects:,} objects of {images:,} images{where}. Distances are from a location "
+        f"to the object's farthest side; an object may be learnt by several levels, {each:.1f} locations on average."
     )
 
 
@@ -183,4 +188,4 @@ def _sampled(raw: Path, split: AnnotationSet) -> dict[int, list[Picture]]:
 def _samples_note(drawn: dict[int, list[Picture]], classes: Sequence[dict[str, Any]]) -> str:
     note = "From a small object to a large one, by their share of the image. Yellow: the class; white: other classes."
     left_out = len(classes) - len(drawn)
-    return note + (f" {left_out:,} classes are without objects or too many to show." if left_out else "")
+    return note + (f" Classes without an object there, or too many to show: {left_out:,}." if left_out else "")

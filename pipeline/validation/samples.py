@@ -1,6 +1,7 @@
 """Pictures for the page: small, with boxes, as text that stands inside it."""
 
 import base64
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from pipeline.pictures import Box, Colour, frame
 MARKED: Colour = (255, 196, 0)
 OTHER: Colour = (255, 255, 255)
 _RIM: Colour = (20, 20, 20)
+_OUTSIDE: Colour = (128, 128, 128)  # around the image, where a box reaches out of it
+_LEAST = 12.0  # pixels of a frame's side
 _QUALITY = 72
 # By the number of classes: pictures of each, and their longer side in pixels. A page stays under some 10 MB.
 _BUDGET = ((40, 3, 360), (100, 2, 320), (300, 1, 240), (1200, 1, 160))
@@ -60,21 +63,45 @@ def _drawn(sample: Sample) -> Picture | None:
     factor = min(1.0, sample.side / max(image.size))
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     small = image.resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=2.0)
+    marked = [_visible(_scaled(box, factor)) for box in sample.marked]
+    left, top, right, bottom = _margins(marked, size)
+    canvas = PIL.Image.new("RGB", (left + small.width + right, top + small.height + bottom), _OUTSIDE)
+    canvas.paste(small, (left, top))
     for box in sample.others:
-        frame(small, _scaled(box, factor), OTHER, width=1)
-    for box in sample.marked:
-        frame(small, _grown(_scaled(box, factor)), _RIM, width=4)
-        frame(small, _scaled(box, factor), MARKED, width=2)
-    return Picture(_uri(small), small.width, small.height, sample.caption)
+        frame(canvas, _moved(_scaled(box, factor), left, top), OTHER, width=1)
+    for box in marked:
+        x1, y1, x2, y2 = _moved(box, left, top)
+        frame(canvas, (x1 - 1, y1 - 1, x2 + 1, y2 + 1), _RIM, width=3)
+        frame(canvas, (x1, y1, x2, y2), MARKED, width=2)
+    return Picture(_uri(canvas), canvas.width, canvas.height, sample.caption)
 
 
 def _scaled(box: Box, factor: float) -> Box:
     x1, y1, x2, y2 = (value * factor for value in box)
-    return x1, y1, x2, y2
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)  # corners may be swapped
 
 
-def _grown(box: Box) -> Box:
-    return box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1
+def _visible(box: Box) -> Box:
+    """The box, or a larger one around it where it would be lost under its own frame."""
+    x, y, width, height = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]
+    width, height = max(width, _LEAST), max(height, _LEAST)
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _margins(boxes: Sequence[Box], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """What to add left, above, right and below for boxes that reach out of the image: up to half a side."""
+    width, height = size
+    beyond = [(-x1, -y1, x2 - width, y2 - height) for x1, y1, x2, y2 in boxes if min(x2 - x1, y2 - y1) > _LEAST]
+    far = [max(sides) for sides in zip(*beyond, strict=True)] or [0.0] * 4
+    left, top, right, bottom = (
+        math.ceil(min(side + 2, half)) if side > 2 else 0
+        for side, half in zip(far, (width / 2, height / 2) * 2, strict=True)
+    )
+    return left, top, right, bottom
+
+
+def _moved(box: Box, right: float, down: float) -> Box:
+    return box[0] + right, box[1] + down, box[2] + right, box[3] + down
 
 
 def _uri(image: PIL.Image.Image) -> str:

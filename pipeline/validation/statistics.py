@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -96,7 +97,9 @@ def objects_per_image(split: AnnotationSet, *, difficult: bool) -> Histogram:
 def image_sizes(shapes: Floats) -> list[Share]:
     """The commonest sizes of images [N, 2], height and width in pixels, as stored."""
     count = Counter((int(width), int(height)) for height, width in shapes)
-    rows = [Share(f"{width}×{height}", "", number, len(shapes)) for (width, height), number in count.most_common(_COMMON)]
+    rows = [
+        Share(f"{width}×{height}", "", number, len(shapes)) for (width, height), number in count.most_common(_COMMON)
+    ]
     others = len(shapes) - sum(row.count for row in rows)
     if others:
         rows.append(Share(f"{len(count) - len(rows):,} others", "", others, len(shapes)))
@@ -128,7 +131,11 @@ def _reach(stride: int, span: tuple[float, float] | None) -> str:
     if span is None:
         return f"stride {stride}"
     above, up_to = span
-    return f"stride {stride}; distances up to {up_to:g} px" if np.isfinite(up_to) else f"stride {stride}; beyond {above:g} px"
+    return (
+        f"stride {stride}; distances up to {up_to:g} px"
+        if np.isfinite(up_to)
+        else f"stride {stride}; beyond {above:g} px"
+    )
 
 
 def _histogram(values: Floats, edges: Floats, ticks: Sequence[str], names: Sequence[str], note: str) -> Histogram:
@@ -141,7 +148,7 @@ def _histogram(values: Floats, edges: Floats, ticks: Sequence[str], names: Seque
 
 
 def _ranges(edges: Sequence[str], unit: str) -> list[str]:
-    inner = [f"{low} to {high}{unit}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    inner = [f"{low} to {high}{unit}" for low, high in pairwise(edges)]
     return [f"under {edges[1]}{unit}", *inner[1:-1], f"over {edges[-2]}{unit}"]
 
 

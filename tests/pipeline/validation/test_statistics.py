@@ -26,9 +26,7 @@ def split(*boxes: tuple[float, float, float, float], images: int = 1) -> Annotat
     return AnnotationSet(
         categories=(Category(1, "cat"),),
         images=tuple(Image(number, f"{number}.png", 256, 256) for number in range(1, images + 1)),
-        annotations=tuple(
-            Annotation(number, 1, 1, box, box[2] * box[3]) for number, box in enumerate(boxes, start=1)
-        ),
+        annotations=tuple(Annotation(number, 1, 1, box, box[2] * box[3]) for number, box in enumerate(boxes, start=1)),
     )
 
 
