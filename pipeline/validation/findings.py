@@ -40,7 +40,7 @@ class Finding:
     @property
     def change(self) -> str:
         """How to have something else done."""
-        return f"convert.checks.{self.code}: " + " | ".join(f"{action} ({words})" for action, words in self.choices)
+        return f"convert.checks.{self.code}=" + " | ".join(f"{action} ({words})" for action, words in self.choices)
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ def _placed(image: RawImage) -> Iterator[tuple[str, Place]]:
 
 
 def headline(found: Survey) -> str:
-    """Format, splits, images, objects and classes in a line."""
+    """Format, classes, and what there is to use of each split, in a line."""
     splits = [
         f"{name} {_count(len(split.images), 'image')}, {_count(len(split.annotations), 'object')}"
         for name, split in found.splits.items()
     ]
     classes = len(next(iter(found.splits.values())).categories)
-    return f"format {found.format}; {'; '.join(splits)}; {_count(classes, 'class', 'classes')}"
+    return f"format {found.format}, {_count(classes, 'class', 'classes')}; usable: {'; '.join(splits)}"
 
 
 def verdict(health: Health) -> str:
@@ -122,9 +122,9 @@ def verdict(health: Health) -> str:
 
 def notes(found: Survey) -> list[str]:
     """What isn't a problem, but worth knowing."""
-    unused = f"{_count(found.unused_image_files, 'image file')} that no annotation used is of"
+    unused = f"{_count(found.unused_image_files, 'image file')} not used"
     counted = [f"{count:,} {what}" for what, count in found.ledger.notes.items()]
-    left = f"splits that are not used: {', '.join(found.unused_splits)}"
+    left = f"splits not used: {', '.join(found.unused_splits)}"
     return counted + [unused] * bool(found.unused_image_files) + [left] * bool(found.unused_splits)
 
 

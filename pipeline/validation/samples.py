@@ -21,6 +21,7 @@ MARKED: Colour = (255, 196, 0)
 OTHER: Colour = (255, 255, 255)
 _RIM: Colour = (20, 20, 20)
 _OUTSIDE: Colour = (128, 128, 128)  # around the image, where a box reaches out of it
+_BOXES = 100  # drawn at most
 _LEAST = 12.0  # pixels of a frame's side
 _QUALITY = 72
 # By the number of classes: pictures of each, and their longer side in pixels. A page stays under some 10 MB.
@@ -145,9 +146,11 @@ def _spread(members: Sequence[Annotation], images: dict[int, Image], count: int)
 
 
 def _sample(raw: Path, image: Image, one: Annotation, group: Sequence[Annotation], side: int) -> Sample:
-    same = tuple(corners(other.bbox) for other in group if other.category_id == one.category_id)
-    others = tuple(corners(other.bbox) for other in group if other.category_id != one.category_id)
-    return Sample(raw / image.file_name, same, others, image.file_name, side)
+    same = [other for other in group if other.category_id == one.category_id and other is not one]
+    others = [other for other in group if other.category_id != one.category_id]
+    marked = tuple(corners(each.bbox) for each in [one, *same][:_BOXES])
+    around = tuple(corners(each.bbox) for each in others[:_BOXES])
+    return Sample(raw / image.file_name, marked, around, image.file_name, side)
 
 
 def corners(bbox: tuple[float, float, float, float]) -> Box:
