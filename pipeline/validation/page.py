@@ -70,7 +70,8 @@ def html(health: Health, raw: Path, name: str, params: Params) -> str:
         "size": "×".join(str(side) for side in params.train.size),
         "numbers": _numbers(found, params),
         "classes": classes,
-        "samples": [{"name": one["name"], "pictures": drawn[one["id"]]} for one in classes if drawn.get(one["id"])],
+        "pictured": {category for category, pictures in drawn.items() if pictures},
+        "samples": [one | {"pictures": drawn[one["id"]]} for one in classes if drawn.get(one["id"])],
         "samples_note": _samples_note(drawn, classes),
         "rows": len(classes) <= _MANY,
     }
