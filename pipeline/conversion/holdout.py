@@ -106,6 +106,7 @@ class Counts:
     kind: NDArray[np.int64]  # [pairs]: the class, 0 … classes
     number: NDArray[np.float64]  # [pairs]
     kinds: int  # classes + 1
+    sums: NDArray[np.float64]  # [3, kinds]: Σ n⁰, Σ n¹, Σ n² over the units that have the class
 
     @classmethod
     def of(cls, seen: Sequence[Seen], keys: Keys, categories: Sequence[Category]) -> Self:
@@ -119,8 +120,11 @@ class Counts:
             if raw.fault is None and raw.name in index
         ]
         pairs.extend(unit * kinds + kinds - 1 for unit in own.tolist())
-        codes, number = np.unique(np.array(pairs, dtype=np.int64), return_counts=True)
-        return cls(units, codes // kinds, codes % kinds, number.astype(np.float64), kinds)
+        codes, times = np.unique(np.array(pairs, dtype=np.int64), return_counts=True)
+        unit, kind = np.divmod(codes, kinds)
+        number = times.astype(np.float64)
+        sums = np.stack([np.bincount(kind, number**power, kinds).astype(np.float64) for power in range(3)])
+        return cls(units, unit, kind, number, kinds, sums)
 
 
 Unfairness = tuple[int, int, float]
@@ -135,12 +139,9 @@ def unfairness(counts: Counts, seed: int, bounds: Sequence[float]) -> Unfairness
     """
     share = np.diff(np.asarray(bounds), prepend=0.0)[:, None]
     part = parts(counts.units, seed, bounds)[counts.unit]
-    sums = np.bincount(part * counts.kinds + counts.kind, counts.number, (len(bounds) + 1) * counts.kinds)
-    held = sums.reshape(-1, counts.kinds)[: len(bounds)]
-    total, units, squares = (
-        np.bincount(counts.kind, weights, counts.kinds)
-        for weights in (counts.number, np.ones_like(counts.number), counts.number**2)
-    )
+    cells = np.bincount(part * counts.kinds + counts.kind, counts.number, (len(bounds) + 1) * counts.kinds)
+    held = cells.reshape(-1, counts.kinds)[: len(bounds)]
+    units, total, squares = counts.sums
     missed = (held == 0) | (held == total)
     due = (np.minimum(share, 1 - share) * units >= 1) & missed
     deviation = np.abs(held - share * total) / np.sqrt(np.maximum(share * (1 - share) * squares, 1e-12))

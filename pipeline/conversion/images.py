@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import imagehash
+import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ _UPRIGHT = 1
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 # The perceptual hash looks at 32 × 32 pixels: shrinking coarsely to this many first costs a tenth.
 _SKETCH = 64
+_FLAT = 8  # grey levels of 256 between the darkest and the brightest place
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,9 @@ class Look:
     height: int
     digest: str  # SHA-256 of the file's bytes, in hexadecimal; of its path and size, where it isn't read
     rotated: bool = False  # EXIF asks viewers to turn it
-    alike: int | None = None  # perceptual hash, 64 bits: close for the same picture saved anew; decoded images only
+    alike: int | None = (
+        None  # perceptual hash, 64 bits: close for the same picture saved anew; of decoded images that aren't flat
+    )
 
 
 def looks(folder: Path, files: Sequence[str], mode: Mode) -> Generator[Look | Fault]:
@@ -84,8 +88,12 @@ def _seen(path: Path, *, decode: bool) -> Look | Fault:
         return Fault("undecodable_image", f"its image {path.name} can't be decoded: {reason}")
 
 
-def _perceptual(image: Image.Image) -> int:
-    """imagehash's phash, by the signs of the lowest 8 × 8 frequencies: the same after scaling or JPEG's losses."""
+def _perceptual(image: Image.Image) -> int | None:
+    """imagehash's phash, by the signs of the lowest 8 × 8 frequencies: the same after scaling or JPEG's losses.
+
+    None for a flat picture: noise would decide.
+    """
     image = image.convert("L")
-    factor = max(1, min(image.size) // _SKETCH)
-    return int(str(imagehash.phash(image.reduce(factor))), 16)
+    sketch = image.reduce(max(1, min(image.size) // _SKETCH))
+    flat = int(np.ptp(np.asarray(sketch))) < _FLAT
+    return None if flat else int(str(imagehash.phash(sketch)), 16)

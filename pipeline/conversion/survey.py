@@ -82,7 +82,8 @@ def surveyed(raw: Path, name: str, dataset: RawDataset, options: ConvertParams, 
     seen = without_leaks({split: seen[split] for split in SPLITS if split in seen}, options.images, ledger)
     splits = {split: annotation_set(split, found, categories, ledger) for split, found in seen.items()}
     classes.check(categories, splits.values(), ledger)
-    source = {split: names.get(split) or f"a share of {choice.train}" for split in splits}
+    drawn = f"fold {options.fold} of {options.folds}" if options.folds else "a share"
+    source = {split: names.get(split) or f"{drawn} of {choice.train}" for split in splits}
     unused = _unused(dataset.splits, names.values())
     return Survey(name, source, splits, ledger, hold_out, unused, dataset.files - len(used))
 
