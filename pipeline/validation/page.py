@@ -98,11 +98,16 @@ def _facts(found: Survey) -> list[tuple[str, str]]:
 
 
 def _splits(found: Survey) -> list[dict[str, Any]]:
-    keys = ("images", "images_without_objects", "objects", "difficult", "crowds")
     return [
-        {"name": name, "source": split["source"], "numbers": [split[key] for key in keys]}
-        for name, split in found.report()["splits"].items()
+        {"name": name, "source": found.source[name], "numbers": _sums(split)} for name, split in found.splits.items()
     ]
+
+
+def _sums(split: AnnotationSet) -> tuple[int, ...]:
+    """Images, those without objects, objects, difficult ones, crowds."""
+    objects, images = split.annotations, len(split.images)
+    difficult, crowds = sum(one.difficult for one in objects), sum(one.iscrowd for one in objects)
+    return images, images - len({one.image_id for one in objects}), len(objects), difficult, crowds
 
 
 def _problem(finding: Finding, raw: Path, seen: Mapping[str, Place]) -> dict[str, Any]:
