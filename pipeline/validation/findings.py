@@ -1,6 +1,5 @@
 """What a survey found, as a person should read it: what it is, what conversion does about it, how to change that."""
 
-import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -8,6 +7,8 @@ from pipeline.conversion import Survey
 from pipeline.conversion.checks import CHECKS, Action, actions
 from pipeline.conversion.problems import Problem
 from pipeline.formats.records import Box, RawDataset, RawImage
+
+_FAR = 1e6  # pixels: no image is as large
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Place:
     """Where a record is to be seen."""
 
     file: str  # the image, in the data set's folder
-    box: Box | None  # x, y, width, height as annotated, right or wrong; None where the record is no object
+    box: Box | None  # x, y, width, height as annotated, right or wrong; None where there is none to draw
 
 
 def findings(found: Survey) -> tuple[Finding, ...]:
@@ -92,8 +93,8 @@ def _placed(image: RawImage) -> Iterator[tuple[str, Place]]:
     if image.file:
         yield image.where, Place(image.file, None)
         for one in image.objects:
-            right = not one.fault and all(math.isfinite(side) for side in one.box)
-            yield one.where, Place(image.file, one.box if right else None)
+            drawable = not one.fault and all(abs(side) < _FAR for side in one.box)  # NaN and infinity aren't
+            yield one.where, Place(image.file, one.box if drawable else None)
 
 
 def headline(found: Survey) -> str:

@@ -28,8 +28,8 @@ def write_page(raw: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def wrong(raw: Path, voc_xml: Write, picture: Write) -> Path:
-    """With a box that reaches out, a class that is code, and an image whose name is."""
-    evil = [(EVIL.replace("<", "&lt;"), 1, 1, 30, 60), ("dog", 3, 3, 9, 9)]
+    """With boxes that reach out, far and less far, a class that is code, and an image whose name is."""
+    evil = [("dog", 3, 3, "1e308", 9), (EVIL.replace("<", "&lt;"), 1, 1, 30, 60), ("dog", 3, 3, 9, 9)]
     voc_xml(raw / "Annotations/<img src=x onerror=1>.xml", evil)
     path = raw / "Annotations/<img src=x onerror=1>.xml"
     path.write_text(path.read_text().replace("<filename><img src=x onerror=1>", "<filename>&lt;img src=x onerror=1>"))
