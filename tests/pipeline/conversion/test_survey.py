@@ -135,6 +135,12 @@ def test_folds_part_train_and_leave_val_aside() -> None:
     assert report["splits"]["val"]["source"] == "fold 1 of 4 of train"
 
 
+def test_groups_that_the_own_splits_tear_are_noted() -> None:
+    data = dataset(image("jud1", thing("1")), image("jud2", thing("2")), image("x", thing("3")))
+    notes = found(data, options(groups="^(jud|x)")).report()["notes"]
+    assert notes["images of train whose group (convert.groups) is also in val or test"] == 2
+
+
 @pytest.fixture
 def raw(tmp_path: Path, voc_xml: Any, picture: Any) -> Path:
     """VOC's three lists, of which trainval holds both others."""

@@ -169,6 +169,7 @@ def test_bccd(home: Path, archive: Callable[[str], Path], setting: Setting, stag
     succeeds(stage, "convert")
     found = report(home)
     assert [(entry["code"], entry["where"].rsplit("/", 1)[1]) for entry in found["entries"]] == [
+        ("alike_leak", "BloodImage_00038.xml"),  # 00037, of val, but for its compression
         ("thin", "BloodImage_00343.xml: object 4"),
         ("thin", "BloodImage_00338.xml: object 13"),
     ]
