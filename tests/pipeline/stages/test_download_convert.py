@@ -188,7 +188,8 @@ def test_bccd(home: Path, archive: Callable[[str], Path], setting: Setting, stag
 def test_raccoon(home: Path, archive: Callable[[str], Path], setting: Setting, stage: Stage) -> None:
     setting(**{"dataset": "custom", "download.path": str(archive("raccoon.zip"))})
     succeeds(stage, "download")
-    succeeds(stage, "convert")
+    said = succeeds(stage, "convert")
+    assert f"val drawn by -S convert.split_seed={report(home)['hold_out']['split_seed']}" in said
     found = counts(home)
     assert found["train"][0] + found["val"][0] == 200
     assert found["train"][1] + found["val"][1] == 217
