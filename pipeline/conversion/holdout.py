@@ -6,7 +6,7 @@ digest of its content, so that equal files share a side, or its group's. Stratif
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -57,6 +57,8 @@ def held_out(
     seed = options.split_seed if options.split_seed != "auto" else fairest(counts, bounds)
     held = parts(keys, seed, bounds) == (options.fold if options.folds else 0)
     way = HoldOut(seed, unfairness(counts, seed, bounds) <= FAIR, bounds[0], options.fold, options.folds)
+    if not way.fair:
+        ledger.note(f"splits in which a class is more than {TOLERANCE} standard deviations off its share")
     sides = [[item for item, out in zip(seen, held, strict=True) if out == side] for side in (False, True)]
     return way, sides[0], sides[1]
 
@@ -69,8 +71,7 @@ def _bounds(options: ConvertParams) -> tuple[float, ...]:
 
 def _keys(seen: Sequence[Seen], groups: str | None, ledger: Ledger) -> Iterator[int]:
     """64 bits of each image's content, or of its group's name; what matches no group is by itself."""
-    found = [re.search(groups, item.raw.file) if groups else None for item in seen]
-    names = [match and match[1] for match in found]
+    names = [groups and _group(groups, item) for item in seen]
     if groups and seen and not any(name is not None for name in names):
         raise PipelineError(f"convert.groups: {groups!r} matches no image's path, such as {seen[0].raw.file}")
     for item, name in zip(seen, names, strict=True):
@@ -78,6 +79,18 @@ def _keys(seen: Sequence[Seen], groups: str | None, ledger: Ledger) -> Iterator[
             ledger.note("images whose path convert.groups doesn't match: each is by itself")
         digest = item.look.digest if name is None else hashlib.sha256(f"group {name}".encode()).hexdigest()
         yield int(digest[:16], 16)
+
+
+def _group(groups: str, item: Seen) -> str | None:
+    match = re.search(groups, item.raw.file)
+    return match and match[1]
+
+
+def check_groups(seen: Mapping[str, Sequence[Seen]], groups: str, ledger: Ledger) -> None:
+    """Notes the images of train whose group is judged on: the data set's own splits needn't keep groups together."""
+    judged = {_group(groups, item) for split in ("val", "test") for item in seen.get(split, ())} - {None}
+    torn = sum(_group(groups, item) in judged for item in seen["train"])
+    ledger.note("images of train whose group (convert.groups) is also in val or test", torn)
 
 
 def ranks(keys: Keys, seed: int) -> NDArray[np.float64]:

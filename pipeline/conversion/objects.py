@@ -1,5 +1,6 @@
 """Records to the unified format: boxes checked, classes looked up, ids kept where they can be."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,10 +84,10 @@ def _without_repeated(split: str, kept: Sequence[Kept], ledger: Ledger) -> list[
 
 
 def _area(item: Kept) -> float:
-    area = item.box[2] * item.box[3]
-    if item.raw.area is None:
+    area, own = item.box[2] * item.box[3], item.raw.area
+    if own is None or not 0 <= own < math.inf:
         return area
-    return item.raw.area if item.box == item.raw.box else min(item.raw.area, area)  # COCO's is the mask's
+    return own if item.box == item.raw.box else min(own, area)  # COCO's is the mask's
 
 
 def _ids(records: Sequence[RawImage | RawObject], split: str, ledger: Ledger, *, least: int) -> list[int]:

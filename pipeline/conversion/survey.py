@@ -9,7 +9,7 @@ from typing import Any
 from pipeline import formats
 from pipeline.annotations import AnnotationSet
 from pipeline.conversion import classes
-from pipeline.conversion.holdout import HoldOut, held_out
+from pipeline.conversion.holdout import HoldOut, check_groups, held_out
 from pipeline.conversion.leaks import without_leaks
 from pipeline.conversion.looking import Seen, seen_splits
 from pipeline.conversion.objects import annotation_set
@@ -80,6 +80,8 @@ def surveyed(raw: Path, name: str, dataset: RawDataset, options: ConvertParams, 
     if choice.val is None:
         hold_out, seen["train"], seen["val"] = held_out(seen["train"], categories, options, ledger)
     seen = without_leaks({split: seen[split] for split in SPLITS if split in seen}, options.images, ledger)
+    if options.groups:
+        check_groups(seen, options.groups, ledger)
     splits = {split: annotation_set(split, found, categories, ledger) for split, found in seen.items()}
     classes.check(categories, splits.values(), ledger)
     drawn = f"fold {options.fold} of {options.folds}" if options.folds else "a share"

@@ -27,13 +27,9 @@ def _summary(dataset: str, report: dict[str, Any]) -> str:
 
 
 def _drawn(report: dict[str, Any]) -> str:
-    """How val was held out; the seed pins it, so that images added later move none."""
-    drawn = report["hold_out"]
-    return (
-        f"val drawn by split_seed {drawn['split_seed']} (-S convert.split_seed={drawn['split_seed']} keeps it)"
-        if drawn
-        else ""
-    )
+    """How val was held out, where it was; a pinned seed moves no image when others are added."""
+    seed = report["hold_out"] and report["hold_out"]["split_seed"]
+    return "" if seed is None else f"val drawn by -S convert.split_seed={seed}"
 
 
 def _found(report: dict[str, Any], kind: str) -> str:

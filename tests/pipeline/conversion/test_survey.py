@@ -1,5 +1,7 @@
 """A data set looked at: everything listed, or stopped at the first error; from records, without a file."""
 
+import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline import params
-from pipeline.annotations import Category
+from pipeline.annotations import Category, problems
 from pipeline.conversion import own_splits, survey
 from pipeline.conversion.survey import Survey, surveyed
 from pipeline.errors import PipelineError
@@ -133,6 +135,12 @@ def test_folds_part_train_and_leave_val_aside() -> None:
     assert report["splits"]["val"]["source"] == "fold 1 of 4 of train"
 
 
+def test_groups_that_the_own_splits_tear_are_noted() -> None:
+    data = dataset(image("jud1", thing("1")), image("jud2", thing("2")), image("x", thing("3")))
+    notes = found(data, options(groups="^(jud|x)")).report()["notes"]
+    assert notes["images of train whose group (convert.groups) is also in val or test"] == 2
+
+
 @pytest.fixture
 def raw(tmp_path: Path, voc_xml: Any, picture: Any) -> Path:
     """VOC's three lists, of which trainval holds both others."""
@@ -152,3 +160,59 @@ def test_own_splits_are_all_there_as_they_are(raw: Path) -> None:
     assert files == {"train": ["a.png"], "val": ["b.png"], "trainval": ["a.png", "b.png"]}
     assert seen.ledger.counts == {}
     assert survey(raw, options(images="decode")).unused_splits == ("trainval",)
+
+
+ODD = (0.0, 1.0, 40.0, -3.0, 1e-5, 1e300, -1e300, NAN, float("inf"), float("-inf"))
+
+
+def made(rng: random.Random) -> RawDataset:
+    """Records with about every fourth thing wrong."""
+
+    def number(low: int, high: int) -> float:
+        return rng.choice(ODD) if rng.random() < 0.1 else round(rng.uniform(low, high), rng.randint(0, 6))
+
+    def fault(*codes: str) -> Fault | None:
+        return Fault(rng.choice(codes), "it is") if rng.random() < 0.1 else None
+
+    def some_thing() -> RawObject:
+        box = (number(0, 25), number(0, 20), number(2, 15), number(2, 10))
+        area = rng.choice([None, number(0, 99)])
+        name = rng.choice(["cat", "cat", "dog", "eel"])
+        own, flags = rng.choice([None, rng.randint(-1, 40)]), (rng.randint(0, 1), rng.randint(0, 1))
+        return RawObject(f"o{rng.random()}", name, box, own, area, *flags, fault("record", "unknown_class"))
+
+    def some_image() -> RawImage:
+        things = tuple(some_thing() for _ in range(rng.randint(0, 4)))
+        declared = rng.choice([None, (40, 30), (40, 30), (25, 60), (1, 1)])
+        own = rng.choice([None, rng.randint(-1, 40)])
+        return RawImage(f"i{rng.random()}", f"{rng.randint(0, 30)}.jpg", own, declared, things, fault("xml", "record"))
+
+    names = rng.sample(["train", "val", "test"], rng.randint(1, 3))
+    parts = {
+        name: RawSplit(tuple(some_image() for _ in range(rng.randint(0, 9))), tuple(some_thing() for _ in "ab"))
+        for name in names
+    }
+    return RawDataset((Category(3, "dog"), Category(1, "cat")), parts, 99)
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_whatever_the_records_are_the_result_is_right_or_one_line(stops: bool) -> None:
+    right = 0
+    for seed in range(300):
+        rng = random.Random(seed)
+        data = made(rng)
+        checks = {code: rng.choice(("default", "default", "error", "skip")) for code in ("outside", "swapped", "size")}
+        asked = options(checks, problems="repair", split_seed=seed)
+        try:
+            seen = found(data, asked, stops=stops)
+        except PipelineError as error:
+            if stops or "none is obvious" in str(error):
+                continue
+            raise
+        right += 1
+        for annotations in seen.splits.values():
+            assert list(problems(annotations)) == [], seed
+        again = found(data, asked, stops=stops)
+        assert (again.splits, again.report()) == (seen.splits, seen.report())  # the same input, the same answer
+        json.dumps(seen.report(), allow_nan=False)
+    assert right > 50
