@@ -5,11 +5,11 @@ and height. `difficult` is VOC's flag; metrics count such an object neither as m
 """
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -73,15 +73,38 @@ def write(annotations: AnnotationSet, path: Path) -> None:
     """
     for problem in problems(annotations):
         raise PipelineError(f"{path}: {problem}")
-    lists = {"categories": annotations.categories, "images": annotations.images, "annotations": annotations.annotations}
+    lists = {
+        "categories": map(_category_line, annotations.categories),
+        "images": map(_image_line, annotations.images),
+        "annotations": map(_annotation_line, annotations.annotations),
+    }
     blocks = (
-        f' "{name}": [\n{_records(records)}\n ]' if records else f' "{name}": []' for name, records in lists.items()
+        f' "{name}": [\n{text}\n ]' if (text := ",\n".join(lines)) else f' "{name}": []'
+        for name, lines in lists.items()
     )
     write_text(path, "{\n" + ",\n".join(blocks) + "\n}\n")
 
 
-def _records(records: Iterable[Any]) -> str:
-    return ",\n".join("  " + json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) for record in records)
+# Written out by hand, in a tenth of the time that a JSON writer takes for a million records: json's bytes, which are
+# Python's own for finite numbers.
+
+
+def _category_line(category: Category) -> str:
+    return f'  {{"id": {category.id}, "name": {json.dumps(category.name, ensure_ascii=False)}}}'
+
+
+def _image_line(image: Image) -> str:
+    name = json.dumps(image.file_name, ensure_ascii=False)
+    return f'  {{"id": {image.id}, "file_name": {name}, "width": {image.width}, "height": {image.height}}}'
+
+
+def _annotation_line(item: Annotation) -> str:
+    x, y, w, h = item.bbox
+    return (
+        f'  {{"id": {item.id}, "image_id": {item.image_id}, "category_id": {item.category_id}, '
+        f'"bbox": [{float(x)!r}, {float(y)!r}, {float(w)!r}, {float(h)!r}], "area": {float(item.area)!r}, '
+        f'"iscrowd": {item.iscrowd}, "difficult": {item.difficult}}}'
+    )
 
 
 def read(path: Path) -> AnnotationSet:
@@ -91,9 +114,13 @@ def read(path: Path) -> AnnotationSet:
         PipelineError: the file, and the first record that breaks the format.
     """
     try:
-        annotations = _ADAPTER.validate_json(json.dumps(read_json(path)), strict=True)
+        annotations = _ADAPTER.validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        raise PipelineError(f"{path}: no such file") from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
+        if problem["type"] == "json_invalid":
+            read_json(path)  # which says where
         where = ".".join(str(part) for part in problem["loc"])
         raise PipelineError(f"{path}: {where}: {problem['msg']}") from None
     for broken in problems(annotations):
@@ -120,8 +147,8 @@ def problems(annotations: AnnotationSet) -> Iterator[str]:
 
 
 def _image_problems(image: Image) -> Iterator[str]:
-    path = PurePosixPath(image.file_name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or "\\" in image.file_name:
+    parts = image.file_name.split("/")
+    if image.file_name[:1] == "/" or "\\" in image.file_name or ".." in parts or {"", "."}.issuperset(parts):
         yield f"image {image.id}: file_name {image.file_name!r} is not a relative POSIX path inside the data set"
     if image.width < 1 or image.height < 1:
         yield f"image {image.id}: size {image.width}×{image.height} is not positive"
@@ -136,6 +163,8 @@ def _annotation_problems(annotations: AnnotationSet) -> Iterator[str]:
             yield f"annotation {annotation.id}: image {annotation.image_id} does not exist"
         elif problem := box_problem(annotation.bbox, image.width, image.height):
             yield f"annotation {annotation.id} of {image.file_name}: {problem}"
+        if not math.isfinite(annotation.area):
+            yield f"annotation {annotation.id}: area {annotation.area:g} is not a finite number"
         if annotation.category_id not in categories:
             yield f"annotation {annotation.id}: category {annotation.category_id} does not exist"
 
@@ -146,9 +175,10 @@ def box_problem(bbox: tuple[float, float, float, float], width: int, height: int
     A thousandth of a pixel beyond the edge is rounding, not a fault.
     """
     x, y, w, h = bbox
+    inside = x >= -1e-3 and y >= -1e-3 and x + w <= width + 1e-3 and y + h <= height + 1e-3
+    if inside and w > 0 and h > 0:
+        return None
     shown = f"box [x {x:g}, y {y:g}, width {w:g}, height {h:g}]"
     if not (w > 0 and h > 0):  # NaN ends here too
         return f"{shown} has no positive width and height"
-    if not (x >= -1e-3 and y >= -1e-3 and x + w <= width + 1e-3 and y + h <= height + 1e-3):
-        return f"{shown} is outside its image of {width}×{height}"
-    return None
+    return f"{shown} is outside its image of {width}×{height}"

@@ -1,6 +1,7 @@
 """The only reader of params.yaml: typed, frozen, validated once."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -96,6 +97,19 @@ class ConvertParams:
     def __post_init__(self) -> None:
         if self.folds and self.fold >= self.folds:
             raise ValueError(f"fold: {self.fold} is not one of {self.folds} folds, counted from 0")
+        if self.folds and self.val:
+            raise ValueError(f"folds: val names the split {self.val!r} already; one of them must be null")
+        if self.groups is not None:
+            _check_groups(self.groups)
+
+
+def _check_groups(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"groups: {pattern!r} is no regular expression: {error}") from None
+    if groups != 1:
+        raise ValueError(f"groups: {pattern!r} needs one group in brackets, such as ^(.*)_frame; it has {groups}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,21 +21,40 @@ def checked(box: Box, width: int, height: int) -> tuple[Box | None, Fault | None
         (None, fault): nothing of it is usable.
     """
     x, y, w, h = box
-    shown = f"its box [x {x:g}, y {y:g}, width {w:g}, height {h:g}]"
-    if not all(math.isfinite(side) for side in box):
-        return None, Fault("not_finite", f"{shown} has numbers that are not finite")
-    if w < 0 or h < 0:
-        return None, Fault("swapped", f"{shown} has its corners swapped")
-    if w == 0 or h == 0:
-        return None, Fault("degenerate", f"{shown} has no width or no height")
-    if w <= THIN or h <= THIN:
-        return None, Fault("thin", f"{shown} is no more than {THIN:g} px across")
+    if x >= 0 and y >= 0 and w > THIN and h > THIN and x + w <= width and y + h <= height:  # most of them, soon
+        return box, None
+    if (fault := _misshapen(box)) is not None:
+        return None, fault
     left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
     beyond = max(left - x, top - y, x + w - right, y + h - bottom)
     if beyond <= NOISE:
         return box, None
     clipped = (left, top, right - left, bottom - top)
-    fault = Fault("outside", f"{shown} reaches {beyond:g} px outside its image of {width}×{height}")
+    fault = Fault("outside", f"{_shown(box)} reaches {beyond:g} px outside its image of {width}×{height}")
     if clipped[2] <= THIN or clipped[3] <= THIN:
         return None, fault
     return clipped, fault if beyond > ROUNDING else None
+
+
+def _misshapen(box: Box) -> Fault | None:
+    _, _, w, h = box
+    if not all(math.isfinite(side) for side in box):
+        return Fault("not_finite", f"{_shown(box)} has numbers that are not finite")
+    if w < 0 or h < 0:
+        return Fault("swapped", f"{_shown(box)} has its corners swapped")
+    if w == 0 or h == 0:
+        return Fault("degenerate", f"{_shown(box)} has no width or no height")
+    if w <= THIN or h <= THIN:
+        return Fault("thin", f"{_shown(box)} is no more than {THIN:g} px across")
+    return None
+
+
+def righted(box: Box) -> Box:
+    """A box whose corners are swapped, the right way round."""
+    x, y, w, h = box
+    return (min(x, x + w), min(y, y + h), abs(w), abs(h))
+
+
+def _shown(box: Box) -> str:
+    x, y, w, h = box
+    return f"its box [x {x:g}, y {y:g}, width {w:g}, height {h:g}]"

@@ -1,53 +1,99 @@
-"""What the image files truly are: every one is decoded whole, in parallel."""
+"""What the image files truly are: looked at in parallel, as closely as `convert.images` says."""
 
 import hashlib
 import io
 import os
 import struct
 import zlib
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import imagehash
+import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from pipeline.formats.records import Fault
+from pipeline.formats.records import Fault, RawImage
 
+Mode = Literal["decode", "header", "trust"]
 _UPRIGHT = 1
 # What Pillow raises for bytes that aren't a whole image, depending on the format.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# The perceptual hash looks at 32 × 32 pixels: shrinking coarsely to this many first costs a tenth.
+_SKETCH = 64
+_FLAT = 8  # grey levels of 256 between the darkest and the brightest place
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
     width: int  # pixels as stored: an EXIF rotation is ignored, since annotations refer to stored pixels
     height: int
-    digest: str  # SHA-256 of the file's bytes, in hexadecimal
-    rotated: bool  # EXIF asks viewers to turn it
+    digest: str  # SHA-256 of the file's bytes, in hexadecimal; of its path and size, where it isn't read
+    rotated: bool = False  # EXIF asks viewers to turn it
+    alike: int | None = (
+        None  # perceptual hash, 64 bits: close for the same picture saved anew; of decoded images that aren't flat
+    )
 
 
-def looks(folder: Path, files: Sequence[str]) -> Generator[Look | Fault]:
-    """Decodes images in turn and yields what was seen, in the order of `files`; threads keep all cores busy."""
+def looks(folder: Path, files: Sequence[str], mode: Mode) -> Generator[Look | Fault]:
+    """Looks at images in turn and yields what was seen, in the order of `files`; threads keep all cores busy."""
+    one: Callable[[Path], Look | Fault] = look if mode == "decode" else glance
+    doing = "decoding images" if mode == "decode" else "reading images' headers"
     pool = ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0))))
     try:
-        seen = pool.map(lambda file: look(folder / file), files)
-        yield from tqdm(seen, "decoding images", total=len(files), unit="image", mininterval=1.0, delay=1.0)
+        seen = pool.map(lambda file: one(folder / file), files)
+        yield from tqdm(seen, doing, total=len(files), unit="image", mininterval=1.0, delay=1.0)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def look(path: Path) -> Look | Fault:
-    """Size and content of one image, decoded to its last pixel."""
+    """Size, content and perceptual hash of one image, decoded to its last pixel."""
+    return _seen(path, decode=True)
+
+
+def glance(path: Path) -> Look | Fault:
+    """Size by the image's header, and content; its pixels may still be broken."""
+    return _seen(path, decode=False)
+
+
+def trusted(record: RawImage) -> Look | Fault:
+    """What the record says of its image, of which nothing is read."""
+    if record.declared is None:
+        return Fault("record", "it gives no size of its image, and none is read; -S convert.images=header reads it")
+    width, height = record.declared
+    return Look(width, height, hashlib.sha256(f"{record.file} {width}x{height}".encode()).hexdigest())
+
+
+def _seen(path: Path, *, decode: bool) -> Look | Fault:
+    recognised = False
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            image.load()
+            recognised = True
+            if decode:
+                image.load()
             rotated = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) != _UPRIGHT
-            return Look(image.width, image.height, hashlib.sha256(content).hexdigest(), rotated)
+            alike = _perceptual(image) if decode else None
+            return Look(image.width, image.height, hashlib.sha256(content).hexdigest(), rotated, alike)
     except _UNDECODABLE as error:
         reason = str(error).replace(str(path), path.name).split("\n")[0]
+        if recognised and (isinstance(error, EOFError) or "truncated" in reason.lower()):
+            return Fault("truncated_image", f"its image {path.name} ends too early: {reason}")
         if "cannot identify image file" in reason:
-            reason = "not in a known image format"
+            reason = "not in a known image format" if content else "the file is empty"
         return Fault("undecodable_image", f"its image {path.name} can't be decoded: {reason}")
+
+
+def _perceptual(image: Image.Image) -> int | None:
+    """imagehash's phash, by the signs of the lowest 8 × 8 frequencies: the same after scaling or JPEG's losses.
+
+    None for a flat picture: noise would decide.
+    """
+    image = image.convert("L")
+    sketch = image.reduce(max(1, min(image.size) // _SKETCH))
+    flat = int(np.ptp(np.asarray(sketch))) < _FLAT
+    return None if flat else int(str(imagehash.phash(sketch)), 16)

@@ -1,50 +1,92 @@
-"""What is wrong with a data set: stop at the first, or go on and list them all."""
+"""What is wrong with a data set, taken down: stop at the first that is an error, or go on and list them all."""
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.conversion.checks import CHECKS, Action, Mend, actions
 from pipeline.errors import PipelineError
+from pipeline.formats.records import Fault
+from pipeline.params import ConvertParams
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    code: str  # a short name to count by
-    split: str  # train, val or test
+    code: str  # a key of CHECKS
+    split: str | None  # train, val, test; None: the data set's as a whole
     where: str  # the file, and the record in it
     message: str
-    action: str  # what was done about it: clipped, dropped, skipped, …
+    does: Action  # what the parameters say about it
+    action: str  # the same for people: clipped, dropped, skipped, …
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
 
 
+@dataclass
 class Ledger:
-    """Takes problems down; a strict one stops at the first.
+    """Takes problems down, and says what to do about each.
 
     It also counts what isn't a problem but worth knowing, such as boxes clipped by less than a pixel.
     """
 
-    def __init__(self, *, strict: bool) -> None:
-        self.strict = strict
-        self.problems: list[Problem] = []
-        self.notes: dict[str, int] = {}
+    options: ConvertParams
+    stops: bool = True  # False: an error is listed like all the rest, and treated by the mildest mend there is
+    problems: list[Problem] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
 
-    def add(self, problem: Problem) -> None:
-        """Takes a problem down.
+    def __post_init__(self) -> None:
+        self.actions = actions(self.options)
+
+    def act(self, fault: Fault, split: str | None, where: str, *, repairable: bool = True) -> Mend:
+        """Takes a fault down; returns what to do about it. What can't be repaired is skipped.
 
         Raises:
-            PipelineError: the ledger is strict; the line ends with the way to go on all the same.
+            PipelineError: it is an error; the line ends with the way to go on all the same.
         """
-        if self.strict:
-            raise PipelineError(
-                f"{problem.where}: {problem.message}; mend it there, or have it {problem.action} "
-                "with -S convert.problems=repair"
-            )
-        self.problems.append(problem)
+        check, does = CHECKS[fault.code], self.actions[fault.code]
+        mend: Mend = check.mildest if does == "error" else does
+        if mend == "repair" and not repairable and "skip" in check.mends:
+            mend = "skip"
+        if does == "error" and self.stops:
+            raise PipelineError(f"{where}: {fault.message}; mend it there, or have it {self._remedy(fault.code, mend)}")
+        does = does if does == "error" else mend
+        self.problems.append(Problem(fault.code, split, where, fault.message, does, check.words(does)))
+        return mend
 
-    def note(self, what: str) -> None:
-        self.notes[what] = self.notes.get(what, 0) + 1
+    def _remedy(self, code: str, mend: Mend) -> str:
+        check = CHECKS[code]
+        line = f"{check.mends[mend]} with -S convert.checks.{code}={check.mildest}"
+        followed = getattr(self.options.checks, code) == "default"
+        return f"{line} (whatever is wrong: -S convert.problems=repair)" if followed else line
+
+    def note(self, what: str, times: int = 1) -> None:
+        if times:
+            self.notes[what] = self.notes.get(what, 0) + times
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each code was found."""
+        return dict(Counter(problem.code for problem in self.problems))
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """The counts of those that stop a conversion with these parameters."""
+        return dict(Counter(problem.code for problem in self.problems if problem.does == "error"))
+
+    def examples(self, at_most: int = 3) -> dict[str, list[Problem]]:
+        """The first problems of each code."""
+        found: dict[str, list[Problem]] = {}
+        for problem in self.problems:
+            if len(seen := found.setdefault(problem.code, [])) < at_most:
+                seen.append(problem)
+        return found
 
     def report(self) -> dict[str, Any]:
-        """Counts by code, and every problem, in the order in which they were found."""
-        counts: dict[str, int] = {}
-        for problem in self.problems:
-            counts[problem.code] = counts.get(problem.code, 0) + 1
-        return {"notes": self.notes, "counts": counts, "entries": [asdict(problem) for problem in self.problems]}
+        """Counts by code, some examples, and every problem, in the order in which they were found."""
+        return {
+            "notes": self.notes,
+            "counts": self.counts,
+            "examples": {code: [str(problem) for problem in found] for code, found in self.examples().items()},
+            "entries": [{name: getattr(problem, name) for name in Problem.__slots__} for problem in self.problems],
+        }

@@ -16,11 +16,14 @@ class Choice:
     test: str | None  # None: there is none
 
 
-def choose(names: Collection[str], train: str | None, val: str | None, test: str | None) -> Choice:
+def choose(
+    names: Collection[str], train: str | None, val: str | None, test: str | None, *, folds: bool = False
+) -> Choice:
     """Chooses splits: those asked for by name, and the obvious one for each that is None.
 
     The obvious pair is train with val (or valid); trainval with test; train with test. A single list is
     learnt from and a share of it held out. A test list that isn't judged on already is kept as test.
+    With `folds`, val is always a share of train: trainval where there is one, else train.
 
     Raises:
         PipelineError: a name that the data set doesn't have, one used twice, or no obvious choice.
@@ -29,13 +32,15 @@ def choose(names: Collection[str], train: str | None, val: str | None, test: str
         _check(names, key, asked)
     kinds = {_kind(name): name for name in sorted(names, reverse=True)}
     free = {kind: name for kind, name in kinds.items() if name not in (train, val, test)}
-    train = train or _obvious_train(names, free, val)
+    train = train or _obvious_train(names, free, val, folds)
     free.pop(_kind(train), None)
-    if val is None and _kind(train) == "trainval":
+    if folds:
+        val = None
+    elif val is None and _kind(train) == "trainval":
         val = free.get("test")
     elif val is None:
         val = free.get("val") or free.get("test")
-    if val is None and len(set(names) - {train, test}) > 0 and _kind(train) not in ("train", "trainval"):
+    if val is None and not folds and len(set(names) - {train, test}) > 0 and _kind(train) not in ("train", "trainval"):
         raise PipelineError(_unclear(names, "val"))
     test = test or (free.get("test") if free.get("test") != val else None)
     taken = [name for asked in (train, val, test) if asked for name in asked.split("+")]
@@ -44,8 +49,8 @@ def choose(names: Collection[str], train: str | None, val: str | None, test: str
     return Choice(train, val, test)
 
 
-def _obvious_train(names: Collection[str], free: dict[str, str], val: str | None) -> str:
-    judged = val is not None and _kind(val) == "test"
+def _obvious_train(names: Collection[str], free: dict[str, str], val: str | None, folds: bool) -> str:
+    judged = folds or (val is not None and _kind(val) == "test")
     order = ("trainval", "train") if judged or ("val" not in free and val is None) else ("train", "trainval")
     found = next((free[kind] for kind in order if kind in free), None)
     if found is None and len(free) == 1:

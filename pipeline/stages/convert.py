@@ -1,5 +1,6 @@
 """The convert stage: data/raw/<dataset> → data/unified."""
 
+from collections import Counter
 from typing import Any
 
 from pipeline.conversion import convert
@@ -21,8 +22,20 @@ def _summary(dataset: str, report: dict[str, Any]) -> str:
     ]
     classes = len(report["splits"]["train"]["classes"])
     line = f"convert: {dataset} ({report['format']}, {classes} classes): {'; '.join(splits)}"
-    found = ", ".join(f"{count} {code}" for code, count in report["counts"].items())
-    return f"{line}; repaired: {found} (data/unified/report.json)" if found else line
+    found = [line for line in (_drawn(report), _found(report, "repaired"), _found(report, "noted")) if line]
+    return "; ".join([line, *found])
+
+
+def _drawn(report: dict[str, Any]) -> str:
+    """How val was held out, where it was; a pinned seed moves no image when others are added."""
+    seed = report["hold_out"] and report["hold_out"]["split_seed"]
+    return "" if seed is None else f"val drawn by -S convert.split_seed={seed}"
+
+
+def _found(report: dict[str, Any], kind: str) -> str:
+    codes = Counter(entry["code"] for entry in report["entries"] if (entry["does"] == "note") == (kind == "noted"))
+    counted = ", ".join(f"{count} {code}" for code, count in codes.items())
+    return f"{kind}: {counted} (data/unified/report.json)" if codes else ""
 
 
 def main() -> None:

@@ -74,6 +74,9 @@ def changed(**values: object) -> Annotation:
         (AnnotationSet(CATEGORIES, IMAGES, (changed(bbox=(0, 0, 0, 5)),)), "no positive width"),
         (AnnotationSet(CATEGORIES, IMAGES, (changed(bbox=(0, 0, float("nan"), 5)),)), "no positive width"),
         (AnnotationSet(CATEGORIES, IMAGES, (changed(bbox=(0.5, 0, 40, 5)),)), "outside its image of 40×30"),
+        (AnnotationSet(CATEGORIES, IMAGES, (changed(area=float("inf")),)), "area inf is not a finite number"),
+        (AnnotationSet(CATEGORIES, (Image(1, "./.", 1, 1),), ()), "not a relative POSIX path"),
+        (AnnotationSet(CATEGORIES, (Image(1, "", 1, 1),), ()), "not a relative POSIX path"),
     ],
 )
 def test_broken_records_are_not_written(tmp_path: Path, broken: AnnotationSet, said: str) -> None:
@@ -93,3 +96,37 @@ def test_wrong_type_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(text)
     with pytest.raises(PipelineError, match=r"images\.0\.width"):
         read(tmp_path / "train.json")
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(st.text(min_size=1, max_size=9), st.floats(1e-9, 1e6), st.floats(1e-9, 1e6), numbers)
+def test_bytes_are_those_of_a_json_writer(
+    tmp_path_factory: pytest.TempPathFactory, name: str, w: float, h: float, area: float
+) -> None:
+    path = tmp_path_factory.mktemp("bytes") / "train.json"
+    item = Annotation(1, 2, 3, (0.1, 1, w, h), area)
+    write(AnnotationSet((Category(3, name),), (Image(2, "a/ü\n.jpg", 2**30, 2**30),), (item,)), path)
+    text = path.read_text(encoding="utf-8")
+    record = {"id": 1, "image_id": 2, "category_id": 3, "bbox": [0.1, 1.0, w, h], "area": area}
+    assert f"  {json.dumps(record | {'iscrowd': 0, 'difficult': 0})}\n" in text
+    assert f"  {json.dumps({'id': 3, 'name': name}, ensure_ascii=False)}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "not JSON: .* at line 1 column 2"),
+        (b'{"categories": "\xff"}', "not JSON: it is not UTF-8 text"),
+        (b"[]", r"train\.json: "),
+        (b"{}", "categories: "),
+    ],
+)
+def test_what_is_not_the_format_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "train.json").write_bytes(content)
+    with pytest.raises(PipelineError, match=said) as caught:
+        read(tmp_path / "train.json")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(PipelineError, match="no such file"):
+        read(tmp_path / "val.json")

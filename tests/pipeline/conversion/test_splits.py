@@ -55,3 +55,19 @@ def test_asked_for(names: str, asked: tuple[str | None, ...], chosen: tuple[str 
 def test_refused(names: str, asked: tuple[str | None, ...], said: str) -> None:
     with pytest.raises(PipelineError, match=said.replace(".", r"\.").replace("+", r"\+")):
         choose(names.split(), *asked)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("names", "asked", "chosen"),
+    [
+        ("train val", (None, None, None), ("train", None, None)),
+        ("train val trainval test", (None, None, None), ("trainval", None, "test")),
+        ("all", (None, None, None), ("all", None, None)),
+        ("train val", ("train+val", None, None), ("train+val", None, None)),
+        ("a b", ("a", None, None), ("a", None, None)),
+    ],
+)
+def test_folds_are_cut_from_the_list_to_learn_from(
+    names: str, asked: tuple[str | None, ...], chosen: tuple[str | None, ...]
+) -> None:
+    assert choose(names.split(), *asked, folds=True) == Choice(*chosen)  # type: ignore[arg-type]

@@ -169,6 +169,7 @@ def test_bccd(home: Path, archive: Callable[[str], Path], setting: Setting, stag
     succeeds(stage, "convert")
     found = report(home)
     assert [(entry["code"], entry["where"].rsplit("/", 1)[1]) for entry in found["entries"]] == [
+        ("alike_leak", "BloodImage_00038.xml"),  # 00037, of val, but for its compression
         ("thin", "BloodImage_00343.xml: object 4"),
         ("thin", "BloodImage_00338.xml: object 13"),
     ]
@@ -187,7 +188,8 @@ def test_bccd(home: Path, archive: Callable[[str], Path], setting: Setting, stag
 def test_raccoon(home: Path, archive: Callable[[str], Path], setting: Setting, stage: Stage) -> None:
     setting(**{"dataset": "custom", "download.path": str(archive("raccoon.zip"))})
     succeeds(stage, "download")
-    succeeds(stage, "convert")
+    said = succeeds(stage, "convert")
+    assert f"val drawn by -S convert.split_seed={report(home)['hold_out']['split_seed']}" in said
     found = counts(home)
     assert found["train"][0] + found["val"][0] == 200
     assert found["train"][1] + found["val"][1] == 217

@@ -1,0 +1,96 @@
+"""The checks that `convert` and `fcos validate` share: what each one looks for, and what can be done about it.
+
+A code here is a parameter of `convert.checks` and the code of a `Fault`, whoever finds it: a reader or the conversion.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from pipeline.params import ConvertParams
+
+Action = Literal["error", "repair", "skip", "note"]
+Mend = Literal["repair", "skip", "note"]
+STOPS = "stops the conversion"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that can be wrong with a data set."""
+
+    says: str  # what is wrong, in a few words
+    mends: Mapping[Mend, str]  # what may be done instead of stopping, the mildest first: "have it …"
+    nature: Literal["error", "warning"] = "error"  # a warning is only noted, unless parameters say more
+
+    @property
+    def mildest(self) -> Mend:
+        return next(iter(self.mends))
+
+    def words(self, action: Action) -> str:
+        """What an action means here, for people."""
+        return STOPS if action == "error" else self.mends[action]
+
+
+_SKIP: Mapping[Mend, str] = {"skip": "skipped"}
+_NOTE: Mapping[Mend, str] = {"note": "left as it is"}
+_DROP: Mapping[Mend, str] = {"skip": "dropped"}
+
+CHECKS: dict[str, Check] = {
+    # Images and their records
+    "missing_image": Check("the annotated image is not there", _SKIP),
+    "ambiguous_image": Check("several files could be the image", _SKIP),
+    "undecodable_image": Check("the file is no image, or none that can be decoded or read", _SKIP),
+    "truncated_image": Check("the image file ends too early", _SKIP),
+    "size": Check(
+        "the annotation says another size than the image has",
+        {"repair": "taken at the size that the image has", "skip": "skipped"},
+    ),
+    "exif": Check(
+        "EXIF asks viewers to turn the image; boxes refer to the stored pixels",
+        {"note": "taken as stored", "skip": "skipped"},
+        "warning",
+    ),
+    "repeated_image": Check("an image has two records in a split", {"skip": "skipped, the first counts"}),
+    "missing_annotation": Check("a list names an image without annotation", _SKIP),
+    "record": Check("a record lacks something, or isn't what its format asks for", _SKIP),
+    "xml": Check("an annotation file is no XML, or unsafe", _SKIP),
+    "orphan": Check("an object's image doesn't exist", _DROP),
+    "repeated_id": Check(
+        "ids are given twice, not to all, or below 1", {"note": "given a new number, like all of its split"}, "warning"
+    ),
+    # Boxes
+    "not_finite": Check("a box has NaN or infinity", _DROP),
+    "degenerate": Check("a box has no width or no height", _DROP),
+    "swapped": Check("a box's corners are swapped", {"repair": "put right", "skip": "dropped"}),
+    "thin": Check("a box is one pixel or less across", _DROP),
+    "outside": Check("a box reaches out of its image by more than 1 px", {"repair": "clipped", "skip": "dropped"}),
+    "repeated_box": Check(
+        "two boxes of a class in an image are equal",
+        {"note": "left as it is", "skip": "dropped, the first counts"},
+        "warning",
+    ),
+    # Classes
+    "unknown_class": Check("an object's class is not in the list", _DROP),
+    "unused_class": Check("a class has not a single object", _NOTE, "warning"),
+    "alike_classes": Check("names of classes differ in case, blanks or a letter only", _NOTE, "warning"),
+    # Splits
+    "leak": Check(
+        "an image of train is, byte for byte, in val or test",
+        {"repair": "kept in val or test alone", "note": "left in both"},
+    ),
+    "alike_leak": Check(
+        "an image of train looks like one of val or test (perceptual hash)",
+        {"note": "left in both", "repair": "kept in val or test alone"},
+        "warning",
+    ),
+}
+
+
+def actions(options: ConvertParams) -> dict[str, Action]:
+    """What is done about each code: its own parameter, or where that is `default` what `convert.problems` says."""
+    chosen: dict[str, Action] = {}
+    for field in fields(options.checks):
+        own: Literal["default"] | Action = getattr(options.checks, field.name)
+        general: Action = "error" if options.problems == "error" else CHECKS[field.name].mildest
+        chosen[field.name] = general if own == "default" else own
+    return chosen

@@ -1,0 +1,172 @@
+"""Which images are held out of a split to be judged on: by a seed and each image's content alone, fair to every class.
+
+An image's side follows from (seed, its key): no other image has a say, so that adding some moves none. The key is the
+digest of its content, so that equal files share a side, or its group's. Stratification is a choice among seeds.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.annotations import Category
+from pipeline.conversion.looking import Seen
+from pipeline.conversion.problems import Ledger
+from pipeline.errors import PipelineError
+from pipeline.params import ConvertParams
+
+Keys = NDArray[np.uint64]
+# Fair: no class's objects in val are further from their share than so many standard deviations of a random draw.
+TOLERANCE = 1.5
+SEEDS = 256  # of which the first fair one is taken, else the fairest
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """How images were drawn, as report.json has it."""
+
+    split_seed: int
+    fair: bool  # to every class, by TOLERANCE
+    share: float  # asked for
+    fold: int
+    folds: int | None
+
+    def __str__(self) -> str:
+        part = f"fold {self.fold} of {self.folds}" if self.folds else f"a share of {self.share:g}"
+        return f"{part}, by convert.split_seed={self.split_seed}"
+
+    def report(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def held_out(
+    seen: Sequence[Seen], categories: Sequence[Category], options: ConvertParams, ledger: Ledger
+) -> tuple[HoldOut, list[Seen], list[Seen]]:
+    """Parts a split's images in those that stay and those that are held out.
+
+    Raises:
+        PipelineError: no image's path matches `convert.groups`.
+    """
+    keys = np.array(list(_keys(seen, options.groups, ledger)), dtype=np.uint64)
+    bounds = _bounds(options)
+    counts = Counts.of(seen, keys, categories)
+    seed = options.split_seed if options.split_seed != "auto" else fairest(counts, bounds)
+    held = parts(keys, seed, bounds) == (options.fold if options.folds else 0)
+    way = HoldOut(seed, unfairness(counts, seed, bounds) <= FAIR, bounds[0], options.fold, options.folds)
+    if not way.fair:
+        ledger.note(f"splits in which a class is more than {TOLERANCE} standard deviations off its share")
+    sides = [[item for item, out in zip(seen, held, strict=True) if out == side] for side in (False, True)]
+    return way, sides[0], sides[1]
+
+
+def _bounds(options: ConvertParams) -> tuple[float, ...]:
+    if options.folds:
+        return tuple((fold + 1) / options.folds for fold in range(options.folds))
+    return (options.val_fraction,)
+
+
+def _keys(seen: Sequence[Seen], groups: str | None, ledger: Ledger) -> Iterator[int]:
+    """64 bits of each image's content, or of its group's name; what matches no group is by itself."""
+    names = [groups and _group(groups, item) for item in seen]
+    if groups and seen and not any(name is not None for name in names):
+        raise PipelineError(f"convert.groups: {groups!r} matches no image's path, such as {seen[0].raw.file}")
+    for item, name in zip(seen, names, strict=True):
+        if groups and name is None:
+            ledger.note("images whose path convert.groups doesn't match: each is by itself")
+        digest = item.look.digest if name is None else hashlib.sha256(f"group {name}".encode()).hexdigest()
+        yield int(digest[:16], 16)
+
+
+def _group(groups: str, item: Seen) -> str | None:
+    match = re.search(groups, item.raw.file)
+    return match and match[1]
+
+
+def check_groups(seen: Mapping[str, Sequence[Seen]], groups: str, ledger: Ledger) -> None:
+    """Notes the images of train whose group is judged on: the data set's own splits needn't keep groups together."""
+    judged = {_group(groups, item) for split in ("val", "test") for item in seen.get(split, ())} - {None}
+    torn = sum(_group(groups, item) in judged for item in seen["train"])
+    ledger.note("images of train whose group (convert.groups) is also in val or test", torn)
+
+
+def ranks(keys: Keys, seed: int) -> NDArray[np.float64]:
+    """A number in [0, 1) for each key, as if drawn at random: SplitMix64 started at the key, its (seed + 1)th number.
+
+    Steele, Lea, Flood: Fast splittable pseudorandom number generators (OOPSLA 2014), with Vigna's constants.
+    """
+    mixed = keys + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def parts(keys: Keys, seed: int, bounds: Sequence[float]) -> NDArray[np.int64]:
+    """Each key's part, 0 … len(bounds): where its rank lies between the bounds."""
+    return np.searchsorted(np.asarray(bounds), ranks(keys, seed), side="right")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many objects of each class every unit (a content, or a group) has; the last class counts its images."""
+
+    units: Keys  # [units]
+    unit: NDArray[np.int64]  # [pairs]: index in units
+    kind: NDArray[np.int64]  # [pairs]: the class, 0 … classes
+    number: NDArray[np.float64]  # [pairs]
+    kinds: int  # classes + 1
+    sums: NDArray[np.float64]  # [3, kinds]: Σ n⁰, Σ n¹, Σ n² over the units that have the class
+
+    @classmethod
+    def of(cls, seen: Sequence[Seen], keys: Keys, categories: Sequence[Category]) -> Self:
+        kinds = len(categories) + 1
+        index = {category.name: number for number, category in enumerate(categories)}
+        units, own = np.unique(keys, return_inverse=True)
+        pairs = [
+            unit * kinds + index[raw.name]
+            for unit, item in zip(own.tolist(), seen, strict=True)
+            for raw in item.raw.objects
+            if raw.fault is None and raw.name in index
+        ]
+        pairs.extend(unit * kinds + kinds - 1 for unit in own.tolist())
+        codes, times = np.unique(np.array(pairs, dtype=np.int64), return_counts=True)
+        unit, kind = np.divmod(codes, kinds)
+        number = times.astype(np.float64)
+        sums = np.stack([np.bincount(kind, number**power, kinds).astype(np.float64) for power in range(3)])
+        return cls(units, unit, kind, number, kinds, sums)
+
+
+Unfairness = tuple[int, int, float]
+FAIR: Unfairness = (0, 0, TOLERANCE)
+
+
+def unfairness(counts: Counts, seed: int, bounds: Sequence[float]) -> Unfairness:
+    """How far a seed is from fair, worst first: sides without an image, without a class, largest deviation.
+
+    A class's objects in a part of share s, among units with n_u of them each, are drawn with a standard deviation of
+    √(s (1 − s) Σ n_u²). A class is missed where a side could be expected to have at least one unit with it.
+    """
+    share = np.diff(np.asarray(bounds), prepend=0.0)[:, None]
+    part = parts(counts.units, seed, bounds)[counts.unit]
+    cells = np.bincount(part * counts.kinds + counts.kind, counts.number, (len(bounds) + 1) * counts.kinds)
+    held = cells.reshape(-1, counts.kinds)[: len(bounds)]
+    units, total, squares = counts.sums
+    missed = (held == 0) | (held == total)
+    due = (np.minimum(share, 1 - share) * units >= 1) & missed
+    deviation = np.abs(held - share * total) / np.sqrt(np.maximum(share * (1 - share) * squares, 1e-12))
+    return int(missed[:, -1].sum()), int(due.sum()), float(deviation.max())
+
+
+def fairest(counts: Counts, bounds: Sequence[float]) -> int:
+    """The first seed 0, 1, 2, … that is fair; where none of SEEDS is, the one nearest to it."""
+    best: tuple[Unfairness, int] | None = None
+    for seed in range(SEEDS):
+        found = unfairness(counts, seed, bounds)
+        if found <= FAIR:  # as tuples: nothing empty, nothing missed, and within the tolerance
+            return seed
+        best = min(best or (found, seed), (found, seed))
+    return best[1] if best else 0

@@ -1,0 +1,134 @@
+"""A data set looked at from end to end, in the unified format, with all that was found on the way. Writes nothing."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import formats
+from pipeline.annotations import AnnotationSet
+from pipeline.conversion import classes
+from pipeline.conversion.holdout import HoldOut, check_groups, held_out
+from pipeline.conversion.leaks import without_leaks
+from pipeline.conversion.looking import Seen, seen_splits
+from pipeline.conversion.objects import annotation_set
+from pipeline.conversion.problems import Ledger
+from pipeline.conversion.splits import choose
+from pipeline.formats.records import RawDataset
+from pipeline.params import ConvertParams
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set in the unified format, not yet written, and all that was found on the way."""
+
+    format: str
+    source: dict[str, str]  # by split: the data set's own name of what it was made from
+    splits: dict[str, AnnotationSet]
+    ledger: Ledger
+    hold_out: HoldOut | None  # None: the data set's own splits
+    unused_splits: tuple[str, ...]
+    unused_image_files: int
+
+    def unusable(self) -> Iterator[str]:
+        """A line for each split that nothing can be learnt from, or judged on."""
+        for split, found in self.splits.items():
+            if not found.images:
+                yield f"{split} has no images; choose another split, convert.val_fraction or convert.split_seed"
+            elif split != "test" and not found.annotations:
+                yield f"{split} has {len(found.images)} images and not one object"
+
+    def report(self) -> dict[str, Any]:
+        """As report.json has it."""
+        return {
+            "format": self.format,
+            "images": self.ledger.options.images,
+            "splits": {split: _summary(self.source[split], found) for split, found in self.splits.items()},
+            "hold_out": self.hold_out and self.hold_out.report(),
+            "unused_splits": list(self.unused_splits),
+            "unused_image_files": self.unused_image_files,
+            **self.ledger.report(),
+        }
+
+
+def survey(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True) -> Survey:
+    """Reads the data set in the folder `raw` and does with each problem what `options` say.
+
+    With `stops` false, what `options` call an error is listed like the rest and treated by the mildest mend there is,
+    so that one look finds everything.
+
+    Raises:
+        PipelineError: the data set can't be read, or (if `stops`) has a problem that is an error.
+    """
+    name, dataset = _read(raw, format)
+    return surveyed(raw, name, dataset, options, stops=stops)
+
+
+def surveyed(raw: Path, name: str, dataset: RawDataset, options: ConvertParams, *, stops: bool = True) -> Survey:
+    """The same of records that have been read already."""
+    ledger = Ledger(options, stops)
+    choice = choose(dataset.splits, options.train, options.val, options.test, folds=bool(options.folds))
+    names = {split: own for split in SPLITS if (own := getattr(choice, split)) is not None}
+    parts = {split: [dataset.splits[own] for own in asked.split("+")] for split, asked in names.items()}
+    seen = seen_splits(raw, parts, options.images, ledger)
+    used = _files(seen)
+    categories = classes.chosen(dataset.categories, options.classes)
+    hold_out = None
+    if choice.val is None:
+        hold_out, seen["train"], seen["val"] = held_out(seen["train"], categories, options, ledger)
+    seen = without_leaks({split: seen[split] for split in SPLITS if split in seen}, options.images, ledger)
+    if options.groups:
+        check_groups(seen, options.groups, ledger)
+    splits = {split: annotation_set(split, found, categories, ledger) for split, found in seen.items()}
+    classes.check(categories, splits.values(), ledger)
+    drawn = f"fold {options.fold} of {options.folds}" if options.folds else "a share"
+    source = {split: names.get(split) or f"{drawn} of {choice.train}" for split in splits}
+    unused = _unused(dataset.splits, names.values())
+    return Survey(name, source, splits, ledger, hold_out, unused, dataset.files - len(used))
+
+
+def own_splits(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True) -> Survey:
+    """Every split of the data set by its own name, none held out, no leak looked for or removed.
+
+    Raises:
+        PipelineError: as `survey`.
+    """
+    name, dataset = _read(raw, format)
+    ledger = Ledger(options, stops)
+    seen = seen_splits(raw, {own: [found] for own, found in dataset.splits.items()}, options.images, ledger)
+    categories = classes.chosen(dataset.categories, options.classes)
+    splits = {split: annotation_set(split, found, categories, ledger) for split, found in seen.items()}
+    classes.check(categories, splits.values(), ledger)
+    return Survey(name, {split: split for split in splits}, splits, ledger, None, (), dataset.files - len(_files(seen)))
+
+
+def _read(raw: Path, format: str) -> tuple[str, RawDataset]:
+    name = formats.recognise(raw) if format == "auto" else format
+    return name, formats.read(raw, name)
+
+
+def _files(seen: dict[str, list[Seen]]) -> set[str]:
+    return {item.raw.file for found in seen.values() for item in found}
+
+
+def _unused(own: Collection[str], names: Collection[str]) -> tuple[str, ...]:
+    used = {name for asked in names for name in asked.split("+")}
+    return tuple(name for name in own if name not in used)
+
+
+def _summary(source: str, annotations: AnnotationSet) -> dict[str, Any]:
+    names = {category.id: category.name for category in annotations.categories}
+    objects = Counter(names[item.category_id] for item in annotations.annotations)
+    with_objects = {item.image_id for item in annotations.annotations}
+    return {
+        "source": source,
+        "images": len(annotations.images),
+        "images_without_objects": len(annotations.images) - len(with_objects),
+        "objects": len(annotations.annotations),
+        "difficult": sum(item.difficult for item in annotations.annotations),
+        "crowds": sum(item.iscrowd for item in annotations.annotations),
+        "classes": {name: objects[name] for name in names.values()},
+    }

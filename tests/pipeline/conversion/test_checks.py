@@ -1,0 +1,77 @@
+"""The list of checks, and what the ledger makes of it."""
+
+from dataclasses import fields, replace
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from pipeline import params
+from pipeline.conversion.checks import CHECKS, actions
+from pipeline.conversion.problems import Ledger
+from pipeline.errors import PipelineError
+from pipeline.formats.records import Fault
+from pipeline.params import CheckParams, ConvertParams
+from tests.projects import REPOSITORY
+
+OUTSIDE = Fault("outside", "its box reaches out")
+
+
+def options(problems: str = "error", **checks: Any) -> ConvertParams:
+    base = params.load(REPOSITORY / "params.yaml").convert
+    return replace(base, problems=problems, checks=replace(base.checks, **checks))  # type: ignore[arg-type]
+
+
+def test_every_parameter_has_a_check_and_offers_what_the_check_can_do() -> None:
+    hints = get_type_hints(CheckParams)
+    assert list(CHECKS) == [field.name for field in fields(CheckParams)]
+    for code, check in CHECKS.items():
+        assert set(get_args(hints[code])) == {"default", "error", *check.mends}, code
+
+
+def test_what_is_a_warning_is_noted_by_params_yaml() -> None:
+    chosen = actions(options())
+    assert {code for code, action in chosen.items() if action == "note"} == {
+        code for code, check in CHECKS.items() if check.nature == "warning"
+    }
+    assert all(chosen[code] == "error" for code, check in CHECKS.items() if check.nature == "error")
+
+
+def test_default_follows_problems_and_an_own_word_wins() -> None:
+    assert actions(options())["outside"] == "error"
+    assert actions(options("repair"))["outside"] == "repair"
+    assert actions(options("repair"))["thin"] == "skip"
+    assert actions(options("repair"))["leak"] == "repair"
+    assert actions(options("repair", outside="error"))["outside"] == "error"
+    assert actions(options("error", outside="skip"))["outside"] == "skip"
+    assert actions(options("error", exif="default"))["exif"] == "error"
+
+
+def test_an_error_names_record_problem_and_remedy() -> None:
+    with pytest.raises(PipelineError) as caught:
+        Ledger(options()).act(OUTSIDE, "train", "a.xml: object 3")
+    assert str(caught.value) == (
+        "a.xml: object 3: its box reaches out; mend it there, or have it clipped with -S convert.checks.outside=repair "
+        "(whatever is wrong: -S convert.problems=repair)"
+    )
+    with pytest.raises(PipelineError) as caught:
+        Ledger(options("repair", outside="error")).act(OUTSIDE, "train", "a.xml: object 3")
+    assert str(caught.value).endswith("have it clipped with -S convert.checks.outside=repair")
+
+
+def test_the_remedy_of_what_cannot_be_repaired_does_mend_it() -> None:
+    with pytest.raises(PipelineError, match=r"have it dropped with -S convert\.checks\.outside=repair"):
+        Ledger(options()).act(OUTSIDE, "train", "a.xml: object 3", repairable=False)
+    ledger = Ledger(options("repair"))
+    assert ledger.act(OUTSIDE, "train", "a.xml: object 3", repairable=False) == "skip"
+    assert [(item.does, item.action) for item in ledger.problems] == [("skip", "dropped")]
+
+
+def test_a_ledger_that_never_stops_lists_errors_as_errors() -> None:
+    ledger = Ledger(options(leak="note"), stops=False)
+    assert ledger.act(OUTSIDE, "train", "a") == "repair"
+    assert ledger.act(Fault("leak", "x"), "train", "b") == "note"
+    assert ledger.act(OUTSIDE, "val", "c", repairable=False) == "skip"
+    assert ledger.counts == {"outside": 2, "leak": 1}
+    assert ledger.errors == {"outside": 2}
+    assert [item.action for item in ledger.problems] == ["stops the conversion", "left in both", "stops the conversion"]
+    assert [str(item) for item in ledger.examples(1)["outside"]] == ["a: its box reaches out"]

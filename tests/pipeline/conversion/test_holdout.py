@@ -1,0 +1,159 @@
+"""Held-out images: by seed and content alone, groups together, fair to every class."""
+
+import hashlib
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import params
+from pipeline.annotations import Category
+from pipeline.conversion.holdout import SEEDS, TOLERANCE, Counts, fairest, held_out, ranks, unfairness
+from pipeline.conversion.images import Look
+from pipeline.conversion.looking import Seen
+from pipeline.conversion.problems import Ledger
+from pipeline.errors import PipelineError
+from pipeline.formats.records import RawImage, RawObject
+from pipeline.params import ConvertParams
+from tests.projects import REPOSITORY
+
+CATEGORIES = tuple(Category(number, name) for number, name in enumerate(("cat", "dog", "eel")))
+BASE = params.load(REPOSITORY / "params.yaml").convert
+
+
+def options(**values: Any) -> ConvertParams:
+    return replace(BASE, **values)
+
+
+def image(number: int, classes: tuple[str, ...] = ("cat",), file: str | None = None) -> Seen:
+    objects = tuple(RawObject(f"{number}", name, (0, 0, 9, 9)) for name in classes)
+    digest = hashlib.sha256(str(number).encode()).hexdigest()
+    return Seen(RawImage(f"{number}", file or f"{number}.jpg", objects=objects), Look(9, 9, digest))
+
+
+def drawn(seen: list[Seen], **values: Any) -> tuple[set[str], set[str]]:
+    """File names of those that stay, and of those held out."""
+    _, stay, held = held_out(seen, CATEGORIES, options(**values), Ledger(options(**values)))
+    return {item.raw.file for item in stay}, {item.raw.file for item in held}
+
+
+numbers = st.sets(st.integers(0, 500), min_size=1, max_size=40)
+
+
+@settings(max_examples=50, deadline=None)
+@given(numbers, numbers, st.integers(0, 2**70), st.floats(0.05, 0.95))
+def test_adding_images_moves_none(some: set[int], more: set[int], seed: int, share: float) -> None:
+    before = drawn([image(n) for n in some], split_seed=seed, val_fraction=share)
+    after = drawn([image(n) for n in some | more], split_seed=seed, val_fraction=share)
+    assert before[0] <= after[0]
+    assert before[1] <= after[1]
+
+
+@settings(max_examples=15, deadline=None)
+@given(numbers, st.integers(2, 7), st.one_of(st.just("auto"), st.integers(0, 99)))
+def test_every_image_is_held_out_by_exactly_one_fold(some: set[int], folds: int, seed: int | str) -> None:
+    seen = [image(n, ("cat", "dog")[: n % 3]) for n in some]
+    held = Counter[str]()
+    for fold in range(folds):
+        stay, out = drawn(seen, split_seed=seed, folds=folds, fold=fold)
+        assert stay | out == {item.raw.file for item in seen}
+        assert not stay & out
+        held.update(out)
+    assert held == Counter({item.raw.file: 1 for item in seen})
+
+
+@settings(max_examples=50, deadline=None)
+@given(numbers, st.sampled_from([None, 3]), st.integers(0, 99))
+def test_groups_stay_together_and_adding_moves_none(some: set[int], folds: int | None, seed: int) -> None:
+    seen = [image(n, file=f"clip{n % 9}/frame{n}.jpg") for n in some]
+    asked: dict[str, Any] = {"groups": r"^(clip\d+)/", "folds": folds, "split_seed": seed}
+    stay, out = drawn(seen, **asked)
+    assert not {name.split("/")[0] for name in stay} & {name.split("/")[0] for name in out}
+    more_stay, more_out = drawn([*seen, image(999, file="clip3/late.jpg"), image(998, file="clip77/x.jpg")], **asked)
+    assert stay <= more_stay
+    assert out <= more_out
+
+
+@settings(max_examples=50, deadline=None)
+@given(numbers, st.integers(0, 99))
+def test_equal_files_share_a_side(some: set[int], seed: int) -> None:
+    twins = [image(n, file=f"copies/{n}.jpg") for n in some]
+    stay, out = drawn([image(n) for n in some] + twins, split_seed=seed)
+    assert {name.removeprefix("copies/") for name in stay}.isdisjoint(name.removeprefix("copies/") for name in out)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(["cat", "dog", "eel"]), max_size=5), min_size=30, max_size=80))
+def test_every_class_is_near_its_share_or_no_seed_is_better(contents: list[list[str]]) -> None:
+    seen = [image(n, tuple(names)) for n, names in enumerate(contents)]
+    way, _, held = held_out(seen, CATEGORIES, options(), Ledger(options()))
+    for name in ("cat", "dog", "eel"):
+        number = np.array([names.count(name) for names in contents])
+        out = sum(item.name == name for found in held for item in found.raw.objects)
+        deviation = abs(out - 0.2 * number.sum())
+        fair = deviation <= TOLERANCE * np.sqrt(0.2 * 0.8 * (number**2).sum()) + 1e-9
+        assert fair or not way.fair
+    keys = np.array([int(item.look.digest[:16], 16) for item in seen], np.uint64)
+    counts = Counts.of(seen, keys, CATEGORIES)
+    own = unfairness(counts, way.split_seed, (0.2,))
+    if way.fair:  # the first
+        assert all(unfairness(counts, seed, (0.2,)) > (0, 0, TOLERANCE) for seed in range(way.split_seed))
+    else:
+        assert own == min(unfairness(counts, seed, (0.2,)) for seed in range(SEEDS))
+
+
+def test_a_rare_class_is_on_both_sides() -> None:
+    seen = [image(n, ("cat", "eel") if n % 20 == 0 else ("cat",)) for n in range(100)]
+    _, stay, held = held_out(seen, CATEGORIES[:3:2], options(), Ledger(options()))
+    for side in (stay, held):
+        assert any(item.name == "eel" for found in side for item in found.raw.objects)
+
+
+def test_ranks_are_splitmix64() -> None:
+    """Vigna's splitmix64.c, started at 1234567: its first outputs."""
+    key = np.array([1234567], np.uint64)
+    outputs = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert [float(ranks(key, seed)[0]) for seed in range(4)] == [(value >> 11) / 2**53 for value in outputs]
+    many = ranks(np.arange(100_000, dtype=np.uint64), 3)
+    assert np.histogram(many, 10, (0, 1))[0] == pytest.approx(10_000, rel=0.05)
+
+
+def test_the_same_seed_serves_every_fold() -> None:
+    seen = [image(n, ("cat", "dog", "eel")[n % 3 : n % 3 + 1]) for n in range(90)]
+    ways = {
+        held_out(seen, CATEGORIES, options(folds=3, fold=fold), Ledger(options()))[0].split_seed for fold in range(3)
+    }
+    assert len(ways) == 1
+
+
+def test_paths_that_match_no_group() -> None:
+    ledger = Ledger(options())
+    seen = [image(1, file="a_1.jpg"), image(2, file="b.jpg"), image(3, file="a_2.jpg")]
+    held_out(seen, CATEGORIES, options(groups="^(.*)_"), ledger)
+    assert ledger.notes["images whose path convert.groups doesn't match: each is by itself"] == 1
+    with pytest.raises(PipelineError, match=r"^convert\.groups: '\^\(x\)' matches no image's path, such as a_1\.jpg$"):
+        held_out(seen, CATEGORIES, options(groups="^(x)"), ledger)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"groups": "("}, r"groups: '\(' is no regular expression: missing \)"),
+        ({"groups": "abc"}, "needs one group in brackets"),
+        ({"groups": "(a)(b)"}, "it has 2"),
+        ({"folds": 3, "fold": 3}, "fold: 3 is not one of 3 folds"),
+        ({"folds": 3, "val": "test"}, "folds: val names the split 'test' already"),
+    ],
+)
+def test_what_cannot_be_asked_for(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        options(**values)
+
+
+def test_no_images_at_all() -> None:
+    assert drawn([]) == (set(), set())
+    assert fairest(Counts.of([], np.array([], np.uint64), CATEGORIES), (0.2,)) == 0

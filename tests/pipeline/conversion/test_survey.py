@@ -1,0 +1,218 @@
+"""A data set looked at: everything listed, or stopped at the first error; from records, without a file."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import params
+from pipeline.annotations import Category, problems
+from pipeline.conversion import own_splits, survey
+from pipeline.conversion.survey import Survey, surveyed
+from pipeline.errors import PipelineError
+from pipeline.formats.records import Fault, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.params import ConvertParams
+from tests.projects import REPOSITORY
+
+BASE = params.load(REPOSITORY / "params.yaml").convert
+NAN = float("nan")
+
+
+def options(checks: dict[str, Any] | None = None, **values: Any) -> ConvertParams:
+    return replace(BASE, **({"images": "trust"} | values), checks=replace(BASE.checks, **(checks or {})))
+
+
+def thing(
+    where: str, name: str = "cat", box: tuple[float, float, float, float] = (1, 1, 9, 9), **more: Any
+) -> RawObject:
+    return RawObject(where, name, box, **more)
+
+
+def image(name: str, *objects: RawObject, **more: Any) -> RawImage:
+    return RawImage(name, f"{name}.jpg", **{"declared": (40, 30), **more}, objects=objects)
+
+
+def dataset(*train: RawImage, classes: tuple[str, ...] = ("cat", "dog")) -> RawDataset:
+    judged = image("judged", thing("j1", box=(2, 2, 5, 5)), thing("j2", "dog"))
+    categories = tuple(Category(number, name) for number, name in enumerate(classes, 1))
+    return RawDataset(categories, {"train": RawSplit(train), "val": RawSplit((judged,))}, 9)
+
+
+def found(data: RawDataset, asked: ConvertParams, *, stops: bool = True) -> Survey:
+    return surveyed(Path("nowhere"), "made", data, asked, stops=stops)
+
+
+EVERYTHING = dataset(
+    image("a", thing("a1", box=(-5, 1, 20, 9)), thing("a2", box=(1, 1, NAN, 9)), thing("a3", box=(5, 5, 0, 9))),
+    image("b", thing("b1", box=(20, 20, -9, -9)), thing("b2", box=(3, 3, 1, 9)), thing("b3", "eel")),
+    image("a", thing("again")),
+    image("c", thing("c1"), thing("c2"), thing("c3", fault=Fault("record", "it has no box"))),
+    image("d", declared=None),
+    image("judged", thing("leaks")),
+    RawImage("e", "", fault=Fault("missing_image", "its image is not there")),
+    image("f", thing("f1", id=7), thing("f2", "Cat", id=7)),
+    classes=("cat", "dog", "Cat", "unseen"),
+)
+
+
+def test_everything_is_listed_without_stopping_and_errors_are_called_errors() -> None:
+    seen = found(EVERYTHING, options(), stops=False)
+    listed = {(item.code, item.where): item.does for item in seen.ledger.problems}
+    assert listed == {
+        ("outside", "a1"): "error",
+        ("not_finite", "a2"): "error",
+        ("degenerate", "a3"): "error",
+        ("swapped", "b1"): "error",
+        ("thin", "b2"): "error",
+        ("unknown_class", "b3"): "error",
+        ("repeated_image", "a"): "error",
+        ("repeated_box", "c2"): "note",
+        ("record", "c3"): "error",
+        ("record", "d"): "error",
+        ("leak", "judged"): "error",
+        ("missing_image", "e"): "error",
+        ("alike_classes", "classes"): "note",
+        ("unused_class", "classes"): "note",
+    } | {("repeated_id", item.where): "note" for item in seen.ledger.problems if item.code == "repeated_id"}
+    assert seen.ledger.counts["repeated_id"] == 5  # a1, b1, c1, c2 have none, f2 has f1's
+    assert [image.file_name for image in seen.splits["train"].images] == ["a.jpg", "b.jpg", "c.jpg", "f.jpg"]
+    with pytest.raises(PipelineError, match=r"^a: a\.jpg is already in this split, by a;"):
+        found(EVERYTHING, options())
+
+
+def test_mends_of_boxes() -> None:
+    mended = found(EVERYTHING, options(problems="repair")).splits["train"].annotations
+    assert [item.bbox for item in mended] == [(0, 1, 15, 9), (11, 11, 9, 9), *[(1, 1, 9, 9)] * 4]
+    skipped = found(
+        EVERYTHING, options({"outside": "skip", "swapped": "skip", "repeated_box": "skip"}, problems="repair")
+    )
+    assert [item.bbox for item in skipped.splits["train"].annotations] == [(1, 1, 9, 9)] * 3
+    assert [item.id for item in skipped.splits["train"].annotations] == [1, 2, 3]
+
+
+def test_a_swapped_box_put_right_is_checked_again() -> None:
+    data = dataset(image("a", thing("a1", box=(50, 20, -20, -9)), thing("a2", box=(20, 20, -1, 5)), thing("a3")))
+    seen = found(data, options(problems="repair"))
+    assert [(item.code, item.where) for item in seen.ledger.problems] == [
+        ("swapped", "a1"), ("outside", "a1"), ("swapped", "a2"), ("thin", "a2"),
+    ]  # fmt: skip
+    assert [item.bbox for item in seen.splits["train"].annotations] == [(30, 11, 10, 9), (1, 1, 9, 9)]
+
+
+def test_ids_stay_where_all_have_their_own() -> None:
+    data = dataset(image("a", thing("a1", id=30), thing("a2", "dog", id=4), id=0), image("b", id=17))
+    train = found(data, options()).splits["train"]
+    assert [item.id for item in train.images] == [0, 17]
+    assert [item.id for item in train.annotations] == [30, 4]
+
+
+def test_unusable_splits_are_told_and_stop_only_the_conversion() -> None:
+    assert list(found(dataset(image("a")), options()).unusable()) == ["train has 1 images and not one object"]
+    (line,) = found(dataset(), options(problems="repair")).unusable()
+    assert line.startswith("train has no images")
+
+
+def test_trust_reads_nothing() -> None:
+    seen = found(dataset(image("a", thing("a1"))), options())
+    assert seen.report()["images"] == "trust"
+    assert any("equal paths" in note for note in seen.report()["notes"])
+    with pytest.raises(PipelineError, match=r"^a: it gives no size of its image.*-S convert\.images=header reads it"):
+        found(dataset(image("a", declared=None)), options())
+
+
+def test_folds_part_train_and_leave_val_aside() -> None:
+    data = dataset(*(image(f"{n}", thing(f"{n}", ("cat", "dog")[n % 2])) for n in range(40)))
+    held = [found(data, options(folds=4, fold=fold)) for fold in range(4)]
+    names = [image.file_name for seen in held for image in seen.splits["val"].images]
+    assert sorted(names) == sorted(f"{n}.jpg" for n in range(40))
+    assert {len(seen.splits["train"].images) + len(seen.splits["val"].images) for seen in held} == {40}
+    report = held[1].report()
+    assert report["unused_splits"] == ["val"]
+    assert report["hold_out"]["folds"] == 4
+    assert report["splits"]["val"]["source"] == "fold 1 of 4 of train"
+
+
+def test_groups_that_the_own_splits_tear_are_noted() -> None:
+    data = dataset(image("jud1", thing("1")), image("jud2", thing("2")), image("x", thing("3")))
+    notes = found(data, options(groups="^(jud|x)")).report()["notes"]
+    assert notes["images of train whose group (convert.groups) is also in val or test"] == 2
+
+
+@pytest.fixture
+def raw(tmp_path: Path, voc_xml: Any, picture: Any) -> Path:
+    """VOC's three lists, of which trainval holds both others."""
+    for seed, stem in enumerate("ab"):
+        voc_xml(tmp_path / "Annotations" / f"{stem}.xml", [("cat", 1, 1, 9, 9)])
+        picture(tmp_path / "JPEGImages" / f"{stem}.png", seed=seed)
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    for name, stems in {"train": "a", "val": "b", "trainval": "ab"}.items():
+        (lists / f"{name}.txt").write_text("\n".join(stems))
+    return tmp_path
+
+
+def test_own_splits_are_all_there_as_they_are(raw: Path) -> None:
+    seen = own_splits(raw, options(images="decode"))
+    files = {split: [image.file_name[-5:] for image in found.images] for split, found in seen.splits.items()}
+    assert files == {"train": ["a.png"], "val": ["b.png"], "trainval": ["a.png", "b.png"]}
+    assert seen.ledger.counts == {}
+    assert survey(raw, options(images="decode")).unused_splits == ("trainval",)
+
+
+ODD = (0.0, 1.0, 40.0, -3.0, 1e-5, 1e300, -1e300, NAN, float("inf"), float("-inf"))
+
+
+def made(rng: random.Random) -> RawDataset:
+    """Records with about every fourth thing wrong."""
+
+    def number(low: int, high: int) -> float:
+        return rng.choice(ODD) if rng.random() < 0.1 else round(rng.uniform(low, high), rng.randint(0, 6))
+
+    def fault(*codes: str) -> Fault | None:
+        return Fault(rng.choice(codes), "it is") if rng.random() < 0.1 else None
+
+    def some_thing() -> RawObject:
+        box = (number(0, 25), number(0, 20), number(2, 15), number(2, 10))
+        area = rng.choice([None, number(0, 99)])
+        name = rng.choice(["cat", "cat", "dog", "eel"])
+        own, flags = rng.choice([None, rng.randint(-1, 40)]), (rng.randint(0, 1), rng.randint(0, 1))
+        return RawObject(f"o{rng.random()}", name, box, own, area, *flags, fault("record", "unknown_class"))
+
+    def some_image() -> RawImage:
+        things = tuple(some_thing() for _ in range(rng.randint(0, 4)))
+        declared = rng.choice([None, (40, 30), (40, 30), (25, 60), (1, 1)])
+        own = rng.choice([None, rng.randint(-1, 40)])
+        return RawImage(f"i{rng.random()}", f"{rng.randint(0, 30)}.jpg", own, declared, things, fault("xml", "record"))
+
+    names = rng.sample(["train", "val", "test"], rng.randint(1, 3))
+    parts = {
+        name: RawSplit(tuple(some_image() for _ in range(rng.randint(0, 9))), tuple(some_thing() for _ in "ab"))
+        for name in names
+    }
+    return RawDataset((Category(3, "dog"), Category(1, "cat")), parts, 99)
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_whatever_the_records_are_the_result_is_right_or_one_line(stops: bool) -> None:
+    right = 0
+    for seed in range(300):
+        rng = random.Random(seed)
+        data = made(rng)
+        checks = {code: rng.choice(("default", "default", "error", "skip")) for code in ("outside", "swapped", "size")}
+        asked = options(checks, problems="repair", split_seed=seed)
+        try:
+            seen = found(data, asked, stops=stops)
+        except PipelineError as error:
+            if stops or "none is obvious" in str(error):
+                continue
+            raise
+        right += 1
+        for annotations in seen.splits.values():
+            assert list(problems(annotations)) == [], seed
+        again = found(data, asked, stops=stops)
+        assert (again.splits, again.report()) == (seen.splits, seen.report())  # the same input, the same answer
+        json.dumps(seen.report(), allow_nan=False)
+    assert right > 50

@@ -1,0 +1,386 @@
+"""`fcos validate`: what it prints and how it exits, on small data sets with one thing wrong in each."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pipeline.cli import main
+from pipeline.conversion.checks import CHECKS
+
+Write = Callable[..., Path]
+Break = Callable[[Path], object]
+XML = "Annotations/a.xml"
+BOX = "<bndbox><xmin>5</xmin><ymin>6</ymin><xmax>10</xmax><ymax>12</ymax></bndbox></object>"
+WHOLE = "3 images, 3 objects"  # of train
+USABLE = "nothing would stop the conversion"
+
+
+def validate(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["validate", *map(str, arguments)])
+
+
+def swap(raw: Path, old: str, new: str) -> None:
+    path = raw / XML
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+def cut(raw: Path) -> None:
+    path = raw / "JPEGImages/a.png"
+    path.write_bytes(path.read_bytes()[:-900])
+
+
+def turn(raw: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    with Image.open(raw / "JPEGImages/a.png") as image:
+        image.save(raw / "JPEGImages/a.png", exif=exif)
+
+
+def list_twice(raw: Path) -> None:
+    path = raw / "ImageSets/Main/train.txt"
+    path.write_text(path.read_text() + "a\n")
+
+
+def recode(raw: Path) -> None:
+    with Image.open(raw / "JPEGImages/d.png") as image:
+        image.save(raw / "JPEGImages/a.png", compress_level=0)
+
+
+# By check: what is done to the data set; what is left of train; the lines.
+VOC: dict[str, tuple[Break, str, str]] = {
+    "missing_image": (
+        lambda raw: (raw / "JPEGImages/a.png").unlink(),
+        "2 images, 1 object",
+        """missing_image  1  stops the conversion: the annotated image is not there
+    Annotations/a.xml: its image 'a.png' is not there
+    to change: convert.checks.missing_image=skip (skipped)""",
+    ),
+    "ambiguous_image": (
+        lambda raw: shutil.copytree(raw / "JPEGImages", raw / "images", ignore=shutil.ignore_patterns("[bcd].png")),
+        "2 images, 1 object",
+        """ambiguous_image  1  stops the conversion: several files could be the image
+    Annotations/a.xml: its image 'a.png' may be JPEGImages/a.png or images/a.png
+    to change: convert.checks.ambiguous_image=skip (skipped)
+
+2 image files not used""",
+    ),
+    "undecodable_image": (
+        lambda raw: (raw / "JPEGImages/a.png").write_text("GIF?"),
+        "2 images, 1 object",
+        """undecodable_image  1  stops the conversion: the file is no image, or none that can be decoded or read
+    Annotations/a.xml: its image a.png can't be decoded: not in a known image format
+    to change: convert.checks.undecodable_image=skip (skipped)
+
+1 image file not used""",
+    ),
+    "truncated_image": (
+        cut,
+        "2 images, 1 object",
+        """truncated_image  1  stops the conversion: the image file ends too early
+    Annotations/a.xml: its image a.png ends too early: image file is truncated
+    to change: convert.checks.truncated_image=skip (skipped)
+
+1 image file not used""",
+    ),
+    "size": (
+        lambda raw: swap(raw, "<width>40<", "<width>80<"),
+        WHOLE,
+        """size  1  stops the conversion: the annotation says another size than the image has
+    Annotations/a.xml: it says that its image is 80×30, which is 40×30
+    to change: convert.checks.size=repair (taken at the size that the image has) | skip (skipped)""",
+    ),
+    "exif": (
+        turn,
+        WHOLE,
+        """exif  1  taken as stored: EXIF asks viewers to turn the image; boxes refer to the stored pixels
+    Annotations/a.xml: EXIF asks viewers to turn its image JPEGImages/a.png
+    to change: convert.checks.exif=skip (skipped) | error (stops the conversion)""",
+    ),
+    "repeated_image": (
+        list_twice,
+        WHOLE,
+        """repeated_image  1  stops the conversion: an image has two records in a split
+    Annotations/a.xml: JPEGImages/a.png is already in this split, by Annotations/a.xml
+    to change: convert.checks.repeated_image=skip (skipped, the first counts)""",
+    ),
+    "missing_annotation": (
+        lambda raw: (raw / XML).unlink(),
+        "2 images, 1 object",
+        """missing_annotation  1  stops the conversion: a list names an image without annotation
+    ./…/train.txt: a: its annotation is not there
+    to change: convert.checks.missing_annotation=skip (skipped)
+
+1 image file not used""",
+    ),
+    "record": (
+        lambda raw: swap(raw, "<ymax>12<", "<ymax>?<"),
+        "3 images, 2 objects",
+        """record  1  stops the conversion: a record lacks something, or isn't what its format asks for
+    Annotations/a.xml: object 2: its <bndbox> has xmin, ymin, xmax, ymax ['5', '6', '10', '?'], not four numbers
+    to change: convert.checks.record=skip (skipped)""",
+    ),
+    "xml": (
+        lambda raw: swap(raw, "</bndbox>", "</box>"),
+        "2 images, 1 object",
+        """xml  1  stops the conversion: an annotation file is no XML, or unsafe
+    Annotations/a.xml: not XML: mismatched tag at line 3 column 93
+    to change: convert.checks.xml=skip (skipped)
+
+1 image file not used""",
+    ),
+    "not_finite": (
+        lambda raw: swap(raw, "<ymax>12<", "<ymax>inf<"),
+        "3 images, 2 objects",
+        """not_finite  1  stops the conversion: a box has NaN or infinity
+    Annotations/a.xml: object 2: its box [x 4, y 5, width 6, height inf] has numbers that are not finite
+    to change: convert.checks.not_finite=skip (dropped)""",
+    ),
+    "degenerate": (
+        lambda raw: swap(raw, "<xmin>5<", "<xmin>11<"),
+        "3 images, 2 objects",
+        """degenerate  1  stops the conversion: a box has no width or no height
+    Annotations/a.xml: object 2: its box [x 10, y 5, width 0, height 7] has no width or no height
+    to change: convert.checks.degenerate=skip (dropped)""",
+    ),
+    "swapped": (
+        lambda raw: swap(raw, "<xmin>5<", "<xmin>20<"),
+        WHOLE,
+        """swapped  1  stops the conversion: a box's corners are swapped
+    Annotations/a.xml: object 2: its box [x 19, y 5, width -9, height 7] has its corners swapped
+    to change: convert.checks.swapped=repair (put right) | skip (dropped)""",
+    ),
+    "thin": (
+        lambda raw: swap(raw, "<xmin>5<", "<xmin>10<"),
+        "3 images, 2 objects",
+        """thin  1  stops the conversion: a box is one pixel or less across
+    Annotations/a.xml: object 2: its box [x 9, y 5, width 1, height 7] is no more than 1 px across
+    to change: convert.checks.thin=skip (dropped)""",
+    ),
+    "outside": (
+        lambda raw: swap(raw, "<xmax>40<", "<xmax>45<"),
+        WHOLE,
+        """outside  1  stops the conversion: a box reaches out of its image by more than 1 px
+    Annotations/a.xml: object 1: its box [x 0, y 0, width 45, height 30] reaches 5 px outside its image of 40×30
+    to change: convert.checks.outside=repair (clipped) | skip (dropped)""",
+    ),
+    "repeated_box": (
+        lambda raw: swap(raw, BOX, f"{BOX}<object><name>cat</name>{BOX}"),
+        "3 images, 4 objects",
+        """repeated_box  1  left as it is: two boxes of a class in an image are equal
+    Annotations/a.xml: object 3: its box and class 'cat' are those of Annotations/a.xml: object 2
+    to change: convert.checks.repeated_box=skip (dropped, the first counts) | error (stops the conversion)""",
+    ),
+    "leak": (
+        lambda raw: shutil.copyfile(raw / "JPEGImages/d.png", raw / "JPEGImages/a.png"),
+        "2 images, 1 object",
+        """leak  1  stops the conversion: an image of train is, byte for byte, in val or test
+    Annotations/a.xml: its image JPEGImages/a.png is, byte for byte, JPEGImages/d.png of val
+    to change: convert.checks.leak=repair (kept in val or test alone) | note (left in both)""",
+    ),
+    "alike_leak": (
+        recode,
+        WHOLE,
+        """alike_leak  1  left in both: an image of train looks like one of val or test (perceptual hash)
+    Annotations/a.xml: its image JPEGImages/a.png looks like JPEGImages/d.png of val (0 of 64 bits differ)
+    to change: convert.checks.alike_leak=repair (kept in val or test alone) | error (stops the conversion)""",
+    ),
+}
+
+
+@pytest.mark.parametrize("code", VOC)
+def test_one_thing_wrong_in_voc(raw: Path, code: str) -> None:
+    breaks, left, lines = VOC[code]
+    breaks(raw)
+    warning = CHECKS[code].nature == "warning"
+    answer = validate("mine")
+    verdict = USABLE if warning else f"training would go wrong: 1 problem would stop the conversion ({code})"
+    first = f"format voc, 2 classes; usable: train {left}; val 1 image, 2 objects"
+    assert answer.stdout == f"{first}\n\n{lines}\n\n{verdict}\n"
+    assert answer.exit_code == (0 if warning else 1)
+
+
+ONE = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 9, 9]}
+# By check: what train.json has instead; what is left of it; the lines.
+COCO: dict[str, tuple[dict[str, Any], str, str]] = {
+    "orphan": (
+        {"annotations": [ONE, ONE | {"id": 2, "image_id": 9}]},
+        "1 image, 1 object",
+        """orphan  1  stops the conversion: an object's image doesn't exist
+    train.json: annotation 2: its image 9 does not exist
+    to change: convert.checks.orphan=skip (dropped)""",
+    ),
+    "repeated_id": (
+        {"annotations": [ONE, ONE | {"id": 0, "bbox": [3, 3, 9, 9]}]},
+        "1 image, 2 objects",
+        """repeated_id  1  given a new number, like all of its split: ids are given twice, not to all, or below 1
+    train.json: annotation 0: its id 0 is below 1
+    to change: convert.checks.repeated_id=error (stops the conversion)""",
+    ),
+    "unknown_class": (
+        {"annotations": [ONE, ONE | {"id": 2, "category_id": 9}]},
+        "1 image, 1 object",
+        """unknown_class  1  stops the conversion: an object's class is not in the list
+    train.json: annotation 2: its category 9 is not in the file's list
+    to change: convert.checks.unknown_class=skip (dropped)""",
+    ),
+    "unused_class": (
+        {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]},
+        "1 image, 1 object",
+        """unused_class  1  left as it is: a class has not a single object
+    classes: 'dog' has not a single object
+    to change: convert.checks.unused_class=error (stops the conversion)""",
+    ),
+    "alike_classes": (
+        {
+            "categories": [{"id": 1, "name": "traffic light"}, {"id": 2, "name": "Traffic_Light"}],
+            "annotations": [ONE, ONE | {"id": 2, "category_id": 2}],
+        },
+        "1 image, 2 objects",
+        """alike_classes  1  left as it is: names of classes differ in case, blanks or a letter only
+    classes: 'traffic light' and 'Traffic_Light' are nearly equal; are they one?
+    to change: convert.checks.alike_classes=error (stops the conversion)""",
+    ),
+}
+
+
+@pytest.fixture
+def coco(home: Path, picture: Write) -> Callable[..., Path]:
+    """Writes a data set of an image in train and one in val: `coco(categories=[…])` changes train's file."""
+
+    def write(**change: Any) -> Path:
+        content: dict[str, Any] = {
+            "images": [{"id": 1, "file_name": "x.png", "width": 40, "height": 30}],
+            "annotations": [ONE],
+            "categories": change.get("categories", [{"id": 1, "name": "cat"}]),
+        }
+        for seed, split in enumerate(("train", "val")):
+            picture(home / "theirs" / split / "x.png", seed=seed)
+            text = json.dumps(content | change if split == "train" else content)
+            (home / "theirs" / f"{split}.json").write_text(text)
+        return home / "theirs"
+
+    return write
+
+
+@pytest.mark.parametrize("code", COCO)
+def test_one_thing_wrong_in_coco(coco: Callable[..., Path], code: str) -> None:
+    change, left, lines = COCO[code]
+    warning = CHECKS[code].nature == "warning"
+    answer = validate(coco(**change))
+    verdict = USABLE if warning else f"training would go wrong: 1 problem would stop the conversion ({code})"
+    count = "1 class" if len(change.get("categories", [ONE])) == 1 else "2 classes"
+    first = f"format coco, {count}; usable: train {left}; val 1 image, 1 object"
+    assert answer.stdout == f"{first}\n\n{lines}\n\n{verdict}\n"
+    assert answer.exit_code == (0 if warning else 1)
+
+
+def test_every_check_is_tried() -> None:
+    assert {*VOC, *COCO} == set(CHECKS)
+
+
+def test_nothing_wrong(raw: Path) -> None:
+    answer = validate(raw)
+    first = "format voc, 2 classes; usable: train 3 images, 3 objects; val 1 image, 2 objects"
+    assert (answer.stdout, answer.stderr, answer.exit_code) == (f"{first}\n\n{USABLE}\n", "", 0)
+
+
+def test_not_one_object(coco: Callable[..., Path]) -> None:
+    """No check's problem, but nothing to learn from."""
+    answer = validate(coco(annotations=[]), "--html", "page.html")
+    assert answer.exit_code == 1
+    assert answer.stdout.endswith("\ntraining would go wrong: train has 1 images and not one object\n")
+    assert "train has 1 images and not one object" in Path("page.html").read_text()
+
+
+def test_examples_are_three_and_kinds_that_stop_come_first(raw: Path) -> None:
+    for stem in "efgh":
+        (raw / f"Annotations/{stem}.xml").write_text((raw / XML).read_text().replace("a.png", f"{stem}.png"))
+    (raw / "ImageSets/Main/train.txt").write_text("\n".join("abcefgh"))
+    swap(raw, BOX, f"{BOX}<object><name>cat</name>{BOX}")
+    lines = validate("mine").stdout.splitlines()
+    assert lines[2] == "missing_image  4  stops the conversion: the annotated image is not there"
+    assert lines[6] == "    and 1 more"
+    assert lines[9] == "repeated_box   1  left as it is: two boxes of a class in an image are equal"
+
+
+def test_what_parameters_say_counts(raw: Path, setting: Callable[..., None]) -> None:
+    swap(raw, "<xmin>5<", "<xmin>10<")
+    swap(raw, "<xmax>40<", "<xmax>45<")
+    setting(**{"convert.problems": "repair", "convert.checks.thin": "error"})
+    answer = validate("mine")
+    assert answer.exit_code == 1
+    assert "\nthin     1  stops the conversion: " in answer.stdout
+    assert "\noutside  1  clipped: " in answer.stdout
+    assert "    to change: convert.checks.outside=skip (dropped) | error (stops the conversion)\n" in answer.stdout
+    setting(**{"convert.checks.thin": "skip"})
+    answer = validate("mine")
+    assert (answer.exit_code, answer.stdout.splitlines()[-1]) == (0, f"{USABLE}; 2 problems would be mended")
+
+
+def test_json(raw: Path) -> None:
+    swap(raw, "<xmin>5<", "<xmin>10<")
+    answer = validate("mine", "--json")
+    record = json.loads(answer.stdout)
+    assert answer.exit_code == 1
+    assert (record["usable"], record["format"], record["counts"]) == (False, "voc", {"thin": 1})
+    assert record["problems"] == [
+        {
+            "code": "thin",
+            "says": "a box is one pixel or less across",
+            "count": 1,
+            "stops": True,
+            "does": "stops the conversion",
+            "choices": {"skip": "dropped"},
+        }
+    ]
+    assert record["splits"]["train"]["images"] == 3
+    assert record["entries"][0]["where"] == "Annotations/a.xml: object 2"
+
+
+def test_an_archive_and_a_folder_that_holds_one(raw: Path, home: Path) -> None:
+    right = validate("mine").stdout
+    archive = shutil.make_archive(str(home / "drop/mine"), "zip", raw)
+    shutil.rmtree(raw)
+    for path in (archive, "drop"):
+        answer = validate(path)
+        assert (answer.stdout, answer.exit_code) == (right, 0)
+
+
+def test_outside_a_project(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    swap(raw, "<xmin>5<", "<xmin>10<")
+    answer = validate(raw, "--html", "page.html")
+    assert answer.stdout.splitlines()[-1] == "training would go wrong: 1 problem would stop the conversion (thin)"
+    assert "What training at 800×1333 px will see" in (tmp_path / "page.html").read_text()
+
+
+def test_what_cannot_be_looked_at_is_one_line(raw: Path, home: Path) -> None:
+    (home / "notes.txt").write_text("hello")
+    (home / "empty").mkdir()
+    (home / "bare").mkdir()
+    (home / "bare/notes.md").write_text("hello")
+    archive = shutil.make_archive("bare", "zip", home / "bare")
+    assert raw.name == "mine"
+    looked_for = "no annotations recognised among its"
+    for arguments, line in {
+        ("nosuch",): "nosuch: no such file or folder; give the folder or the archive of a data set",
+        ("notes.txt",): "notes.txt: not a whole .zip, .tar or .tar.gz archive; fetch it again or pack it anew",
+        ("empty",): f"empty: {looked_for} 0 files; looked for ",
+        (archive,): f"{archive}: {looked_for} 1 files; looked for ",
+        ("mine", "--format", "nosuch"): "format 'nosuch' is not known; known ones: ",
+        ("mine", "--format", "coco"): "mine: ",
+        ("mine", "--html", "mine/JPEGImages/a.png"): "mine/JPEGImages/a.png: the name of a page ends in .html",
+        ("mine", "--size", "640", "320"): "--size: the shorter side comes first",
+    }.items():
+        answer = validate(*arguments)
+        assert answer.exit_code == 1, arguments
+        assert answer.stderr.startswith(f"fcos: {line}"), answer.output
+        assert answer.stderr.count("\n") == 1
+        assert answer.stdout == ""
