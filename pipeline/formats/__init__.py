@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
-from pipeline.formats import coco, voc
+from pipeline.formats import (
+    coco,
+    openimages,
+    retinanet,
+    voc,
+)
 from pipeline.formats.images import listed
 from pipeline.formats.records import RawDataset
 
@@ -22,6 +27,8 @@ class Format:
 FORMATS: dict[str, Format] = {
     "coco": Format("a .json file with COCO's images, annotations and categories", coco.evidence, coco.read),
     "voc": Format(".xml files with an <annotation> of Pascal VOC each", voc.evidence, voc.read),
+    "retinanet": Format("a .csv of keras-retinanet, path,x1,y1,x2,y2,class", retinanet.evidence, retinanet.read),
+    "openimages": Format("a .csv whose head has ImageID,LabelName,XMin,…", openimages.evidence, openimages.read),
 }
 
 
