@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
-from pipeline.formats import coco, cvat, kitti, labelme, tfrecord, voc, yolo
+from pipeline.formats import (
+    coco,
+    cvat,
+    kitti,
+    labelme,
+    openimages,
+    retinanet,
+    tfrecord,
+    voc,
+    yolo,
+)
 from pipeline.formats.images import listed
 from pipeline.formats.records import RawDataset
 
@@ -27,6 +37,8 @@ FORMATS: dict[str, Format] = {
     "cvat": Format("an .xml file with CVAT's <annotations> and their <version>", cvat.evidence, cvat.read),
     "labelme": Format(".json files with LabelMe's shapes and imagePath", labelme.evidence, labelme.read),
     "tfrecord": Format(".tfrecord or .record files with image/object/bbox", tfrecord.evidence, tfrecord.read),
+    "retinanet": Format("a .csv of keras-retinanet, path,x1,y1,x2,y2,class", retinanet.evidence, retinanet.read),
+    "openimages": Format("a .csv whose head has ImageID,LabelName,XMin,…", openimages.evidence, openimages.read),
 }
 
 

@@ -13,14 +13,14 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from pipeline.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.images import ImageFiles, listed
-from pipeline.formats.naming import by_folder
+from pipeline.formats.classes import numbered, present
+from pipeline.formats.folders import by_folder
+from pipeline.formats.images import ImageFiles, head, listed
+from pipeline.formats.naming import shown
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.formats.shapes import around, around_ellipse, around_turned
 
-_HEAD = 4096
 _ROOT = re.compile(rb"<annotations[^>]*>\s*(?:<!--.*?-->\s*)*<version>\s*1\.", re.DOTALL)
 _SHAPES = ("box", "polygon", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
 _TRUE = ("1", "true", "True")
@@ -51,15 +51,12 @@ def read(folder: Path) -> RawDataset:
     for file, root in roots.items():
         for subset, image in _images(file, root, labels, images):
             splits[subset or names[file.parent]].append(image)
-    categories = tuple(Category(number, name) for number, name in enumerate(labels or _present(splits), 1))
-    return RawDataset(categories, {name: RawSplit(tuple(found)) for name, found in splits.items()}, images.count)
+    called = labels or sorted(present(image for found in splits.values() for image in found))
+    return RawDataset(numbered(called), {name: RawSplit(tuple(found)) for name, found in splits.items()}, images.count)
 
 
 def _sniff(path: Path) -> bool:
-    if path.suffix.lower() != ".xml":
-        return False
-    with path.open("rb") as file:
-        return bool(_ROOT.search(file.read(_HEAD)))
+    return path.suffix.lower() == ".xml" and bool(_ROOT.search(head(path)))
 
 
 def _root(folder: Path, file: PurePosixPath) -> Element:
@@ -80,11 +77,6 @@ def _labels(roots: Iterable[Element]) -> list[str]:
     found = (label for root in roots for label in root.iterfind("meta//labels/label"))
     names = (label.findtext("name", "").strip() for label in found if not label.findtext("parent", "").strip())
     return list(dict.fromkeys(name for name in names if name))
-
-
-def _present(splits: dict[str, list[RawImage]]) -> list[str]:
-    objects = (item for images in splits.values() for image in images for item in image.objects)
-    return sorted({item.name for item in objects if item.fault is None})
 
 
 def _images(
@@ -156,7 +148,9 @@ def _object(where: str, shape: Element, labels: list[str], label: str = "") -> R
     if not name:
         return RawObject(where, "", box, fault=Fault("record", "it has no label"))
     if labels and name not in labels:
-        return RawObject(where, "", box, fault=Fault("unknown_class", f"its label {name!r} is not in the file's list"))
+        return RawObject(
+            where, "", box, fault=Fault("unknown_class", f"its label {shown(name)} is not in the file's list")
+        )
     said = {one.get("name", "").lower(): (one.text or "").strip() for one in shape.iterfind("attribute")}
     crowd = said.get("is_crowd", said.get("iscrowd")) in _TRUE
     return RawObject(where, name, box, iscrowd=int(crowd), difficult=int(said.get("difficult") in _TRUE))
@@ -180,7 +174,7 @@ def _box(shape: Element) -> Box | Fault:
             left, top, width, height = _numbers(shape, "left", "top", "width", "height")
             return (left, top, width, height)
     except (TypeError, ValueError):  # math's functions refuse an infinite angle with a ValueError
-        return Fault("record", f"its <{shape.tag}> lacks a number or has one that isn't: {dict(shape.attrib)}"[:200])
+        return Fault("record", f"its <{shape.tag}> lacks a number, or has one that isn't: {shown(dict(shape.attrib))}")
     return Fault("record", f"a <{shape.tag}> has no area to draw a box around")
 
 

@@ -10,15 +10,15 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.images import ImageFiles, listed
-from pipeline.formats.naming import by_folder
+from pipeline.formats.classes import numbered, present
+from pipeline.formats.folders import by_folder
+from pipeline.formats.images import ImageFiles, head, listed
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.formats.texts import lines
 
 NAMES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 REGION = "DontCare"  # an area whose objects nobody annotated
 _COLUMNS = 15
-_HEAD = 4096
 _SAMPLE = 20  # files of a folder to look into: the first may be of images without objects
 
 
@@ -67,8 +67,7 @@ def _rooms(folder: Path, files: list[PurePosixPath]) -> dict[PurePosixPath, Pure
 
 def _shows(path: Path) -> bool:
     """Whether the first line is one of KITTI's, by its columns and their ranges."""
-    with path.open("rb") as file:
-        first = file.read(_HEAD).split(b"\n")[0].decode("utf-8", "replace").split()
+    first = head(path).split(b"\n")[0].decode("utf-8-sig", "replace").split()
     if len(first) != _COLUMNS or _number(first[0]) is not None:
         return False
     numbers = [_number(column) for column in first[1:]]
@@ -126,10 +125,8 @@ def _with_regions(image: RawImage, categories: Sequence[Category]) -> RawImage:
 
 def _categories(rooms: Iterable[dict[str, RawImage]]) -> tuple[Category, ...]:
     """KITTI's classes in KITTI's order, as far as they are there; any others by the alphabet."""
-    objects = (item for images in rooms for image in images.values() for item in image.objects)
-    present = {item.name for item in objects if item.fault is None and item.name != REGION}
-    names = [name for name in NAMES if name in present] if present <= set(NAMES) else sorted(present)
-    return tuple(Category(number, name) for number, name in enumerate(names, 1))
+    found = present(image for images in rooms for image in images.values()) - {REGION}
+    return numbered([name for name in NAMES if name in found] if found <= set(NAMES) else sorted(found))
 
 
 def _lists(folder: Path, room: PurePosixPath, files: list[PurePosixPath]) -> dict[PurePosixPath, list[str]]:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
-from pipeline.formats.images import ImageFiles, listed
-from pipeline.formats.naming import by_folder
+from pipeline.formats.classes import numbered, present
+from pipeline.formats.folders import by_folder
+from pipeline.formats.images import ImageFiles, is_text, listed
+from pipeline.formats.naming import shown
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.formats.shapes import Point, around, around_circle
 
@@ -43,7 +44,8 @@ def read(folder: Path) -> RawDataset:
         own = [file for file in files if file.parent == room and file.suffix.lower() == ".json"]
         found = [_image(folder, file, images) for file in own]
         splits[name] = RawSplit(tuple(image for image in found if image is not None))
-    return RawDataset(_categories(splits), splits, images.count)
+    called = present(image for split in splits.values() for image in split.images)
+    return RawDataset(numbered(sorted(called)), splits, images.count)
 
 
 def _sniff(path: Path) -> bool:
@@ -54,12 +56,6 @@ def _sniff(path: Path) -> bool:
         file.seek(max(0, path.stat().st_size - _SNIFF))
         ends = head + file.read(_SNIFF)
     return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(_SHAPES.search(ends) and _IMAGE.search(ends))
-
-
-def _categories(splits: dict[str, RawSplit]) -> tuple[Category, ...]:
-    objects = (item for split in splits.values() for image in split.images for item in image.objects)
-    present = sorted({item.name for item in objects if item.fault is None})
-    return tuple(Category(number, name) for number, name in enumerate(present, 1))
 
 
 def _image(folder: Path, file: PurePosixPath, images: ImageFiles) -> RawImage | None:
@@ -93,12 +89,13 @@ def _declared(content: dict[str, Any]) -> tuple[int, int] | None:
 
 def _object(file: PurePosixPath, number: int, shape: Any) -> RawObject:
     where = f"{file}: shape {number}"
-    if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
-        return RawObject(where, "", (0, 0, 0, 0), fault=Fault("record", "it needs a label"))
+    label = shape.get("label") if isinstance(shape, dict) else None
+    if not isinstance(label, str) or not label.strip() or not is_text(label):
+        return RawObject(where, "", (0, 0, 0, 0), fault=Fault("record", f"it needs a label, has {shown(label)}"))
     box = _box(shape.get("shape_type") or "polygon", shape.get("points"))  # files of before 2018 have polygons only
     if isinstance(box, Fault):
         return RawObject(where, "", (0, 0, 0, 0), fault=box)
-    return RawObject(where, shape["label"].strip(), box, difficult=int(_difficult(shape)))
+    return RawObject(where, label.strip(), box, difficult=int(_difficult(shape)))
 
 
 def _difficult(shape: dict[str, Any]) -> bool:
@@ -109,7 +106,7 @@ def _difficult(shape: dict[str, Any]) -> bool:
 
 def _box(kind: Any, points: Any) -> Box | Fault:
     if not isinstance(kind, str) or kind not in _AREAS:
-        return Fault("record", f"its shape_type {kind!r} has no area; known ones: {', '.join(_AREAS)}")
+        return Fault("record", f"its shape_type {shown(kind)} has no area; known ones: {', '.join(_AREAS)}")
     pairs = [_point(point) for point in points] if isinstance(points, list) else []
     corners = [pair for pair in pairs if pair is not None]
     if len(corners) < len(pairs) or len(corners) < _AREAS[kind]:

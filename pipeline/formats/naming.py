@@ -1,26 +1,37 @@
-"""What to call the splits of a data set that has a folder for each."""
+"""What a data set calls its splits, and how records are called in messages."""
 
+import reprlib
 from collections import Counter
-from collections.abc import Collection
 from pathlib import PurePosixPath
+from typing import Any
 
-from pipeline.formats.images import PICTURES
+# File names that say nothing about the split: the folder's name does.
+_GENERIC = {
+    "_annotations.coco", "_annotations", "annotations", "annotation", "instances", "coco", "default", "labels",
+    "result", "detections",
+}  # fmt: skip
+# And folder names that don't either.
+_NO_SPLIT = {"annotations", "annotation", "labels", ""}
 
-_GENERIC = PICTURES | {"annotations", "annotation", "labels", "label", "label_2", "xmls", "json", "data"}
 
+def split_names(files: dict[PurePosixPath, str]) -> dict[PurePosixPath, str]:
+    """A name for the split of each annotation file, from what its own name says: the value.
 
-def by_folder(folders: Collection[PurePosixPath]) -> dict[PurePosixPath, str]:
-    """A name for each folder: `all` where there is one, else what tells it from the others.
-
-    `train/labels` and `labels/train` are both train; where two would be called the same, the whole path is the name.
+    Where that says nothing, its folder's name counts; where two would be called the same, their folders come before.
     """
-    if len(folders) == 1:
-        return dict.fromkeys(folders, "all")
-    telling = {folder: [part for part in folder.parts if part.lower() not in _GENERIC] for folder in folders}
-    for names in (
-        {folder: (parts or ["all"])[-1] for folder, parts in telling.items()},
-        {folder: "/".join(parts or ["all"]) for folder, parts in telling.items()},
-    ):
-        if max(Counter(names.values()).values(), default=0) < 2:
-            return names
-    return {folder: str(folder) for folder in folders}
+    plain = {file: _plain(file, stem) for file, stem in files.items()}
+    uses = Counter(plain.values())
+    return {file: name if uses[name] == 1 else f"{file.parent}/{name}" for file, name in plain.items()}
+
+
+def _plain(file: PurePosixPath, stem: str) -> str:
+    if stem.lower() not in _GENERIC:
+        return stem
+    return next((folder.name for folder in file.parents if folder.name.lower() not in _NO_SPLIT), "all")
+
+
+def shown(value: Any) -> str:
+    """A value of a record for a message: on one line, not too long, whatever it is."""
+    if isinstance(value, str):
+        return value if value.isprintable() and len(value) <= 100 else ascii(value[:100])
+    return reprlib.repr(value)

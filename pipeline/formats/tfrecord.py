@@ -16,14 +16,14 @@ from typing import Any
 
 import crc32c
 from google.protobuf.message import DecodeError
-from tfrecord import example_pb2
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.images import ImageFiles, listed
-from pipeline.formats.naming import by_folder
+from pipeline.formats.classes import numbered, present
+from pipeline.formats.folders import by_folder
+from pipeline.formats.images import ImageFiles, listed, measured
+from pipeline.formats.naming import shown
 from pipeline.formats.records import Fault, RawDataset, RawImage, RawObject, RawSplit
-from pipeline.formats.sizes import size
 
 _FILE = re.compile(r"(.+?)\.(tfrecords?|tfrec|record)(-\d+-of-\d+)?$")
 _SHARD = re.compile(r"-\d+-of-\d+$")
@@ -127,6 +127,8 @@ def _features(record: bytes) -> Features:
     Raises:
         DecodeError: the bytes are no Example.
     """
+    from tfrecord import example_pb2
+
     example = example_pb2.Example.FromString(record)
     kinds = {key: (feature, feature.WhichOneof("kind")) for key, feature in example.features.feature.items()}
     return {key: list(getattr(feature, kind).value) if kind else [] for key, (feature, kind) in kinds.items()}
@@ -151,10 +153,10 @@ def _image(
     path = images.named(name, file.parent)
     if isinstance(path, Fault):
         inside = path.code == "missing_image" and features.get("image/encoded")
-        message = f"its image {name!r} is inside the record only; unpack the pictures into files beside it"
+        message = f"its image {shown(name)} is inside the record only; unpack the pictures into files beside it"
         return RawImage(where, "", fault=Fault("missing_image", message) if inside else path)
     # Boxes are shares of the picture, so the file's own size counts, whatever the record declares.
-    pixels = size(folder / path)
+    pixels = measured(folder / path)
     if isinstance(pixels, Fault):
         return RawImage(where, "", fault=pixels)
     objects = _objects(where, features, labels, pixels)
@@ -196,7 +198,7 @@ def _name(text: Any, number: Any, labels: _Labels) -> str | Fault:
         return labels.texts[said]
     if number in labels.names:
         return labels.names[number]
-    return Fault("unknown_class", f"its class {said or number!r} is in no label map (.pbtxt)")
+    return Fault("unknown_class", f"its class {shown(said or number)} is in no label map (.pbtxt)")
 
 
 def _text(features: Features, key: str) -> str:
@@ -233,6 +235,4 @@ def _fields(item: str) -> dict[str, str]:
 def _categories(labels: _Labels, splits: dict[str, RawSplit]) -> tuple[Category, ...]:
     if labels.names:
         return tuple(Category(number, name) for number, name in sorted(labels.names.items()))
-    objects = (item for split in splits.values() for image in split.images for item in image.objects)
-    present = sorted({item.name for item in objects if item.fault is None})
-    return tuple(Category(number, name) for number, name in enumerate(present, 1))
+    return numbered(sorted(present(image for split in splits.values() for image in split.images)))

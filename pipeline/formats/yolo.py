@@ -9,46 +9,26 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.images import PICTURES, SUFFIXES, ImageFiles, listed
-from pipeline.formats.naming import by_folder
+from pipeline.formats.folders import by_folder
+from pipeline.formats.images import PICTURES, SUFFIXES, ImageFiles, head, listed, measured
+from pipeline.formats.naming import shown
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.formats.shapes import around
-from pipeline.formats.sizes import size
 from pipeline.formats.texts import lines
-
-_SPLITS = ("train", "val", "valid", "test")
-_LARGEST = 1 << 20  # bytes of a file that lists classes
-_NAMES = ("classes.txt", "obj.names")
-
-
-@dataclass(frozen=True)
-class _Manifest:
-    """A file that says what the classes are called, and mostly where the images of each split are."""
-
-    file: PurePosixPath
-    names: dict[int, str]
-    splits: dict[str, list[str]]  # folders, lists of images, or images; empty: wherever the labels are
-    keypoints: int = 0  # numbers of a line after the box's
+from pipeline.formats.yolo_manifests import Manifest, darknets, manifest_of, name_lists, resolved, yamls
 
 
 def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    found = _yamls(folder, files) or _darknets(folder, files)
+    found = yamls(folder, files) or darknets(folder, files)
     if found:
         return found[0].file
-    known = {file.with_suffix("") for file in files if file.suffix.lower() in SUFFIXES}
-    stems = {path.name for path in known}
-    for names in _lists_of_names(folder, files):
-        label = next((file for file in _label_files(folder, files) if file.stem in stems), None)
-        if label is not None:
-            return names.file
-    return None
+    names = name_lists(files)
+    stems = {file.stem for file in files if file.suffix.lower() in SUFFIXES} if names else set()
+    named = (file for file in files if file.suffix == ".txt" and file.stem in stems)
+    return names[0] if any(_shows(folder, file) for file in named) else None
 
 
 def read(folder: Path) -> RawDataset:
@@ -62,149 +42,15 @@ def read(folder: Path) -> RawDataset:
             that isn't there.
     """
     files = listed(folder)
-    manifest = _manifest(folder, files)
-    reader = _Reader(folder, files, manifest)
-    if manifest.splits:
-        places = {name: reader.places(name, entries) for name, entries in manifest.splits.items()}
+    source = manifest_of(folder, files)
+    reader = _Reader(folder, files, source)
+    if source.splits:
+        places = {name: reader.places(name, entries) for name, entries in source.splits.items()}
         splits = {name: RawSplit(tuple(reader.split(found))) for name, found in places.items() if found}
     else:
         splits = reader.wherever()
-    categories = tuple(Category(number, name) for number, name in sorted(manifest.names.items()))
+    categories = tuple(Category(number, name) for number, name in sorted(source.names.items()))
     return RawDataset(categories, splits, reader.images.count)
-
-
-def _manifest(folder: Path, files: list[PurePosixPath]) -> _Manifest:
-    for kind in (_yamls, _darknets, _lists_of_names):
-        found = kind(folder, files)
-        if len(found) > 1:
-            raise PipelineError(f"{found[1].file}: a second list of classes beside {found[0].file}; keep one of them")
-        if found:
-            return found[0]
-    raise PipelineError(
-        f"{folder}: no YOLO data set found: a data.yaml, an obj.data or a classes.txt names its classes"
-    )
-
-
-# Manifests
-
-
-def _yamls(folder: Path, files: list[PurePosixPath]) -> list[_Manifest]:
-    candidates = [file for file in files if file.suffix.lower() in (".yaml", ".yml")]
-    return [found for file in candidates if (found := _from_yaml(folder, file)) is not None]
-
-
-def _from_yaml(folder: Path, file: PurePosixPath) -> _Manifest | None:
-    """None for YAML that is not YOLO's.
-
-    Raises:
-        PipelineError: it has splits and names, but its names are no list of classes.
-    """
-    content = _yaml(folder / file)
-    entries = {name: _entries(content.get(name)) for name in _SPLITS}
-    splits = {name: found for name, found in entries.items() if found}
-    if not splits or not isinstance(content.get("names"), (list, dict)):
-        return None
-    names = _names(file, content["names"])
-    if content.get("nc", str(len(names))) != str(len(names)):
-        raise PipelineError(f"{file}: nc is {content['nc']}, and it has {len(names)} names; mend the one that is wrong")
-    root = content.get("path")
-    if isinstance(root, str) and root:
-        splits = {name: [f"{root}/{entry}" for entry in found] for name, found in splits.items()}
-    return _Manifest(file, names, splits, _keypoints(content.get("kpt_shape")))
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a file, all values as text: a class may be called `no` or `1e3`. Empty for anything else."""
-    if path.stat().st_size > _LARGEST:
-        return {}
-    try:
-        content = YAML(typ="base", pure=True).load(path.read_text(encoding="utf-8-sig"))
-    except (YAMLError, ValueError, TypeError, RecursionError):  # another tool's, which may have tags or be a stream
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _entries(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value] if value not in ("", "null", "~") else []
-    texts = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-    return list(value) if texts else []
-
-
-def _names(file: PurePosixPath, value: list[Any] | dict[Any, Any]) -> dict[int, str]:
-    pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-    names = {int(key): name.strip() for key, name in pairs if isinstance(name, str) and name.strip() and _whole(key)}
-    if not names or len(names) < len(pairs):
-        raise PipelineError(f"{file}: its names are no list of class names, nor one by their numbers")
-    return _different(file, names)
-
-
-def _different(file: PurePosixPath, names: dict[int, str]) -> dict[int, str]:
-    seen: dict[str, int] = {}
-    for number, name in names.items():
-        if name in seen:
-            raise PipelineError(
-                f"{file}: classes {seen[name]} and {number} are both called {name!r}; each needs its own"
-            )
-        seen[name] = number
-    return names
-
-
-def _whole(key: Any) -> bool:
-    return isinstance(key, int) or (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10)
-
-
-def _keypoints(shape: Any) -> int:
-    if not isinstance(shape, list) or len(shape) != 2 or not all(_whole(side) for side in shape):
-        return 0
-    return int(shape[0]) * int(shape[1])
-
-
-def _darknets(folder: Path, files: list[PurePosixPath]) -> list[_Manifest]:
-    candidates = [file for file in files if file.suffix.lower() == ".data"]
-    return [found for file in candidates if (found := _from_darknet(folder, file, files)) is not None]
-
-
-def _from_darknet(folder: Path, file: PurePosixPath, files: list[PurePosixPath]) -> _Manifest | None:
-    """None for a file that is not darknet's."""
-    if (folder / file).stat().st_size > _LARGEST:
-        return None
-    try:
-        pairs = [line.partition("=") for line in lines(folder, file)]
-    except PipelineError:
-        return None
-    content = {key.strip(): value.strip() for key, _, value in pairs}
-    splits = {name: [content[name]] for name in _SPLITS if content.get(name)}
-    if not splits or not content.get("names"):
-        return None
-    listing = _resolved(content["names"], file.parent, set(files))
-    if listing is None:
-        raise PipelineError(f"{file}: its list of classes {content['names']!r} is not there")
-    return _Manifest(file, _listed_names(folder, listing), splits)
-
-
-def _lists_of_names(folder: Path, files: list[PurePosixPath]) -> list[_Manifest]:
-    """Lists of classes; the same list in several folders is one."""
-    candidates = [file for file in files if file.name in _NAMES and (folder / file).stat().st_size <= _LARGEST]
-    found = [_Manifest(file, names, {}) for file in candidates if (names := _listed_names(folder, file))]
-    return found[:1] if found and all(one.names == found[0].names for one in found) else found
-
-
-def _listed_names(folder: Path, file: PurePosixPath) -> dict[int, str]:
-    return _different(file, dict(enumerate(lines(folder, file))))
-
-
-def _resolved(entry: str, base: PurePosixPath, known: set[PurePosixPath]) -> PurePosixPath | None:
-    """What a path of another machine means here: its longest end that is there, beside the manifest or at the top."""
-    parts = [part for part in PurePosixPath(entry.replace("\\", "/")).parts if part not in ("/", "..", ".")]
-    ends = [PurePosixPath(*parts[cut:]) for cut in range(len(parts))]
-    homes = dict.fromkeys((base, PurePosixPath()))
-    if not parts and base in known:
-        return base
-    return next((home / end for end in ends for home in homes if home / end in known), None)
-
-
-# Images and their labels
 
 
 @dataclass(frozen=True)
@@ -217,7 +63,7 @@ class _Place:
 
 
 class _Reader:
-    def __init__(self, folder: Path, files: list[PurePosixPath], manifest: _Manifest) -> None:
+    def __init__(self, folder: Path, files: list[PurePosixPath], manifest: Manifest) -> None:
         self.images = ImageFiles(files)
         self._folder = folder
         self._files = files
@@ -236,10 +82,10 @@ class _Reader:
         """
         found: list[_Place] = []
         for entry in entries:
-            place = _resolved(entry, self._manifest.file.parent, self._folders | set(self._files))
+            place = resolved(entry, self._manifest.file.parent, self._folders | set(self._files))
             if place is None and split != "test":
                 raise PipelineError(
-                    f"{self._manifest.file}: its {split} {entry!r} is not there; mend it or leave it out"
+                    f"{self._manifest.file}: its {split} {shown(entry)} is not there; mend it or leave it out"
                 )
             if place in self._folders:
                 found += self._of_folder(place)
@@ -260,7 +106,7 @@ class _Reader:
             if any(file.is_relative_to(home) for home in homes) and _is_label(self._folder, file)
         ]
         return found + [
-            _Place(Fault("missing_image", f"its image {file.stem!r} is not there"), file, file) for file in strays
+            _Place(Fault("missing_image", f"its image {shown(file.stem)} is not there"), file, file) for file in strays
         ]
 
     def _of_list(self, listing: PurePosixPath, split: str) -> list[_Place]:
@@ -295,25 +141,23 @@ class _Reader:
 
     def wherever(self) -> dict[str, RawSplit]:
         """Without a manifest of splits: each folder of pictures with label files is one."""
-        own = [file for file in _label_files(self._folder, self._files) if file != self._manifest.file]
-        pictures = [file for file in self._files if file.suffix.lower() in SUFFIXES]
-        found = {file: self._place(file) for file in pictures}
-        placed = {one.label for one in found.values()}
-        apart = [file for file in own if file not in placed]  # labels neither beside nor in a parallel folder
-        images = {label: self.images.of_stem(label.stem, label.parent) for label in apart}
-        found |= {
-            PurePosixPath(path): _Place(path, label, label) for label, path in images.items() if isinstance(path, str)
-        }
-        homes = {file.parent for file, one in found.items() if one.label is not None}
+        pictures = [self._place(file) for file in self._files if file.suffix.lower() in SUFFIXES]
+        labelled = [place for place in pictures if place.label is not None]
+        apart = list(self._apart({place.label for place in labelled}))
+        homes = {_home(place) for place in labelled + apart}
         names = by_folder(sorted(homes))
+        images = {place.image for place in labelled + apart}
+        empty = [place for place in pictures if _home(place) in homes and place.image not in images]
         splits: dict[str, list[RawImage]] = {name: [] for name in names.values()}
-        for file, one in sorted(found.items()):
-            if file.parent in homes:
-                splits[names[file.parent]].append(self._image(one))
-        lost = [_Place(fault, label, label) for label, fault in images.items() if isinstance(fault, Fault)]
-        if lost:
-            splits.setdefault(next(iter(splits), "all"), []).extend(self.split(lost))
+        for place in labelled + apart + empty:
+            splits[names[_home(place)]].append(self._image(place))
         return {name: RawSplit(tuple(found)) for name, found in splits.items()}
+
+    def _apart(self, placed: set[PurePosixPath | None]) -> Iterable[_Place]:
+        """Label files that are neither beside their image nor in a folder parallel to its."""
+        for file in sorted(self._texts - placed - {self._manifest.file}):
+            if _is_label(self._folder, file):
+                yield _Place(self.images.of_stem(file.stem, file.parent), file, file)
 
     def _image(self, place: _Place) -> RawImage:
         where = str(place.label or place.where)
@@ -321,7 +165,7 @@ class _Reader:
             return RawImage(where, "", fault=place.image)
         if place.label is None:
             return RawImage(where, place.image)
-        pixels = size(self._folder / place.image)
+        pixels = measured(self._folder / place.image)
         if isinstance(pixels, Fault):
             return RawImage(where, "", fault=pixels)
         try:
@@ -343,6 +187,10 @@ class _Reader:
         return RawObject(where, name, box)
 
 
+def _home(place: _Place) -> PurePosixPath:
+    return place.where.parent if isinstance(place.image, Fault) else PurePosixPath(place.image).parent
+
+
 def _among_labels(file: PurePosixPath) -> PurePosixPath:
     """The path with its last folder of pictures called `labels`, as YOLO looks for label files."""
     parts = list(file.parts)
@@ -362,17 +210,19 @@ def _end(one: PurePosixPath, other: PurePosixPath) -> int:
     return count
 
 
-def _label_files(folder: Path, files: list[PurePosixPath]) -> Iterable[PurePosixPath]:
-    return (file for file in files if file.suffix == ".txt" and _is_label(folder, file))
-
-
 def _is_label(folder: Path, file: PurePosixPath) -> bool:
-    """Whether the first line is an object's: a class number and shares of the image."""
-    with (folder / file).open("rb") as content:
-        first = content.read(4096).lstrip().split(b"\n")[0].decode("utf-8", "replace")
-    numbers = _numbers(first)
-    shares = numbers[1:5]
-    return len(numbers) >= 5 and numbers[0].is_integer() and numbers[0] >= 0 and all(0 <= one <= 1 for one in shares)
+    """Whether the first line may be an object's: a class number and four numbers or more."""
+    numbers = _first(folder, file)
+    return len(numbers) >= 5 and numbers[0].is_integer() and numbers[0] >= 0
+
+
+def _shows(folder: Path, file: PurePosixPath) -> bool:
+    """Whether the first line is an object's, with shares of the image."""
+    return _is_label(folder, file) and all(0 <= share <= 1 for share in _first(folder, file)[1:5])
+
+
+def _first(folder: Path, file: PurePosixPath) -> list[float]:
+    return _numbers(head(folder / file).decode("utf-8-sig", "replace").lstrip().split("\n")[0])
 
 
 def _numbers(row: str) -> list[float]:
