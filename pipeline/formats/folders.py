@@ -10,17 +10,19 @@ _GENERIC = PICTURES | {"annotations", "annotation", "labels", "label", "label_2"
 
 
 def by_folder(folders: Collection[PurePosixPath]) -> dict[PurePosixPath, str]:
-    """A name for each folder: `all` where there is one, else what tells it from the others.
+    """A name for the split of each folder: what tells it from the others, or `all` where nothing does.
 
-    `train/labels` and `labels/train` are both train; where two would be called the same, the whole path is the name.
+    `train/labels` and `labels/train` are both train; `a/train` beside `b/train` are called so.
     """
-    if len(folders) == 1:
+    telling = {folder: tuple(part for part in folder.parts if part.lower() not in _GENERIC) for folder in folders}
+    different = set(telling.values())
+    if len(different) == 1:
         return dict.fromkeys(folders, "all")
-    telling = {folder: [part for part in folder.parts if part.lower() not in _GENERIC] for folder in folders}
-    for names in (
-        {folder: (parts or ["all"])[-1] for folder, parts in telling.items()},
-        {folder: "/".join(parts or ["all"]) for folder, parts in telling.items()},
-    ):
-        if max(Counter(names.values()).values(), default=0) < 2:
-            return names
-    return {folder: str(folder) for folder in folders}
+    uses = Counter(parts[-1] for parts in different if parts)
+    return {folder: _name(parts, uses) for folder, parts in telling.items()}
+
+
+def _name(parts: tuple[str, ...], uses: Counter[str]) -> str:
+    if not parts:
+        return "all"
+    return parts[-1] if uses[parts[-1]] == 1 else "/".join(parts)

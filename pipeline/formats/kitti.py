@@ -5,6 +5,7 @@ truncated, occluded, alpha, left, top, right, bottom, and seven of three dimensi
 kit's own overlap takes right − left as the width.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -43,16 +44,16 @@ def read(folder: Path) -> RawDataset:
         raise PipelineError(f"{folder}: no KITTI labels found: .txt files with {_COLUMNS} columns a line")
     annotated = {room: _annotated(folder, room, files, images) for room in rooms}
     categories = _categories(annotated.values())
-    splits: dict[str, RawSplit] = {}
+    splits: dict[str, list[RawImage]] = defaultdict(list)
     for room, name in by_folder(rooms).items():
         whole = {stem: _with_regions(image, categories) for stem, image in annotated[room].items()}
         prefix = f"{name}/" if len(rooms) > 1 else ""
         lists = _lists(folder, room, files)
         for listing, stems in lists.items():
-            splits[prefix + listing.stem] = RawSplit(tuple(_listed(stems, whole, listing)))
+            splits[prefix + listing.stem] += _listed(stems, whole, listing)
         if not lists:
-            splits[name] = RawSplit(tuple(whole.values()))
-    return RawDataset(categories, splits, images.count)
+            splits[name] += whole.values()
+    return RawDataset(categories, {name: RawSplit(tuple(found)) for name, found in splits.items()}, images.count)
 
 
 def _rooms(folder: Path, files: list[PurePosixPath]) -> dict[PurePosixPath, PurePosixPath]:
@@ -82,8 +83,7 @@ def _annotated(
 
 
 def _image(folder: Path, label: PurePosixPath, images: ImageFiles) -> RawImage:
-    # label_2 annotates image_2, the left colour camera; image_3 has the same names.
-    path = images.of_stem(label.stem, label.parent.with_name(label.parent.name.replace("label", "image") or "images"))
+    path = images.of_stem(label.stem, _pictures(label.parent))
     if isinstance(path, Fault):
         return RawImage(str(label), "", fault=path)
     try:
@@ -91,6 +91,11 @@ def _image(folder: Path, label: PurePosixPath, images: ImageFiles) -> RawImage:
     except PipelineError:
         return RawImage(str(label), "", fault=Fault("record", "it is not UTF-8 text"))
     return RawImage(str(label), path, objects=tuple(_object(label, number, row) for number, row in enumerate(rows, 1)))
+
+
+def _pictures(room: PurePosixPath) -> PurePosixPath:
+    """label_2 annotates image_2, the left colour camera; image_3 has pictures of the same names."""
+    return room.parent / room.name.replace("label", "image")
 
 
 def _object(label: PurePosixPath, number: int, row: str) -> RawObject:

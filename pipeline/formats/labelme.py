@@ -4,6 +4,7 @@ Format: https://github.com/wkentaro/labelme. Points are in pixels, 0-based, from
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,13 +40,14 @@ def read(folder: Path) -> RawDataset:
     rooms = {file.parent for file in files if _sniff(folder / file)}
     if not rooms:
         raise PipelineError(f"{folder}: no LabelMe files found: a .json with shapes and an imagePath for each image")
-    splits: dict[str, RawSplit] = {}
+    splits: dict[str, list[RawImage]] = defaultdict(list)
     for room, name in by_folder(sorted(rooms)).items():
         own = [file for file in files if file.parent == room and file.suffix.lower() == ".json"]
-        found = [_image(folder, file, images) for file in own]
-        splits[name] = RawSplit(tuple(image for image in found if image is not None))
-    called = present(image for split in splits.values() for image in split.images)
-    return RawDataset(numbered(sorted(called)), splits, images.count)
+        found = (_image(folder, file, images) for file in own)
+        splits[name] += [image for image in found if image is not None]
+    called = present(image for split in splits.values() for image in split)
+    whole = {name: RawSplit(tuple(split)) for name, split in splits.items()}
+    return RawDataset(numbered(sorted(called)), whole, images.count)
 
 
 def _sniff(path: Path) -> bool:

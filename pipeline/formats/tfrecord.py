@@ -73,7 +73,7 @@ def read(folder: Path) -> RawDataset:
 def _split_names(files: list[PurePosixPath]) -> dict[PurePosixPath, str]:
     """By folder where there are several, else by the name before the shard's number."""
     folders = by_folder(sorted({file.parent for file in files}))
-    if len(folders) > 1:
+    if len(set(folders.values())) > 1:
         return {file: folders[file.parent] for file in files}
     stems = {file: _SHARD.sub("", match[1]) for file in files if (match := _FILE.match(file.name))}
     return dict.fromkeys(files, "all") if len(set(stems.values())) == 1 else stems

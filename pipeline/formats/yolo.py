@@ -18,7 +18,7 @@ from pipeline.formats.naming import shown
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.formats.shapes import around
 from pipeline.formats.texts import lines
-from pipeline.formats.yolo_manifests import Manifest, darknets, manifest_of, name_lists, resolved, yamls
+from pipeline.formats.yolo_manifests import Manifest, darknets, folders, manifest_of, name_lists, resolved, yamls
 
 
 def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
@@ -68,7 +68,8 @@ class _Reader:
         self._folder = folder
         self._files = files
         self._manifest = manifest
-        self._folders = {parent for file in files for parent in file.parents}
+        self._folders = folders(files)
+        self._places = {*files, *self._folders}
         self._texts = {file for file in files if file.suffix == ".txt"}
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in self._texts:
@@ -82,7 +83,7 @@ class _Reader:
         """
         found: list[_Place] = []
         for entry in entries:
-            place = resolved(entry, self._manifest.file.parent, self._folders | set(self._files))
+            place = resolved(entry, self._manifest.file.parent, self._places)
             if place is None and split != "test":
                 raise PipelineError(
                     f"{self._manifest.file}: its {split} {shown(entry)} is not there; mend it or leave it out"

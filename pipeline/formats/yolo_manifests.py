@@ -39,10 +39,10 @@ def manifest_of(folder: Path, files: list[PurePosixPath]) -> Manifest:
 
 def yamls(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
     candidates = [file for file in files if file.suffix.lower() in (".yaml", ".yml")]
-    return [found for file in candidates if (found := _from_yaml(folder, file)) is not None]
+    return [found for file in candidates if (found := _from_yaml(folder, file, files)) is not None]
 
 
-def _from_yaml(folder: Path, file: PurePosixPath) -> Manifest | None:
+def _from_yaml(folder: Path, file: PurePosixPath, files: list[PurePosixPath]) -> Manifest | None:
     """None for YAML that is not YOLO's.
 
     Raises:
@@ -51,7 +51,7 @@ def _from_yaml(folder: Path, file: PurePosixPath) -> Manifest | None:
     content = _yaml(folder / file)
     entries = {name: _entries(content.get(name)) for name in _SPLITS}
     splits = {name: found for name, found in entries.items() if found}
-    if not splits or not isinstance(content.get("names"), (list, dict)):
+    if not isinstance(content.get("names"), (list, dict)) or not _are_paths(splits, file.parent, files):
         return None
     names = _names(file, content["names"])
     if content.get("nc", str(len(names))) != str(len(names)):
@@ -78,6 +78,20 @@ def _entries(value: Any) -> list[str]:
         return [value] if value not in ("", "null", "~") else []
     texts = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
     return list(value) if texts else []
+
+
+def _are_paths(splits: dict[str, list[str]], base: PurePosixPath, files: list[PurePosixPath]) -> bool:
+    """Whether one of the entries is a path by its looks, or is there: other tools have a `train`, too."""
+    entries = [entry for found in splits.values() for entry in found]
+    if any("/" in entry or "\\" in entry or entry.endswith(".txt") for entry in entries):
+        return True
+    known = {*files, *folders(files)} if entries else set()
+    return any(resolved(entry, base, known) is not None for entry in entries)
+
+
+def folders(files: list[PurePosixPath]) -> set[PurePosixPath]:
+    """All that the files lie in."""
+    return {above for parent in {file.parent for file in files} for above in (parent, *parent.parents)}
 
 
 def _names(file: PurePosixPath, value: list[Any] | dict[Any, Any]) -> dict[int, str]:

@@ -22,8 +22,8 @@ def test_each_format(tmp_path: Path, voc_xml: Callable[..., Path]) -> None:
 
 def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('[{"image_id": 1}]')
-    (tmp_path / "labelme.json").write_text('{"shapes": [], "imagePath": "a.jpg"}')
-    (tmp_path / "cvat.xml").write_text("<annotations></annotations>")
+    (tmp_path / "shapes.json").write_text('{"shapes": "of another tool"}')
+    (tmp_path / "notes.xml").write_text("<annotations></annotations>")
     with pytest.raises(PipelineError, match=r"among its 3 files; looked for coco: .*; voc: ") as caught:
         recognise(tmp_path)
     assert "\n" not in str(caught.value)
@@ -45,8 +45,8 @@ def test_hidden_files_and_macos_leftovers_are_not_looked_at(tmp_path: Path, voc_
 
 
 def test_unknown_format_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="'yolo' is not known; known ones: coco, voc"):
-        read(tmp_path, "yolo")
+    with pytest.raises(PipelineError, match="'createml' is not known; known ones: coco, voc"):
+        read(tmp_path, "createml")
 
 
 @pytest.mark.parametrize("name", FORMATS)
