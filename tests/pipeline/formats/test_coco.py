@@ -134,7 +134,7 @@ def test_faulty_images_and_orphans(tmp_path: Path, picture: Write) -> None:
     ("images", "categories", "said"),
     [
         ([image(1, "a.jpg"), image(1, "b.jpg")], CATEGORIES, "image id 1 is used 2 times"),
-        (["a.jpg"], CATEGORIES, "images record 1 is 'a.jpg'"),
+        (["a.jpg"], CATEGORIES, "images record 1 is a.jpg, not an object"),
         ([], [{"id": 1}], "category 1 needs an id and a name"),
         ([], [{"id": 1, "name": "a"}, {"id": "1", "name": "b"}], "category id '1' is used 2 times"),
         ([], [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "category name 'a' is used 2 times"),
