@@ -24,6 +24,7 @@ from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject
 
 _SNIFF = 1 << 16  # bytes at either end of a file in which its first or last list must begin
 _LIST = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_SCORE = re.compile(rb'"score"\s*:')
 _BOM = b"\xef\xbb\xbf"
 _LARGEST_ID = 2**53  # beyond it JSON's numbers aren't exact everywhere
 
@@ -92,23 +93,27 @@ def _common(categories: dict[PurePosixPath, tuple[Category, ...]]) -> tuple[Cate
         if strange := sorted(own - names[longest]):
             raise PipelineError(
                 f"{file}: its categories are not those of {longest}, which has no {shown(strange[0])!r}; all splits "
-                "need the same list, or one that holds the others'"
+                "need the same list, or one that holds the others'; is it another data set?"
             )
     return categories[longest]
 
 
 def _annotation_files(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
-    """Instance files. Beside COCO's own `instances_*` lie key points and captions of the same images."""
-    found = [file for file in files if file.suffix.lower() == ".json" and _sniff(folder / file)]
+    """Instance files. Beside COCO's own `instances_*` lie key points and captions of the same images, and beside
+    whatever truth may lie detections in the same form: a score tells them."""
+    found = {file: ends for file in files if file.suffix.lower() == ".json" and (ends := _ends(folder / file))}
     official = {file.parent for file in found if file.name.startswith("instances_")}
-    return [file for file in found if file.parent not in official or file.name.startswith("instances_")]
+    own = [file for file in found if file.parent not in official or file.name.startswith("instances_")]
+    return [file for file in own if not _SCORE.search(found[file])] or own
 
 
-def _sniff(path: Path) -> bool:
+def _ends(path: Path) -> bytes:
+    """Both ends of a JSON file that may be one of COCO's; nothing of any other."""
     start = head(path, _SNIFF)
     if not start.removeprefix(_BOM).lstrip().startswith(b"{"):
-        return False
-    return bool(_LIST.search(start) or (len(start) == _SNIFF and _LIST.search(_tail(path))))
+        return b""
+    ends = start if len(start) < _SNIFF else start + _tail(path)
+    return ends if _LIST.search(ends) else b""
 
 
 def _tail(path: Path) -> bytes:

@@ -154,15 +154,14 @@ class _Namesakes:
         self._in_room = {room: _by_folder(own) for room, own in by_room.items()}
 
     def closest(self, near: PurePosixPath) -> list[PurePosixPath]:
-        """Those that have most folders in common with `near`, and of these beside it or in a folder of pictures."""
+        """Those with most folders in common with `near`: beside it, or in a folder of pictures, and the fewest off."""
         below = self._in_room.get(near.name, self._below)
         close = next(below[folder] for folder in (near, *near.parents) if folder in below)
-        return (
-            [file for file in close if file.parent == near]
-            or [file for file in close if file.parent.name.lower() in PICTURES]
-            or [file for file in close if any(part.lower() in PICTURES for part in file.parts)]
-            or close
-        )
+        beside = [file for file in close if file.parent == near]
+        pictures = [file for file in close if any(part.lower() in PICTURES for part in file.parts[:-1])]
+        best = beside or pictures or close
+        depth = min(len(file.parts) for file in best)
+        return [file for file in best if len(file.parts) == depth]
 
 
 def _by_folder(files: list[PurePosixPath]) -> dict[PurePosixPath, list[PurePosixPath]]:
