@@ -124,17 +124,25 @@ def _tail(path: Path) -> bytes:
 
 def _content(folder: Path, file: PurePosixPath) -> _File:
     try:
-        written = (folder / file).read_bytes().removeprefix(_BOM)
+        return parsed(file, (folder / file).read_bytes().removeprefix(_BOM))
     except OSError as error:
         raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
+
+
+def parsed(file: PurePosixPath, written: bytes) -> _File:
+    """The records of an instance file, outlines and other unused fields passed over.
+
+    Raises:
+        PipelineError: see `parsed_plainly`.
+    """
     try:
         return msgspec.json.decode(written, type=_File)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _plain(file, written)
+        return parsed_plainly(file, written)
 
 
-def _plain(file: PurePosixPath, written: bytes) -> _File:
-    """As msgspec reads it, only slower, of whatever JSON there is.
+def parsed_plainly(file: PurePosixPath, written: bytes) -> _File:
+    """The same, slower, of whatever JSON there is.
 
     Raises:
         PipelineError: it is not JSON, with line and column, or lacks what an instance file has.
