@@ -111,13 +111,13 @@ class ImageFiles:
             self._by_stem[image.stem].append(image)
             for start in range(len(image.parts)):
                 self._by_tail["/".join(image.parts[start:])].append(image)
-        self._around: dict[tuple[str, str], dict[PurePosixPath, list[PurePosixPath]]] = {}
+        self._namesakes: dict[tuple[str, str], _Namesakes] = {}
 
     def named(self, name: str, near: PurePosixPath, split: str = "") -> str | Fault:
         """The file whose path ends as `name` does, in as many parts as can be; its folders may be another machine's.
 
-        Of several, the one in a folder named after the split wins, then the one nearest to the annotation
-        file's folder `near`.
+        Of several, the one in a folder named after the split wins, then one in a folder called as the annotation
+        file's folder `near` is, then the one nearest to `near`.
         """
         parts = PurePosixPath(name.replace("\\", "/")).parts
         for start in range(max(0, len(parts) - self._depth), len(parts)):
@@ -134,21 +134,39 @@ class ImageFiles:
     def _nearest(self, called: str, candidates: list[PurePosixPath], near: PurePosixPath, split: str) -> str | Fault:
         if len(candidates) == 1:
             return str(candidates[0])
-        if (called, split) not in self._around:
-            self._around[called, split] = _by_folder(candidates, split)
-        around = self._around[called, split]
-        close = next(around[folder] for folder in (near, *near.parents) if folder in around)
-        best = [file for file in close if file.parent == near or file.parent.name.lower() in PICTURES] or close
+        if (called, split) not in self._namesakes:
+            of_split = [file for file in candidates if split in file.parent.parts]
+            self._namesakes[called, split] = _Namesakes(of_split or candidates)
+        best = self._namesakes[called, split].closest(near)
         if len(best) > 1:
             return Fault("ambiguous_image", f"its image '{shown(called.rstrip('/'))}' may be {best[0]} or {best[1]}")
         return str(best[0])
 
 
-def _by_folder(candidates: list[PurePosixPath], split: str) -> dict[PurePosixPath, list[PurePosixPath]]:
-    """The candidates below each folder, only those of the split's folder where there are such."""
-    of_split = [file for file in candidates if split in file.parent.parts]
+class _Namesakes:
+    """Files of one name, by the folders that they are in."""
+
+    def __init__(self, files: list[PurePosixPath]) -> None:
+        self._below = _by_folder(files)
+        by_room: dict[str, list[PurePosixPath]] = defaultdict(list)
+        for file in files:
+            by_room[file.parent.name].append(file)
+        self._in_room = {room: _by_folder(own) for room, own in by_room.items()}
+
+    def closest(self, near: PurePosixPath) -> list[PurePosixPath]:
+        """Those with most folders in common with `near`: beside it, or in a folder of pictures, and the fewest off."""
+        below = self._in_room.get(near.name, self._below)
+        close = next(below[folder] for folder in (near, *near.parents) if folder in below)
+        beside = [file for file in close if file.parent == near]
+        pictures = [file for file in close if any(part.lower() in PICTURES for part in file.parts[:-1])]
+        best = beside or pictures or close
+        depth = min(len(file.parts) for file in best)
+        return [file for file in best if len(file.parts) == depth]
+
+
+def _by_folder(files: list[PurePosixPath]) -> dict[PurePosixPath, list[PurePosixPath]]:
     found: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
-    for file in of_split or candidates:
+    for file in files:
         for folder in file.parents:
             found[folder].append(file)
     return dict(found)

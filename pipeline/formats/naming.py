@@ -32,6 +32,8 @@ def _plain(file: PurePosixPath, stem: str) -> str:
 
 def shown(value: Any) -> str:
     """A value of a record for a message: on one line, not too long, whatever it is."""
+    if type(value) is int and abs(value) < 10**18:
+        return str(value)
     if isinstance(value, str):
         return value if value.isprintable() and len(value) <= 100 else ascii(value[:100])
     return reprlib.repr(value)
