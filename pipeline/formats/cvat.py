@@ -69,6 +69,8 @@ def _root(folder: Path, file: PurePosixPath) -> Element:
         raise PipelineError(f"{file}: not read: it declares entities or the like ({type(error).__name__})") from None
     except (LookupError, ValueError) as error:  # an unknown or wrong encoding
         raise PipelineError(f"{file}: not XML: {error}") from None
+    except OSError as error:
+        raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
     return root
 
 
@@ -84,18 +86,22 @@ def _images(
 ) -> Iterable[tuple[str, RawImage]]:
     """Images, each with its subset, which may be empty."""
     for number, record in enumerate(root.iterfind("image"), 1):
-        subset = record.get("subset", "").strip()
+        subset = _subset(record)
         yield subset, _image(file, number, record, subset, labels, images)
     tracks = root.findall("track")
     if tracks:
         yield from _frames(file, root, tracks, labels, images)
 
 
+def _subset(record: Element) -> str:
+    return " ".join(record.get("subset", "").split())
+
+
 def _image(
     file: PurePosixPath, number: int, record: Element, subset: str, labels: list[str], images: ImageFiles
 ) -> RawImage:
     name = record.get("name", "")
-    where = f"{file}: image {name or number}"
+    where = f"{file}: image {shown(name) or number}"
     if not name:
         return RawImage(where, "", fault=Fault("record", "it needs a name"))
     shapes = (shape for shape in record if shape.tag in _SHAPES)
@@ -116,9 +122,9 @@ def _frames(
     objects: dict[int, list[RawObject]] = defaultdict(list)
     subset = ""
     for number, track in enumerate(tracks, 1):
-        subset = subset or track.get("subset", "").strip()
+        subset = subset or _subset(track)
         for shape in (one for one in track if one.tag in _SHAPES and one.get("outside") not in _TRUE):
-            where = f"{file}: track {track.get('id', number)}: frame {shape.get('frame')}"
+            where = f"{file}: track {number}: frame {shown(shape.get('frame', ''))}"
             frame = _whole(shape, "frame")
             item = _object(where, shape, labels, track.get("label", ""))
             if frame is None:

@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.formats.classes import numbered, present
 from pipeline.formats.folders import by_folder
-from pipeline.formats.images import ImageFiles, is_text, listed
+from pipeline.formats.images import ImageFiles, head, is_text, listed
 from pipeline.formats.naming import shown
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.formats.shapes import Point, around, around_circle
@@ -53,11 +53,11 @@ def read(folder: Path) -> RawDataset:
 def _sniff(path: Path) -> bool:
     if path.suffix.lower() != ".json":
         return False
+    start = head(path, _SNIFF)
     with path.open("rb") as file:
-        head = file.read(_SNIFF)
         file.seek(max(0, path.stat().st_size - _SNIFF))
-        ends = head + file.read(_SNIFF)
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(_SHAPES.search(ends) and _IMAGE.search(ends))
+        ends = start + file.read(_SNIFF)
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(_SHAPES.search(ends) and _IMAGE.search(ends))
 
 
 def _image(folder: Path, file: PurePosixPath, images: ImageFiles) -> RawImage | None:
@@ -66,7 +66,7 @@ def _image(folder: Path, file: PurePosixPath, images: ImageFiles) -> RawImage | 
         content = read_json(folder / file)
     except PipelineError as error:
         return RawImage(str(file), "", fault=Fault("record", str(error).partition(": ")[2]))
-    except (ValueError, RecursionError):  # a number of thousands of digits, or lists in lists in lists
+    except (OSError, ValueError, RecursionError):  # a number of thousands of digits, or lists in lists in lists
         return RawImage(str(file), "", fault=Fault("record", "it is not JSON that can be read"))
     if not isinstance(content, dict) or "shapes" not in content:
         return None

@@ -149,7 +149,7 @@ def _image(
     name = _text(features, "image/filename") or _text(features, "image/source_id")
     if not name:
         return RawImage(where, "", fault=Fault("record", "it needs an image/filename"))
-    where = f"{where} ({name})"
+    where = f"{where} ({shown(name)})"
     path = images.named(name, file.parent)
     if isinstance(path, Fault):
         inside = path.code == "missing_image" and features.get("image/encoded")

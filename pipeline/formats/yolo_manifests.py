@@ -8,6 +8,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
+from pipeline.formats.images import is_text
+from pipeline.formats.naming import shown
 from pipeline.formats.texts import lines
 
 _SPLITS = ("train", "val", "valid", "test")
@@ -55,7 +57,9 @@ def _from_yaml(folder: Path, file: PurePosixPath, files: list[PurePosixPath]) ->
         return None
     names = _names(file, content["names"])
     if content.get("nc", str(len(names))) != str(len(names)):
-        raise PipelineError(f"{file}: nc is {content['nc']}, and it has {len(names)} names; mend the one that is wrong")
+        raise PipelineError(
+            f"{file}: nc is {shown(content['nc'])}, and it has {len(names)} names; mend the one that is wrong"
+        )
     root = content.get("path")
     if isinstance(root, str) and root:
         splits = {name: [f"{root}/{entry}" for entry in found] for name, found in splits.items()}
@@ -68,7 +72,13 @@ def _yaml(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = YAML(typ="base", pure=True).load(path.read_text(encoding="utf-8-sig"))
-    except (YAMLError, ValueError, TypeError, RecursionError):  # another tool's, which may have tags or be a stream
+    except (
+        YAMLError,
+        OSError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ):  # another tool's, which may have tags or be a stream
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -96,7 +106,8 @@ def folders(files: list[PurePosixPath]) -> set[PurePosixPath]:
 
 def _names(file: PurePosixPath, value: list[Any] | dict[Any, Any]) -> dict[int, str]:
     pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-    names = {int(key): name.strip() for key, name in pairs if isinstance(name, str) and name.strip() and _whole(key)}
+    named = [(key, name.strip()) for key, name in pairs if isinstance(name, str) and is_text(name) and _whole(key)]
+    names = {int(key): name for key, name in named if name}
     if not names or len(names) < len(pairs):
         raise PipelineError(f"{file}: its names are no list of class names, nor one by their numbers")
     return _different(file, names)
@@ -142,7 +153,7 @@ def _from_darknet(folder: Path, file: PurePosixPath, files: list[PurePosixPath])
         return None
     listing = resolved(content["names"], file.parent, set(files))
     if listing is None:
-        raise PipelineError(f"{file}: its list of classes {content['names']!r} is not there")
+        raise PipelineError(f"{file}: its list of classes {shown(content['names'])} is not there")
     return Manifest(file, _listed_names(folder, listing), splits)
 
 

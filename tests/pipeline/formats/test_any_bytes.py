@@ -51,6 +51,7 @@ def check(dataset: RawDataset | None) -> None:
     """Records are either faulty, by a known code and a line, or say what and where."""
     for split in dataset.splits.values() if dataset else ():
         for record in (*split.images, *(one for image in split.images for one in image.objects)):
+            check_message(record.where)
             if record.fault is not None:
                 assert record.fault.code in CODES
                 check_message(record.fault.message)
@@ -101,7 +102,9 @@ def test_labelme(shapes: object, path: object, size: object, tail: bytes) -> Non
 
 
 # Characters that XML can't hold are another matter: `tail` breaks the file.
-values = st.text(st.characters(exclude_categories=["C"], exclude_characters='<>&"'), max_size=8) | words
+values = (
+    st.text(st.characters(exclude_categories=["C"], exclude_characters='<>&"'), max_size=8) | words | st.just("a&#10;b")
+)
 shape_tags = st.sampled_from(["box", "polygon", "ellipse", "mask", "points", "cuboid"])
 SIDES = (
     "xtl",

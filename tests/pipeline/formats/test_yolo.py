@@ -196,6 +196,7 @@ def test_faulty_images(coco8: Path) -> None:
         ("train: images/train\nnc: 3\nnames: [a, b]\n", "nc is 3, and it has 2 names"),
         ("train: images/train\nnames: [a, a]\n", "classes 0 and 1 are both called 'a'"),
         ("train: images/train\nnames: {x: a}\n", "its names are no list of class names"),
+        ('train: images/train\nnames: ["\\ud800"]\n', "its names are no list of class names"),
         ("train: images/train\nnames: []\n", "its names are no list of class names"),
     ],
 )
