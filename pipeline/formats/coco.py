@@ -11,7 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET
@@ -49,6 +49,9 @@ class _Annotation(msgspec.Struct, gc=False):
     area: Any = None
     iscrowd: Any = None
     difficult: Any = None
+
+
+_Record = TypeVar("_Record", _Category, _Image, _Annotation)
 
 
 class _File(msgspec.Struct):
@@ -163,7 +166,16 @@ def parsed_plainly(file: PurePosixPath, written: bytes) -> _File:
         for number, record in enumerate(content[key], 1):
             if not isinstance(record, dict):
                 raise PipelineError(f"{file}: {key} record {number} is {shown(record)}, not an object with fields")
-    return msgspec.convert(content, _File)
+    return _File(
+        [_taken(_Image, record) for record in content["images"]],
+        [_taken(_Annotation, record) for record in content["annotations"]],
+        [_taken(_Category, record) for record in content["categories"]],
+    )
+
+
+def _taken(kind: type[_Record], record: dict[str, Any]) -> _Record:
+    """By hand, since msgspec's own conversion refuses half characters, even among names of fields."""
+    return kind(**{name: record[name] for name in kind.__struct_fields__ if name in record})
 
 
 def _without_outlines(record: dict[str, Any]) -> dict[str, Any]:

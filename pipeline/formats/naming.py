@@ -35,5 +35,5 @@ def shown(value: Any) -> str:
     if type(value) is int and abs(value) < 10**18:
         return str(value)
     if isinstance(value, str):
-        return value if value.isprintable() and len(value) <= 100 else ascii(value[:100])
+        return value if value.isprintable() and len(value) <= 100 else ascii(value[:100])[1:-1]
     return reprlib.repr(value)
