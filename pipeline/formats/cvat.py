@@ -15,9 +15,8 @@ from defusedxml.ElementTree import fromstring
 
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import numbered, present
-from pipeline.formats.folders import by_folder
 from pipeline.formats.images import ImageFiles, head, listed
-from pipeline.formats.naming import shown
+from pipeline.formats.naming import shown, split_names
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.formats.shapes import around, around_ellipse, around_turned
 
@@ -33,8 +32,8 @@ def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
 def read(folder: Path) -> RawDataset:
     """Reads every such file below `folder`.
 
-    An image's `subset` is its split. Without one, the split is the file's folder where there are several files, else
-    `all`. The classes are the labels that the files define, in their order; where they define none, what objects
+    An image's `subset` is its split. Without one, the file is, called by its name or, where that says nothing, by its
+    folder. The classes are the labels that the files define, in their order; where they define none, what objects
     are called. `tag`, which has no place in the image, is left out.
 
     Raises:
@@ -46,11 +45,11 @@ def read(folder: Path) -> RawDataset:
     if not roots:
         raise PipelineError(f"{folder}: no CVAT annotations found: an .xml with <annotations> and its <version>")
     labels = _labels(roots.values())
-    names = by_folder(sorted({file.parent for file in roots}))
+    names = split_names({file: file.stem for file in roots})
     splits: dict[str, list[RawImage]] = defaultdict(list)
     for file, root in roots.items():
         for subset, image in _images(file, root, labels, images):
-            splits[subset or names[file.parent]].append(image)
+            splits[subset or names[file]].append(image)
     called = labels or sorted(present(image for found in splits.values() for image in found))
     return RawDataset(numbered(called), {name: RawSplit(tuple(found)) for name, found in splits.items()}, images.count)
 

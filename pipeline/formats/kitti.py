@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.formats.classes import numbered, present
 from pipeline.formats.folders import by_folder
 from pipeline.formats.images import ImageFiles, head, listed
+from pipeline.formats.naming import shown
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.formats.texts import lines
 
@@ -113,7 +114,7 @@ def _box(columns: Sequence[str]) -> Box | Fault:
     sides = [_number(column) for column in columns[3:7]]
     left, top, right, bottom = (side if side is not None else float("nan") for side in sides)
     if None in sides:
-        return Fault("record", f"its left, top, right, bottom are {' '.join(columns[3:7])}, not four numbers")
+        return Fault("record", f"its left, top, right, bottom are {shown(' '.join(columns[3:7]))}, not four numbers")
     return (left, top, right - left, bottom - top)
 
 
@@ -144,7 +145,7 @@ def _lists(folder: Path, room: PurePosixPath, files: list[PurePosixPath]) -> dic
 def _listed(stems: list[str], annotated: dict[str, RawImage], listing: PurePosixPath) -> Iterable[RawImage]:
     for stem in stems:
         fault = Fault("missing_annotation", "its label file is not there")
-        yield annotated.get(stem) or RawImage(f"{listing}: {stem}", "", fault=fault)
+        yield annotated.get(stem) or RawImage(f"{listing}: {shown(stem)}", "", fault=fault)
 
 
 def _number(text: str) -> float | None:

@@ -22,7 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.formats.classes import numbered, present
 from pipeline.formats.folders import by_folder
 from pipeline.formats.images import ImageFiles, listed, measured
-from pipeline.formats.naming import shown
+from pipeline.formats.naming import shown, split_names
 from pipeline.formats.records import Fault, RawDataset, RawImage, RawObject, RawSplit
 
 _FILE = re.compile(r"(.+?)\.(tfrecords?|tfrec|record)(-\d+-of-\d+)?$")
@@ -75,8 +75,9 @@ def _split_names(files: list[PurePosixPath]) -> dict[PurePosixPath, str]:
     folders = by_folder(sorted({file.parent for file in files}))
     if len(set(folders.values())) > 1:
         return {file: folders[file.parent] for file in files}
-    stems = {file: _SHARD.sub("", match[1]) for file in files if (match := _FILE.match(file.name))}
-    return dict.fromkeys(files, "all") if len(set(stems.values())) == 1 else stems
+    whole = {file: file.with_name(_SHARD.sub("", _FILE.sub(r"\1", file.name))) for file in files}
+    names = split_names({file: file.name for file in whole.values()})
+    return {file: names[one] for file, one in whole.items()}
 
 
 def _shows(folder: Path, file: PurePosixPath) -> bool:

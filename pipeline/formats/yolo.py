@@ -117,6 +117,8 @@ class _Reader:
         said = PurePosixPath(
             *(part for part in PurePosixPath(line.replace("\\", "/")).parts if part not in ("/", ".."))
         )
+        if not said.name:
+            return _Place(Fault("record", f"its line {shown(line)} names no image"), listing, None)
         image = self.images.named(str(said), listing.parent, split)
         if isinstance(image, Fault):
             return _Place(image, listing, self._label_of(said))

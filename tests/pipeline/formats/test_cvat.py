@@ -48,7 +48,7 @@ def test_shapes(tmp_path: Path, picture: Write, shape: str, box: tuple[float, ..
 
 def test_a_turned_box_by_its_corners(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
-    written(tmp_path / "a.xml", image('<box label="cat" xtl="10" ytl="12" xbr="20" ybr="16" rotation="30"/>'))
+    written(tmp_path / "annotations.xml", image('<box label="cat" xtl="10" ytl="12" xbr="20" ybr="16" rotation="30"/>'))
     [one] = cvat.read(tmp_path).splits["all"].images[0].objects
     turned = [
         (15 + x * math.cos(math.pi / 6) - y * math.sin(math.pi / 6), 14 + x * 0.5 + y * math.cos(math.pi / 6))
@@ -64,7 +64,7 @@ def test_attributes(tmp_path: Path, picture: Write) -> None:
     said = ("difficult", "true"), ("Difficult", "1"), ("difficult", "false"), ("is_crowd", "true"), ("colour", "true")
     corners = 'label="cat" xtl="1" ytl="2" xbr="3" ybr="4"'
     shapes = "".join(f'<box {corners}><attribute name="{name}">{value}</attribute></box>' for name, value in said)
-    written(tmp_path / "a.xml", image(shapes))
+    written(tmp_path / "annotations.xml", image(shapes))
     objects = cvat.read(tmp_path).splits["all"].images[0].objects
     assert [(one.difficult, one.iscrowd) for one in objects] == [(1, 0), (1, 0), (0, 0), (0, 1), (0, 0)]
 
@@ -88,6 +88,9 @@ def test_subsets_and_files_are_splits(tmp_path: Path, picture: Write) -> None:
         "one": "one/images/a.png",
         "two": "two/images/a.png",
     }
+    for split in ("one", "two"):
+        (tmp_path / split / "annotations.xml").rename(tmp_path / f"{split}st.xml")
+    assert list(cvat.read(tmp_path).splits) == ["onest", "twost"]
 
 
 def test_tracks_over_frames(tmp_path: Path, picture: Write) -> None:
@@ -108,8 +111,10 @@ def test_tracks_over_frames(tmp_path: Path, picture: Write) -> None:
 
 
 def test_tracks_of_several_tasks_are_refused(tmp_path: Path) -> None:
-    written(tmp_path / "a.xml", '<track id="0" label="cat"/>', "<meta><project><task/><task/></project></meta>")
-    with pytest.raises(PipelineError, match=r"^a\.xml: it has the tracks of several tasks"):
+    written(
+        tmp_path / "annotations.xml", '<track id="0" label="cat"/>', "<meta><project><task/><task/></project></meta>"
+    )
+    with pytest.raises(PipelineError, match=r"^annotations\.xml: it has the tracks of several tasks"):
         cvat.read(tmp_path)
 
 
@@ -127,27 +132,30 @@ def test_tracks_of_several_tasks_are_refused(tmp_path: Path) -> None:
 )
 def test_faulty_shapes(tmp_path: Path, picture: Write, shape: str, code: str, said: str) -> None:
     picture(tmp_path / "a.png")
-    written(tmp_path / "a.xml", image(shape))
+    written(tmp_path / "annotations.xml", image(shape))
     [one] = cvat.read(tmp_path).splits["all"].images[0].objects
     assert one.fault
     assert one.fault.code == code
     assert said in one.fault.message
-    assert one.where == "a.xml: image a.png: shape 1"
+    assert one.where == "annotations.xml: image a.png: shape 1"
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("<annotations><version>1.1</version><image>", r"^a\.xml: not XML: no element found at line 1 column 43"),
+        (
+            "<annotations><version>1.1</version><image>",
+            r"^annotations\.xml: not XML: no element found at line 1 column 43",
+        ),
         (
             '<!DOCTYPE a [<!ENTITY b "ha">]><annotations><version>1.1</version>&b;</annotations>',
-            r"^a\.xml: not read: it declares entities",
+            r"^annotations\.xml: not read: it declares entities",
         ),
         ("<annotation><version>1.1</version></annotation>", "no CVAT annotations found"),
         ("<annotations><note>1.1</note></annotations>", "no CVAT annotations found"),
     ],
 )
 def test_files_that_cannot_be_read_at_all(tmp_path: Path, content: str, said: str) -> None:
-    (tmp_path / "a.xml").write_text(content)
+    (tmp_path / "annotations.xml").write_text(content)
     with pytest.raises(PipelineError, match=said):
         cvat.read(tmp_path)

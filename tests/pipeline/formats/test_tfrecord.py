@@ -37,7 +37,9 @@ def test_records(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "images" / "a.png")
     picture(tmp_path / "images" / "b.png")
     flags = {"object__difficult": ([0, 1], "int"), "object__is_crowd": ([1, 0], "int")}
-    written(tmp_path / "x.tfrecord", record("b.png", []), record("a.png", [BOX, (0, 0, 0.5, 0.5, "ant")], **flags))
+    written(
+        tmp_path / "default.tfrecord", record("b.png", []), record("a.png", [BOX, (0, 0, 0.5, 0.5, "ant")], **flags)
+    )
     assert recognise(tmp_path) == "tfrecord"
     dataset = tfrecord.read(tmp_path)
     empty, image = dataset.splits["all"].images
@@ -47,7 +49,7 @@ def test_records(tmp_path: Path, picture: Write) -> None:
         ("cat", (10, 15, 20, 15), 1, 0),
         ("ant", (0, 0, 20, 15), 0, 1),
     ]
-    assert image.objects[1].where == "x.tfrecord: record 2 (a.png): object 2"
+    assert image.objects[1].where == "default.tfrecord: record 2 (a.png): object 2"
     assert [(category.id, category.name) for category in dataset.categories] == [(1, "ant"), (2, "cat")]
 
 
@@ -57,7 +59,7 @@ def test_label_map(tmp_path: Path, picture: Write) -> None:
     (tmp_path / "label_map.pbtxt").write_text(MAP.format(7, "/m/01yrx", "Cat") + MAP.format(3, "/m/0_k2", "Ant"))
     numbers = {"object__class__label": ([3, 3, 9], "int")}
     one = record("a.png", [(*BOX[:4], "/m/01yrx"), (*BOX[:4], "?"), (*BOX[:4], "??")], **numbers)
-    written(tmp_path / "train.record", one)
+    written(tmp_path / "default.record", one)
     dataset = tfrecord.read(tmp_path)
     assert [(category.id, category.name) for category in dataset.categories] == [(3, "Ant"), (7, "Cat")]
     objects = dataset.splits["all"].images[0].objects
@@ -75,11 +77,14 @@ def test_shards_and_folders_are_splits(tmp_path: Path, picture: Write) -> None:
         written(tmp_path / name, record("a.png", [BOX]))
     splits = tfrecord.read(tmp_path).splits
     assert {name: len(split.images) for name, split in splits.items()} == {"train": 2, "val": 1}
+    for split in ("train", "valid"):
+        written(tmp_path / "export" / split / "Animals.tfrecord", record("a.png", [BOX]))
+    assert {"train", "valid"} < set(tfrecord.read(tmp_path).splits)
 
 
 def test_pictures_inside_the_record_only(tmp_path: Path) -> None:
     inside = record("a.png", [BOX], encoded=(b"\x89PNG", "byte"))
-    written(tmp_path / "x.tfrecord", inside, record("b.png", [BOX]))
+    written(tmp_path / "default.tfrecord", inside, record("b.png", [BOX]))
     one, other = tfrecord.read(tmp_path).splits["all"].images
     assert one.fault
     assert other.fault
@@ -98,7 +103,7 @@ def test_pictures_inside_the_record_only(tmp_path: Path) -> None:
 )
 def test_faulty_records(tmp_path: Path, picture: Write, wrong: dict[str, Any]) -> None:
     picture(tmp_path / "a.png")
-    written(tmp_path / "x.tfrecord", {**record("a.png", [BOX]), **record("a.png", [BOX], **wrong)})
+    written(tmp_path / "default.tfrecord", {**record("a.png", [BOX]), **record("a.png", [BOX], **wrong)})
     [image] = tfrecord.read(tmp_path).splits["all"].images
     assert image.fault
     assert image.fault.code == "record"
@@ -110,25 +115,25 @@ def test_faulty_records(tmp_path: Path, picture: Write, wrong: dict[str, Any]) -
 def test_a_flipped_bit_is_found(tmp_path: Path, picture: Write, place: int, said: str) -> None:
     """The package's own reader compares no checksum."""
     picture(tmp_path / "a.png")
-    file = written(tmp_path / "x.tfrecord", *[record("a.png", [BOX])] * 2)
+    file = written(tmp_path / "default.tfrecord", *[record("a.png", [BOX])] * 2)
     content = np.fromfile(file, np.uint8)
     content[place] ^= 1
     content.tofile(file)
-    with pytest.raises(PipelineError, match=rf"^x\.tfrecord: {said}"):
+    with pytest.raises(PipelineError, match=rf"^default\.tfrecord: {said}"):
         tfrecord.read(tmp_path)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
 def test_a_cut_file_is_found(tmp_path: Path, picture: Write, cut: int) -> None:
     picture(tmp_path / "a.png")
-    file = written(tmp_path / "x.tfrecord", *[record("a.png", [BOX])] * 60)
+    file = written(tmp_path / "default.tfrecord", *[record("a.png", [BOX])] * 60)
     file.write_bytes(file.read_bytes()[:-cut])
-    with pytest.raises(PipelineError, match=r"^x\.tfrecord: record 60 is cut short"):
+    with pytest.raises(PipelineError, match=r"^default\.tfrecord: record 60 is cut short"):
         tfrecord.read(tmp_path)
 
 
 def test_other_records_are_not_taken_for_it(tmp_path: Path) -> None:
-    written(tmp_path / "x.tfrecord", {"image/filename": (b"a.png", "byte"), "image/class/label": (1, "int")})
+    written(tmp_path / "default.tfrecord", {"image/filename": (b"a.png", "byte"), "image/class/label": (1, "int")})
     (tmp_path / "y.record").write_bytes(b"words, words, words, and no checksum at all")
     (tmp_path / "z.record").write_bytes(b"")
     with pytest.raises(PipelineError, match="no annotations recognised"):

@@ -77,14 +77,16 @@ def test_lists_of_images_and_of_folders(tmp_path: Path, picture: Write) -> None:
     for part in ("one", "two"):
         picture(tmp_path / "images" / part / f"{part}.png")
         texts(tmp_path, **{f"labels__{part}__{part}": LINE})
-    texts(tmp_path, listed="./images/two/two.png\n/home/me/images/one/one.png\n\n../images/one/lost.png\n")
+    texts(tmp_path, listed="./images/two/two.png\n/home/me/images/one/one.png\n\n../images/one/lost.png\n/\n")
     yaml(tmp_path, "train: [images/one, images/two]\nval: listed.txt\nnames: [ant, cat]\n")
     dataset = yolo.read(tmp_path)
     assert files(dataset) == {
         "train": ["images/one/one.png", "images/two/two.png"],
-        "val": ["images/two/two.png", "images/one/one.png", ""],
+        "val": ["images/two/two.png", "images/one/one.png", "", ""],
     }
-    lost = dataset.splits["val"].images[2]
+    lost, unnamed = dataset.splits["val"].images[2:]
+    assert unnamed.fault
+    assert unnamed.fault.message == "its line / names no image"
     assert [len(image.objects) for image in dataset.splits["val"].images[:2]] == [1, 1]
     assert lost.fault
     assert (lost.fault.code, lost.where) == ("missing_image", "listed.txt")
