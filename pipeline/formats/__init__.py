@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
-from pipeline.formats import coco, voc
+from pipeline.formats import (
+    coco,
+    cvat,
+    kitti,
+    labelme,
+    openimages,
+    retinanet,
+    tfrecord,
+    voc,
+    yolo,
+)
 from pipeline.formats.images import listed
 from pipeline.formats.records import RawDataset
 
@@ -22,6 +32,13 @@ class Format:
 FORMATS: dict[str, Format] = {
     "coco": Format("a .json file with COCO's images, annotations and categories", coco.evidence, coco.read),
     "voc": Format(".xml files with an <annotation> of Pascal VOC each", voc.evidence, voc.read),
+    "yolo": Format("a data.yaml, obj.data or classes.txt with YOLO's .txt labels", yolo.evidence, yolo.read),
+    "kitti": Format(".txt files with KITTI's fifteen columns", kitti.evidence, kitti.read),
+    "cvat": Format("an .xml file with CVAT's <annotations> and their <version>", cvat.evidence, cvat.read),
+    "labelme": Format(".json files with LabelMe's shapes and imagePath", labelme.evidence, labelme.read),
+    "tfrecord": Format(".tfrecord or .record files with image/object/bbox", tfrecord.evidence, tfrecord.read),
+    "retinanet": Format("a .csv of keras-retinanet, path,x1,y1,x2,y2,class", retinanet.evidence, retinanet.read),
+    "openimages": Format("a .csv whose head has ImageID,LabelName,XMin,…", openimages.evidence, openimages.read),
 }
 
 

@@ -1,26 +1,63 @@
 """COCO instance annotations, however they are laid out: COCO's own folders, Roboflow's, or a single file.
 
-Format: https://cocodataset.org/#format-data. Read with a plain JSON reader, so that a broken record can be named.
+Format: https://cocodataset.org/#format-data. Outlines and other fields that nobody asks for are most of such a file:
+they are never turned into objects. What msgspec refuses (NaN, half characters, a record that is no object) the plain
+JSON reader takes, or names with its line; both give the same records.
 """
 
+import json
 import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.files import read_json
-from pipeline.formats.images import ImageFiles, listed
+from pipeline.formats.images import ImageFiles, head, is_text, listed
+from pipeline.formats.naming import shown, split_names
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 
 _SNIFF = 1 << 16  # bytes at either end of a file in which its first or last list must begin
 _LIST = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
-# File names that say nothing about the split: the folder's name does.
-_GENERIC = {"_annotations.coco", "annotations", "annotation", "instances", "coco", "default", "labels", "result"}
-_NO_SPLIT = {"annotations", "annotation", "labels", ""}  # and folder names that don't either
+_SCORE = re.compile(rb'"score"\s*:')
+_BOM = b"\xef\xbb\xbf"
+_LARGEST_ID = 2**53  # beyond it JSON's numbers aren't exact everywhere
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: Any = UNSET
+    name: Any = None
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: Any = UNSET
+    file_name: Any = None
+    width: Any = None
+    height: Any = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: Any = UNSET
+    image_id: Any = None
+    category_id: Any = None
+    bbox: Any = None
+    area: Any = None
+    iscrowd: Any = None
+    difficult: Any = None
+
+
+_Record = TypeVar("_Record", _Category, _Image, _Annotation)
+
+
+class _File(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
 
 
 def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
@@ -30,94 +67,164 @@ def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
 def read(folder: Path) -> RawDataset:
     """Reads every instance file below `folder`, one split each.
 
+    Files may number the same classes differently, or not list them all: the longest list counts, of equal ones the
+    first.
+
     Raises:
-        PipelineError: a file is not JSON (with its line), lacks a list, repeats an image id, or files disagree on
-            the categories.
+        PipelineError: a file is not JSON (with its line), lacks a list, repeats an image id, or no file's categories
+            are all those of the others.
     """
     files = listed(folder)
     images = ImageFiles(files)
-    splits: dict[str, RawSplit] = {}
-    first: tuple[PurePosixPath, tuple[Category, ...]] | None = None
-    for file in _annotation_files(folder, files):
-        name = _split_name(file)
-        if name in splits:
-            raise PipelineError(f"{file}: a second file for the split {name!r}; keep one of them")
-        content = _content(folder, file)
-        categories, names = _categories(file, content["categories"])
-        if first and set(first[1]) != set(categories):
-            raise PipelineError(f"{file}: its categories are not those of {first[0]}; all splits need the same list")
-        first = first or (file, categories)
-        splits[name] = _split(file, name, content, names, images)
-    if first is None:
+    found = _annotation_files(folder, files)
+    if not found:
         raise PipelineError(f"{folder}: no COCO instance file found: a .json with images, annotations and categories")
-    return RawDataset(first[1], splits, images.count)
+    called = split_names({file: file.stem.removeprefix("instances_") for file in found})
+    splits: dict[str, RawSplit] = {}
+    categories: dict[PurePosixPath, tuple[Category, ...]] = {}
+    for file in found:
+        content = _content(folder, file)
+        categories[file], names = _categories(file, content.categories)
+        splits[called[file]] = _split(file, called[file], content, names, images)
+    return RawDataset(_common(categories), splits, images.count)
+
+
+def _common(categories: dict[PurePosixPath, tuple[Category, ...]]) -> tuple[Category, ...]:
+    names = {file: {category.name for category in own} for file, own in categories.items()}
+    longest = max(names, key=lambda file: len(names[file]))  # the first of equal ones
+    for file, own in names.items():
+        if strange := sorted(own - names[longest]):
+            raise PipelineError(
+                f"{file}: its categories are not those of {longest}, which has no {shown(strange[0])!r}; all splits "
+                "need the same list, or one that holds the others'; is it another data set?"
+            )
+    return categories[longest]
 
 
 def _annotation_files(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
-    """Instance files. Beside COCO's own `instances_*` lie key points and captions of the same images."""
-    found = [file for file in files if file.suffix.lower() == ".json" and _sniff(folder / file)]
+    """Instance files. Beside COCO's own `instances_*` lie key points and captions of the same images, and beside
+    whatever truth may lie detections in the same form: a score tells them."""
+    found = {file: ends for file in files if file.suffix.lower() == ".json" and (ends := _ends(folder / file))}
     official = {file.parent for file in found if file.name.startswith("instances_")}
-    return [file for file in found if file.parent not in official or file.name.startswith("instances_")]
+    own = [file for file in found if file.parent not in official or file.name.startswith("instances_")]
+    return [file for file in own if not _SCORE.search(found[file])] or own
 
 
-def _sniff(path: Path) -> bool:
+def _ends(path: Path) -> bytes:
+    """Both ends of a JSON file that may be one of COCO's; nothing of any other."""
+    start = head(path, _SNIFF)
+    if not start.removeprefix(_BOM).lstrip().startswith(b"{"):
+        return b""
+    ends = start if len(start) < _SNIFF else start + _tail(path)
+    return ends if _LIST.search(ends) else b""
+
+
+def _tail(path: Path) -> bytes:
     with path.open("rb") as file:
-        head = file.read(_SNIFF)
         file.seek(max(0, path.stat().st_size - _SNIFF))
-        tail = file.read(_SNIFF)
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(_LIST.search(head) or _LIST.search(tail))
+        return file.read(_SNIFF)
 
 
-def _split_name(file: PurePosixPath) -> str:
-    stem = file.stem.removeprefix("instances_")
-    if stem.lower() not in _GENERIC:
-        return stem
-    return file.parent.name if file.parent.name.lower() not in _NO_SPLIT else "all"
-
-
-def _content(folder: Path, file: PurePosixPath) -> dict[str, list[Any]]:
+def _content(folder: Path, file: PurePosixPath) -> _File:
     try:
-        content = read_json(folder / file)
-    except PipelineError as error:  # name the file as every other message does
-        raise PipelineError(str(error).replace(str(folder / file), str(file), 1)) from None
+        return parsed(file, (folder / file).read_bytes().removeprefix(_BOM))
+    except OSError as error:
+        raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
+
+
+def parsed(file: PurePosixPath, written: bytes) -> _File:
+    """The records of an instance file, outlines and other unused fields passed over.
+
+    Raises:
+        PipelineError: see `parsed_plainly`.
+    """
+    try:
+        return msgspec.json.decode(written, type=_File)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return parsed_plainly(file, written)
+
+
+def parsed_plainly(file: PurePosixPath, written: bytes) -> _File:
+    """The same, slower, of whatever JSON there is.
+
+    Raises:
+        PipelineError: it is not JSON, with line and column, or lacks what an instance file has.
+    """
+    try:
+        content = json.loads(written.decode(), object_hook=_without_outlines)
+    except json.JSONDecodeError as error:
+        raise PipelineError(f"{file}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except UnicodeDecodeError:
+        raise PipelineError(f"{file}: not JSON: it is not UTF-8 text") from None
+    except ValueError as error:  # a whole number of thousands of digits
+        raise PipelineError(f"{file}: not read: {str(error).split(';')[0]}") from None
+    except RecursionError:
+        raise PipelineError(f"{file}: not read: its lists are nested too deeply") from None
     for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise PipelineError(f"{file}: it has no list {key!r}; COCO instance files have one")
         for number, record in enumerate(content[key], 1):
             if not isinstance(record, dict):
-                raise PipelineError(f"{file}: {key} record {number} is {record!r}, not an object with fields")
-    return content  # type: ignore[no-any-return]
+                raise PipelineError(f"{file}: {key} record {number} is {shown(record)}, not an object with fields")
+    return _File(
+        [_taken(_Image, record) for record in content["images"]],
+        [_taken(_Annotation, record) for record in content["annotations"]],
+        [_taken(_Category, record) for record in content["categories"]],
+    )
 
 
-def _categories(file: PurePosixPath, records: list[dict[str, Any]]) -> tuple[tuple[Category, ...], dict[str, str]]:
+def _taken(kind: type[_Record], record: dict[str, Any]) -> _Record:
+    """By hand, since msgspec's own conversion refuses half characters, even among names of fields."""
+    return kind(**{name: record[name] for name in kind.__struct_fields__ if name in record})
+
+
+def _without_outlines(record: dict[str, Any]) -> dict[str, Any]:
+    record.pop("segmentation", None)  # at once: all outlines of COCO are gigabytes
+    return record
+
+
+def _categories(file: PurePosixPath, records: list[_Category]) -> tuple[tuple[Category, ...], dict[str, str]]:
     """The categories, and class names by category id as text: files mix 7 and "7"."""
     for number, record in enumerate(records, 1):
-        if "id" not in record or not isinstance(record.get("name"), str):
-            raise PipelineError(f"{file}: category {number} needs an id and a name, has {record!r}")
-    for field in ("id", "name"):
-        for value, count in Counter(str(record[field]) for record in records).items():
+        if record.id is UNSET or not isinstance(record.name, str) or not is_text(record.name):
+            id = "no id" if record.id is UNSET else f"id {shown(record.id)}"
+            raise PipelineError(
+                f"{file}: category {number} needs an id and a name, has {id}, name {shown(record.name)}"
+            )
+    keys, names = [_key(record.id) for record in records], [record.name for record in records]
+    for field, values in (("id", keys), ("name", names)):
+        for value, count in Counter(values).items():
             if count > 1:
-                raise PipelineError(f"{file}: category {field} {value!r} is used {count} times; each needs its own")
-    own = all(_whole(record["id"]) is not None for record in records)
-    categories = tuple(
-        Category(int(record["id"]) if own else number, record["name"]) for number, record in enumerate(records, 1)
-    )
-    return categories, {str(record["id"]): record["name"] for record in records}
+                raise PipelineError(
+                    f"{file}: category {field} '{shown(value)}' is used {count} times; each needs its own"
+                )
+    wholes = [_whole(record.id) for record in records]
+    own = [whole for whole in wholes if whole is not None]
+    ids = own if len(set(own)) == len(records) else range(1, len(records) + 1)
+    categories = tuple(Category(id, name) for id, name in zip(ids, names, strict=True))
+    return categories, dict(zip(keys, names, strict=True))
 
 
-def _split(
-    file: PurePosixPath, name: str, content: dict[str, list[Any]], names: dict[str, str], images: ImageFiles
-) -> RawSplit:
-    keys = [str(record.get("id")) for record in content["images"]]
+def _key(value: Any) -> str:
+    """An id as text, by which records find each other: 7, 7.0 and "7" are one."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is str else str(value) if type(value) is int else shown(value)
+
+
+def _split(file: PurePosixPath, name: str, content: _File, names: dict[str, str], images: ImageFiles) -> RawSplit:
+    keys = [_key(record.id) for record in content.images]
     for key, count in Counter(keys).items():
         if count > 1:
-            raise PipelineError(f"{file}: image id {key} is used {count} times; each image needs its own")
+            raise PipelineError(f"{file}: image id {shown(key)} is used {count} times; each image needs its own")
     objects: dict[str, list[RawObject]] = defaultdict(list)
-    for number, record in enumerate(content["annotations"], 1):
-        objects[str(record.get("image_id"))].append(_object(file, number, record, names))
+    place = f"{file}: annotation "
+    for number, record in enumerate(content.annotations, 1):
+        where = f"{place}number {number}" if record.id is UNSET else place + shown(record.id)
+        objects[_key(record.image_id)].append(_object(where, record, names))
     found = tuple(
         _image(file, name, record, tuple(objects.pop(key, ())), images)
-        for key, record in zip(keys, content["images"], strict=True)
+        for key, record in zip(keys, content.images, strict=True)
     )
     return RawSplit(found, tuple(_orphans(objects)))
 
@@ -125,51 +232,58 @@ def _split(
 def _orphans(objects: dict[str, list[RawObject]]) -> Iterable[RawObject]:
     for image, strays in objects.items():
         for stray in strays:
-            fault = Fault("orphan", f"its image {image} does not exist")
+            fault = Fault("orphan", f"its image {shown(image)} does not exist")
             yield RawObject(stray.where, stray.name, stray.box, fault=fault)
 
 
 def _image(
-    file: PurePosixPath, split: str, record: dict[str, Any], objects: tuple[RawObject, ...], images: ImageFiles
+    file: PurePosixPath, split: str, record: _Image, objects: tuple[RawObject, ...], images: ImageFiles
 ) -> RawImage:
-    where = f"{file}: image {record.get('id')}"
-    name = record.get("file_name")
-    if "id" not in record or not isinstance(name, str) or not name:
+    where = f"{file}: image {None if record.id is UNSET else shown(record.id)}"
+    name = record.file_name
+    if record.id is UNSET or not isinstance(name, str) or not name:
         return RawImage(where, "", fault=Fault("record", "it needs an id and a file_name"))
-    width, height = _whole(record.get("width")), _whole(record.get("height"))
-    declared = (width, height) if width and height else None
+    width, height = _whole(record.width), _whole(record.height)
+    declared = (width, height) if width and height and width > 0 and height > 0 else None
     path = images.named(name, file.parent, split)
     if isinstance(path, Fault):
-        return RawImage(where, "", _whole(record["id"]), declared, objects, path)
-    return RawImage(where, path, _whole(record["id"]), declared, objects)
+        return RawImage(where, "", _whole(record.id), declared, objects, path)
+    return RawImage(where, path, _whole(record.id), declared, objects)
 
 
-def _object(file: PurePosixPath, number: int, record: dict[str, Any], names: dict[str, str]) -> RawObject:
-    where = f"{file}: annotation {record.get('id', f'number {number}')}"
-    box = _box(record.get("bbox"))
+def _object(where: str, record: _Annotation, names: dict[str, str]) -> RawObject:
+    box = _box(record.bbox)
     if isinstance(box, Fault):
         return RawObject(where, "", (0, 0, 0, 0), fault=box)
-    name = names.get(str(record.get("category_id")))
+    name = names.get(_key(record.category_id))
     if name is None:
-        fault = Fault("unknown_class", f"its category {record.get('category_id')!r} is not in the file's list")
+        fault = Fault("unknown_class", f"its category {shown(record.category_id)} is not in the file's list")
         return RawObject(where, "", box, fault=fault)
-    area = _number(record.get("area"))
-    usable = area is not None and math.isfinite(area) and area >= 0
-    crowd = int(str(record.get("iscrowd") or 0) in ("1", "True"))
-    difficult = int(str(record.get("difficult") or 0) in ("1", "True"))
-    return RawObject(where, name, box, _whole(record.get("id")), area if usable else None, crowd, difficult)
+    own = None if record.id is UNSET else _whole(record.id)
+    return RawObject(where, name, box, own, _area(record.area), _flag(record.iscrowd), _flag(record.difficult))
+
+
+def _area(value: Any) -> float | None:
+    area = _number(value)
+    return area if area is not None and 0 <= area < math.inf else None
+
+
+def _flag(value: Any) -> int:
+    return 0 if not value else int(value in (1, "1", "True", "true"))
 
 
 def _box(value: Any) -> Box | Fault:
-    numbers = [_number(side) for side in value] if isinstance(value, list) else []
-    if len(numbers) != 4 or None in numbers:
-        return Fault("record", f"its bbox is {value!r}, not [x, y, width, height]")
-    x, y, width, height = (float(number) for number in numbers if number is not None)
-    return (x, y, width, height)
+    if isinstance(value, list) and len(value) == 4:
+        x, y, width, height = map(_number, value)
+        if x is not None and y is not None and width is not None and height is not None:
+            return (x, y, width, height)
+    return Fault("record", f"its bbox is {shown(value)}, not [x, y, width, height]")
 
 
 def _number(value: Any) -> float | None:
     """A number, also one written as text; None for anything else."""
+    if type(value) is float:
+        return value
     try:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -177,7 +291,11 @@ def _number(value: Any) -> float | None:
 
 
 def _whole(value: Any) -> int | None:
+    """A whole number, also one written as text or with a point; None for anything else, and for an enormous one."""
+    if type(value) is int:
+        return value if abs(value) <= _LARGEST_ID else None
     number = _number(value)
-    if number is None or not number.is_integer() or (isinstance(value, str) and str(int(number)) != value):
-        return None  # "007" and "7" are two ids
-    return int(value)
+    if number is None or not number.is_integer() or abs(number) > _LARGEST_ID:
+        return None
+    whole = int(number)
+    return None if isinstance(value, str) and str(whole) != value else whole  # "007" and "7" are two ids

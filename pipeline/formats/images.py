@@ -1,8 +1,14 @@
 """Which image file a record means, wherever in the data set's folder it lies."""
 
+import os
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+import PIL.Image
+
+from pipeline.errors import PipelineError
+from pipeline.formats.naming import shown
 from pipeline.formats.records import Fault
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
@@ -11,55 +17,160 @@ PICTURES = {"jpegimages", "images", "image", "imgs", "img"}
 
 
 def listed(folder: Path) -> list[PurePosixPath]:
-    """Every file below `folder`, sorted, as relative paths; hidden files and macOS's leftovers are left out."""
-    found = (PurePosixPath(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") or part == "__MACOSX" for part in path.parts))
+    """Every file below `folder`, sorted, as relative paths; hidden files and macOS's leftovers are left out.
+
+    Links to folders are followed, each folder once.
+
+    Raises:
+        PipelineError: a folder can't be read, or a file's name isn't UTF-8, which no JSON can hold.
+    """
+    return [PurePosixPath(path) for path in _walk(folder)]
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """In the order of the paths' parts: what is in `a` before `a.txt`."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [("", True)]
+    while waiting:
+        path, is_folder = waiting.pop()
+        if not is_folder:
+            yield path
+        elif (itself := _identity(folder / path)) not in seen:
+            seen.add(itself)
+            waiting.extend(reversed(_entries(folder, path)))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        state = folder.stat()
+    except OSError as error:
+        raise PipelineError(f"{folder}: can't be read: {error.strerror}") from None
+    return state.st_dev, state.st_ino
+
+
+def _entries(folder: Path, path: str) -> list[tuple[str, bool]]:
+    """What is in a folder, by name, as (path, whether it is a folder)."""
+    try:
+        with os.scandir(folder / path) as scanned:
+            entries = [(entry.name, entry.is_dir()) for entry in scanned if entry.is_dir() or entry.is_file()]
+    except OSError as error:
+        raise PipelineError(f"{folder / path}: can't be read: {error.strerror}") from None
+    for name, _ in entries:
+        if not name.isascii() and not is_text(name):
+            raise PipelineError(f"{folder / path}: the file name {name!r} there is not UTF-8; rename it")
+    kept = [(name, is_folder) for name, is_folder in entries if not name.startswith(".") and name != "__MACOSX"]
+    return [(f"{path}/{name}" if path else name, is_folder) for name, is_folder in sorted(kept)]
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: JSON's `"\\ud800"`, half a character, can't."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def head(path: Path, size: int = 4096) -> bytes:
+    """A file's first bytes.
+
+    Raises:
+        PipelineError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise PipelineError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def measured(path: Path) -> tuple[int, int] | Fault:
+    """Width and height from an image file's header, for formats whose boxes are shares of them."""
+    try:
+        with PIL.Image.open(path) as image:
+            return image.size
+    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise whatever their parsing stumbles on
+        reason = str(error).replace(str(path), path.name).split("\n")[0]
+        return Fault("undecodable_image", f"the size of its image {path.name} can't be read: {reason}")
 
 
 class ImageFiles:
-    """The image files of a data set, found by what a record calls them."""
+    """The image files of a data set, found by what a record calls them.
+
+    A look-up takes the same time among a hundred files and among a million, also where many have one name, as in
+    videos cut into frames.
+    """
 
     def __init__(self, files: list[PurePosixPath]) -> None:
-        self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
-        self._by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
         images = [file for file in files if file.suffix.lower() in SUFFIXES]
         self.count = len(images)
+        self._depth = max((len(image.parts) for image in images), default=0)
+        self._by_tail: dict[str, list[PurePosixPath]] = defaultdict(list)  # "a.jpg", "train/a.jpg", …
+        self._by_stem: dict[str, list[PurePosixPath]] = defaultdict(list)
         for image in images:
-            self._by_name[image.name].append(image)
             self._by_stem[image.stem].append(image)
+            for start in range(len(image.parts)):
+                self._by_tail["/".join(image.parts[start:])].append(image)
+        self._namesakes: dict[tuple[str, str], _Namesakes] = {}
 
     def named(self, name: str, near: PurePosixPath, split: str = "") -> str | Fault:
-        """The file that ends with the path `name`; its folders may be another machine's.
+        """The file whose path ends as `name` does, in as many parts as can be; its folders may be another machine's.
 
-        Of several, the one in a folder named after the split wins, then the one nearest to the annotation
-        file's folder `near`.
+        Of several, the one in a folder named after the split wins, then one in a folder called as the annotation
+        file's folder `near` is, then the one nearest to `near`.
         """
-        wanted = PurePosixPath(name.replace("\\", "/"))
-        same_name = self._by_name.get(wanted.name, [])
-        whole = [file for file in same_name if file.parts[-len(wanted.parts) :] == wanted.parts]
-        return _nearest(whole or same_name, name, near, split)
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        for start in range(max(0, len(parts) - self._depth), len(parts)):
+            tail = "/".join(parts[start:])
+            if tail in self._by_tail:
+                return self._nearest(tail, self._by_tail[tail], near, split)
+        return _missing(name)
 
-    def of_stem(self, stem: str, near: PurePosixPath) -> str | Fault:
-        """The file called `stem` with whatever ending: nearest to `near`, rather in a folder of pictures."""
-        return _nearest(self._by_stem.get(stem, []), stem, near, "")
+    def of_stem(self, stem: str, near: PurePosixPath, split: str = "") -> str | Fault:
+        """The file called `stem` with whatever ending, chosen as `named` does, rather in a folder of pictures."""
+        # "/" can't be in a stem: the key is no tail's.
+        return self._nearest(f"{stem}/", self._by_stem[stem], near, split) if stem in self._by_stem else _missing(stem)
+
+    def _nearest(self, called: str, candidates: list[PurePosixPath], near: PurePosixPath, split: str) -> str | Fault:
+        if len(candidates) == 1:
+            return str(candidates[0])
+        if (called, split) not in self._namesakes:
+            of_split = [file for file in candidates if split in file.parent.parts]
+            self._namesakes[called, split] = _Namesakes(of_split or candidates)
+        best = self._namesakes[called, split].closest(near)
+        if len(best) > 1:
+            return Fault("ambiguous_image", f"its image '{shown(called.rstrip('/'))}' may be {best[0]} or {best[1]}")
+        return str(best[0])
 
 
-def _nearest(candidates: list[PurePosixPath], name: str, near: PurePosixPath, split: str) -> str | Fault:
-    if not candidates:
-        return Fault("missing_image", f"its image {name!r} is not there")
-    ranks = {file: _rank(file, near, split) for file in candidates}
-    best = max(ranks.values())
-    first, *others = [file for file in candidates if ranks[file] == best]
-    if others:
-        return Fault("ambiguous_image", f"its image {name!r} may be {first} or {others[0]}")
-    return str(first)
+class _Namesakes:
+    """Files of one name, by the folders that they are in."""
+
+    def __init__(self, files: list[PurePosixPath]) -> None:
+        self._below = _by_folder(files)
+        by_room: dict[str, list[PurePosixPath]] = defaultdict(list)
+        for file in files:
+            by_room[file.parent.name].append(file)
+        self._in_room = {room: _by_folder(own) for room, own in by_room.items()}
+
+    def closest(self, near: PurePosixPath) -> list[PurePosixPath]:
+        """Those with most folders in common with `near`: beside it, or in a folder of pictures, and the fewest off."""
+        below = self._in_room.get(near.name, self._below)
+        close = next(below[folder] for folder in (near, *near.parents) if folder in below)
+        beside = [file for file in close if file.parent == near]
+        pictures = [file for file in close if any(part.lower() in PICTURES for part in file.parts[:-1])]
+        best = beside or pictures or close
+        depth = min(len(file.parts) for file in best)
+        return [file for file in best if len(file.parts) == depth]
 
 
-def _rank(file: PurePosixPath, near: PurePosixPath, split: str) -> tuple[bool, int, bool]:
-    shared = 0
-    for one, other in zip(file.parent.parts, near.parts, strict=False):
-        if one != other:
-            break
-        shared += 1
-    beside = file.parent == near or file.parent.name.lower() in PICTURES
-    return (split in file.parent.parts, shared, beside)
+def _by_folder(files: list[PurePosixPath]) -> dict[PurePosixPath, list[PurePosixPath]]:
+    found: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for file in files:
+        for folder in file.parents:
+            found[folder].append(file)
+    return dict(found)
+
+
+def _missing(name: str) -> Fault:
+    return Fault("missing_image", f"its image '{shown(name)}' is not there")

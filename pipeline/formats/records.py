@@ -7,6 +7,8 @@ list everything that is wrong with it.
 
 from dataclasses import dataclass
 
+import msgspec
+
 from pipeline.annotations import Category
 
 Box = tuple[float, float, float, float]
@@ -20,8 +22,7 @@ class Fault:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class RawObject:
+class RawObject(msgspec.Struct, frozen=True, gc=False):  # of millions: a third of a dataclass's memory and time
     where: str  # the record, for messages: "Annotations/x.xml: object 3"
     name: str  # of its class; empty where it has a fault
     box: Box  # x, y, width, height in pixel-edge coordinates, 0-based; unchecked
@@ -32,8 +33,7 @@ class RawObject:
     fault: Fault | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RawImage:
+class RawImage(msgspec.Struct, frozen=True, gc=False):
     where: str  # the record, for messages: "annotations/train.json: image 7"
     file: str  # POSIX path inside the data set's folder; empty where there is a fault
     id: int | None = None  # the data set's own, where it is a whole number

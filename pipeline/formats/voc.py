@@ -1,21 +1,24 @@
 """Pascal VOC's XML, one file an image: the devkit, a plain pair of folders, or annotations beside the images.
 
 Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2007/devkit_doc_07-Jun-2007.pdf. Coordinates there are 1-based and
-inclusive: pixel columns xmin to xmax, that is, from edge xmin − 1 to edge xmax.
+inclusive: pixel columns xmin to xmax, that is, from edge xmin − 1 to edge xmax. Tools that write edges from 0 on
+into the same elements leave no sign of it: their boxes come out one pixel further to the left and the top, and larger.
+Boxes of parts (`<part>`: a person's head) are no objects.
 """
 
 import re
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import XML, Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.images import ImageFiles, listed
+from pipeline.formats.images import ImageFiles, head, listed
+from pipeline.formats.naming import shown
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 
 # fmt: off
@@ -27,85 +30,145 @@ NAMES = (
 _ROOT = re.compile(rb"<annotation[\s>]")
 _DEVKIT = re.compile(r"VOC20\d\d")
 _CLASS_LIST = re.compile(r".+_(train|val|trainval|test)")
+_SPLIT = re.compile(r"(train|val|valid|validation|trainval|test)[-_]?(\d{4})?", re.IGNORECASE)
+_ROOMS = {"annotations", "annotation", "xmls", "xml", "labels"}  # what folders of annotations are called
 _UNFIT = (0.0, 0.0, 0.0, 0.0)
+# Entities want a document type, which would stand there in so many letters.
+_PLAIN_ENCODING = re.compile(
+    rb"""\s*(<\?xml version=["'][\d.]+["'](\s+encoding=["'](utf-8|us-ascii)["'])?\s*\?>|<[^?!])""", re.IGNORECASE
+)
 
 
 def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next((file for file in files if _is_annotation(folder / file)), None)
+    return next((file for file in _xml(files) if _ROOT.search(head(folder / file))), None)
 
 
 def read(folder: Path) -> RawDataset:
     """Reads every annotation below `folder`.
 
-    A folder of annotations with lists beside it (`../ImageSets/Main/*.txt`) has those as its splits; without lists
-    it is one split, called by its folder's name where there are several such folders, else `all`. Of several
-    folders with lists, each list is called FOLDER/LIST: VOC2007/trainval.
+    A folder of annotations with lists beside it (`../ImageSets/Main/*.txt`) has those as its splits. Without lists it
+    is one split, called by its folder's name where there are several such folders, else `all`; folders in it that are
+    called train, val or test are splits of their own. Of several folders with lists, each list is called FOLDER/LIST:
+    VOC2007/trainval.
 
     Raises:
         PipelineError: there is no annotation, or a list is not text.
     """
     files = listed(folder)
     images = ImageFiles(files)
-    rooms: dict[PurePosixPath, dict[str, RawImage]] = {
-        file.parent: {} for file in files if _is_annotation(folder / file)
-    }
-    for file in files:
-        if file.suffix.lower() == ".xml" and file.parent in rooms:  # a broken one among annotations is one too
-            rooms[file.parent][file.stem] = _image(folder, file, images)
+    rooms = _rooms(folder, files, images)
     if not rooms:
         raise PipelineError(f"{folder}: no Pascal VOC annotation found: .xml files with an <annotation> each")
+    titles = _titles(rooms)
+    texts: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for file in files:
+        if file.suffix == ".txt":
+            texts[file.parent].append(file)
     splits: dict[str, RawSplit] = {}
     for room, annotated in rooms.items():
-        prefix = f"{_room_name(room)}/" if len(rooms) > 1 else ""
-        lists = _lists(folder, room, files)
-        for name, stems in lists.items():
-            splits[prefix + name] = RawSplit(tuple(_listed(stems, annotated, f"{room.parent}/…/{name}.txt")))
-        if not lists:
-            splits[prefix.rstrip("/") or "all"] = RawSplit(tuple(annotated.values()))
+        lists = _lists(folder, room, texts)
+        parts = _by_list(lists, room, annotated) if lists else _by_folder(room, annotated)
+        for name, part in parts.items():
+            splits["/".join(filter(None, (titles[room], name))) or "all"] = RawSplit(part)
     return RawDataset(_categories(rooms), splits, images.count)
 
 
-def _is_annotation(path: Path) -> bool:
-    if path.suffix.lower() != ".xml":
-        return False
-    with path.open("rb") as file:
-        return bool(_ROOT.search(file.read(4096)))
+Annotated = dict[PurePosixPath, RawImage]  # by annotation file
 
 
-def _room_name(room: PurePosixPath) -> str:
-    plain = room.name.lower() in ("annotations", "annotation", "xmls", "labels")
-    return _room_name(room.parent) if plain and room.parent.name else str(room.name)
+def _xml(files: list[PurePosixPath]) -> Iterator[PurePosixPath]:
+    return (file for file in files if file.suffix.lower() == ".xml")
 
 
-def _lists(folder: Path, room: PurePosixPath, files: list[PurePosixPath]) -> dict[str, list[str]]:
-    """Image names by the list's name; the lists of single classes (`cat_train.txt`) are none of ours."""
-    homes = (room.parent / "ImageSets" / "Main", room.parent / "ImageSets")
-    texts = [[file for file in files if file.parent == home and file.suffix == ".txt"] for home in homes]
+def _rooms(folder: Path, files: list[PurePosixPath], images: ImageFiles) -> dict[PurePosixPath, Annotated]:
+    """Annotations by the folder that holds them, at whatever depth. A broken file among annotations is one, too."""
+    found: dict[PurePosixPath, Annotated] = defaultdict(dict)
+    for file in _xml(files):
+        found[file.parent][file] = _image(folder, file, images)
+    rooms: dict[PurePosixPath, Annotated] = defaultdict(dict)
+    for parent, annotated in found.items():
+        if any(not _is_other(folder / file, image) for file, image in annotated.items()):
+            rooms[_room(parent)].update(annotated)
+    return dict(rooms)
+
+
+def _is_other(path: Path, image: RawImage) -> bool:
+    return image.fault is not None and image.fault.code == "xml" and not _ROOT.search(head(path))
+
+
+def _room(parent: PurePosixPath) -> PurePosixPath:
+    """`x/Annotations` for `x/Annotations/deep/down`; the folder itself where none is called so."""
+    return next((folder for folder in (parent, *parent.parents) if folder.name.lower() in _ROOMS), parent)
+
+
+def _titles(rooms: Iterable[PurePosixPath]) -> dict[PurePosixPath, str]:
+    """What each folder of annotations is called; a single one needs no name."""
+    names = {room: _title(room) for room in rooms}
+    if len(names) == 1:
+        return dict.fromkeys(names, "")
+    uses = Counter(names.values())
+    return {room: name if name and uses[name] == 1 else str(room) for room, name in names.items()}
+
+
+def _title(room: PurePosixPath) -> str:
+    plain = room.name.lower() in _ROOMS
+    return _title(room.parent) if plain and room.parent.name else str(room.name)
+
+
+def _lists(folder: Path, room: PurePosixPath, texts: dict[PurePosixPath, list[PurePosixPath]]) -> dict[str, list[str]]:
+    """Image names by the list's name. Lists of single classes (`cat_train.txt`) count where there are no others."""
+    home = room.parent / "ImageSets"
     lists: dict[str, list[str]] = {}
-    for file in texts[0] or texts[1]:
-        try:
-            lines = [line.strip() for line in (folder / file).read_text(encoding="utf-8-sig").splitlines()]
-        except UnicodeDecodeError:
-            raise PipelineError(f"{file}: not a list of image names: it is not UTF-8 text") from None
-        lines = [line for line in lines if line]
+    of_classes: dict[str, dict[str, None]] = defaultdict(dict)
+    for file in texts.get(home / "Main") or texts.get(home) or ():
+        lines = _lines(folder, file)
+        of_class = _CLASS_LIST.fullmatch(file.stem)
         # "000012 -1": whether the image shows the class.
-        one_class = _CLASS_LIST.fullmatch(file.stem) and all(line.split()[-1] in ("-1", "0", "1") for line in lines)
-        if not one_class:
-            lists[file.stem] = lines
-    return lists
-
-
-def _listed(names: list[str], annotated: dict[str, RawImage], where: str) -> Iterable[RawImage]:
-    for name in names:
-        stem = PurePosixPath(name).name
-        known = [key for key in (stem, PurePosixPath(stem).stem, stem.split()[0]) if key in annotated]
-        if known:
-            yield annotated[known[0]]
+        if of_class and lines and all(line.split()[-1] in ("-1", "0", "1") for line in lines):
+            of_classes[of_class[1]].update(dict.fromkeys(line.rsplit(maxsplit=1)[0] for line in lines))
         else:
-            yield RawImage(f"{where}: {name}", "", fault=Fault("missing_annotation", "its annotation is not there"))
+            lists[file.stem] = lines
+    return lists or {name: list(names) for name, names in of_classes.items()}
 
 
-def _categories(rooms: dict[PurePosixPath, dict[str, RawImage]]) -> tuple[Category, ...]:
+def _lines(folder: Path, file: PurePosixPath) -> list[str]:
+    try:
+        lines = (folder / file).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise PipelineError(f"{file}: not a list of image names: it is not UTF-8 text") from None
+    except OSError as error:
+        raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _by_list(lists: dict[str, list[str]], room: PurePosixPath, annotated: Annotated) -> dict[str, tuple[RawImage, ...]]:
+    known = {file.stem: image for file, image in annotated.items()}
+    known |= {str(file.relative_to(room).with_suffix("")): image for file, image in annotated.items()}
+    return {name: tuple(_listed(names, known, f"{room.parent}/…/{name}.txt")) for name, names in lists.items()}
+
+
+def _listed(names: Iterable[str], known: dict[str, RawImage], where: str) -> Iterable[RawImage]:
+    for name in names:
+        path = PurePosixPath(name)
+        first = PurePosixPath(name.split()[0])
+        called = (name, str(path.with_suffix("")) if path.name else name, path.name, path.stem, str(first), first.stem)
+        image = next((known[key] for key in called if key in known), None)
+        if image is not None:
+            yield image
+        else:
+            fault = Fault("missing_annotation", "its annotation is not there")
+            yield RawImage(f"{where}: {shown(name)}", "", fault=fault)
+
+
+def _by_folder(room: PurePosixPath, annotated: Annotated) -> dict[str, tuple[RawImage, ...]]:
+    parts: dict[str, list[RawImage]] = defaultdict(list)
+    for file, image in annotated.items():
+        inner = file.relative_to(room).parent.parts
+        parts[next((part for part in inner if _SPLIT.fullmatch(part)), "")].append(image)
+    return {name: tuple(images) for name, images in parts.items()}
+
+
+def _categories(rooms: dict[PurePosixPath, Annotated]) -> tuple[Category, ...]:
     """VOC's classes in VOC's order, all twenty where it is VOC's own devkit; any others by the alphabet."""
     annotated = (image for images in rooms.values() for image in images.values())
     present = {item.name for image in annotated for item in image.objects if item.fault is None}
@@ -119,8 +182,9 @@ def _image(folder: Path, file: PurePosixPath, images: ImageFiles) -> RawImage:
     root = _parsed(folder / file)
     if isinstance(root, Fault):
         return RawImage(str(file), "", fault=root)
-    objects = tuple(_object(file, number, found) for number, found in enumerate(root.findall("object"), 1))
-    declared = _declared(root)
+    where = f"{file}: object "
+    objects = tuple(_object(f"{where}{number}", found) for number, found in enumerate(root.findall("object"), 1))
+    declared = _declared(root.find("size"))
     # The annotation's own name comes first: <filename> often still says what the image was once called.
     path = images.of_stem(file.stem, file.parent)
     name = root.findtext("filename", "").strip()
@@ -133,7 +197,12 @@ def _image(folder: Path, file: PurePosixPath, images: ImageFiles) -> RawImage:
 
 def _parsed(path: Path) -> Element | Fault:
     try:
-        root: Element = fromstring(path.read_bytes())
+        content = path.read_bytes()
+        # defusedxml takes three times as long: it has the parser's slow form, to look at each declaration.
+        plain = b"<!DOCTYPE" not in content and b"\0" not in content and _PLAIN_ENCODING.match(content)
+        root: Element = XML(content) if plain else fromstring(content)
+    except OSError as error:
+        return Fault("xml", f"can't be read: {error.strerror}")
     except ParseError as error:
         line, column = error.position
         return Fault("xml", f"not XML: {str(error).split(':')[0]} at line {line} column {column + 1}")
@@ -141,32 +210,38 @@ def _parsed(path: Path) -> Element | Fault:
         return Fault("xml", f"not read: it declares entities or other things unfit for data ({type(error).__name__})")
     except (LookupError, ValueError) as error:  # an unknown or wrong encoding
         return Fault("xml", f"not XML: {error}")
-    return root if root.tag == "annotation" else Fault("xml", f"its root is <{root.tag}>, not <annotation>")
+    return root if root.tag == "annotation" else Fault("xml", f"its root is <{shown(root.tag)}>, not <annotation>")
 
 
-def _declared(root: Element) -> tuple[int, int] | None:
+def _texts(found: Element | None) -> dict[str, str]:
+    """What stands in an element's children, by their tags; of two of a kind the first counts."""
+    return {} if found is None else {child.tag: (child.text or "").strip() for child in reversed(found)}
+
+
+def _declared(found: Element | None) -> tuple[int, int] | None:
+    size = _texts(found)
     try:
-        width, height = (int(float(root.findtext(f"size/{side}", ""))) for side in ("width", "height"))
+        width, height = (int(float(size.get(side, ""))) for side in ("width", "height"))
     except (ValueError, OverflowError):
         return None
     return (width, height) if width > 0 and height > 0 else None  # some tools write 0 for "I didn't look"
 
 
-def _object(file: PurePosixPath, number: int, found: Element) -> RawObject:
-    where = f"{file}: object {number}"
-    name = found.findtext("name", "").strip()
-    box = _box(found)
+def _object(where: str, found: Element) -> RawObject:
+    texts = _texts(found)
+    box = _box(_texts(found.find("bndbox")))
     if isinstance(box, Fault):
         return RawObject(where, "", _UNFIT, fault=box)
+    name = texts.get("name", "")
     if not name:
         return RawObject(where, "", box, fault=Fault("record", "it has no <name>"))
-    return RawObject(where, name, box, difficult=int(found.findtext("difficult", "0").strip() in ("1", "True", "true")))
+    return RawObject(where, name, box, difficult=int(texts.get("difficult") in ("1", "True", "true")))
 
 
-def _box(found: Element) -> Box | Fault:
-    values: list[Any] = [found.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+def _box(sides: dict[str, str]) -> Box | Fault:
+    values = [sides.get(side) for side in ("xmin", "ymin", "xmax", "ymax")]
     try:
-        xmin, ymin, xmax, ymax = (float(value) for value in values)
-    except (TypeError, ValueError):
-        return Fault("record", f"its <bndbox> has xmin, ymin, xmax, ymax {values}, not four numbers")
+        xmin, ymin, xmax, ymax = (float(value or "") for value in values)
+    except ValueError:
+        return Fault("record", f"its <bndbox> has xmin, ymin, xmax, ymax {shown(values)}, not four numbers")
     return (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1)

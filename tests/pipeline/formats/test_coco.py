@@ -1,9 +1,12 @@
 import json
+import math
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
@@ -134,7 +137,7 @@ def test_faulty_images_and_orphans(tmp_path: Path, picture: Write) -> None:
     ("images", "categories", "said"),
     [
         ([image(1, "a.jpg"), image(1, "b.jpg")], CATEGORIES, "image id 1 is used 2 times"),
-        (["a.jpg"], CATEGORIES, "images record 1 is 'a.jpg'"),
+        (["a.jpg"], CATEGORIES, "images record 1 is a.jpg, not an object"),
         ([], [{"id": 1}], "category 1 needs an id and a name"),
         ([], [{"id": 1, "name": "a"}, {"id": "1", "name": "b"}], "category id '1' is used 2 times"),
         ([], [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "category name 'a' is used 2 times"),
@@ -151,6 +154,105 @@ def test_splits_that_disagree_on_classes(tmp_path: Path) -> None:
     written(tmp_path / "train.json", [], [])
     written(tmp_path / "val.json", [], [], [{"id": 18, "name": "cat"}, {"id": 3, "name": "car"}])
     with pytest.raises(PipelineError, match=r"^val\.json: its categories are not those of train\.json"):
+        coco.read(tmp_path)
+
+
+def test_files_that_number_or_list_the_classes_otherwise(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.jpg")
+    written(tmp_path / "val.json", [image(1, "a.jpg")], [box(1, 1, 5)], [{"id": 5, "name": "car"}])
+    written(tmp_path / "train.json", [], [])
+    dataset = coco.read(tmp_path)
+    assert dataset.categories == (Category(18, "dog"), Category(3, "car"))
+    assert dataset.splits["val"].images[0].objects[0].name == "car"
+
+
+def test_files_of_one_name_keep_their_folders(tmp_path: Path) -> None:
+    for folder in ("one", "two/annotations"):
+        written(tmp_path / folder / "train.json", [], [])
+    written(tmp_path / "three" / "annotations" / "instances.json", [], [])
+    assert list(coco.read(tmp_path).splits) == ["one/train", "three", "two/annotations/train"]
+
+
+def test_detections_beside_the_truth_are_none(tmp_path: Path) -> None:
+    written(tmp_path / "gt.json", [], [box(1, 1)])
+    written(tmp_path / "dets.json", [], [box(1, 1, score=0.5)])
+    assert list(coco.read(tmp_path).splits) == ["gt"]
+    (tmp_path / "gt.json").unlink()
+    assert list(coco.read(tmp_path).splits) == ["dets"]  # boxes that a detector proposed and nobody drew
+
+
+def test_mark_of_utf8_numbers_with_a_point_and_ids_as_numbers_and_text(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.jpg")
+    file = written(tmp_path / "train.json", [image(1.0, "a.jpg", width="40")], [box("5", 1, "18", iscrowd=True)])
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    [found] = coco.read(tmp_path).splits["train"].images
+    assert (found.id, found.declared) == (1, (40, 30))
+    [item] = found.objects
+    assert (item.id, item.name, item.iscrowd, item.fault) == (5, "dog", 1, None)
+
+
+@pytest.mark.parametrize("counts", [[0, 5, 1195], "l0d0j1"])
+def test_outlines_of_any_kind_are_passed_over(tmp_path: Path, picture: Write, counts: Any) -> None:
+    picture(tmp_path / "a.jpg")
+    crowd = box(1, 1, iscrowd=1, segmentation={"counts": counts, "size": [30, 40]})
+    written(tmp_path / "train.json", [image(1, "a.jpg")], [crowd, box(2, 1, segmentation=[[1, 2, 3, 4, 5, 6]])])
+    objects = coco.read(tmp_path).splits["train"].images[0].objects
+    assert [(item.box, item.iscrowd) for item in objects] == [((1, 2, 3, 4), 1), ((1, 2, 3, 4), 0)]
+
+
+def test_one_odd_number_makes_the_plain_reader_take_over(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.jpg")
+    written(tmp_path / "train.json", [image(1, "a.jpg")], [box(1, 1, bbox=[1, float("nan"), 3, 4]), box(2, 1)])
+    first, second = coco.read(tmp_path).splits["train"].images[0].objects
+    assert math.isnan(first.box[1])
+    assert second.box == (1, 2, 3, 4)
+
+
+def test_half_characters_are_no_names(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.jpg")
+    half = "\ud800"
+    written(tmp_path / "train.json", [image(1, "a.jpg"), image(2, half)], [box(half, 1, half, **{half: half})])
+    known, lost = coco.read(tmp_path).splits["train"].images
+    assert lost.fault
+    assert lost.fault.message == r"its image '\ud800' is not there"
+    assert known.objects[0].where == r"train.json: annotation \ud800"
+    assert known.objects[0].fault
+
+
+# fmt: off
+ODD = [
+    None, True, 0, -1, 7, 2**63, -(2**70), 10**25, 0.5, -0.0, 1.0, 1e308, "", "7", "007", "é€", "\0", [],
+    [1, 2.5, 3, "4"], [[[1]]], {}, {"id": 1},
+]
+# fmt: on
+FIELDS = ["id", "image_id", "category_id", "bbox", "area", "iscrowd", "file_name", "width", "name", "segmentation"]
+records = st.lists(st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(ODD), max_size=6), max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(images=records, annotations=records, categories=records)
+def test_fast_reader_reads_as_the_plain_one(images: Any, annotations: Any, categories: Any) -> None:
+    content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    written = json.dumps(content).encode()
+    file = PurePosixPath("train.json")
+    assert coco.parsed(file, written) == coco.parsed_plainly(file, written)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"images": [' + "[" * 100_000, "nested too deeply"),
+        ('{"images": [' + "9" * 5000 + "]}", "not read: Exceeds the limit"),
+        ('{"images": [\n\n"' + "\udcff" + '"]}', "not JSON: it is not UTF-8 text"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "\\ud800"}]}',
+            "category 1 needs an id and",
+        ),
+    ],
+)
+def test_text_that_no_reader_takes(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "train.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(PipelineError, match=r"^train\.json: .*" + said):
         coco.read(tmp_path)
 
 

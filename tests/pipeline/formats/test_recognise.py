@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.formats import FORMATS, read, recognise
+from pipeline.formats.records import RawDataset
 
 COCO = {"images": [], "annotations": [], "categories": []}
 
@@ -22,8 +24,8 @@ def test_each_format(tmp_path: Path, voc_xml: Callable[..., Path]) -> None:
 
 def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('[{"image_id": 1}]')
-    (tmp_path / "labelme.json").write_text('{"shapes": [], "imagePath": "a.jpg"}')
-    (tmp_path / "cvat.xml").write_text("<annotations></annotations>")
+    (tmp_path / "shapes.json").write_text('{"shapes": "of another tool"}')
+    (tmp_path / "notes.xml").write_text("<annotations></annotations>")
     with pytest.raises(PipelineError, match=r"among its 3 files; looked for coco: .*; voc: ") as caught:
         recognise(tmp_path)
     assert "\n" not in str(caught.value)
@@ -45,11 +47,81 @@ def test_hidden_files_and_macos_leftovers_are_not_looked_at(tmp_path: Path, voc_
 
 
 def test_unknown_format_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="'yolo' is not known; known ones: coco, voc"):
-        read(tmp_path, "yolo")
+    with pytest.raises(PipelineError, match="'word' is not known; known ones: coco, voc"):
+        read(tmp_path, "word")
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_reading_a_folder_without_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(PipelineError, match="found"):
         read(tmp_path, name)
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path, archive: Callable[[str], Path]) -> Callable[[str], Path]:
+    def unpack(name: str) -> Path:
+        shutil.unpack_archive(archive(name), tmp_path)
+        return tmp_path
+
+    return unpack
+
+
+@pytest.mark.parametrize(
+    ("name", "splits"),
+    [
+        ("bccd.zip", {"train": (205, 2805), "val": (87, 1138), "trainval": (292, 3943), "test": (72, 945)}),
+        ("raccoon.zip", {"all": (200, 217)}),  # with tables of the same boxes beside them, TensorFlow's
+    ],
+)
+def test_real_ones(unpacked: Callable[[str], Path], name: str, splits: dict[str, tuple[int, int]]) -> None:
+    dataset = read(unpacked(name))
+    assert not any(image.fault for split in dataset.splits.values() for image in split.images)
+    found = {name: (len(s.images), sum(len(image.objects) for image in s.images)) for name, s in dataset.splits.items()}
+    assert found == splits
+
+
+def test_the_one_of_many_formats_asks_which(unpacked: Callable[[str], Path]) -> None:
+    with pytest.raises(PipelineError, match=r"more than one format: coco .* and voc .* and openimages .*; say which"):
+        read(unpacked("multiformat-voc2012-100.zip"))
+
+
+Found = dict[str, list[tuple[str, tuple[float, ...]]]]
+
+
+def boxes(dataset: RawDataset) -> Found:
+    """Class and box of every object, by image file; corners to a hundredth of a pixel."""
+    [split] = dataset.splits.values()
+    return {
+        image.file: sorted((item.name, corners(item.box)) for item in image.objects if not item.fault)
+        for image in split.images
+    }
+
+
+def corners(box: tuple[float, float, float, float]) -> tuple[float, ...]:
+    x, y, width, height = box
+    return tuple(round(side, 2) for side in (x, y, x + width, y + height))
+
+
+def test_one_data_set_in_several_formats_is_one(unpacked: Callable[[str], Path], tmp_path: Path) -> None:
+    """The other files take VOC's pixels xmin to xmax for edges: their boxes lack the first column and row."""
+    truth = unpacked("multiformat-voc2012-100.zip") / "multiformat-voc2012-100"
+    found = {}
+    for form, format in {
+        "pascalvoc_format": "voc",
+        "imagenet_format": "voc",
+        "coco_format_v1": "coco",
+        "coco_format_v2": "coco",
+        "openimages_format": "openimages",
+    }.items():
+        (tmp_path / form).mkdir()
+        (truth / "gts" / form).rename(tmp_path / form / "annotations")
+        (tmp_path / form / "images").symlink_to(truth / "images")
+        found[form] = boxes(read(tmp_path / form, format))
+    expected = found["pascalvoc_format"]
+    assert (len(expected), sum(map(len, expected.values()))) == (100, 273)
+    assert found["imagenet_format"] == expected
+    moved = {
+        file: sorted((name, (x + 1, y + 1, right, bottom)) for name, (x, y, right, bottom) in objects)
+        for file, objects in expected.items()
+    }
+    assert found["coco_format_v1"] == found["coco_format_v2"] == found["openimages_format"] == moved

@@ -133,3 +133,83 @@ def test_list_that_names_what_is_not_there(tmp_path: Path, voc_xml: Write, pictu
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(PipelineError, match=r"ImageSets/Main/val\.txt: not a list"):
         voc.read(tmp_path)
+
+
+def test_folders_within_folders(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    """Videos cut into frames: all frames of one name, in folders of the videos'."""
+    for video in ("one", "two"):
+        voc_xml(tmp_path / "Annotations" / video / "0001.xml", [("cat", 1, 1, 2, 2)])
+        picture(tmp_path / "JPEGImages" / video / "0001.png")
+    assert files(voc.read(tmp_path)) == {"all": ["JPEGImages/one/0001.png", "JPEGImages/two/0001.png"]}
+    (tmp_path / "ImageSets").mkdir()
+    (tmp_path / "ImageSets" / "train.txt").write_text("two/0001\n")
+    assert files(voc.read(tmp_path)) == {"train": ["JPEGImages/two/0001.png"]}
+
+
+def test_folders_of_splits_within_annotations(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    for split in ("train", "val"):
+        voc_xml(tmp_path / "Annotations" / split / "deep" / f"{split}.xml", [])
+        picture(tmp_path / "images" / split / f"{split}.png")
+    assert files(voc.read(tmp_path)) == {"train": ["images/train/train.png"], "val": ["images/val/val.png"]}
+
+
+def test_folders_of_one_name_are_both_read(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    for place in ("p/x", "q/x"):
+        voc_xml(tmp_path / place / "a.xml", [])
+        picture(tmp_path / place / "a.png")
+    assert files(voc.read(tmp_path)) == {"p/x": ["p/x/a.png"], "q/x": ["q/x/a.png"]}
+
+
+def test_lists_of_single_classes_count_where_there_are_no_others(
+    tmp_path: Path, voc_xml: Write, picture: Write
+) -> None:
+    devkit(tmp_path, voc_xml, picture)
+    main = tmp_path / "ImageSets" / "Main"
+    for name in ("train", "val", "trainval", "my_test"):
+        (main / f"{name}.txt").unlink()
+    (main / "cat_train.txt").write_text("000001 -1\n000003  0\n")
+    assert files(voc.read(tmp_path)) == {"train": [f"JPEGImages/00000{n}.png" for n in (1, 3, 2)]}
+
+
+def test_parts_are_no_objects_and_missing_fields_are_silent(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    box = "<bndbox><xmax>8</xmax><xmin>2.5</xmin><ymin> 3 </ymin><ymax>9</ymax></bndbox>"
+    part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+    (tmp_path / "a.xml").write_text(f"<annotation><object>{part}<name> cat </name>{box}</object></annotation>")
+    [image] = voc.read(tmp_path).splits["all"].images
+    assert image.declared is None
+    assert [(item.name, item.box, item.difficult) for item in image.objects] == [("cat", (1.5, 2, 6.5, 7), 0)]
+
+
+HOSTILE = '<!DOCTYPE a [<!ENTITY b "ha">]><annotation>&b;</annotation>'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        HOSTILE.encode(),
+        HOSTILE.encode("utf-16"),
+        b"\xef\xbb\xbf" + HOSTILE.encode(),
+        b'<?xml version="1.0" encoding="cp037"?>' + HOSTILE.encode("cp037"),
+        b"<!-- <annotation> -->" + HOSTILE.encode(),
+    ],
+    ids=["utf-8", "utf-16", "mark", "ebcdic", "comment"],
+)
+def test_entities_in_any_encoding_are_refused(tmp_path: Path, voc_xml: Write, content: bytes) -> None:
+    voc_xml(tmp_path / "a.xml", [])
+    (tmp_path / "b.xml").write_bytes(content)
+    fault = voc.read(tmp_path).splits["all"].images[1].fault
+    assert fault
+    assert fault.code == "xml"
+    assert "ha" not in fault.message.split()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_encodings(tmp_path: Path, picture: Write, encoding: str) -> None:
+    picture(tmp_path / "a.png")
+    declared = encoding.removesuffix("-sig").replace("latin-1", "iso-8859-1")
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>"
+    text = f"<annotation><object><name>chaîne</name>{box}</object></annotation>"
+    (tmp_path / "a.xml").write_bytes(f'<?xml version="1.0" encoding="{declared}"?>{text}'.encode(encoding))
+    (tmp_path / "b.xml").write_text("<annotation/>")
+    assert names(voc.read(tmp_path)) == ["chaîne"]

@@ -1,0 +1,38 @@
+"""Shapes that annotators draw, as the box around each: x, y, width, height in pixels."""
+
+import math
+from collections.abc import Sequence
+
+from pipeline.formats.records import Box
+
+Point = tuple[float, float]
+
+
+def around(points: Sequence[Point]) -> Box:
+    """The box around one point or more."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    return (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+
+
+def around_turned(box: Box, degrees: float) -> Box:
+    """The box around a rectangle turned about its centre."""
+    x, y, width, height = box
+    cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+    return _centred(x + width / 2, y + height / 2, width * cosine + height * sine, width * sine + height * cosine)
+
+
+def around_ellipse(centre: Point, radii: Point, degrees: float) -> Box:
+    """The box around an ellipse, whose radii lie along the axes before it is turned."""
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    width = 2 * math.hypot(radii[0] * cosine, radii[1] * sine)
+    return _centred(*centre, width, 2 * math.hypot(radii[0] * sine, radii[1] * cosine))
+
+
+def around_circle(centre: Point, edge: Point) -> Box:
+    """The box around a circle given by its centre and a point on it."""
+    radius = math.dist(centre, edge)
+    return _centred(*centre, 2 * radius, 2 * radius)
+
+
+def _centred(x: float, y: float, width: float, height: float) -> Box:
+    return (x - width / 2, y - height / 2, width, height)

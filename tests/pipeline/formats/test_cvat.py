@@ -1,0 +1,161 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.formats import cvat, recognise
+
+Write = Callable[..., Path]
+LABELS = "<labels><label><name>cat</name></label><label><name>ant</name></label></labels>"
+
+
+def written(path: Path, body: str, meta: str = f"<meta><task>{LABELS}</task></meta>") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'
+    path.write_text(f"{head}{meta}\n{body}\n</annotations>")
+    return path
+
+
+def image(shapes: str, name: str = "a.png", more: str = "") -> str:
+    return f'<image id="7" name="{name}" width="40" height="30" {more}>{shapes}</image>'
+
+
+@pytest.mark.parametrize(
+    ("shape", "box"),
+    [
+        ('<box label="cat" occluded="1" xtl="1.50" ytl="2.25" xbr="11" ybr="8"/>', (1.5, 2.25, 9.5, 5.75)),
+        ('<box label="cat" xtl="1" ytl="2" xbr="11" ybr="8" rotation="90.0"/>', (3, 0, 6, 10)),
+        ('<polygon label="cat" points="5.00,2.00;9.50,7.00;1.00,4.00"/>', (1, 2, 8.5, 5)),
+        ('<ellipse label="cat" cx="10" cy="10" rx="4" ry="2"/>', (6, 8, 8, 4)),
+        ('<ellipse label="cat" cx="10" cy="10" rx="4" ry="2" rotation="270"/>', (8, 6, 4, 8)),
+        ('<mask label="cat" rle="0, 12" left="1" top="2" width="3" height="4"/>', (1, 2, 3, 4)),
+    ],
+)
+def test_shapes(tmp_path: Path, picture: Write, shape: str, box: tuple[float, ...]) -> None:
+    picture(tmp_path / "images" / "a.png")
+    written(tmp_path / "annotations.xml", image(shape))
+    assert recognise(tmp_path) == "cvat"
+    dataset = cvat.read(tmp_path)
+    [found] = dataset.splits["all"].images
+    assert (found.file, found.id, found.declared) == ("images/a.png", 7, (40, 30))
+    [one] = found.objects
+    assert (one.name, one.fault) == ("cat", None)
+    assert one.box == pytest.approx(box, abs=1e-9)
+    assert [(category.id, category.name) for category in dataset.categories] == [(1, "cat"), (2, "ant")]
+
+
+def test_a_turned_box_by_its_corners(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    written(tmp_path / "annotations.xml", image('<box label="cat" xtl="10" ytl="12" xbr="20" ybr="16" rotation="30"/>'))
+    [one] = cvat.read(tmp_path).splits["all"].images[0].objects
+    turned = [
+        (15 + x * math.cos(math.pi / 6) - y * math.sin(math.pi / 6), 14 + x * 0.5 + y * math.cos(math.pi / 6))
+        for x in (-5, 5)
+        for y in (-2, 2)
+    ]
+    left, top = min(x for x, _ in turned), min(y for _, y in turned)
+    assert one.box == pytest.approx((left, top, 2 * (15 - left), 2 * (14 - top)))
+
+
+def test_attributes(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    said = ("difficult", "true"), ("Difficult", "1"), ("difficult", "false"), ("is_crowd", "true"), ("colour", "true")
+    corners = 'label="cat" xtl="1" ytl="2" xbr="3" ybr="4"'
+    shapes = "".join(f'<box {corners}><attribute name="{name}">{value}</attribute></box>' for name, value in said)
+    written(tmp_path / "annotations.xml", image(shapes))
+    objects = cvat.read(tmp_path).splits["all"].images[0].objects
+    assert [(one.difficult, one.iscrowd) for one in objects] == [(1, 0), (1, 0), (0, 0), (0, 1), (0, 0)]
+
+
+def test_subsets_and_files_are_splits(tmp_path: Path, picture: Write) -> None:
+    for split in ("Train", "Validation"):
+        picture(tmp_path / "images" / split / "a.png")
+    body = "".join(image("", more=f'subset="{split}"') for split in ("Train", "Validation"))
+    written(tmp_path / "annotations.xml", body)
+    splits = cvat.read(tmp_path).splits
+    assert {name: split.images[0].file for name, split in splits.items()} == {
+        "Train": "images/Train/a.png",
+        "Validation": "images/Validation/a.png",
+    }
+    (tmp_path / "annotations.xml").unlink()
+    for split in ("one", "two"):
+        picture(tmp_path / split / "images" / "a.png")
+        written(tmp_path / split / "annotations.xml", image("<tag label='cat'/>"))
+    splits = cvat.read(tmp_path).splits
+    assert {name: split.images[0].file for name, split in splits.items()} == {
+        "one": "one/images/a.png",
+        "two": "two/images/a.png",
+    }
+    for split in ("one", "two"):
+        (tmp_path / split / "annotations.xml").rename(tmp_path / f"{split}st.xml")
+    assert list(cvat.read(tmp_path).splits) == ["onest", "twost"]
+
+
+def test_tracks_over_frames(tmp_path: Path, picture: Write) -> None:
+    for frame in (0, 1, 2, 9):
+        picture(tmp_path / "images" / f"frame_{frame:06d}.PNG")
+    boxes = "".join(
+        f'<box frame="{frame}" outside="{out}" keyframe="1" xtl="{frame}" ytl="2" xbr="12" ybr="8"/>'
+        for frame, out in ((0, 0), (1, 1), (2, 0), (3, 0))
+    )
+    meta = f"<meta><task><size>5</size>{LABELS}</task></meta>"
+    written(tmp_path / "annotations.xml", f'<track id="0" label="ant">{boxes}</track>', meta)
+    found = cvat.read(tmp_path).splits["all"].images
+    assert [image.file for image in found] == [f"images/frame_00000{frame}.PNG" for frame in (0, 1, 2)] + [""]
+    assert [[one.box for one in image.objects] for image in found[:3]] == [[(0, 2, 12, 6)], [], [(2, 2, 10, 6)]]
+    assert found[0].objects[0].name == "ant"
+    assert found[3].fault
+    assert found[3].fault.code == "missing_image"
+
+
+def test_tracks_of_several_tasks_are_refused(tmp_path: Path) -> None:
+    written(
+        tmp_path / "annotations.xml", '<track id="0" label="cat"/>', "<meta><project><task/><task/></project></meta>"
+    )
+    with pytest.raises(PipelineError, match=r"^annotations\.xml: it has the tracks of several tasks"):
+        cvat.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "code", "said"),
+    [
+        ('<points label="cat" points="1,2;3,4"/>', "record", "a <points> has no area"),
+        ('<box label="cat" xtl="1" ytl="2" xbr="3"/>', "record", "its <box> lacks a number"),
+        ('<box label="cat" xtl="1" ytl="2" xbr="3" ybr="x"/>', "record", "its <box> lacks a number"),
+        ('<box label="cat" xtl="1" ytl="2" xbr="3" ybr="4" rotation="inf"/>', "record", "its <box> lacks a number"),
+        ('<polygon label="cat" points="1,2;3"/>', "record", "its <polygon> lacks a number"),
+        ('<box xtl="1" ytl="2" xbr="3" ybr="4"/>', "record", "it has no label"),
+        ('<box label="dog" xtl="1" ytl="2" xbr="3" ybr="4"/>', "unknown_class", "its label dog is not in the file's"),
+    ],
+)
+def test_faulty_shapes(tmp_path: Path, picture: Write, shape: str, code: str, said: str) -> None:
+    picture(tmp_path / "a.png")
+    written(tmp_path / "annotations.xml", image(shape))
+    [one] = cvat.read(tmp_path).splits["all"].images[0].objects
+    assert one.fault
+    assert one.fault.code == code
+    assert said in one.fault.message
+    assert one.where == "annotations.xml: image a.png: shape 1"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            "<annotations><version>1.1</version><image>",
+            r"^annotations\.xml: not XML: no element found at line 1 column 43",
+        ),
+        (
+            '<!DOCTYPE a [<!ENTITY b "ha">]><annotations><version>1.1</version>&b;</annotations>',
+            r"^annotations\.xml: not read: it declares entities",
+        ),
+        ("<annotation><version>1.1</version></annotation>", "no CVAT annotations found"),
+        ("<annotations><note>1.1</note></annotations>", "no CVAT annotations found"),
+    ],
+)
+def test_files_that_cannot_be_read_at_all(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "annotations.xml").write_text(content)
+    with pytest.raises(PipelineError, match=said):
+        cvat.read(tmp_path)

@@ -1,0 +1,145 @@
+"""Whatever bytes there are: a clear line, or records that are what they should be."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.errors import PipelineError
+from pipeline.formats import FORMATS, read, recognise
+from pipeline.formats.images import listed
+from pipeline.formats.records import RawDataset, RawImage, RawObject
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 6}, {"id": "2", "file_name": "b/c.png"}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2, 3.5, 4], "area": 9, "iscrowd": 0, "segmentation": []},
+        {"id": 2, "image_id": "2", "category_id": "7", "bbox": [0, 0, 2, 2], "segmentation": {"counts": "a"}},
+    ],
+    "categories": [{"id": 7, "name": "cat"}],
+}
+VOC = """<?xml version="1.0" encoding="utf-8"?>
+<annotation><filename>a.png</filename><size><width>8</width><height>6</height></size>
+<object><name>cat</name><difficult>1</difficult><bndbox><xmin>1</xmin><ymin>1.5</ymin><xmax>8</xmax><ymax>6</ymax></bndbox>
+<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part></object></annotation>"""
+OPEN_IMAGES = """ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf
+a,x,/m/01,1,"0,25",0.5,0,1,0
+a.png,x,/m/02,1,0.25,0.5,0,1,1
+"""
+# A file of each format, and the others that it needs.
+SMALL = {
+    "coco": ("train.json", json.dumps(COCO), {}),
+    "voc": ("Annotations/a.xml", VOC, {"ImageSets/Main/train.txt": "a\n"}),
+    "retinanet": ("train.csv", "a.png,1,1,4,5,cat\nb/c.png,,,,,\n", {"classes.csv": "cat,0\ndog,1\n"}),
+    "openimages": ("train-annotations-bbox.csv", OPEN_IMAGES, {"class-descriptions.csv": "/m/01,Cat\n/m/02,Dog\n"}),
+}
+# fmt: off
+PIECES = [
+    b"", b"\0", b"\\u0000", b"\xff", b'"\\ud800"', b"\\ud800", "é€".encode(), b"NaN", b"-Infinity", b"1e999", b"-1",
+    b"9" * 25, b"9" * 5000, b"null", b"true", b"{}", b"[]", b'""', b"../../etc/passwd", b"/", b"C:\\\\x", b".",
+    b"[" * 20_000, b'{"a":' * 20_000, b"<a>" * 20_000, b'<!DOCTYPE a [<!ENTITY b "c">]>', b"&b;", b"&#0;", b"<!--",
+    b",", b",,,,,", b'"', b"\r\n", b"\n\n", b"\\n", b"\xef\xbb\xbf", b'"' + b"x" * 140_000, "\u2028".encode(), b"1_0",
+]
+# fmt: on
+edit = st.tuples(st.floats(0, 1), st.integers(0, 12), st.one_of(st.sampled_from(PIECES), st.binary(max_size=3)))
+
+
+def laid_out(folder: Path, name: str, content: bytes) -> None:
+    file, _, others = SMALL[name]
+    for path, text in {**others, file: ""}.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    (folder / file).write_bytes(content)
+    (folder / "b").mkdir(exist_ok=True)
+    for image in ("a.png", "b/c.png"):
+        if not (folder / image).exists():
+            Image.new("L", (8, 6)).save(folder / image)
+
+
+def edited(content: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
+    for share, gone, piece in edits:
+        place = int(share * len(content))
+        content = content[:place] + piece + content[place + gone :]
+    return content
+
+
+def check_sound(dataset: RawDataset, files: set[str]) -> None:
+    names = [category.name for category in dataset.categories]
+    assert len(set(names)) == len(names) == len({category.id for category in dataset.categories})
+    "".join(names).encode()
+    for split in dataset.splits.values():
+        for image in split.images:
+            check_image(image, files, set(names))
+        for orphan in split.orphans:
+            assert orphan.fault
+            check_object(orphan, set(names))
+
+
+def check_image(image: RawImage, files: set[str], names: set[str]) -> None:
+    assert (image.file in files) != (image.fault is not None)
+    assert image.id is None or type(image.id) is int
+    assert image.declared is None or all(type(side) is int and side > 0 for side in image.declared)
+    check_line(image.where + (image.fault.message if image.fault else ""))
+    for item in image.objects:
+        check_object(item, names)
+
+
+def check_object(item: RawObject, names: set[str]) -> None:
+    assert item.fault is not None or item.name in names
+    assert len(item.box) == 4
+    assert all(isinstance(side, int | float) for side in item.box)
+    assert item.area is None or 0 <= item.area < float("inf")
+    assert item.iscrowd in (0, 1)
+    assert item.difficult in (0, 1)
+    check_line(item.where + (item.fault.message if item.fault else ""))
+
+
+def check_line(text: str) -> None:
+    assert text
+    assert len(text.encode()) < 1000
+    assert len(text.splitlines()) == 1
+
+
+def check_outcome(act: Callable[[], RawDataset | str], files: set[str]) -> None:
+    try:
+        outcome = act()
+    except PipelineError as error:
+        check_line(str(error))
+    else:
+        if isinstance(outcome, RawDataset):
+            check_sound(outcome, files)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_ones_are_read_whole(tmp_path: Path, name: str) -> None:
+    laid_out(tmp_path, name, SMALL[name][1].encode())
+    assert recognise(tmp_path) == name
+    dataset = read(tmp_path)
+    check_sound(dataset, {str(file) for file in listed(tmp_path)})
+    images = dataset.splits["train"].images
+    assert not any(image.fault for image in images)
+    assert not any(item.fault for image in images for item in image.objects)
+    assert sum(len(image.objects) for image in images) >= 1
+
+
+@pytest.mark.parametrize("name", SMALL)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(edit, min_size=1, max_size=4))
+def test_damaged(tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]]) -> None:
+    laid_out(tmp_path, name, edited(SMALL[name][1].encode(), edits))
+    files = {str(file) for file in listed(tmp_path)}
+    check_outcome(lambda: FORMATS[name].read(tmp_path), files)
+    check_outcome(lambda: recognise(tmp_path), files)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("content", PIECES, ids=lambda piece: repr(piece[:12]))
+def test_nothing_but(tmp_path: Path, name: str, content: bytes) -> None:
+    laid_out(tmp_path, name, content)
+    files = {str(file) for file in listed(tmp_path)}
+    check_outcome(lambda: FORMATS[name].read(tmp_path), files)
+    check_outcome(lambda: recognise(tmp_path), files)

@@ -1,0 +1,105 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.formats import labelme, recognise
+
+Write = Callable[..., Path]
+
+
+def written(path: Path, shapes: list[Any], **more: Any) -> Path:
+    content = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": f"{path.stem}.png", "imageData": None}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**content, "imageHeight": 30, "imageWidth": 40, **more}))
+    return path
+
+
+def shape(points: Any, kind: str | None = "rectangle", label: Any = "cat", **more: Any) -> dict[str, Any]:
+    return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}, **more}
+
+
+@pytest.mark.parametrize(
+    ("drawn", "box"),
+    [
+        (shape([[1, 2], [11, 8]]), (1, 2, 10, 6)),
+        (shape([[11, 8], [1, 2]]), (1, 2, 10, 6)),
+        (shape([[1, 8], [11, 2]]), (1, 2, 10, 6)),
+        (shape([[1, 2], [11, 2], [11, 8], [1, 8]]), (1, 2, 10, 6)),
+        (shape([[5, 2], [9.5, 7], [1, 4]], "polygon"), (1, 2, 8.5, 5)),
+        (shape([[5, 2], [9.5, 7], [1, 4]], None), (1, 2, 8.5, 5)),
+        (shape([[10, 10], [13, 14]], "circle"), (5, 5, 10, 10)),
+        (shape([[1, 2], [11, 8]], "mask", mask="iVBORw0"), (1, 2, 10, 6)),
+    ],
+)
+def test_shapes(tmp_path: Path, picture: Write, drawn: Any, box: tuple[float, ...]) -> None:
+    picture(tmp_path / "a.png")
+    written(tmp_path / "a.json", [drawn])
+    assert recognise(tmp_path) == "labelme"
+    [image] = labelme.read(tmp_path).splits["all"].images
+    assert (image.file, image.declared) == ("a.png", (40, 30))
+    assert [(one.name, one.box, one.fault) for one in image.objects] == [("cat", box, None)]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "said"),
+    [
+        (shape([[1, 2], [3, 4]], "line"), "shape_type line has no area"),
+        (shape([[1, 2]]), "its points are not the 2 or more pairs"),
+        (shape([[1, 2], [3, "4"]]), "its points are not"),
+        (shape(None), "its points are not"),
+        (shape([[1, 2], [3, 4]], label=" "), "it needs a label"),
+        (shape([[1, 2], [3, 4]], label="\ud800"), "it needs a label"),
+        ("cat", "it needs a label"),
+    ],
+)
+def test_faulty_shapes(tmp_path: Path, picture: Write, drawn: Any, said: str) -> None:
+    picture(tmp_path / "a.png")
+    written(tmp_path / "a.json", [shape([[1, 2], [3, 4]]), drawn])
+    good, bad = labelme.read(tmp_path).splits["all"].images[0].objects
+    assert good.fault is None
+    assert bad.fault
+    assert bad.fault.code == "record"
+    assert said in bad.fault.message
+    assert bad.where == "a.json: shape 2"
+
+
+def test_difficult(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    corners = [[1, 2], [3, 4]]
+    shapes = [shape(corners), shape(corners, flags={"difficult": True}), shape(corners, difficult=True)]
+    written(tmp_path / "a.json", shapes)
+    [image] = labelme.read(tmp_path).splits["all"].images
+    assert [one.difficult for one in image.objects] == [0, 1, 1]
+
+
+def test_images_elsewhere_renamed_and_embedded(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "images" / "a.png")
+    picture(tmp_path / "images" / "renamed.png")
+    written(tmp_path / "labels" / "a.json", [], imagePath="..\\images\\a.png", imageData="A" * 200_000)
+    written(tmp_path / "labels" / "renamed.json", [], imagePath="old.jpg")
+    written(tmp_path / "labels" / "x.json", [shape([[1, 2], [3, 4]])], imageData="AAAA")
+    found = labelme.read(tmp_path).splits["all"].images
+    assert [image.file for image in found] == ["images/a.png", "images/renamed.png", ""]
+    assert found[2].fault
+    assert found[2].fault.code == "missing_image"
+
+
+def test_a_broken_file_among_others_is_a_fault_and_another_tools_is_left_alone(tmp_path: Path, picture: Write) -> None:
+    for split in ("train", "val"):
+        picture(tmp_path / split / "a.png")
+        written(tmp_path / split / "a.json", [shape([[1, 2], [3, 4]], label=split)])
+    (tmp_path / "val" / "b.json").write_text('{"shapes": [')
+    (tmp_path / "val" / "c.json").write_text('{"settings": 1}')
+    (tmp_path / "val" / "d.json").write_text("[" * 100_000)
+    dataset = labelme.read(tmp_path)
+    assert [category.name for category in dataset.categories] == ["train", "val"]
+    assert len(dataset.splits["train"].images) == 1
+    good, broken, deep = dataset.splits["val"].images
+    assert good.fault is None
+    assert broken.fault
+    assert "line 1 column 13" in broken.fault.message
+    assert deep.fault
+    assert deep.fault.code == "record"

@@ -1,0 +1,140 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tfrecord import TFRecordWriter
+
+from pipeline.errors import PipelineError
+from pipeline.formats import recognise, tfrecord
+
+Write = Callable[..., Path]
+MAP = "item {{\n  id: {}\n  name: '{}'\n  display_name: \"{}\"\n}}\n"
+
+
+def record(name: str, objects: list[tuple[float, float, float, float, str]], **more: Any) -> dict[str, Any]:
+    sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), zip(*(one[:4] for one in objects), strict=True), strict=False))
+    boxes = {f"image/object/bbox/{side}": (list(values), "float") for side, values in sides.items()}
+    texts = {"image/object/class/text": ([one[4].encode() for one in objects], "byte")} if objects else {}
+    named = {"image/filename": (name.encode(), "byte"), "image/width": (40, "int"), "image/height": (30, "int")}
+    return {**named, **boxes, **texts, **{f"image/{key.replace('__', '/')}": value for key, value in more.items()}}
+
+
+def written(path: Path, *records: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = TFRecordWriter(str(path))
+    for one in records:
+        writer.write(one)
+    writer.close()
+    return path
+
+
+BOX = (0.25, 0.5, 0.75, 1.0, "cat")
+
+
+def test_records(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "images" / "a.png")
+    picture(tmp_path / "images" / "b.png")
+    flags = {"object__difficult": ([0, 1], "int"), "object__is_crowd": ([1, 0], "int")}
+    written(
+        tmp_path / "default.tfrecord", record("b.png", []), record("a.png", [BOX, (0, 0, 0.5, 0.5, "ant")], **flags)
+    )
+    assert recognise(tmp_path) == "tfrecord"
+    dataset = tfrecord.read(tmp_path)
+    empty, image = dataset.splits["all"].images
+    assert (empty.file, empty.objects) == ("images/b.png", ())
+    assert (image.file, image.declared) == ("images/a.png", (40, 30))
+    assert [(one.name, one.box, one.iscrowd, one.difficult) for one in image.objects] == [
+        ("cat", (10, 15, 20, 15), 1, 0),
+        ("ant", (0, 0, 20, 15), 0, 1),
+    ]
+    assert image.objects[1].where == "default.tfrecord: record 2 (a.png): object 2"
+    assert [(category.id, category.name) for category in dataset.categories] == [(1, "ant"), (2, "cat")]
+
+
+def test_label_map(tmp_path: Path, picture: Write) -> None:
+    """Its ids, its order, its names for people; a class by text or by number."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "label_map.pbtxt").write_text(MAP.format(7, "/m/01yrx", "Cat") + MAP.format(3, "/m/0_k2", "Ant"))
+    numbers = {"object__class__label": ([3, 3, 9], "int")}
+    one = record("a.png", [(*BOX[:4], "/m/01yrx"), (*BOX[:4], "?"), (*BOX[:4], "??")], **numbers)
+    written(tmp_path / "default.record", one)
+    dataset = tfrecord.read(tmp_path)
+    assert [(category.id, category.name) for category in dataset.categories] == [(3, "Ant"), (7, "Cat")]
+    objects = dataset.splits["all"].images[0].objects
+    assert [one.name for one in objects] == ["Cat", "Ant", ""]
+    assert objects[2].fault
+    assert objects[2].fault.code == "unknown_class"
+    (tmp_path / "other.pbtxt").write_text(MAP.format(1, "dog", "dog"))
+    with pytest.raises(PipelineError, match=r"^other\.pbtxt: its classes are not those of label_map\.pbtxt"):
+        tfrecord.read(tmp_path)
+
+
+def test_shards_and_folders_are_splits(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    for name in ("train.record-00000-of-00002", "train.record-00001-of-00002", "val.tfrecord-00000-of-00001"):
+        written(tmp_path / name, record("a.png", [BOX]))
+    splits = tfrecord.read(tmp_path).splits
+    assert {name: len(split.images) for name, split in splits.items()} == {"train": 2, "val": 1}
+    for split in ("train", "valid"):
+        written(tmp_path / "export" / split / "Animals.tfrecord", record("a.png", [BOX]))
+    assert {"train", "valid"} < set(tfrecord.read(tmp_path).splits)
+
+
+def test_pictures_inside_the_record_only(tmp_path: Path) -> None:
+    inside = record("a.png", [BOX], encoded=(b"\x89PNG", "byte"))
+    written(tmp_path / "default.tfrecord", inside, record("b.png", [BOX]))
+    one, other = tfrecord.read(tmp_path).splits["all"].images
+    assert one.fault
+    assert other.fault
+    assert one.fault.code == other.fault.code == "missing_image"
+    assert "inside the record only; unpack the pictures" in one.fault.message
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"object__bbox__xmin": ([0.25, 0.5], "float")},
+        {"object__bbox__ymax": ([b"x"], "byte")},
+        {"object__class__text": ([b"a", b"b"], "byte")},
+        {"filename": (b"", "byte")},
+    ],
+)
+def test_faulty_records(tmp_path: Path, picture: Write, wrong: dict[str, Any]) -> None:
+    picture(tmp_path / "a.png")
+    written(tmp_path / "default.tfrecord", {**record("a.png", [BOX]), **record("a.png", [BOX], **wrong)})
+    [image] = tfrecord.read(tmp_path).splits["all"].images
+    assert image.fault
+    assert image.fault.code == "record"
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [(-1, "record 2 is damaged: its checksum"), (-20, "record 2 is damaged: its checksum")]
+)
+def test_a_flipped_bit_is_found(tmp_path: Path, picture: Write, place: int, said: str) -> None:
+    """The package's own reader compares no checksum."""
+    picture(tmp_path / "a.png")
+    file = written(tmp_path / "default.tfrecord", *[record("a.png", [BOX])] * 2)
+    content = np.fromfile(file, np.uint8)
+    content[place] ^= 1
+    content.tofile(file)
+    with pytest.raises(PipelineError, match=rf"^default\.tfrecord: {said}"):
+        tfrecord.read(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20])
+def test_a_cut_file_is_found(tmp_path: Path, picture: Write, cut: int) -> None:
+    picture(tmp_path / "a.png")
+    file = written(tmp_path / "default.tfrecord", *[record("a.png", [BOX])] * 60)
+    file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.raises(PipelineError, match=r"^default\.tfrecord: record 60 is cut short"):
+        tfrecord.read(tmp_path)
+
+
+def test_other_records_are_not_taken_for_it(tmp_path: Path) -> None:
+    written(tmp_path / "default.tfrecord", {"image/filename": (b"a.png", "byte"), "image/class/label": (1, "int")})
+    (tmp_path / "y.record").write_bytes(b"words, words, words, and no checksum at all")
+    (tmp_path / "z.record").write_bytes(b"")
+    with pytest.raises(PipelineError, match="no annotations recognised"):
+        recognise(tmp_path)

@@ -1,0 +1,248 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import PipelineError
+from pipeline.formats import recognise, yolo
+from pipeline.formats.records import RawDataset
+
+Write = Callable[..., Path]
+LINE = "1 0.5 0.5 0.25 0.2\n"
+BOX = (15.0, 12.0, 10.0, 6.0)
+
+
+def texts(folder: Path, **files: str) -> None:
+    """Writes files; in their names `__` stands for a folder."""
+    for name, content in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(path.name + (".txt" if "." not in path.name else "")).write_text(content)
+
+
+def yaml(folder: Path, content: str, name: str = "data.yaml") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content)
+
+
+def files(dataset: RawDataset) -> dict[str, list[str]]:
+    return {name: [image.file for image in split.images] for name, split in dataset.splits.items()}
+
+
+@pytest.fixture
+def coco8(tmp_path: Path, picture: Write) -> Path:
+    """Ultralytics' own layout: an image with a label file, one with an empty one, one with none."""
+    for split in ("train", "val"):
+        for stem in ("a", "b", "c"):
+            picture(tmp_path / "images" / split / f"{stem}.png")
+        texts(tmp_path, **{f"labels__{split}__a": LINE, f"labels__{split}__b": ""})
+    yaml(tmp_path, "path: ../datasets/coco8\ntrain: images/train\nval: images/val\ntest:\nnames: {0: ant, 1: cat}\n")
+    return tmp_path
+
+
+def test_data_yaml_with_folders(coco8: Path) -> None:
+    assert recognise(coco8) == "yolo"
+    dataset = yolo.read(coco8)
+    assert files(dataset) == {split: [f"images/{split}/{stem}.png" for stem in "abc"] for split in ("train", "val")}
+    assert [(category.id, category.name) for category in dataset.categories] == [(0, "ant"), (1, "cat")]
+    images = dataset.splits["train"].images
+    assert [len(image.objects) for image in images] == [1, 0, 0]
+    assert images[0].objects[0].name == "cat"
+    assert images[0].objects[0].box == pytest.approx(BOX)
+    assert images[0].objects[0].where == "labels/train/a.txt: object 1"
+
+
+@pytest.mark.parametrize(
+    ("entry", "root"),
+    [
+        ("train/images", ""),
+        ("../train/images", ""),
+        ("/content/mine/train/images", ""),
+        ("C:\\mine\\train\\images", ""),
+        ("./train/images/", "path: .\n"),
+        ("train", "path: /data/mine\n"),
+        ("[train/images]", ""),
+    ],
+)
+def test_roboflows_layout_and_paths_of_other_machines(tmp_path: Path, picture: Write, entry: str, root: str) -> None:
+    picture(tmp_path / "top" / "train" / "images" / "a.png")
+    texts(tmp_path, top__train__labels__a=LINE, top__README="Exported on\n")
+    yaml(tmp_path / "top", f"{root}train: {entry}\ntest: ../test/images\nnc: 2\nnames: ['ant', 'cat']\n")
+    dataset = yolo.read(tmp_path)
+    assert files(dataset) == {"train": ["top/train/images/a.png"]}
+    assert len(dataset.splits["train"].images[0].objects) == 1
+
+
+def test_lists_of_images_and_of_folders(tmp_path: Path, picture: Write) -> None:
+    for part in ("one", "two"):
+        picture(tmp_path / "images" / part / f"{part}.png")
+        texts(tmp_path, **{f"labels__{part}__{part}": LINE})
+    texts(tmp_path, listed="./images/two/two.png\n/home/me/images/one/one.png\n\n../images/one/lost.png\n/\n")
+    yaml(tmp_path, "train: [images/one, images/two]\nval: listed.txt\nnames: [ant, cat]\n")
+    dataset = yolo.read(tmp_path)
+    assert files(dataset) == {
+        "train": ["images/one/one.png", "images/two/two.png"],
+        "val": ["images/two/two.png", "images/one/one.png", "", ""],
+    }
+    lost, unnamed = dataset.splits["val"].images[2:]
+    assert unnamed.fault
+    assert unnamed.fault.message == "its line / names no image"
+    assert [len(image.objects) for image in dataset.splits["val"].images[:2]] == [1, 1]
+    assert lost.fault
+    assert (lost.fault.code, lost.where) == ("missing_image", "listed.txt")
+
+
+def test_darknet(tmp_path: Path, picture: Write) -> None:
+    """Labels beside the place that the list names, images in another, as CVAT exports them without images."""
+    picture(tmp_path / "pictures" / "a.png")
+    texts(tmp_path, obj_train_data__a=LINE, results__a="0 0.1 0.1 0.1 0.1", train="data/obj_train_data/a.png\n")
+    (tmp_path / "obj.names").write_text("ant\ncat\n\n")
+    (tmp_path / "obj.data").write_text(
+        "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n"
+    )
+    assert recognise(tmp_path) == "yolo"
+    dataset = yolo.read(tmp_path)
+    assert files(dataset) == {"train": ["pictures/a.png"]}
+    [found] = dataset.splits["train"].images[0].objects
+    assert (found.name, found.box) == ("cat", pytest.approx(BOX))
+
+
+def test_classes_txt_beside_labels_and_images(tmp_path: Path, picture: Write) -> None:
+    """LabelImg's way, with an image that shows nothing."""
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    texts(tmp_path, a=LINE, classes="ant\ncat\n")
+    assert recognise(tmp_path) == "yolo"
+    dataset = yolo.read(tmp_path)
+    assert files(dataset) == {"all": ["a.png", "b.png"]}
+    assert [len(image.objects) for image in dataset.splits["all"].images] == [1, 0]
+
+
+def test_classes_txt_with_folders_apart(tmp_path: Path, picture: Write) -> None:
+    """Splits by folder; a second label file of an image, and one of none, are not lost."""
+    for split in ("train", "valid"):
+        picture(tmp_path / split / "images" / "a.png")
+        texts(tmp_path, **{f"{split}__labels__a": LINE, f"{split}__labels__classes": "ant\ncat\n"})
+    picture(tmp_path / "valid" / "previews" / "b.png")
+    texts(tmp_path, valid__old__a=LINE, valid__labels__x=LINE)
+    dataset = yolo.read(tmp_path)
+    assert files(dataset)["train"] == ["train/images/a.png"]
+    assert files(dataset)["valid"] == ["valid/images/a.png", "", "valid/images/a.png"]
+    lost = dataset.splits["valid"].images[1]
+    assert lost.fault
+    assert (lost.fault.code, lost.where) == ("missing_image", "valid/labels/x.txt")
+
+
+@pytest.mark.parametrize(
+    ("line", "box"),
+    [
+        ("0 0.25 0.2 0.5 0.2 0.5 0.6", (10, 6, 10, 12)),
+        ("0 0.25 0.2 0.5 0.2 0.5 0.6 0.25 0.6", (10, 6, 10, 12)),
+        ("0.0 5e-1 .5 1 1", (0, 0, 40, 30)),
+    ],
+)
+def test_polygons_and_numbers(coco8: Path, line: str, box: tuple[float, ...]) -> None:
+    texts(coco8, labels__train__a=line)
+    [found] = yolo.read(coco8).splits["train"].images[0].objects
+    assert (found.name, found.fault) == ("ant", None)
+    assert found.box == pytest.approx(box)
+
+
+def test_key_points_are_no_polygon(coco8: Path) -> None:
+    yaml(coco8, "train: images/train\nnames: [ant, cat]\nkpt_shape: [2, 3]\n")
+    texts(coco8, labels__train__a="1 0.5 0.5 0.25 0.2 0.1 0.1 2 0.9 0.9 1\n1 0.1 0.1 0.2 0.2 0.3 0.3\n")
+    good, bad = yolo.read(coco8).splits["train"].images[0].objects
+    assert good.box == pytest.approx(BOX)
+    assert bad.fault
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("0 0.5 0.5 0.2", "record"),
+        ("0 0.5 0.5 0.2 0.2 0.97", "record"),  # a detection with its score
+        ("ant 0.5 0.5 0.2 0.2", "record"),
+        ("0 0.5 0.5 0.2 0,2", "record"),
+        ("2 0.5 0.5 0.2 0.2", "unknown_class"),
+        ("-1 0.5 0.5 0.2 0.2", "unknown_class"),
+        ("0.5 0.5 0.5 0.2 0.2", "unknown_class"),
+        ("nan 0.5 0.5 0.2 0.2", "unknown_class"),
+    ],
+)
+def test_faulty_lines(coco8: Path, line: str, code: str) -> None:
+    texts(coco8, labels__train__a=f"{LINE}{line}\n")
+    good, bad = yolo.read(coco8).splits["train"].images[0].objects
+    assert good.fault is None
+    assert bad.fault
+    assert bad.fault.code == code
+
+
+def test_faulty_images(coco8: Path) -> None:
+    """A label file without image, one that isn't text, and an image whose size can't be read."""
+    texts(coco8, labels__train__x=LINE)
+    (coco8 / "labels/train/b.txt").write_bytes(b"\xff\xfe")
+    (coco8 / "images/train/a.png").write_bytes(b"no image")
+    images = yolo.read(coco8).splits["train"].images
+    assert [(image.where, image.fault and image.fault.code) for image in images] == [
+        ("labels/train/a.txt", "undecodable_image"),
+        ("labels/train/b.txt", "record"),
+        ("images/train/c.png", None),
+        ("labels/train/x.txt", "missing_image"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("train: images/training\nnames: [a]\n", "its train images/training is not there"),
+        ("train: images/train\nnc: 3\nnames: [a, b]\n", "nc is 3, and it has 2 names"),
+        ("train: images/train\nnames: [a, a]\n", "classes 0 and 1 are both called 'a'"),
+        ("train: images/train\nnames: {x: a}\n", "its names are no list of class names"),
+        ('train: images/train\nnames: ["\\ud800"]\n', "its names are no list of class names"),
+        ("train: images/train\nnames: []\n", "its names are no list of class names"),
+    ],
+)
+def test_manifests_that_cannot_be_used(coco8: Path, content: str, said: str) -> None:
+    yaml(coco8, content)
+    with pytest.raises(PipelineError, match=r"^data\.yaml: " + said):
+        yolo.read(coco8)
+
+
+def test_two_manifests_are_refused(coco8: Path) -> None:
+    yaml(coco8, "train: images/train\nnames: [a, b]\n", "other.yaml")
+    with pytest.raises(PipelineError, match=r"^other\.yaml: a second list of classes beside data\.yaml"):
+        yolo.read(coco8)
+
+
+def test_class_names_that_yaml_takes_for_other_things(coco8: Path) -> None:
+    yaml(coco8, "train: images/train\nnames: [no, 1e3, null, 007]\n")
+    assert [category.name for category in yolo.read(coco8).categories] == ["no", "1e3", "null", "007"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("params.yaml", "train: {lr: 1}\nval: 3\nnames: [a]\n"),
+        ("docs.yaml", "train: images\n"),
+        ("stream.yml", "--- 1\n--- 2\n"),
+        ("tags.yml", "train: !!python/object:os.system x\nnames: [a"),
+        ("list.yaml", "- a\n- b\n"),
+        ("x.data", "words = more\n"),
+        ("binary.data", "\0\1"),
+        ("classes.txt", "ant\ncat\n"),
+        ("a.txt", LINE),
+    ],
+)
+def test_other_files_are_not_taken_for_it(tmp_path: Path, picture: Write, name: str, content: str) -> None:
+    picture(tmp_path / "images" / "a.png")
+    yaml(tmp_path, content, name)
+    with pytest.raises(PipelineError, match="no annotations recognised"):
+        recognise(tmp_path)
+
+
+def test_a_list_of_classes_in_another_formats_data_set(tmp_path: Path, picture: Write, voc_xml: Write) -> None:
+    """Neither its lists of images nor a class named twice disturb recognition."""
+    picture(tmp_path / "JPEGImages" / "a.png")
+    voc_xml(tmp_path / "Annotations" / "a.xml", [("cat", 1, 1, 5, 5)])
+    texts(tmp_path, ImageSets__Main__train="a\n", ImageSets__Main__cat_train="a 1\n", classes="cat\ncat\n")
+    assert recognise(tmp_path) == "voc"
