@@ -207,3 +207,12 @@ def check() -> None:
     click.echo(checking.text(measured))
     for line in advice:
         click.echo(f"fcos: {line}", err=True)
+
+
+@main.command()
+@click.argument("name", required=False)
+def datasets(name: str | None) -> None:
+    """List the data sets that `dataset` may name, or show the whole entry called NAME, or a .yaml of your own."""
+    from pipeline.datasets import registry
+
+    click.echo(registry.text(name) if name else "\n".join(registry.listing()))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
-from pipeline.formats import coco, voc
+from pipeline.formats import coco, pennfudan, voc
 from pipeline.formats.images import listed
 from pipeline.formats.records import RawDataset
 
@@ -22,6 +22,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "coco": Format("a .json file with COCO's images, annotations and categories", coco.evidence, coco.read),
     "voc": Format(".xml files with an <annotation> of Pascal VOC each", voc.evidence, voc.read),
+    "pennfudan": Format(".txt files of PASCAL Annotation Version 1.00", pennfudan.evidence, pennfudan.read),
 }
 
 
