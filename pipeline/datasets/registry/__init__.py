@@ -140,6 +140,8 @@ def read(path: Path) -> Entry:
         return _ADAPTER.validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
     except ValidationError as error:
         raise PipelineError(f"{path}: {_first_problem(error)}") from None
+    except (TypeError, ValueError, RecursionError):  # a list as a key, a list that holds itself
+        raise PipelineError(f"{path}: keys should be words, and values words, numbers or lists") from None
 
 
 def describing(dataset: str, raw: Path) -> Entry | None:
@@ -197,7 +199,7 @@ def _first_problem(error: ValidationError) -> str:
             return f"{key} is not a key; known ones: {', '.join(_known(place[:-1]))}"
         case "value_error":
             inner = problem["msg"].removeprefix("Value error, ")
-            return f"{key}.{inner}" if place else inner
+            return f"{key}: {inner}" if place else inner
         case "string_pattern_mismatch":
             meant = next((_MEANT[part] for part in place if part in _MEANT), "an address, http://… or https://…")
             return f"{key} is {problem['input']!r}, but should be {meant}"

@@ -8,6 +8,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from fcos.detector import Detector
@@ -376,9 +379,9 @@ def test_an_entry_that_git_has_works_in_a_temporary_workspace(
     [
         ("files: []", "files is [], but should be "),
         ("files: [{urls: [ftp://a/b.zip]}]", "files.1.urls.1 is 'ftp://a/b.zip', but should be an address, http"),
-        ("files: [{urls: [http://a/]}]", "files.1.name: '' is no file name"),
-        ("files: [{urls: [http://a/b.zip], name: ../b}]", "files.1.name: '../b' is no file name"),
-        ("files: [{urls: [http://a/b.zip], into: ../b}]", "files.1.into: '../b' leaves the data set's folder"),
+        ("files: [{urls: [http://a/]}]", "files.1: name: '' is no file name"),
+        ("files: [{urls: [http://a/b.zip], name: ../b}]", "files.1: name: '../b' is no file name"),
+        ("files: [{urls: [http://a/b.zip], into: ../b}]", "files.1: into: '../b' leaves the data set's folder"),
         ("files: [{urls: [http://a/b.zip], size: '7'}]", "files.1.size is '7', but should be a valid integer"),
         ("files: [{urls: [http://a/b.zip], checksum: abc}]", "files.1.checksum is 'abc', but should be md5:…, sha1"),
         ("files: [{urls: [http://a/b.zip], sise: 7}]", "files.1.sise is not a key; known ones: urls, name, size"),
@@ -392,7 +395,11 @@ def test_an_entry_that_git_has_works_in_a_temporary_workspace(
         ("", "it is None, but should have the keys files"),
         ("title: a\ntitle: b", 'not YAML: found duplicate key "title" with value "b"'),
         ("files: [", "not YAML: "),
-        ("!!python/object:os.system {}", "not YAML: "),
+        ("!!python/object:os.system {}", ""),
+        ("? [a, b]\n: c", "keys should be words"),
+        ("files: &a [*a]", "keys should be words"),
+        ("files: [{urls: ['http://[a/b.zip']}]", "files.1: Invalid IPv6 URL"),
+        ("title: \x00", "not YAML: "),
     ],
 )
 def test_wrong_entries_are_one_line(tmp_path: Path, text: str, said: str) -> None:
@@ -402,6 +409,22 @@ def test_wrong_entries_are_one_line(tmp_path: Path, text: str, said: str) -> Non
         registry.read(path)
     assert str(caught.value).startswith(f"{path}: {said}")
     assert "\n" not in str(caught.value)
+
+
+WORDS = st.sampled_from(
+    ["files", "urls", "name", "size", "checksum", "into", "splits", "train", "title", "format", "x"]
+)
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.just("http://a/b.zip"))
+ANYTHING = st.recursive(VALUES, lambda some: st.lists(some, max_size=3) | st.dictionaries(WORDS, some, max_size=4))
+
+
+@given(ANYTHING)
+@settings(max_examples=60, deadline=None)
+def test_whatever_an_entry_holds(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(yaml.safe_dump(values, allow_unicode=True))
+    with suppress(PipelineError):  # and no other
+        assert registry.read(path).files
 
 
 def test_an_unknown_data_set_lists_the_known(home: Path, setting: Callable[..., None]) -> None:
