@@ -21,7 +21,14 @@ MEASUREMENTS: list[Measurement] = [
     *datasets.MEASUREMENTS,
     *gpu.MEASUREMENTS,
 ]
-LIMITS: list[Limit] = [*criterion.LIMITS, *training.LIMITS, *loader.LIMITS, *datasets.LIMITS, *gpu.LIMITS, *saving.LIMITS]
+LIMITS: list[Limit] = [
+    *criterion.LIMITS,
+    *training.LIMITS,
+    *loader.LIMITS,
+    *datasets.LIMITS,
+    *gpu.LIMITS,
+    *saving.LIMITS,
+]
 
 
 def run(measurements: Sequence[Measurement], limits: Sequence[Limit], *, repeats: int, warmup: int) -> list[Result]:

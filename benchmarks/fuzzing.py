@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import atheris
+import atheris  # type: ignore[import-not-found, unused-ignore]
 import crc32c
 import PIL.Image
 from tfrecord import example_pb2
@@ -32,7 +32,7 @@ _VOC = """<annotation><filename>a.png</filename><size><width>40</width><height>3
 <difficult>1</difficult><bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>30</xmax><ymax>20</ymax></bndbox></object></annotation>"""
 _CVAT = """<annotations><version>1.1</version><image id="0" name="a.png" width="40" height="30"><box label="cat" xtl="1"
 ytl="2.5" xbr="30" ybr="20" occluded="0"></box><polygon label="cat" points="1,2;5,6;3,9" occluded="0"/></image></annotations>"""
-_COCO = {
+_COCO: dict[str, object] = {
     "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}, {"id": "2", "file_name": "b.png"}],
     "annotations": [
         {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2.5, 30, 20], "area": 9, "iscrowd": 0},
@@ -40,7 +40,7 @@ _COCO = {
     ],
     "categories": [{"id": 7, "name": "cat"}],
 }
-_LABELME = {
+_LABELME: dict[str, object] = {
     "shapes": [{"label": "cat", "points": [[1, 2], [30, 20]], "shape_type": "rectangle", "flags": {"difficult": True}}],
     "imagePath": "a.png",
     "imageData": None,
@@ -81,14 +81,19 @@ TARGETS: dict[str, tuple[str, bytes, Callable[[bytes], bytes], dict[str, str]]] 
     "voc": ("Annotations/a.xml", _VOC.encode(), _as_is, {"ImageSets/Main/train.txt": "a\n"}),
     "yolo": ("a.txt", b"0 0.5 0.5 0.2 0.3\n1 0.1 0.1 0.9 0.1 0.5 0.8\n", _as_is, {"classes.txt": "cat\ndog\n"}),
     "yolo-manifest": ("data.yaml", b"train: .\nval: .\nnames: [cat, dog]\n", _as_is, {"a.txt": "0 .5 .5 .2 .3\n"}),
-    "kitti": ("label_2/a.txt", b"Car 0.00 0 1.5 1 2 30 20 1 1 1 1 1 1 0.1\nDontCare -1 -1 -10 5 6 9 9 -1 -1 -1 -1 -1 -1 -1\n", _as_is, {}),
+    "kitti": (
+        "label_2/a.txt",
+        b"Car 0.00 0 1.5 1 2 30 20 1 1 1 1 1 1 0.1\nDontCare -1 -1 -10 5 6 9 9 -1 -1 -1 -1 -1 -1 -1\n",
+        _as_is,
+        {},
+    ),
     "cvat": ("annotations.xml", _CVAT.encode(), _as_is, {}),
     "labelme": ("a.json", json.dumps(_LABELME).encode(), _as_is, {}),
     "tfrecord": ("train.tfrecord", _record(), _framed, {}),
     "retinanet": ("train.csv", b"a.png,1,2,30,20,cat\nb.png,,,,,\n", _as_is, {"classes.csv": "cat,0\ndog,1\n"}),
     "openimages": (
         "train-annotations-bbox.csv",
-        b"ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,/m/01,0.25,0.5,0,1,0\nb,/m/01,\"0,25\",0.5,0,1,1\n",
+        b'ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,/m/01,0.25,0.5,0,1,0\nb,/m/01,"0,25",0.5,0,1,1\n',
         _as_is,
         {"class-descriptions.csv": "/m/01,Cat\n"},
     ),
@@ -98,9 +103,10 @@ TARGETS: dict[str, tuple[str, bytes, Callable[[bytes], bytes], dict[str, str]]] 
 def _laid_out(folder: Path, target: str) -> Path:
     """A small data set; gives back the file to change."""
     name, content, framed, others = TARGETS[target]
-    for path, text in {**others, name: framed(content)}.items():
+    whole = {**{path: text.encode() for path, text in others.items()}, name: framed(content)}
+    for path, text in whole.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(text if isinstance(text, bytes) else text.encode())
+        (folder / path).write_bytes(text)
     for image in ("a.png", "b.png"):
         PIL.Image.new("L", (40, 30), hash(image) % 200).save(folder / image)
     return folder / name
@@ -116,7 +122,7 @@ def _outcome(folder: Path, format: str, options: params.ConvertParams) -> str:
         found = survey(folder, options, format)
     except PipelineError as error:
         line = str(error)
-        assert line and len(line.splitlines()) == 1, line
+        assert len(line.splitlines()) == 1, line
         line.encode()
         return "a clear error"
     for split in found.splits.values():

@@ -233,3 +233,12 @@ def validate(path: Path, format: str, html: Path | None, size: tuple[int, int] |
     if html:
         click.echo(f"{html}: open it in a browser", err=True)
     sys.exit(0 if health.usable else 1)
+
+
+@main.command()
+@click.argument("name", required=False)
+def datasets(name: str | None) -> None:
+    """List the data sets that `dataset` may name, or show the whole entry called NAME, or a .yaml of your own."""
+    from pipeline.datasets import registry
+
+    click.echo(registry.text(name) if name else "\n".join(registry.listing()))

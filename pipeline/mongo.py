@@ -61,6 +61,22 @@ def server() -> Iterator[str]:
                     _stop(folder)
 
 
+def fiftyone_environment(uri: str) -> dict[str, str]:
+    """The environment that a process runs in which imports fiftyone: our database, a home in `.fcos`, no telemetry."""
+    home = state() / "fiftyone"
+    home.mkdir(exist_ok=True)
+    return {
+        **os.environ,
+        "HOME": str(home),
+        "FIFTYONE_DATABASE_URI": uri,
+        "FIFTYONE_DATABASE_VALIDATION": "false",  # a notice about MongoDB's version
+        "FIFTYONE_DEFAULT_APP_ADDRESS": ports.LOOPBACK,
+        "FIFTYONE_DO_NOT_TRACK": "true",
+        "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
 def find() -> Path:
     """The mongod to run: FiftyOne's own, the PATH's, or the wheel's.
 

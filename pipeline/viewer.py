@@ -110,7 +110,7 @@ def refresh(source: Source) -> dict[str, int]:
         child = subprocess.run(
             [sys.executable, "-m", "pipeline.viewer"],
             input=json.dumps(asdict(source)),
-            env=_environment(uri),
+            env=mongo.fiftyone_environment(uri),
             cwd=Path(__file__).resolve().parents[1],  # the same code as ours, also in a temporary workspace
             capture_output=True,
             text=True,
@@ -142,24 +142,9 @@ def app(source: Source, port: int) -> Iterator[servers.Server]:
             command,
             probe=f"{page}/fiftyone",
             address=f"{page}/datasets/{quote(source.name)}",
-            environment=_environment(uri) | {"FIFTYONE_SERVER": "1"},
+            environment=mongo.fiftyone_environment(uri) | {"FIFTYONE_SERVER": "1"},
         ) as started:
             yield started
-
-
-def _environment(uri: str) -> dict[str, str]:
-    home = state() / "fiftyone"
-    home.mkdir(exist_ok=True)
-    return {
-        **os.environ,
-        "HOME": str(home),
-        "FIFTYONE_DATABASE_URI": uri,
-        "FIFTYONE_DATABASE_VALIDATION": "false",  # a notice about MongoDB's version
-        "FIFTYONE_DEFAULT_APP_ADDRESS": ports.LOOPBACK,
-        "FIFTYONE_DO_NOT_TRACK": "true",
-        "FIFTYONE_SHOW_PROGRESS_BARS": "false",
-        "PYTHONWARNINGS": "ignore",
-    }
 
 
 def main() -> None:

@@ -1,40 +1,64 @@
-"""A data set of one's own: a folder or an archive."""
+"""A data set of one's own: a folder, an archive, or an entry that says where its files are."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.datasets import published, registry
 from pipeline.datasets.archives import is_archive, unpack
 from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.workspace import from_root, root, workspace
 
 
-def fetch(params: Params, into: Path) -> None:
+def fetch(params: Params, into: Path) -> Sequence[Path]:
     """Brings the data set that `download.path` names into the folder `into`.
 
-    A folder that holds a single archive and nothing else means that archive.
+    A folder that holds a single archive, or a single entry, and nothing else means that.
+
+    Returns:
+        downloads that nobody needs any more, once the folder has its place.
 
     Raises:
         PipelineError: there is nothing, or nothing usable, at the path.
     """
-    source = from_root(params.download.path)
-    if root() != workspace().resolve() and not Path(params.download.path).is_absolute():
-        # DVC has noted the folder of its temporary clone, where what git ignores is missing: its lock would lie.
-        raise PipelineError(f"download.path: with --queue and --temp it must be absolute; set it to {source}")
-    if source.is_dir():
-        visible = [path for path in source.iterdir() if not path.name.startswith(".")]
-        if not visible:
-            raise PipelineError(
-                f"{source}: nothing is in there; put your images with their COCO or Pascal VOC annotations there, "
-                "as a folder or a .zip/.tar/.tar.gz archive, or set download.path"
-            )
-        source = visible[0] if len(visible) == 1 and is_archive(visible[0]) else source
+    source = _source(params.download.path)
+    if registry.is_entry(source):
+        return _described(source, into, params.download.mirror)
     if source.is_dir():
         _copy(source, into)
-    elif source.is_file():
-        unpack(source, into)
     else:
+        unpack(source, into)
+    return ()
+
+
+def _source(path: str) -> Path:
+    # An entry that git has is in a temporary workspace too, and DVC has noted that one.
+    source = workspace() / path if registry.is_entry(Path(path)) else from_root(path)
+    if root() != workspace().resolve() and not Path(path).is_absolute() and not registry.is_entry(source):
+        # DVC has noted the folder of its temporary clone, where what git ignores is missing: its lock would lie.
+        raise PipelineError(f"download.path: with --queue and --temp it must be absolute; set it to {source}")
+    if not source.exists():
         raise PipelineError(f"{source}: no such file or folder; download.path should name your data set")
+    return _inside(source) if source.is_dir() else source
+
+
+def _inside(folder: Path) -> Path:
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    if not visible:
+        raise PipelineError(
+            f"{folder}: nothing is in there; put your images with their annotations there, as a folder or a "
+            ".zip/.tar/.tar.gz archive, or set download.path"
+        )
+    alone = visible[0] if len(visible) == 1 else None
+    return alone if alone and (is_archive(alone) or registry.is_entry(alone)) else folder
+
+
+def _described(path: Path, into: Path, mirror: str | None) -> Sequence[Path]:
+    """Fetches what a person's own entry describes, and leaves the entry with the data: conversion reads it there."""
+    fetched = published.fetch(registry.read(path), path.stem, into, mirror)
+    shutil.copyfile(path, into / registry.OWN)
+    return fetched
 
 
 def _copy(source: Path, into: Path) -> None:

@@ -50,8 +50,8 @@ class Material:
     labels: NDArray[np.intp]
 
 
-def make(params: Params, into: Path) -> None:
-    """Makes the data set in the folder `into`: the same bytes for the same parameters."""
+def make(params: Params, into: Path) -> tuple[Path, ...]:
+    """Makes the data set in the folder `into`: the same bytes for the same parameters. It leaves no downloads."""
     wanted = params.download.digits
     for split, count in zip(SPLITS, (wanted.train, wanted.val), strict=True):
         (into / "images" / split).mkdir(parents=True)
@@ -64,6 +64,7 @@ def make(params: Params, into: Path) -> None:
             Image.fromarray(pixels).save(into / "images" / split / name, quality=92)
             records.append((name, objects))
         write_json(into / "annotations" / f"{split}.json", _coco(records, wanted.size))
+    return ()
 
 
 def material(split: Split, seed: int) -> Material:

@@ -11,6 +11,7 @@ from pipeline.formats import (
     kitti,
     labelme,
     openimages,
+    pennfudan,
     retinanet,
     tfrecord,
     voc,
@@ -39,6 +40,7 @@ FORMATS: dict[str, Format] = {
     "tfrecord": Format(".tfrecord or .record files with image/object/bbox", tfrecord.evidence, tfrecord.read),
     "retinanet": Format("a .csv of keras-retinanet, path,x1,y1,x2,y2,class", retinanet.evidence, retinanet.read),
     "openimages": Format("a .csv whose head has ImageID,LabelName,XMin,…", openimages.evidence, openimages.read),
+    "pennfudan": Format(".txt files of PASCAL Annotation Version 1.00", pennfudan.evidence, pennfudan.read),
 }
 
 
@@ -58,7 +60,7 @@ def recognise(folder: Path) -> str:
     if len(found) > 1:
         seen = " and ".join(f"{name} ({file})" for name, file in found.items())
         raise PipelineError(
-            f"{folder}: annotations in more than one format: {seen}; say which to read, by its name in download.format"
+            f"{folder}: annotations in more than one format: {seen}; say which to read, by its name: -S download.format=NAME, or --format NAME"
         )
     return next(iter(found))
 

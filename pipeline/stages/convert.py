@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 from pipeline.conversion import convert
+from pipeline.datasets import registry
 from pipeline.params import Params
 from pipeline.stage import run
 from pipeline.workspace import workspace
@@ -11,8 +12,11 @@ from pipeline.workspace import workspace
 
 def body(params: Params) -> None:
     here = workspace()
-    format = params.download.format if params.dataset == "custom" else "auto"
-    report = convert(here / "data/raw" / params.dataset, here / "data/unified", params.convert, format)
+    raw = here / "data/raw" / params.dataset
+    entry = registry.describing(params.dataset, raw)
+    asked = params.download.format if params.dataset == "custom" else "auto"
+    format = entry.format if entry and asked == "auto" else asked
+    report = convert(raw, here / "data/unified", registry.with_splits(params.convert, entry), format)
     print(_summary(params.dataset, report))  # noqa: T201
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pipeline.datasets import DATASETS
-from pipeline.files import replacing
+from pipeline.datasets.sources import get
+from pipeline.files import remove, replacing
 from pipeline.params import Params
 from pipeline.stage import run
 from pipeline.workspace import workspace
@@ -12,7 +12,9 @@ from pipeline.workspace import workspace
 def body(params: Params) -> None:
     raw = workspace() / "data/raw" / params.dataset
     with replacing(raw) as folder:
-        DATASETS[params.dataset](params, folder)
+        spent = get(params, folder)
+    for download in spent:
+        remove(download)
     print(f"download: {params.dataset}: {_summary(raw)}")  # noqa: T201
 
 

@@ -57,11 +57,15 @@ def modules_in(folder: Path) -> Iterator[Path]:
 
 
 def shortest(files: set[Path]) -> list[str]:
-    """The deps that cover exactly these files: a folder where all of its modules are among them."""
+    """The deps that cover exactly these files: a folder where all of its modules are among them.
+
+    A folder with a single module counts where it has data too, which that module reads: entries of data sets.
+    """
 
     def whole(folder: Path) -> bool:
         inside = {file for file in modules_in(folder) if not is_empty(file)}
-        return folder not in NEVER_WHOLE and len(inside) > 1 and inside <= files
+        alone = len(inside) < 2 and not any((PROJECT / folder).glob("*.yaml"))
+        return folder not in NEVER_WHOLE and not alone and inside <= files
 
     return sorted({next((str(p) for p in reversed(file.parents) if whole(p)), str(file)) for file in files})
 

@@ -51,7 +51,7 @@ print(json.dumps(found))
 
 
 def look(uri: str) -> Any:
-    environment = {**viewer._environment(uri), "PYTHONPATH": ""}
+    environment = {**mongo.fiftyone_environment(uri), "PYTHONPATH": ""}
     answer = subprocess.run([sys.executable, "-c", LOOK], env=environment, capture_output=True, text=True, check=True)
     return json.loads(answer.stdout.splitlines()[-1])
 

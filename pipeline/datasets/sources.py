@@ -1,0 +1,26 @@
+"""Where a data set comes from, by its name in params.yaml."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.datasets import custom, digits, published, registry, zoo
+from pipeline.params import Params
+
+MADE: dict[str, Callable[[Params, Path], Sequence[Path]]] = {"digits": digits.make, "custom": custom.fetch}
+
+
+def get(params: Params, into: Path) -> Sequence[Path]:
+    """Brings the data set `params.dataset`, as published, into the folder `into`.
+
+    Returns:
+        downloads that nobody needs any more, once the folder has its place.
+
+    Raises:
+        PipelineError: the data set is not known, or can't be had.
+    """
+    name = params.dataset
+    if name in MADE:
+        return MADE[name](params, into)
+    if name.startswith(zoo.PREFIX):
+        return zoo.fetch(name.removeprefix(zoo.PREFIX), params.download.zoo, into)
+    return published.fetch(registry.find(name), name, into, params.download.mirror)
