@@ -35,10 +35,6 @@ class HoldOut:
     fold: int
     folds: int | None
 
-    def __str__(self) -> str:
-        part = f"fold {self.fold} of {self.folds}" if self.folds else f"a share of {self.share:g}"
-        return f"{part}, by convert.split_seed={self.split_seed}"
-
     def report(self) -> dict[str, Any]:
         return asdict(self)
 
