@@ -54,7 +54,7 @@ def export(source: Path, to: str, out: Path, *, format: str = "auto", repair: bo
             folder.mkdir()
             with _unpacked(source, folder) as raw:
                 read = every_split(raw, _options(repair), format, remedy="--repair")
-                _check_classes(raw, read)
+                _check_content(raw, read)
                 lost = EXPORTS[to](read.splits, folder, Pictures(raw, IMAGES[images]))
     except OSError as error:
         raise PipelineError(f"{out}: not written: {error.strerror or error}") from None
@@ -111,13 +111,16 @@ def _check_places(source: Path, out: Path) -> None:
         raise PipelineError(f"{out}: it lies in the data set itself, which would then hold two; choose another --out")
 
 
-def _check_classes(source: Path, read: Whole) -> None:
+def _check_content(folder: Path, read: Whole) -> None:
+    """Raises where there is nothing to write, or a class that no text can name."""
+    if not any(split.images for split in read.splits.values()):
+        raise PipelineError(f"{folder}: no images that can be used; fcos validate says why")
     categories = {category for split in read.splits.values() for category in split.categories}
     if not categories:
-        raise PipelineError(f"{source}: no classes: it has neither a list of them nor an object")
+        raise PipelineError(f"{folder}: no classes: it has neither a list of them nor an object")
     for category in categories:
         if not _is_text(category.name):
-            raise PipelineError(f"{source}: class name {category.name!r} is no text; rename it")
+            raise PipelineError(f"{folder}: class name {category.name!r} is no text; rename it")
 
 
 def _is_text(name: str) -> bool:

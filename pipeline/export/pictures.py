@@ -80,7 +80,7 @@ def split_names(own: Iterable[str], reserved: re.Pattern[str]) -> dict[str, str]
     taken: set[str] = set()
     return {
         name: _free(f"split_{plain}" if reserved.fullmatch(plain) else plain, taken, lambda path: path.name)
-        for name, plain in ((name, fit(name)) for name in own)
+        for name, plain in ((name, fit(name.replace("/", "-"))) for name in own)  # _val.txt is VOC's for a class's list
     }
 
 

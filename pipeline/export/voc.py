@@ -68,7 +68,7 @@ def _lost(splits: Iterable[AnnotationSet]) -> Counter[str]:
     splits = list(splits)
     lost = Counter({"classes without objects": unused_classes(splits)})
     for split in splits:
-        lost += marks(split)
+        lost += marks(split, first_category=1)
         lost["crowds, now difficult"] += sum(item.iscrowd and not item.difficult for item in split.annotations)
     return lost
 

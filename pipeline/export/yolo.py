@@ -7,7 +7,7 @@ left out, as by Ultralytics' own converter: its box would be learnt as one objec
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import yaml
@@ -17,9 +17,11 @@ from pipeline.export.losses import marks
 from pipeline.export.pictures import Pictures, image_names, renamed, split_names, write_text
 
 # Other keys of data.yaml; and folders whose names readers exchange to come from an image to its labels.
-_RESERVED = re.compile(r"path|names|nc|channels|download|yaml_file|kpt_shape|flip_idx|roboflow|images|labels", re.I)
-
-_PLAIN = re.compile(r"(train|trainval|val|valid|test)\d*")
+_RESERVED = re.compile(
+    r"path|names|nc|channels|download|yaml_file|kpt_shape|flip_idx|roboflow|(jpeg)?images?|imgs?|labels", re.I
+)
+_YEARLY = re.compile(r"(train|val|test)(19|20)\d\d")
+_PLAIN = re.compile(r"train|trainval|val|valid|test")
 
 
 def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Counter[str]:
@@ -43,7 +45,9 @@ def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Co
 def _lost(split: AnnotationSet) -> Counter[str]:
     crowds = sum(item.iscrowd for item in split.annotations)
     difficult = sum(item.difficult and not item.iscrowd for item in split.annotations)
-    return marks(split) + Counter({"crowds, left out": crowds, "marks of difficult objects": difficult})
+    return marks(split, first_category=0) + Counter(
+        {"crowds, left out": crowds, "marks of difficult objects": difficult}
+    )
 
 
 def _label_files(split: AnnotationSet) -> Iterator[str]:
@@ -64,10 +68,18 @@ def _shares(box: tuple[float, float, float, float], image: Image) -> str:
 
 def _data_yaml(splits: dict[str, AnnotationSet], called: dict[str, str]) -> str:
     """Paths are relative to the file: without a `path`, readers take its own folder."""
-    paths = "".join(f"{_key(name)}: {_quoted(f'images/{name}')}\n" for name in called.values())
+    paths = "".join(f"{key}: {_quoted(f'images/{name}')}\n" for key, name in _keys(called.values()).items())
     categories = next(iter(splits.values())).categories
     names = "".join(f"  {label}: {_quoted(category.name)}\n" for label, category in enumerate(categories))
     return f"{paths}nc: {len(categories)}\nnames:\n{names}"
+
+
+def _keys(names: Iterable[str]) -> dict[str, str]:
+    """Each split's folder by its own name; but train2017 is `train`, which trainers want, where no other split is."""
+    names = list(names)
+    kinds = [(_YEARLY.fullmatch(name), name) for name in names]
+    plain = Counter(kind[1] if kind else name for kind, name in kinds)
+    return {_key(kind[1] if kind and plain[kind[1]] == 1 else name): name for kind, name in kinds}
 
 
 def _key(name: str) -> str:
