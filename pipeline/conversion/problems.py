@@ -21,9 +21,8 @@ class Ledger:
     It also counts what isn't a problem but worth knowing, such as boxes clipped by less than a pixel.
     """
 
-    def __init__(self, *, strict: bool, remedy: str = "-S convert.problems=repair") -> None:
+    def __init__(self, *, strict: bool) -> None:
         self.strict = strict
-        self.remedy = remedy  # how a person says that problems be repaired
         self.problems: list[Problem] = []
         self.notes: dict[str, int] = {}
 
@@ -35,7 +34,8 @@ class Ledger:
         """
         if self.strict:
             raise PipelineError(
-                f"{problem.where}: {problem.message}; mend it there, or have it {problem.action} with {self.remedy}"
+                f"{problem.where}: {problem.message}; mend it there, or have it {problem.action} "
+                "with -S convert.problems=repair"
             )
         self.problems.append(problem)
 

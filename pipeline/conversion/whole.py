@@ -17,18 +17,15 @@ class Whole:
     ledger: Ledger
 
 
-def every_split(raw: Path, options: ConvertParams, format: str = "auto", *, remedy: str) -> Whole:
+def own_splits(raw: Path, options: ConvertParams, format: str = "auto") -> Whole:
     """Reads the data set in the folder `raw`, and checks all but its splits: trainval may hold what train does.
-
-    Args:
-        remedy: how a person says that problems be repaired, for the error's line.
 
     Raises:
         PipelineError: the data set can't be read or has a problem that is an error.
     """
     name = formats.recognise(raw) if format == "auto" else format
     dataset = formats.read(raw, name)
-    ledger = Ledger(strict=options.problems == "error", remedy=remedy)
+    ledger = Ledger(strict=options.problems == "error")
     splits = {}
     for split, found in dataset.splits.items():
         for stray in found.orphans:

@@ -1,6 +1,6 @@
 """The unified format as other tools want it. A new format is one module and one line in EXPORTS."""
 
-import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline import params, recipes
 from pipeline.annotations import AnnotationSet
-from pipeline.conversion.whole import Whole, every_split
+from pipeline.conversion.whole import Whole, own_splits
 from pipeline.datasets.archives import is_archive, unpack
 from pipeline.errors import PipelineError
 from pipeline.export import coco, voc, yolo
@@ -21,6 +21,9 @@ from pipeline.files import replacing
 Writer = Callable[[dict[str, AnnotationSet], Path, Pictures], Counter[str]]
 
 EXPORTS: dict[str, Writer] = {"coco": coco.write, "voc": voc.write, "yolo": yolo.write}
+
+_UNPACKED = ".unpacked"
+_REMEDY = re.compile(r"with -S convert\..*")
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ def export(source: Path, to: str, out: Path, *, format: str = "auto", repair: bo
     try:
         with replacing(out) as folder:
             folder.mkdir()
-            with _unpacked(source, folder) as raw:
-                read = every_split(raw, _options(repair), format, remedy="--repair")
+            with _own_words(source, folder), _unpacked(source, folder) as raw:
+                read = own_splits(raw, _options(repair=repair), format)
                 _check_content(raw, read)
                 lost = EXPORTS[to](read.splits, folder, Pictures(raw, IMAGES[images]))
     except OSError as error:
@@ -70,13 +73,20 @@ def _unpacked(source: Path, folder: Path) -> Iterator[Path]:
     if source.is_dir():
         yield source
         return
-    raw = folder / ".unpacked"
-    try:
-        unpack(source, raw)
-        yield raw
-    except PipelineError as error:
-        raise PipelineError(str(error).replace(str(raw), str(source))) from None
+    raw = folder / _UNPACKED
+    unpack(source, raw)
+    yield raw
     shutil.rmtree(raw)
+
+
+@contextmanager
+def _own_words(source: Path, folder: Path) -> Iterator[None]:
+    """Errors that name the archive, not where it is unpacked, and the command's way to repair, not the pipeline's."""
+    try:
+        yield
+    except PipelineError as error:
+        line = str(error).replace(str(folder / _UNPACKED), str(source))
+        raise PipelineError(_REMEDY.sub("with --repair", line)) from None
 
 
 def account(done: Exported, to: str, out: Path) -> Iterator[str]:
@@ -86,16 +96,21 @@ def account(done: Exported, to: str, out: Path) -> Iterator[str]:
         for name, split in done.whole.splits.items()
     )
     yield f"{out}: {done.whole.format} → {to}: {splits}"
-    # A record of trainval is one of train too: it counts once.
-    repaired = Counter(code for code, _ in dict.fromkeys((p.code, p.where) for p in done.whole.ledger.problems))
-    if repaired:
+    if repaired := _repaired(done.whole):
         yield "repaired: " + ", ".join(f"{count} {code}" for code, count in repaired.items())
     lost = "; ".join(f"{count} {what}" for what, count in done.lost.items() if count)
     if lost:
         yield f"not kept: {lost}"
 
 
-def _options(repair: bool) -> params.ConvertParams:
+def _repaired(read: Whole) -> Counter[str]:
+    """How many records were mended or left out, by code; one of trainval is one of train too, and counts once."""
+    checks = _options(repair=True).checks
+    records = dict.fromkeys((problem.code, problem.where) for problem in read.ledger.problems)
+    return Counter(code for code, _ in records if getattr(checks, code) != "note")
+
+
+def _options(*, repair: bool) -> params.ConvertParams:
     """Every check as it is by default; no project, and no params.yaml, is needed to convert."""
     default = params.load(recipes.FOLDER / "paper_r50.yaml").convert
     return replace(default, problems="repair" if repair else "error")
@@ -105,7 +120,7 @@ def _check_places(source: Path, out: Path) -> None:
     if not source.is_dir() and not is_archive(source):
         what = "neither a folder nor an archive" if source.exists() else "no such file or folder"
         raise PipelineError(f"{source}: {what}; give the folder or archive that holds annotations and images")
-    if out.exists() and not (out.is_dir() and next(os.scandir(out), None) is None):
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise PipelineError(f"{out}: something is there already; choose another --out, or remove it")
     if out.resolve().is_relative_to(source.resolve()):
         raise PipelineError(f"{out}: it lies in the data set itself, which would then hold two; choose another --out")

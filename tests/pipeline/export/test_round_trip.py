@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from pipeline import params
 from pipeline.annotations import Annotation, AnnotationSet, Category, Image
-from pipeline.conversion.whole import every_split
+from pipeline.conversion.whole import own_splits
 from pipeline.export import EXPORTS, IMAGES
 from pipeline.export.pictures import Pictures
 from pipeline.formats import FORMATS
@@ -121,7 +121,7 @@ def exported(splits: Splits, to: str, home: Path) -> Path:
 
 
 def read_back(folder: Path, format: str) -> Splits:
-    return every_split(folder, OPTIONS, format, remedy="").splits
+    return own_splits(folder, OPTIONS, format).splits
 
 
 def known(splits: Splits, folder: Path) -> list[dict[bytes, list[tuple[Any, ...]]]]:
