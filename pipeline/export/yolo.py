@@ -25,9 +25,11 @@ _PLAIN = re.compile(r"train|trainval|val|valid|test")
 
 
 def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Counter[str]:
-    """Writes every split; an image without objects has an empty label file."""
+    """Writes every split that has images; an image without objects has an empty label file."""
+    empty = sum(not split.images for split in splits.values())
+    splits = {own: split for own, split in splits.items() if split.images}  # readers refuse an empty folder
     called = split_names(splits, _RESERVED)
-    lost = Counter({"split names": sum(own != name for own, name in called.items())})
+    lost = Counter({"empty splits": empty, "split names": sum(own != name for own, name in called.items())})
     for own, split in splits.items():
         files = [image.file_name for image in split.images]
         names = image_names(files, lambda path: path.stem)
