@@ -6,16 +6,20 @@ from collections.abc import Iterable
 from pipeline.annotations import Annotation, AnnotationSet
 
 
-def marks(split: AnnotationSet, first_category: int) -> Counter[str]:
-    """Ids other than 1, 2, 3, … (of categories, from `first_category` on) and areas other than the box's."""
+def marks(split: AnnotationSet) -> Counter[str]:
+    """Ids other than 1, 2, 3, … and areas other than the box's."""
     return Counter(
         {
-            "category ids": _own((category.id for category in split.categories), first_category),
             "image ids": _own(image.id for image in split.images),
             "object ids": _own(item.id for item in split.annotations),
             "areas of masks": sum(not _is_box_area(item) for item in split.annotations),
         }
     )
+
+
+def category_ids(splits: Iterable[AnnotationSet], first: int) -> int:
+    """How many differ from `first`, `first` + 1, …; the splits have the same."""
+    return max((_own((category.id for category in split.categories), first) for split in splits), default=0)
 
 
 def _own(ids: Iterable[int], first: int = 1) -> int:

@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 
 from pipeline.annotations import Annotation, AnnotationSet
 from pipeline.errors import PipelineError
-from pipeline.export.losses import marks, unused_classes
+from pipeline.export.losses import category_ids, marks, unused_classes
 from pipeline.export.pictures import Pictures, image_names, renamed, split_names, write_text
 
 _RESERVED = re.compile(r"(?!)")
@@ -66,9 +66,9 @@ def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Co
 
 def _lost(splits: Iterable[AnnotationSet]) -> Counter[str]:
     splits = list(splits)
-    lost = Counter({"classes without objects": unused_classes(splits)})
+    lost = Counter({"classes without objects": unused_classes(splits), "category ids": category_ids(splits, first=1)})
     for split in splits:
-        lost += marks(split, first_category=1)
+        lost += marks(split)
         lost["crowds, now difficult"] += sum(item.iscrowd and not item.difficult for item in split.annotations)
     return lost
 

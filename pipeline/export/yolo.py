@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from pipeline.annotations import AnnotationSet, Image
-from pipeline.export.losses import marks
+from pipeline.export.losses import category_ids, marks
 from pipeline.export.pictures import Pictures, image_names, renamed, split_names, write_text
 
 # Other keys of data.yaml; and folders whose names readers exchange to come from an image to its labels.
@@ -30,6 +30,7 @@ def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Co
     splits = {own: split for own, split in splits.items() if split.images}  # readers refuse an empty folder
     called = split_names(splits, _RESERVED)
     lost = Counter({"empty splits": empty, "split names": sum(own != name for own, name in called.items())})
+    lost["category ids"] = category_ids(splits.values(), first=0)
     for own, split in splits.items():
         files = [image.file_name for image in split.images]
         names = image_names(files, lambda path: path.stem)
@@ -47,9 +48,7 @@ def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Co
 def _lost(split: AnnotationSet) -> Counter[str]:
     crowds = sum(item.iscrowd for item in split.annotations)
     difficult = sum(item.difficult and not item.iscrowd for item in split.annotations)
-    return marks(split, first_category=0) + Counter(
-        {"crowds, left out": crowds, "marks of difficult objects": difficult}
-    )
+    return marks(split) + Counter({"crowds, left out": crowds, "marks of difficult objects": difficult})
 
 
 def _label_files(split: AnnotationSet) -> Iterator[str]:

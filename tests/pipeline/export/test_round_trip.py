@@ -1,5 +1,6 @@
 """What is written is read back by the project's own readers, exactly as far as each format goes."""
 
+import math
 import tempfile
 from collections.abc import Iterable
 from dataclasses import astuple, replace
@@ -66,7 +67,7 @@ def boxes(draw: st.DrawFn, width: int, height: int) -> tuple[float, float, float
     for length in (width, height):
         number = draw(st.sampled_from([lambda low, high: st.integers(low, high).map(float), st.floats]))
         start = draw(number(0, length - 2))
-        sides.append((start, draw(number(2, length - int(start + 0.999)))))
+        sides.append((start, draw(number(2, length - math.ceil(start)))))
     return (sides[0][0], sides[1][0], sides[0][1], sides[1][1])
 
 
