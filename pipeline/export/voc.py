@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 
 from pipeline.annotations import Annotation, AnnotationSet
 from pipeline.errors import PipelineError
+from pipeline.export.classes import trimmed
 from pipeline.export.losses import category_ids, marks, unused_classes
 from pipeline.export.pictures import Pictures, image_names, renamed, split_names, write_text
 
@@ -39,8 +40,9 @@ def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Co
     """Writes every split as a list; an image of several is written once.
 
     Raises:
-        PipelineError: a class has a name that XML can't hold.
+        PipelineError: a class has a name that XML, or its readers, can't hold.
     """
+    splits, spaced = trimmed(splits)
     records = {own: list(_records(split)) for own, split in splits.items()}
     distinct = list(dict.fromkeys(record for found in records.values() for record in found))
     files = [record.file for record in distinct]
@@ -58,6 +60,7 @@ def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Co
     pictures.place((record.file, out / "JPEGImages" / name) for record, name in names.items())
     return _lost(splits.values()) + Counter(
         {
+            "spaces around class names": spaced,
             "image names": renamed(files, names.values()),
             "split names": sum(own != name for own, name in called.items()),
         }

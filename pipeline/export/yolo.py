@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from pipeline.annotations import AnnotationSet, Image
+from pipeline.export.classes import trimmed
 from pipeline.export.losses import category_ids, marks
 from pipeline.export.pictures import Pictures, image_names, renamed, split_names, write_text
 
@@ -25,11 +26,17 @@ _PLAIN = re.compile(r"train|trainval|val|valid|test")
 
 
 def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Counter[str]:
-    """Writes every split that has images; an image without objects has an empty label file."""
+    """Writes every split that has images; an image without objects has an empty label file.
+
+    Raises:
+        PipelineError: a class has a name that readers can't hold.
+    """
+    splits, spaced = trimmed(splits)
     empty = sum(not split.images for split in splits.values())
     splits = {own: split for own, split in splits.items() if split.images}  # readers refuse an empty folder
     called = split_names(splits, _RESERVED)
     lost = Counter({"empty splits": empty, "split names": sum(own != name for own, name in called.items())})
+    lost["spaces around class names"] = spaced
     lost["category ids"] = category_ids(splits.values(), first=0)
     for own, split in splits.items():
         files = [image.file_name for image in split.images]

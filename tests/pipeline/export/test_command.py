@@ -200,6 +200,20 @@ def test_class_that_xml_cannot_hold(coco: Path, tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())["names"][0] == "a\x01"
 
 
+@pytest.mark.parametrize("to", ["voc", "yolo"])
+def test_white_space_around_a_class(coco: Path, tmp_path: Path, to: str) -> None:
+    """Readers drop it: so it is said, and refused where two classes would become one."""
+    file = coco / "train2017.json"
+    text = file.read_text()
+    file.write_text(text.replace('"no"', '"no "'))
+    code, said = convert(coco, "--to", to, "--out", tmp_path / "out")
+    assert code == 0
+    assert "1 spaces around class names" in said
+    file.write_text(text.replace('"no"', '"no "').replace("<b> & 'c'", "no"))
+    code, said = convert(coco, "--to", to, "--out", tmp_path / "other")
+    assert (code, said) == (1, "fcos: class name 'no ': empty, or another's, but for white space; rename it\n")
+
+
 def test_class_that_is_no_text(coco: Path, tmp_path: Path) -> None:
     """Half a pair of surrogates, which JSON can hold and UTF-8 can't."""
     file = coco / "train2017.json"

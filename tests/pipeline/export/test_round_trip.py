@@ -34,30 +34,28 @@ FILES = st.builds(
     st.lists(PARTS, max_size=2), PARTS, st.sampled_from([".png", ".bmp", ".PNG"]),
 )  # fmt: skip
 SPLITS = st.sampled_from(["train", "val", "VOC2007/val", "trainval", "default", "instances_a", "images", "names", "1"])
-CLASSES = st.text(
-    st.characters(codec="utf-8", exclude_categories=("Cc", "Cn")), min_size=1, max_size=6
-) | st.sampled_from(
-    [
-        "no",
-        "~",
-        "1",
-        "1e5",
-        "0o7",
-        "a: b",
-        "#c",
-        "- d",
-        "'",
-        '"',
-        "<&>",
-        "]]>",
-        "a\nb",
-        "a\rb",
-        "\u2028x",
-        "{e}",
-        "%",
-        "\\n",
-    ]
-)
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cn")), min_size=1, max_size=6)
+# What YAML 1.1 or 1.2, XML or Python might take for something else.
+TRAPS = [
+    "no",
+    "~",
+    "1",
+    "1e5",
+    "0o7",
+    "a: b",
+    "#c",
+    "- d",
+    "'",
+    '"',
+    "<&>",
+    "]]>",
+    "a\nb",
+    "a\rb",
+    "x\u2028x",
+    "{e}",
+    "\\n",
+]
+CLASSES = (WORDS | st.sampled_from(TRAPS)).filter(lambda name: name.strip() == name)
 
 
 @st.composite
@@ -147,7 +145,7 @@ def ordered(found: Iterable[dict[bytes, Any]]) -> list[list[tuple[bytes, Any]]]:
     return sorted(sorted(split.items()) for split in found)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(data_sets())
 def test_coco_is_exact(splits: Splits) -> None:
     """Ids, areas and marks too; only names of files change."""
@@ -167,7 +165,7 @@ def whole(splits: Splits, folder: Path) -> list[Any]:
     return sorted((sorted(one), sorted(other)) for one, other in zip(images, objects, strict=True))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(data_sets())
 def test_voc_keeps_objects(splits: Splits) -> None:
     """Crowds come back as difficult; coordinates to the last bits of a sum with 1."""
@@ -183,7 +181,7 @@ def test_voc_keeps_objects(splits: Splits) -> None:
                     assert again == pytest.approx(box, abs=1e-13, rel=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(data_sets())
 def test_yolo_keeps_boxes(splits: Splits) -> None:
     """All objects but crowds, boxes to 1e-9, classes in their order; not a split without images."""
