@@ -9,6 +9,7 @@ Boxes of parts (`<part>`: a person's head) are no objects.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import XML, Element, ParseError
 
@@ -241,7 +242,10 @@ def _object(where: str, found: Element) -> RawObject:
 def _box(sides: dict[str, str]) -> Box | Fault:
     values = [sides.get(side) for side in ("xmin", "ymin", "xmax", "ymax")]
     try:
-        xmin, ymin, xmax, ymax = (float(value or "") for value in values)
-    except ValueError:
+        # Decimals, so that 0.1 + 1 − 1 is 0.1 again.
+        xmin, ymin, xmax, ymax = (Decimal(value or "") for value in values)
+        box = (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1)
+    except ArithmeticError:
         return Fault("record", f"its <bndbox> has xmin, ymin, xmax, ymax {shown(values)}, not four numbers")
-    return (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1)
+    left, top, width, height = map(float, box)
+    return (left, top, width, height)
