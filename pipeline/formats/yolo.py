@@ -123,7 +123,7 @@ class _Reader:
         if isinstance(image, Fault):
             return _Place(image, listing, self._label_of(said))
         found = self._place(PurePosixPath(image))
-        return found if found.label is not None else _Place(image, said, self._label_of(said))
+        return found if found.label is not None else _Place(image, PurePosixPath(image), self._label_of(said))
 
     def _place(self, image: PurePosixPath) -> _Place:
         beside = image.with_suffix(".txt")
