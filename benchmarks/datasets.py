@@ -1,6 +1,6 @@
 """Data sets of COCO's size: how long conversion takes and in how much memory; VOC's XML against FiftyOne's importer.
 
-Everything is generated: annotations as large as COCO's, with polygons of as many points, and images of one pixel or none.
+Everything is generated: annotations as large as COCO's, with polygons of as many points; image files are small.
 """
 
 import io

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.fuzzing FORMAT`: a reader under bytes that a coverage-guided fuzzer makes from small valid files.
+"""`python -m benchmarks.fuzzing FORMAT`: a reader under bytes that a fuzzer, guided by coverage, makes from valid files.
 
 Needs `pip install atheris` (Linux), which is no part of the environment: tests try readers with hypothesis. An outcome
-is right when it is a PipelineError of one line or data that the unified format accepts; anything else stops the campaign with the
-bytes in a file beside it. Runs in memory: /dev/shm.
+is right when it is a PipelineError of one line, or data that the unified format accepts; anything else stops the
+campaign, with the bytes in a file beside it. Works in memory: /dev/shm.
 """
 
 import argparse
@@ -28,10 +28,19 @@ with atheris.instrument_imports(include=["pipeline.formats", "pipeline.conversio
     from pipeline.errors import PipelineError
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
-_VOC = """<annotation><filename>a.png</filename><size><width>40</width><height>30</height></size><object><name>cat</name>
-<difficult>1</difficult><bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>30</xmax><ymax>20</ymax></bndbox></object></annotation>"""
-_CVAT = """<annotations><version>1.1</version><image id="0" name="a.png" width="40" height="30"><box label="cat" xtl="1"
-ytl="2.5" xbr="30" ybr="20" occluded="0"></box><polygon label="cat" points="1,2;5,6;3,9" occluded="0"/></image></annotations>"""
+_VOC = b"""<annotation><filename>a.png</filename><size><width>40</width><height>30</height></size>
+<object><name>cat</name><difficult>1</difficult>
+<bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>30</xmax><ymax>20</ymax></bndbox></object></annotation>"""
+_CVAT = b"""<annotations><version>1.1</version><image id="0" name="a.png" width="40" height="30">
+<box label="cat" xtl="1" ytl="2.5" xbr="30" ybr="20" occluded="0"></box>
+<polygon label="cat" points="1,2;5,6;3,9" occluded="0"/></image></annotations>"""
+_KITTI = b"""Car 0.00 0 1.5 1 2 30 20 1 1 1 1 1 1 0.1
+DontCare -1 -1 -10 5 6 9 9 -1 -1 -1 -1 -1 -1 -1
+"""
+_OPEN_IMAGES = b"""ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf
+a,/m/01,0.25,0.5,0,1,0
+b,/m/01,"0,25",0.5,0,1,1
+"""
 _COCO: dict[str, object] = {
     "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}, {"id": "2", "file_name": "b.png"}],
     "annotations": [
@@ -78,22 +87,17 @@ def _as_is(content: bytes) -> bytes:
 # By format: the file whose bytes change, what they are at first, what is done to them, and the other files.
 TARGETS: dict[str, tuple[str, bytes, Callable[[bytes], bytes], dict[str, str]]] = {
     "coco": ("train.json", json.dumps(_COCO).encode(), _as_is, {}),
-    "voc": ("Annotations/a.xml", _VOC.encode(), _as_is, {"ImageSets/Main/train.txt": "a\n"}),
+    "voc": ("Annotations/a.xml", _VOC, _as_is, {"ImageSets/Main/train.txt": "a\n"}),
     "yolo": ("a.txt", b"0 0.5 0.5 0.2 0.3\n1 0.1 0.1 0.9 0.1 0.5 0.8\n", _as_is, {"classes.txt": "cat\ndog\n"}),
     "yolo-manifest": ("data.yaml", b"train: .\nval: .\nnames: [cat, dog]\n", _as_is, {"a.txt": "0 .5 .5 .2 .3\n"}),
-    "kitti": (
-        "label_2/a.txt",
-        b"Car 0.00 0 1.5 1 2 30 20 1 1 1 1 1 1 0.1\nDontCare -1 -1 -10 5 6 9 9 -1 -1 -1 -1 -1 -1 -1\n",
-        _as_is,
-        {},
-    ),
-    "cvat": ("annotations.xml", _CVAT.encode(), _as_is, {}),
+    "kitti": ("label_2/a.txt", _KITTI, _as_is, {}),
+    "cvat": ("annotations.xml", _CVAT, _as_is, {}),
     "labelme": ("a.json", json.dumps(_LABELME).encode(), _as_is, {}),
     "tfrecord": ("train.tfrecord", _record(), _framed, {}),
     "retinanet": ("train.csv", b"a.png,1,2,30,20,cat\nb.png,,,,,\n", _as_is, {"classes.csv": "cat,0\ndog,1\n"}),
     "openimages": (
         "train-annotations-bbox.csv",
-        b'ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf\na,/m/01,0.25,0.5,0,1,0\nb,/m/01,"0,25",0.5,0,1,1\n',
+        _OPEN_IMAGES,
         _as_is,
         {"class-descriptions.csv": "/m/01,Cat\n"},
     ),

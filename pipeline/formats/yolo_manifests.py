@@ -13,6 +13,7 @@ from pipeline.formats.naming import shown
 from pipeline.formats.texts import lines
 
 _SPLITS = ("train", "val", "valid", "test")
+_NO_SPLITS = ("path", "names", "nc", "kpt_shape")
 _LARGEST = 1 << 20  # bytes of a file that lists classes
 _NAMES = ("classes.txt", "obj.names")
 
@@ -51,8 +52,7 @@ def _from_yaml(folder: Path, file: PurePosixPath, files: list[PurePosixPath]) ->
         PipelineError: it has splits and names, but its names are no list of classes.
     """
     content = _yaml(folder / file)
-    entries = {name: _entries(content.get(name)) for name in _SPLITS}
-    splits = {name: found for name, found in entries.items() if found}
+    splits = _own_splits(content, file.parent, files)
     if not isinstance(content.get("names"), (list, dict)) or not _are_paths(splits, file.parent, files):
         return None
     names = _names(file, content["names"])
@@ -88,6 +88,18 @@ def _entries(value: Any) -> list[str]:
         return [value] if value not in ("", "null", "~") else []
     texts = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
     return list(value) if texts else []
+
+
+def _own_splits(content: dict[str, Any], base: PurePosixPath, files: list[PurePosixPath]) -> dict[str, list[str]]:
+    """YOLO's own, and any other key (`trainval`) whose every entry is there."""
+    entries = {name: found for name, value in content.items() if (found := _entries(value))}
+    known = {*files, *folders(files)} if entries.keys() - {*_SPLITS, *_NO_SPLITS} else set()
+    return {
+        name: found
+        for name, found in entries.items()
+        if name in _SPLITS
+        or (name not in _NO_SPLITS and all(resolved(entry, base, known) is not None for entry in found))
+    }
 
 
 def _are_paths(splits: dict[str, list[str]], base: PurePosixPath, files: list[PurePosixPath]) -> bool:
