@@ -1,4 +1,4 @@
-"""`python -m benchmarks.fuzzing FORMAT`: a reader under bytes that a fuzzer, guided by coverage, makes from valid files.
+"""`python -m benchmarks.fuzzing FORMAT`: a reader under bytes that a fuzzer guided by coverage makes of valid files.
 
 Needs `pip install atheris` (Linux), which is no part of the environment: tests try readers with hypothesis. An outcome
 is right when it is a PipelineError of one line, or data that the unified format accepts; anything else stops the
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import atheris  # type: ignore[import-not-found, unused-ignore]
+import atheris
 import crc32c
 import PIL.Image
 from tfrecord import example_pb2

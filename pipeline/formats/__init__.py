@@ -60,7 +60,8 @@ def recognise(folder: Path) -> str:
     if len(found) > 1:
         seen = " and ".join(f"{name} ({file})" for name, file in found.items())
         raise PipelineError(
-            f"{folder}: annotations in more than one format: {seen}; say which to read, by its name: -S download.format=NAME, or --format NAME"
+            f"{folder}: annotations in more than one format: {seen}; "
+            "say which to read, by its name: -S download.format=NAME, or --format NAME"
         )
     return next(iter(found))
 
