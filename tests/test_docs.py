@@ -1,10 +1,18 @@
 """The commands of docs/, as they stand there. README's are run by test_pipeline.py."""
 
 import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from dvc.utils.hydra import apply_overrides
 from torchvision.models.detection import fcos_resnet50_fpn
 
 from tests.projects import REPOSITORY, clone, read, readme, run, stages_run
@@ -61,3 +69,96 @@ def test_the_commands_on_training(tmp_path_factory: pytest.TempPathFactory) -> N
     # Twice as large as they are made here: of the smallest, hidden by others, one would stay unknown.
     run(project, *by_heart, "-S", "train.size=[256,256]", "train")
     assert read(project, "metrics/train.json")["val"]["AP50"] >= 0.95
+
+
+def test_the_commands_on_data_sets(untouched: Path, tmp_path: Path) -> None:
+    """docs/datasets.md's, but for FiftyOne's zoo, which needs the network: tests/pipeline/datasets/test_zoo.py."""
+    run(untouched, "git", "checkout", "-q", "params.yaml")
+    run(untouched, "dvc", "repro", "download")
+    archive = tmp_path / "mine.zip"
+    shutil.make_archive(str(archive.with_suffix("")), "zip", untouched / "data/raw/digits")
+    shutil.copytree(untouched / "data/raw/digits", untouched / "my-data")
+    shutil.copy(archive, untouched / "BCCD.zip")
+
+    def here(command: list[str]) -> list[str]:
+        return [word.replace("/data/mine.zip", str(archive)) for word in command]
+
+    page, own, repaired = map(here, data_sets("Bring your own"))
+    assert "nothing would stop the conversion" in run(untouched, *page)
+    assert (untouched / "health.html").stat().st_size > 10_000
+    converted(untouched, own)
+    assert read(untouched, "data/unified/report.json")["problems"] == "error"
+    converted(untouched, repaired)
+    assert read(untouched, "data/unified/report.json")["problems"] == "repair"
+    (again,) = data_sets("Is it healthy?")
+    run(untouched, *here(again))
+    for command in data_sets("Handing a data set on"):
+        run(untouched, *command)
+    assert (untouched / "my-data-yolo/data.yaml").is_file()
+    assert (untouched / "bccd-coco/annotations/val.json").is_file()
+    assert len(list((untouched / "my-data-voc/JPEGImages").iterdir())) == 32
+
+
+def test_the_options_of_conversion(untouched: Path) -> None:
+    whole, *checks = data_sets("Checks")
+    assert whole == ["dvc", "repro"]
+    groups, folds = data_sets("Splits")
+    for command in (*checks, folds):
+        converted(untouched, command)
+    assert read(untouched, "data/unified/report.json")["hold_out"]["folds"] == 5
+    said = converted(untouched, groups, fails=True)  # none of its files is a frame of a sequence
+    assert "convert.groups" in said
+
+
+def test_the_commands_on_data_sets_by_name(untouched: Path, tmp_path: Path) -> None:
+    listing, one, bccd = data_sets("Data sets by name")
+    assert "voc0712_keras_fcos" in run(untouched, *listing)
+    assert "sha256:" in run(untouched, *one)
+    shutil.make_archive(str(tmp_path / "mine"), "zip", untouched / "my-data")
+    with serving(tmp_path) as address:
+        (untouched / "mine.yaml").write_text(f"files:\n- urls: [{address}/mine.zip]\n")
+        checking, fetching = data_sets("An entry of your own")
+        run(untouched, *checking)
+        converted(untouched, fetching)
+    assert read(untouched, "data/unified/report.json")["splits"]["val"]["images"] == 8
+    archive = REPOSITORY.parent / "shared/data/bccd.zip"
+    if not archive.is_file():
+        pytest.skip("../shared/data/bccd.zip is not there")
+    (tmp_path / "mirror").mkdir()
+    shutil.copy(archive, tmp_path / "mirror/BCCD_Dataset-d272fb1.zip")
+    converted(untouched, [*bccd, "-S", f"download.mirror={tmp_path}/mirror"])
+    assert read(untouched, "data/unified/report.json")["splits"]["train"]["images"] == 205
+
+
+def data_sets(section: str) -> list[list[str]]:
+    return readme(section, "docs/datasets.md")
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A plain web server on the loopback."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def converted(project: Path, command: list[str], *, fails: bool = False) -> str:
+    """What `dvc exp run -S …` does up to conversion: DVC's own way to change params.yaml, then both stages."""
+    assert command[:3] == ["dvc", "exp", "run"]
+    run(project, "git", "checkout", "-q", "params.yaml")
+    apply_overrides(project / "params.yaml", [value for flag, value in pairwise(command) if flag == "-S"])
+    said = ""
+    for stage in ("download", "convert") if any("download" in word for word in command) else ("convert",):
+        said += run(project, sys.executable, "-m", f"pipeline.stages.{stage}", check=not fails)
+    return said
