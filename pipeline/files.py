@@ -70,16 +70,20 @@ def read_json(path: Path) -> Any:
     """Reads JSON.
 
     Raises:
-        PipelineError: the file is missing, or isn't JSON (with line and column).
+        PipelineError: the file is missing, or isn't JSON (with line and column), or none that can be held.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a byte order mark before it
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file") from None
     except json.JSONDecodeError as error:
         raise PipelineError(f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except UnicodeDecodeError:
         raise PipelineError(f"{path}: not JSON: it is not UTF-8 text") from None
+    except ValueError as error:  # a whole number of thousands of digits
+        raise PipelineError(f"{path}: not read: {str(error).split(';')[0]}") from None
+    except RecursionError:
+        raise PipelineError(f"{path}: not read: its lists are nested too deeply") from None
 
 
 def digest(path: Path) -> str:

@@ -1,6 +1,7 @@
 """The classes of a data set: which are kept, which are never seen, which are written in two ways."""
 
 import difflib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
@@ -51,10 +52,22 @@ def check(categories: Sequence[Category], splits: Iterable[AnnotationSet], ledge
 
 def alike(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Pairs of names that differ in case, blanks and the like, or, of five letters or more, in one letter."""
-    plain = {name: "".join(letter for letter in name.casefold() if letter.isalnum()) or name for name in names}
-    for one, other in combinations(names, 2):
+    plain = ["".join(letter for letter in name.casefold() if letter.isalnum()) or name for name in names]
+    near: dict[str, list[int]] = defaultdict(list)
+    for number, name in enumerate(plain):
+        for variant in _variants(name):
+            near[variant].append(number)
+    # Only names with a variant in common are compared: a thousand classes have half a million pairs.
+    pairs = {pair for numbers in near.values() for pair in combinations(numbers, 2)}
+    for one, other in sorted(pairs):
         if plain[one] == plain[other] or _letter_apart(plain[one], plain[other]):
-            yield one, other
+            yield names[one], names[other]
+
+
+def _variants(name: str) -> set[str]:
+    """The name, and a long one without each of its letters: names a letter apart have one in common."""
+    letters = (place for place, letter in enumerate(name) if letter.isalpha() and len(name) >= _LONG)
+    return {name, *(name[:place] + name[place + 1 :] for place in letters)}
 
 
 def _letter_apart(one: str, other: str) -> bool:

@@ -106,11 +106,13 @@ def _ids(records: Sequence[RawImage | RawObject], split: str, ledger: Ledger, *,
 
 
 def _take_down(records: Sequence[RawImage | RawObject], split: str, ledger: Ledger, least: int) -> None:
-    first: dict[int, str] = {}
+    first: dict[int, RawImage | RawObject] = {}
     for record in records:
         if record.id is None:
             ledger.act(Fault("repeated_id", "it has no whole number as its id"), split, record.where)
         elif record.id < least:
             ledger.act(Fault("repeated_id", f"its id {record.id} is below {least}"), split, record.where)
-        elif (other := first.setdefault(record.id, record.where)) != record.where:
-            ledger.act(Fault("repeated_id", f"its id {record.id} is also that of {other}"), split, record.where)
+        elif (other := first.setdefault(record.id, record)) is not record:
+            # COCO's records are called by their ids: then both are called the same.
+            twin = other.where if other.where != record.where else "another record"
+            ledger.act(Fault("repeated_id", f"its id {record.id} is also that of {twin}"), split, record.where)

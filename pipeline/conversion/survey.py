@@ -39,7 +39,7 @@ class Survey:
             if not found.images:
                 yield f"{split} has no images; choose another split, convert.val_fraction or convert.split_seed"
             elif split != "test" and not found.annotations:
-                yield f"{split} has {len(found.images)} images and not one object"
+                yield f"{split} has {counted(len(found.images), 'image')} and not one object"
 
     def report(self) -> dict[str, Any]:
         """As report.json has it."""
@@ -132,3 +132,8 @@ def _summary(source: str, annotations: AnnotationSet) -> dict[str, Any]:
         "crowds": sum(item.iscrowd for item in annotations.annotations),
         "classes": {name: objects[name] for name in names.values()},
     }
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 image`, `2,000 images`; `many` where an s isn't enough."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_image
 from tqdm import tqdm
 
 from pipeline.files import write_json
@@ -69,6 +68,8 @@ def make(params: Params, into: Path) -> tuple[Path, ...]:
 
 def material(split: Split, seed: int) -> Material:
     """The digits and the pieces of photographs that belong to one split."""
+    from sklearn.datasets import load_digits, load_sample_image  # two seconds that no other data set should wait
+
     bundled = load_digits()
     order = np.random.default_rng(seed).permutation(len(bundled.target))
     border = round(TRAIN_SHARE * len(order))

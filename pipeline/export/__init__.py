@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline import params, recipes
 from pipeline.annotations import AnnotationSet
 from pipeline.conversion import Survey, own_splits
+from pipeline.conversion.survey import counted
 from pipeline.datasets.archives import is_archive, unpack
 from pipeline.errors import PipelineError
 from pipeline.export import coco, voc, yolo
@@ -92,7 +93,7 @@ def _own_words(source: Path, folder: Path) -> Iterator[None]:
 def account(done: Exported, to: str, out: Path) -> Iterator[str]:
     """What a person should know: a line of what was written, and one each of what was repaired and lost."""
     splits = "; ".join(
-        f"{name} {len(split.images)} images, {len(split.annotations)} objects"
+        f"{name} {counted(len(split.images), 'image')}, {counted(len(split.annotations), 'object')}"
         for name, split in done.whole.splits.items()
     )
     yield f"{out}: {done.whole.format} → {to}: {splits}"
@@ -127,20 +128,8 @@ def _check_places(source: Path, out: Path) -> None:
 
 
 def _check_content(folder: Path, read: Survey) -> None:
-    """Raises where there is nothing to write, or a class that no text can name."""
+    """Raises where there is nothing to write."""
     if not any(split.images for split in read.splits.values()):
         raise PipelineError(f"{folder}: no images that can be used; fcos validate says why")
-    categories = {category for split in read.splits.values() for category in split.categories}
-    if not categories:
+    if not any(split.categories for split in read.splits.values()):
         raise PipelineError(f"{folder}: no classes: it has neither a list of them nor an object")
-    for category in categories:
-        if not _is_text(category.name):
-            raise PipelineError(f"{folder}: class name {category.name!r} is no text; rename it")
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can hold
-        return False
-    return True

@@ -18,8 +18,8 @@ from msgspec import UNSET
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.images import ImageFiles, head, is_text, listed
-from pipeline.formats.naming import shown, split_names
+from pipeline.formats.images import ImageFiles, head, listed
+from pipeline.formats.naming import is_text, shown, split_names
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 
 _SNIFF = 1 << 16  # bytes at either end of a file in which its first or last list must begin
@@ -71,7 +71,7 @@ def read(folder: Path) -> RawDataset:
     first.
 
     Raises:
-        PipelineError: a file is not JSON (with its line), lacks a list, repeats an image id, or no file's categories
+        PipelineError: a file is not JSON (with its line), lacks a list, or no file's categories
             are all those of the others.
     """
     files = listed(folder)
@@ -214,16 +214,16 @@ def _key(value: Any) -> str:
 
 def _split(file: PurePosixPath, name: str, content: _File, names: dict[str, str], images: ImageFiles) -> RawSplit:
     keys = [_key(record.id) for record in content.images]
-    for key, count in Counter(keys).items():
-        if count > 1:
-            raise PipelineError(f"{file}: image id {shown(key)} is used {count} times; each image needs its own")
+    called: dict[str, set[str]] = defaultdict(set)
+    for key, record in zip(keys, content.images, strict=True):
+        called[key].add(shown(record.file_name))
     objects: dict[str, list[RawObject]] = defaultdict(list)
     place = f"{file}: annotation "
     for number, record in enumerate(content.annotations, 1):
         where = f"{place}number {number}" if record.id is UNSET else place + shown(record.id)
         objects[_key(record.image_id)].append(_object(where, record, names))
     found = tuple(
-        _image(file, name, record, tuple(objects.pop(key, ())), images)
+        _image(file, name, record, tuple(objects.pop(key, ())), images, called[key])
         for key, record in zip(keys, content.images, strict=True)
     )
     return RawSplit(found, tuple(_orphans(objects)))
@@ -237,12 +237,21 @@ def _orphans(objects: dict[str, list[RawObject]]) -> Iterable[RawObject]:
 
 
 def _image(
-    file: PurePosixPath, split: str, record: _Image, objects: tuple[RawObject, ...], images: ImageFiles
+    file: PurePosixPath,
+    split: str,
+    record: _Image,
+    objects: tuple[RawObject, ...],
+    images: ImageFiles,
+    called: set[str],
 ) -> RawImage:
+    """`called`: all file names that records of its id have."""
     where = f"{file}: image {None if record.id is UNSET else shown(record.id)}"
     name = record.file_name
     if record.id is UNSET or not isinstance(name, str) or not name:
         return RawImage(where, "", fault=Fault("record", "it needs an id and a file_name"))
+    if len(called) > 1:
+        names = " and ".join(sorted(called)[:2])
+        return RawImage(where, "", fault=Fault("record", f"its id is that of {names}: whose objects are whose?"))
     width, height = _whole(record.width), _whole(record.height)
     declared = (width, height) if width and height and width > 0 and height > 0 else None
     path = images.named(name, file.parent, split)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import PIL.Image
 
 from pipeline.errors import PipelineError
-from pipeline.formats.naming import shown
+from pipeline.formats.naming import is_text, shown
 from pipeline.formats.records import Fault
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
@@ -60,15 +60,6 @@ def _entries(folder: Path, path: str) -> list[tuple[str, bool]]:
             raise PipelineError(f"{folder / path}: the file name {name!r} there is not UTF-8; rename it")
     kept = [(name, is_folder) for name, is_folder in entries if not name.startswith(".") and name != "__MACOSX"]
     return [(f"{path}/{name}" if path else name, is_folder) for name, is_folder in sorted(kept)]
-
-
-def is_text(value: str) -> bool:
-    """Whether a string can be written as UTF-8: JSON's `"\\ud800"`, half a character, can't."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def head(path: Path, size: int = 4096) -> bytes:

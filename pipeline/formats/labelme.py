@@ -13,8 +13,8 @@ from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.formats.classes import numbered, present
 from pipeline.formats.folders import by_folder
-from pipeline.formats.images import ImageFiles, head, is_text, listed
-from pipeline.formats.naming import shown
+from pipeline.formats.images import ImageFiles, head, listed
+from pipeline.formats.naming import is_text, shown
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.formats.shapes import Point, around, around_circle
 
@@ -66,8 +66,8 @@ def _image(folder: Path, file: PurePosixPath, images: ImageFiles) -> RawImage | 
         content = read_json(folder / file)
     except PipelineError as error:
         return RawImage(str(file), "", fault=Fault("record", str(error).partition(": ")[2]))
-    except (OSError, ValueError, RecursionError):  # a number of thousands of digits, or lists in lists in lists
-        return RawImage(str(file), "", fault=Fault("record", "it is not JSON that can be read"))
+    except OSError as error:
+        return RawImage(str(file), "", fault=Fault("record", f"can't be read: {error.strerror}"))
     if not isinstance(content, dict) or "shapes" not in content:
         return None
     shapes, name = content["shapes"], content.get("imagePath")

@@ -37,3 +37,12 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         return value if value.isprintable() and len(value) <= 100 else ascii(value[:100])[1:-1]
     return reprlib.repr(value)
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: JSON's `"\\ud800"`, half a character, can't."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -8,8 +8,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
-from pipeline.formats.images import is_text
-from pipeline.formats.naming import shown
+from pipeline.formats.naming import is_text, shown
 from pipeline.formats.texts import lines
 
 _SPLITS = ("train", "val", "valid", "test")

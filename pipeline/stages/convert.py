@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 from pipeline.conversion import convert
+from pipeline.conversion.survey import counted
 from pipeline.datasets import registry
 from pipeline.params import Params
 from pipeline.stage import run
@@ -22,10 +23,11 @@ def body(params: Params) -> None:
 
 def _summary(dataset: str, report: dict[str, Any]) -> str:
     splits = [
-        f"{name} {split['images']} images, {split['objects']} objects" for name, split in report["splits"].items()
+        f"{name} {counted(split['images'], 'image')}, {counted(split['objects'], 'object')}"
+        for name, split in report["splits"].items()
     ]
     classes = len(report["splits"]["train"]["classes"])
-    line = f"convert: {dataset} ({report['format']}, {classes} classes): {'; '.join(splits)}"
+    line = f"convert: {dataset} ({report['format']}, {counted(classes, 'class', 'classes')}): {'; '.join(splits)}"
     found = [line for line in (_drawn(report), _found(report, "repaired"), _found(report, "noted")) if line]
     return "; ".join([line, *found])
 

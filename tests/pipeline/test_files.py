@@ -84,3 +84,24 @@ def test_missing_json_and_nan(tmp_path: Path) -> None:
 def test_digest_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")  # the example of FIPS 180-2
     assert digest(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_json_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "a.json: not read: its lists are nested too deeply"),
+        ("1" * 5000, "a.json: not read: Exceeds the limit"),
+        ("[1,\n2,,]", "a.json: not JSON: Expecting value at line 2 column 3"),
+    ],
+)
+def test_json_that_cannot_be_held_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(PipelineError) as caught:
+        read_json(tmp_path / "a.json")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

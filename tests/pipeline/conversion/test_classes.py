@@ -1,4 +1,8 @@
+from itertools import combinations
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.conversion.classes import alike, unknown
 
@@ -23,6 +27,31 @@ from pipeline.conversion.classes import alike, unknown
 )
 def test_alike(one: str, other: str, same: bool) -> None:
     assert list(alike([one, "zebra crossing", other])) == ([(one, other)] if same else [])
+
+
+@given(st.lists(st.text("abcA1 _", max_size=7), unique=True, max_size=8))
+def test_alike_finds_what_comparing_every_pair_finds(names: list[str]) -> None:
+    pairs = [pair for pair in combinations(names, 2) if any(alike(pair))]
+    assert list(alike(names)) == pairs
+
+
+def distance(one: str, other: str) -> int:
+    """Levenshtein's."""
+    if not one or not other:
+        return len(one) + len(other)
+    if one[0] == other[0]:
+        return distance(one[1:], other[1:])
+    return 1 + min(distance(one[1:], other), distance(one, other[1:]), distance(one[1:], other[1:]))
+
+
+@given(st.text("abc", min_size=5, max_size=6), st.text("abc", min_size=5, max_size=6))
+def test_alike_is_a_distance_of_one_letter(one: str, other: str) -> None:
+    assert any(alike([one, other])) == (distance(one, other) <= 1)
+
+
+def test_alike_of_many_classes_does_not_compare_each_with_each() -> None:
+    names = [f"{first}{second}-class" for first in range(100) for second in range(1000, 1100)]
+    assert not any(alike(names))
 
 
 def test_an_unknown_class_is_told_what_it_may_be() -> None:

@@ -187,7 +187,7 @@ def test_classes_give_names_and_order(raw: Path, tmp_path: Path) -> None:
 
 def test_nothing_to_learn_from(raw: Path, tmp_path: Path) -> None:
     (raw / "ImageSets/Main/train.txt").write_text("b\n")
-    with pytest.raises(PipelineError, match="train has 1 images and not one object"):
+    with pytest.raises(PipelineError, match="train has 1 image and not one object"):
         convert(raw, tmp_path / "unified", options(problems="repair"))
     (raw / "ImageSets/Main/train.txt").write_text("\n")
     with pytest.raises(PipelineError, match="train has no images"):

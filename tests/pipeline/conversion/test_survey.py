@@ -58,6 +58,14 @@ EVERYTHING = dataset(
 )
 
 
+def test_records_of_one_name_and_id_are_told_apart() -> None:
+    """COCO's are called by their ids, so two of one id are called the same."""
+    seen = found(dataset(image("a", thing("annotation 7", id=7), thing("annotation 7", "dog", id=7))), options())
+    [problem] = [one for one in seen.ledger.problems if one.code == "repeated_id"]
+    assert str(problem) == "annotation 7: its id 7 is also that of another record"
+    assert [item.id for item in seen.splits["train"].annotations] == [1, 2]
+
+
 def test_everything_is_listed_without_stopping_and_errors_are_called_errors() -> None:
     seen = found(EVERYTHING, options(), stops=False)
     listed = {(item.code, item.where): item.does for item in seen.ledger.problems}
@@ -110,7 +118,7 @@ def test_ids_stay_where_all_have_their_own() -> None:
 
 
 def test_unusable_splits_are_told_and_stop_only_the_conversion() -> None:
-    assert list(found(dataset(image("a")), options()).unusable()) == ["train has 1 images and not one object"]
+    assert list(found(dataset(image("a")), options()).unusable()) == ["train has 1 image and not one object"]
     (line,) = found(dataset(), options(problems="repair")).unusable()
     assert line.startswith("train has no images")
 

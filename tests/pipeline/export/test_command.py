@@ -69,7 +69,7 @@ def contents(folder: Path) -> dict[str, str]:
 def test_to_coco(raw: Path, tmp_path: Path) -> None:
     code, said = convert(raw, "--to", "coco", "--out", tmp_path / "out")
     assert code == 0
-    splits = "train 2 images, 2 objects; trainval 3 images, 3 objects; val 1 images, 1 objects"
+    splits = "train 2 images, 2 objects; trainval 3 images, 3 objects; val 1 image, 1 object"
     assert said == f"{tmp_path / 'out'}: voc → coco: {splits}\n"  # and nothing is lost
     with redirect_stdout(io.StringIO()):
         truth = COCO(tmp_path / "out" / "annotations" / "trainval.json")
@@ -220,7 +220,7 @@ def test_class_that_is_no_text(coco: Path, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"no"', '"a\\ud800"'))
     code, said = convert(coco, "--to", "coco", "--out", tmp_path / "out")
     assert code == 1
-    assert "'a\\ud800'" in said
+    assert "train2017.json: category 1 needs an id and a name, has id 3, name a\\ud800" in said
 
 
 def test_depth_is_the_images(raw: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats import coco
+from pipeline.formats.records import Fault
 
 Write = Callable[..., Path]
 CATEGORIES = [{"id": 18, "name": "dog", "supercategory": "animal"}, {"id": 3, "name": "car"}]
@@ -133,10 +134,22 @@ def test_faulty_images_and_orphans(tmp_path: Path, picture: Write) -> None:
     assert orphan.fault.message == "its image 77 does not exist"
 
 
+def test_images_of_one_id(tmp_path: Path, picture: Write) -> None:
+    """Of two files nobody knows whose objects are whose; the same file twice is one record too many."""
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        picture(tmp_path / name)
+    images = [image(1, "a.jpg"), image("1", "b.jpg"), image(2, "c.jpg"), image(2, "c.jpg")]
+    written(tmp_path / "train.json", images, [box(8, 1), box(9, 2)])
+    one, other, whole, again = coco.read(tmp_path).splits["train"].images
+    assert one.fault == other.fault
+    assert one.fault == Fault("record", "its id is that of a.jpg and b.jpg: whose objects are whose?")
+    assert (whole.file, [item.id for item in whole.objects]) == ("c.jpg", [9])
+    assert (again.file, again.objects) == ("c.jpg", ())
+
+
 @pytest.mark.parametrize(
     ("images", "categories", "said"),
     [
-        ([image(1, "a.jpg"), image(1, "b.jpg")], CATEGORIES, "image id 1 is used 2 times"),
         (["a.jpg"], CATEGORIES, "images record 1 is a.jpg, not an object"),
         ([], [{"id": 1}], "category 1 needs an id and a name"),
         ([], [{"id": 1, "name": "a"}, {"id": "1", "name": "b"}], "category id '1' is used 2 times"),

@@ -295,8 +295,8 @@ def test_not_one_object(coco: Callable[..., Path]) -> None:
     """No check's problem, but nothing to learn from."""
     answer = validate(coco(annotations=[]), "--html", "page.html")
     assert answer.exit_code == 1
-    assert answer.stdout.endswith("\ntraining would go wrong: train has 1 images and not one object\n")
-    assert "train has 1 images and not one object" in Path("page.html").read_text()
+    assert answer.stdout.endswith("\ntraining would go wrong: train has 1 image and not one object\n")
+    assert "train has 1 image and not one object" in Path("page.html").read_text()
 
 
 def test_examples_are_three_and_kinds_that_stop_come_first(raw: Path) -> None:
