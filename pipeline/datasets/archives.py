@@ -53,6 +53,28 @@ def is_archive(path: Path) -> bool:
         return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
     except _CORRUPT:
         return True  # a compressed one that ends too early
+    except OSError:
+        return False
+
+
+def held(folder: Path) -> list[Path]:
+    """What lies in a folder, hidden files apart.
+
+    Raises:
+        PipelineError: it can't be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise PipelineError(f"{folder}: can't be read: {error.strerror}") from None
+
+
+def archive_at(path: Path) -> Path | None:
+    """The archive that a path means: itself, or what alone lies in a folder; None for a folder of anything else."""
+    if not path.is_dir():
+        return path
+    inside = held(path)
+    return inside[0] if len(inside) == 1 and is_archive(inside[0]) else None
 
 
 def unpack(archive: Path, into: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.datasets import published, registry
-from pipeline.datasets.archives import is_archive, unpack
+from pipeline.datasets.archives import archive_at, held, unpack
 from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.workspace import from_root, root, workspace
@@ -44,14 +44,15 @@ def _source(path: str) -> Path:
 
 
 def _inside(folder: Path) -> Path:
-    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    if not visible:
+    inside = held(folder)
+    if not inside:
         raise PipelineError(
             f"{folder}: nothing is in there; put your images with their annotations there, as a folder or a "
             ".zip/.tar/.tar.gz archive, or set download.path"
         )
-    alone = visible[0] if len(visible) == 1 else None
-    return alone if alone and (is_archive(alone) or registry.is_entry(alone)) else folder
+    if len(inside) == 1 and registry.is_entry(inside[0]):
+        return inside[0]
+    return archive_at(folder) or folder
 
 
 def _described(path: Path, into: Path, mirror: str | None) -> Sequence[Path]:

@@ -12,7 +12,7 @@ from pipeline import params, recipes
 from pipeline.annotations import AnnotationSet
 from pipeline.conversion import Survey, own_splits
 from pipeline.conversion.survey import counted
-from pipeline.datasets.archives import is_archive, unpack
+from pipeline.datasets.archives import archive_at, is_archive, unpack
 from pipeline.errors import PipelineError
 from pipeline.export import coco, voc, yolo
 from pipeline.export.pictures import IMAGES, Pictures
@@ -69,13 +69,15 @@ def export(source: Path, to: str, out: Path, *, format: str = "auto", repair: bo
 def _unpacked(source: Path, folder: Path) -> Iterator[Path]:
     """The data set's folder: `source`, or, of an archive, one inside `folder` for as long as it is needed.
 
+    A folder with an archive alone means that one, as in `fcos validate` and for download.path.
     There links stay on one file system, and a killed process leaves nothing that the next one doesn't clear away.
     """
-    if source.is_dir():
+    archive = archive_at(source)
+    if archive is None:
         yield source
         return
     raw = folder / _UNPACKED
-    unpack(source, raw)
+    unpack(archive, raw)
     yield raw
     shutil.rmtree(raw)
 

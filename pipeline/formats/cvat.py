@@ -22,6 +22,7 @@ from pipeline.formats.shapes import around, around_ellipse, around_turned
 
 _ROOT = re.compile(rb"<annotations[^>]*>\s*(?:<!--.*?-->\s*)*<version>\s*1\.", re.DOTALL)
 _SHAPES = ("box", "polygon", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
+_FRAME = re.compile(r"frame_(\d{6,18})", re.ASCII)
 _TRUE = ("1", "true", "True")
 
 
@@ -130,8 +131,10 @@ def _frames(
                 yield subset, RawImage(where, "", fault=Fault("record", "its frame is no number"))
             else:
                 objects[frame].append(item)
-    length = min(_length(root), images.count + max(objects, default=0) + 1)
-    for frame in sorted({*objects, *range(length)}):
+    length = _length(root)
+    # Those that are there, not all that a length may promise: it may be any number.
+    there = {int(found[1]) for stem in images.stems if (found := _FRAME.fullmatch(stem))}
+    for frame in sorted({*objects, *(frame for frame in there if frame < length)}):
         path = images.of_stem(f"frame_{frame:06d}", file.parent)
         where = f"{file}: frame {frame}"
         if not isinstance(path, Fault):

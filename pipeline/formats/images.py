@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 import PIL.Image
@@ -103,6 +103,11 @@ class ImageFiles:
             for start in range(len(image.parts)):
                 self._by_tail["/".join(image.parts[start:])].append(image)
         self._namesakes: dict[tuple[str, str], _Namesakes] = {}
+
+    @property
+    def stems(self) -> Collection[str]:
+        """File names without folder and ending, each once."""
+        return self._by_stem.keys()
 
     def named(self, name: str, near: PurePosixPath, split: str = "") -> str | Fault:
         """The file whose path ends as `name` does, in as many parts as can be; its folders may be another machine's.

@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.images import ImageFiles, listed
+from pipeline.formats.images import ImageFiles, head, listed
 from pipeline.formats.records import Fault, RawDataset, RawImage, RawObject, RawSplit
 
 _HEAD = "# Compatible with PASCAL Annotation Version 1.00"
 _IMAGE = re.compile(r'^Image filename : "(.+)"', re.MULTILINE)
-_SIZE = re.compile(r"^Image size \(X x Y x C\) : (\d+) x (\d+) x", re.MULTILINE)
-_COUNT = re.compile(r"^Objects with ground truth : (\d+)", re.MULTILINE)
+_SIZE = re.compile(r"^Image size \(X x Y x C\) : (\d{1,9}) x (\d{1,9}) x", re.MULTILINE)
+_COUNT = re.compile(r"^Objects with ground truth : (\d{1,9})\b", re.MULTILINE)
 _BOX = re.compile(r'^Bounding box for object (\d+) "(.*?)"(.*)$', re.MULTILINE)
 _CORNERS = re.compile(r" \(Xmin, Ymin\) - \(Xmax, Ymax\) : \((\d+), (\d+)\) - \((\d+), (\d+)\)\s*")
 
@@ -45,8 +45,7 @@ def read(folder: Path) -> RawDataset:
 
 
 def _is_annotation(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(256).lstrip(b"\xef\xbb\xbf \r\n").startswith(_HEAD.encode())
+    return head(path, 256).lstrip(b"\xef\xbb\xbf \r\n").startswith(_HEAD.encode())
 
 
 def _image(file: PurePosixPath, text: str, images: ImageFiles) -> RawImage:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import formats, params, recipes
 from pipeline.conversion.survey import surveyed
-from pipeline.datasets.archives import is_archive, unpack
+from pipeline.datasets.archives import archive_at, unpack
 from pipeline.errors import PipelineError
 from pipeline.params import ConvertParams, Params
 from pipeline.validation.findings import Health, findings, headline, notes, verdict
@@ -68,7 +68,9 @@ def opened(path: Path) -> Iterator[Path]:
     Raises:
         PipelineError: nothing is there, or an archive that can't be unpacked.
     """
-    archive = _archive(path)
+    if not path.exists():
+        raise PipelineError(f"{path}: no such file or folder; give the folder or the archive of a data set")
+    archive = archive_at(path)  # of a file, whatever it is: unpacking says what is wrong with it
     if archive is None:
         yield path
         return
@@ -79,15 +81,6 @@ def opened(path: Path) -> Iterator[Path]:
             yield folder
         except PipelineError as error:  # named as the person knows it
             raise PipelineError(str(error).replace(str(folder), str(archive))) from None
-
-
-def _archive(path: Path) -> Path | None:
-    if path.is_dir():
-        visible = [inside for inside in path.iterdir() if not inside.name.startswith(".")]
-        return visible[0] if len(visible) == 1 and is_archive(visible[0]) else None
-    if path.is_file():
-        return path  # whatever it is: unpacking says what is wrong with it
-    raise PipelineError(f"{path}: no such file or folder; give the folder or the archive of a data set")
 
 
 def look(raw: Path, options: ConvertParams, format: str = "auto") -> Health:

@@ -145,6 +145,13 @@ def test_same_input_same_bytes(raw: Path, tmp_path: Path, to: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "one", "packed.zip", "raw", "three", "two"]
 
 
+def test_a_folder_with_an_archive_alone_means_that_one(raw: Path, tmp_path: Path) -> None:
+    shutil.make_archive(str(tmp_path / "drop/packed"), "zip", raw)
+    for source in (raw, tmp_path / "drop"):
+        assert convert(source, "--to", "coco", "--out", tmp_path / f"{source.name}-out")[0] == 0
+    assert contents(tmp_path / "raw-out") == contents(tmp_path / "drop-out")
+
+
 def test_links_and_no_images(raw: Path, tmp_path: Path) -> None:
     assert convert(raw, "--to", "voc", "--out", tmp_path / "linked", "--images", "link")[0] == 0
     assert (tmp_path / "linked/JPEGImages/a.png").samefile(raw / "JPEGImages/a.png")

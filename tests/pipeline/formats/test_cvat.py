@@ -110,6 +110,16 @@ def test_tracks_over_frames(tmp_path: Path, picture: Write) -> None:
     assert found[3].fault.code == "missing_image"
 
 
+def test_a_video_that_says_it_is_endless(tmp_path: Path, picture: Write) -> None:
+    """Neither the length nor a frame's number is believed: no such memory would be there."""
+    picture(tmp_path / "images/frame_000001.png")
+    box = f'<box frame="{10**17}" outside="0" xtl="1" ytl="2" xbr="12" ybr="8"/>'
+    meta = f"<meta><task><size>999999999</size>{LABELS}</task></meta>"
+    written(tmp_path / "annotations.xml", f'<track id="0" label="ant">{box}</track>', meta)
+    found = cvat.read(tmp_path).splits["all"].images
+    assert [(image.file, len(image.objects)) for image in found] == [("images/frame_000001.png", 0), ("", 1)]
+
+
 def test_tracks_of_several_tasks_are_refused(tmp_path: Path) -> None:
     written(
         tmp_path / "annotations.xml", '<track id="0" label="cat"/>', "<meta><project><task/><task/></project></meta>"

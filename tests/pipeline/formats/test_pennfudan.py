@@ -68,6 +68,7 @@ def test_boxes_are_one_based_and_inclusive(annotated: Callable[..., Path], newli
     [
         ("Image filename", "Image", "it has no 'Image filename'"),
         ("ground truth : 2", "ground truth : 3", "it says 3 objects, and has 2 boxes"),
+        ("ground truth : 2", f"ground truth : {'2' * 5000}", "it doesn't say how many objects, and has 2 boxes"),
         ("Objects with", "Objects", "it doesn't say how many objects, and has 2 boxes"),
         ("FudanPed00001.png", "FudanPed00002.png", "its image 'PennFudanPed/PNGImages/FudanPed00002.png' is not there"),
     ],
