@@ -215,8 +215,8 @@ def _key(value: Any) -> str:
 def _split(file: PurePosixPath, name: str, content: _File, names: dict[str, str], images: ImageFiles) -> RawSplit:
     keys = [_key(record.id) for record in content.images]
     called: dict[str, set[str]] = defaultdict(set)
-    for key, record in zip(keys, content.images, strict=True):
-        called[key].add(shown(record.file_name))
+    for key, image in zip(keys, content.images, strict=True):
+        called[key].add(shown(image.file_name))
     objects: dict[str, list[RawObject]] = defaultdict(list)
     place = f"{file}: annotation "
     for number, record in enumerate(content.annotations, 1):
@@ -247,7 +247,7 @@ def _image(
     """`called`: all file names that records of its id have."""
     where = f"{file}: image {None if record.id is UNSET else shown(record.id)}"
     name = record.file_name
-    if record.id is UNSET or not isinstance(name, str) or not name:
+    if record.id in (UNSET, None) or not isinstance(name, str) or not name:
         return RawImage(where, "", fault=Fault("record", "it needs an id and a file_name"))
     if len(called) > 1:
         names = " and ".join(sorted(called)[:2])
