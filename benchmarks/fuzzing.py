@@ -41,6 +41,12 @@ _OPEN_IMAGES = b"""ImageID,LabelName,XMin,XMax,YMin,YMax,IsGroupOf
 a,/m/01,0.25,0.5,0,1,0
 b,/m/01,"0,25",0.5,0,1,1
 """
+_PENNFUDAN = b"""# Compatible with PASCAL Annotation Version 1.00
+Image filename : "a.png"
+Image size (X x Y x C) : 40 x 30 x 3
+Objects with ground truth : 1 { "PASperson" }
+Bounding box for object 1 "PASperson" (Xmin, Ymin) - (Xmax, Ymax) : (1, 2) - (30, 20)
+"""
 _COCO: dict[str, object] = {
     "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}, {"id": "2", "file_name": "b.png"}],
     "annotations": [
@@ -91,6 +97,7 @@ TARGETS: dict[str, tuple[str, bytes, Callable[[bytes], bytes], dict[str, str]]] 
     "yolo": ("a.txt", b"0 0.5 0.5 0.2 0.3\n1 0.1 0.1 0.9 0.1 0.5 0.8\n", _as_is, {"classes.txt": "cat\ndog\n"}),
     "yolo-manifest": ("data.yaml", b"train: .\nval: .\nnames: [cat, dog]\n", _as_is, {"a.txt": "0 .5 .5 .2 .3\n"}),
     "kitti": ("label_2/a.txt", _KITTI, _as_is, {}),
+    "pennfudan": ("Annotation/a.txt", _PENNFUDAN, _as_is, {}),
     "cvat": ("annotations.xml", _CVAT, _as_is, {}),
     "labelme": ("a.json", json.dumps(_LABELME).encode(), _as_is, {}),
     "tfrecord": ("train.tfrecord", _record(), _framed, {}),
@@ -111,8 +118,8 @@ def _laid_out(folder: Path, target: str) -> Path:
     for path, text in whole.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(text)
-    for image in ("a.png", "b.png"):
-        PIL.Image.new("L", (40, 30), hash(image) % 200).save(folder / image)
+    for grey, image in enumerate(("a.png", "b.png")):
+        PIL.Image.new("L", (40, 30), 100 * grey).save(folder / image)
     return folder / name
 
 

@@ -93,7 +93,7 @@ def _own_words(source: Path, folder: Path) -> Iterator[None]:
 
 
 def account(done: Exported, to: str, out: Path) -> Iterator[str]:
-    """What a person should know: a line of what was written, and one each of what was repaired and lost."""
+    """What a person should know: a line of what was written, and one each of what was repaired, noted and lost."""
     splits = "; ".join(
         f"{name} {counted(len(split.images), 'image')}, {counted(len(split.annotations), 'object')}"
         for name, split in done.whole.splits.items()
@@ -101,6 +101,11 @@ def account(done: Exported, to: str, out: Path) -> Iterator[str]:
     yield f"{out}: {done.whole.format} → {to}: {splits}"
     if repaired := _repaired(done.whole):
         yield "repaired: " + ", ".join(f"{count} {code}" for code, count in repaired.items())
+    told = [f"{count:,} {what}" for what, count in done.whole.ledger.notes.items()]
+    if unused := done.whole.unused_image_files:
+        told.append(f"{counted(unused, 'image file')} not used")
+    if told:
+        yield "; ".join(told)
     lost = "; ".join(f"{count} {what}" for what, count in done.lost.items() if count)
     if lost:
         yield f"not kept: {lost}"

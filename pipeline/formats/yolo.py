@@ -7,7 +7,7 @@ obj.names and lists of images), and classes.txt alone, as LabelImg and Label Stu
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.annotations import Category
@@ -72,7 +72,7 @@ class _Reader:
         self._places = {*files, *self._folders}
         self._texts = {file for file in files if file.suffix == ".txt"}
         self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
-        for file in self._texts:
+        for file in sorted(self._texts):  # a set's own order is another in each process
             self._by_name[file.name].append(file)
 
     def places(self, split: str, entries: list[str]) -> list[_Place]:
@@ -120,23 +120,30 @@ class _Reader:
         if not said.name:
             return _Place(Fault("record", f"its line {shown(line)} names no image"), listing, None)
         image = self.images.named(str(said), listing.parent, split)
-        if isinstance(image, Fault):
-            return _Place(image, listing, self._label_of(said))
-        found = self._place(PurePosixPath(image))
-        return found if found.label is not None else _Place(image, PurePosixPath(image), self._label_of(said))
+        found = self._place(PurePosixPath(image)) if isinstance(image, str) else _Place(image, listing, None)
+        if found.label is not None:
+            return found
+        label = self._label_of(said)
+        return _Place(label, found.where, None) if isinstance(label, Fault) else replace(found, label=label)
 
     def _place(self, image: PurePosixPath) -> _Place:
         beside = image.with_suffix(".txt")
         label = next((file for file in (_among_labels(beside), beside) if file in self._texts), None)
         return _Place(str(image), image, label)
 
-    def _label_of(self, said: PurePosixPath) -> PurePosixPath | None:
+    def _label_of(self, said: PurePosixPath) -> PurePosixPath | Fault | None:
         """The label file that shares the longest end, a folder at least, with where a list says that it is."""
         beside = said.with_suffix(".txt")
-        wanted = [_among_labels(beside), beside]
-        shared = {file: max(_end(file, path) for path in wanted) for file in self._by_name.get(beside.name, [])}
-        best = max(shared, key=lambda file: shared[file], default=None)
-        return best if best is not None and shared[best] > 1 else None
+        among = _among_labels(beside)
+        shared = {
+            file: (max(_end(file, among), _end(file, beside)), _end(file, among))
+            for file in self._by_name.get(beside.name, [])
+        }
+        most = max(shared.values(), default=(0, 0))
+        best = [file for file, length in shared.items() if length == most]
+        if most[0] < 2:
+            return None
+        return best[0] if len(best) == 1 else Fault("record", f"its labels may be {best[0]} or {best[1]}")
 
     def split(self, places: Iterable[_Place]) -> Iterable[RawImage]:
         for place in places:

@@ -28,14 +28,23 @@ def _summary(dataset: str, report: dict[str, Any]) -> str:
     ]
     classes = len(report["splits"]["train"]["classes"])
     line = f"convert: {dataset} ({report['format']}, {counted(classes, 'class', 'classes')}): {'; '.join(splits)}"
-    found = [line for line in (_drawn(report), _found(report, "repaired"), _found(report, "noted")) if line]
-    return "; ".join([line, *found])
+    found = (_drawn(report), _unused(report), _found(report, "repaired"), _found(report, "noted"))
+    return "; ".join([line, *filter(None, found)])
 
 
 def _drawn(report: dict[str, Any]) -> str:
     """How val was held out, where it was; a pinned seed moves no image when others are added."""
     seed = report["hold_out"] and report["hold_out"]["split_seed"]
     return "" if seed is None else f"val drawn by -S convert.split_seed={seed}"
+
+
+def _unused(report: dict[str, Any]) -> str:
+    """What lies there and is in no split that was made."""
+    files, splits = report["unused_image_files"], report["unused_splits"]
+    return ", ".join(
+        [f"{counted(files, 'image file')} not used"] * bool(files)
+        + [f"splits not used: {' '.join(splits)}"] * bool(splits)
+    )
 
 
 def _found(report: dict[str, Any], kind: str) -> str:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,3 +121,8 @@ def test_covered_ink_shrinks_the_box() -> None:
     digits.paint(canvas, owner, bar, (9, 5), colours, rng)
     assert np.flatnonzero((owner == 1).any(0)).tolist() == list(range(2, 9))
     assert np.flatnonzero((owner == 2).any(0)).tolist() == list(range(9, 19))
+
+
+def test_other_data_sets_do_not_wait_for_scikit_learn() -> None:
+    code = "import sys, pipeline.datasets.sources; sys.exit('sklearn' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[3], check=True)

@@ -108,7 +108,7 @@ def test_to_voc(raw: Path, tmp_path: Path) -> None:
 def test_to_yolo(coco: Path, tmp_path: Path) -> None:
     code, said = convert(coco, "--to", "yolo", "--out", tmp_path / "out")
     assert code == 0
-    assert said.splitlines()[1] == (
+    assert said.splitlines()[2] == (
         "not kept: 2 category ids; 2 image ids; 1 areas of masks; 1 crowds, left out; 1 marks of difficult objects; "
         "2 image names"
     )
@@ -127,7 +127,7 @@ def test_to_yolo(coco: Path, tmp_path: Path) -> None:
 def test_what_voc_loses(coco: Path, tmp_path: Path) -> None:
     code, said = convert(coco, "--to", "voc", "--out", tmp_path / "out")
     assert code == 0
-    assert said.splitlines()[1] == (
+    assert said.splitlines()[2] == (
         "not kept: 1 classes without objects; 2 category ids; 2 image ids; 1 areas of masks; 1 crowds, now difficult; "
         "2 image names"
     )
@@ -160,6 +160,14 @@ def test_links_and_no_images(raw: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", raw)
     assert convert(archive, "--to", "coco", "--out", tmp_path / "unpacked", "--images", "link")[0] == 0
     assert (tmp_path / "unpacked/images/val/c.png").read_bytes() == (raw / "JPEGImages/c.png").read_bytes()
+
+
+def test_what_is_there_and_not_used_is_told(raw: Path, tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    picture(raw / "JPEGImages/stray.png")
+    voc_xml(raw / "Annotations/c.xml", [("cat", 0.5, 3, 9, 9)])  # half a pixel beyond the edge
+    code, said = convert(raw, "--to", "coco", "--out", tmp_path / "out")
+    assert code == 0
+    assert said.splitlines()[1:] == ["2 boxes up to 1 px outside their image, clipped; 1 image file not used"]
 
 
 def test_problems_stop_it(raw: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.formats import recognise, yolo
-from pipeline.formats.records import RawDataset
+from pipeline.formats.records import Fault, RawDataset
 
 Write = Callable[..., Path]
 LINE = "1 0.5 0.5 0.25 0.2\n"
@@ -90,6 +90,17 @@ def test_lists_of_images_and_of_folders(tmp_path: Path, picture: Write) -> None:
     assert [len(image.objects) for image in dataset.splits["val"].images[:2]] == [1, 1]
     assert lost.fault
     assert (lost.fault.code, lost.where) == ("missing_image", "listed.txt")
+
+
+def test_labels_that_may_be_either_are_no_guess(tmp_path: Path, picture: Write) -> None:
+    """A list's path has `set/` in it, and two folders of that name have labels called so; the image is elsewhere."""
+    for stem in ("a", "b"):
+        picture(tmp_path / "pictures" / f"{stem}.png")
+    texts(tmp_path, one__set__a=LINE, two__set__a="", one__set__b=LINE, train="set/a.png\nset/b.png\n")
+    yaml(tmp_path, "train: train.txt\nnames: [ant, cat]\n")
+    either, whole = yolo.read(tmp_path).splits["train"].images
+    assert either.fault == Fault("record", "its labels may be one/set/a.txt or two/set/a.txt")
+    assert (whole.file, len(whole.objects)) == ("pictures/b.png", 1)
 
 
 def test_darknet(tmp_path: Path, picture: Write) -> None:

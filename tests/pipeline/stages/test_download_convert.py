@@ -166,7 +166,8 @@ def test_bccd(home: Path, archive: Callable[[str], Path], setting: Setting, stag
     succeeds(stage, "download")
     fails(stage, "convert", "BloodImage_00343.xml: object 4: ", "no more than 1 px across")
     setting(**{"convert.problems": "repair"})
-    succeeds(stage, "convert")
+    said = succeeds(stage, "convert")
+    assert "; splits not used: trainval; repaired: 2 thin (data/unified/report.json); noted: 1 alike_leak (" in said
     found = report(home)
     assert [(entry["code"], entry["where"].rsplit("/", 1)[1]) for entry in found["entries"]] == [
         ("alike_leak", "BloodImage_00038.xml"),  # 00037, of val, but for its compression
