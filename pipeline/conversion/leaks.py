@@ -19,13 +19,21 @@ def without_leaks(seen: Mapping[str, list[Seen]], mode: Mode, ledger: Ledger) ->
     """The splits; train without those that val or test has too, where that is asked for."""
     judged = [(split, item) for split in ("val", "test") for item in seen.get(split, [])]
     train = _without_alike(_without_equal(seen["train"], judged, ledger), judged, ledger)
-    digests = {item.look.digest for item in train}
-    ledger.note("images that are in train more than once, under several names", len(train) - len(digests))
+    _note_repeated({**seen, "train": train}, ledger)
     if mode == "trust":
         ledger.note("splits not searched for equal images, only for equal paths: convert.images is trust", len(seen))
     if mode != "decode":
         ledger.note(f"splits not searched for images that look alike: convert.images is {mode}", len(seen))
     return {**seen, "train": train}
+
+
+def _note_repeated(seen: Mapping[str, Sequence[Seen]], ledger: Ledger) -> None:
+    digests = {split: {item.look.digest for item in found} for split, found in seen.items()}
+    for split, found in seen.items():
+        again = len(found) - len(digests[split])
+        ledger.note(f"images that are in {split} more than once, under several names", again)
+    both = digests.get("val", set()) & digests.get("test", set())
+    ledger.note("images that are, byte for byte, in val and in test", len(both))
 
 
 def _without_equal(train: Sequence[Seen], judged: Sequence[tuple[str, Seen]], ledger: Ledger) -> list[Seen]:

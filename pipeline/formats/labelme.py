@@ -37,13 +37,17 @@ def read(folder: Path) -> RawDataset:
     """
     files = listed(folder)
     images = ImageFiles(files)
-    rooms = {file.parent for file in files if _sniff(folder / file)}
+    rooms: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for file in files:
+        if file.suffix.lower() == ".json":
+            rooms[file.parent].append(file)
+    # A damaged file among annotations is one, too.
+    rooms = {room: own for room, own in rooms.items() if any(_sniff(folder / file) for file in own)}
     if not rooms:
         raise PipelineError(f"{folder}: no LabelMe files found: a .json with shapes and an imagePath for each image")
     splits: dict[str, list[RawImage]] = defaultdict(list)
     for room, name in by_folder(sorted(rooms)).items():
-        own = [file for file in files if file.parent == room and file.suffix.lower() == ".json"]
-        found = (_image(folder, file, images) for file in own)
+        found = (_image(folder, file, images) for file in rooms[room])
         splits[name] += [image for image in found if image is not None]
     called = present(image for split in splits.values() for image in split)
     whole = {name: RawSplit(tuple(split)) for name, split in splits.items()}

@@ -143,9 +143,18 @@ def _lines(folder: Path, file: PurePosixPath) -> list[str]:
 
 
 def _by_list(lists: dict[str, list[str]], room: PurePosixPath, annotated: Annotated) -> dict[str, tuple[RawImage, ...]]:
-    known = {file.stem: image for file, image in annotated.items()}
+    stems: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for file in annotated:
+        stems[file.stem].append(file)
+    known = {stem: annotated[own[0]] if len(own) == 1 else _either(own) for stem, own in stems.items()}
     known |= {str(file.relative_to(room).with_suffix("")): image for file, image in annotated.items()}
     return {name: tuple(_listed(names, known, f"{room.parent}/…/{name}.txt")) for name, names in lists.items()}
+
+
+def _either(files: list[PurePosixPath]) -> RawImage:
+    """What a list means by a name that several folders have."""
+    fault = Fault("record", f"a list names {files[0].stem}, which may be {files[0]} or {files[1]}")
+    return RawImage(str(files[0]), "", fault=fault)
 
 
 def _listed(names: Iterable[str], known: dict[str, RawImage], where: str) -> Iterable[RawImage]:

@@ -106,3 +106,15 @@ def test_many_are_searched_quickly() -> None:
     asked = rng.integers(0, 2**64, 100_000, np.uint64)
     asked[::1000] = known[:100] ^ np.uint64(5)
     assert nearest(asked, known) == {1000 * number: (number, 2) for number in range(100)}
+
+
+def test_what_is_twice_in_a_split_and_what_is_judged_on_twice(tmp_path: Path) -> None:
+    one, other = (painted(tmp_path / f"{seed}.png", seed) for seed in range(2))
+    again = tmp_path / "again.png"
+    again.write_bytes(one.read_bytes())
+    book = ledger()
+    without_leaks({"train": [seen(other)], "val": [seen(one), seen(again)], "test": [seen(one)]}, "decode", book)
+    assert book.notes == {
+        "images that are in val more than once, under several names": 1,
+        "images that are, byte for byte, in val and in test": 1,
+    }

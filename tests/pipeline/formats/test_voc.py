@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.formats import voc
-from pipeline.formats.records import RawDataset
+from pipeline.formats.records import Fault, RawDataset
 
 Write = Callable[..., Path]
 
@@ -133,6 +133,20 @@ def test_list_that_names_what_is_not_there(tmp_path: Path, voc_xml: Write, pictu
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(PipelineError, match=r"ImageSets/Main/val\.txt: not a list"):
         voc.read(tmp_path)
+
+
+def test_a_list_that_may_mean_either_is_no_guess(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+    for folder in ("one", "two"):
+        picture(tmp_path / "JPEGImages" / folder / "1.jpg")
+        voc_xml(tmp_path / "Annotations" / folder / "1.xml", [("cat", 1, 1, 9, 9)])
+    lists = tmp_path / "ImageSets/Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("1\n")
+    (lists / "val.txt").write_text("two/1\n")
+    splits = voc.read(tmp_path).splits
+    said = "a list names 1, which may be Annotations/one/1.xml or Annotations/two/1.xml"
+    assert [image.fault for image in splits["train"].images] == [Fault("record", said)]
+    assert [image.file for image in splits["val"].images] == ["JPEGImages/two/1.jpg"]
 
 
 def test_folders_within_folders(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
