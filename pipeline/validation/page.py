@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline import advice
 from pipeline.annotations import AnnotationSet
 from pipeline.conversion import Survey
+from pipeline.errors import PipelineError
 from pipeline.files import write_text
 from pipeline.params import Params
 from pipeline.validation import samples, statistics
@@ -46,8 +47,15 @@ def write(health: Health, raw: Path, name: str, params: Params, path: Path) -> N
         raw: the data set's folder, unpacked.
         name: what to call it.
         params: of a training; for the input size, the pyramid and the assigner.
+
+    Raises:
+        PipelineError: nothing can be written there.
     """
-    write_text(path, html(health, raw, name, params))
+    text = html(health, raw, name, params)
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise PipelineError(f"{path}: not written: {error.strerror or error}") from None
 
 
 def html(health: Health, raw: Path, name: str, params: Params) -> str:

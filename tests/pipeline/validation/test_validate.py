@@ -377,6 +377,7 @@ def test_what_cannot_be_looked_at_is_one_line(raw: Path, home: Path) -> None:
         ("mine", "--format", "nosuch"): "format 'nosuch' is not known; known ones: ",
         ("mine", "--format", "coco"): "mine: ",
         ("mine", "--html", "mine/JPEGImages/a.png"): "mine/JPEGImages/a.png: the name of a page ends in .html",
+        ("mine", "--html", "notes.txt/page.html"): "notes.txt/page.html: not written: ",
         ("mine", "--size", "640", "320"): "--size: the shorter side comes first",
     }.items():
         answer = validate(*arguments)
