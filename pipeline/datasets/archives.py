@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn, cast
 
-from tqdm import tqdm
-
+from pipeline.datasets.progress import bar, in_bytes
 from pipeline.errors import PipelineError
 
 # Images hardly shrink and annotations by 20 at most; a bomb's zeros shrink by 1000.
@@ -89,7 +88,11 @@ def unpack(archive: Path, into: Path) -> None:
     """
     into.mkdir(parents=True, exist_ok=True)
     folders = {into}
-    with _one_line(archive), archive.open("rb") as raw, _bar(archive) as bar:
+    with (
+        _one_line(archive),
+        archive.open("rb") as raw,
+        bar(f"unpacking {archive.name}", archive.stat().st_size) as shown,
+    ):
         room = Room(archive, shutil.disk_usage(into).free)
         for name, size, content in _members(archive, raw, room):
             target = into / _safe(archive, name)
@@ -100,7 +103,7 @@ def unpack(archive: Path, into: Path) -> None:
                 folders.add(folder)
             if content is not None:
                 _write(archive, name, target, content, size, room)
-            bar.update(max(0, raw.tell() - bar.n))
+            shown.update(max(0, raw.tell() - shown.n))
     if not room.members:
         raise PipelineError(f"{archive}: nothing is in it; fetch it again or pack it anew")
 
@@ -117,7 +120,7 @@ class Room:
     def announce(self, size: int) -> None:
         """What the archive says it will take."""
         if size > self.free:
-            raise PipelineError(f"{self.archive}: unpacks to {_bytes(size)}, and {self._free()}")
+            raise PipelineError(f"{self.archive}: unpacks to {in_bytes(size)}, and {self._free()}")
 
     def take(self, size: int, member: str) -> None:
         self.taken += size
@@ -128,11 +131,11 @@ class Room:
             )
         if self.taken > self.free:
             raise PipelineError(
-                f"{self.archive}: {_plain(member)}: unpacks to {_bytes(self.taken)} and more, and {self._free()}"
+                f"{self.archive}: {_plain(member)}: unpacks to {in_bytes(self.taken)} and more, and {self._free()}"
             )
 
     def _free(self) -> str:
-        return f"{_bytes(self.free)} are free on the disk: make room"
+        return f"{in_bytes(self.free)} are free on the disk: make room"
 
 
 def _members(archive: Path, raw: IO[bytes], room: Room) -> Iterator[Member]:
@@ -310,21 +313,3 @@ def _unknown(error: Exception) -> str:
 def _plain(name: str) -> str:
     """A name in one line, whatever is in it."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)
-
-
-def _bar(archive: Path) -> "tqdm[NoReturn]":
-    """Of the packed bytes read; nothing where nobody looks at a terminal."""
-    size = archive.stat().st_size
-    return tqdm(
-        desc=f"unpacking {archive.name}",
-        total=size,
-        unit="B",
-        unit_scale=True,
-        dynamic_ncols=True,
-        delay=1.0,
-        disable=None,
-    )
-
-
-def _bytes(count: int) -> str:
-    return str(tqdm.format_sizeof(count, "B", 1000))

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import quote, urlsplit
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from pipeline.datasets.progress import bar, in_bytes
 from pipeline.datasets.transfer import Part, Patience, Transfer, Unfit, session
 from pipeline.errors import PipelineError
 from pipeline.workspace import from_root
@@ -94,10 +94,10 @@ def fault(path: Path, file: File) -> str | None:
 
 def _hash(path: Path, kind: str) -> str:
     total, told = path.stat().st_size, hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file, _bar(f"checking {path.name.removesuffix('.part')}", total) as bar:
+    with path.open("rb") as file, bar(f"checking {path.name.removesuffix('.part')}", total) as shown:
         while chunk := file.read(_CHUNK):
             told.update(chunk)
-            bar.update(len(chunk))
+            shown.update(len(chunk))
     return told.hexdigest()
 
 
@@ -158,8 +158,8 @@ def _room(missing: Sequence[File], into: Path, unpacked: int) -> None:
     free = shutil.disk_usage(into).free
     if coming + unpacked > free:
         raise PipelineError(
-            f"{into}: {_bytes(coming)} to fetch and {_bytes(unpacked)} to unpack need {_bytes(coming + unpacked)}, and "
-            f"{_bytes(free)} are free on this disk: make room"
+            f"{into}: {in_bytes(coming)} to fetch and {in_bytes(unpacked)} to unpack need "
+            f"{in_bytes(coming + unpacked)}, and {in_bytes(free)} are free on this disk: make room"
         )
 
 
@@ -194,7 +194,7 @@ def _failed(file: File, told: Sequence[str], part: Part) -> str:
     target = part.path.with_name(file.name)
     if not told:
         return f"{target}: its publisher gives no address to fetch it from: put it there by hand"
-    kept = f" ({_bytes(part.length())} of it are kept and will be continued)" if part.length() else ""
+    kept = f" ({in_bytes(part.length())} of it are kept and will be continued)" if part.length() else ""
     return (
         f"{target}: not fetched: {'; '.join(told)}. Try again later{kept}, set download.mirror to a place that has it, "
         "or put it there by hand"
@@ -206,10 +206,10 @@ def _copy(file: File, folder: Path, part: Part) -> None:
     if not source.is_file():
         raise PipelineError(f"{source}: no such file in the mirror; put it there, or set download.mirror to null")
     part.discard()
-    with source.open("rb") as old, part.path.open("wb") as new, _bar(file.name, source.stat().st_size) as bar:
+    with source.open("rb") as old, part.path.open("wb") as new, bar(file.name, source.stat().st_size) as shown:
         while chunk := old.read(_CHUNK):
             new.write(chunk)
-            bar.update(len(chunk))
+            shown.update(len(chunk))
     if problem := fault(part.path, file):
         part.discard()
         raise PipelineError(f"{source}: {problem}: put the right file there, or set download.mirror to null")
@@ -248,10 +248,6 @@ def _one_line(into: Path) -> Iterator[None]:
         ) from None
 
 
-def _bar(name: str, total: int) -> "tqdm[NoReturn]":
-    return tqdm(desc=name, total=total, unit="B", unit_scale=True, dynamic_ncols=True, delay=1.0, disable=None)
-
-
 def _say(line: str) -> None:
     tqdm.write(f"download: {line}", file=sys.stderr)
 
@@ -265,7 +261,3 @@ def _shown(url: str) -> str:
 def _plain(text: str) -> str:
     """One line, whatever a server put into it."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def _bytes(count: int) -> str:
-    return str(tqdm.format_sizeof(count, "B", 1000))

@@ -10,17 +10,16 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
+from pipeline.datasets.progress import bar
 from pipeline.files import write_json
 
 _CHUNK = 1 << 20
@@ -245,14 +244,14 @@ class Transfer:
     def _append(self, answer: requests.Response, length: int, total: int | None) -> int:
         """Writes what comes behind the part's first `length` bytes; how long it is then."""
         pace = _Pace(self.patience)
-        with self.part.path.open("ab") as file, _bar(self.part.path.stem, length, total) as bar:
+        with self.part.path.open("ab") as file, bar(self.part.path.stem, total, done=length, delay=0) as shown:
             for chunk in _chunks(answer):
                 length += len(chunk)
                 if total is not None and length > total:
                     self.part.discard()
                     raise _Cut(f"sends more than {total:,} bytes")
                 file.write(chunk)
-                bar.update(len(chunk))
+                shown.update(len(chunk))
                 pace.hold(len(chunk))
         return length
 
@@ -272,19 +271,6 @@ class _Pace:
         if self.received < self.patience.slowest * elapsed:
             raise _Slow(f"sends less than {self.patience.slowest:g} bytes a second")
         self.since, self.received = time.monotonic(), 0
-
-
-def _bar(name: str, length: int, total: int | None) -> "tqdm[NoReturn]":
-    """Bytes, rate and time left; nothing where nobody looks at a terminal."""
-    return tqdm(
-        desc=name,
-        initial=length,
-        total=total,
-        unit="B",
-        unit_scale=True,
-        dynamic_ncols=True,
-        disable=None,  # off where stderr is no terminal
-    )
 
 
 def _chunks(answer: requests.Response) -> Iterator[bytes]:

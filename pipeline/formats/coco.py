@@ -18,7 +18,7 @@ from msgspec import UNSET
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.images import ImageFiles, head, listed
+from pipeline.formats.images import ImageFiles, head, listed, tail
 from pipeline.formats.naming import is_text, shown, split_names
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 
@@ -115,14 +115,8 @@ def _ends(path: Path) -> bytes:
     start = head(path, _SNIFF)
     if not start.removeprefix(_BOM).lstrip().startswith(b"{"):
         return b""
-    ends = start if len(start) < _SNIFF else start + _tail(path)
+    ends = start if len(start) < _SNIFF else start + tail(path, _SNIFF)
     return ends if _LIST.search(ends) else b""
-
-
-def _tail(path: Path) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _SNIFF))
-        return file.read(_SNIFF)
 
 
 def _content(folder: Path, file: PurePosixPath) -> _File:

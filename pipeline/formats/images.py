@@ -68,8 +68,23 @@ def head(path: Path, size: int = 4096) -> bytes:
     Raises:
         PipelineError: it can't be read.
     """
+    return _part(path, 0, size)
+
+
+def tail(path: Path, size: int) -> bytes:
+    """A file's last bytes.
+
+    Raises:
+        PipelineError: it can't be read.
+    """
+    return _part(path, -size, size)
+
+
+def _part(path: Path, start: int, size: int) -> bytes:
+    """From `start` on; counted from the end, where that is negative."""
     try:
         with path.open("rb") as file:
+            file.seek(start if start >= 0 else max(0, os.fstat(file.fileno()).st_size + start))
             return file.read(size)
     except OSError as error:
         raise PipelineError(f"{path}: can't be read: {error.strerror}") from None

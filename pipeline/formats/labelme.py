@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.formats.classes import numbered, present
 from pipeline.formats.folders import by_folder
-from pipeline.formats.images import ImageFiles, head, listed
+from pipeline.formats.images import ImageFiles, head, listed, tail
 from pipeline.formats.naming import is_text, shown
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.formats.shapes import Point, around, around_circle
@@ -58,9 +58,7 @@ def _sniff(path: Path) -> bool:
     if path.suffix.lower() != ".json":
         return False
     start = head(path, _SNIFF)
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _SNIFF))
-        ends = start + file.read(_SNIFF)
+    ends = start + tail(path, _SNIFF)
     return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(_SHAPES.search(ends) and _IMAGE.search(ends))
 
 

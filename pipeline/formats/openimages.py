@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
+from pipeline.formats.classes import numbered, present
 from pipeline.formats.images import SUFFIXES, ImageFiles, listed, measured
 from pipeline.formats.naming import shown, split_names
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
@@ -71,11 +72,9 @@ def _names(folder: Path, files: list[PurePosixPath]) -> dict[str, str]:
 
 
 def _categories(splits: Iterable[RawSplit], names: dict[str, str]) -> tuple[Category, ...]:
-    images = (image for split in splits for image in split.images)
-    present = {item.name for image in images for item in image.objects if item.fault is None}
     described = list(dict.fromkeys(names.values()))
-    others = sorted(present - set(described))
-    return tuple(Category(number, name) for number, name in enumerate(described + others, 1))
+    others = present(image for split in splits for image in split.images) - set(described)
+    return numbered(described + sorted(others))
 
 
 @dataclass(frozen=True)

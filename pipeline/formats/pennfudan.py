@@ -8,8 +8,8 @@ of the masks beside them, which are not needed. Classes keep their names: PASper
 import re
 from pathlib import Path, PurePosixPath
 
-from pipeline.annotations import Category
 from pipeline.errors import PipelineError
+from pipeline.formats.classes import numbered, present
 from pipeline.formats.images import ImageFiles, head, listed
 from pipeline.formats.records import Fault, RawDataset, RawImage, RawObject, RawSplit
 
@@ -39,9 +39,7 @@ def read(folder: Path) -> RawDataset:
     if not texts:
         raise PipelineError(f"{folder}: no PASCAL annotation found: .txt files that begin with {_HEAD!r}")
     found = tuple(_image(file, (folder / file).read_text(encoding="utf-8", errors="replace"), images) for file in texts)
-    names = sorted({item.name for image in found for item in image.objects if item.fault is None})
-    categories = tuple(Category(number, name) for number, name in enumerate(names, 1))
-    return RawDataset(categories, {"all": RawSplit(found)}, images.count)
+    return RawDataset(numbered(sorted(present(found))), {"all": RawSplit(found)}, images.count)
 
 
 def _is_annotation(path: Path) -> bool:

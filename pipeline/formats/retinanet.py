@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
+from pipeline.formats.classes import present
 from pipeline.formats.images import SUFFIXES, ImageFiles, listed
 from pipeline.formats.naming import shown, split_names
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
@@ -82,9 +83,8 @@ def _class_list(folder: Path, file: PurePosixPath) -> dict[str, int]:
 def _categories(splits: Iterable[RawSplit], classes: dict[str, int]) -> tuple[Category, ...]:
     if classes:
         return tuple(Category(id, name) for name, id in classes.items())
-    images = (image for split in splits for image in split.images)
-    present = {item.name for image in images for item in image.objects if item.fault is None}
-    return tuple(Category(id, name) for id, name in enumerate(sorted(present)))
+    found = present(image for split in splits for image in split.images)
+    return tuple(Category(id, name) for id, name in enumerate(sorted(found)))
 
 
 def _split(folder: Path, file: PurePosixPath, split: str, images: ImageFiles, known: set[str] | None) -> RawSplit:

@@ -18,9 +18,11 @@ from defusedxml.ElementTree import fromstring
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
+from pipeline.formats.classes import numbered, present
 from pipeline.formats.images import ImageFiles, head, listed
 from pipeline.formats.naming import shown
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.texts import lines
 
 # fmt: off
 NAMES = (
@@ -122,24 +124,14 @@ def _lists(folder: Path, room: PurePosixPath, texts: dict[PurePosixPath, list[Pu
     lists: dict[str, list[str]] = {}
     of_classes: dict[str, dict[str, None]] = defaultdict(dict)
     for file in texts.get(home / "Main") or texts.get(home) or ():
-        lines = _lines(folder, file)
+        rows = lines(folder, file)
         of_class = _CLASS_LIST.fullmatch(file.stem)
         # "000012 -1": whether the image shows the class.
-        if of_class and lines and all(line.split()[-1] in ("-1", "0", "1") for line in lines):
-            of_classes[of_class[1]].update(dict.fromkeys(line.rsplit(maxsplit=1)[0] for line in lines))
+        if of_class and rows and all(row.split()[-1] in ("-1", "0", "1") for row in rows):
+            of_classes[of_class[1]].update(dict.fromkeys(row.rsplit(maxsplit=1)[0] for row in rows))
         else:
-            lists[file.stem] = lines
+            lists[file.stem] = rows
     return lists or {name: list(names) for name, names in of_classes.items()}
-
-
-def _lines(folder: Path, file: PurePosixPath) -> list[str]:
-    try:
-        lines = (folder / file).read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise PipelineError(f"{file}: not a list of image names: it is not UTF-8 text") from None
-    except OSError as error:
-        raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _by_list(lists: dict[str, list[str]], room: PurePosixPath, annotated: Annotated) -> dict[str, tuple[RawImage, ...]]:
@@ -180,12 +172,10 @@ def _by_folder(room: PurePosixPath, annotated: Annotated) -> dict[str, tuple[Raw
 
 def _categories(rooms: dict[PurePosixPath, Annotated]) -> tuple[Category, ...]:
     """VOC's classes in VOC's order, all twenty where it is VOC's own devkit; any others by the alphabet."""
-    annotated = (image for images in rooms.values() for image in images.values())
-    present = {item.name for image in annotated for item in image.objects if item.fault is None}
+    found = present(image for images in rooms.values() for image in images.values())
     devkit = any(_DEVKIT.fullmatch(part) for room in rooms for part in room.parts)
-    voc = [name for name in NAMES if devkit or name in present]
-    names = voc if present <= set(NAMES) else sorted(present)
-    return tuple(Category(number, name) for number, name in enumerate(names, 1))
+    voc = [name for name in NAMES if devkit or name in found]
+    return numbered(voc if found <= set(NAMES) else sorted(found))
 
 
 def _image(folder: Path, file: PurePosixPath, images: ImageFiles) -> RawImage:

@@ -131,7 +131,7 @@ def test_list_that_names_what_is_not_there(tmp_path: Path, voc_xml: Write, pictu
     assert image.fault.code == "missing_annotation"
     assert "000009" in image.where
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(PipelineError, match=r"ImageSets/Main/val\.txt: not a list"):
+    with pytest.raises(PipelineError, match=r"ImageSets/Main/val\.txt: it is not UTF-8 text"):
         voc.read(tmp_path)
 
 
