@@ -97,6 +97,8 @@ class ConvertParams:
     def __post_init__(self) -> None:
         if self.folds and self.fold >= self.folds:
             raise ValueError(f"fold: {self.fold} is not one of {self.folds} folds, counted from 0")
+        if self.fold and not self.folds:
+            raise ValueError(f"fold: {self.fold} needs folds, which is null")
         if self.folds and self.val:
             raise ValueError(f"folds: val names the split {self.val!r} already; one of them must be null")
         if self.groups is not None:

@@ -146,6 +146,7 @@ def test_paths_that_match_no_group() -> None:
         ({"groups": "abc"}, "needs one group in brackets"),
         ({"groups": "(a)(b)"}, "it has 2"),
         ({"folds": 3, "fold": 3}, "fold: 3 is not one of 3 folds"),
+        ({"fold": 1}, "fold: 1 needs folds, which is null"),
         ({"folds": 3, "val": "test"}, "folds: val names the split 'test' already"),
     ],
 )
