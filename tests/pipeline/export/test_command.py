@@ -220,7 +220,7 @@ def test_class_that_is_no_text(coco: Path, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"no"', '"a\\ud800"'))
     code, said = convert(coco, "--to", "coco", "--out", tmp_path / "out")
     assert code == 1
-    assert "'a\\ud800'" in said
+    assert "name a\\ud800" in said
 
 
 def test_depth_is_the_images(raw: Path, tmp_path: Path) -> None:
