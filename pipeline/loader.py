@@ -256,8 +256,9 @@ class Batches:
         except PipelineError as error:
             # A worker's comes wrapped in its traceback, whose last line is the error.
             raise PipelineError(str(error).strip().splitlines()[-1].split("PipelineError: ")[-1]) from None
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # A connection breaks where a worker dies while it hands a batch over.
+            if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
                 raise
             raise PipelineError(
                 "a process that loads images was killed, most likely for lack of memory (or of room in /dev/shm): "

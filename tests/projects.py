@@ -65,6 +65,7 @@ def clone(folder: Path) -> Path:
 def readme(section: str, file: str = "README.md") -> list[list[str]]:
     """The commands of a section of README, as README has them; or of another document."""
     text = (REPOSITORY / file).read_text().split(f"# {section}\n")[1].split("\n## ")[0]
+    text = re.sub(r"(?ms)^```.*?^```", "", text)  # what is printed, or in a file
     return [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    ")]
 
 

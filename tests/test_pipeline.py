@@ -175,8 +175,10 @@ def test_readmes_own_data(project: Path, tmp_path: Path) -> None:
     params.write_text(params.read_text().replace("  limit: null", "  limit: 8"))
     archive = tmp_path / "mine.zip"
     shutil.make_archive(str(archive.with_suffix("")), "zip", project / "data/raw/digits")
-    (command,) = readme("Your own data")
-    command = [word.replace("/data/mine.zip", str(archive)) for word in command]
+    validate, command = (
+        [word.replace("/data/mine.zip", str(archive)) for word in line] for line in readme("Your own data")
+    )
+    assert "nothing would stop the conversion" in run(project, *validate)
     assert stages_run(run(project, *command)) == {"download", "convert", "train", "evaluate", "inspect"}
     assert read(project, "models/detector.json")["size"] == [480, 640]
     assert stages_run(run(project, "dvc", "repro")) == set()

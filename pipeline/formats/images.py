@@ -146,7 +146,8 @@ class ImageFiles:
         if len(candidates) == 1:
             return str(candidates[0])
         if (called, split) not in self._namesakes:
-            of_split = [file for file in candidates if split in file.parent.parts]
+            called_so = [file for file in candidates if file.parent.name == split]
+            of_split = called_so or [file for file in candidates if split in file.parent.parts]
             self._namesakes[called, split] = _Namesakes(of_split or candidates)
         best = self._namesakes[called, split].closest(near)
         if len(best) > 1:

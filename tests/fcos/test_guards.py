@@ -139,11 +139,11 @@ def test_the_last_good_state_is_named(tmp_path: Path) -> None:
 
     class Breaking(Silent):
         def stepped(self, row: Row, images: int) -> None:  # noqa: ARG002
-            if row["step"] == 2:  # after it, the state of step 2 is saved
+            if row["step"] == 2:  # after it, the state of step 2 is saved, unless step 1's is still being written
                 nn.init.constant_(broken.detector.head.box.weight, torch.nan)
 
     broken.watcher = Breaking()
-    with pytest.raises(NonFiniteLoss, match=rf"the state of step 2 is in {tmp_path}/state"):
+    with pytest.raises(NonFiniteLoss, match=rf"the state of step [12] is in {tmp_path}/state"):
         broken.fit()
 
 

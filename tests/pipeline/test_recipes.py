@@ -33,12 +33,12 @@ class Silent:
 
 @pytest.fixture(scope="module")
 def photograph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AnnotationSet]:
-    """A folder with one photograph, a blossom of 64×64 pixels, and what is in it."""
+    """A folder with one photograph, a blossom of 128×128 pixels, and what is in it."""
     folder = tmp_path_factory.mktemp("raw")
-    Image.fromarray(load_sample_image("flower.jpg")[:400, 200:600]).resize((64, 64)).save(folder / "flower.png")
-    blossom = Annotation(id=1, image_id=1, category_id=1, bbox=(4.0, 6.0, 50.0, 48.0), area=2400.0)
+    Image.fromarray(load_sample_image("flower.jpg")[:400, 200:600]).resize((128, 128)).save(folder / "flower.png")
+    blossom = Annotation(id=1, image_id=1, category_id=1, bbox=(8.0, 12.0, 100.0, 96.0), area=9600.0)
     return folder, AnnotationSet(
-        images=(ImageRecord(id=1, file_name="flower.png", width=64, height=64),),
+        images=(ImageRecord(id=1, file_name="flower.png", width=128, height=128),),
         annotations=(blossom,),
         categories=(Category(1, "blossom"), Category(2, "leaf")),
     )
@@ -46,7 +46,8 @@ def photograph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Annotati
 
 def small(values: Params) -> Params:
     """One step on one small image, without ImageNet weights; everything else as the recipe has it."""
-    # No warm-up: the first of several steps would hardly move a weight.
+    # No warm-up: the first of several steps would hardly move a weight. Not 64 pixels: on a CPU, the bf16 gradient of
+    # a 3×3 convolution with stride 2 over a map of one cell, P6's then, is now and then NaN (torch 2.15).
     return replace(
         values,
         model=replace(values.model, pretrained=False, batch_norm="auto"),
@@ -55,7 +56,7 @@ def small(values: Params) -> Params:
             device="cpu",
             epochs=1,
             batch_size=1,
-            size=(64, 64),
+            size=(128, 128),
             accumulate=1,
             augment=replace(values.train.augment, scale=(1, 1)),
             workers=0,
