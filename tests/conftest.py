@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,12 @@ import pytest
 from tests import projects
 
 _LONGEST = ("test_pipeline.py", "test_interruptions.py", "test_queue.py", "test_docs.py", "test_compiling.py")
+
+
+def pytest_configure() -> None:
+    """Where tests are begun in the background of a script, Ctrl-C is ignored, and would be by all that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
