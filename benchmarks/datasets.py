@@ -8,18 +8,15 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ import PIL.Image
 
 from benchmarks.harness import Limit, Measurement, Side
 from pipeline import params
-from pipeline.conversion import convert, survey
+from pipeline.conversion import survey
 from pipeline.conversion.images import Look, looks
 from pipeline.params import ConvertParams
 
@@ -64,15 +61,27 @@ def coco_cost(images: int) -> Cost:
     """What it costs to check and convert COCO instance files, sizes as annotated."""
     with _folder() as folder:
         write_coco(folder / "raw", images)
-        with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-            return pool.submit(_converted, folder).result()
+        done = subprocess.run(
+            [sys.executable, "-c", _CONVERT, str(folder)], cwd=_REPOSITORY, capture_output=True, text=True, check=True
+        )
+    seconds, peak = done.stdout.split()[-2:]
+    return Cost(float(seconds), float(peak) / 2**20)
 
 
-def _converted(folder: Path) -> Cost:
-    start = time.perf_counter()
-    convert(folder / "raw", folder / "unified", _options(images="trust"))
-    taken = time.perf_counter() - start
-    return Cost(taken, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+# In a process that has imported what the stage imports: no torch.
+_CONVERT = """
+import re, sys, time
+from dataclasses import replace
+from pathlib import Path
+from pipeline import params
+from pipeline.conversion import convert
+folder, options = Path(sys.argv[1]), replace(params.load(Path("params.yaml")).convert, images="trust")
+start = time.perf_counter()
+convert(folder / "raw", folder / "unified", options)
+taken = time.perf_counter() - start
+# Not getrusage: its maximum outlives exec, and would be that of the process which wrote the files.
+print(taken, re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
 
 
 def write_coco(folder: Path, images: int) -> None:
