@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -70,20 +70,33 @@ def read_json(path: Path) -> Any:
     """Reads JSON.
 
     Raises:
-        PipelineError: the file is missing, or isn't JSON (with line and column), or none that can be held.
+        PipelineError: the file is missing, or see `parse_json`.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors put a byte order mark before it
+        return parse_json(path.read_bytes(), path)
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file") from None
+
+
+def parse_json(
+    content: bytes, where: PurePath, object_hook: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> Any:
+    """The JSON in the content of the file `where`; `object_hook` is json.loads'.
+
+    Raises:
+        PipelineError: it isn't JSON (with line and column), or none that can be held.
+    """
+    try:
+        # Windows' editors put a byte order mark before it.
+        return json.loads(content.decode("utf-8-sig"), object_hook=object_hook)
     except json.JSONDecodeError as error:
-        raise PipelineError(f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+        raise PipelineError(f"{where}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except UnicodeDecodeError:
-        raise PipelineError(f"{path}: not JSON: it is not UTF-8 text") from None
+        raise PipelineError(f"{where}: not JSON: it is not UTF-8 text") from None
     except ValueError as error:  # a whole number of thousands of digits
-        raise PipelineError(f"{path}: not read: {str(error).split(';')[0]}") from None
+        raise PipelineError(f"{where}: not read: {str(error).split(';')[0]}") from None
     except RecursionError:
-        raise PipelineError(f"{path}: not read: its lists are nested too deeply") from None
+        raise PipelineError(f"{where}: not read: its lists are nested too deeply") from None
 
 
 def digest(path: Path) -> str:

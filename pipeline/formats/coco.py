@@ -5,7 +5,6 @@ they are never turned into objects. What msgspec refuses (NaN, half characters, 
 JSON reader takes, or names with its line; both give the same records.
 """
 
-import json
 import math
 import re
 from collections import Counter, defaultdict
@@ -18,6 +17,7 @@ from msgspec import UNSET
 
 from pipeline.annotations import Category
 from pipeline.errors import PipelineError
+from pipeline.files import parse_json
 from pipeline.formats.images import ImageFiles, head, listed, tail
 from pipeline.formats.naming import is_text, shown, split_names
 from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
@@ -144,16 +144,7 @@ def parsed_plainly(file: PurePosixPath, written: bytes) -> _File:
     Raises:
         PipelineError: it is not JSON, with line and column, or lacks what an instance file has.
     """
-    try:
-        content = json.loads(written.decode(), object_hook=_without_outlines)
-    except json.JSONDecodeError as error:
-        raise PipelineError(f"{file}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
-    except UnicodeDecodeError:
-        raise PipelineError(f"{file}: not JSON: it is not UTF-8 text") from None
-    except ValueError as error:  # a whole number of thousands of digits
-        raise PipelineError(f"{file}: not read: {str(error).split(';')[0]}") from None
-    except RecursionError:
-        raise PipelineError(f"{file}: not read: its lists are nested too deeply") from None
+    content = parse_json(written, file, _without_outlines)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise PipelineError(f"{file}: it has no list {key!r}; COCO instance files have one")
