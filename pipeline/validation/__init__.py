@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline import formats, params, recipes
 from pipeline.conversion.survey import surveyed
+from pipeline.datasets import registry
 from pipeline.datasets.archives import archive_at, unpack
 from pipeline.errors import PipelineError
 from pipeline.params import ConvertParams, Params
@@ -89,10 +90,20 @@ def look(raw: Path, options: ConvertParams, format: str = "auto") -> Health:
     Raises:
         PipelineError: it can't be read at all.
     """
+    entry = registry.describing(raw.resolve().name, raw) if _downloaded(raw) else None
+    format = entry.format if entry and format == "auto" else format
     name = formats.recognise(raw) if format == "auto" else format
     dataset = formats.read(raw, name)
-    found = surveyed(raw, name, dataset, options, stops=False)
+    found = surveyed(raw, name, dataset, registry.with_splits(options, entry), stops=False)
     return Health(dataset, found, findings(found), tuple(found.unusable()))
+
+
+def _downloaded(raw: Path) -> bool:
+    """Whether the project's download stage put it there: then conversion goes by the data set's entry."""
+    try:
+        return raw.resolve().parent == (workspace() / "data/raw").resolve()
+    except PipelineError:  # outside any project
+        return False
 
 
 def text(health: Health) -> str:

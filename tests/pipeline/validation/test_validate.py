@@ -324,6 +324,17 @@ def test_what_parameters_say_counts(raw: Path, setting: Callable[..., None]) -> 
     assert (answer.exit_code, answer.stdout.splitlines()[-1]) == (0, f"{USABLE}; 2 problems would be mended")
 
 
+def test_what_was_downloaded_is_judged_by_its_entry(raw: Path, home: Path) -> None:
+    """As conversion will: here with train and val the other way round."""
+    downloaded = home / "data/raw/custom"
+    shutil.copytree(raw, downloaded)
+    entry = "files: [{urls: [http://a/b.zip]}]\nsplits: {train: val, val: train}\n"
+    (downloaded / ".dataset.yaml").write_text(entry)
+    (raw / ".dataset.yaml").write_text(entry)  # elsewhere it is no more than a file
+    assert "usable: train 1 image, 2 objects; val 3 images, 3 objects" in validate(downloaded).output
+    assert "usable: train 3 images, 3 objects; val 1 image, 2 objects" in validate(raw).output
+
+
 def test_json(raw: Path) -> None:
     swap(raw, "<xmin>5<", "<xmin>10<")
     answer = validate("mine", "--json")
