@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from email.message import Message
+from functools import partial
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
 
@@ -80,8 +81,27 @@ class _Quiet(ThreadingHTTPServer):
         """Clients that hang up are what these tests are about."""
 
 
-def _quiet_server(handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+def _quiet_server(handler: Callable[..., BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
     return _Quiet(("127.0.0.1", 0), handler)
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The address of a server that gives out a folder's files, and behaves."""
+    server = _quiet_server(partial(_Files, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class _Files(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,11 +2,6 @@
 
 import shutil
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +11,7 @@ from dvc.utils.hydra import apply_overrides
 from torchvision.models.detection import fcos_resnet50_fpn
 
 from tests.projects import REPOSITORY, clone, read, readme, run, stages_run
+from tests.servers import serving
 
 
 @pytest.fixture(scope="module")
@@ -133,25 +129,6 @@ def test_the_commands_on_data_sets_by_name(untouched: Path, tmp_path: Path) -> N
 
 def data_sets(section: str) -> list[list[str]]:
     return readme(section, "docs/datasets.md")
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A plain web server on the loopback."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 def converted(project: Path, command: list[str], *, fails: bool = False) -> str:

@@ -1,0 +1,164 @@
+"""Every entry's whole way, from a mirror on the loopback, and what becomes of what was fetched."""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fcos.detector import Detector
+from fcos.training.history import Row
+from pipeline import annotations, params
+from pipeline.conversion import convert
+from pipeline.datasets import published, registry
+from pipeline.datasets.registry import Entry
+from pipeline.errors import PipelineError
+from pipeline.params import Params
+from pipeline.stages import convert as converting
+from pipeline.stages import download
+from pipeline.training import make_batches, make_trainer
+from tests.layouts import LAYOUTS, SPLITS, small
+
+
+def one_step(values: Params, split: annotations.AnnotationSet, raw: Path) -> Row:
+    class Silent:
+        def stepped(self, row: Row, images: int) -> None: ...
+
+        def validated(self, row: Row) -> None: ...
+
+    def validate(_: Detector) -> Row:
+        return {}
+
+    train = replace(values.train, device="cpu", epochs=1, batch_size=8, size=(64, 64), warmup=0.0, ema=0.0)
+    values = replace(values, model=replace(values.model, channels=8), train=train)
+    batches = make_batches(values, split, raw)
+    trainer = make_trainer(
+        values,
+        batches=batches,
+        validate=validate,
+        classes=len(split.categories),
+        watcher=Silent(),
+        checkpoint=None,
+    )
+    (step,) = trainer.fit().steps
+    return step
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_whole_way(name: str, mirror: Path, address: str, home: Path) -> None:
+    entry, raw = small(registry.find(name), mirror), home / "data/raw" / name
+    spent = published.fetch(entry, name, raw, address)
+    assert sorted(path.name for path in spent) == sorted([".fetched", *LAYOUTS[name]])
+    values = params.load()
+    options = registry.with_splits(values.convert, registry.describing(name, raw))
+    report = convert(raw, home / "unified", options, entry.format)
+    found = {split: annotations.read(home / f"unified/{split}.json") for split in report["splits"]}
+    ends = {split: [Path(image.file_name).stem[-3:] for image in read.images] for split, read in found.items()}
+    if name in SPLITS:
+        assert {split: sorted(names) for split, names in ends.items()} == {
+            split: sorted(names) for split, names in SPLITS[name].items()
+        }
+    assert sum(len(read.annotations) for read in found.values()) == sum(map(len, ends.values()))
+    step = one_step(values, found["train"], raw)
+    assert step["positives"] > 0
+    assert np.isfinite(step["total"])
+
+
+def test_a_wrong_file_is_not_unpacked(bccd: Entry, mirror: Path, home: Path) -> None:
+    wrong = replace(bccd.files[0], checksum="md5:" + "0" * 32)
+    with pytest.raises(PipelineError, match=r"BCCD_Dataset-d272fb1\.zip"):
+        published.fetch(replace(bccd, files=(wrong,)), "bccd", home / "raw", str(mirror))
+    assert not (home / "raw").exists()
+
+
+def test_what_a_person_put_there_stays(bccd: Entry, mirror: Path, home: Path) -> None:
+    name = bccd.files[0].name
+    by_hand = home / ".fcos/downloads/bccd" / name
+    by_hand.parent.mkdir(parents=True)
+    shutil.copy(mirror / name, by_hand)
+    spent = published.fetch(bccd, "bccd", home / "raw", "http://127.0.0.1:9")  # nobody answers there
+    assert by_hand not in spent
+    assert (home / "raw" / "BCCD_Dataset-d272fb14cdff6e473fafeeeba32aba5f560e9e43/BCCD/JPEGImages").is_dir()
+
+
+def test_what_an_interrupted_run_fetched_is_ours(mirror: Path, home: Path) -> None:
+    entry = small(registry.find("voc2007"), mirror)
+    first, second = entry.files
+    broken = replace(entry, files=(first, replace(second, checksum="md5:" + "0" * 32)))
+    with pytest.raises(PipelineError):
+        published.fetch(broken, "voc2007", home / "raw", str(mirror))
+    spent = published.fetch(entry, "voc2007", home / "raw", str(mirror))
+    assert home / ".fcos/downloads/voc2007" / first.name in spent
+    assert (mirror / first.name).is_file()
+
+
+def test_archives_must_not_write_over_each_other(home: Path, tmp_path: Path) -> None:
+    for name, content in (("a.zip", "1"), ("b.zip", "2"), ("c.zip", "1")):
+        with zipfile.ZipFile(tmp_path / name, "w") as packed:
+            packed.writestr("labels/truth.json", content)
+            packed.writestr(f"images/{name}.txt", name)
+    (tmp_path / "readme.txt").write_text("as it is")
+
+    def get(*files: tuple[str, str], into: Path) -> None:
+        entry = Entry(
+            files=tuple(registry.DataFile(urls=(f"http://host/{name}",), into=folder) for name, folder in files)
+        )
+        published.fetch(entry, "own", into, str(tmp_path))
+
+    with pytest.raises(PipelineError, match=r"b\.zip: its truth\.json would replace another one in labels; .*`into`"):
+        get(("a.zip", "."), ("b.zip", "."), into=home / "one")
+    get(("a.zip", "."), ("c.zip", "."), ("b.zip", "more/b"), ("readme.txt", "more"), into=home / "two")
+    found = sorted(path.relative_to(home / "two").as_posix() for path in (home / "two").rglob("*") if path.is_file())
+    assert found == [
+        "images/a.zip.txt",
+        "images/c.zip.txt",
+        "labels/truth.json",
+        "more/b/images/b.zip.txt",
+        "more/b/labels/truth.json",
+        "more/readme.txt",
+    ]
+
+
+OWN = """\
+files:
+- urls: [{address}/BCCD_Dataset-d272fb1.zip]
+  checksum: {checksum}
+format: voc
+splits: {{train: trainval, val: test}}
+"""
+
+
+@pytest.mark.parametrize("where", ["data/mine.yaml", "data/custom"])
+def test_an_entry_of_ones_own(where: str, bccd: Entry, address: str, home: Path, setting: Callable[..., None]) -> None:
+    """By its path, or alone in data/custom. Its downloads go; its splits hold where params.yaml names none."""
+    path = home / where / "mine.yaml" if where == "data/custom" else home / where
+    path.parent.mkdir(parents=True)
+    path.write_text(OWN.format(address=address, checksum=bccd.files[0].checksum))
+    setting(dataset="custom", **{"download.path": where})
+    download.body(params.load())
+    assert list((home / ".fcos/downloads/mine").glob("*.zip")) == []
+    assert sources(home) == {"train": "trainval", "val": "test"}
+    setting(**{"convert.train": "train"})
+    assert sources(home) == {"train": "train", "val": "val", "test": "test"}
+
+
+def sources(home: Path) -> dict[str, str]:
+    """Converts, and tells from which of the data set's own splits each came."""
+    converting.body(params.load())
+    report = json.loads((home / "data/unified/report.json").read_text())
+    return {split: found["source"] for split, found in report["splits"].items()}
+
+
+def test_an_entry_that_git_has_works_in_a_temporary_workspace(
+    bccd: Entry, address: str, home: Path, tmp_path: Path, setting: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "mine.yaml").write_text(OWN.format(address=address, checksum=bccd.files[0].checksum))
+    setting(dataset="custom", **{"download.path": "mine.yaml"})
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    download.body(params.load())
+    assert (home / "data/raw/custom" / registry.OWN).is_file()
+    assert (tmp_path / ".fcos/downloads/mine").is_dir()
