@@ -81,10 +81,13 @@ def test_a_signal_before_training_begins_is_one_line(project: Path, number: sign
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
-def test_training_saves_and_ends_when_dvc_dies(project: Path) -> None:
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])  # DVC starts stages through the person's own shell
+def test_training_saves_and_ends_when_dvc_dies(project: Path, shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", shell)
     params = project / "params.yaml"
     original = params.read_text()
     params.write_text(original.replace("  epochs: 2 ", "  epochs: 200 "))  # it can't be over before DVC is killed
+    shutil.rmtree(project / ".fcos/training", ignore_errors=True)
     running = start(project, "dvc", "repro", "-s", "train")
     while not list((project / ".fcos/training").glob("*/state.pt")):
         assert running.poll() is None
