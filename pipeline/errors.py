@@ -1,5 +1,18 @@
 """The one exception that people see: its message is the whole explanation, in one line."""
 
+import re
+
+# Whatever str.splitlines parts at: names of files and classes may have any of them.
+_BREAKS = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
+
 
 class PipelineError(Exception):
     """Something a person can mend: the message names the file, the record, the problem and the remedy."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    r"""The text with each line break as Python writes it, such as `\n`."""
+    return _BREAKS.sub(lambda found: repr(found[0])[1:-1], text)

@@ -75,8 +75,10 @@ class CheckParams:
     unknown_class: Literal["default", "error", "skip"]
     unused_class: Literal["default", "error", "note"]
     alike_classes: Literal["default", "error", "note"]
+    equal_image: Literal["default", "error", "skip", "note"]
     leak: Literal["default", "error", "repair", "note"]
     alike_leak: Literal["default", "error", "repair", "note"]
+    unfair_split: Literal["default", "error", "note"]
 
 
 @dataclass(frozen=True, kw_only=True)

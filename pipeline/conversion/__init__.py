@@ -31,7 +31,7 @@ def convert(raw: Path, unified: Path, options: ConvertParams, format: str = "aut
     """
     found = survey(raw, options, format)
     for line in found.unusable():
-        raise PipelineError(f"convert: {line}")
+        raise PipelineError(line)
     report = {"problems": options.problems, **found.report()}
     with replacing(unified) as folder:
         for split, annotations in found.splits.items():

@@ -74,15 +74,21 @@ CHECKS: dict[str, Check] = {
     "unused_class": Check("a class has not a single object", _NOTE, "warning"),
     "alike_classes": Check("names of classes differ in case, blanks or a letter only", _NOTE, "warning"),
     # Splits
-    "leak": Check(
-        "an image of train is, byte for byte, in val or test",
-        {"repair": "kept in val or test alone", "note": "left in both"},
-    ),
-    "alike_leak": Check(
-        "an image of train looks like one of val or test (perceptual hash)",
-        {"note": "left in both", "repair": "kept in val or test alone"},
+    "equal_image": Check(
+        "two images of a split are, byte for byte, one",
+        {"note": "left as they are", "skip": "skipped, the first counts"},
         "warning",
     ),
+    "leak": Check(
+        "an image of train or val is, byte for byte, in a later split",
+        {"repair": "kept in the later split alone", "note": "left in both"},
+    ),
+    "alike_leak": Check(
+        "an image of train or val looks like one of a later split (perceptual hash)",
+        {"note": "left in both", "repair": "kept in the later split alone"},
+        "warning",
+    ),
+    "unfair_split": Check("what was held out lacks a class, or is far off its share of it", _NOTE, "warning"),
 }
 
 

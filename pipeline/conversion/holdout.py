@@ -1,7 +1,10 @@
 """Which images are held out of a split to be judged on: by a seed and each image's content alone, fair to every class.
 
 An image's side follows from (seed, its key): no other image has a say, so that adding some moves none. The key is the
-digest of its content, so that equal files share a side, or its group's. Stratification is a choice among seeds.
+digest of its content, so that equal files share a side, or its group's.
+
+A rule that looked at the other images could not leave each where it is when some are added, so stratification is a
+choice among seeds: `convert.split_seed: auto` makes it, and a number pins it.
 """
 
 import hashlib
@@ -17,11 +20,13 @@ from pipeline.annotations import Category
 from pipeline.conversion.looking import Seen
 from pipeline.conversion.problems import Ledger
 from pipeline.errors import PipelineError
+from pipeline.formats.records import Fault
 from pipeline.params import ConvertParams
 
 Keys = NDArray[np.uint64]
 # Fair: no class's objects in val are further from their share than so many standard deviations of a random draw.
 TOLERANCE = 1.5
+FAR = 3.0  # of any seed, standard deviations worth a warning
 SEEDS = 256  # of which the first fair one is taken, else the fairest
 
 
@@ -31,6 +36,7 @@ class HoldOut:
 
     split_seed: int
     fair: bool  # to every class, by TOLERANCE
+    better_seed: int | None  # where this one is far off, or leaves a side without a class or an image
     share: float  # asked for
     fold: int
     folds: int | None
@@ -52,11 +58,26 @@ def held_out(
     counts = Counts.of(seen, keys, categories)
     seed = options.split_seed if options.split_seed != "auto" else fairest(counts, bounds)
     held = parts(keys, seed, bounds) == (options.fold if options.folds else 0)
-    way = HoldOut(seed, unfairness(counts, seed, bounds) <= FAIR, bounds[0], options.fold, options.folds)
-    if not way.fair:
-        ledger.note(f"splits in which a class is more than {TOLERANCE} standard deviations off its share")
+    unfair = unfairness(counts, seed, bounds)
+    better = None
+    if unfair > (0, 0, FAR):
+        found = fairest(counts, bounds)
+        better = found if found != seed else None
+        fault = Fault("unfair_split", _unfair(Draw.of(counts, seed, bounds), categories, better))
+        ledger.act(fault, None, f"convert.split_seed={seed}")
+    way = HoldOut(seed, unfair <= FAIR, better, bounds[0], options.fold, options.folds)
     sides = [[item for item, out in zip(seen, held, strict=True) if out == side] for side in (False, True)]
     return way, sides[0], sides[1]
+
+
+def _unfair(draw: "Draw", categories: Sequence[Category], better: int | None) -> str:
+    """What is drawn worst, and a better seed."""
+    part, kind = draw.worst
+    what = "images" if kind == len(categories) else f"objects of {categories[kind].name!r}"
+    side = "val" if len(draw.share) == 1 else f"fold {part}"
+    total, fair = draw.total[kind], draw.share[part, 0] * draw.total[kind]
+    line = f"{side} gets {draw.held[part, kind]:,.0f} of {total:,.0f} {what}, where {fair:,.1f} would be its share"
+    return line if better is None else f"{line}; -S convert.split_seed={better} is fairer"
 
 
 def _bounds(options: ConvertParams) -> tuple[float, ...]:
@@ -140,21 +161,47 @@ Unfairness = tuple[int, int, float]
 FAIR: Unfairness = (0, 0, TOLERANCE)
 
 
-def unfairness(counts: Counts, seed: int, bounds: Sequence[float]) -> Unfairness:
-    """How far a seed is from fair, worst first: sides without an image, without a class, largest deviation.
+@dataclass(frozen=True)
+class Draw:
+    """What a seed gives to each part that is held out, one for each of the bounds.
 
     A class's objects in a part of share s, among units with n_u of them each, are drawn with a standard deviation of
     √(s (1 − s) Σ n_u²). A class is missed where a side could be expected to have at least one unit with it.
     """
-    share = np.diff(np.asarray(bounds), prepend=0.0)[:, None]
-    part = parts(counts.units, seed, bounds)[counts.unit]
-    cells = np.bincount(part * counts.kinds + counts.kind, counts.number, (len(bounds) + 1) * counts.kinds)
-    held = cells.reshape(-1, counts.kinds)[: len(bounds)]
-    units, total, squares = counts.sums
-    missed = (held == 0) | (held == total)
-    due = (np.minimum(share, 1 - share) * units >= 1) & missed
-    deviation = np.abs(held - share * total) / np.sqrt(np.maximum(share * (1 - share) * squares, 1e-12))
-    return int(missed[:, -1].sum()), int(due.sum()), float(deviation.max())
+
+    share: NDArray[np.float64]  # [parts, 1]
+    held: NDArray[np.float64]  # [parts, kinds]: objects; of the last kind, images
+    total: NDArray[np.float64]  # [kinds]
+    missed: NDArray[np.bool_]  # [parts, kinds]: one of both sides has none
+    due: NDArray[np.bool_]  # [parts, kinds]: missed, and could be expected
+    deviation: NDArray[np.float64]  # [parts, kinds]: standard deviations off the share
+
+    @classmethod
+    def of(cls, counts: Counts, seed: int, bounds: Sequence[float]) -> Self:
+        share = np.diff(np.asarray(bounds), prepend=0.0)[:, None]
+        part = parts(counts.units, seed, bounds)[counts.unit]
+        cells = np.bincount(part * counts.kinds + counts.kind, counts.number, (len(bounds) + 1) * counts.kinds)
+        held = cells.reshape(-1, counts.kinds)[: len(bounds)].astype(np.float64)
+        units, total, squares = counts.sums
+        missed = (held == 0) | (held == total)
+        due = (np.minimum(share, 1 - share) * units >= 1) & missed
+        deviation = np.abs(held - share * total) / np.sqrt(np.maximum(share * (1 - share) * squares, 1e-12))
+        return cls(share, held, total, missed, due, deviation)
+
+    @property
+    def worst(self) -> tuple[int, int]:
+        """The part and the kind: without an image, else without a class, else with the largest deviation."""
+        empty = np.zeros_like(self.missed)
+        empty[:, -1] = self.missed[:, -1]
+        rank = self.deviation + 1e6 * self.due + 1e9 * empty
+        part, kind = np.unravel_index(rank.argmax(), rank.shape)
+        return int(part), int(kind)
+
+
+def unfairness(counts: Counts, seed: int, bounds: Sequence[float]) -> Unfairness:
+    """How far a seed is from fair, worst first: sides without an image, without a class, largest deviation."""
+    draw = Draw.of(counts, seed, bounds)
+    return int(draw.missed[:, -1].sum()), int(draw.due.sum()), float(draw.deviation.max())
 
 
 def fairest(counts: Counts, bounds: Sequence[float]) -> int:

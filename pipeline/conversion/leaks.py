@@ -1,4 +1,4 @@
-"""Images of train that are judged on too: the same bytes, or the same picture saved anew."""
+"""Images that are in two splits, or in one twice: the same bytes, or the same picture saved anew."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -15,52 +15,62 @@ from pipeline.formats.records import Fault
 NEAR = 4
 
 
+# In which splits an image of each is judged on, too. What is in val and in test was tuned on before the test.
+_LATER = {"val": ("test",), "train": ("val", "test")}
+
+
 def without_leaks(seen: Mapping[str, list[Seen]], mode: Mode, ledger: Ledger) -> dict[str, list[Seen]]:
-    """The splits; train without those that val or test has too, where that is asked for."""
-    judged = [(split, item) for split in ("val", "test") for item in seen.get(split, [])]
-    train = _without_alike(_without_equal(seen["train"], judged, ledger), judged, ledger)
-    _note_repeated({**seen, "train": train}, ledger)
+    """The splits, without what is in one twice or in a later one too, where that is asked for."""
+    found = {split: _without_repeated(split, items, ledger) for split, items in seen.items()}
+    for split in (split for split in _LATER if split in found):
+        judged = [(later, item) for later in _LATER[split] for item in found.get(later, [])]
+        found[split] = _without_equal(split, found[split], judged, ledger)
+        found[split] = _without_alike(split, found[split], judged, ledger)
     if mode == "trust":
         ledger.note("splits not searched for equal images, only for equal paths: convert.images is trust", len(seen))
     if mode != "decode":
         ledger.note(f"splits not searched for images that look alike: convert.images is {mode}", len(seen))
-    return {**seen, "train": train}
+    return found
 
 
-def _note_repeated(seen: Mapping[str, Sequence[Seen]], ledger: Ledger) -> None:
-    digests = {split: {item.look.digest for item in found} for split, found in seen.items()}
-    for split, found in seen.items():
-        again = len(found) - len(digests[split])
-        ledger.note(f"images that are in {split} more than once, under several names", again)
-    both = digests.get("val", set()) & digests.get("test", set())
-    ledger.note("images that are, byte for byte, in val and in test", len(both))
-
-
-def _without_equal(train: Sequence[Seen], judged: Sequence[tuple[str, Seen]], ledger: Ledger) -> list[Seen]:
-    by_digest = {item.look.digest: (split, item) for split, item in reversed(judged)}
+def _without_repeated(split: str, items: Sequence[Seen], ledger: Ledger) -> list[Seen]:
+    first: dict[str, Seen] = {}
     kept = []
-    for item in train:
-        if item.look.digest in by_digest:
-            split, twin = by_digest[item.look.digest]
-            fault = Fault("leak", f"its image {item.raw.file} is, byte for byte, {twin.raw.file} of {split}")
-            if ledger.act(fault, "train", item.raw.where) == "repair":
+    for item in items:
+        twin = first.setdefault(item.look.digest, item)
+        if twin is not item:
+            fault = Fault("equal_image", f"its image {item.raw.file} is, byte for byte, {twin.raw.file}")
+            if ledger.act(fault, split, item.raw.where) == "skip":
                 continue
         kept.append(item)
     return kept
 
 
-def _without_alike(train: Sequence[Seen], judged: Sequence[tuple[str, Seen]], ledger: Ledger) -> list[Seen]:
-    known = [(split, item) for split, item in judged if item.look.alike is not None]
+def _without_equal(split: str, items: Sequence[Seen], judged: Sequence[tuple[str, Seen]], ledger: Ledger) -> list[Seen]:
+    by_digest = {item.look.digest: (later, item) for later, item in reversed(judged)}
+    kept = []
+    for item in items:
+        if item.look.digest in by_digest:
+            later, twin = by_digest[item.look.digest]
+            fault = Fault("leak", f"its image {item.raw.file} is, byte for byte, {twin.raw.file} of {later}")
+            if ledger.act(fault, split, item.raw.where) == "repair":
+                continue
+        kept.append(item)
+    return kept
+
+
+def _without_alike(split: str, items: Sequence[Seen], judged: Sequence[tuple[str, Seen]], ledger: Ledger) -> list[Seen]:
+    known = [(later, item) for later, item in judged if item.look.alike is not None]
     equal = {item.look.digest for _, item in known}
-    asked = [item for item in train if item.look.alike is not None and item.look.digest not in equal]
+    asked = [item for item in items if item.look.alike is not None and item.look.digest not in equal]
     twins = nearest(_hashes(asked), _hashes([item for _, item in known]))
     gone = set()
     for number, (other, distance) in twins.items():
-        item, (split, twin) = asked[number], known[other]
-        looks = f"its image {item.raw.file} looks like {twin.raw.file} of {split} ({distance} of 64 bits differ)"
-        if ledger.act(Fault("alike_leak", looks), "train", item.raw.where) == "repair":
+        item, (later, twin) = asked[number], known[other]
+        looks = f"its image {item.raw.file} looks like {twin.raw.file} of {later} ({distance} of 64 bits differ)"
+        if ledger.act(Fault("alike_leak", looks), split, item.raw.where) == "repair":
             gone.add(item.raw.file)
-    return [item for item in train if item.raw.file not in gone]
+    return [item for item in items if item.raw.file not in gone]
 
 
 def _hashes(seen: Sequence[Seen]) -> NDArray[np.uint64]:

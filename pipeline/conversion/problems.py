@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.conversion.checks import CHECKS, Action, Mend, actions
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, one_line
 from pipeline.formats.records import Fault
 from pipeline.params import ConvertParams
 
@@ -51,7 +51,8 @@ class Ledger:
         if does == "error" and self.stops:
             raise PipelineError(f"{where}: {fault.message}; mend it there, or have it {self._remedy(fault.code, mend)}")
         does = does if does == "error" else mend
-        self.problems.append(Problem(fault.code, split, where, fault.message, does, check.words(does)))
+        problem = Problem(fault.code, split, one_line(where), one_line(fault.message), does, check.words(does))
+        self.problems.append(problem)
         return mend
 
     def _remedy(self, code: str, mend: Mend) -> str:

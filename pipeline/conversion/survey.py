@@ -37,7 +37,9 @@ class Survey:
         """A line for each split that nothing can be learnt from, or judged on."""
         for split, found in self.splits.items():
             if not found.images:
-                yield f"{split} has no images; choose another split, convert.val_fraction or convert.split_seed"
+                better = self.hold_out and self.hold_out.better_seed
+                way = "convert.split_seed" if better is None else f"-S convert.split_seed={better}"
+                yield f"{split} has no images; choose another split, convert.val_fraction or {way}"
             elif split != "test" and not found.annotations:
                 yield f"{split} has {counted(len(found.images), 'image')} and not one object"
 

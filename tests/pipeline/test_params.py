@@ -44,8 +44,8 @@ def test_numbers_mean_what_they_mean_to_dvc(home: Path, written: str, meant: flo
         ("val_fraction: 0.2", "val_fraction: 1", "convert.val_fraction is 1, but should be less than 1"),
         ("  size: [256, 256]", "  size: [512, 256]", "train: size: the shorter side comes first"),
         ("  path: data/custom", "  path: ../data", "download: path: .* leaves the project, so it must be absolute"),
-        ("seed: 0", "seed: -1", "seed is -1, but should be greater than or equal to 0"),
-        ("seed: 0", "seed: [0", "not YAML: .* at line"),
+        ("\nseed: 0", "\nseed: -1", "seed is -1, but should be greater than or equal to 0"),
+        ("\nseed: 0", "\nseed: [0", "not YAML: .* at line"),
         ("dataset: digits", "dataset: 7", "dataset is 7, but should be a valid string"),
     ],
 )
@@ -61,7 +61,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_stage_says_it_in_one_line(home: Path, stage: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
-    edited(home, "seed: 0", "sed: 0")
+    edited(home, "\nseed: 0", "\nsed: 0")
     done = stage("convert")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

@@ -90,7 +90,8 @@ def test_equal_files_share_a_side(some: set[int], seed: int) -> None:
 @given(st.lists(st.lists(st.sampled_from(["cat", "dog", "eel"]), max_size=5), min_size=30, max_size=80))
 def test_every_class_is_near_its_share_or_no_seed_is_better(contents: list[list[str]]) -> None:
     seen = [image(n, tuple(names)) for n, names in enumerate(contents)]
-    way, _, held = held_out(seen, CATEGORIES, options(), Ledger(options()))
+    asked = options(split_seed="auto")
+    way, _, held = held_out(seen, CATEGORIES, asked, Ledger(asked))
     for name in ("cat", "dog", "eel"):
         number = np.array([names.count(name) for names in contents])
         out = sum(item.name == name for found in held for item in found.raw.objects)
@@ -108,9 +109,37 @@ def test_every_class_is_near_its_share_or_no_seed_is_better(contents: list[list[
 
 def test_a_rare_class_is_on_both_sides() -> None:
     seen = [image(n, ("cat", "eel") if n % 20 == 0 else ("cat",)) for n in range(100)]
-    _, stay, held = held_out(seen, CATEGORIES[:3:2], options(), Ledger(options()))
+    asked = options(split_seed="auto")
+    _, stay, held = held_out(seen, CATEGORIES[:3:2], asked, Ledger(asked))
     for side in (stay, held):
         assert any(item.name == "eel" for found in side for item in found.raw.objects)
+
+
+def test_a_seed_that_leaves_a_class_out_is_told_with_a_better_one() -> None:
+    seen = [image(n, ("cat", "eel") if n < 5 else ("cat",)) for n in range(60)]
+    said = {}
+    for seed in range(8):
+        ledger = Ledger(options())
+        way, _, held = held_out(seen, CATEGORIES[:3:2], options(split_seed=seed), ledger)
+        drawn_out = sum(item.name == "eel" for found in held for item in found.raw.objects)
+        assert (drawn_out == 0) == bool(ledger.problems)
+        if ledger.problems:
+            assert way.better_seed is not None
+            said[seed] = str(ledger.problems[0])
+            _, _, better = held_out(seen, CATEGORIES[:3:2], options(split_seed=way.better_seed), Ledger(options()))
+            assert any(item.name == "eel" for found in better for item in found.raw.objects)
+    assert said
+    for seed, line in said.items():
+        assert line.startswith(
+            f"convert.split_seed={seed}: val gets 0 of 5 objects of 'eel', where 1.0 would be its share; -S convert.spl"
+        )
+
+
+def test_a_side_without_an_image_is_told() -> None:
+    asked = options(val_fraction=0.01)
+    ledger = Ledger(asked)
+    held_out([image(n) for n in range(5)], CATEGORIES[:1], asked, ledger)
+    assert str(ledger.problems[0]).startswith("convert.split_seed=0: val gets 0 of 5 images, where 0.1 would be its")
 
 
 def test_ranks_are_splitmix64() -> None:
@@ -125,7 +154,8 @@ def test_ranks_are_splitmix64() -> None:
 def test_the_same_seed_serves_every_fold() -> None:
     seen = [image(n, ("cat", "dog", "eel")[n % 3 : n % 3 + 1]) for n in range(90)]
     ways = {
-        held_out(seen, CATEGORIES, options(folds=3, fold=fold), Ledger(options()))[0].split_seed for fold in range(3)
+        held_out(seen, CATEGORIES, options(folds=3, fold=fold, split_seed="auto"), Ledger(options()))[0].split_seed
+        for fold in range(3)
     }
     assert len(ways) == 1
 

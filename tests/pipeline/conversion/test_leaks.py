@@ -110,11 +110,23 @@ def test_many_are_searched_quickly() -> None:
 
 def test_what_is_twice_in_a_split_and_what_is_judged_on_twice(tmp_path: Path) -> None:
     one, other = (painted(tmp_path / f"{seed}.png", seed) for seed in range(2))
-    again = tmp_path / "again.png"
+    again, anew = tmp_path / "again.png", painted(tmp_path / "anew.jpg", 1, quality=40)
     again.write_bytes(one.read_bytes())
-    book = ledger()
-    without_leaks({"train": [seen(other)], "val": [seen(one), seen(again)], "test": [seen(one)]}, "decode", book)
-    assert book.notes == {
-        "images that are in val more than once, under several names": 1,
-        "images that are, byte for byte, in val and in test": 1,
+    splits = {"train": [seen(other)], "val": [seen(one), seen(again), seen(anew)], "test": [seen(one), seen(other)]}
+    book = ledger(leak="note")
+    assert without_leaks(splits, "decode", book) == splits
+    assert [(item.code, item.split, item.where, item.message) for item in book.problems] == [
+        ("equal_image", "val", "again.xml", "its image again.png is, byte for byte, 0.png"),
+        ("leak", "val", "0.xml", "its image 0.png is, byte for byte, 0.png of test"),
+        ("leak", "val", "again.xml", "its image again.png is, byte for byte, 0.png of test"),
+        ("alike_leak", "val", "anew.xml", "its image anew.jpg looks like 1.png of test (0 of 64 bits differ)"),
+        ("leak", "train", "1.xml", "its image 1.png is, byte for byte, 1.png of test"),
+    ]
+    once = without_leaks(splits, "decode", ledger(equal_image="skip", leak="note", alike_leak="note"))
+    assert [item.raw.file for item in once["val"]] == ["0.png", "anew.jpg"]
+    mended = without_leaks(splits, "decode", ledger(leak="repair", alike_leak="repair"))
+    assert {split: [item.raw.file for item in mended[split]] for split in mended} == {
+        "train": [],
+        "val": [],
+        "test": ["0.png", "1.png"],
     }

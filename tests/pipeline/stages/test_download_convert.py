@@ -89,7 +89,7 @@ def own(tmp_path: Path, voc_xml: Callable[..., Path], picture: Callable[..., Pat
 
 
 def test_own_folder_is_copied_not_linked(home: Path, own: Path, setting: Setting, stage: Stage) -> None:
-    setting(**{"dataset": "custom", "download.path": str(own)})
+    setting(**{"dataset": "custom", "download.path": str(own), "convert.split_seed": "auto"})
     succeeds(stage, "download")
     copied = home / "data/raw/custom/images/0.png"
     assert copied.stat().st_ino != (own / "images/0.png").stat().st_ino
@@ -143,7 +143,7 @@ def test_failed_download_keeps_what_was_there(
 def test_failed_conversion_leaves_nothing_half_written(
     home: Path, own: Path, setting: Setting, stage: Stage, voc_xml: Callable[..., Path]
 ) -> None:
-    setting(**{"dataset": "custom", "download.path": str(own)})
+    setting(**{"dataset": "custom", "download.path": str(own), "convert.split_seed": "auto"})
     voc_xml(own / "annotations" / "3.xml", [("cat", 30, 1, 90, 9)])
     succeeds(stage, "download")
     fails(stage, "convert", "annotations/3.xml: object 1: ", "50 px outside", "-S convert.problems=repair")

@@ -1,6 +1,7 @@
 """`fcos validate`: what it prints and how it exits, on small data sets with one thing wrong in each."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -177,19 +178,26 @@ VOC: dict[str, tuple[Break, str, str]] = {
     Annotations/a.xml: object 3: its box and class 'cat' are those of Annotations/a.xml: object 2
     to change: convert.checks.repeated_box=skip (dropped, the first counts) | error (stops the conversion)""",
     ),
+    "equal_image": (
+        lambda raw: shutil.copyfile(raw / "JPEGImages/b.png", raw / "JPEGImages/a.png"),
+        WHOLE,
+        """equal_image  1  left as they are: two images of a split are, byte for byte, one
+    Annotations/b.xml: its image JPEGImages/b.png is, byte for byte, JPEGImages/a.png
+    to change: convert.checks.equal_image=skip (skipped, the first counts) | error (stops the conversion)""",
+    ),
     "leak": (
         lambda raw: shutil.copyfile(raw / "JPEGImages/d.png", raw / "JPEGImages/a.png"),
         "2 images, 1 object",
-        """leak  1  stops the conversion: an image of train is, byte for byte, in val or test
+        """leak  1  stops the conversion: an image of train or val is, byte for byte, in a later split
     Annotations/a.xml: its image JPEGImages/a.png is, byte for byte, JPEGImages/d.png of val
-    to change: convert.checks.leak=repair (kept in val or test alone) | note (left in both)""",
+    to change: convert.checks.leak=repair (kept in the later split alone) | note (left in both)""",
     ),
     "alike_leak": (
         recode,
         WHOLE,
-        """alike_leak  1  left in both: an image of train looks like one of val or test (perceptual hash)
+        """alike_leak  1  left in both: an image of train or val looks like one of a later split (perceptual hash)
     Annotations/a.xml: its image JPEGImages/a.png looks like JPEGImages/d.png of val (0 of 64 bits differ)
-    to change: convert.checks.alike_leak=repair (kept in val or test alone) | error (stops the conversion)""",
+    to change: convert.checks.alike_leak=repair (kept in the later split alone) | error (stops the conversion)""",
     ),
 }
 
@@ -281,8 +289,28 @@ def test_one_thing_wrong_in_coco(coco: Callable[..., Path], code: str) -> None:
     assert answer.exit_code == (0 if warning else 1)
 
 
+def test_a_split_without_images_is_told_with_a_better_seed(home: Path, picture: Write) -> None:
+    """Of three images, the one list that there is, none is held out with this seed."""
+    for number in range(3):
+        picture(home / f"theirs/{number}.png", seed=number)
+    (home / "theirs/all.csv").write_text("".join(f"{number}.png,1,2,9,9,cat\n" for number in range(3)))
+    params = (home / "params.yaml").read_text()
+    (home / "params.yaml").write_text(params.replace("val_fraction: 0.2", "val_fraction: 0.05"))
+    answer = validate("theirs")
+    found = re.search(
+        r"unfair_split  1  left as it is: what was held out lacks a class, or is far off its share of it\n"
+        r"    convert.split_seed=0: val gets 0 of 3 images, where 0.2 would be its share; "
+        r"-S convert.split_seed=(\d+) is fairer",
+        answer.stdout,
+    )
+    assert found, answer.output
+    assert f"val has no images; choose another split, convert.val_fraction or -S convert.split_seed={found[1]}" in (
+        answer.output
+    )
+
+
 def test_every_check_is_tried() -> None:
-    assert {*VOC, *COCO} == set(CHECKS)
+    assert {*VOC, *COCO, "unfair_split"} == set(CHECKS)
 
 
 def test_nothing_wrong(raw: Path) -> None:
