@@ -1,9 +1,11 @@
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests import projects
 
@@ -11,7 +13,11 @@ _LONGEST = ("test_pipeline.py", "test_interruptions.py", "test_queue.py", "test_
 
 
 def pytest_configure() -> None:
-    """Where tests are begun in the background of a script, Ctrl-C is ignored, and would be by all that they start."""
+    """The same examples in every run: what finds new ones is a campaign (`benchmarks/fuzzing.py`), not a gate.
+
+    Where tests are begun in the background of a script, Ctrl-C is ignored, and would be by all that they start."""
+    settings.register_profile("suite", derandomize=True)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -115,7 +115,7 @@ def session(patience: Patience) -> requests.Session:
     )
     opened = requests.Session()
     opened.max_redirects = _REDIRECTS
-    opened.hooks["response"].append(_stay_encrypted)
+    opened.hooks["response"].append(_led_elsewhere)
     for scheme in ("http://", "https://"):
         opened.mount(scheme, HTTPAdapter(max_retries=retry))
     return opened
@@ -304,11 +304,13 @@ def _validator(headers: "CaseInsensitiveDict[str]") -> str | None:
     return modified if settled else None
 
 
-def _stay_encrypted(answer: requests.Response, *_: object, **__: object) -> None:
-    if not answer.is_redirect or not answer.url.startswith("https:"):
+def _led_elsewhere(answer: requests.Response, *_: object, **__: object) -> None:
+    """A redirect may not lead from https to http, and what comes with it is not wanted."""
+    if not answer.is_redirect:
         return
+    answer.close()  # requests would read it all and undo its encoding: it may be endless, or not what it says
     target = urlsplit(urljoin(answer.url, answer.headers["Location"]))
-    if target.scheme != "https":
+    if answer.url.startswith("https:") and target.scheme != "https":
         raise Unfit(f"leads from https to {target.scheme}://{target.hostname}, where anyone could change the file")
 
 

@@ -241,6 +241,13 @@ def test_unreachable(tmp_path: Path, url: str, said: str) -> None:
         assert f"{tmp_path}/a.bin" in line
 
 
+@pytest.mark.parametrize("said", ["Content-Encoding: br", "Content-Length: 99999999999"])
+def test_what_comes_with_a_redirect_is_not_read(tmp_path: Path, said: str) -> None:
+    redirect = f"HTTP/1.1 301 Moved\r\n{said}\r\nLocation: /b\r\n\r\n".encode() + CONTENT[5124:]
+    with Server(CONTENT, redirect) as server:
+        assert brought(tmp_path, described(server.url())) == CONTENT
+
+
 def test_redirects(tmp_path: Path) -> None:
     with Server(CONTENT, "redirect", "cut", "redirect") as server:
         assert brought(tmp_path, described(server.url())) == CONTENT
