@@ -1,7 +1,7 @@
 """A data set looked at from end to end, in the unified format, with all that was found on the way. Writes nothing."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.conversion.looking import Seen, seen_splits
 from pipeline.conversion.objects import annotation_set
 from pipeline.conversion.problems import Ledger
 from pipeline.conversion.splits import choose
-from pipeline.formats.records import RawDataset
+from pipeline.formats.records import RawDataset, RawSplit
 from pipeline.params import ConvertParams
 
 SPLITS = ("train", "val", "test")
@@ -84,6 +84,7 @@ def surveyed(raw: Path, name: str, dataset: RawDataset, options: ConvertParams, 
     seen = without_leaks({split: seen[split] for split in SPLITS if split in seen}, options.images, ledger)
     if options.groups:
         check_groups(seen, options.groups, ledger)
+    _note_lost(parts.values(), seen, ledger)
     splits = {split: annotation_set(split, found, categories, ledger) for split, found in seen.items()}
     classes.check(categories, splits.values(), ledger)
     drawn = f"fold {options.fold} of {options.folds}" if options.folds else "a share"
@@ -100,7 +101,9 @@ def own_splits(raw: Path, options: ConvertParams, format: str = "auto", *, stops
     """
     name, dataset = _read(raw, format)
     ledger = Ledger(options, stops)
-    seen = seen_splits(raw, {own: [found] for own, found in dataset.splits.items()}, options.images, ledger)
+    parts = {own: [found] for own, found in dataset.splits.items()}
+    seen = seen_splits(raw, parts, options.images, ledger)
+    _note_lost(parts.values(), seen, ledger)
     categories = classes.chosen(dataset.categories, options.classes)
     splits = {split: annotation_set(split, found, categories, ledger) for split, found in seen.items()}
     classes.check(categories, splits.values(), ledger)
@@ -114,6 +117,14 @@ def _read(raw: Path, format: str) -> tuple[str, RawDataset]:
 
 def _files(seen: dict[str, list[Seen]]) -> set[str]:
     return {item.raw.file for found in seen.values() for item in found}
+
+
+def _note_lost(parts: Iterable[Sequence[RawSplit]], seen: dict[str, list[Seen]], ledger: Ledger) -> None:
+    """What goes with an image is no problem of its own, but must not go uncounted."""
+    had = sum(len(image.objects) for found in parts for part in found for image in part.images)
+    ledger.note(
+        "objects of skipped images", had - sum(len(item.raw.objects) for kept in seen.values() for item in kept)
+    )
 
 
 def _unused(own: Collection[str], names: Collection[str]) -> tuple[str, ...]:

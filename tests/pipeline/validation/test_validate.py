@@ -61,7 +61,9 @@ VOC: dict[str, tuple[Break, str, str]] = {
         "2 images, 1 object",
         """missing_image  1  stops the conversion: the annotated image is not there
     Annotations/a.xml: its image 'a.png' is not there
-    to change: convert.checks.missing_image=skip (skipped)""",
+    to change: convert.checks.missing_image=skip (skipped)
+
+2 objects of skipped images""",
     ),
     "ambiguous_image": (
         lambda raw: shutil.copytree(raw / "JPEGImages", raw / "images", ignore=shutil.ignore_patterns("[bcd].png")),
@@ -70,6 +72,7 @@ VOC: dict[str, tuple[Break, str, str]] = {
     Annotations/a.xml: its image 'a.png' may be JPEGImages/a.png or images/a.png
     to change: convert.checks.ambiguous_image=skip (skipped)
 
+2 objects of skipped images
 2 image files not used""",
     ),
     "undecodable_image": (
@@ -79,6 +82,7 @@ VOC: dict[str, tuple[Break, str, str]] = {
     Annotations/a.xml: its image a.png can't be decoded: not in a known image format
     to change: convert.checks.undecodable_image=skip (skipped)
 
+2 objects of skipped images
 1 image file not used""",
     ),
     "truncated_image": (
@@ -88,6 +92,7 @@ VOC: dict[str, tuple[Break, str, str]] = {
     Annotations/a.xml: its image a.png ends too early: image file is truncated
     to change: convert.checks.truncated_image=skip (skipped)
 
+2 objects of skipped images
 1 image file not used""",
     ),
     "size": (
@@ -109,7 +114,9 @@ VOC: dict[str, tuple[Break, str, str]] = {
         WHOLE,
         """repeated_image  1  stops the conversion: an image has two records in a split
     Annotations/a.xml: JPEGImages/a.png is already in this split, by Annotations/a.xml
-    to change: convert.checks.repeated_image=skip (skipped, the first counts)""",
+    to change: convert.checks.repeated_image=skip (skipped, the first counts)
+
+2 objects of skipped images""",
     ),
     "missing_annotation": (
         lambda raw: (raw / XML).unlink(),
@@ -190,7 +197,9 @@ VOC: dict[str, tuple[Break, str, str]] = {
         "2 images, 1 object",
         """leak  1  stops the conversion: an image of train or val is, byte for byte, in a later split
     Annotations/a.xml: its image JPEGImages/a.png is, byte for byte, JPEGImages/d.png of val
-    to change: convert.checks.leak=repair (kept in the later split alone) | note (left in both)""",
+    to change: convert.checks.leak=repair (kept in the later split alone) | note (left in both)
+
+2 objects of skipped images""",
     ),
     "alike_leak": (
         recode,
