@@ -9,14 +9,24 @@ from hypothesis import settings
 
 from tests import projects
 
-_LONGEST = ("test_pipeline.py", "test_interruptions.py", "test_queue.py", "test_docs.py", "test_compiling.py")
+_LONGEST = (
+    "test_pipeline.py",
+    "test_interruptions.py",
+    "test_queue.py",
+    "test_docs.py",
+    "test_launching.py",
+    "test_viewer.py",
+    "test_compiling.py",
+)
 
 
 def pytest_configure() -> None:
-    """The same examples in every run: what finds new ones is a campaign (`benchmarks/fuzzing.py`), not a gate.
+    """The same examples in every run; `HYPOTHESIS_PROFILE=campaign pytest --timeout 0 FILE` looks for new ones.
 
-    Where tests are begun in the background of a script, Ctrl-C is ignored, and would be by all that they start."""
+    Where tests are begun in the background of a script, Ctrl-C is ignored, and would be by all that they start.
+    """
     settings.register_profile("suite", derandomize=True)
+    settings.register_profile("campaign", max_examples=10_000)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

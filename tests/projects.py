@@ -23,7 +23,7 @@ SMALL = {
 
 def run(project: Path, *command: str, check: bool = True) -> str:
     """Runs a command there as a person would, and gives back all it printed."""
-    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=570)
+    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=870)
     output = done.stdout + done.stderr
     if check:
         assert done.returncode == 0, f"{command}: exit {done.returncode}\n{output}"

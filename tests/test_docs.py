@@ -64,7 +64,12 @@ def test_the_commands_on_training(tmp_path_factory: pytest.TempPathFactory) -> N
     run(project, "git", "checkout", "-q", "params.yaml")
     # Twice as large as they are made here: of the smallest, hidden by others, one would stay unknown.
     run(project, *by_heart, "-S", "train.size=[256,256]", "train")
-    assert read(project, "metrics/train.json")["val"]["AP50"] >= 0.95
+    found = read(project, "metrics/train.json")
+    assert (found["overfit"], found["val"]["AP50"] >= 0.95) == (4, True)
+    header = (project / "plots/loss.csv").read_text().splitlines()[0].split(",")
+    assert {"learning_rate", "gradient_norm", "objects"} <= set(header)
+    assert "annotated" not in header
+    assert (project / "plots/optimiser.png").is_file()
 
 
 def test_the_commands_on_data_sets(untouched: Path, tmp_path: Path) -> None:

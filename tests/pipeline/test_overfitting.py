@@ -1,8 +1,5 @@
 """`train.overfit`: a few images, unchanged, until they are known."""
 
-import json
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import torch
 
 from fcos.training.history import History
 from fcos.training.processes import Alone
-from pipeline import annotations, params
+from pipeline import params
 from pipeline.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
 from pipeline.overfitting import by_heart, check_by_heart
@@ -110,25 +107,3 @@ def test_what_is_not_learnt_fails_and_says_where_to_look(tmp_path: Path) -> None
         check_by_heart(History([{}] * 50, [row | {"AP50": 0.94}, row | {"AP50": 0.5}]), split)
     assert "fcos explain" in str(told.value)
     assert "\n" not in str(told.value)
-
-
-def test_the_stage_learns_two_images_by_heart(
-    home: Path, setting: Callable[..., None], stage: Callable[[str], subprocess.CompletedProcess[str]]
-) -> None:
-    """With parameters that are otherwise the project's own, but for the size; and says so in its metrics."""
-    split = squares(home / "data/raw/digits")
-    blank = replace(split, images=split.images[2:3], annotations=())
-    for name, one in (("train", split), ("val", blank)):  # validated on the very images, not on these
-        annotations.write(one, home / f"data/unified/{name}.json")
-    setting(**{"train.overfit": 2, "train.size": [64, 64], "train.device": "cpu"})
-    done = stage("train")
-    assert done.returncode == 0, done.stderr
-    found = json.loads((home / "metrics/train.json").read_text())
-    assert found["overfit"] == 2
-    assert found["val"]["AP50"] >= 0.95
-    assert found["steps"] < 1000
-    header = (home / "plots/loss.csv").read_text().splitlines()[0].split(",")
-    assert {"learning_rate", "gradient_norm", "objects"} <= set(header)
-    assert "annotated" not in header
-    assert (home / "plots/optimiser.png").is_file()
-    assert (home / "models/detector.safetensors").is_file()

@@ -318,7 +318,7 @@ KINDS = {"zip": zipped, "tar": lambda path: tarred(path, mode="w"), "tar.gz": ta
 CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 @given(kind=st.sampled_from(sorted(KINDS)), changes=CHANGES, keep=st.floats(0.2, 1))
 def test_a_damaged_archive_is_told_in_one_line_or_harmless(
     tmp_path_factory: pytest.TempPathFactory, kind: str, changes: list[tuple[float, int]], keep: float

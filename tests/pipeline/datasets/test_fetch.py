@@ -396,7 +396,7 @@ def test_a_killed_process_is_continued_by_one_that_waited_for_it(
 SLOW = ("stall", "mute", "drip", "429 long")
 QUICK = [name for name in FAULTS if name not in SLOW]
 HONEST = [name for name in QUICK if name not in LIES]
-ONE = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def outcome(into: Path, file: File) -> bytes | None:
