@@ -9,8 +9,8 @@ _BREAKS = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
 class PipelineError(Exception):
     """Something a person can mend: the message names the file, the record, the problem and the remedy."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 def one_line(text: str) -> str:

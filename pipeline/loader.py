@@ -254,8 +254,7 @@ class Batches:
         try:
             yield from batched(_begun(loader), self.accumulate)
         except PipelineError as error:
-            # A worker's comes wrapped in its traceback, whose last line is the error.
-            raise PipelineError(str(error).strip().splitlines()[-1].split("PipelineError: ")[-1]) from None
+            raise PipelineError(_own_words(error.args[0])) from None
         except (RuntimeError, ConnectionError, EOFError) as error:
             # A connection breaks where a worker dies while it hands a batch over.
             if isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error):
@@ -289,6 +288,13 @@ def _as_many_workers_as_asked() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         yield
+
+
+def _own_words(message: str) -> str:
+    """An error of a worker comes wrapped in its traceback, whose last line is `pipeline.errors.PipelineError: …`."""
+    if not message.startswith("Caught PipelineError in DataLoader worker process"):
+        return message
+    return message.strip().splitlines()[-1].split("PipelineError: ", 1)[-1]
 
 
 def _begun(loader: "DataLoader[Batch]") -> Iterator[Batch]:

@@ -235,6 +235,18 @@ def _redirect(handler: _Handler) -> None:
     handler.refuse(302, Location=handler.play.target or f"/elsewhere{handler.path}")
 
 
+def _redirect_endless(handler: _Handler) -> None:
+    """What comes with it never ends."""
+    handler.send_response(302)
+    handler.send_header("Location", f"/elsewhere{handler.path}")
+    handler.send_header("Content-Length", "99999999999")
+    handler.end_headers()
+    handler.wfile.write(b"sorry")
+    handler.wfile.flush()
+    handler.close_connection = True
+    handler.play.stopped.wait(2)
+
+
 def _encoded(handler: _Handler) -> None:
     handler.answer(start=0, body=gzip.compress(handler.play.content), headers={"Content-Encoding": "gzip"})
 
@@ -281,6 +293,7 @@ FAULTS: dict[str, Callable[[_Handler], None]] = {
     "204": _raw(b"HTTP/1.1 204 No Content\r\n\r\n"),
     "206": _raw(b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-2/3\r\nContent-Length: 3\r\n\r\nabc"),
     "redirect": _redirect,
+    "redirect endless": _redirect_endless,
     "nowhere": lambda handler: handler.refuse(302, Location="http://[nowhere/"),
     "odd place": _raw("HTTP/1.1 302 Found\r\nLocation: http://caf\xe9.invalid:99999/\r\n\r\n".encode("latin1")),
     "other scheme": lambda handler: handler.refuse(302, Location="file:///etc/passwd"),

@@ -3,8 +3,8 @@
 Rules, for whatever format:
 - An image's size is the decoded one, as stored: EXIF rotation is ignored, since annotations refer to stored pixels.
 - A declared size that differs is a problem: the boxes may belong to another rendition. Repair: the decoded size counts.
-- Boxes: see `boxes.checked`. An image of train or val that is in a later split too, byte for byte, is a problem. Repair:
-  it stays in the later one.
+- Boxes: see `boxes.checked`. An image of train or val that is in a later split too, byte for byte, is a problem.
+  Repair: it stays in the later one.
 - What counts as a problem, and what can be done about it, is listed in `checks.CHECKS`.
 """
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pipeline.annotations import Category
 from pipeline.conversion.looking import Seen
 from pipeline.conversion.problems import Ledger
+from pipeline.conversion.splits import LATER
 from pipeline.errors import PipelineError
 from pipeline.formats.records import Fault
 from pipeline.params import ConvertParams
@@ -36,7 +37,7 @@ class HoldOut:
 
     split_seed: int
     fair: bool  # to every class, by TOLERANCE
-    better_seed: int | None  # where this one is far off, or leaves a side without a class or an image
+    better_seed: int | None  # where this one is an unfair split, and some other is better
     share: float  # asked for
     fold: int
     folds: int | None
@@ -60,14 +61,20 @@ def held_out(
     held = parts(keys, seed, bounds) == (options.fold if options.folds else 0)
     unfair = unfairness(counts, seed, bounds)
     better = None
-    if unfair > (0, 0, FAR):
-        found = fairest(counts, bounds)
-        better = found if found != seed else None
+    if seen and unfair > (0, 0, FAR):
+        better = _better(counts, seed, bounds, options.fold)
         fault = Fault("unfair_split", _unfair(Draw.of(counts, seed, bounds), categories, better))
         ledger.act(fault, None, f"convert.split_seed={seed}")
     way = HoldOut(seed, unfair <= FAIR, better, bounds[0], options.fold, options.folds)
     sides = [[item for item, out in zip(seen, held, strict=True) if out == side] for side in (False, True)]
     return way, sides[0], sides[1]
+
+
+def _better(counts: "Counts", seed: int, bounds: Sequence[float], part: int) -> int | None:
+    """A fairer seed, if there is one with images on both sides."""
+    found = fairest(counts, bounds)
+    better = unfairness(counts, found, bounds) < unfairness(counts, seed, bounds)
+    return found if better and not Draw.of(counts, found, bounds).missed[part, -1] else None
 
 
 def _unfair(draw: "Draw", categories: Sequence[Category], better: int | None) -> str:
@@ -104,10 +111,11 @@ def _group(groups: str, item: Seen) -> str | None:
 
 
 def check_groups(seen: Mapping[str, Sequence[Seen]], groups: str, ledger: Ledger) -> None:
-    """Notes the images of train whose group is judged on: the data set's own splits needn't keep groups together."""
-    judged = {_group(groups, item) for split in ("val", "test") for item in seen.get(split, ())} - {None}
-    torn = sum(_group(groups, item) in judged for item in seen["train"])
-    ledger.note("images of train whose group (convert.groups) is also in val or test", torn)
+    """Notes images whose group is in a later split too: the data set's own splits needn't keep groups together."""
+    for split, later in LATER.items():
+        judged = {_group(groups, item) for name in later for item in seen.get(name, ())} - {None}
+        torn = sum(_group(groups, item) in judged for item in seen.get(split, ()))
+        ledger.note(f"images of {split} whose group (convert.groups) is also in {' or '.join(later)}", torn)
 
 
 def ranks(keys: Keys, seed: int) -> NDArray[np.float64]:
@@ -166,14 +174,15 @@ class Draw:
     """What a seed gives to each part that is held out, one for each of the bounds.
 
     A class's objects in a part of share s, among units with n_u of them each, are drawn with a standard deviation of
-    √(s (1 − s) Σ n_u²). A class is missed where a side could be expected to have at least one unit with it.
+    √(s (1 − s) Σ n_u²). A class is missed where a side could be expected to have at least one unit with it, or where
+    nothing is left to learn it from though another seed would leave some.
     """
 
     share: NDArray[np.float64]  # [parts, 1]
     held: NDArray[np.float64]  # [parts, kinds]: objects; of the last kind, images
     total: NDArray[np.float64]  # [kinds]
     missed: NDArray[np.bool_]  # [parts, kinds]: one of both sides has none
-    due: NDArray[np.bool_]  # [parts, kinds]: missed, and could be expected
+    due: NDArray[np.bool_]  # [parts, kinds]: missed where it should not be
     deviation: NDArray[np.float64]  # [parts, kinds]: standard deviations off the share
 
     @classmethod
@@ -185,6 +194,8 @@ class Draw:
         units, total, squares = counts.sums
         missed = (held == 0) | (held == total)
         due = (np.minimum(share, 1 - share) * units >= 1) & missed
+        if len(bounds) == 1:  # of several folds, each takes some class's only image
+            due |= (held == total) & (total > 0)
         deviation = np.abs(held - share * total) / np.sqrt(np.maximum(share * (1 - share) * squares, 1e-12))
         return cls(share, held, total, missed, due, deviation)
 

@@ -31,7 +31,7 @@ _FLAT = 8  # grey levels of 256 between the darkest and the brightest place
 class Look:
     width: int  # pixels as stored: an EXIF rotation is ignored, since annotations refer to stored pixels
     height: int
-    digest: str  # SHA-256 of the file's bytes, in hexadecimal; of its path and size, where it isn't read
+    digest: str  # SHA-256 of the file's bytes, in hexadecimal; of its path, where it isn't read
     rotated: bool = False  # EXIF asks viewers to turn it
     alike: int | None = (
         None  # perceptual hash, 64 bits: close for the same picture saved anew; of decoded images that aren't flat
@@ -65,7 +65,7 @@ def trusted(record: RawImage) -> Look | Fault:
     if record.declared is None:
         return Fault("record", "it gives no size of its image, and none is read; -S convert.images=header reads it")
     width, height = record.declared
-    return Look(width, height, hashlib.sha256(f"{record.file} {width}x{height}".encode()).hexdigest())
+    return Look(width, height, hashlib.sha256(os.fsencode(record.file)).hexdigest())
 
 
 def _seen(path: Path, *, decode: bool) -> Look | Fault:

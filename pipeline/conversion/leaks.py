@@ -8,22 +8,19 @@ from numpy.typing import NDArray
 
 from pipeline.conversion.images import Mode
 from pipeline.conversion.looking import Seen
-from pipeline.conversion.problems import Ledger
+from pipeline.conversion.problems import LOST, Ledger
+from pipeline.conversion.splits import LATER
 from pipeline.formats.records import Fault
 
 # Bits of 64 in which two perceptual hashes may differ and still be the same picture.
 NEAR = 4
 
 
-# In which splits an image of each is judged on, too. What is in val and in test was tuned on before the test.
-_LATER = {"val": ("test",), "train": ("val", "test")}
-
-
 def without_leaks(seen: Mapping[str, list[Seen]], mode: Mode, ledger: Ledger) -> dict[str, list[Seen]]:
     """The splits, without what is in one twice or in a later one too, where that is asked for."""
     found = {split: _without_repeated(split, items, ledger) for split, items in seen.items()}
-    for split in (split for split in _LATER if split in found):
-        judged = [(later, item) for later in _LATER[split] for item in found.get(later, [])]
+    for split in (split for split in LATER if split in found):
+        judged = [(later, item) for later in LATER[split] for item in found.get(later, [])]
         found[split] = _without_equal(split, found[split], judged, ledger)
         found[split] = _without_alike(split, found[split], judged, ledger)
     if mode == "trust":
@@ -41,6 +38,7 @@ def _without_repeated(split: str, items: Sequence[Seen], ledger: Ledger) -> list
         if twin is not item:
             fault = Fault("equal_image", f"its image {item.raw.file} is, byte for byte, {twin.raw.file}")
             if ledger.act(fault, split, item.raw.where) == "skip":
+                ledger.note(LOST, len(item.raw.objects))
                 continue
         kept.append(item)
     return kept

@@ -9,6 +9,8 @@ from pipeline.errors import PipelineError, one_line
 from pipeline.formats.records import Fault
 from pipeline.params import ConvertParams
 
+LOST = "objects of skipped images"  # a note: they are no problems of their own, but must not go uncounted
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:

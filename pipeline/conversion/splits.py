@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from pipeline.errors import PipelineError
 
+# Where else an image of a split must not be: what is in val and in test was tuned on before the test.
+LATER = {"val": ("test",), "train": ("val", "test")}
+
 
 @dataclass(frozen=True)
 class Choice:

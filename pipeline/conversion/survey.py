@@ -13,7 +13,7 @@ from pipeline.conversion.holdout import HoldOut, check_groups, held_out
 from pipeline.conversion.leaks import without_leaks
 from pipeline.conversion.looking import Seen, seen_splits
 from pipeline.conversion.objects import annotation_set
-from pipeline.conversion.problems import Ledger
+from pipeline.conversion.problems import LOST, Ledger
 from pipeline.conversion.splits import choose
 from pipeline.formats.records import RawDataset, RawSplit
 from pipeline.params import ConvertParams
@@ -37,11 +37,20 @@ class Survey:
         """A line for each split that nothing can be learnt from, or judged on."""
         for split, found in self.splits.items():
             if not found.images:
-                better = self.hold_out and self.hold_out.better_seed
-                way = "convert.split_seed" if better is None else f"-S convert.split_seed={better}"
-                yield f"{split} has no images; choose another split, convert.val_fraction or {way}"
+                yield f"{split} has no images{self._way_out(split)}"
             elif split != "test" and not found.annotations:
                 yield f"{split} has {counted(len(found.images), 'image')} and not one object"
+
+    def _way_out(self, split: str) -> str:
+        moved = any(one.split == split and one.code in ("leak", "alike_leak") for one in self.ledger.problems)
+        if moved:
+            return " of its own: all are in a later split too (convert.checks.leak)"
+        if self.hold_out is None or split == "test":
+            return f"; choose another one with -S convert.{split}=NAME"
+        if self.hold_out.better_seed is not None:
+            return f"; -S convert.split_seed={self.hold_out.better_seed} draws better"
+        number = "fewer convert.folds" if self.hold_out.folds else "another convert.val_fraction"
+        return f"; it takes {number} or more images"
 
     def report(self) -> dict[str, Any]:
         """As report.json has it."""
@@ -76,6 +85,7 @@ def surveyed(raw: Path, name: str, dataset: RawDataset, options: ConvertParams, 
     names = {split: own for split in SPLITS if (own := getattr(choice, split)) is not None}
     parts = {split: [dataset.splits[own] for own in asked.split("+")] for split, asked in names.items()}
     seen = seen_splits(raw, parts, options.images, ledger)
+    _note_lost(parts.values(), seen, ledger)
     used = _files(seen)
     categories = classes.chosen(dataset.categories, options.classes)
     hold_out = None
@@ -84,7 +94,6 @@ def surveyed(raw: Path, name: str, dataset: RawDataset, options: ConvertParams, 
     seen = without_leaks({split: seen[split] for split in SPLITS if split in seen}, options.images, ledger)
     if options.groups:
         check_groups(seen, options.groups, ledger)
-    _note_lost(parts.values(), seen, ledger)
     splits = {split: annotation_set(split, found, categories, ledger) for split, found in seen.items()}
     classes.check(categories, splits.values(), ledger)
     drawn = f"fold {options.fold} of {options.folds}" if options.folds else "a share"
@@ -120,11 +129,11 @@ def _files(seen: dict[str, list[Seen]]) -> set[str]:
 
 
 def _note_lost(parts: Iterable[Sequence[RawSplit]], seen: dict[str, list[Seen]], ledger: Ledger) -> None:
-    """What goes with an image is no problem of its own, but must not go uncounted."""
-    had = sum(len(image.objects) for found in parts for part in found for image in part.images)
-    ledger.note(
-        "objects of skipped images", had - sum(len(item.raw.objects) for kept in seen.values() for item in kept)
-    )
+    """A record counts once, in however many of the data set's lists it is."""
+    kept = {item.raw.where for found in seen.values() for item in found}
+    records = (image for found in parts for part in found for image in part.images)
+    lost = {image.where: len(image.objects) for image in records if image.where not in kept}
+    ledger.note(LOST, sum(lost.values()))
 
 
 def _unused(own: Collection[str], names: Collection[str]) -> tuple[str, ...]:

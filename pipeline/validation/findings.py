@@ -7,6 +7,7 @@ from pipeline.conversion import Survey
 from pipeline.conversion.checks import CHECKS, Action, actions
 from pipeline.conversion.problems import Problem
 from pipeline.conversion.survey import counted
+from pipeline.errors import one_line
 from pipeline.formats.records import Box, RawDataset, RawImage
 
 _FAR = 1e6  # pixels: no image is as large
@@ -92,10 +93,10 @@ def places(dataset: RawDataset, wanted: Collection[str]) -> dict[str, Place]:
 
 def _placed(image: RawImage) -> Iterator[tuple[str, Place]]:
     if image.file:
-        yield image.where, Place(image.file, None)
+        yield one_line(image.where), Place(image.file, None)
         for one in image.objects:
             drawable = not one.fault and all(abs(side) < _FAR for side in one.box)  # NaN and infinity aren't
-            yield one.where, Place(image.file, one.box if drawable else None)
+            yield one_line(one.where), Place(image.file, one.box if drawable else None)
 
 
 def headline(found: Survey) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline import params
 from pipeline.annotations import Category
-from pipeline.conversion.holdout import SEEDS, TOLERANCE, Counts, fairest, held_out, ranks, unfairness
+from pipeline.conversion.holdout import SEEDS, TOLERANCE, Counts, check_groups, fairest, held_out, ranks, unfairness
 from pipeline.conversion.images import Look
 from pipeline.conversion.looking import Seen
 from pipeline.conversion.problems import Ledger
@@ -133,6 +133,46 @@ def test_a_seed_that_leaves_a_class_out_is_told_with_a_better_one() -> None:
         assert line.startswith(
             f"convert.split_seed={seed}: val gets 0 of 5 objects of 'eel', where 1.0 would be its share; -S convert.spl"
         )
+
+
+def test_where_nothing_is_left_to_learn_a_class_from_that_is_told() -> None:
+    """Two images of 60 have it: too few to expect one in val, but train must have one."""
+    seen = [image(n, ("cat", "eel") if n < 2 else ("cat",)) for n in range(60)]
+    told = 0
+    for seed in range(40):
+        ledger = Ledger(options())
+        _, stay, _ = held_out(seen, CATEGORIES[:3:2], options(split_seed=seed), ledger)
+        gone = not any(item.name == "eel" for found in stay for item in found.raw.objects)
+        assert gone == any("val gets 2 of 2 objects of 'eel'" in str(problem) for problem in ledger.problems)
+        told += gone
+    assert told
+
+
+@pytest.mark.parametrize("seed", [0, 1, 300])
+def test_no_seed_is_recommended_that_is_no_better(seed: int) -> None:
+    """One image can't be divided; and of forty small classes, some miss from a side with any of the seeds tried."""
+    asked = options(split_seed=seed)
+    assert held_out([image(1)], CATEGORIES[:1], asked, Ledger(asked))[0].better_seed is None
+    assert held_out([], CATEGORIES[:1], asked, (book := Ledger(asked)))[0].better_seed is None
+    assert not book.problems
+    categories = tuple(Category(n, str(n)) for n in range(40))
+    seen = [image(n, (str(n % 40),)) for n in range(240)]
+    way = held_out(seen, categories, asked, Ledger(asked))[0]
+    if way.better_seed is not None:
+        counts = Counts.of(seen, np.array([int(item.look.digest[:16], 16) for item in seen], np.uint64), categories)
+        assert unfairness(counts, way.better_seed, (0.2,)) < unfairness(counts, seed, (0.2,))
+
+
+def test_groups_that_the_data_sets_own_splits_tear_are_counted() -> None:
+    book = Ledger(options())
+    frames = {name: [image(n, file=f"{clip}_{n}.jpg") for n, clip in files] for name, files in {
+        "train": [(1, "a"), (2, "b"), (3, "c")], "val": [(4, "a"), (5, "d")], "test": [(6, "d"), (7, "b")]
+    }.items()}  # fmt: skip
+    check_groups(frames, "^(.)_", book)
+    assert book.notes == {
+        "images of train whose group (convert.groups) is also in val or test": 2,
+        "images of val whose group (convert.groups) is also in test": 1,
+    }
 
 
 def test_a_side_without_an_image_is_told() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,43 @@ def test_unusable_splits_are_told_and_stop_only_the_conversion() -> None:
     assert line.startswith("train has no images")
 
 
+def test_a_split_without_images_says_what_would_help() -> None:
+    def lines(data: RawDataset, checks: dict[str, Any] | None = None, **values: Any) -> list[str]:
+        return list(found(data, options(checks, **values)).unusable())
+
+    whole = dataset(image("judged", thing("t")))
+    assert lines(whole, {"leak": "repair"}) == [
+        "train has no images of its own: all are in a later split too (convert.checks.leak)"
+    ]
+    empty = replace(whole, splits={**whole.splits, "val": RawSplit(())})
+    assert lines(empty) == ["val has no images; choose another one with -S convert.val=NAME"]
+    one = replace(whole, splits={"all": whole.splits["train"]})
+    (said,) = {line.split("; ")[1] for line in lines(one)}
+    assert said == "it takes another convert.val_fraction or more images"
+    assert lines(one, folds=2, fold=0)[0].endswith("has no images; it takes fewer convert.folds or more images")
+    few = replace(whole, splits={"all": RawSplit(tuple(image(f"{n}", thing(f"{n}")) for n in range(4)))})
+    (said,) = lines(few, val_fraction=0.02)
+    assert (match := re.fullmatch(r"val has no images; -S convert\.split_seed=(\d+) draws better", said))
+    assert not lines(few, val_fraction=0.02, split_seed=int(match[1]))
+
+
+def test_objects_that_go_with_an_image_are_counted_once() -> None:
+    lost = {"objects of skipped images": 2}
+    absent = RawImage("a", "", fault=Fault("missing_image", "not there"), objects=(thing("1"), thing("2")))
+    kept = image("b", thing("3"))
+    notes = found(dataset(absent, kept), options({"missing_image": "skip"})).ledger.notes
+    assert notes.items() >= lost.items()
+    for elsewhere in (dataset(image("judged", thing("t")), kept), dataset(kept, kept)):
+        repaired = found(elsewhere, options(problems="repair")).ledger
+        assert len(repaired.problems) == 1
+        assert "objects of skipped images" not in repaired.notes  # they are where their image is
+
+
+def test_trust_knows_a_path_whatever_its_size() -> None:
+    with pytest.raises(PipelineError, match=r"byte for byte, judged\.jpg of val"):
+        found(dataset(image("judged", thing("t"), declared=(10, 10))), options())
+
+
 def test_trust_reads_nothing() -> None:
     seen = found(dataset(image("a", thing("a1"))), options())
     assert seen.report()["images"] == "trust"
@@ -168,6 +206,13 @@ def test_own_splits_are_all_there_as_they_are(raw: Path) -> None:
     assert files == {"train": ["a.png"], "val": ["b.png"], "trainval": ["a.png", "b.png"]}
     assert seen.ledger.counts == {}
     assert survey(raw, options(images="decode")).unused_splits == ("trainval",)
+
+
+def test_a_record_in_two_lists_is_lost_once(raw: Path) -> None:
+    (raw / "JPEGImages/a.png").unlink()
+    seen = own_splits(raw, options({"missing_image": "skip"}, images="decode"))
+    assert seen.ledger.counts == {"missing_image": 2}
+    assert seen.ledger.notes["objects of skipped images"] == 1
 
 
 ODD = (0.0, 1.0, 40.0, -3.0, 1e-5, 1e300, -1e300, NAN, float("inf"), float("-inf"))

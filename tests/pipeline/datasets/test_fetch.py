@@ -241,10 +241,10 @@ def test_unreachable(tmp_path: Path, url: str, said: str) -> None:
         assert f"{tmp_path}/a.bin" in line
 
 
-@pytest.mark.parametrize("said", ["Content-Encoding: br", "Content-Length: 99999999999"])
-def test_what_comes_with_a_redirect_is_not_read(tmp_path: Path, said: str) -> None:
-    redirect = f"HTTP/1.1 301 Moved\r\n{said}\r\nLocation: /b\r\n\r\n".encode() + CONTENT[5124:]
-    with Server(CONTENT, redirect) as server:
+def test_what_comes_with_a_redirect_is_not_read(tmp_path: Path) -> None:
+    """It may be endless, or not encoded as it says: brotli's error would come through requests as it is."""
+    odd = b"HTTP/1.1 301 Moved\r\nContent-Encoding: br\r\nLocation: /b\r\n\r\n" + CONTENT[5124:]
+    with Server(CONTENT, odd, "redirect endless") as server:
         assert brought(tmp_path, described(server.url())) == CONTENT
 
 
@@ -393,7 +393,7 @@ def test_a_killed_process_is_continued_by_one_that_waited_for_it(
         assert server.ranges == [None, "bytes=5124-"]
 
 
-SLOW = ("stall", "mute", "drip", "429 long")
+SLOW = ("stall", "mute", "drip", "429 long", "redirect endless")
 QUICK = [name for name in FAULTS if name not in SLOW]
 HONEST = [name for name in QUICK if name not in LIES]
 ONE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -114,9 +114,7 @@ VOC: dict[str, tuple[Break, str, str]] = {
         WHOLE,
         """repeated_image  1  stops the conversion: an image has two records in a split
     Annotations/a.xml: JPEGImages/a.png is already in this split, by Annotations/a.xml
-    to change: convert.checks.repeated_image=skip (skipped, the first counts)
-
-2 objects of skipped images""",
+    to change: convert.checks.repeated_image=skip (skipped, the first counts)""",
     ),
     "missing_annotation": (
         lambda raw: (raw / XML).unlink(),
@@ -197,9 +195,7 @@ VOC: dict[str, tuple[Break, str, str]] = {
         "2 images, 1 object",
         """leak  1  stops the conversion: an image of train or val is, byte for byte, in a later split
     Annotations/a.xml: its image JPEGImages/a.png is, byte for byte, JPEGImages/d.png of val
-    to change: convert.checks.leak=repair (kept in the later split alone) | note (left in both)
-
-2 objects of skipped images""",
+    to change: convert.checks.leak=repair (kept in the later split alone) | note (left in both)""",
     ),
     "alike_leak": (
         recode,
@@ -313,9 +309,7 @@ def test_a_split_without_images_is_told_with_a_better_seed(home: Path, picture: 
         answer.stdout,
     )
     assert found, answer.output
-    assert f"val has no images; choose another split, convert.val_fraction or -S convert.split_seed={found[1]}" in (
-        answer.output
-    )
+    assert f"val has no images; -S convert.split_seed={found[1]} draws better" in answer.output
 
 
 def test_every_check_is_tried() -> None:
