@@ -59,6 +59,7 @@ class CheckParams:
     undecodable_image: Literal["default", "error", "skip"]
     truncated_image: Literal["default", "error", "skip"]
     size: Literal["default", "error", "repair", "skip"]
+    turned: Literal["default", "error", "repair", "skip"]
     exif: Literal["default", "error", "skip", "note"]
     repeated_image: Literal["default", "error", "skip"]
     missing_annotation: Literal["default", "error", "skip"]

@@ -1,7 +1,8 @@
 """From a data set as published to the unified format: reads, checks, repairs where asked to, and reports.
 
 Rules, for whatever format:
-- An image's size is the decoded one, as stored: EXIF rotation is ignored, since annotations refer to stored pixels.
+- An image's size is the decoded one, as stored. Where EXIF turns the picture, boxes are taken to refer to the stored
+  pixels, unless the declared size is the turned picture's: then they can be turned back.
 - A declared size that differs is a problem: the boxes may belong to another rendition. Repair: the decoded size counts.
 - Boxes: see `boxes.checked`. An image of train or val that is in a later split too, byte for byte, is a problem.
   Repair: it stays in the later one.

@@ -45,8 +45,12 @@ CHECKS: dict[str, Check] = {
         "the annotation says another size than the image has",
         {"repair": "taken at the size that the image has", "skip": "skipped"},
     ),
+    "turned": Check(
+        "the annotation's size is the image's as EXIF turns it, and so are its boxes",
+        {"repair": "turned back to the stored pixels", "skip": "skipped"},
+    ),
     "exif": Check(
-        "EXIF asks viewers to turn the image; boxes refer to the stored pixels",
+        "EXIF asks viewers to turn the image; boxes are taken to refer to the stored pixels",
         {"note": "taken as stored", "skip": "skipped"},
         "warning",
     ),

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pipeline.formats.records import Fault, RawImage
 
 Mode = Literal["decode", "header", "trust"]
-_UPRIGHT = 1
+UPRIGHT = 1
 # What Pillow raises for bytes that aren't a whole image, depending on the format.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 # The perceptual hash looks at 32 × 32 pixels: shrinking coarsely to this many first costs a tenth.
@@ -32,7 +32,7 @@ class Look:
     width: int  # pixels as stored: an EXIF rotation is ignored, since annotations refer to stored pixels
     height: int
     digest: str  # SHA-256 of the file's bytes, in hexadecimal; of its path, where it isn't read
-    rotated: bool = False  # EXIF asks viewers to turn it
+    orientation: int = UPRIGHT  # how EXIF asks viewers to turn it (tag 274)
     alike: int | None = (
         None  # perceptual hash, 64 bits: close for the same picture saved anew; of decoded images that aren't flat
     )
@@ -76,9 +76,9 @@ def _seen(path: Path, *, decode: bool) -> Look | Fault:
             recognised = True
             if decode:
                 image.load()
-            rotated = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT) != _UPRIGHT
+            orientation = int(image.getexif().get(ExifTags.Base.Orientation, UPRIGHT))
             alike = _perceptual(image) if decode else None
-            return Look(image.width, image.height, hashlib.sha256(content).hexdigest(), rotated, alike)
+            return Look(image.width, image.height, hashlib.sha256(content).hexdigest(), orientation, alike)
     except _UNDECODABLE as error:
         reason = str(error).replace(str(path), path.name).split("\n")[0]
         if recognised and (isinstance(error, EOFError) or "truncated" in reason.lower()):

@@ -6,8 +6,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.conversion.images import Look, Mode, looks, trusted
+from pipeline.conversion.images import UPRIGHT, Look, Mode, looks, trusted
 from pipeline.conversion.problems import Ledger
+from pipeline.conversion.turning import drawn_on_turned, turned_back
 from pipeline.formats.records import Fault, RawImage, RawSplit
 
 
@@ -34,8 +35,8 @@ def seen_splits(
     for record, split, look in _looked(folder, owners, mode):
         if isinstance(look, Fault):
             ledger.act(look, split, record.where)
-        elif _fits(split, record, look, ledger):
-            seen[split].append(Seen(record, look))
+        elif (fitted := _fitted(split, record, look, ledger)) is not None:
+            seen[split].append(Seen(fitted, look))
     return seen
 
 
@@ -66,14 +67,17 @@ def _looked(
             yield from ((record, split, look) for split, record in owners[file])
 
 
-def _fits(split: str, record: RawImage, look: Look, ledger: Ledger) -> bool:
-    """Whether the record is kept."""
-    if look.rotated:
+def _fitted(split: str, record: RawImage, look: Look, ledger: Ledger) -> RawImage | None:
+    """The record as it fits its image; None: it is skipped."""
+    if drawn_on_turned(record, look):
+        fault = Fault("turned", f"its size and boxes are those of {record.file} as EXIF asks viewers to turn it")
+        return turned_back(record, look) if ledger.act(fault, split, record.where) == "repair" else None
+    if look.orientation != UPRIGHT:
         fault = Fault("exif", f"EXIF asks viewers to turn its image {record.file}")
         if ledger.act(fault, split, record.where) == "skip":
-            return False
+            return None
     if record.declared and record.declared != (look.width, look.height):
         declared = f"{record.declared[0]}×{record.declared[1]}"
         fault = Fault("size", f"it says that its image is {declared}, which is {look.width}×{look.height}")
-        return ledger.act(fault, split, record.where) != "skip"
-    return True
+        return record if ledger.act(fault, split, record.where) != "skip" else None
+    return record

@@ -44,6 +44,12 @@ def turn(raw: Path) -> None:
         image.save(raw / "JPEGImages/a.png", exif=exif)
 
 
+def annotate_turned(raw: Path) -> None:
+    turn(raw)
+    for side, stored, turned in (("width", 40, 30), ("height", 30, 40), ("xmax", 40, 30), ("ymax", 30, 40)):
+        swap(raw, f"<{side}>{stored}<", f"<{side}>{turned}<")
+
+
 def list_twice(raw: Path) -> None:
     path = raw / "ImageSets/Main/train.txt"
     path.write_text(path.read_text() + "a\n")
@@ -102,10 +108,17 @@ VOC: dict[str, tuple[Break, str, str]] = {
     Annotations/a.xml: it says that its image is 80×30, which is 40×30
     to change: convert.checks.size=repair (taken at the size that the image has) | skip (skipped)""",
     ),
+    "turned": (
+        annotate_turned,
+        WHOLE,
+        """turned  1  stops the conversion: the annotation's size is the image's as EXIF turns it, and so are its boxes
+    Annotations/a.xml: its size and boxes are those of JPEGImages/a.png as EXIF asks viewers to turn it
+    to change: convert.checks.turned=repair (turned back to the stored pixels) | skip (skipped)""",
+    ),
     "exif": (
         turn,
         WHOLE,
-        """exif  1  taken as stored: EXIF asks viewers to turn the image; boxes refer to the stored pixels
+        """exif  1  taken as stored: EXIF asks viewers to turn the image; boxes are taken to refer to the stored pixels
     Annotations/a.xml: EXIF asks viewers to turn its image JPEGImages/a.png
     to change: convert.checks.exif=skip (skipped) | error (stops the conversion)""",
     ),
