@@ -76,7 +76,7 @@ CHECKS: dict[str, Check] = {
     # Classes
     "unknown_class": Check("an object's class is not in the list", _DROP),
     "unused_class": Check("a class has not a single object", _NOTE, "warning"),
-    "alike_classes": Check("names of classes differ in case, blanks or a letter only", _NOTE, "warning"),
+    "alike_classes": Check("names of classes differ in case, accents, blanks or a letter only", _NOTE, "warning"),
     # Splits
     "equal_image": Check(
         "two images of a split are, byte for byte, one",

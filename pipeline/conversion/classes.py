@@ -1,6 +1,7 @@
 """The classes of a data set: which are kept, which are never seen, which are written in two ways."""
 
 import difflib
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -51,8 +52,8 @@ def check(categories: Sequence[Category], splits: Iterable[AnnotationSet], ledge
 
 
 def alike(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of names that differ in case, blanks and the like, or, of five letters or more, in one letter."""
-    plain = ["".join(letter for letter in name.casefold() if letter.isalnum()) or name for name in names]
+    """Pairs of names that differ in case, accents, blanks and the like or a plural's s; long ones, in a letter."""
+    plain = [_plain(name) for name in names]
     near: dict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(plain):
         for variant in _variants(name):
@@ -60,14 +61,24 @@ def alike(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     # Only names with a variant in common are compared: a thousand classes have half a million pairs.
     pairs = {pair for numbers in near.values() for pair in combinations(numbers, 2)}
     for one, other in sorted(pairs):
-        if plain[one] == plain[other] or _letter_apart(plain[one], plain[other]):
+        if _one(plain[one], plain[other]) or _letter_apart(plain[one], plain[other]):
             yield names[one], names[other]
 
 
+def _plain(name: str) -> str:
+    """Letters and digits without case and accents; a name of nothing else, as it is."""
+    return "".join(letter for letter in unicodedata.normalize("NFKD", name.casefold()) if letter.isalnum()) or name
+
+
+def _one(one: str, other: str) -> bool:
+    """Whether they are equal, or one is the other's plural."""
+    return one in (other, f"{other}s") or other == f"{one}s"
+
+
 def _variants(name: str) -> set[str]:
-    """The name, and a long one without each of its letters: names a letter apart have one in common."""
+    """The name, as a singular too, and a long one without each of its letters: names a letter apart share one."""
     letters = (place for place, letter in enumerate(name) if letter.isalpha() and len(name) >= _LONG)
-    return {name, *(name[:place] + name[place + 1 :] for place in letters)}
+    return {name, name.removesuffix("s"), *(name[:place] + name[place + 1 :] for place in letters)}
 
 
 def _letter_apart(one: str, other: str) -> bool:

@@ -174,7 +174,7 @@ class Draw:
     """What a seed gives to each part that is held out, one for each of the bounds.
 
     A class's objects in a part of share s, among units with n_u of them each, are drawn with a standard deviation of
-    √(s (1 − s) Σ n_u²). A class is missed where a side could be expected to have at least one unit with it, or where
+    √(s (1 − s) Σ n_u²). A class is missed where a side's share of its units, rounded, is one or more, or where
     nothing is left to learn it from though another seed would leave some.
     """
 
@@ -193,7 +193,7 @@ class Draw:
         held = cells.reshape(-1, counts.kinds)[: len(bounds)].astype(np.float64)
         units, total, squares = counts.sums
         missed = (held == 0) | (held == total)
-        due = (np.minimum(share, 1 - share) * units >= 1) & missed
+        due = (np.minimum(share, 1 - share) * units >= 0.5) & missed
         if len(bounds) == 1:  # of several folds, each takes some class's only image
             due |= (held == total) & (total > 0)
         deviation = np.abs(held - share * total) / np.sqrt(np.maximum(share * (1 - share) * squares, 1e-12))

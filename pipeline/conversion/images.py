@@ -20,6 +20,7 @@ from pipeline.formats.records import Fault, RawImage
 
 Mode = Literal["decode", "header", "trust"]
 UPRIGHT = 1
+DELAY = 1.0  # seconds without a bar: a short one would only flicker
 # What Pillow raises for bytes that aren't a whole image, depending on the format.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 # The perceptual hash looks at 32 × 32 pixels: shrinking coarsely to this many first costs a tenth.
@@ -45,7 +46,7 @@ def looks(folder: Path, files: Sequence[str], mode: Mode) -> Generator[Look | Fa
     pool = ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0))))
     try:
         seen = pool.map(lambda file: one(folder / file), files)
-        yield from tqdm(seen, doing, total=len(files), unit="image", mininterval=1.0, delay=1.0)
+        yield from tqdm(seen, doing, total=len(files), unit="image", mininterval=1.0, delay=DELAY)
     finally:
         pool.shutdown(cancel_futures=True)
 

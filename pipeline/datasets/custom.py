@@ -57,7 +57,7 @@ def _inside(folder: Path) -> Path:
 
 def _described(path: Path, into: Path, mirror: str | None) -> Sequence[Path]:
     """Fetches what a person's own entry describes, and leaves the entry with the data: conversion reads it there."""
-    fetched = published.fetch(registry.read(path), path.stem, into, mirror)
+    fetched = published.fetch(registry.read(path), f"custom-{path.stem}", into, mirror)
     shutil.copyfile(path, into / registry.OWN)
     return fetched
 

@@ -85,6 +85,9 @@ def _fetch(name: str, into: Path, splits: list[str] | None, classes: list[str] |
     if name not in zoo.list_zoo_datasets():
         raise PipelineError("FiftyOne's zoo has no such data set; `fiftyone zoo datasets list` shows its names")
     wanted = {"splits": splits, "classes": classes, "max_samples": samples}
+    if name.startswith("open-images"):
+        # Else FiftyOne fetches masks, points and relations too, and counts images that have nothing but those.
+        wanted["label_types"] = ["detections"]
     dataset = zoo.load_zoo_dataset(
         name,
         dataset_name=f"download-{name}-{os.getpid()}",

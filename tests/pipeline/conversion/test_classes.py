@@ -16,6 +16,10 @@ from pipeline.conversion.classes import alike, unknown
         ("person", "persons", True),
         ("person", "parson", True),
         ("platelet", "plateelet", True),
+        ("cat", "cats", True),
+        ("caf\u00e9", "cafe\u0301", True),  # one on the screen
+        ("café", "Cafe", True),
+        ("class1", "class1s", True),
         ("car", "cat", False),  # short names are too often a letter apart
         ("class1", "class2", False),
         ("lane 1", "lane 11", False),

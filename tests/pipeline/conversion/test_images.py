@@ -1,12 +1,16 @@
 """What is told of an image file, whole, cut or no image at all."""
 
 import hashlib
+import os
+import re
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.conversion import images
 from pipeline.conversion.images import Look, glance, look, looks, trusted
 from pipeline.formats.records import Fault, RawImage
 
@@ -73,6 +77,30 @@ def test_a_trusted_record_is_not_looked_at() -> None:
     silent = trusted(RawImage("x", "nowhere/x.jpg"))
     assert isinstance(silent, Fault)
     assert (silent.code, "-S convert.images=header" in silent.message) == ("record", True)
+
+
+def test_several_are_looked_at_at_once(tmp_path: Path, pixels: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one core")
+    pixels.save(tmp_path / "x.png")
+    together = threading.Barrier(2, timeout=20)
+
+    def one(path: Path) -> Look | Fault:
+        together.wait()
+        return look(path)
+
+    monkeypatch.setattr(images, "look", one)
+    assert len(list(looks(tmp_path, ["x.png", "x.png"], "decode"))) == 2
+
+
+def test_progress_is_shown(
+    tmp_path: Path, pixels: Image.Image, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels.save(tmp_path / "x.png")
+    monkeypatch.setattr(images, "DELAY", 0.0)
+    list(looks(tmp_path, ["x.png"] * 3, "header"))
+    shown = capsys.readouterr().err
+    assert re.search(r"reading images' headers: 100%\|.*\| 3/3 \[\d+:\d+<\d+:\d+, +[\d.]+image/s\]", shown), shown
 
 
 def test_order_is_kept(tmp_path: Path, pixels: Image.Image) -> None:

@@ -140,7 +140,7 @@ def test_an_entry_of_ones_own(where: str, bccd: Entry, address: str, home: Path,
     path.write_text(OWN.format(address=address, checksum=bccd.files[0].checksum))
     setting(dataset="custom", **{"download.path": where})
     download.body(params.load())
-    assert list((home / ".fcos/downloads/mine").glob("*.zip")) == []
+    assert list((home / ".fcos/downloads/custom-mine").glob("*.zip")) == []
     assert sources(home) == {"train": "trainval", "val": "test"}
     setting(**{"convert.train": "train"})
     assert sources(home) == {"train": "train", "val": "val", "test": "test"}
@@ -161,4 +161,4 @@ def test_an_entry_that_git_has_works_in_a_temporary_workspace(
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     download.body(params.load())
     assert (home / "data/raw/custom" / registry.OWN).is_file()
-    assert (tmp_path / ".fcos/downloads/mine").is_dir()
+    assert (tmp_path / ".fcos/downloads/custom-mine").is_dir()

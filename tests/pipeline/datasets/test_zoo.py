@@ -6,18 +6,25 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 
-from pipeline import formats, mongo
+from pipeline import formats, mongo, params
 from pipeline.datasets import zoo
 from pipeline.errors import PipelineError
 from pipeline.params import ZooParams
+from tests.projects import readme
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 EVERYTHING = ZooParams(splits=None, classes=None, samples=None)
 LITTLE = """
+import json
+import os
+from pathlib import Path
+
 import fiftyone as fo
 from fiftyone.zoo.datasets import ZooDataset
 from PIL import Image
@@ -51,6 +58,15 @@ class Little(ZooDataset):
             dataset.add_sample(sample)
 
 
+class OpenLittle(Little):
+    name = "open-images-little"
+
+    def __init__(self, label_types=None, classes=None, max_samples=None):
+        asked = {"label_types": label_types, "classes": classes, "max_samples": max_samples}
+        if any(asked.values()):
+            Path(os.environ["ASKED"]).write_text(json.dumps(asked))
+
+
 class Boxless(ZooDataset):
     name = "boxless"
     supported_splits = None
@@ -70,7 +86,9 @@ class Boxless(ZooDataset):
 def registered(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "our_zoo.py").write_text(LITTLE)
     manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps({"ours": {"little": "our_zoo.Little", "boxless": "our_zoo.Boxless"}}))
+    ours = {"little": "Little", "open-images-little": "OpenLittle", "boxless": "Boxless"}
+    manifest.write_text(json.dumps({"ours": {name: f"our_zoo.{kind}" for name, kind in ours.items()}}))
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked.json"))
     monkeypatch.setenv("FIFTYONE_DATASET_ZOO_MANIFEST_PATHS", str(manifest))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for name in ("FIFTYONE_DATASET_ZOO_DIR", "FIFTYONE_DATABASE_URI"):
@@ -121,6 +139,7 @@ def test_what_is_asked_for_and_why_not(registered: Path) -> None:
     cases = [
         ("classes", "little", ["train"], ["cat"], None),
         ("samples", "little", ["validation", "train"], None, 1),
+        ("open", "open-images-little", ["train"], ["cat"], 7),
         ("nothing", "little", None, ["sheep"], None),
         ("no truth", "little", ["test"], None, None),
         ("no split", "little", ["testing"], None, None),
@@ -141,6 +160,8 @@ def test_what_is_asked_for_and_why_not(registered: Path) -> None:
             check=True,
         )
     said = json.loads(run.stdout.splitlines()[-1])
+    asked = json.loads(Path(os.environ["ASKED"]).read_text())
+    assert asked == {"label_types": ["detections"], "classes": ["cat"], "max_samples": 7}
     assert {case: list(files(registered / case)) for case in ("classes", "samples")} == {
         "classes": ["train/images/a.png"],
         "samples": ["train/images/a.png", "validation/images/d.png"],
@@ -155,6 +176,19 @@ def test_what_is_asked_for_and_why_not(registered: Path) -> None:
 def files(folder: Path) -> Iterator[str]:
     splits = formats.read(folder).splits
     return (image.file for name in sorted(splits) for image in splits[name].images)
+
+
+def test_the_commands_of_docs_ask_for_what_they_say(home: Path) -> None:
+    """As DVC changes params.yaml for them; the zoo itself is far away."""
+    first, second = readme("FiftyOne's zoo", "docs/datasets.md")
+    for command, name, wanted in (
+        (first, "quickstart", EVERYTHING),
+        (second, "open-images-v7", ZooParams(splits=("train", "validation"), classes=("Cat", "Dog"), samples=2000)),
+    ):
+        assert command[:3] == ["dvc", "exp", "run"]
+        apply_overrides(home / "params.yaml", [value for flag, value in pairwise(command) if flag == "-S"])
+        found = params.load()
+        assert (found.dataset, found.download.zoo) == (f"fiftyone:{name}", wanted)
 
 
 @pytest.mark.usefixtures("registered")

@@ -75,6 +75,22 @@ def test_in_a_browser(wrong: Path) -> None:
     assert sum(map(int, re.findall(r"\d+", dark))) < 150 < 600 < sum(map(int, re.findall(r"\d+", light)))
 
 
+def test_every_chart_is_there(raw: Path) -> None:
+    """Each with a bar that stands for what is in train: a box of the whole picture, 40×30, and one of 6×7."""
+    text = write_page(raw, "--size", "480", "640")
+    for title, bar in (
+        ("Objects that each pyramid level learns", r"<th>P4"),
+        ("Box size, √area in px at the input size", r'title="512 to 724 px: 1 objects'),
+        ("Aspect ratio, width : height", r'title="1\.2 to 1\.7 wide for 1 high: 1 objects \(50\.0 %\)"'),
+        ("Objects per image", r'title="1 object: 2 images \(66\.7 %\)"'),
+        ("Image sizes, px as stored", r"<th>40×30"),
+    ):
+        card = text.split(f"<h3>{title}</h3>")[1].split("</section>")[0]
+        assert re.search(bar, card), card
+    advice = write_page(raw, "--size", "30", "40").split("<h3>What to change</h3>")[1].split("</section>")[0]
+    assert "<li>" in advice
+
+
 def test_names_are_escaped_and_nothing_is_asked_for(wrong: Path) -> None:
     text = write_page(wrong)
     assert EVIL not in text

@@ -269,7 +269,7 @@ COCO: dict[str, tuple[dict[str, Any], str, str]] = {
             "annotations": [ONE, ONE | {"id": 2, "category_id": 2}],
         },
         "1 image, 2 objects",
-        """alike_classes  1  left as it is: names of classes differ in case, blanks or a letter only
+        """alike_classes  1  left as it is: names of classes differ in case, accents, blanks or a letter only
     classes: 'traffic light' and 'Traffic_Light' are nearly equal; are they one?
     to change: convert.checks.alike_classes=error (stops the conversion)""",
     ),
