@@ -31,8 +31,8 @@ test: environment ## every check and test
 	ruff check .
 	mypy
 	lint-imports --no-logo
-	# tests/conftest.py puts the longest files first. One thread a worker, and two more than two cores: some tests wait for servers and for `dvc`.
-	OMP_NUM_THREADS=1 pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 12
+	# tests/conftest.py puts the longest files first. One thread a worker, and one more than two cores: some tests wait for servers and for `dvc`.
+	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12
 
 bench: environment ## measure side by side with torchvision, and write a dated card into benchmarks/
 	@$(in_venv)

@@ -14,6 +14,7 @@ _LONGEST = (
     "test_interruptions.py",
     "test_queue.py",
     "test_docs.py",
+    "test_own_data.py",
     "test_launching.py",
     "test_viewer.py",
     "test_compiling.py",

@@ -1,4 +1,4 @@
-"""The commands of docs/, as they stand there. README's are run by test_pipeline.py."""
+"""The commands of docs/, as they stand there. README's are run by test_pipeline.py and test_own_data.py."""
 
 import shutil
 import sys

@@ -7,7 +7,6 @@ import json
 import shutil
 import time
 import warnings
-import zipfile
 from pathlib import Path
 
 import mlflow
@@ -166,22 +165,3 @@ def wait_for_experiments(project: Path, count: int) -> None:
     while len(run(project, "git", "for-each-ref", "refs/exps/??/*/*").splitlines()) < count:
         assert time.monotonic() < deadline, run(project, "dvc", "queue", "status")
         time.sleep(0.5)
-
-
-def test_readmes_own_data(project: Path, tmp_path: Path) -> None:
-    """An archive outside the project, in COCO layout; a change in it is noticed."""
-    run(project, "git", "checkout", "-q", "params.yaml")
-    params = project / "params.yaml"
-    params.write_text(params.read_text().replace("  limit: null", "  limit: 8"))
-    archive = tmp_path / "mine.zip"
-    shutil.make_archive(str(archive.with_suffix("")), "zip", project / "data/raw/digits")
-    validate, command = (
-        [word.replace("/data/mine.zip", str(archive)) for word in line] for line in readme("Your own data")
-    )
-    assert "nothing would stop the conversion" in run(project, *validate)
-    assert stages_run(run(project, *command)) == {"download", "convert", "train", "evaluate", "inspect"}
-    assert read(project, "models/detector.json")["size"] == [480, 640]
-    assert stages_run(run(project, "dvc", "repro")) == set()
-    with zipfile.ZipFile(archive, "a") as opened:
-        opened.writestr("note.txt", "new")
-    assert "download" in stages_run(run(project, "dvc", "repro", "download"))
