@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fcos.config import ModelConfig
-from fcos.layers import NORMS, on_levels
+from fcos.layers import NORMS
 
 _PRIOR = 0.01  # probability that every class starts with (Focal Loss, section 4.1)
 _FIRST_SIDE = (
@@ -50,14 +50,15 @@ class Head(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Pyramid levels [B, C, h, w] to logits [B, P, K], ltrb [B, P, 4] in pixels and quality logits [B, P]."""
-        class_features, box_features = on_levels(self.class_tower, levels), on_levels(self.box_tower, levels)
-        logits = _per_location(on_levels(self.class_logits, class_features))
-        boxes = [_per_location([box]) for box in on_levels(self.box, box_features)]
+        class_features = [self.class_tower(level) for level in levels]
+        box_features = [self.box_tower(level) for level in levels]
+        logits = _per_location([self.class_logits(level) for level in class_features])
+        boxes = [_per_location([self.box(level)]) for level in box_features]
         ltrb = [self._distances(*each) for each in zip(boxes, self.scales, self.strides, strict=True)]
         quality = None
         if self.quality is not None:
             features = class_features if self.quality_tower == "class" else box_features
-            quality = _per_location(on_levels(self.quality, features)).squeeze(-1)
+            quality = _per_location([self.quality(level) for level in features]).squeeze(-1)
         return logits, torch.cat(ltrb, dim=1), quality
 
     def _distances(self, raw: Tensor, scale: Tensor, stride: int) -> Tensor:

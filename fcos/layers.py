@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import nn
 
 NORMS: dict[str, Callable[[int], Sequence[nn.Module]]] = {
     "none": lambda channels: [],  # noqa: ARG005
@@ -34,16 +33,3 @@ def group_norm(channels: int) -> nn.GroupNorm:
     """
     groups = math.gcd(32, channels)
     return nn.GroupNorm(groups // 2 if groups == channels else groups, channels)
-
-
-@runtime_checkable
-class OnLevels(Protocol):
-    """A layer that can take all levels at once."""
-
-    def on_levels(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Each level's output."""
-
-
-def on_levels(layer: nn.Module, levels: Sequence[Tensor]) -> list[Tensor]:
-    """What a layer that the levels share makes of each of them."""
-    return layer.on_levels(levels) if isinstance(layer, OnLevels) else [layer(level) for level in levels]

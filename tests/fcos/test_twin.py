@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from fcos import winograd
 from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
 from fcos.targets import targets
-from fcos.training.twin import Convolution, twin
+from fcos.training.twin import FoldedConvolution, twin
 from tests.devices import NoWaiting
 
 SMALL = replace(
@@ -77,25 +76,11 @@ def test_same_gradients(name: str) -> None:
     assert statistics.median(apart) < 1e-3
 
 
-def test_the_fast_ways_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    convolve = winograd.convolve
-
-    def counted(levels: list[Tensor], weight: Tensor, bias: Tensor | None) -> list[Tensor]:
-        calls.append(len(levels))
-        return convolve(levels, weight, bias)
-
-    monkeypatch.setattr(winograd, "convolve", counted)
-    detector = lively("bottleneck")
-    network = twin(detector)
-    gradients(detector, network)
-    assert calls.count(5) == 2  # both towers' convolution, on all levels
-    folded = [layer for layer in network.modules() if isinstance(layer, Convolution) and layer.norm is not None]
+def test_every_frozen_norm_is_folded() -> None:
+    network = twin(lively("bottleneck"))
+    assert not any(isinstance(layer, nn.Conv2d) for layer in network.backbone.parts[1].children())
+    folded = [layer for layer in network.modules() if isinstance(layer, FoldedConvolution)]
     assert len(folded) == 53
-    calls.clear()
-    with torch.no_grad():
-        network(detector.normalised(*batch()))
-    assert not calls  # only where something is learnt
 
 
 def test_it_is_the_same_detector() -> None:
