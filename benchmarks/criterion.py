@@ -14,9 +14,8 @@ from benchmarks.harness import Limit, Measurement
 from fcos.assigners import ASSIGNERS
 from fcos.config import PAPER
 from fcos.criterion import Criterion
-from fcos.outputs import Outputs
-from fcos.points import points
-from fcos.targets import targets
+from fcos.locations import points
+from fcos.structures import Outputs, targets
 
 CONFIG = replace(PAPER, pretrained=False, locations="torchvision", box_weight="none")  # torchvision's conventions
 Side = Callable[[], tuple[dict[str, Tensor], list[Tensor]]]

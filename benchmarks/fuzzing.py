@@ -23,8 +23,9 @@ import PIL.Image
 from tfrecord import example_pb2
 
 with atheris.instrument_imports(include=["pipeline.formats", "pipeline.conversion"]):
-    from pipeline import annotations, params
+    from pipeline import params
     from pipeline.conversion import own_splits
+    from pipeline.data import annotations
     from pipeline.errors import PipelineError
 
 _REPOSITORY = Path(__file__).resolve().parents[1]

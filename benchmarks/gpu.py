@@ -11,15 +11,15 @@ from benchmarks.harness import Limit, Measurement, Side, Unavailable, compare
 from benchmarks.inference import lively
 from fcos.criterion import Criterion
 from fcos.detector import Detector
-from fcos.fuse import fused
-from fcos.targets import targets
+from fcos.fast.fused import fused
+from fcos.structures import targets
 from fcos.torchvision_weights import TORCHVISION, TORCHVISION_POSTPROCESS, from_torchvision
+from fcos.training.amp import Precision
 from fcos.training.batch import Batch
 from fcos.training.ema import make_ema
-from fcos.training.engine import Trainer
 from fcos.training.history import Row
 from fcos.training.optimization import make_optimizer, make_schedule
-from fcos.training.precision import Precision
+from fcos.training.trainer import Trainer
 
 _SIZE = (800, 1088)  # pixels; a multiple of 32, so that neither side pads
 _CLASSES = 91  # torchvision's, with the background

@@ -12,13 +12,13 @@ from torchvision.models.detection import FCOS, fcos_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList
 
 from benchmarks.harness import Measurement, Unavailable
-from fcos.fuse import fused
-from fcos.input_size import InputSize
-from fcos.outputs import Outputs
-from fcos.points import points
+from fcos.config import InputSize
+from fcos.fast.fused import fused
+from fcos.locations import points
 from fcos.postprocess import Detections
+from fcos.structures import Outputs
 from fcos.torchvision_weights import TORCHVISION, TORCHVISION_POSTPROCESS, from_torchvision
-from pipeline.inference import detect
+from pipeline.inference.detect import detect
 
 Side = Callable[[], object]
 _TOLERANCE = 1e-4  # of scores; boxes, in pixels: a hundred times more

@@ -29,14 +29,14 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms import v2
 
 from benchmarks.harness import Limit, Measurement, Side
-from fcos.config import PAPER
+from fcos.config import PAPER, InputSize
 from fcos.detector import build
-from fcos.input_size import InputSize
 from pipeline import params
-from pipeline.annotations import Annotation, AnnotationSet, Category, Image
-from pipeline.augment import Augmentation, Sample
-from pipeline.images import read_image
-from pipeline.loader import Batches, TrainingData, collate
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.data.images import read_image
+from pipeline.loading.batches import Batches, collate
+from pipeline.loading.dataset import TrainingData
+from pipeline.loading.transforms import Augmentation, Sample
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _VOC = _REPOSITORY.parent / "shared/data/voc2007-trainval-400.tar"

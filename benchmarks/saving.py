@@ -15,7 +15,7 @@ from benchmarks.harness import Limit
 from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
-from fcos.targets import targets
+from fcos.structures import targets
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import make_ema
 from fcos.training.optimization import make_optimizer

@@ -19,11 +19,11 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from benchmarks.criterion import highest_memory
 from benchmarks.harness import Limit, Measurement
 from fcos.criterion import Criterion
-from fcos.targets import targets
+from fcos.fast.training_view import twin
+from fcos.structures import targets
 from fcos.torchvision_weights import TORCHVISION, from_torchvision
+from fcos.training.amp import Precision
 from fcos.training.optimization import make_optimizer
-from fcos.training.precision import Precision
-from fcos.training.twin import twin
 
 Side = Callable[[], Tensor]
 _LR, _MOMENTUM, _DECAY, _CLIP = 1e-4, 0.9, 1e-4, 10.0

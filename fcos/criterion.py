@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from fcos.assigners import ASSIGNERS
-from fcos.boxes import aligned_iou, boxes_from_ltrb
 from fcos.config import ModelConfig
 from fcos.losses import BOX_LOSSES, CLASSIFICATION_LOSSES, QUALITY_LOSSES, centerness
-from fcos.outputs import Outputs
-from fcos.targets import Assignment, Targets
+from fcos.ops.boxes import aligned_iou, boxes_from_ltrb
+from fcos.structures import Assignment, Outputs, Targets
 
 
 @dataclass(frozen=True)

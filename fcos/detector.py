@@ -9,9 +9,9 @@ from fcos.backbones import Backbone, build_backbone
 from fcos.backbones.batch_norm import convert_batch_norm
 from fcos.config import ModelConfig
 from fcos.head import Head
+from fcos.locations import points
 from fcos.necks import NECKS
-from fcos.outputs import Outputs
-from fcos.points import points
+from fcos.structures import Outputs
 
 _MULTIPLE = 32  # batches are padded to this many pixels, the coarsest stride a backbone has
 

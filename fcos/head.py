@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fcos.config import ModelConfig
-from fcos.layers import NORMS
+from fcos.ops.layers import NORMS
 
 _PRIOR = 0.01  # probability that every class starts with (Focal Loss, section 4.1)
 _FIRST_SIDE = (

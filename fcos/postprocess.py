@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import nms
 
-from fcos.boxes import aligned_iou, boxes_from_ltrb
-from fcos.outputs import Outputs
+from fcos.ops.boxes import aligned_iou, boxes_from_ltrb
+from fcos.structures import Outputs
 
 _SLACK = 1e-3  # the first, rough threshold on logits is lower by this: rounding mustn't cost a candidate
 _CERTAIN = 0.999  # and it asks for no higher probability

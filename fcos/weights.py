@@ -10,9 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from fcos.backbones.batch_norm import batch_norm_mode
-from fcos.config import LossWeights, ModelConfig
+from fcos.config import InputSize, LossWeights, ModelConfig
 from fcos.detector import Detector, build
-from fcos.input_size import InputSize
 
 _VERSION = 3
 

@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -103,3 +104,12 @@ def digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def out_names(paths: Sequence[Path]) -> list[str]:
+    """A picture's file name for each image: its own, with a number where that is taken."""
+    given: dict[str, None] = {}
+    for path in paths:
+        numbered = (f"{path.stem}-{number}.jpg" for number in count(2))
+        given[next(name for name in chain([f"{path.stem}.jpg"], numbered) if name not in given)] = None
+    return list(given)

@@ -11,8 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
-from fcos.config import BoxLoss, ModelConfig
-from fcos.input_size import InputSize
+from fcos.config import BoxLoss, InputSize, ModelConfig
 from pipeline.errors import PipelineError
 from pipeline.workspace import workspace
 

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests import projects
+from tests.support import projects
+
+pytest_plugins = (
+    "tests.support.inspected_project",
+    "tests.support.scored_scenes",
+    "tests.support.voc_folder",
+)
 
 _LONGEST = (
     "test_pipeline.py",

@@ -6,8 +6,7 @@ from fcos.assigners.atss import assign_atss
 from fcos.assigners.fcos import assign_fcos
 from fcos.assigners.task_aligned import assign_task_aligned
 from fcos.config import ModelConfig
-from fcos.outputs import Outputs
-from fcos.targets import Assignment, Targets
+from fcos.structures import Assignment, Outputs, Targets
 
 ASSIGNERS: dict[str, Callable[[Outputs, Targets, ModelConfig], Assignment]] = {
     "fcos": assign_fcos,

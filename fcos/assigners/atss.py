@@ -5,11 +5,10 @@ from torch import Tensor
 
 from fcos.assigners.conflicts import assignment, resolve
 from fcos.assigners.windows import columns_and_rows, places
-from fcos.boxes import aligned_iou, contains
 from fcos.config import ModelConfig
-from fcos.outputs import Outputs
-from fcos.points import Grid, Points
-from fcos.targets import Assignment, Targets
+from fcos.locations import Grid, Points
+from fcos.ops.boxes import aligned_iou, contains
+from fcos.structures import Assignment, Outputs, Targets
 
 _ANCHOR = 8  # strides: the side of the square anchor around each location (section 3.1)
 

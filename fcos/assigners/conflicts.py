@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from fcos.boxes import ltrb_from_boxes
-from fcos.points import Points
-from fcos.targets import Assignment, Targets
+from fcos.locations import Points
+from fcos.ops.boxes import ltrb_from_boxes
+from fcos.structures import Assignment, Targets
 
 
 def resolve(cells: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Tensor]:

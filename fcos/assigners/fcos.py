@@ -7,11 +7,10 @@ from torch import Tensor
 
 from fcos.assigners.conflicts import assignment, resolve
 from fcos.assigners.windows import columns_and_rows, places
-from fcos.boxes import area, contains
 from fcos.config import ModelConfig
-from fcos.outputs import Outputs
-from fcos.points import Grid, Points
-from fcos.targets import Assignment, Targets
+from fcos.locations import Grid, Points
+from fcos.ops.boxes import area, contains
+from fcos.structures import Assignment, Outputs, Targets
 
 # Pairs of location and object in one chunk. Hundreds of objects in each of many images must not exhaust memory.
 _CHUNK = 2**22

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from fcos.assigners.conflicts import assignment, per_candidate, resolve
-from fcos.boxes import aligned_iou, boxes_from_ltrb, contains
 from fcos.config import ModelConfig
-from fcos.outputs import Outputs
-from fcos.targets import Assignment, Targets
+from fcos.ops.boxes import aligned_iou, boxes_from_ltrb, contains
+from fcos.structures import Assignment, Outputs, Targets
 
 # Pairs of object and location in one chunk; each takes about 50 bytes.
 _CHUNK = 2**22

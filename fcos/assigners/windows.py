@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fcos.points import Grid
+from fcos.locations import Grid
 
 
 def columns_and_rows(grid: Grid, centres: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fcos.boxes import aligned_iou, hull_sides
+from fcos.ops.boxes import aligned_iou, hull_sides
 
 _EPSILON = 1e-6
 

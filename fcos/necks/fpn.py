@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcos.config import ModelConfig
-from fcos.layers import convolution
+from fcos.ops.layers import convolution
 
 
 class FPN(nn.Module):

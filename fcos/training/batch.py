@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fcos.targets import Targets
+from fcos.structures import Targets
 
 
 @dataclass(frozen=True)

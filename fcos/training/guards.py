@@ -6,9 +6,9 @@ All processes look at the same numbers, so all of them come to the same end.
 import math
 from collections.abc import Sequence
 
+from fcos.training.distributed import Processes
 from fcos.training.history import Row
-from fcos.training.processes import Processes
-from fcos.training.steps import Step
+from fcos.training.step_metrics import Step
 
 FIRST_STEPS = 20  # in which something must be learnt
 _SKIPPED = 30  # steps in a row: from 2^16, fp16's loss scale has then fallen far below 1, and goes on falling

@@ -8,6 +8,8 @@ from torch import Tensor
 
 Row = dict[str, float]
 
+UNREPORTED = ("annotated",)  # columns of a step that only the guards read: no curve and no tracked metric
+
 
 @dataclass
 class History:

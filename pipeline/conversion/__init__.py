@@ -12,8 +12,8 @@ Rules, for whatever format:
 from pathlib import Path
 from typing import Any
 
-from pipeline.annotations import write
 from pipeline.conversion.survey import Survey, own_splits, survey
+from pipeline.data.annotations import write
 from pipeline.errors import PipelineError
 from pipeline.files import replacing, write_json
 from pipeline.params import ConvertParams

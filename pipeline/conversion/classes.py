@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
 
-from pipeline.annotations import AnnotationSet, Category
-from pipeline.conversion.problems import Ledger
+from pipeline.conversion.issues import Ledger
+from pipeline.data.annotations import AnnotationSet, Category
 from pipeline.errors import PipelineError
 from pipeline.formats.records import Fault
 

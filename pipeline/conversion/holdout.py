@@ -16,10 +16,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.annotations import Category
-from pipeline.conversion.looking import Seen
-from pipeline.conversion.problems import Ledger
+from pipeline.conversion.issues import Ledger
+from pipeline.conversion.match_images import Seen
 from pipeline.conversion.splits import LATER
+from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.records import Fault
 from pipeline.params import ConvertParams

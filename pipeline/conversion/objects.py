@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.conversion.boxes import checked, righted
 from pipeline.conversion.classes import unknown
-from pipeline.conversion.looking import Seen
-from pipeline.conversion.problems import Ledger
+from pipeline.conversion.issues import Ledger
+from pipeline.conversion.match_images import Seen
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.formats.records import Box, Fault, RawImage, RawObject
 
 

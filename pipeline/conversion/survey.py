@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import formats
-from pipeline.annotations import AnnotationSet
 from pipeline.conversion import classes
+from pipeline.conversion.duplicates import without_leaks
 from pipeline.conversion.holdout import HoldOut, check_groups, held_out
-from pipeline.conversion.leaks import without_leaks
-from pipeline.conversion.looking import Seen, seen_splits
+from pipeline.conversion.issues import LOST, Ledger
+from pipeline.conversion.match_images import Seen, seen_splits
 from pipeline.conversion.objects import annotation_set
-from pipeline.conversion.problems import LOST, Ledger
 from pipeline.conversion.splits import choose
+from pipeline.data.annotations import AnnotationSet
 from pipeline.formats.records import RawDataset, RawSplit
 from pipeline.params import ConvertParams
 

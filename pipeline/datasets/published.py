@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.datasets.archives import unpack
-from pipeline.datasets.fetch import File
-from pipeline.datasets.fetch import fetch as download
+from pipeline.datasets.download import File
+from pipeline.datasets.download import fetch as download
 from pipeline.datasets.registry import Entry
 from pipeline.errors import PipelineError
 from pipeline.files import remove

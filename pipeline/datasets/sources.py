@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.datasets import custom, digits, published, registry, zoo
+from pipeline.datasets import custom, digits, published, registry
 from pipeline.params import Params
 
 MADE: dict[str, Callable[[Params, Path], Sequence[Path]]] = {"digits": digits.make, "custom": custom.fetch}
@@ -21,6 +21,4 @@ def get(params: Params, into: Path) -> Sequence[Path]:
     name = params.dataset
     if name in MADE:
         return MADE[name](params, into)
-    if name.startswith(zoo.PREFIX):
-        return zoo.fetch(name.removeprefix(zoo.PREFIX), params.download.zoo, into)
     return published.fetch(registry.find(name), name, into, params.download.mirror)

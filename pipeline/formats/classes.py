@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from pipeline.annotations import Category
+from pipeline.data.annotations import Category
 from pipeline.formats.records import RawImage
 
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from pipeline.annotations import Category
+from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import numbered, present
 from pipeline.formats.folders import by_folder

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pipeline.annotations import Category
+from pipeline.data.annotations import Category
 
 Box = tuple[float, float, float, float]
 

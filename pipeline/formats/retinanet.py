@@ -7,7 +7,7 @@ keras-retinanet takes 1 from VOC's numbers and x2 − x1 for the width. Classes 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from pipeline.annotations import Category
+from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import present
 from pipeline.formats.images import SUFFIXES, ImageFiles, listed

@@ -17,7 +17,7 @@ from typing import Any
 import crc32c
 from google.protobuf.message import DecodeError
 
-from pipeline.annotations import Category
+from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import numbered, present
 from pipeline.formats.folders import by_folder

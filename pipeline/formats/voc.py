@@ -16,7 +16,7 @@ from xml.etree.ElementTree import XML, Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from pipeline.annotations import Category
+from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import numbered, present
 from pipeline.formats.images import ImageFiles, head, listed

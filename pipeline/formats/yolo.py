@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from pipeline.annotations import Category
+from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.folders import by_folder
 from pipeline.formats.images import PICTURES, SUFFIXES, ImageFiles, head, listed, measured

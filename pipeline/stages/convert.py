@@ -7,7 +7,7 @@ from pipeline.conversion import convert
 from pipeline.conversion.survey import counted
 from pipeline.datasets import registry
 from pipeline.params import Params
-from pipeline.stage import run
+from pipeline.runner import run
 from pipeline.workspace import workspace
 
 

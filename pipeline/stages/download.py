@@ -1,21 +1,31 @@
 """The download stage: fetches or makes data/raw/<dataset>, as published."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.datasets.sources import get
+from pipeline.datasets import sources
 from pipeline.files import remove, replacing
+from pipeline.integrations import fiftyone_zoo
 from pipeline.params import Params
-from pipeline.stage import run
+from pipeline.runner import run
 from pipeline.workspace import workspace
 
 
 def body(params: Params) -> None:
     raw = workspace() / "data/raw" / params.dataset
     with replacing(raw) as folder:
-        spent = get(params, folder)
+        spent = fetch(params, folder)
     for download in spent:
         remove(download)
     print(f"download: {params.dataset}: {_summary(raw)}")  # noqa: T201
+
+
+def fetch(params: Params, into: Path) -> Sequence[Path]:
+    """Brings the data set, as published, into the folder `into`; returns downloads that can be removed afterwards."""
+    if params.dataset.startswith(fiftyone_zoo.PREFIX):
+        name = params.dataset.removeprefix(fiftyone_zoo.PREFIX)
+        return fiftyone_zoo.fetch(name, params.download.zoo, into)
+    return sources.get(params, into)
 
 
 def _summary(folder: Path) -> str:

@@ -5,15 +5,20 @@ import sys
 from tqdm import tqdm
 
 from fcos.postprocess import Postprocess
-from pipeline import annotations, stage, tracking
-from pipeline.annotations import AnnotationSet
+from pipeline import runner as stage
+from pipeline.data import annotations
+from pipeline.data import detections as results
+from pipeline.data.annotations import AnnotationSet
+from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
+from pipeline.evaluation import report, voc
 from pipeline.files import digest, write_json
-from pipeline.inference import detect_split
-from pipeline.metrics import curves, report, results, voc
-from pipeline.metrics.results import Detection
-from pipeline.model import Model, choose_device
+from pipeline.inference.detect import detect_split
+from pipeline.inference.device import choose_device
+from pipeline.inference.model import Model
+from pipeline.integrations import mlflow as tracking
 from pipeline.params import Params
+from pipeline.visualization import curves
 from pipeline.workspace import workspace
 
 

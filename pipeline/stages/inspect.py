@@ -13,15 +13,18 @@ from pathlib import Path, PurePosixPath
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from pipeline import annotations, tracking, viewer
-from pipeline.annotations import Annotation, AnnotationSet, Image
+from pipeline.data import annotations
+from pipeline.data import detections as results
+from pipeline.data.annotations import Annotation, AnnotationSet, Image
 from pipeline.errors import PipelineError
+from pipeline.evaluation import error_kinds as errors
+from pipeline.evaluation.error_kinds import ImageErrors, Verdict
 from pipeline.files import digest, replacing, write_json, write_text
-from pipeline.metrics import errors, results
-from pipeline.metrics.errors import ImageErrors, Verdict
+from pipeline.integrations import fiftyone as viewer
+from pipeline.integrations import mlflow as tracking
 from pipeline.params import Params
-from pipeline.pictures import Box, Colour, contact_sheet, draw
-from pipeline.stage import run
+from pipeline.runner import run
+from pipeline.visualization.boxes import Box, Colour, contact_sheet, draw
 from pipeline.workspace import workspace
 
 TILE, COLUMNS, ROWS = 480, 4, 6  # pixels, pictures across, pictures down: more go on further sheets

@@ -3,10 +3,10 @@
 import os
 import sys
 
-from pipeline import stage
+from pipeline import process, runner
 
 if __name__ == "__main__" and len(sys.argv) == 1:
-    stage.listen("train", leave=os._exit)  # before torch is imported: that takes seconds
+    process.listen("train", leave=os._exit)  # before torch is imported: that takes seconds
 
 import math
 import signal
@@ -17,20 +17,24 @@ from typing import NoReturn
 from filelock import FileLock
 
 from fcos.training.checkpoints import Checkpoint
-from fcos.training.engine import FailedElsewhere, Interrupted, Trainer
+from fcos.training.distributed import Processes
 from fcos.training.guards import NonFiniteLoss, NothingToLearn
-from fcos.training.history import Best, History, Row, Watcher
-from fcos.training.processes import Processes
-from pipeline import annotations, launching, states, tracking
-from pipeline.advice import advice
-from pipeline.annotations import AnnotationSet
+from fcos.training.history import UNREPORTED, Best, History, Row, Watcher
+from fcos.training.trainer import FailedElsewhere, Interrupted, Trainer
+from pipeline.analysis.advice import advice
+from pipeline.data import annotations
+from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.files import digest, write_json
-from pipeline.outcome import UNTOLD, describe, stopped_early, summary, write_curves, write_weights
-from pipeline.overfitting import by_heart, check_by_heart
+from pipeline.integrations import mlflow as tracking
 from pipeline.params import Params, load
-from pipeline.progress import Progress, say
-from pipeline.training import Steps, make_batches, make_trainer, make_validation, one_line
+from pipeline.training import launch as launching
+from pipeline.training import prune as states
+from pipeline.training.artifacts import describe, stopped_early, summary, write_weights
+from pipeline.training.build import Steps, make_batches, make_trainer, make_validation, one_line
+from pipeline.training.overfit import by_heart, check_by_heart
+from pipeline.visualization.curves import write_training_curves
+from pipeline.visualization.progress import Progress, say
 from pipeline.workspace import state, workspace
 
 _LOGGED_TOGETHER = 25  # steps: one call to MLflow for each would cost more than the call tells
@@ -39,14 +43,14 @@ _PLOTS = ("loss.csv", "loss.png", "optimiser.png")
 
 def main() -> None:
     if len(sys.argv) > 1:  # one of several processes, started by `train`, for the training of this key
-        stage.die_with_parent()
+        process.die_with_parent()
         launching.work(lambda: _help(sys.argv[1]))
-    stage.run("train", train)
+    runner.run("train", train)
 
 
 def train(params: Params) -> None:
     """Trains, then writes weights, curves and metrics, and tells MLflow; in several processes where there are to be."""
-    key = stage.fingerprint("train")
+    key = runner.fingerprint("train")
     if launching.is_worker() or (count := launching.wanted(params.train)) == 1:
         _work(params, key)
     else:
@@ -55,9 +59,9 @@ def train(params: Params) -> None:
 
 
 def _help(key: str) -> None:
-    if stage.fingerprint("train") != key:  # it is what the state is kept under
+    if runner.fingerprint("train") != key:  # it is what the state is kept under
         raise PipelineError("parameters, code or data changed while this stage ran: run `dvc repro train` again")
-    with stage.full_disk_told():
+    with runner.full_disk_told():
         _work(load(), key)
 
 
@@ -78,7 +82,7 @@ class Work:
     judged_on: AnnotationSet
     raw: Path
     processes: Processes
-    request: stage.Request = field(default_factory=stage.Request)
+    request: process.Request = field(default_factory=process.Request)
 
     def batches(self) -> Steps:
         return make_batches(self.params, self.learnt_from, self.raw, self.processes)
@@ -153,7 +157,7 @@ def _lead(work: Work, told: Params, key: str) -> None:
     checkpoint.clear()
 
 
-def _fit(trainer: Trainer, request: stage.Request, watcher: "Watching") -> tuple[History, Best]:
+def _fit(trainer: Trainer, request: process.Request, watcher: "Watching") -> tuple[History, Best]:
     """Trains, or ends the stage: with a line, and a state that the next training goes on from."""
     try:
         with request.noted(), one_line():
@@ -171,10 +175,10 @@ def _fit(trainer: Trainer, request: stage.Request, watcher: "Watching") -> tuple
     return history, trainer.best
 
 
-def _stop(trainer: Trainer, request: stage.Request, watcher: "Watching", state: str) -> NoReturn:
+def _stop(trainer: Trainer, request: process.Request, watcher: "Watching", state: str) -> NoReturn:
     watcher.progress.close()
     at = f" at step {trainer.step} of {watcher.progress.steps}; {state}: `dvc repro` goes on from there"
-    stage.stopped("train", request.number or signal.SIGTERM, at)
+    process.stopped("train", request.number or signal.SIGTERM, at)
 
 
 def _write(
@@ -184,7 +188,7 @@ def _write(
     weights = write_weights(
         trainer.result, best, describe(work.params, work.learnt_from), here / "models", keep=train.keep
     )
-    write_curves(history, here / "plots", stopped_early(history, best, train.epochs))
+    write_training_curves(history, here / "plots", stopped_early(history, best, train.epochs))
     write_json(
         here / "metrics/train.json",
         summary(history, best, overfit=train.overfit, images_per_second=images_per_second),
@@ -211,7 +215,7 @@ class Watching:
 
     def stepped(self, row: Row, images: int) -> None:
         self.progress.stepped(row, images)
-        told = {k: v for k, v in row.items() if k not in ("step", *UNTOLD) and math.isfinite(v)}
+        told = {k: v for k, v in row.items() if k not in ("step", *UNREPORTED) and math.isfinite(v)}
         self.waiting.append({"step": row["step"]} | {f"train/{k}": v for k, v in told.items()})
         if len(self.waiting) >= _LOGGED_TOGETHER:
             self.flush()

@@ -9,8 +9,9 @@ from ruamel.yaml import YAML
 from benchmarks import ablation
 from benchmarks.ablation import Run
 from pipeline import params
+from tests.support.paths import PROJECT
 
-PARAMS = Path(__file__).resolve().parents[2] / "params.yaml"
+PARAMS = PROJECT / "params.yaml"
 
 
 def with_settings(settings: list[str], folder: Path) -> params.Params:

@@ -11,8 +11,8 @@ import torch
 from benchmarks import __main__ as bench
 from benchmarks import gpu, harness
 from benchmarks.harness import Limit, Measurement, Side, Times, Unavailable
+from tests.support.paths import PROJECT
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 MATRIX = torch.ones(64, 64)
 
 
@@ -92,7 +92,7 @@ def test_machine_has_versions_and_no_name(tmp_path: Path) -> None:
     assert f"{torch.get_num_threads()} threads" in said
     name = subprocess.run(["uname", "-n"], capture_output=True, text=True, check=True).stdout.strip()
     assert name not in said
-    assert str(REPOSITORY) not in harness.context() + str(tmp_path)
+    assert str(PROJECT) not in harness.context() + str(tmp_path)
 
 
 def test_a_card_never_replaces_another(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_without_a_gpu_a_line_says_so() -> None:
 
 def test_the_command_writes_a_card(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "GPU", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (card,) = tmp_path.glob("*-bench.md")
     assert str(card) in done.stdout

@@ -1,7 +1,6 @@
 import itertools
 import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,16 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fcos.assigners import ASSIGNERS
-from fcos.boxes import aligned_iou, boxes_from_ltrb
 from fcos.config import PAPER, LossWeights, ModelConfig
 from fcos.criterion import Criterion
+from fcos.locations import points
 from fcos.losses import BOX_LOSSES, CLASSIFICATION_LOSSES, centerness
 from fcos.losses.box import giou_loss, iou_loss, l1_loss
 from fcos.losses.classification import quality_focal_loss, sigmoid_focal_loss
-from fcos.outputs import Outputs
-from fcos.points import points
-from fcos.targets import targets
-from tests.devices import NoWaiting
+from fcos.ops.boxes import aligned_iou, boxes_from_ltrb
+from fcos.structures import Outputs, targets
+from tests.support.device_sync import NoWaiting
+from tests.support.paths import PROJECT
 
 CONFIG = replace(PAPER, pretrained=False, levels=(3, 4))
 PYRAMID = points([(8, 8), (4, 4)], [8, 16])
@@ -234,7 +233,7 @@ def test_normalisers_go_through_the_mean_over_processes(box_weight: str) -> None
 @pytest.mark.parametrize("pixels", [320, 333])
 def test_losses_and_gradients_are_torchvisions(pixels: int) -> None:
     """With its conventions; at 333 pixels its steps aren't the strides."""
-    script = Path(__file__).parents[2] / "benchmarks" / "criterion.py"
+    script = PROJECT / "benchmarks" / "criterion.py"
     ours, theirs = runpy.run_path(str(script))["sides"](images=2, objects=6, pixels=pixels, classes=91)
     (losses, gradients), (expected, expected_gradients) = ours(), theirs()
     for name, value in expected.items():

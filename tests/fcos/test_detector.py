@@ -9,7 +9,7 @@ import torch
 
 from fcos.config import PAPER
 from fcos.detector import Detector, build
-from fcos.points import points
+from fcos.locations import points
 
 SMALL = replace(
     PAPER, backbone="tiny", pretrained=False, channels=32, tower_depth=1, frozen_stages=0, batch_norm="auto"

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from fcos.assigners import assign_fcos
 from fcos.config import PAPER
+from fcos.locations import points
 from fcos.losses import centerness
-from fcos.outputs import Outputs
-from fcos.points import points
 from fcos.postprocess import SUPPRESSIONS, Postprocess
-from fcos.targets import targets
+from fcos.structures import Outputs, targets
 
 PYRAMID = points([(4, 4), (2, 2)], [8, 16])  # of an image of 32×32; 20 locations
 

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from fcos.config import PAPER
+from fcos.config import PAPER, InputSize
 from fcos.detector import build
-from fcos.input_size import InputSize
 from fcos.weights import Description, load_detector, save_detector
 
 MODEL = replace(

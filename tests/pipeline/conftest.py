@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.support.paths import PROJECT
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     for name in ("dvc.yaml", "params.yaml"):
-        shutil.copyfile(REPOSITORY / name, folder / name)
+        shutil.copyfile(PROJECT / name, folder / name)
     monkeypatch.chdir(folder)
     return folder
 
@@ -55,7 +55,7 @@ def stage(home: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
         return subprocess.run(
             [sys.executable, "-W", "error", "-m", f"pipeline.stages.{name}"],
             cwd=home,
-            env=environment | {"PYTHONPATH": str(REPOSITORY), "TQDM_DISABLE": "1"},
+            env=environment | {"PYTHONPATH": str(PROJECT), "TQDM_DISABLE": "1"},
             capture_output=True,
             text=True,
             timeout=300,
@@ -70,7 +70,7 @@ def archive() -> Callable[[str], Path]:
     """The path of a shared archive of real data; skips, naming it, where it is not there."""
 
     def find(name: str) -> Path:
-        path = REPOSITORY.parent / "shared" / "data" / name
+        path = PROJECT.parent / "shared" / "data" / name
         if not path.is_file():
             pytest.skip(f"../shared/data/{name} is not there")
         return path

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.annotations import box_problem
 from pipeline.conversion.boxes import checked
+from pipeline.data.annotations import box_problem
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,17 @@ import pytest
 
 from pipeline import params
 from pipeline.conversion.checks import CHECKS, actions
-from pipeline.conversion.problems import Ledger
+from pipeline.conversion.issues import Ledger
 from pipeline.errors import PipelineError
 from pipeline.formats.records import Fault
 from pipeline.params import CheckParams, ConvertParams
-from tests.projects import REPOSITORY
+from tests.support.projects import PROJECT
 
 OUTSIDE = Fault("outside", "its box reaches out")
 
 
 def options(problems: str = "error", **checks: Any) -> ConvertParams:
-    base = params.load(REPOSITORY / "params.yaml").convert
+    base = params.load(PROJECT / "params.yaml").convert
     return replace(base, problems=problems, checks=replace(base.checks, **checks))  # type: ignore[arg-type]
 
 

@@ -11,18 +11,18 @@ import pytest
 from PIL import Image
 
 from pipeline import params
-from pipeline.annotations import Annotation, read
 from pipeline.conversion import convert
+from pipeline.data.annotations import Annotation, read
 from pipeline.errors import PipelineError
 from pipeline.params import ConvertParams
-from tests.projects import REPOSITORY
+from tests.support.projects import PROJECT
 
 Write = Callable[..., Path]
 
 
 def options(**values: Any) -> ConvertParams:
     """params.yaml's, but for these."""
-    return replace(params.load(REPOSITORY / "params.yaml").convert, **values)
+    return replace(params.load(PROJECT / "params.yaml").convert, **values)
 
 
 @pytest.fixture

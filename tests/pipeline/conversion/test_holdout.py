@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import params
-from pipeline.annotations import Category
 from pipeline.conversion.holdout import SEEDS, TOLERANCE, Counts, check_groups, fairest, held_out, ranks, unfairness
 from pipeline.conversion.images import Look
-from pipeline.conversion.looking import Seen
-from pipeline.conversion.problems import Ledger
+from pipeline.conversion.issues import Ledger
+from pipeline.conversion.match_images import Seen
+from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.records import RawImage, RawObject
 from pipeline.params import ConvertParams
-from tests.projects import REPOSITORY
+from tests.support.projects import PROJECT
 
 CATEGORIES = tuple(Category(number, name) for number, name in enumerate(("cat", "dog", "eel")))
-BASE = params.load(REPOSITORY / "params.yaml").convert
+BASE = params.load(PROJECT / "params.yaml").convert
 
 
 def options(**values: Any) -> ConvertParams:

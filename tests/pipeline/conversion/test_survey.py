@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from pipeline import params
-from pipeline.annotations import Category, problems
 from pipeline.conversion import own_splits, survey
 from pipeline.conversion.survey import Survey, surveyed
+from pipeline.data.annotations import Category, problems
 from pipeline.errors import PipelineError
 from pipeline.formats.records import Fault, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.params import ConvertParams
-from tests.projects import REPOSITORY
+from tests.support.projects import PROJECT
 
-BASE = params.load(REPOSITORY / "params.yaml").convert
+BASE = params.load(PROJECT / "params.yaml").convert
 NAN = float("nan")
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from pipeline.datasets import registry
 from pipeline.datasets.registry import Entry
-from tests.layouts import LAYOUTS, pack, small
-from tests.servers import serving
+from tests.support.dataset_layouts import LAYOUTS, pack, small
+from tests.support.http_servers import serving
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from sklearn.datasets import load_sample_image
 from pipeline import params
 from pipeline.datasets import digits
 from pipeline.files import read_json
+from tests.support.paths import PROJECT
 
 
 def made(home: Path, setting: Callable[..., None], into: str, **values: Any) -> Path:
@@ -125,4 +126,4 @@ def test_covered_ink_shrinks_the_box() -> None:
 
 def test_other_data_sets_do_not_wait_for_scikit_learn() -> None:
     code = "import sys, pipeline.datasets.sources; sys.exit('sklearn' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[3], check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=True)

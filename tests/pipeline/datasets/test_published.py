@@ -12,16 +12,17 @@ import pytest
 
 from fcos.detector import Detector
 from fcos.training.history import Row
-from pipeline import annotations, params
+from pipeline import params
 from pipeline.conversion import convert
+from pipeline.data import annotations
 from pipeline.datasets import published, registry
 from pipeline.datasets.registry import Entry
 from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.stages import convert as converting
 from pipeline.stages import download
-from pipeline.training import make_batches, make_trainer
-from tests.layouts import LAYOUTS, SPLITS, small
+from pipeline.training.build import make_batches, make_trainer
+from tests.support.dataset_layouts import LAYOUTS, SPLITS, small
 
 
 def one_step(values: Params, split: annotations.AnnotationSet, raw: Path) -> Row:

@@ -17,9 +17,8 @@ from pipeline.cli import main
 from pipeline.datasets import registry
 from pipeline.errors import PipelineError
 from pipeline.stages import download
-from tests.layouts import LAYOUTS
-
-REPOSITORY = Path(__file__).resolve().parents[3]
+from tests.support.dataset_layouts import LAYOUTS
+from tests.support.paths import PROJECT
 
 
 @pytest.mark.parametrize("name", registry.names())
@@ -149,7 +148,7 @@ def rows(name: str) -> set[str]:
 
 
 def test_docs_have_the_tables() -> None:
-    section = (REPOSITORY / "docs/datasets.md").read_text().split("\n## Data sets by name\n")[1].split("\n## ")[0]
+    section = (PROJECT / "docs/datasets.md").read_text().split("\n## Data sets by name\n")[1].split("\n## ")[0]
     listed = re.findall(r"^\| `(?!dataset).*$", section, re.MULTILINE)
     assert len(listed) == len(set(listed))
     assert set(listed) == set().union(*(rows(name) for name in registry.names()))

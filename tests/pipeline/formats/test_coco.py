@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.annotations import Category
+from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats import coco
 from pipeline.formats.records import Fault

@@ -11,7 +11,7 @@ import pytest
 from pipeline import params
 from pipeline.conversion import survey
 from pipeline.formats import recognise
-from tests.projects import REPOSITORY
+from tests.support.projects import PROJECT
 
 Objects = dict[str, list[tuple[str, tuple[float, ...], int]]]
 
@@ -34,7 +34,7 @@ ONE_BASED = {"pascalvoc_format", "imagenet_format"}
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    archive = REPOSITORY.parent / "shared/data/multiformat-voc2012-100.zip"
+    archive = PROJECT.parent / "shared/data/multiformat-voc2012-100.zip"
     if not archive.is_file():
         pytest.skip("../shared/data/multiformat-voc2012-100.zip is not there")
     folder = tmp_path_factory.mktemp("multiformat")
@@ -59,7 +59,7 @@ def alone(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 def converted(folder: Path) -> Objects:
     """Objects by image file, of all splits."""
-    options = replace(params.load(REPOSITORY / "params.yaml").convert, images="header")
+    options = replace(params.load(PROJECT / "params.yaml").convert, images="header")
     found: Objects = {}
     for split in survey(folder, options).splits.values():
         names = {category.id: category.name for category in split.categories}

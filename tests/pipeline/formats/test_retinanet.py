@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.annotations import Category
+from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats import recognise, retinanet
 

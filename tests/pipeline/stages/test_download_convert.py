@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.annotations import read
+from pipeline.data.annotations import read
+from tests.support.paths import PROJECT
 
 Stage = Callable[[str], subprocess.CompletedProcess[str]]
 Setting = Callable[..., None]
@@ -114,7 +115,7 @@ def test_a_temporary_workspace_needs_an_absolute_path(home: Path, own: Path, tmp
     setting(**{"dataset": "custom", "download.path": "data/mine"})
     main = tmp_path / "main"
     shutil.copytree(own, main / "data/mine")
-    environment = dict(os.environ) | {"DVC_ROOT": str(main), "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    environment = dict(os.environ) | {"DVC_ROOT": str(main), "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-m", "pipeline.stages.download"]
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, check=False, text=True)
     assert done.returncode == 1

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from fcos.config import InputSize
 from fcos.detector import build
-from fcos.input_size import InputSize
 from fcos.training.history import Best, History
 from fcos.weights import Description, load_detector
 from pipeline.stages.train import stopped_early, summary, write_weights
-from tests.trainings import MODEL
+from tests.support.interrupted_training import MODEL
 
 STEP = dict.fromkeys(("total", "classification", "box", "quality", "quality_floor"), 1.0)
 EPOCHS = [{"epoch": epoch, "step": epoch * 2, "AP": ap, "AP50": 2 * ap} for epoch, ap in ((1, 0.25), (2, 0.125))]

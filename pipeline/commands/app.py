@@ -1,0 +1,15 @@
+"""`fcos app`."""
+
+import click
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True)
+def app(port: int) -> None:
+    """Look at detections and failures: FiftyOne's App on 127.0.0.1, until Ctrl-C."""
+    from pipeline import params
+    from pipeline.integrations import fiftyone as viewer
+
+    with viewer.app(viewer.source(params.load()), port) as server:
+        click.echo(f"FiftyOne: {server.address}  (Ctrl-C stops it)")
+        server.wait()

@@ -1,0 +1,27 @@
+"""`fcos explain`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), default="explained", show_default=True, help="Folder.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Default: models/detector.safetensors, where it is.")
+@click.option("--split", type=click.Choice(["train", "val", "test"]), help="Look for the images in this split alone.")
+def explain(images: tuple[Path, ...], out: Path, weights: Path | None, split: str | None) -> None:
+    """See which locations learn which object of an image, and what the trained detector says of each location."""
+    from pipeline import params
+    from pipeline.analysis.lookup import DataSet
+    from pipeline.visualization import explain as writing
+    from pipeline.workspace import workspace
+
+    values, home = params.load(), workspace()
+    data = DataSet(home, values.dataset, split)
+    model, problem = writing.detector(weights, home / "models/detector.safetensors")
+    if problem:
+        click.echo(f"fcos: no heat maps: {problem}", err=True)
+    for record in writing.write(values, data, model, images, out):
+        click.echo(writing.line(record))
+    click.echo(f"pictures and explained.json in {out}", err=True)

@@ -1,0 +1,110 @@
+"""Images that are in two splits, or in one twice: the same bytes, or the same picture saved anew."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.conversion.images import Mode
+from pipeline.conversion.issues import LOST, Ledger
+from pipeline.conversion.match_images import Seen
+from pipeline.conversion.splits import LATER
+from pipeline.formats.records import Fault
+
+# Bits of 64 in which two perceptual hashes may differ and still be the same picture.
+NEAR = 4
+
+
+def without_leaks(seen: Mapping[str, list[Seen]], mode: Mode, ledger: Ledger) -> dict[str, list[Seen]]:
+    """The splits, without what is in one twice or in a later one too, where that is asked for."""
+    found = {split: _without_repeated(split, items, ledger) for split, items in seen.items()}
+    for split in (split for split in LATER if split in found):
+        judged = [(later, item) for later in LATER[split] for item in found.get(later, [])]
+        found[split] = _without_equal(split, found[split], judged, ledger)
+        found[split] = _without_alike(split, found[split], judged, ledger)
+    if mode == "trust":
+        ledger.note("splits not searched for equal images, only for equal paths: convert.images is trust", len(seen))
+    if mode != "decode":
+        ledger.note(f"splits not searched for images that look alike: convert.images is {mode}", len(seen))
+    return found
+
+
+def _without_repeated(split: str, items: Sequence[Seen], ledger: Ledger) -> list[Seen]:
+    first: dict[str, Seen] = {}
+    kept = []
+    for item in items:
+        twin = first.setdefault(item.look.digest, item)
+        if twin is not item:
+            fault = Fault("equal_image", f"its image {item.raw.file} is, byte for byte, {twin.raw.file}")
+            if ledger.act(fault, split, item.raw.where) == "skip":
+                ledger.note(LOST, len(item.raw.objects))
+                continue
+        kept.append(item)
+    return kept
+
+
+def _without_equal(split: str, items: Sequence[Seen], judged: Sequence[tuple[str, Seen]], ledger: Ledger) -> list[Seen]:
+    by_digest = {item.look.digest: (later, item) for later, item in reversed(judged)}
+    kept = []
+    for item in items:
+        if item.look.digest in by_digest:
+            later, twin = by_digest[item.look.digest]
+            fault = Fault("leak", f"its image {item.raw.file} is, byte for byte, {twin.raw.file} of {later}")
+            if ledger.act(fault, split, item.raw.where) == "repair":
+                continue
+        kept.append(item)
+    return kept
+
+
+def _without_alike(split: str, items: Sequence[Seen], judged: Sequence[tuple[str, Seen]], ledger: Ledger) -> list[Seen]:
+    known = [(later, item) for later, item in judged if item.look.alike is not None]
+    equal = {item.look.digest for _, item in known}
+    asked = [item for item in items if item.look.alike is not None and item.look.digest not in equal]
+    twins = nearest(_hashes(asked), _hashes([item for _, item in known]))
+    gone = set()
+    for number, (other, distance) in twins.items():
+        item, (later, twin) = asked[number], known[other]
+        looks = f"its image {item.raw.file} looks like {twin.raw.file} of {later} ({distance} of 64 bits differ)"
+        if ledger.act(Fault("alike_leak", looks), split, item.raw.where) == "repair":
+            gone.add(item.raw.file)
+    return [item for item in items if item.raw.file not in gone]
+
+
+def _hashes(seen: Sequence[Seen]) -> NDArray[np.uint64]:
+    return np.array([item.look.alike for item in seen], dtype=np.uint64)
+
+
+def nearest(asked: NDArray[np.uint64], known: NDArray[np.uint64], near: int = NEAR) -> dict[int, tuple[int, int]]:
+    """For each hash of `asked` that has one within `near` bits in `known`: the nearest's index there, and the distance.
+
+    Of equally near ones the first counts. Hashes within n bits agree in at least one of n + 1 bands: only those are
+    compared, so the cost grows with what is alike and not with the product of both lengths.
+    """
+    unique, first = np.unique(known, return_index=True)  # flat pictures share one hash: compare it once
+    hashes, own = np.unique(asked, return_inverse=True)
+    pairs = [_pairs(hashes, unique, shift, width) for shift, width in _bands(near + 1)]
+    left, right = np.concatenate(pairs, axis=1) if len(hashes) and len(unique) else np.empty((2, 0), dtype=np.int64)
+    distance = np.bitwise_count(hashes[left] ^ unique[right])
+    left, right, distance = (found[distance <= near] for found in (left, right, distance))
+    best: dict[int, tuple[int, int]] = {}
+    for at in np.lexsort((first[right], distance)).tolist():
+        best.setdefault(int(left[at]), (int(first[right[at]]), int(distance[at])))
+    return {number: best[at] for number, at in enumerate(own.tolist()) if at in best}
+
+
+def _bands(number: int) -> list[tuple[int, int]]:
+    edges = [64 * band // number for band in range(number + 1)]
+    return [(low, high - low) for low, high in pairwise(edges)]
+
+
+def _pairs(one: NDArray[np.uint64], other: NDArray[np.uint64], shift: int, width: int) -> NDArray[np.int64]:
+    """Indices [2, pairs] of those that agree in `width` bits from `shift` on."""
+    mask = np.uint64((1 << width) - 1)
+    ours, theirs = (one >> np.uint64(shift)) & mask, (other >> np.uint64(shift)) & mask
+    order = np.argsort(theirs, kind="stable")
+    low, high = (np.searchsorted(theirs[order], ours, side=side) for side in ("left", "right"))
+    number = high - low
+    left = np.repeat(np.arange(len(one)), number)
+    right = order[np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number) + np.repeat(low, number)]
+    return np.stack([left, right])

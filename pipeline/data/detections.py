@@ -1,0 +1,89 @@
+"""The COCO results format: a JSON list of detections, each {image_id, category_id, bbox, score}."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from pipeline.data.annotations import AnnotationSet
+from pipeline.errors import PipelineError
+from pipeline.files import write_text
+
+# Strict, for "0.9" is no score; not so for ids, where tools that keep them in float arrays write 42.0.
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Length = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    image_id: int
+    category_id: int  # the data set's own
+    bbox: tuple[_Number, _Number, _Length, _Length]  # x, y, width, height in pixel-edge coordinates
+    score: _Number
+
+
+_ADAPTER = TypeAdapter(list[Detection])
+
+
+def read(path: Path, truth: AnnotationSet) -> tuple[Detection, ...]:
+    """Reads detections made on the images of `truth`; further keys of a record are passed over.
+
+    Raises:
+        PipelineError: the file, and the first record (counted from 0) that is not a detection on these images.
+    """
+    content = read_bytes(path)
+    try:
+        detections = tuple(_ADAPTER.validate_json(content))
+    except ValidationError as error:
+        problem = first_problem(error)
+        remedy = "it must be a list of {image_id, category_id, bbox: [x, y, width, height], score}"
+        raise PipelineError(f"{path}: {problem}; {remedy}") from None
+    for problem in _unknown_ids(detections, truth):
+        raise PipelineError(f"{path}: {problem}; give the ground truth that these detections were made on")
+    return detections
+
+
+def write(detections: Iterable[Detection], path: Path) -> None:
+    """Writes detections in their order, one a line, whole or not at all: the same ones always as the same bytes.
+
+    Numbers are written in full, as the shortest decimals that read back equal. Rounding to nine digits was tried:
+    an IoU of exactly a threshold (an object found a third of its width aside) fell on its other side, and AP moved.
+    """
+    lines = ",\n".join(" " + json.dumps(asdict(detection), allow_nan=False) for detection in detections)
+    write_text(path, f"[\n{lines}\n]\n" if lines else "[]\n")
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        PipelineError: it is missing or can't be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read: {(error.strerror or 'unknown reason').lower()}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where the first invalid value of a file is, and what is wrong with it: `record 3: score: field required`."""
+    problem = error.errors(include_url=False)[0]
+    if problem["type"] == "json_invalid":
+        return f"not JSON: {problem['ctx']['error']}"
+    where = "".join(f"record {part}: " if isinstance(part, int) else f"{part}: " for part in problem["loc"][:2])
+    inside = "".join(f"value {part}: " for part in problem["loc"][2:])
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{where}{inside}{message}"
+
+
+def _unknown_ids(detections: tuple[Detection, ...], truth: AnnotationSet) -> Iterator[str]:
+    images = {image.id for image in truth.images}
+    categories = {category.id for category in truth.categories}
+    for number, detection in enumerate(detections):
+        if detection.image_id not in images:
+            yield f"record {number}: image {detection.image_id} is not in the ground truth"
+        if detection.category_id not in categories:
+            yield f"record {number}: category {detection.category_id} is not in the ground truth"

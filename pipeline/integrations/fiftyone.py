@@ -1,0 +1,291 @@
+"""Detections and failures as a FiftyOne dataset, and FiftyOne's App. The only importer of fiftyone.
+
+FiftyOne is imported in a process of its own (`python -m pipeline.integrations.fiftyone`): it takes seconds, connects
+to its database as it is imported, cleans up there when the process ends, and writes into the home folder. So the
+process lives within our database's life, and its home is in `.fcos`.
+"""
+
+import filecmp
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from filelock import FileLock
+
+from pipeline.data import annotations
+from pipeline.data import detections as results
+from pipeline.data.annotations import Annotation, AnnotationSet, Image
+from pipeline.errors import PipelineError
+from pipeline.evaluation import error_kinds as errors
+from pipeline.evaluation.error_kinds import ImageErrors, Verdict
+from pipeline.files import digest, replacing
+from pipeline.integrations import mongo, servers
+from pipeline.params import Params
+from pipeline.workspace import root, state, workspace
+
+# Saved views, by their key in metrics/inspect.json: the name in the App, what it shows.
+VIEWS = {
+    "false_positives": ("False positives", "detections where nothing is, the most certain first"),
+    "missed_objects": ("Missed objects", "objects without a detection, most of them first"),
+    "wrong_class": ("Wrong class", "detections on an object of another class, the most certain first"),
+    "poor_boxes": ("Poor boxes", "detections that overlap their object too little, the most certain first"),
+    "duplicates": ("Duplicates", "further detections of objects already found, the most certain first"),
+    "most_errors": ("Most errors", "images with errors, most of them first"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a dataset is made from. Paths are absolute."""
+
+    name: str  # of the dataset
+    annotations: str
+    predictions: str
+    images: str  # folder that outlives the workspace: FiftyOne keeps its path
+    score_threshold: float
+    iou_threshold: float
+
+
+def source(params: Params) -> Source:
+    """The files of this workspace, under the data set's name and DVC's experiment's, if there is one.
+
+    Raises:
+        PipelineError: a file isn't there yet.
+    """
+    split = f"{params.evaluate.split}.json"
+    experiment = os.environ.get("DVC_EXP_NAME")
+    files = workspace() / "data/unified" / split, workspace() / "predictions" / split
+    for file in files:
+        if not file.is_file():
+            raise PipelineError(f"{file}: not there yet; run `dvc repro`")
+    name = "-".join(["fcos", params.dataset, *([experiment] if experiment else [])])
+    return Source(
+        name=name,
+        annotations=str(files[0]),
+        predictions=str(files[1]),
+        images=str(_lasting_images(params.dataset, annotations.read(files[0]), name)),
+        score_threshold=params.inspect.score_threshold,
+        iou_threshold=params.inspect.iou_threshold,
+    )
+
+
+def _lasting_images(dataset: str, split: AnnotationSet, name: str) -> Path:
+    """The folder of the split's images that is still there when a temporary workspace is gone.
+
+    That is the main repository's, where it has the same images; otherwise (an experiment on other data, or with
+    another seed) copies of them under `.fcos/images/`.
+    """
+    here, lasting = workspace() / "data/raw" / dataset, root() / "data/raw" / dataset
+    files = [image.file_name for image in split.images]
+    if here.resolve() == lasting.resolve() or all(_same(here / file, lasting / file) for file in files):
+        return lasting
+    copies = state() / "images" / name
+    with replacing(copies) as folder:
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(here / file, folder / file)
+    return copies
+
+
+def _same(a: Path, b: Path) -> bool:
+    return b.is_file() and filecmp.cmp(a, b, shallow=False)
+
+
+def refresh(source: Source) -> dict[str, int]:
+    """Builds the dataset where it is missing or stale.
+
+    Returns: images in each saved view, by the keys of `VIEWS`.
+
+    Raises:
+        PipelineError: there is no database, or an input is wrong.
+    """
+    with mongo.server() as uri, FileLock(state() / "viewer.lock"):
+        child = subprocess.run(
+            [sys.executable, "-m", "pipeline.integrations.fiftyone"],
+            input=json.dumps(asdict(source)),
+            env=mongo.fiftyone_environment(uri),
+            cwd=Path(__file__).resolve().parents[2],  # the same code as ours, also in a temporary workspace
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if child.returncode:
+        told = child.stderr.strip().splitlines() or ["nothing said"]
+        raise PipelineError(told[-1] if child.returncode == 3 else f"FiftyOne, dataset {source.name}: {told[-1]}")
+    sizes: dict[str, int] = json.loads(child.stdout)
+    return sizes
+
+
+@contextmanager
+def app(source: Source, port: int) -> Iterator[servers.Server]:
+    """Yields FiftyOne's App once it answers, on 127.0.0.1 alone, with the dataset fresh; stops it at the end.
+
+    Raises:
+        PipelineError: the port is taken, or what `refresh` raises.
+    """
+    servers.require_free(port)  # FiftyOne would join whatever App answers there
+    with mongo.server() as uri:
+        refresh(source)
+        # The server that `launch_app` starts, without a session: one process, that ends when it is told to.
+        # Without an explicit address it may choose 0.0.0.0, and it serves any file of the machine.
+        command = [sys.executable, "-m", "fiftyone.server.main", "--address", servers.LOOPBACK, "--port", str(port)]
+        page = f"http://{servers.LOOPBACK}:{port}"
+        with servers.serving(
+            "FiftyOne",
+            command,
+            probe=f"{page}/fiftyone",
+            address=f"{page}/datasets/{quote(source.name)}",
+            environment=mongo.fiftyone_environment(uri) | {"FIFTYONE_SERVER": "1"},
+        ) as started:
+            yield started
+
+
+def main() -> None:
+    """The child: a Source as JSON on standard input, the views' sizes as JSON on standard output."""
+    asked = Source(**json.load(sys.stdin))
+    try:
+        with redirect_stdout(sys.stderr):  # where FiftyOne may chat
+            sizes = _refresh(asked)
+    except PipelineError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        sys.exit(3)
+    print(json.dumps(sizes))  # noqa: T201
+
+
+def _refresh(source: Source) -> dict[str, int]:
+    import fiftyone as fo
+
+    stamp = _stamp(source)
+    if not fo.dataset_exists(source.name) or fo.load_dataset(source.name).info.get("stamp") != stamp:
+        _build(source, stamp)
+    dataset = fo.load_dataset(source.name)
+    return {key: len(dataset.load_saved_view(name)) for key, (name, _) in VIEWS.items()}
+
+
+def _stamp(source: Source) -> str:
+    """Tells whether a dataset is what these inputs and this code make."""
+    files = [Path(source.annotations), Path(source.predictions), Path(__file__), Path(errors.__file__)]
+    told = [source.images, source.score_threshold, source.iou_threshold, *(digest(file) for file in files)]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _build(source: Source, stamp: str) -> None:
+    import fiftyone as fo
+
+    truth = annotations.read(Path(source.annotations))
+    detections = results.read(Path(source.predictions), truth)
+    judged = errors.analyse(
+        truth, detections, score_threshold=source.score_threshold, iou_threshold=source.iou_threshold
+    )
+    dataset = fo.Dataset(source.name, persistent=True, overwrite=True)
+    _declare(dataset, [category.name for category in truth.categories])
+    dataset.add_samples(_samples(truth, judged, Path(source.images)))
+    dataset.evaluate_detections(
+        "predictions", gt_field="ground_truth", eval_key="eval", iou=source.iou_threshold, iscrowd="ignored"
+    )
+    _save_views(dataset)
+    # Last: a dataset whose making was interrupted has no stamp, and is made again.
+    dataset.info = {"stamp": stamp, **asdict(source)}
+    dataset.save()
+
+
+def _declare(dataset: Any, classes: list[str]) -> None:
+    """Declares the fields, so that views can name them in a data set without a single object too."""
+    import fiftyone as fo
+
+    dataset.add_sample_field("errors", fo.IntField, description="wrong detections and missed objects")
+    dataset.add_sample_field("image_id", fo.IntField)
+    for name, kind in (("ground_truth", "found | missed | ignored"), ("predictions", " | ".join(errors.KINDS))):
+        dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
+        dataset.add_sample_field(f"{name}.detections.error", fo.StringField, description=kind)
+    dataset.add_sample_field("ground_truth.detections.ignored", fo.BooleanField, description="difficult, or a crowd")
+    dataset.default_classes = classes
+    colours = {"ground_truth": "#3cb44b", "predictions": "#f58231"}
+    dataset.app_config.color_scheme = fo.ColorScheme(
+        color_by="field", fields=[{"path": path, "fieldColor": colour} for path, colour in colours.items()]
+    )
+    dataset.save()
+
+
+def _samples(truth: AnnotationSet, judged: dict[int, ImageErrors], images: Path) -> list[Any]:
+    import fiftyone as fo
+
+    names = {category.id: category.name for category in truth.categories}
+    objects = truth.by_image()
+    return [
+        fo.Sample(
+            filepath=str(images / image.file_name),
+            metadata=fo.ImageMetadata(width=image.width, height=image.height),
+            image_id=image.id,
+            errors=judged[image.id].count,
+            ground_truth=fo.Detections(detections=_truth(image, objects[image.id], judged[image.id], names)),
+            predictions=fo.Detections(detections=_predictions(image, judged[image.id].verdicts, names)),
+        )
+        for image in truth.images
+    ]
+
+
+def _truth(image: Image, objects: list[Annotation], judged: ImageErrors, names: dict[int, str]) -> list[Any]:
+    import fiftyone as fo
+
+    missed = {item.id for item in judged.missed}
+    found = []
+    for item in objects:
+        ignored = bool(item.iscrowd or item.difficult)
+        error = "ignored" if ignored else "missed" if item.id in missed else "found"
+        box = _relative(item.bbox, image)
+        found.append(fo.Detection(label=names[item.category_id], bounding_box=box, error=error, ignored=ignored))
+    return found
+
+
+def _predictions(image: Image, verdicts: Sequence[Verdict], names: dict[int, str]) -> list[Any]:
+    import fiftyone as fo
+
+    return [
+        fo.Detection(
+            label=names[verdict.detection.category_id],
+            bounding_box=_relative(verdict.detection.bbox, image),
+            confidence=verdict.detection.score,
+            error=verdict.kind,
+            overlap=verdict.iou,
+        )
+        for verdict in verdicts
+    ]
+
+
+def _relative(bbox: tuple[float, float, float, float], image: Image) -> list[float]:
+    x, y, width, height = bbox
+    return [x / image.width, y / image.height, width / image.width, height / image.height]
+
+
+def _save_views(dataset: Any) -> None:
+    from fiftyone import ViewField as F
+
+    def predictions(kind: str) -> Any:
+        view = dataset.filter_labels("predictions", F("error") == kind)
+        return view.sort_by(F("predictions.detections.confidence").max(), reverse=True)
+
+    missed = dataset.filter_labels("ground_truth", F("error") == "missed")
+    views = {
+        "false_positives": predictions("background"),
+        "missed_objects": missed.sort_by(F("ground_truth.detections").length(), reverse=True),
+        "wrong_class": predictions("wrong_class"),
+        "poor_boxes": predictions("poor_box"),
+        "duplicates": predictions("duplicate"),
+        "most_errors": dataset.match(F("errors") > 0).sort_by("errors", reverse=True),
+    }
+    for key, (name, description) in VIEWS.items():
+        dataset.save_view(name, views[key], description=description)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Stages that are killed, disturbed or given nonsense: real `dvc`, real signals, in a clone of this project.
+
+The tests share one project and build on each other, in order.
+"""
+
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.support.projects import environment, run
+
+
+@pytest.mark.parametrize("stage", ["download", "convert", "evaluate", "inspect"])  # training: the test after this
+def test_a_killed_stage_ends_well_when_run_again(project: Path, stage: str) -> None:
+    before = outputs(project, stage)
+    running = start(project, "dvc", "repro", "-f", "-s", stage)
+    kill_when_at_work(stage, running)
+    # By force: DVC could bring the result back from its cache, and what the killed stage left would stay.
+    run(project, "dvc", "repro", "-f", "-s", stage)
+    assert outputs(project, stage) == before
+    assert not list(project.rglob("*.partial*"))
+
+
+def test_training_goes_on_after_any_signal_and_ends_as_if_undisturbed(project: Path) -> None:
+    """`kill -9`, SIGTERM, Ctrl-C: exit statuses, a line where there can be one, one run in MLflow, the same weights."""
+    states = project / ".fcos/training"
+    undisturbed = (project / "models/detector.safetensors").read_bytes()
+    known = runs(project)
+    for number, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        running = start(project, sys.executable, "-m", "pipeline.stages.train")
+        saved = {path.stat().st_ino for path in states.glob("*/state.pt")}
+        while {path.stat().st_ino for path in states.glob("*/state.pt")} <= saved:
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.send_signal(number)
+        output, _ = running.communicate(timeout=240)
+        assert running.returncode == status, output
+        if number == signal.SIGKILL:
+            continue
+        line = rf"^train: stopped by {number.name} at step \d of 6; its state is saved: `dvc repro` goes on from there$"
+        assert re.search(line, output.decode(), re.MULTILINE), output
+        assert b"Traceback" not in output
+        assert list(runs(project, known).values()) == ["KILLED"]
+    run(project, "dvc", "repro", "-f", "-s", "train")  # by force: DVC has the result in its cache
+    assert list(runs(project, known).values()) == ["FINISHED"]
+    assert (project / "models/detector.safetensors").read_bytes() == undisturbed
+
+
+def outputs(project: Path, stage: str) -> dict[str, str]:
+    """The digest of each file or folder that the stage made, from DVC's lock."""
+    locked = YAML(typ="safe").load((project / "dvc.lock").read_text())["stages"][stage]["outs"]
+    return {out["path"]: out["md5"] for out in locked}
+
+
+def runs(project: Path, known: Collection[str] = ()) -> dict[str, str]:
+    """MLflow's runs and what became of them."""
+    with closing(sqlite3.connect(project / "mlflow.db")) as store:
+        found = store.execute("SELECT run_uuid, status FROM runs").fetchall()
+    return {name: status for name, status in found if name not in known}
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_before_training_begins_is_one_line(project: Path, number: signal.Signals, status: int) -> None:
+    running = start(project, sys.executable, "-m", "pipeline.stages.train")
+    while "torch" not in Path(f"/proc/{running.pid}/maps").read_text():  # it is being imported
+        time.sleep(0.01)
+    running.send_signal(number)
+    output, _ = running.communicate(timeout=60)
+    assert (running.returncode, output) == (status, f"train: stopped by {number.name}\n".encode())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_training_saves_and_ends_when_dvc_dies(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/bin/sh")  # DVC starts stages through it, and dash would stay between them
+    params = project / "params.yaml"
+    original = params.read_text()
+    params.write_text(original.replace("  epochs: 2 ", "  epochs: 200 "))  # it can't be over before DVC is killed
+    shutil.rmtree(project / ".fcos/training", ignore_errors=True)
+    running = start(project, "dvc", "repro", "-s", "train")
+    while not list((project / ".fcos/training").glob("*/state.pt")):
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.kill()
+    output, _ = running.communicate(timeout=240)
+    params.write_text(original)
+    assert b"train: stopped by SIGTERM at step" in output
+
+
+def start(project: Path, *command: str) -> subprocess.Popen[bytes]:
+    """Starts a command in a process group of its own."""
+    return subprocess.Popen(
+        command,
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def kill_when_at_work(stage: str, running: subprocess.Popen[bytes]) -> None:
+    """`kill -9` for the stage's own process, a moment after it has begun to work."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        found = subprocess.run(
+            ["pgrep", "-g", str(running.pid), "-f", f"stages.{stage}"], capture_output=True, text=True
+        )
+        if found.stdout:
+            time.sleep(1)
+            for pid in found.stdout.split():
+                with suppress(ProcessLookupError):  # the shell around it went with it
+                    os.kill(int(pid), signal.SIGKILL)
+            break
+        time.sleep(0.05)
+    running.communicate(timeout=240)
+
+
+def test_parameters_changed_while_a_stage_runs_are_told(project: Path) -> None:
+    """DVC would write a lock that lies."""
+    params = project / "params.yaml"
+    original = params.read_text()
+    shutil.rmtree(project / ".fcos/training", ignore_errors=True)
+    running = start(project, "dvc", "repro", "-f", "-s", "train")
+    while not list((project / ".fcos/training").glob("*/state.pt")):
+        assert running.poll() is None
+        time.sleep(0.02)
+    params.write_text(original.replace("    flip: 0.0", "    flip: 0.5"))
+    output, _ = running.communicate(timeout=240)
+    assert running.returncode != 0
+    assert b"train: params.yaml: train changed while this stage ran" in output
+    params.write_text(original)
+    run(project, "dvc", "repro")
+
+
+def test_an_impossible_parameter_is_one_line(project: Path) -> None:
+    params = project / "params.yaml"
+    original = params.read_text()
+    params.write_text(original.replace("loss: iou", "loss: iuo"))
+    output = run(project, "dvc", "repro", check=False)
+    params.write_text(original)
+    assert "loss is 'iuo', but should be 'iou', 'linear_iou', 'giou'" in output
+    assert "Traceback" not in output

@@ -1,0 +1,116 @@
+"""What learns faster learns the same."""
+
+import statistics
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from fcos.config import PAPER
+from fcos.criterion import Criterion
+from fcos.detector import Detector, build
+from fcos.fast.training_view import FoldedConvolution, twin
+from fcos.structures import targets
+from tests.support.device_sync import NoWaiting
+
+SMALL = replace(
+    PAPER, backbone="resnet18", pretrained=False, batch_norm="frozen", frozen_stages=2, channels=128, tower_depth=2
+)
+CONFIGS = {
+    "frozen": SMALL,
+    "trained": replace(SMALL, batch_norm="trained"),
+    "batch": replace(SMALL, neck_norm="batch", head_norm="batch", neck_activation="relu", tower_channels=160),
+    "bare": replace(SMALL, tower_depth=0, quality="none", box_weight="none"),
+    "bottleneck": replace(SMALL, backbone="resnet50", tower_depth=1),
+    "mobilenet_v3": replace(SMALL, backbone="mobilenet_v3_large", channels=64, tower_depth=1),
+    "lite0": replace(SMALL, backbone="efficientnet_lite0", channels=64, tower_depth=1, neck="bifpn"),
+}
+
+
+def lively(name: str) -> Detector:
+    """Its norms far from the identity that they begin with."""
+    torch.manual_seed(0)
+    detector = build(CONFIGS[name], 3)
+    for layer in detector.backbone.modules():
+        if isinstance(layer, nn.BatchNorm2d | FrozenBatchNorm2d):
+            for tensor, low, high in (
+                (layer.weight, 0.5, 1.2),
+                (layer.bias, -0.3, 0.3),
+                (layer.running_mean, -0.3, 0.3),
+                (layer.running_var, 0.7, 1.5),
+            ):
+                nn.init.uniform_(tensor, low, high)  # type: ignore[arg-type]
+    return detector.train()
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (2, 3, 128, 192), dtype=torch.uint8, generator=generator)
+    return pixels, torch.tensor([[128, 192]] * 2)
+
+
+def gradients(detector: Detector, network: nn.Module) -> dict[str, Tensor]:
+    """Of the loss, by the names of the detector's parameters."""
+    boxes = torch.tensor([[10.0, 20.0, 70.0, 90.0], [60.0, 30.0, 150.0, 120.0]])
+    objects = targets([boxes, boxes[:1]], [torch.tensor([0, 2]), torch.tensor([1])])
+    detector.zero_grad()
+    outputs = network(detector.normalised(*batch()))
+    Criterion(detector.config, box_loss="giou")(outputs, objects).total.backward()
+    return {name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_same_gradients(name: str) -> None:
+    detector = lively(name)
+    plain, fast = gradients(detector, detector), gradients(detector, twin(detector))
+    assert plain.keys() == fast.keys()
+    assert sum(slope.abs().sum() > 0 for slope in plain.values()) > len(plain) / 2
+    largest = max(float(slope.norm()) for slope in plain.values())
+    # A relu that opens in one alone moves the gradient of some weights: against float64, by up to 2e-3 in both.
+    for parameter, slope in plain.items():
+        difference = (fast[parameter] - slope).norm()
+        assert difference <= 5e-3 * slope.norm() + 1e-5 * largest, parameter
+    apart = [float((fast[name] - slope).norm() / slope.norm()) for name, slope in plain.items() if slope.norm() > 0]
+    assert statistics.median(apart) < 1e-3
+
+
+def test_every_frozen_norm_is_folded() -> None:
+    network = twin(lively("bottleneck"))
+    assert not any(isinstance(layer, nn.Conv2d) for layer in network.backbone.parts[1].children())
+    folded = [layer for layer in network.modules() if isinstance(layer, FoldedConvolution)]
+    assert len(folded) == 53
+
+
+def test_it_is_the_same_detector() -> None:
+    detector = lively("trained")
+    before = dict(detector.state_dict())
+    network = twin(detector)
+    assert {id(p) for p in network.parameters()} == {id(p) for p in detector.parameters()}
+    assert {id(b) for b in network.buffers()} == {id(b) for b in detector.buffers()}
+    assert list(detector.state_dict()) == list(before)
+    counter = detector.backbone.parts[2][0].bn1.num_batches_tracked
+    network(detector.normalised(*batch()))
+    assert counter == 1
+    detector.eval()  # its layers' mode is the network's
+    network(detector.normalised(*batch()))
+    assert counter == 1
+
+
+def test_frozen_weights_may_change_later() -> None:
+    detector = lively("frozen")
+    network = twin(detector)
+    detector.load_state_dict({name: tensor * 1.1 for name, tensor in detector.state_dict().items()})
+    images = detector.normalised(*batch())
+    with torch.no_grad():
+        mine, other = network(images), detector(images)
+    torch.testing.assert_close(mine.logits, other.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_waits_for_a_gpu() -> None:
+    detector = lively("frozen")
+    network = twin(detector)
+    images = detector.normalised(*batch())
+    with NoWaiting():
+        network(images).logits.sum().backward()

@@ -1,0 +1,133 @@
+"""16 bits learn what 32 do; what overflows is left out; layouts differ by rounding alone."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from fcos.training.amp import Precision
+from fcos.training.guards import NonFiniteLoss
+from fcos.training.optimization import make_schedule
+from tests.support.tiny_trainer import TINY, batch, tiny_trainer
+
+PART = batch(0, images=3)
+MODELS = {
+    "plain": TINY,
+    "normed": replace(TINY, neck="bifpn", neck_norm="batch", neck_activation="silu", batch_norm="frozen"),
+    "exp": replace(TINY, neck="pan", neck_norm="group", box_output="exp", quality="iou", head_norm="batch"),
+}
+
+
+def gradients(trainer: Any) -> torch.Tensor:
+    gradients = [p.grad for p in trainer.detector.parameters() if p.grad is not None]
+    assert all(gradient.dtype == torch.float32 for gradient in gradients)
+    return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+@pytest.mark.parametrize("model", MODELS)
+def test_gradients_are_nearly_those_of_float32(name: str, model: str) -> None:
+    def of(precision: str) -> torch.Tensor:
+        trainer = tiny_trainer([[PART]], model=MODELS[model], precision=precision)
+        trainer.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, enabled=precision == "fp16")
+        row = trainer.fit().steps[0]
+        found = gradients(trainer)
+        # Also fp16's are unscaled: the norm is told, and clipped, as it is.
+        assert row["gradient_norm"] == pytest.approx(found.norm().item(), rel=1e-4)
+        return found
+
+    full, half = of("float32"), of(name)
+    assert torch.cosine_similarity(full, half, dim=0) > 0.99
+    assert half.norm().item() == pytest.approx(full.norm().item(), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_it_learns(name: str) -> None:
+    trainer = tiny_trainer([[PART]] * 15, precision=name, optimizer="adamw", lr=5e-3)
+    steps = trainer.fit().steps
+    assert steps[-1]["total"] < 0.7 * steps[0]["total"]
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_the_network_alone_is_in_16_bits(name: str) -> None:
+    trainer = tiny_trainer([[PART]], precision=name)
+    seen: list[torch.dtype] = []
+    # Its input: the twin that trains shares the layers before it, but has convolutions of its own.
+    trainer.detector.head.class_tower[1].register_forward_hook(
+        lambda _module, inputs, _out: seen.append(inputs[0].dtype)
+    )
+    criterion: Any = trainer.criterion
+
+    def watched(outputs: Any, truth: Any) -> Any:
+        assert not torch.is_autocast_enabled("cpu")
+        seen.extend(value.dtype for value in (outputs.logits, outputs.ltrb, outputs.quality))
+        return criterion(outputs, truth)
+
+    trainer.criterion = watched  # type: ignore[assignment]
+    trainer.fit()
+    assert trainer.detector.normalised(PART.pixels, PART.sizes).dtype == torch.float32
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    assert seen == [kind, kind, torch.float32, torch.float32, torch.float32]  # two levels
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_what_overflows_is_left_out_from_the_first_step_on(optimizer: str) -> None:
+    """A scale far too large for fp16: the weights stay, the scale halves until gradients fit; no warning, no error."""
+    trainer = tiny_trainer([[PART]] * 14, precision="fp16", optimizer=optimizer, lr=1e-3)
+    trainer.schedule = make_schedule(trainer.optimizer, name="cosine", steps=14, warmup=3, drops=[], gamma=0.1)
+    trainer.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)
+    before = trainer.detector.head.box.weight.clone()
+    still: list[bool] = []
+    trainer.detector.register_forward_pre_hook(
+        lambda _module, _inputs: still.append(torch.equal(trainer.detector.head.box.weight, before))
+    )
+    steps = trainer.fit().steps
+    assert not torch.tensor(steps[0]["gradient_norm"]).isfinite()
+    assert still[1]
+    assert not still[-1]
+    assert torch.tensor(steps[-1]["gradient_norm"]).isfinite()
+    assert all(value.isfinite().all() for value in trainer.detector.state_dict().values())
+    assert trainer.precision.scaler.get_scale() < 2.0**22
+
+
+def test_a_loss_that_overflows_is_an_error_in_fp16_too() -> None:
+    trainer = tiny_trainer([[PART]], precision="fp16")
+    with torch.no_grad():
+        trainer.detector.head.class_logits.bias.fill_(torch.inf)
+    with pytest.raises(NonFiniteLoss):
+        trainer.fit()
+
+
+def test_the_scale_is_part_of_the_state() -> None:
+    a, b = (Precision("fp16", torch.device("cpu")) for _ in range(2))
+    a.backward(torch.ones(1, requires_grad=True).sum())
+    a.scaler.update(8.0)
+    b.load_state_dict(a.state_dict())
+    b.backward(torch.ones(1, requires_grad=True).sum())
+    assert b.scaler.get_scale() == 8.0
+    assert Precision("bf16", torch.device("cpu")).state_dict() == {}
+
+
+def test_a_cpu_without_16_bit_instructions_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    assert Precision("bf16", cpu).warning is None
+    assert Precision("float32", cpu).warning is None
+    assert Precision("fp16", cpu).warning == (
+        "train.precision: this CPU has no instructions for fp16, so float32 is faster"
+    )
+    assert Precision("fp16", torch.device("meta")).warning is None
+
+
+def test_another_layout_gives_the_same_within_rounding() -> None:
+    def of(layout: torch.memory_format) -> torch.Tensor:
+        trainer = tiny_trainer([[PART]])
+        trainer.detector.lay_out(layout)
+        weight = trainer.detector.head.class_tower[0].weight
+        assert weight.is_contiguous(memory_format=layout)
+        assert trainer.detector.normalised(PART.pixels, PART.sizes).is_contiguous(memory_format=layout)
+        trainer.fit()
+        return gradients(trainer)
+
+    torch.testing.assert_close(of(torch.contiguous_format), of(torch.channels_last), rtol=1e-3, atol=1e-5)

@@ -1,0 +1,159 @@
+"""States on the disk: whole or not there, checked, told when they are damaged or can't be written."""
+
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcos.training.checkpoints import Checkpoint, NotSaved
+from tests.support.interrupted_training import trainer
+
+
+def big(number: int) -> dict[str, torch.Tensor]:
+    return {"tensor": torch.full((1000, 500), float(number))}  # 2 MB
+
+
+def number(state: dict[str, torch.Tensor] | None) -> float:
+    assert state
+    return state["tensor"].mean().item()
+
+
+def test_training_may_change_tensors_while_they_are_written(tmp_path: Path) -> None:
+    checkpoint, state = Checkpoint(tmp_path), big(1)
+    checkpoint.save({"nested": [state]})
+    state["tensor"].zero_()
+    loaded = checkpoint.load()
+    assert loaded
+    assert number(loaded["nested"][0]) == 1
+
+
+def test_many_saves_at_once_keep_their_order(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path)
+    for count in range(10):
+        checkpoint.save(big(count))
+        checkpoint.save_best(big(-count))
+    checkpoint.wait()
+    assert not checkpoint.writing
+    assert number(checkpoint.load()) == 9
+    checkpoint.newest.unlink()  # as a crash between two renames leaves it
+    assert number(checkpoint.load()) == 8
+    assert number(checkpoint.load_best()) == -9
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "state.previous.pt"]
+
+
+def damaged(data: bytes, how: str) -> bytes:
+    at = {"first byte": 0, "checksum's end": 31, "content": 32, "middle": len(data) // 2, "last byte": len(data) - 1}
+    if how in at:
+        return data[: at[how]] + bytes([data[at[how]] ^ 1]) + data[at[how] + 1 :]
+    return {"truncated": data[:-1], "longer": data + b"\0", "short": data[:20], "empty": b""}[how]
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["first byte", "checksum's end", "content", "middle", "last byte", "truncated", "longer", "short", "empty"],
+)
+def test_a_damaged_state_is_told_and_the_one_before_it_used(tmp_path: Path, how: str) -> None:
+    told: list[str] = []
+    checkpoint = Checkpoint(tmp_path / "state", told.append)
+    checkpoint.save(big(1))
+    checkpoint.save(big(2))
+    checkpoint.wait()
+    checkpoint.newest.write_bytes(damaged(checkpoint.newest.read_bytes(), how))
+    assert number(checkpoint.load()) == 1
+    assert told == [f"{checkpoint.newest}: damaged, its checksum is wrong; going on from the state before it"]
+
+
+def test_two_damaged_states_are_told_and_training_starts_anew(tmp_path: Path) -> None:
+    told: list[str] = []
+    checkpoint = Checkpoint(tmp_path / "state", told.append)
+    assert checkpoint.load() is None
+    assert told == []
+    checkpoint.save(big(1))
+    checkpoint.save(big(2))
+    checkpoint.wait()
+    checkpoint.newest.write_bytes(b"short")
+    checkpoint.previous.write_bytes(b"")
+    assert checkpoint.load() is None
+    assert told == [
+        f"{checkpoint.folder}: state.pt and state.previous.pt damaged, their checksum is wrong; training starts anew"
+    ]
+    (checkpoint.folder / "best.partial").touch()
+    checkpoint.clear()
+    assert not checkpoint.folder.exists()
+    assert checkpoint.load() is None
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "multi_step", "step", "constant"])
+def test_every_schedules_state_comes_back(tmp_path: Path, schedule: str) -> None:
+    """Files are read without pickle's freedoms: a class that isn't allowed there would show."""
+    first, second = (trainer(schedule=schedule, checkpoint=Checkpoint(tmp_path)) for _ in range(2))
+    first.optimizer.step()
+    first.schedule.step()
+    first.save()
+    assert first.checkpoint
+    first.checkpoint.wait()
+    second.resume()
+    assert second.schedule.state_dict() == first.schedule.state_dict()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 5 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", folder], capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no mount command here")
+    if done.returncode:
+        pytest.skip("no file system can be mounted here: that takes root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def no_file_over(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_line_and_the_state_before_stays(small_disk: Path) -> None:
+    checkpoint = Checkpoint(small_disk / "state")
+    checkpoint.save(big(1))
+    checkpoint.save(big(2))
+    checkpoint.save(big(3))
+    with pytest.raises(NotSaved, match=rf"^{checkpoint.folder}: .*: No space left.* needs 2.0 MB, and 1.2 MB are free"):
+        checkpoint.wait()
+    checkpoint.save(big(4))  # is not even tried, and doesn't hide what happened
+    with pytest.raises(NotSaved):
+        checkpoint.check()
+    assert number(checkpoint.load()) == 2
+    assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["state.previous.pt", "state.pt"]
+
+
+def test_a_quota_is_one_line_too(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.save(big(1))
+    checkpoint.wait()
+    with no_file_over(1_000_000):
+        checkpoint.save(big(2))
+        with pytest.raises(NotSaved, match=r"can't be written: File too large; it needs 2\.0 MB"):
+            checkpoint.wait()
+    assert number(checkpoint.load()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_training_ends_at_the_next_step_when_its_state_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where the folder should be")
+    failing = trainer(checkpoint=Checkpoint(tmp_path / "state"))
+    with pytest.raises(NotSaved, match="File exists"):
+        failing.fit()
+    assert failing.epoch == 0

@@ -1,0 +1,54 @@
+"""Boxes drawn on a turned picture, against Pillow's own turning of the pixels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from pipeline.conversion.exif import drawn_on_turned, turned_back
+from pipeline.conversion.images import Look, look
+from pipeline.formats.records import Box, RawImage, RawObject
+
+
+def box_of(picture: Image.Image) -> Box:
+    """The box of what is white in it, in pixel edges."""
+    rows, columns = np.nonzero(np.asarray(picture.convert("L")) > 127)
+    return (
+        float(columns.min()),
+        float(rows.min()),
+        float(np.ptp(columns)) + 1,
+        float(np.ptp(rows)) + 1,
+    )
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_go_back_to_the_stored_pixels(tmp_path: Path, orientation: int) -> None:
+    stored = Image.new("RGB", (80, 60))
+    stored.paste((255, 255, 255), (7, 11, 40, 23))
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored.save(tmp_path / "x.png", exif=exif)
+    seen = look(tmp_path / "x.png")
+    assert isinstance(seen, Look)
+    assert (seen.width, seen.height, seen.orientation) == (80, 60, orientation)
+    with Image.open(tmp_path / "x.png") as opened:
+        shown = ImageOps.exif_transpose(opened)
+    record = RawImage("x", "x.png", declared=shown.size, objects=(RawObject("1", "cat", box_of(shown)),))
+    assert drawn_on_turned(record, seen)
+    back = turned_back(record, seen)
+    assert back.declared == (80, 60)
+    assert back.objects[0].box == box_of(stored) == (7, 11, 33, 12)
+
+
+def test_what_cannot_be_told_stays() -> None:
+    for width, height, orientation, declared in (
+        (80, 60, 6, (80, 60)),  # drawn on the stored pixels
+        (80, 60, 1, (60, 80)),  # another size, and nothing that would turn it
+        (80, 60, 3, (60, 80)),  # upside down: width and height stay
+        (80, 60, 6, (61, 80)),
+        (80, 60, 6, None),
+        (80, 80, 6, (80, 80)),
+    ):
+        record = RawImage("x", "x.png", declared=declared)
+        assert not drawn_on_turned(record, Look(width, height, "", orientation))

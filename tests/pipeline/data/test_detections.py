@@ -1,0 +1,162 @@
+"""Results and ground truth files: what is accepted, what is refused and how, and that a file changes no score."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.data import detections as results
+from pipeline.data.annotations import AnnotationSet, Category, Image
+from pipeline.data.detections import Detection
+from pipeline.errors import PipelineError
+from pipeline.evaluation import coco
+from pipeline.evaluation import ground_truth as truth
+
+TRUTH = AnnotationSet((Category(7, "cat"),), (Image(1, "a.jpg", 100, 100),), ())
+GOOD = {"image_id": 1, "category_id": 7, "bbox": [1, 2.5, 3, 4], "score": 0.5}
+
+
+def saved(path: Path, value: Any) -> Path:
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def refusal(read: Callable[[], Any]) -> str:
+    with pytest.raises(PipelineError) as caught:
+        read()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_reads_whole_numbers_float_ids_and_further_keys(tmp_path: Path) -> None:
+    path = saved(tmp_path / "r.json", [GOOD | {"image_id": 1.0, "segmentation": [], "area": 12}])
+    assert results.read(path, TRUTH) == (Detection(1, 7, (1, 2.5, 3, 4), 0.5),)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"image_id": 9}, "record 1: image 9 is not in the ground truth; give the ground truth that"),
+        ({"category_id": 9}, "record 1: category 9 is not in the ground truth; give the ground truth that"),
+        ({"bbox": [1, 2, 3]}, "record 1: bbox: value 3: field required"),
+        ({"bbox": [1, 2, -3, 4]}, "record 1: bbox: value 2: input should be greater than or equal to 0"),
+        ({"bbox": [1, float("nan"), 3, 4]}, "record 1: bbox: value 1: input should be a finite number"),
+        ({"score": float("inf")}, "record 1: score: input should be a finite number"),
+        ({"score": "0.5"}, "record 1: score: input should be a valid number"),
+        ({"image_id": 1.5}, "record 1: image_id: input should be a valid integer"),
+    ],
+)
+def test_refuses_a_bad_record(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    path = saved(tmp_path / "r.json", [GOOD, GOOD | change])
+    assert refusal(lambda: results.read(path, TRUTH)).startswith(f"{path}: {problem}")
+
+
+@pytest.mark.parametrize("key", list(GOOD))
+def test_refuses_a_missing_key(tmp_path: Path, key: str) -> None:
+    path = saved(tmp_path / "r.json", [{name: value for name, value in GOOD.items() if name != key}])
+    assert f"{path}: record 0: {key}: field required; it must be a list of" in refusal(
+        lambda: results.read(path, TRUTH)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [('{"a": 1}', "input should be a valid array"), ("[1,", "not JSON: EOF while parsing"), ("\xff", "not JSON")],
+)
+def test_refuses_another_file(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(text.encode("latin-1"))
+    assert refusal(lambda: results.read(path, TRUTH)).startswith(f"{path}: {problem}")
+
+
+def test_refuses_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    assert refusal(lambda: results.read(tmp_path / "no.json", TRUTH)).endswith(
+        "cannot be read: no such file or directory"
+    )
+    assert refusal(lambda: truth.read(tmp_path)).endswith("cannot be read: is a directory")
+
+
+@given(st.lists(st.tuples(st.lists(st.floats(0, 1e4), min_size=4, max_size=4), st.floats(0, 1))))
+def test_every_number_survives_the_file(tmp_path_factory: pytest.TempPathFactory, records: list[Any]) -> None:
+    path = tmp_path_factory.mktemp("results") / "r.json"
+    detections = tuple(Detection(1, 7, (box[0], box[1], box[2], box[3]), score) for box, score in records)
+    results.write(detections, path)
+    read = results.read(path, TRUTH)
+    assert read == detections
+    written = path.read_bytes()
+    results.write(read, path)
+    assert path.read_bytes() == written
+
+
+def test_the_file_changes_no_score(coco_fixture: Path, tmp_path: Path) -> None:
+    """Detections off a float32 network: shifted by thirds of a pixel, scores that agree in six places."""
+    objects = truth.read(coco_fixture / "gt.json")
+    made = tuple(
+        Detection(d.image_id, d.category_id, (d.bbox[0] + 1 / 3, *d.bbox[1:]), float(np.float32(0.5 + n * 1e-7)))
+        for n, d in enumerate(results.read(coco_fixture / "dets.json", objects))
+    )
+    results.write(made, tmp_path / "r.json")
+    assert coco.evaluate(objects, results.read(tmp_path / "r.json", objects)) == coco.evaluate(objects, made)
+
+
+def test_no_detections(tmp_path: Path) -> None:
+    results.write([], tmp_path / "r.json")
+    assert (tmp_path / "r.json").read_text() == "[]\n"
+    assert results.read(tmp_path / "r.json", TRUTH) == ()
+
+
+PLAIN = {
+    "images": [{"id": 3}],
+    "categories": [{"id": 2, "name": "cat", "supercategory": "animal"}],
+    "annotations": [{"image_id": 3, "category_id": 2, "bbox": [-5, 0, 10, 4.5]}],
+    "licenses": [{"id": 1}],
+}
+
+
+def test_ground_truth_with_the_least(tmp_path: Path) -> None:
+    """No area, iscrowd, annotation id, file name or size; a box that leaves its image."""
+    objects = truth.read(saved(tmp_path / "gt.json", PLAIN))
+    [annotation] = objects.annotations
+    assert (annotation.id, annotation.area, annotation.iscrowd, annotation.difficult) == (1, 45, 0, 0)
+    assert objects.images[0].file_name == "3"
+
+
+def test_ground_truth_keeps_what_it_says(tmp_path: Path) -> None:
+    more = {"area": 7, "iscrowd": 1, "difficult": True, "segmentation": {"counts": [1, 2], "size": [4, 4]}, "id": 0}
+    content = PLAIN | {"annotations": [PLAIN["annotations"][0] | more]}  # type: ignore[operator,index]
+    [annotation] = truth.read(saved(tmp_path / "gt.json", content)).annotations
+    assert (annotation.id, annotation.area, annotation.iscrowd, annotation.difficult) == (1, 7, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"images": []}, "it has no image"),
+        ({"categories": []}, "it has no category"),
+        ({"images": [{"id": 3}, {"id": 3}]}, "image id 3 is used 2 times"),
+        ({"images": [{"id": "a"}]}, "images: record 0: value id: input should be a valid integer"),
+        ({"categories": [{"id": 2, "name": "x"}, {"id": 4, "name": "x"}]}, "category name 'x' is used 2 times"),
+        ({"annotations": [{"image_id": 3, "category_id": 2}]}, "annotations: record 0: value bbox: field required"),
+        (
+            {"annotations": [{"image_id": 4, "category_id": 2, "bbox": [0, 0, 1, 1]}]},
+            "annotations: record 0: image 4 does",
+        ),
+        (
+            {"annotations": [{"image_id": 3, "category_id": 1, "bbox": [0, 0, 1, 1]}]},
+            "annotations: record 0: category 1",
+        ),
+    ],
+)
+def test_refuses_bad_ground_truth(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    path = saved(tmp_path / "gt.json", PLAIN | change)
+    assert refusal(lambda: truth.read(path)).startswith(f"{path}: {problem}")
+
+
+def test_results_are_no_ground_truth(tmp_path: Path) -> None:
+    path = saved(tmp_path / "r.json", [GOOD])
+    assert "ground truth is COCO JSON" in refusal(lambda: truth.read(path))

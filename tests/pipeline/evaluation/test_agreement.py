@@ -1,0 +1,109 @@
+"""On random scenes: the quick COCO engine against pycocotools, our VOC metric against a slow and obvious one."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data import detections as results
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.data.detections import Detection
+from pipeline.evaluation import coco, voc
+from pipeline.evaluation import ground_truth as truth
+
+# Few places and sizes: so that boxes meet, coincide, and lie at an IoU of exactly one half.
+boxes = st.tuples(
+    st.sampled_from([0.0, 10.0, 20.0, 40.0]),
+    st.sampled_from([0.0, 10.0]),
+    st.sampled_from([10.0, 20.0, 40.0, 120.0]),
+    st.sampled_from([20.0, 40.0, 100.0]),
+)
+places = st.tuples(st.integers(1, 3), st.sampled_from([5, 2]))  # image, category
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> tuple[AnnotationSet, tuple[Detection, ...]]:
+    """Three images, two classes, up to a dozen objects and thirty detections, with equal scores among them."""
+    objects = draw(st.lists(st.tuples(places, boxes, st.sampled_from(["", "", "", "crowd", "difficult"])), max_size=12))
+    annotations = tuple(
+        Annotation(number, image, category, box, box[2] * box[3], int(kind == "crowd"), int(kind == "difficult"))
+        for number, ((image, category), box, kind) in enumerate(objects)
+    )
+    images = tuple(Image(number, f"{number}.jpg", 200, 200) for number in (1, 2, 3))
+    truth = AnnotationSet((Category(5, "cat"), Category(2, "dog")), images, annotations)  # ids need not rise
+    found = draw(st.lists(st.tuples(places, boxes, st.integers(0, 9)), max_size=30))
+    return truth, tuple(Detection(image, category, box, score / 10) for (image, category), box, score in found)
+
+
+@settings(max_examples=150, deadline=None)
+@given(scenes())
+def test_quick_engine_equals_pycocotools(scene: tuple[AnnotationSet, tuple[Detection, ...]]) -> None:
+    assert coco.fast_ap(*scene) == pytest.approx(coco.evaluate(*scene).numbers, abs=1e-6)
+
+
+def test_quick_engine_equals_pycocotools_on_coco(coco_fixture: Path) -> None:
+    objects = truth.read(coco_fixture / "gt.json")
+    detections = results.read(coco_fixture / "dets.json", objects)
+    assert coco.fast_ap(objects, detections) == pytest.approx(coco.evaluate(objects, detections).numbers, abs=1e-6)
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    return width * height / (a[2] * a[3] + b[2] * b[3] - width * height)
+
+
+def verdicts(truth: AnnotationSet, detections: tuple[Detection, ...], category: int) -> list[bool]:
+    """Right or wrong, best score first, without the detections that count for nothing."""
+    taken: set[int] = set()
+    judged = []
+    for detection in sorted((d for d in detections if d.category_id == category), key=lambda d: d.score, reverse=True):
+        best, best_overlap = None, 0.0
+        for each in truth.annotations:
+            shared = overlap(detection.bbox, each.bbox)
+            if (each.image_id, each.category_id) == (detection.image_id, category) and shared > best_overlap:
+                best, best_overlap = each, shared
+        if best is None or best_overlap < 0.5:
+            judged.append(False)
+        elif not (best.difficult or best.iscrowd):
+            judged.append(best.id not in taken)
+            taken.add(best.id)
+    return judged
+
+
+def average_precisions(judged: list[bool], objects: int) -> tuple[float, float]:
+    """By 11 points and by area: the definitions, word by word."""
+    points = [(sum(judged[: n + 1]) / objects, sum(judged[: n + 1]) / (n + 1)) for n in range(len(judged))]
+    eleven = sum(max([p for r, p in points if r >= k * 0.1], default=0.0) for k in range(11)) / 11
+    area, before = 0.0, 0.0
+    for recall in sorted({r for r, _ in points}):
+        area += (recall - before) * max(p for r, p in points if r >= recall)
+        before = recall
+    return eleven, area
+
+
+@settings(max_examples=300, deadline=None)
+@given(scenes())
+def test_voc_equals_slow_oracle(scene: tuple[AnnotationSet, tuple[Detection, ...]]) -> None:
+    truth, detections = scene
+    metrics = voc.evaluate(truth, detections)
+    elevens, areas = [], []
+    for category in truth.categories:
+        mine = [each for each in truth.annotations if each.category_id == category.id]
+        objects = sum(not (each.difficult or each.iscrowd) for each in mine)
+        curve = metrics.per_class[category.name]
+        judged = verdicts(truth, detections, category.id)
+        assert (curve.objects, curve.right.tolist()) == (objects, judged)
+        if objects:
+            eleven, area = average_precisions(judged, objects)
+            assert curve.average_precision_11point() == pytest.approx(eleven)
+            assert curve.average_precision_area() == pytest.approx(area)
+            elevens.append(eleven)
+            areas.append(area)
+        else:
+            assert curve.average_precision_11point() is curve.average_precision_area() is None
+    assert metrics.mAP50_11point == (pytest.approx(sum(elevens) / len(elevens)) if elevens else None)
+    assert metrics.mAP50_area == (pytest.approx(sum(areas) / len(areas)) if areas else None)

@@ -1,0 +1,146 @@
+"""The report, its tables, `fcos evaluate`, and the curves."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as Picture
+
+from pipeline.data import detections as results
+from pipeline.data.annotations import AnnotationSet, Category
+from pipeline.evaluation import ground_truth as truth
+from pipeline.evaluation import report, voc
+from pipeline.visualization import curves
+
+COMMAND = [sys.executable, "-c", "from pipeline.cli import main; main()", "evaluate"]
+A, B = (0.0, 0.0, 40.0, 40.0), (100.0, 0.0, 40.0, 40.0)
+
+
+def evaluate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_report_has_the_agreed_shape(coco_fixture: Path) -> None:
+    objects = truth.read(coco_fixture / "gt.json")
+    found = report.evaluate(objects, results.read(coco_fixture / "dets.json", objects))
+    assert list(found) == ["coco", "voc", "per_class", "images", "objects", "detections"]
+    assert list(found["coco"]) == [
+        "AP",
+        "AP50",
+        "AP75",
+        "APs",
+        "APm",
+        "APl",
+        "AR1",
+        "AR10",
+        "AR100",
+        "ARs",
+        "ARm",
+        "ARl",
+    ]
+    assert list(found["voc"]) == ["mAP50_11point", "mAP50_area"]
+    assert list(found["per_class"]) == [category.name for category in objects.categories]
+    assert set(map(tuple, found["per_class"].values())) == {("AP", "AP50")}
+    assert (found["images"], found["objects"], found["detections"]) == (100, 839, 734)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_perfect_is_one_and_unknown_is_null(cats: Any, found: Any) -> None:
+    scores = report.evaluate(cats(A, B), found((A, 0.9), (B, 0.9)))
+    assert scores["coco"]["AP"] == scores["voc"]["mAP50_area"] == scores["per_class"]["cat"]["AP"] == 1.0
+    assert scores["coco"]["APs"] is None
+
+
+def test_command_prints_pycocotools_lines(coco_fixture: Path) -> None:
+    run = evaluate("--gt", coco_fixture / "gt.json", "--dets", coco_fixture / "dets.json")
+    expected = (coco_fixture / "expected.txt").read_text().split("# printed by summarize()\n")[1].split("\n\n")[0]
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith(expected + "\n\n class ")
+    assert "\n person             0.533     0.788\n" in run.stdout
+    assert "\n fire hydrant      -1.000    -1.000\n" in run.stdout
+
+
+def test_command_prints_voc(coco_fixture: Path) -> None:
+    run = evaluate("--gt", coco_fixture / "gt.json", "--dets", coco_fixture / "dets.json", "--metric", "voc")
+    objects = truth.read(coco_fixture / "gt.json")
+    metrics = voc.evaluate(objects, results.read(coco_fixture / "dets.json", objects))
+    lines = run.stdout.splitlines()
+    assert lines[0].endswith(f"11-point, VOC2007       ] = {metrics.mAP50_11point:.3f}")
+    assert lines[1].endswith(f"area, VOC2010 and later ] = {metrics.mAP50_area:.3f}")
+    assert lines[3].split() == ["class", "11-point", "area"]
+    assert len(lines) == 4 + 80
+
+
+def test_command_prints_json(coco_fixture: Path) -> None:
+    run = evaluate("--gt", coco_fixture / "gt.json", "--dets", coco_fixture / "dets.json", "--json")
+    assert json.loads(run.stdout)["coco"]["AP"] == 0.504581
+
+
+@pytest.mark.parametrize(("gt", "dets"), [("gt.json", "gt.json"), ("dets.json", "dets.json"), ("no", "dets.json")])
+def test_command_refuses_in_one_line(coco_fixture: Path, gt: str, dets: str) -> None:
+    run = evaluate("--gt", coco_fixture / gt, "--dets", coco_fixture / dets)
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+    assert run.stderr.startswith(f"fcos: {coco_fixture / (dets if gt == 'gt.json' else gt)}: ")
+
+
+@pytest.fixture
+def three(cats: Any, found: Any) -> voc.VocMetrics:
+    """cat: right, wrong; one of two found. Classes called `mean` and `dog` without objects."""
+    scene: AnnotationSet = cats(A, B)
+    scene = AnnotationSet((*scene.categories, Category(8, "mean"), Category(9, "dog")), scene.images, scene.annotations)
+    return voc.evaluate(scene, found((A, 0.9), ((0.0, 300.0, 9.0, 9.0), 0.8)))
+
+
+def test_precision_recall_data(three: voc.VocMetrics, tmp_path: Path) -> None:
+    curves.precision_recall_csv(three, tmp_path / "pr.csv")
+    with (tmp_path / "pr.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["recall", "cat", "mean"]
+    assert [float(row["recall"]) for row in rows] == pytest.approx([n / 100 for n in range(101)])
+    assert [float(row["cat"]) for row in rows] == [1.0] * 51 + [0.0] * 50
+    assert [row["mean"] for row in rows] == [row["cat"] for row in rows]
+
+
+def test_a_class_may_be_called_mean(three: voc.VocMetrics, tmp_path: Path) -> None:
+    renamed = voc.VocMetrics(three.mAP50_11point, three.mAP50_area, {"mean": three.per_class["cat"]})
+    curves.precision_recall_csv(renamed, tmp_path / "pr.csv")
+    assert (tmp_path / "pr.csv").read_text().startswith("recall,mean (class),mean\n")
+
+
+def test_no_objects_draw_too(tmp_path: Path) -> None:
+    empty = voc.VocMetrics(None, None, {})
+    curves.precision_recall_csv(empty, tmp_path / "pr.csv")
+    curves.precision_recall_png(empty, tmp_path / "pr.png")
+    assert (tmp_path / "pr.csv").read_text().startswith("recall,mean\n0,0\n")
+
+
+ROWS = [
+    {"step": n, "total": 3 / n, "classification": 1 / n, "box": 1 / n, "quality": 1 / n, "learning_rate": n * 1e-3}
+    | {"gradient_norm": math.inf if n < 3 else 10.0**-n}  # as under fp16: first steps may be left out
+    for n in range(1, 9)
+]
+
+
+def test_pictures_are_pictures_and_always_the_same(three: voc.VocMetrics, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        curves.loss_curves(ROWS, tmp_path / name / "loss.png")
+        curves.optimiser_curves(ROWS, tmp_path / name / "optimiser.png")
+        curves.precision_recall_png(three, tmp_path / name / "pr.png")
+    for file in ("loss.png", "optimiser.png", "pr.png"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+        with Picture.open(tmp_path / "first" / file) as picture:
+            assert picture.size == (800, 450)
+            assert picture.info.keys() <= {"dpi"}  # no date, no version
+            assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
+
+
+def test_odd_class_names_draw(three: voc.VocMetrics, tmp_path: Path) -> None:
+    odd = dict.fromkeys(("_", "$x", "a$\\frac$", "_hidden", "狗", ""), three.per_class["cat"])
+    curves.precision_recall_png(voc.VocMetrics(1, 1, odd), tmp_path / "pr.png")
+    with Picture.open(tmp_path / "pr.png") as picture:
+        assert picture.size == (800, 450)

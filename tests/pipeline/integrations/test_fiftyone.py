@@ -1,0 +1,191 @@
+"""FiftyOne's dataset in a real database, and its App in a real browser."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from click.testing import CliRunner
+from PIL import Image as Pillow
+
+from pipeline import params
+from pipeline.cli import main
+from pipeline.errors import PipelineError
+from pipeline.integrations import fiftyone as viewer
+from pipeline.integrations import mongo
+from pipeline.integrations import servers as ports
+from tests.support.paths import PROJECT
+
+CHROMIUM = Path("/usr/bin/chromium")
+SIZES = {
+    "false_positives": 1, "missed_objects": 2, "wrong_class": 1, "poor_boxes": 1, "duplicates": 1, "most_errors": 3,
+}  # fmt: skip
+
+# What FiftyOne itself says about a dataset: every saved view's images and labels in them, in order.
+LOOK = """
+import json, sys, fiftyone as fo
+found = {}
+for name in fo.list_datasets():
+    dataset = fo.load_dataset(name)
+    views = {}
+    for view in dataset.list_saved_views():
+        views[view] = [
+            [s.filepath, s.errors,
+             [[d.label, d.error, d.eval] for d in s.ground_truth.detections],
+             [[d.label, d.error, d.eval, round(d.confidence, 3)] for d in s.predictions.detections]]
+            for s in dataset.load_saved_view(view)]
+    sample = dataset.first()
+    found[name] = {"views": views, "box": sample.ground_truth.detections[0].bounding_box, "persistent":
+        dataset.persistent, "created": str(dataset.created_at), "size": len(dataset), "evaluations":
+        dataset.list_evaluations(), "iou": dataset.get_evaluation_info("eval").config.iou}
+print(json.dumps(found))
+"""
+
+
+def look(uri: str) -> Any:
+    environment = {**mongo.fiftyone_environment(uri), "PYTHONPATH": ""}
+    answer = subprocess.run([sys.executable, "-c", LOOK], env=environment, capture_output=True, text=True, check=True)
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def test_views_hold_what_their_names_say_and_the_dataset_is_made_once(inspected: Any) -> None:
+    source = viewer.source(params.load())
+    with mongo.server() as uri:
+        assert viewer.refresh(source) == SIZES
+        made = datetime.now(UTC).replace(tzinfo=None)
+        assert viewer.refresh(source) == SIZES
+        (name, first), *others = look(uri).items()
+        inspected.write(())
+        assert viewer.refresh(source) == dict.fromkeys(SIZES, 0) | {"missed_objects": 3, "most_errors": 3}
+    assert (name, others) == ("fcos-digits", [])
+    assert datetime.fromisoformat(first["created"]).replace(tzinfo=None) < made  # the second call made nothing
+    assert (first["persistent"], first["size"], first["evaluations"], first["iou"]) == (True, 5, ["eval"], 0.5)
+    assert first["box"] == [0.05, 0.1, 0.2, 0.4]
+    pictures = inspected.root / "data/raw/digits/pictures"
+    seen = {view: [(Path(path), errors) for path, errors, *_ in rows] for view, rows in first["views"].items()}
+    assert seen == {
+        "False positives": [(pictures / "12.png", 2)],
+        "Missed objects": [(pictures / "13.png", 4), (pictures / "12.png", 2)],
+        "Wrong class": [(pictures / "13.png", 4)],
+        "Poor boxes": [(pictures / "13.png", 4)],
+        "Duplicates": [(pictures / "11.png", 1)],
+        "Most errors": [(pictures / "13.png", 4), (pictures / "12.png", 2), (pictures / "11.png", 1)],
+    }
+    views = first["views"]
+    assert views["False positives"][0][3] == [["dog", "background", "fp", 0.7]]
+    assert views["Wrong class"][0][3] == [["cat", "wrong_class", "fp", 0.6]]
+    assert views["Poor boxes"][0][3] == [["cat", "poor_box", "fp", 0.5]]
+    assert views["Duplicates"][0][3] == [["cat", "duplicate", "fp", 0.8]]
+    assert views["Duplicates"][0][2] == [["cat", "found", "tp"]]
+    assert views["Missed objects"][0][2] == [["dog", "missed", "fn"], ["cat", "missed", "fn"]]
+
+
+def test_an_experiment_has_a_dataset_of_its_own_with_pictures_of_the_main_repository(
+    inspected: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clone = tmp_path_factory.mktemp("clone")
+    for name in ("dvc.yaml", "params.yaml", "data/unified/val.json", "predictions/val.json"):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).write_text((inspected.root / name).read_text())
+    shutil.copytree(inspected.root / "data/raw", clone / "data/raw")
+    monkeypatch.setenv("DVC_ROOT", str(inspected.root))
+    monkeypatch.setenv("DVC_EXP_NAME", "giou-1")
+    monkeypatch.chdir(clone)
+    source = viewer.source(params.load())
+    assert source.name == "fcos-digits-giou-1"
+    assert source.predictions == str(clone / "predictions/val.json")
+    assert source.images == str(inspected.root / "data/raw/digits")
+    # An experiment on other pictures of the same names keeps its own.
+    picture = next(file for file in sorted((clone / "data/raw/digits").rglob("*")) if file.is_file())
+    picture.write_bytes(picture.read_bytes() + b"other")
+    kept = Path(viewer.source(params.load()).images)
+    assert kept == inspected.root / ".fcos/images/fcos-digits-giou-1"
+    name = picture.relative_to(clone / "data/raw/digits")
+    shutil.rmtree(clone / "data/raw")
+    assert (kept / name).read_bytes().endswith(b"other")
+
+
+def test_missing_predictions_are_one_line(inspected: Any) -> None:
+    (inspected.root / "predictions/val.json").unlink()
+    answer = CliRunner().invoke(main, ["app", "--port", str(ports.free())])
+    assert answer.exit_code == 1
+    assert answer.stderr == f"fcos: {inspected.root}/predictions/val.json: not there yet; run `dvc repro`\n"
+
+
+def test_a_broken_input_is_one_line(inspected: Any) -> None:
+    (inspected.root / "data/unified/val.json").write_text("{")
+    with pytest.raises(PipelineError, match=r"val\.json: not JSON") as raised:
+        viewer.refresh(viewer.source(params.load()))
+    assert "\n" not in str(raised.value)
+
+
+@contextmanager
+def app(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
+    code = f"from pipeline.cli import main; main(['app', '--port', '{port}'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+
+
+def test_the_app_shows_boxes_in_a_browser_and_ends_with_ctrl_c(inspected: Any) -> None:
+    if not CHROMIUM.is_file():
+        pytest.skip("chromium is not installed at /usr/bin/chromium")
+    port = ports.free()
+    with app(inspected.root, port) as process:
+        assert process.stdout is not None
+        address = f"http://127.0.0.1:{port}/datasets/fcos-digits"
+        assert process.stdout.readline() == f"FiftyOne: {address}  (Ctrl-C stops it)\n"
+        children = psutil.Process(process.pid).children(recursive=True)
+        listening = {c.laddr for child in children for c in child.net_connections() if c.status == "LISTEN"}
+        assert listening == {("127.0.0.1", port)}
+        second = CliRunner().invoke(main, ["app", "--port", str(port)])
+        assert second.exit_code == 1
+        assert second.stderr.startswith(f"fcos: 127.0.0.1:{port}: address already in use")
+        pixels = browse(address)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert "Traceback" not in (process.stderr.read() if process.stderr else "")
+    assert mongo.running(inspected.root / ".fcos/mongo") is None
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    for colour in ((60, 180, 75), (245, 130, 48)):  # ground_truth and predictions, as the dataset colours them
+        assert (np.abs(pixels.astype(int) - colour).max(axis=-1) < 30).sum() > 50, colour
+
+
+def browse(address: str) -> np.ndarray:
+    """The grid's pixels once its pictures are drawn."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        page = browser.new_page(viewport={"width": 1200, "height": 800})
+        page.goto(address)
+        page.wait_for_selector('[data-cy="looker"] canvas', timeout=60_000)
+        page.wait_for_timeout(3000)  # boxes are painted after their picture
+        grid = page.locator('[data-cy="looker"]')
+        assert grid.count() == 5
+        shots = [Pillow.open(BytesIO(grid.nth(number).screenshot())).convert("RGB") for number in range(5)]
+        browser.close()
+    return np.concatenate([np.asarray(shot).reshape(-1, 3) for shot in shots])

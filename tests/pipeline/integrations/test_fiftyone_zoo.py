@@ -1,0 +1,205 @@
+"""Data sets of FiftyOne's zoo. The zoo itself is far away: these are two of our own, registered in it as FiftyOne's
+documentation says, so that everything but the zoo's servers is real."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from dvc.utils.hydra import apply_overrides
+
+from pipeline import formats, params
+from pipeline.errors import PipelineError
+from pipeline.integrations import fiftyone_zoo as zoo
+from pipeline.integrations import mongo
+from pipeline.params import ZooParams
+from tests.support.paths import PROJECT
+from tests.support.projects import readme
+
+EVERYTHING = ZooParams(splits=None, classes=None, samples=None)
+LITTLE = """
+import json
+import os
+from pathlib import Path
+
+import fiftyone as fo
+from fiftyone.zoo.datasets import ZooDataset
+from PIL import Image
+
+OBJECTS = {
+    "a": [("cat", (0.25, 0.1, 0.5, 0.6), {}), ("dog", (0, 0, 1, 1), {"iscrowd": 1})],
+    "b/b": [("bird", (0.5, 0.5, 0.25, 0.2), {"difficult": "1"})],
+    "c": [],
+    "d": [("dog", (0.1, 0.2, 0.3, 0.4), {"IsGroupOf": True})],
+}
+FILES = {"train": ["c", "b/b", "a"], "validation": ["d"], "test": ["e"]}
+
+
+class Little(ZooDataset):
+    name = "little"
+    supported_splits = ("train", "validation", "test")
+
+    def _download_and_prepare(self, dataset_dir, scratch_dir, split):
+        for name in FILES[split]:
+            path = fo.core.storage.join(dataset_dir, name + ".png")
+            fo.core.storage.ensure_basedir(path)
+            Image.new("RGB", (40, 30), (ord(name[0]), 0, 0)).save(path)
+        return None, len(FILES[split]), ["dog", "cat", "never seen"]
+
+    def _load_dataset(self, dataset, dataset_dir, split=None):
+        for name in FILES[split]:
+            sample = fo.Sample(filepath=fo.core.storage.join(dataset_dir, name + ".png"), tags=[split])
+            if name in OBJECTS:
+                objects = [fo.Detection(label=label, bounding_box=box, **more) for label, box, more in OBJECTS[name]]
+                sample["objects"] = fo.Detections(detections=objects)
+            dataset.add_sample(sample)
+
+
+class OpenLittle(Little):
+    name = "open-images-little"
+
+    def __init__(self, label_types=None, classes=None, max_samples=None):
+        asked = {"label_types": label_types, "classes": classes, "max_samples": max_samples}
+        if any(asked.values()):
+            Path(os.environ["ASKED"]).write_text(json.dumps(asked))
+
+
+class Boxless(ZooDataset):
+    name = "boxless"
+    supported_splits = None
+
+    def _download_and_prepare(self, dataset_dir, scratch_dir, split):
+        fo.core.storage.ensure_dir(dataset_dir)
+        Image.new("RGB", (40, 30)).save(fo.core.storage.join(dataset_dir, "x.png"))
+        return None, 1, None
+
+    def _load_dataset(self, dataset, dataset_dir, split=None):
+        path = fo.core.storage.join(dataset_dir, "x.png")
+        dataset.add_sample(fo.Sample(filepath=path, species=fo.Classification(label="cat")))
+"""
+
+
+@pytest.fixture
+def registered(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "our_zoo.py").write_text(LITTLE)
+    manifest = tmp_path / "manifest.json"
+    ours = {"little": "Little", "open-images-little": "OpenLittle", "boxless": "Boxless"}
+    manifest.write_text(json.dumps({"ours": {name: f"our_zoo.{kind}" for name, kind in ours.items()}}))
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked.json"))
+    monkeypatch.setenv("FIFTYONE_DATASET_ZOO_MANIFEST_PATHS", str(manifest))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name in ("FIFTYONE_DATASET_ZOO_DIR", "FIFTYONE_DATABASE_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return home / "raw"
+
+
+def test_a_data_set_of_the_zoo(registered: Path) -> None:
+    """Splits, the class list in its order, images without objects, crowds and difficult objects are kept; a test set
+    that nobody labelled is not a set of empty images."""
+    downloads = zoo.fetch("little", EVERYTHING, registered)
+    assert [path.relative_to(registered.parent).as_posix() for path in downloads] == [".fcos/downloads/fiftyone/little"]
+    assert (downloads[0] / "train/b/b.png").is_file()
+    found = formats.read(registered)
+    assert formats.recognise(registered) == "coco"
+    assert [category.name for category in found.categories] == ["dog", "cat", "never seen", "bird"]
+    assert {name: [image.file for image in split.images] for name, split in found.splits.items()} == {
+        "train": ["train/images/a.png", "train/images/b/b.png", "train/images/c.png"],
+        "validation": ["validation/images/d.png"],
+    }
+    objects = {image.file[-5]: image.objects for split in found.splits.values() for image in split.images}
+    assert [(item.name, item.box, item.iscrowd, item.difficult) for item in objects["a"]] == [
+        ("cat", (10.0, 3.0, 20.0, 18.0), 0, 0),
+        ("dog", (0.0, 0.0, 40.0, 30.0), 1, 0),
+    ]
+    assert [(item.box, item.difficult) for item in objects["b"]] == [((20.0, 15.0, 10.0, 6.0), 1)]
+    assert objects["c"] == ()
+    assert [(item.name, item.iscrowd) for item in objects["d"]] == [("dog", 1)]
+
+
+# In one process, since FiftyOne takes seconds to begin.
+OTHERS = """
+import json, sys
+from pathlib import Path
+from pipeline.datasets import zoo
+
+said = {}
+for case, name, splits, classes, samples in json.load(sys.stdin):
+    try:
+        zoo._fetch(name, Path(sys.argv[1], case), splits, classes, samples)
+    except Exception as error:
+        said[case] = f"{type(error).__name__}: {error}"
+print(json.dumps(said))
+"""
+
+
+def test_what_is_asked_for_and_why_not(registered: Path) -> None:
+    cases = [
+        ("classes", "little", ["train"], ["cat"], None),
+        ("samples", "little", ["validation", "train"], None, 1),
+        ("open", "open-images-little", ["train"], ["cat"], 7),
+        ("nothing", "little", None, ["sheep"], None),
+        ("no truth", "little", ["test"], None, None),
+        ("no split", "little", ["testing"], None, None),
+        ("no boxes", "boxless", None, None, None),
+        ("no such", "no-such", None, None, None),
+    ]
+    with mongo.server() as uri:
+        run = subprocess.run(
+            [sys.executable, "-c", OTHERS, registered],
+            input=json.dumps(cases),
+            env={
+                **mongo.fiftyone_environment(uri),
+                "PYTHONPATH": f"{PROJECT}:{os.environ['PYTHONPATH']}",
+                "FIFTYONE_DATASET_ZOO_DIR": str(registered / "zoo"),
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    said = json.loads(run.stdout.splitlines()[-1])
+    asked = json.loads(Path(os.environ["ASKED"]).read_text())
+    assert asked == {"label_types": ["detections"], "classes": ["cat"], "max_samples": 7}
+    assert {case: list(files(registered / case)) for case in ("classes", "samples")} == {
+        "classes": ["train/images/a.png"],
+        "samples": ["train/images/a.png", "validation/images/d.png"],
+    }
+    assert said["no truth"].startswith("PipelineError: it has no boxes to learn from (fields with labels: none)")
+    assert said["nothing"].startswith("PipelineError: no image with labels is left; see download.zoo.splits")
+    assert said["no split"].startswith("ValueError: Invalid split 'testing'; supported values are")
+    assert said["no boxes"].startswith("PipelineError: it has no boxes to learn from (fields with labels: species)")
+    assert said["no such"].startswith("PipelineError: FiftyOne's zoo has no such data set")
+
+
+def files(folder: Path) -> Iterator[str]:
+    splits = formats.read(folder).splits
+    return (image.file for name in sorted(splits) for image in splits[name].images)
+
+
+def test_the_commands_of_docs_ask_for_what_they_say(home: Path) -> None:
+    """As DVC changes params.yaml for them; the zoo itself is far away."""
+    first, second = readme("FiftyOne's zoo", "docs/datasets.md")
+    for command, name, wanted in (
+        (first, "quickstart", EVERYTHING),
+        (second, "open-images-v7", ZooParams(splits=("train", "validation"), classes=("Cat", "Dog"), samples=2000)),
+    ):
+        assert command[:3] == ["dvc", "exp", "run"]
+        apply_overrides(home / "params.yaml", [value for flag, value in pairwise(command) if flag == "-S"])
+        found = params.load()
+        assert (found.dataset, found.download.zoo) == (f"fiftyone:{name}", wanted)
+
+
+@pytest.mark.usefixtures("registered")
+def test_the_childs_error_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PipelineError, match=r"^fiftyone:little: KeyError: 'into'$"):
+        zoo._run({"name": "little"}, dict(os.environ))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["", "../x", "https://github.com/a/b"])
+def test_names_that_are_no_names(registered: Path, name: str) -> None:
+    with pytest.raises(PipelineError, match="zoo datasets list"):
+        zoo.fetch(name, EVERYTHING, registered)

@@ -1,0 +1,308 @@
+"""MLflow's store, written by us and read back through the REST interface of the page that `fcos ui` serves."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline import params
+from pipeline.cli import main
+from pipeline.errors import PipelineError
+from pipeline.integrations import mlflow as tracking
+from pipeline.integrations import servers as ports
+from pipeline.params import Params
+from tests.support.paths import PROJECT
+
+WEIGHTS, PREDICTIONS = "a" * 64, "b" * 64
+
+pytestmark = pytest.mark.usefixtures("inspected")
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store just made: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        tracking.prepare()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def values(inspected: Any, empty_store: Path) -> Params:
+    """The parameters, in a project with an empty store."""
+    with closing(sqlite3.connect(empty_store)) as made, closing(sqlite3.connect(inspected.root / "mlflow.db")) as copy:
+        made.backup(copy)
+    return params.load()
+
+
+def runs() -> list[Any]:
+    """All runs, the oldest first, straight from the store."""
+    store = tracking.Store.open()
+    return list(store.client.search_runs([store.experiment], order_by=["attributes.start_time ASC"]))
+
+
+def python(code: str, *, folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def fcos(*arguments: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    process = python(f"from pipeline.cli import main; main({list(arguments)!r})", folder=folder)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ask(address: str, path: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(
+        f"{address}/api/2.0/mlflow/{path}",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+        method="POST" if body else "GET",
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_the_page_shows_one_run_over_three_stages(inspected: Any) -> None:
+    values = params.load()
+    plot = inspected.root / "plots/train"
+    plot.mkdir(parents=True)
+    (plot / "loss.csv").write_text("step,loss\n1,2\n")
+    with tracking.train(values, key="k") as run:
+        run.steps([{"step": step, "loss/total": 10.0 / step, "lr": 0.1} for step in range(1, 1201)])
+        run.artifacts(plot)
+        run.finished(WEIGHTS)
+    with tracking.evaluate(values, WEIGHTS) as run:
+        run.metrics({"coco/AP": 0.5})
+        run.finished(PREDICTIONS)
+    with tracking.inspect(values, PREDICTIONS) as run:
+        run.metrics({"inspect/errors/missed": 3})
+        run.finished("c" * 64)
+    port = ports.free()
+    with fcos("ui", "--port", str(port), folder=inspected.root) as page:
+        assert page.stdout is not None
+        assert page.stdout.readline() == f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)\n"
+        address = f"http://127.0.0.1:{port}"
+        experiment = ask(address, "experiments/search", {"max_results": 10, "filter": "name = 'fcos'"})["experiments"]
+        assert [item["name"] for item in experiment] == ["fcos"]
+        found = ask(address, "runs/search", {"experiment_ids": [experiment[0]["experiment_id"]]})["runs"]
+        assert len(found) == 1
+        info, data = found[0]["info"], found[0]["data"]
+        assert (info["status"], info["run_name"]) == ("FINISHED", "digits-tiny-iou")
+        logged = {item["key"]: item["value"] for item in data["params"]}
+        assert logged == {name: str(value) for name, value in values.flat().items()}
+        metrics = {item["key"]: (item["value"], item["step"]) for item in data["metrics"]}
+        assert metrics["loss/total"] == (pytest.approx(10 / 1200), 1200)
+        assert metrics["coco/AP"] == (0.5, 0)
+        assert metrics["inspect/errors/missed"] == (3, 0)
+        tags = {item["key"]: item["value"] for item in data["tags"]}
+        assert (tags["weights"], tags["predictions"], tags["dataset"], tags["loss"]) == (
+            WEIGHTS, PREDICTIONS, "digits", "iou",
+        )  # fmt: skip
+        with urllib.request.urlopen(f"{address}/get-artifact?path=train/loss.csv&run_uuid={info['run_id']}") as answer:
+            assert answer.read() == b"step,loss\n1,2\n"
+        with fcos("ui", "--port", str(port), folder=inspected.root) as second:
+            _, told = second.communicate(timeout=60)
+            assert second.returncode == 1
+            assert told.startswith(f"fcos: 127.0.0.1:{port}: address already in use")
+            assert told.count("\n") == 1
+        page.send_signal(signal.SIGINT)
+        assert page.wait(30) == 0
+        assert "Traceback" not in (page.stderr.read() if page.stderr else "")
+    ports.require_free(port)
+    assert (inspected.root / "mlartifacts").is_dir()
+    with closing(sqlite3.connect(inspected.root / "mlflow.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
+    code = (
+        "from pipeline import params\nfrom pipeline.integrations import mlflow as tracking\n"
+        "with tracking.train(params.load(), key='k') as run: run.finished('w')"
+    )
+    for number in range(2):
+        folder = tmp_path / f"round {number}"  # with a space
+        folder.mkdir()
+        for name in ("dvc.yaml", "params.yaml"):
+            (folder / name).write_text((tmp_path / name).read_text())
+        both = [python(code, folder=folder) for _ in range(2)]
+        told = [process.communicate(timeout=120)[1] for process in both]
+        assert [process.returncode for process in both] == [0, 0], told
+        assert told == ["", ""]
+        with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+            assert connection.execute("SELECT name FROM experiments WHERE name = 'fcos'").fetchall() == [("fcos",)]
+            assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 2
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_training_that_raises_is_marked_and_its_error_goes_on(
+    values: Params, error: type[BaseException], status: str
+) -> None:
+    with pytest.raises(error), tracking.train(values, key="k"):
+        raise error
+    assert [run.info.status for run in runs()] == [status]
+
+
+def test_a_killed_training_is_continued_under_its_key(values: Params, inspected: Any) -> None:
+    code = """import os, signal
+from pipeline import params
+from pipeline.integrations import mlflow as tracking
+with tracking.train(params.load(), key="mine") as run:
+    run.steps([{"step": 1, "loss/total": 3.0}])
+    os.kill(os.getpid(), signal.SIGKILL)"""
+    with python(code, folder=inspected.root) as process:
+        assert process.wait(60) == -signal.SIGKILL
+    assert [run.info.status for run in runs()] == ["RUNNING"]
+    with tracking.train(values, key="another"):
+        pass
+    with tracking.train(values, key="mine") as run:
+        run.steps([{"step": 2, "loss/total": 2.0}])
+        run.finished(WEIGHTS)
+    first, second = runs()
+    assert (first.data.tags["key"], first.info.status) == ("mine", "FINISHED")
+    assert second.data.tags["key"] == "another"
+    history = tracking.Store.open().client.get_metric_history(first.info.run_id, "loss/total")
+    assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0)]
+    with tracking.train(values, key="mine") as run:  # finished: a new training is a new run
+        run.finished(WEIGHTS)
+    assert len(runs()) == 3
+
+
+def train_and_evaluate(values: Params, ap: float) -> None:
+    with tracking.train(values, key="k") as run:
+        run.finished(WEIGHTS)
+    with tracking.evaluate(values, WEIGHTS) as run:
+        run.metrics({"coco/AP": ap})
+        run.finished(PREDICTIONS)
+
+
+def test_an_evaluation_of_cached_weights_overwrites_nothing(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_and_evaluate(values, 0.5)
+    monkeypatch.setenv("DVC_EXP_NAME", "other-nms")
+    with tracking.evaluate(values, WEIGHTS) as run:
+        run.metrics({"coco/AP": 0.4})
+        run.finished("d" * 64)
+    first, own = runs()
+    assert (first.data.metrics["coco/AP"], own.data.metrics["coco/AP"]) == (0.5, 0.4)
+    assert own.data.tags["trained_by"] == first.info.run_id
+    assert own.info.run_name == own.data.tags["dvc_experiment"] == "other-nms"
+    assert own.data.params == {name: str(value) for name, value in values.flat().items()}
+    with tracking.inspect(values, "d" * 64) as run:
+        run.finished("e")
+    assert [("inspected" in run.data.tags) for run in runs()] == [False, True]
+
+
+def test_a_second_inspection_names_the_run_that_evaluated(values: Params) -> None:
+    train_and_evaluate(values, 0.5)
+    for digest in ("e", "f"):
+        with tracking.inspect(values, PREDICTIONS) as run:
+            run.finished(digest)
+    first, own = runs()
+    assert first.data.tags["inspected"] == "e"
+    assert (own.data.tags["inspected"], own.data.tags["evaluated_by"]) == ("f", first.info.run_id)
+
+
+def test_unknown_weights_get_a_run_that_names_nobody(values: Params) -> None:
+    with tracking.evaluate(values, "0" * 64) as run:
+        run.finished("1" * 64)
+    assert "trained_by" not in runs()[0].data.tags
+
+
+def test_a_failed_evaluation_is_repeated_in_its_run(values: Params) -> None:
+    with tracking.train(values, key="k") as run:
+        run.finished(WEIGHTS)
+    with pytest.raises(ZeroDivisionError), tracking.evaluate(values, WEIGHTS):
+        raise ZeroDivisionError
+    with tracking.evaluate(values, WEIGHTS) as run:
+        run.finished(PREDICTIONS)
+    assert [run.info.status for run in runs()] == ["FINISHED"]
+
+
+def test_the_revision_is_git_s_and_an_experiment_s_is_its_baseline(
+    values: Params, inspected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> str:
+        author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        return subprocess.run(
+            ["git", *author, *arguments], cwd=inspected.root, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "-q")
+    git("add", "params.yaml", "dvc.yaml")
+    git("commit", "-qm", "Begin")
+    with tracking.train(values, key="1"):
+        pass
+    (inspected.root / "params.yaml").write_text((inspected.root / "params.yaml").read_text() + "# later\n")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123")
+    with tracking.train(values, key="2"):
+        pass
+    first, second = (run.data.tags for run in runs())
+    assert (first["git_revision"], first["git_dirty"]) == (git("rev-parse", "HEAD"), "false")
+    assert (second["git_revision"], second["git_dirty"], second["dvc_baseline"]) == ("0123", "true", "0123")
+
+
+def test_a_temporary_workspace_writes_into_the_main_store(
+    inspected: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = params.load()
+    clone = tmp_path_factory.mktemp("clone")
+    (clone / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.setenv("DVC_ROOT", str(inspected.root))
+    monkeypatch.chdir(clone)
+    with tracking.train(values, key="k") as run:
+        run.finished(WEIGHTS)
+    assert (inspected.root / "mlflow.db").is_file()
+    assert sorted(path.name for path in clone.iterdir()) == ["dvc.yaml"]
+
+
+def test_what_cannot_be_logged_is_told_in_one_line_after_the_work(
+    values: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        with tracking.train(values, key="k") as run:
+            run.metrics({"bad*name": 1})
+            run.metrics({"bad*name": 2})
+            run.finished(WEIGHTS)
+
+    with pytest.raises(PipelineError, match=r"metrics: .*bad\*name") as raised:
+        work()
+    assert "\n" not in str(raised.value)
+    assert capsys.readouterr().err.count("going on without") == 1
+    assert runs()[0].data.tags["weights"] == WEIGHTS
+
+
+def test_a_broken_store_is_one_line(inspected: Any) -> None:
+    (inspected.root / "mlflow.db").write_bytes(b"this is no database" * 100)
+    answer = CliRunner().invoke(main, ["ui", "--port", str(ports.free())])
+    assert answer.exit_code == 1
+    assert "file is not a database" in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_an_experiment_deleted_in_the_ui_comes_back(values: Params) -> None:
+    store = tracking.Store.open()
+    store.client.delete_experiment(store.experiment)
+    with tracking.train(values, key="k"):
+        pass
+    assert len(runs()) == 1

@@ -1,0 +1,187 @@
+"""The database as processes use it: real ones, shared, stopped and killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pymongo import MongoClient
+
+from pipeline.errors import PipelineError
+from pipeline.integrations import mongo
+from pipeline.integrations import servers as ports
+from pipeline.workspace import state
+from tests.support.paths import PROJECT
+
+pytestmark = pytest.mark.usefixtures("inspected")
+
+
+def servers() -> list[psutil.Process]:
+    """The mongod processes of this test's folder."""
+    folder, found = str(state() / "mongo"), []
+    for process in psutil.process_iter():
+        try:
+            if folder in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def gone(process: psutil.Process) -> bool:
+    for _ in range(100):
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def insert(uri: str, count: int) -> None:
+    with MongoClient[dict[str, Any]](uri) as client:
+        client["fiftyone"]["samples"].insert_many([{"number": number} for number in range(count)])
+
+
+def test_it_listens_on_loopback_alone_and_stops_with_its_last_user() -> None:
+    with mongo.server() as uri:
+        (process,) = servers()
+        addresses = {item.laddr.ip for item in process.net_connections() if item.status == psutil.CONN_LISTEN}
+        assert addresses == {"127.0.0.1"}
+        with mongo.server() as second:
+            assert second == uri
+        assert servers() == [process]  # the inner user left, the outer one still has it
+        insert(uri, 3)
+    assert servers() == []
+    with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
+        assert client["fiftyone"]["samples"].count_documents({}) == 3
+
+
+def test_who_started_it_may_leave_first() -> None:
+    code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as starter:
+        assert starter.stdout is not None
+        uri = starter.stdout.readline().strip()
+        with mongo.server() as mine:
+            assert mine == uri
+            starter.communicate("\n", timeout=30)
+            insert(mine, 1)
+    assert servers() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_user_told_to_end_stops_it(number: signal.Signals) -> None:
+    code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as user:
+        assert user.stdout is not None
+        user.stdout.readline()
+        assert len(servers()) == 1
+        user.send_signal(number)
+        assert user.wait(30) != 0
+    assert servers() == []
+
+
+def test_after_a_kill_of_everything_the_data_is_there_and_counted() -> None:
+    code = """from pipeline.integrations import mongo
+from pymongo import MongoClient
+with mongo.server() as uri:
+    client = MongoClient(uri)
+    client["fiftyone"]["samples"].insert_many([{"number": n} for n in range(5000)])
+    client.admin.command("fsync")
+    client["fiftyone"]["samples"].insert_many([{"number": n} for n in range(3000)], session=None)
+    print(uri, flush=True)
+    input()"""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as user:
+        assert user.stdout is not None
+        old = user.stdout.readline().strip()
+        (process,) = servers()
+        time.sleep(0.3)  # the journal is written every 100 ms
+        process.kill()
+        user.kill()
+    assert gone(process)
+    assert (state() / "mongo/mongod.lock").stat().st_size > 0
+    assert (state() / "mongo/address").read_text().strip() == old
+    with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
+        samples = client["fiftyone"]["samples"]
+        assert samples.estimated_document_count() == samples.count_documents({}) == 8000
+    assert servers() == []
+
+
+def test_a_user_that_was_killed_leaves_a_server_that_the_next_one_shares_and_stops() -> None:
+    code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as user:
+        assert user.stdout is not None
+        uri = user.stdout.readline().strip()
+        user.kill()
+    with mongo.server() as mine:
+        assert mine == uri
+    assert servers() == []
+
+
+def test_the_users_own_database_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with mongo.server() as uri:
+        monkeypatch.setenv("FIFTYONE_DATABASE_URI", uri)
+        with mongo.server() as theirs:
+            assert theirs == uri
+        monkeypatch.delenv("FIFTYONE_DATABASE_URI")
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", uri)
+    with pytest.raises(PipelineError, match="no answer"), mongo.server():
+        pass
+    assert servers() == []
+
+
+def test_it_is_found_where_it_is() -> None:
+    assert os.access(mongo.find(), os.X_OK)
+
+
+def test_a_machine_without_libcurl_has_the_one_that_comes_with_pycurl() -> None:
+    mongod = mongo.find()
+    environment = mongo.with_bundled_curl(dict(os.environ))
+    libraries = subprocess.run(["ldd", mongod], env=environment, capture_output=True, text=True, check=True).stdout
+    (curl,) = (line for line in libraries.splitlines() if "libcurl.so.4 =>" in line)
+    assert str(state() / "lib/libcurl.so.4") in curl
+    assert "not found" not in libraries
+    # The whole of it works, not the loading alone.
+    data = state() / "elsewhere"
+    data.mkdir()
+    command = [
+        mongod,
+        "--dbpath",
+        data,
+        "--port",
+        str(ports.free()),
+        "--nounixsocket",
+        "--logpath",
+        data / "log",
+        "--fork",
+    ]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    subprocess.run([mongod, "--dbpath", data, "--shutdown"], env=environment, check=True, capture_output=True)
+
+
+def test_a_mongod_that_lacks_a_library_is_told_in_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "mongod"
+    broken.write_text("#!/bin/sh\necho 'mongod: libwhat.so.1: cannot open shared object file' >&2\nexit 127\n")
+    broken.chmod(0o755)
+    with pytest.raises(PipelineError, match=r"libwhat\.so\.1: cannot open.*; Debian, Ubuntu: apt-get install libcurl4"):
+        mongo.loadable(broken)

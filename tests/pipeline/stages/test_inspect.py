@@ -1,0 +1,99 @@
+"""The whole stage as DVC runs it, on a scene with one error of each kind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from pipeline.data import annotations
+from pipeline.data import detections as results
+from pipeline.evaluation import error_kinds as errors
+from pipeline.files import digest
+from pipeline.integrations import mlflow as tracking
+from pipeline.stages import inspect as stage
+from tests.support.paths import PROJECT
+
+
+def inspect(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.stages.inspect"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(inspected: Any) -> None:
+    done = inspect(inspected.root)
+    assert (done.returncode, done.stderr) == (0, "")
+    numbers = json.loads((inspected.root / "metrics/inspect.json").read_text())
+    assert numbers["errors"] == {
+        "correct": 1, "wrong_class": 1, "poor_box": 1, "duplicate": 1, "background": 1, "missed": 3,
+    }  # fmt: skip
+    assert numbers["views"] == {
+        "false_positives": 1, "missed_objects": 2, "wrong_class": 1, "poor_boxes": 1, "duplicates": 1, "most_errors": 3,
+    }  # fmt: skip
+    report = inspected.root / "reports/failures"
+    assert sorted(path.name for path in report.iterdir()) == [
+        "duplicates.jpg", "false_positives.jpg", "index.html", "missed_objects.jpg", "poor_boxes.jpg",
+        "wrong_class.jpg",
+    ]  # fmt: skip
+    store = tracking.Store.open()
+    (run,) = store.client.search_runs([store.experiment])
+    assert run.data.tags["predictions"] == digest(inspected.root / "predictions/val.json")
+    assert run.data.metrics["inspect/errors/missed"] == 3
+    assert run.data.metrics["inspect/views/most_errors"] == 3
+    assert "failures/index.html" in [item.path for item in store.client.list_artifacts(run.info.run_id, "failures")]
+
+
+def sheets(inspected: Any, worst: int) -> Path:
+    truth = annotations.read(inspected.root / "data/unified/val.json")
+    detections = results.read(inspected.root / "predictions/val.json", truth)
+    judged = errors.analyse(truth, detections, score_threshold=0.3, iou_threshold=0.5)
+    folder: Path = inspected.root / "sheets"
+    stage._write_sheets(folder, truth, judged, inspected.root / "data/raw/digits", worst)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["missed_objects", "false_positives"])
+def test_sheets_show_the_boxes_that_are_meant(inspected: Any, name: str) -> None:
+    with Pillow.open(sheets(inspected, 24) / f"{name}.jpg") as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    strong, faint = (stage.TRUTH, stage.DETECTION)[:: 1 if name == "missed_objects" else -1]
+    assert (np.abs(pixels - strong).max(axis=-1) < 40).sum() > 500
+    assert (np.abs(pixels - faint).max(axis=-1) < 40).sum() < 50
+
+
+def test_one_picture_a_sheet_shows_the_worst_alone(inspected: Any) -> None:
+    folder = sheets(inspected, 1)
+    with Pillow.open(folder / "missed_objects.jpg") as picture:
+        assert picture.width < 600
+        blue = picture.getpixel((picture.width // 2, picture.height - 100))
+    assert np.abs(np.subtract(blue, (40, 90, 120))).max() < 8  # picture 12 has the largest missed object
+    assert "2 images in all" in (folder / "index.html").read_text()
+
+
+def test_an_unreadable_picture_is_one_line_and_leaves_nothing_half_written(inspected: Any) -> None:
+    (inspected.root / "data/raw/digits/pictures/13.png").write_bytes(b"\x89PNG")
+    done = inspect(inspected.root)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"inspect: {inspected.root}/data/raw/digits/pictures/13.png: can't be read")
+    assert done.stderr.count("\n") == 1
+    assert not (inspected.root / "metrics/inspect.json").exists()
+    assert list((inspected.root / "reports").iterdir()) == []
+
+
+def test_a_database_that_does_not_answer_is_one_line(inspected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9")
+    done = inspect(inspected.root)
+    assert done.returncode == 1
+    assert done.stderr.startswith("inspect: FIFTYONE_DATABASE_URI=mongodb://127.0.0.1:9: no answer; ")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,104 @@
+"""What can't learn four images by heart learns nothing: twelve ways to learn, on real photographs."""
+
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from defusedxml import ElementTree
+
+from pipeline import params
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.params import Params
+from pipeline.training.build import make_batches, make_trainer, make_validation
+
+NAMES = ("000017", "000044", "000048", "000063")
+CLASSES = ("bird", "cat", "chair", "dog", "horse", "person")
+STEPS = 32
+
+
+class Silent:
+    def stepped(self, row: dict[str, float], images: int) -> None: ...
+    def validated(self, row: dict[str, float]) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("photographs")
+
+
+@pytest.fixture
+def photographs(archive: Callable[[str], Path], unpacked: Path) -> AnnotationSet:
+    """Four images of VOC2007, unpacked once: their objects by person, horse, chair, cat, bird and dog."""
+    images, annotations = [], []
+    with tarfile.open(archive("voc2007-trainval-400.tar")) as tar:
+        for name in NAMES:
+            picture = tar.extractfile(f"VOCdevkit/VOC2007/JPEGImages/{name}.jpg")
+            record = tar.extractfile(f"VOCdevkit/VOC2007/Annotations/{name}.xml")
+            assert picture is not None
+            assert record is not None
+            (unpacked / f"{name}.jpg").write_bytes(picture.read())
+            tree = ElementTree.parse(record).getroot()
+            width, height = (int(tree.findtext(f"size/{side}", "")) for side in ("width", "height"))
+            images.append(Image(len(images) + 1, f"{name}.jpg", width, height))
+            for each in tree.iter("object"):
+                x1, y1, x2, y2 = (float(each.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax"))
+                box = (x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1)
+                label = CLASSES.index(each.findtext("name", "")) + 1
+                annotations.append(Annotation(len(annotations) + 1, len(images), label, box, box[2] * box[3]))
+    categories = tuple(Category(index + 1, name) for index, name in enumerate(CLASSES))
+    return AnnotationSet(categories, tuple(images), tuple(annotations))
+
+
+def parameters(loss: str, **model: object) -> Params:
+    """The project's own, but for ImageNet's weights, no augmentation, and four images again and again."""
+    own = params.load()
+    start = {
+        "backbone": "efficientnet_lite0",
+        "pretrained": True,
+        "frozen_stages": 4,
+        "channels": 64,
+        "levels": (3, 4, 5, 6),
+    }
+    return replace(
+        own,
+        loss=loss,
+        model=replace(own.model, **{**start, **model}),
+        train=replace(
+            own.train,
+            size=(160, 192),
+            batch_size=4,
+            epochs=STEPS,
+            augment=replace(own.train.augment, scale=(1.0, 1.0)),
+            validate_every=STEPS,
+            ema=0.0,
+        ),
+    )
+
+
+@pytest.mark.parametrize("assigner", ["fcos", "atss", "task_aligned"])
+@pytest.mark.parametrize(
+    ("loss", "quality", "classification"),
+    [
+        ("iou", "centerness", "focal"),
+        ("giou", "iou", "quality_focal"),
+        ("ciou", "none", "varifocal"),
+        ("smooth_l1", "iou", "focal"),
+    ],
+)
+@pytest.mark.usefixtures("home")
+def test_four_photographs_are_learnt_by_heart(
+    photographs: AnnotationSet, unpacked: Path, assigner: str, loss: str, quality: str, classification: str
+) -> None:
+    chosen = parameters(loss, assigner=assigner, quality=quality, classification_loss=classification)
+    trainer = make_trainer(
+        chosen,
+        batches=make_batches(chosen, photographs, unpacked),
+        validate=make_validation(chosen, photographs, unpacked),
+        classes=len(CLASSES),
+        watcher=Silent(),
+        checkpoint=None,
+    )
+    history = trainer.fit()
+    assert history.epochs[-1]["AP50"] >= 0.95

@@ -1,0 +1,108 @@
+"""Pictures are judged by their pixels."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from pipeline.visualization.boxes import Box, class_colour, contact_sheet, draw, font_of, ink_on
+
+RED = (255, 0, 0)
+
+
+def coloured(image: Pillow.Image, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    ys, xs = np.nonzero((np.asarray(image) == colour).all(axis=-1))
+    return xs, ys
+
+
+def test_a_box_without_a_label_is_drawn_on_its_edges_alone() -> None:
+    image = draw(Pillow.new("RGB", (600, 500)), [(100, 50, 300, 200)], [""], [RED])
+    xs, ys = coloured(image, RED)
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (100, 299, 50, 199)
+    assert image.getpixel((200, 120)) == (0, 0, 0)
+
+
+def test_the_image_handed_in_stays_as_it_was() -> None:
+    image = Pillow.new("RGB", (600, 500))
+    draw(image, [(100, 50, 300, 200)], ["cat"], [RED], [0.9])
+    assert image.getbbox() is None
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
+def test_any_mode_becomes_rgb(mode: str) -> None:
+    assert draw(Pillow.new(mode, (50, 40)), [], [], []).mode == "RGB"
+
+
+def test_a_small_image_is_enlarged_and_its_box_with_it() -> None:
+    image = draw(Pillow.new("RGB", (48, 24)), [(12, 6, 24, 18)], [""], [RED])
+    assert image.size == (480, 240)
+    xs, ys = coloured(image, RED)
+    assert (xs.min(), xs.max(), ys.min(), ys.max()) == (120, 239, 60, 179)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (640, 480), (4000, 300), (500, 3000)])
+@pytest.mark.parametrize("corner", [(0.0, 0.0), (0.9, 0.0), (0.0, 0.9), (0.9, 0.9)])
+def test_a_label_stays_in_the_image_whole(size: tuple[int, int], corner: tuple[float, float]) -> None:
+    width, height = size
+    box: Box = (corner[0] * width, corner[1] * height, (corner[0] + 0.1) * width, (corner[1] + 0.1) * height)
+    colour = (255, 255, 0)
+    bare = draw(Pillow.new("RGB", size), [box], [""], [colour])
+    image = draw(Pillow.new("RGB", size), [box], ["raccoon"], [colour])
+    changed = np.nonzero((np.asarray(bare) != np.asarray(image)).any(axis=-1))
+    xs, ys = coloured(image, colour)
+    text = font_of(max(12, max(image.size) / 36)).getbbox("raccoon")
+    assert len(changed[0]) > 0
+    assert xs.max() - xs.min() >= min(text[2] - text[0], image.width) - 1
+    assert ys.max() - ys.min() >= text[3] - text[1] - 1
+
+
+@pytest.mark.parametrize("box", [(-50, -50, 900, 900), (700, 700, 800, 800), (10, 10, 10, 10), (5, 5, 5.2, 5.3)])
+def test_boxes_outside_or_without_size_do_no_harm(box: Box) -> None:
+    assert draw(Pillow.new("RGB", (600, 500)), [box], ["x"], [RED], [0.5]).size == (600, 500)
+
+
+def test_the_best_score_is_on_top_and_written_down() -> None:
+    boxes: list[Box] = [(100, 100, 300, 300)] * 2
+    image = draw(Pillow.new("RGB", (600, 500)), boxes, ["a", "a"], [RED, (0, 255, 0)], [0.9, 0.3])
+    assert image.getpixel((100, 200)) == RED
+
+
+def test_lists_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        draw(Pillow.new("RGB", (60, 50)), [(0, 0, 5, 5)], [], [RED])
+
+
+def test_class_colours_are_stable_and_apart() -> None:
+    colours = [class_colour(label) for label in range(80)]
+    assert colours == [class_colour(label) for label in range(80)]
+    assert len(set(colours)) == 80
+    steps = [sum(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairwise(colours)]
+    assert min(steps) > 90
+
+
+def test_ink_contrasts() -> None:
+    assert ink_on((255, 255, 0)) == (0, 0, 0)
+    assert ink_on((0, 0, 128)) == (255, 255, 255)
+
+
+def test_a_contact_sheet_holds_each_picture_in_its_place() -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    tiles = [(Pillow.new("RGB", (80, 40), colour), f"picture {number}") for number, colour in enumerate(colours)]
+    sheet = contact_sheet(tiles, 2, 100, title="All")
+    places = [coloured(sheet, colour) for colour in colours]
+    assert [(xs.max() - xs.min() + 1, ys.max() - ys.min() + 1) for xs, ys in places] == [(100, 50)] * 3
+    (x0, y0), (x1, y1), (x2, y2) = [(xs.min(), ys.min()) for xs, ys in places]
+    assert y0 == y1 < y2
+    assert x0 == x2 < x1
+    below = np.asarray(sheet)[places[0][1].max() + 1 : y2, x0 : x0 + 100]
+    assert (below.min(axis=-1) < 100).any()  # the caption's ink
+
+
+def test_a_sheet_of_fewer_pictures_than_columns_is_no_wider_than_they_are() -> None:
+    assert contact_sheet([(Pillow.new("L", (10, 10)), "one")], 6, 100).width < 120
+
+
+def test_a_sheet_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="picture"):
+        contact_sheet([], 3, 100)

@@ -1,0 +1,274 @@
+"""Explanations against numbers worked out by hand: a 64×64 image, whose network sees it as it is."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+
+from fcos.config import PAPER, InputSize, ModelConfig
+from fcos.detector import build
+from fcos.weights import Description, save_detector
+from pipeline.analysis import assignment
+from pipeline.analysis.lookup import DataSet
+from pipeline.cli import main
+from pipeline.data import annotations
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.errors import PipelineError
+from pipeline.visualization import boxes as pictures
+
+# Strides 8, 16 and 32: levels for sizes up to 64, up to 128, and more.
+SMALL = replace(
+    PAPER,
+    backbone="tiny",
+    pretrained=False,
+    batch_norm="auto",
+    frozen_stages=0,
+    channels=16,
+    tower_depth=1,
+    levels=(3, 4, 5),
+)
+Box = tuple[float, float, float, float]
+
+
+def of_boxes(config: ModelConfig, boxes: list[Box], side: int = 64) -> assignment.Explanation:
+    """Boxes are x1, y1, x2, y2."""
+    objects = [Annotation(i, 1, 1, (x1, y1, x2 - x1, y2 - y1), 1.0) for i, (x1, y1, x2, y2) in enumerate(boxes)]
+    outputs = assignment.unpredicted(config, assignment.places(config, side, side), 1)
+    labels = torch.zeros(len(boxes), dtype=torch.int64)
+    return assignment.explain(config, outputs, objects, torch.tensor(boxes).view(-1, 4), labels)
+
+
+def test_positives_of_a_box_by_hand() -> None:
+    """Locations of P3 lie at 4, 12, 20, … Those less than 12 px off (20, 20) in x and y are 12, 20, 28, squared."""
+    (one,) = of_boxes(SMALL, [(0, 0, 40, 40)]).objects
+    assert one.positives == (9, 0, 0)
+    assert one.centerness == 1
+    assert one.reason is None
+
+
+def test_an_object_of_two_levels_by_hand() -> None:
+    (one,) = of_boxes(SMALL, [(0, 0, 120, 120)], side=128).objects
+    # P3 has 52, 60, 68 within 12 px of the centre, and from the middle one alone no side is over 64 px away. P4 has 40,
+    # 56, 72 within 24 px; no side is over 64 px from (56, 56), so the other eight are positive.
+    assert one.positives == (1, 8, 0)
+
+
+def test_an_image_without_objects() -> None:
+    explained = of_boxes(SMALL, [])
+    assert explained.objects == ()
+    assert not explained.positive.any()
+
+
+@pytest.mark.parametrize(
+    ("config", "box", "expected"),
+    [
+        # P4 has a location every 16 px from 8 on, P5 every 32 from 16 on.
+        (replace(SMALL, levels=(4, 5)), (9, 9, 15, 15), "too small: no location inside its box of 6×6 px"),
+        # Between the locations of P3, around (8, 8) of P4.
+        (SMALL, (5, 5, 11, 11), "too small for P4, and no other level has a location inside"),
+        # Only P3 has locations with y = 28, and from them a side is 60 px away or more.
+        (replace(SMALL, levels=(3, 4), ranges=(40.0,)), (0, 27, 120, 29), "too large for P3, and no other level"),
+        # 0.2 strides are 1.6, 3.2 and 6.4 px; the locations nearest to (22, 22) are 2, 2 and 6 px off.
+        (
+            replace(SMALL, centre_radius=0.2, levels=(3, 4)),
+            (4.5, 4.5, 31.5, 31.5),
+            "no location within the radius of 0.2",
+        ),
+        (SMALL, (0, 0, 40, 40), "hidden: all its locations learn smaller objects"),
+        (replace(SMALL, assigner="atss"), (5, 5, 11, 11), "the assigner atss gave it no location"),
+    ],
+)
+def test_why_an_object_has_no_location(config: ModelConfig, box: Box, expected: str) -> None:
+    where = assignment.places(config, 128, 128)
+    assert assignment.reason(config, where, torch.tensor(box, dtype=torch.float32)).startswith(expected)
+
+
+def test_an_object_behind_another_is_hidden() -> None:
+    """Their locations are the same nine, and the smaller box has them all."""
+    front, behind = of_boxes(SMALL, [(1, 1, 39, 39), (0, 0, 40, 40)]).objects
+    assert front.reason is None
+    assert behind.positives == (0, 0, 0)
+    assert behind.reason is not None
+    assert behind.reason.startswith("hidden")
+
+
+@pytest.mark.parametrize("levels", [(3, 4, 5), (3, 4, 5, 6, 7)])
+def test_places_are_the_detectors(levels: tuple[int, ...]) -> None:
+    detector = build(replace(SMALL, levels=levels), 1).eval()
+    with torch.inference_mode():
+        points = detector(detector.prepare([torch.zeros(3, 140, 290, dtype=torch.uint8)])).points
+    here = assignment.places(detector.config, 140, 290)
+    assert here.grids == points.grids
+    assert torch.equal(here.locations, points.locations)
+
+
+@pytest.fixture
+def project(home: Path, setting: Callable[..., None], picture: Callable[..., Path]) -> Path:
+    """A workspace with three images; the first has an object, one without a location, one difficult and a crowd."""
+    setting(**{"train.size": [64, 64]})
+    raw = home / "data/raw/digits"
+    for number, name in enumerate(["a/one.png", "b/one.png", "c.png"]):
+        picture(raw / name, (64, 64), number)
+    boxes = [(0.0, 0.0, 40.0, 40.0), (5.0, 5.0, 6.0, 6.0), (50.0, 50.0, 10.0, 10.0), (1.0, 1.0, 60.0, 60.0)]
+    objects = [Annotation(i, 1, 4, box, 9.0, iscrowd=int(i == 3), difficult=int(i == 2)) for i, box in enumerate(boxes)]
+    classes = (Category(2, "cat"), Category(4, "dog"))
+    train = AnnotationSet(classes, (Image(1, "a/one.png", 64, 64), Image(2, "c.png", 64, 64)), tuple(objects))
+    annotations.write(train, home / "data/unified/train.json")
+    val = AnnotationSet(classes, (Image(1, "b/one.png", 64, 64),), ())
+    annotations.write(val, home / "data/unified/val.json")
+    return home
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, ["explain", *map(str, arguments)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def weights(home: Path) -> Path:
+    torch.manual_seed(0)
+    path = home / "models/detector.safetensors"
+    about = Description(model=SMALL, categories=((2, "cat"), (4, "dog")), input_size=InputSize((64, 64)))
+    save_detector(build(SMALL, 2), about, path)
+    return path
+
+
+@pytest.mark.usefixtures("project")
+def test_explain_without_a_detector() -> None:
+    code, out, err = run("a/one.png")
+    assert code == 0
+    assert out == (
+        "a/one.png (train): 2 objects, 9 positive locations (P3 9, P4 0, P5 0), 1 without any: "
+        "dog (too small for P4, and no other level has a location inside)\n"
+    )
+    assert "no heat maps" in err
+    assert "dvc repro train" in err
+    assert sorted(file.name for file in Path("explained").iterdir()) == ["explained.json", "one-centres.jpg"]
+    (record,) = json.loads(Path("explained/explained.json").read_text())
+    assert record["network_size"] == [64, 64]
+    assert record["left_out"] == 2
+    assert [level["range"] for level in record["levels"]] == [[0, 64], [64, 128], [128, None]]
+    assert [level["positives"] for level in record["levels"]] == [9, 0, 0]
+    assert record["objects"][0]["positives"] == {"P3": 9, "P4": 0, "P5": 0}
+    assert record["objects"][0]["without_location"] is None
+    assert record["objects"][1]["bbox"] == [5, 5, 6, 6]
+
+
+def test_heat_maps_of_known_and_unknown_images(project: Path, picture: Callable[..., Path]) -> None:
+    weights(project)
+    stranger = picture(project / "elsewhere/one.png", (50, 30))
+    code, out, err = run("c.png", stranger, "--out", "seen")
+    assert code == 0, err
+    assert "c.png (train): 0 objects, 0 positive locations" in out
+    assert f"{stranger}: no ground truth, 0 detections" in out
+    names = ["c-centres.jpg", "c-heat.jpg", "explained.json", "one-heat.jpg"]
+    assert sorted(file.name for file in Path("seen").iterdir()) == names
+    known, unknown = json.loads(Path("seen/explained.json").read_text())
+    assert "objects" not in unknown
+    assert unknown["detector"]["network_size"] == [38, 64]
+    assert [set(level) for level in known["detector"]["levels"]] == [
+        {"name", "highest_class", "highest_centerness"}
+    ] * 3
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one.png"], r"one.png: 2 images have this name: a/one.png (train), b/one.png (val); give one's path"),
+        (["none.png"], "none.png: no such file, nor an image of train, val in data/unified"),
+        (["data"], "data: is a folder; name the images in it"),
+        (["c.png", "--weights", "none.safetensors"], "none.safetensors: no such file"),
+        (["c.png", "--split", "test"], "data/unified/test.json: not there yet: run `dvc repro convert` first"),
+        (["c.png", "--split", "val"], "c.png: no such file, nor an image of val in data/unified"),
+        (["params.yaml"], "params.yaml: not in data/unified, and without a trained detector there is nothing to show"),
+    ],
+)
+def test_mistakes_take_one_line(arguments: list[str], message: str) -> None:
+    code, out, err = run(*arguments)
+    assert code == 1
+    assert out == ""
+    assert message in err.splitlines()[-1]
+    assert not Path("explained").exists()
+
+
+def test_nothing_is_converted_yet(home: Path) -> None:
+    code, _, err = run("c.png")
+    assert code == 1
+    assert err == f"fcos: {home}/data/unified: not there yet: run `dvc repro convert` first\n"
+
+
+@pytest.mark.usefixtures("project")
+def test_an_assigner_of_predictions_needs_a_detector(setting: Callable[..., None]) -> None:
+    setting(**{"model.assigner": "task_aligned"})
+    code, _, err = run("c.png")
+    assert code == 1
+    assert "model.assigner task_aligned assigns by what a trained detector predicts, and there is none" in err
+
+
+def test_an_input_is_never_overwritten(project: Path, picture: Callable[..., Path]) -> None:
+    path = picture(project / "data/raw/digits/c-centres.jpg")
+    weights(project)
+    before = path.read_bytes()
+    code, _, err = run("c.png", path, "--out", path.parent)
+    assert code == 1
+    assert "c-centres.jpg: is an input; a picture would overwrite it: choose another --out" in err
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["c.png", "data/raw/digits/c.png", "{home}/data/raw/digits/c.png", "link/c.png"])
+def test_an_image_is_found_by_any_of_its_names(project: Path, name: str) -> None:
+    (project / "link").symlink_to(project / "data/raw/digits")
+    found = DataSet(project, "digits").find(Path(name.format(home=project)))
+    assert (found.name, found.split) == ("c.png", "train")
+
+
+def test_one_split_alone_makes_a_bare_name_unambiguous(project: Path) -> None:
+    assert DataSet(project, "digits", "val").find(Path("one.png")).name == "b/one.png"
+
+
+def test_an_image_that_went_is_named(project: Path) -> None:
+    (project / "data/raw/digits/c.png").unlink()
+    with pytest.raises(PipelineError, match=r"c\.png: no such file; run `dvc repro download`"):
+        DataSet(project, "digits").find(Path("c.png"))
+
+
+def test_object_colours_are_apart() -> None:
+    assert len({pictures.object_colour(index) for index in range(60)}) == 60
+    assert all(max(pictures.object_colour(index)) >= 230 for index in range(60))
+
+
+def test_heat_grows_brighter() -> None:
+    brightness = pictures.heat(np.linspace(0, 1, 50)) @ [0.299, 0.587, 0.114]
+    assert (np.diff(brightness) > 0).all()
+
+
+def test_a_heat_map_lies_where_it_belongs() -> None:
+    """Two cells over the right half of a picture: the upper at 0, the lower at 1."""
+    black = PIL.Image.new("RGB", (40, 20))
+    pixels = np.asarray(pictures.heated(black, np.array([[0.0], [1.0]]), (20, 0, 40, 20)))
+    assert (pixels[:10, 20:] == pixels[0, 20]).all()
+    assert (pixels[10:, 20:] == (252, 255, 164)).all()
+
+
+def test_lines_are_no_wider_than_they_may_be() -> None:
+    font = pictures.font_of(20)
+    text = "a location learns the object of its colour"
+    lines = pictures.wrapped(text, font, 150)
+    assert " ".join(lines) == text
+    assert len(lines) > 1
+    assert all(font.getlength(line) <= 150 for line in lines)
+    assert pictures.wrapped("", font, 150) == []
+
+
+def test_a_dot_is_round_and_in_its_place() -> None:
+    pixels = np.asarray(pictures.dots(PIL.Image.new("RGB", (40, 40)), [pictures.Dot(10, 20, 6, (255, 0, 0))]))
+    ys, xs = np.nonzero(pixels[..., 0] > 250)
+    assert abs(xs.mean() + 0.5 - 10) < 0.5
+    assert abs(ys.mean() + 0.5 - 20) < 0.5
+    assert 60 < len(xs) < 113  # π·6², less the rim

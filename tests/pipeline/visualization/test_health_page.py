@@ -1,0 +1,168 @@
+"""The page of `fcos validate --html`: in a real browser, with strangers' names, and of many classes."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pipeline.cli import main
+from pipeline.visualization.thumbnails import MARKED, Sample, draw_all
+
+Write = Callable[..., Path]
+CHROMIUM = Path("/usr/bin/chromium")
+EVIL = "<script>document.title='taken'</script>"
+
+
+def write_page(raw: Path, *arguments: str) -> str:
+    answer = CliRunner().invoke(main, ["validate", str(raw), "--html", "page.html", *arguments])
+    assert answer.exception is None or isinstance(answer.exception, SystemExit)
+    assert answer.stderr == "page.html: open it in a browser\n"
+    return Path("page.html").read_text()
+
+
+@pytest.fixture
+def wrong(raw: Path, voc_xml: Write, picture: Write) -> Path:
+    """With boxes that reach out, far and less far, a class that is code, and an image whose name is."""
+    evil = [("dog", 3, 3, "1e308", 9), (EVIL.replace("<", "&lt;"), 1, 1, 30, 60), ("dog", 3, 3, 9, 9)]
+    voc_xml(raw / "Annotations/<img src=x onerror=1>.xml", evil)
+    path = raw / "Annotations/<img src=x onerror=1>.xml"
+    path.write_text(path.read_text().replace("<filename><img src=x onerror=1>", "<filename>&lt;img src=x onerror=1>"))
+    picture(raw / "JPEGImages/<img src=x onerror=1>.png", seed=9)
+    lists = raw / "ImageSets/Main/train.txt"
+    lists.write_text(lists.read_text() + "<img src=x onerror=1>\n")
+    return raw
+
+
+def test_in_a_browser(wrong: Path) -> None:
+    if not CHROMIUM.is_file():
+        pytest.skip(f"{CHROMIUM} is not there")
+    from playwright.sync_api import sync_playwright
+
+    write_page(wrong)
+    asked: list[str] = []
+    said: list[str] = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(Path("page.html").resolve().as_uri())
+        seen = page.evaluate("[...document.images].map(image => image.complete ? image.naturalWidth : 0)")
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        title = page.title()
+        classes = page.locator("#class-table tbody tr th, #class-table tr > th:first-child").all_inner_texts()
+        outside = page.locator("#problem-outside img").count()
+        page.emulate_media(color_scheme="light")
+        light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        browser.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert len([url for url in asked if url.startswith("file:")]) == 1
+    assert said == []
+    assert len(seen) >= 4
+    assert min(seen) >= 40
+    assert wide <= 390  # nothing to scroll aside on a phone
+    assert title == "mine · fcos validate"
+    assert EVIL in classes
+    assert outside == 1
+    assert sum(map(int, re.findall(r"\d+", dark))) < 150 < 600 < sum(map(int, re.findall(r"\d+", light)))
+
+
+def test_every_chart_is_there(raw: Path) -> None:
+    """Each with a bar that stands for what is in train: a box of the whole picture, 40×30, and one of 6×7."""
+    text = write_page(raw, "--size", "480", "640")
+    for title, bar in (
+        ("Objects that each pyramid level learns", r"<th>P4"),
+        ("Box size, √area in px at the input size", r'title="512 to 724 px: 1 objects'),
+        ("Aspect ratio, width : height", r'title="1\.2 to 1\.7 wide for 1 high: 1 objects \(50\.0 %\)"'),
+        ("Objects per image", r'title="1 object: 2 images \(66\.7 %\)"'),
+        ("Image sizes, px as stored", r"<th>40×30"),
+    ):
+        card = text.split(f"<h3>{title}</h3>")[1].split("</section>")[0]
+        assert re.search(bar, card), card
+    advice = write_page(raw, "--size", "30", "40").split("<h3>What to change</h3>")[1].split("</section>")[0]
+    assert "<li>" in advice
+
+
+def test_names_are_escaped_and_nothing_is_asked_for(wrong: Path) -> None:
+    text = write_page(wrong)
+    assert EVIL not in text
+    assert EVIL.replace("'", "&#39;").replace("<", "&lt;").replace(">", "&gt;") in text
+    assert "<img src=x" not in text
+    assert "<script" not in text
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+    assert re.findall(r'(?:src|href)="(?!data:|#class-\d)', text) == []
+    assert "http" not in re.sub(r"http-equiv", "", text)
+
+
+def test_the_same_data_set_gives_the_same_bytes(wrong: Path) -> None:
+    assert write_page(wrong) == write_page(wrong)
+
+
+def test_the_input_size_is_the_one_asked_for(raw: Path) -> None:
+    """At 512 px a box of 40×30 is 683×512: √area 591, and in P5, whose distances begin at 128 px."""
+    small, large = write_page(raw, "--size", "30", "40"), write_page(raw, "--size", "512", "700")
+    assert "What training at 30×40 px will see" in small
+    assert 'title="32 to 45 px: 1 objects (50.0 %)"' in small
+    assert 'title="512 to 724 px: 1 objects (50.0 %)"' in large
+    assert "% of boxes are under 8 px at this input size" in small
+    assert "% of boxes are under 8 px at this input size" not in large
+
+
+def test_hundreds_of_classes_stay_small(home: Path, picture: Write) -> None:
+    """A picture of each, in few seconds."""
+    count = 320
+    for seed, split in enumerate(("train", "val")):
+        picture(home / "many" / split / "x.png", (64, 48), seed)
+        content = {
+            "images": [{"id": 1, "file_name": "x.png", "width": 64, "height": 48}],
+            "annotations": [
+                {"id": n, "image_id": 1, "category_id": n, "bbox": [n % 40, n % 30, 10, 10]}
+                for n in range(1, count + 1)
+            ],
+            "categories": [{"id": n, "name": f"class {n}"} for n in range(1, count + 1)],
+        }
+        (home / "many" / f"{split}.json").write_text(json.dumps(content))
+    started = time.process_time()
+    text = write_page(home / "many")
+    assert text.count("<img ") == count
+    assert text.count('<th><a href="#class-') == count
+    assert len(text) < 3_000_000
+    assert time.process_time() - started < 20
+
+
+def test_boxes_are_where_they_are_in_the_picture(tmp_path: Path) -> None:
+    """Halved; and with room on the right for what reaches out there."""
+    path = tmp_path / "x.png"
+    Image.new("RGB", (200, 100), (0, 0, 90)).save(path)
+    inside, outside, missing = draw_all(
+        [
+            Sample(path, ((20, 20, 120, 80),), (), "inside", 100),
+            Sample(path, ((120, 20, 240, 80),), (), "outside", 100),
+            Sample(tmp_path / "nosuch.png", (), (), "missing", 100),
+        ]
+    )
+    assert missing is None
+    assert inside is not None
+    assert outside is not None
+    assert (inside.width, inside.height, inside.caption) == (100, 50, "inside")
+    assert (outside.width, outside.height) == (122, 50)
+    assert extent(inside.data) == pytest.approx((10, 10, 60, 40), abs=2)
+    assert extent(outside.data) == pytest.approx((60, 10, 120, 40), abs=2)
+
+
+def extent(data: str) -> tuple[int, ...]:
+    """Where the marking colour is: left, top, right, bottom."""
+    from base64 import b64decode
+    from io import BytesIO
+
+    pixels = np.asarray(Image.open(BytesIO(b64decode(data.split(",")[1])))).astype(int)
+    rows, columns = np.nonzero(np.abs(pixels - MARKED).max(axis=-1) < 70)
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1

@@ -1,0 +1,120 @@
+"""A very small training in several processes.
+
+A launcher starts `python -m tests.support.distributed_training FOLDER [TROUBLE]` as each of them.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fcos.criterion import Criterion
+from fcos.detector import Detector, build, stacked
+from fcos.structures import targets
+from fcos.training.amp import Precision
+from fcos.training.batch import Batch
+from fcos.training.checkpoints import Checkpoint
+from fcos.training.distributed import Processes
+from fcos.training.ema import make_ema
+from fcos.training.history import Row
+from fcos.training.optimization import make_optimizer, make_schedule
+from fcos.training.trainer import Trainer
+from pipeline import params
+from pipeline import runner as stage
+from pipeline.errors import PipelineError
+from pipeline.training import launch as launching
+from tests.support.paths import PROJECT
+from tests.support.tiny_trainer import TINY, Silent
+
+MODEL = replace(TINY, levels=(3, 4, 5), batch_norm="frozen")
+STEPS = 3  # of each of two epochs
+
+
+def batch(indices: list[int]) -> Batch:
+    """Images of noise, each with one object; but for the fourth, which has none, and the sixth, which has three."""
+    images, boxes, labels = [], [], []
+    for index in indices:
+        generator = torch.Generator().manual_seed(index)
+        count = {3: 0, 5: 3}.get(index % 8, 1)
+        corners = torch.randint(0, 30, (count, 2), generator=generator).float()
+        images.append(torch.randint(0, 256, (3, 64, 64), generator=generator, dtype=torch.uint8))
+        boxes.append(torch.cat([corners, corners + torch.randint(10, 34, (count, 2), generator=generator)], dim=-1))
+        labels.append(torch.randint(0, 3, (count,), generator=generator))
+    pixels, sizes = stacked(images)
+    objects = sum(len(each) for each in boxes)
+    return Batch(pixels, sizes, targets(boxes, labels), [f"{index}.png" for index in indices], objects, objects)
+
+
+def cause(trouble: str, folder: Path, request: stage.Request) -> None:
+    """Once, whatever it is."""
+    if trouble == "image":
+        raise PipelineError("b.png: not an image")
+    if not trouble or (folder / "caused").exists():
+        return
+    (folder / "caused").touch()
+    if trouble == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if trouble == "stopped":
+        os.kill(os.getppid(), signal.SIGTERM)  # the launcher
+        while not request():
+            time.sleep(0.01)
+
+
+def trainer(folder: Path, processes: Processes, trouble: str, request: stage.Request) -> Trainer:
+    """Goes wrong as `trouble` says, in the second process, in the second epoch."""
+    torch.manual_seed(0)
+    detector = build(MODEL, 3)
+    optimizer = make_optimizer(detector, name="sgd", lr=0.01, weight_decay=1e-4, momentum=0.9)
+    share = 4 // processes.count
+
+    def batches(epoch: int, first: int) -> Iterator[list[Batch]]:
+        for step in range(first, STEPS):
+            if processes.rank == 1 and (epoch, step) == (1, 1):
+                cause(trouble, folder, request)
+            start = 4 * (epoch * STEPS + step) + share * processes.rank
+            yield [batch(list(range(start, start + share)))]
+
+    def validate(_: Detector) -> Row:
+        if processes.rank == 1 and trouble == "validation":
+            raise PipelineError("c.png: not an image")
+        return {"AP": processes.of_first(0.5)}
+
+    return Trainer(
+        detector=detector,
+        criterion=Criterion(MODEL, box_loss="giou", mean_over_processes=processes.mean, processes=processes.count),
+        optimizer=optimizer,
+        schedule=make_schedule(optimizer, name="cosine", steps=2 * STEPS, warmup=1, drops=(), gamma=0.1),
+        precision=Precision("float32", torch.device("cpu")),
+        ema=make_ema(detector, 0.9),
+        batches=batches,
+        validate=validate,
+        epochs=2,
+        validate_every=1,
+        clip_norm=10.0,
+        watcher=Silent(),
+        processes=processes,
+        interrupted=request,
+        checkpoint=Checkpoint(folder / "state"),
+        checkpoint_every=0.0,
+    )
+
+
+def main() -> None:
+    folder, trouble = Path(sys.argv[1]), " ".join(sys.argv[2:])
+    train = replace(params.load(PROJECT / "params.yaml").train, device="cpu")
+    with launching.processes(train) as processes:
+        request = stage.Request()
+        training = trainer(folder, processes, trouble, request)
+        with request.noted():
+            training.fit()
+        if processes.rank == 0:
+            torch.save(training.result.state_dict(), folder / "weights.pt")
+
+
+if __name__ == "__main__":
+    launching.work(main)

@@ -1,0 +1,62 @@
+"""A project of five small pictures in a folder of its own, with one error of each kind."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image as Pillow
+
+from pipeline.data import annotations
+from pipeline.data import detections as results
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.data.detections import Detection
+from tests.support.paths import PROJECT
+
+CAT, DOG = 3, 7  # category ids that are no indices
+
+SCENE = AnnotationSet(
+    categories=(Category(CAT, "cat"), Category(DOG, "dog")),
+    images=tuple(Image(number, f"pictures/{number}.png", 200, 100) for number in (11, 12, 13, 14, 15)),
+    annotations=(
+        Annotation(1, 11, CAT, (10, 10, 40, 40), 1600),
+        Annotation(2, 12, CAT, (20, 20, 60, 60), 3600),
+        Annotation(3, 13, DOG, (0, 0, 50, 50), 2500),
+        Annotation(4, 13, CAT, (100, 0, 50, 50), 2500),
+        Annotation(5, 15, DOG, (10, 10, 30, 30), 900, difficult=1),
+        Annotation(6, 15, CAT, (100, 10, 80, 80), 6400, iscrowd=1),
+    ),
+)
+DETECTIONS = (
+    Detection(11, CAT, (10, 10, 40, 40), 0.9),  # correct
+    Detection(11, CAT, (12, 10, 40, 40), 0.8),  # duplicate
+    Detection(12, DOG, (150, 10, 30, 30), 0.7),  # background; object 2 is missed
+    Detection(13, CAT, (0, 0, 50, 50), 0.6),  # wrong class; object 3 is missed
+    Detection(13, CAT, (125, 0, 50, 50), 0.5),  # poor box, IoU 1/3; object 4 is missed
+    Detection(14, DOG, (0, 0, 50, 50), 0.2),  # below the threshold
+)
+
+
+@dataclass(frozen=True)
+class Project:
+    root: Path
+
+    def write(self, detections: tuple[Detection, ...] = DETECTIONS) -> None:
+        annotations.write(SCENE, self.root / "data/unified/val.json")
+        results.write(detections, self.root / "predictions/val.json")
+
+
+@pytest.fixture
+def inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    for name in ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "FIFTYONE_DATABASE_URI"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(PROJECT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data/raw/digits/pictures"
+    folder.mkdir(parents=True)
+    for number, image in enumerate(SCENE.images):
+        Pillow.new("RGB", (image.width, image.height), (40 * number, 90, 120)).save(folder / f"{image.id}.png")
+    made = Project(tmp_path)
+    made.write()
+    return made

@@ -1,0 +1,134 @@
+"""A very small training, to be interrupted by tests; also as a process that a test can kill."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fcos.criterion import Criterion
+from fcos.detector import Detector, build
+from fcos.structures import targets
+from fcos.training.amp import Precision
+from fcos.training.batch import Batch
+from fcos.training.checkpoints import Checkpoint
+from fcos.training.ema import make_ema
+from fcos.training.history import Row
+from fcos.training.optimization import make_optimizer, make_schedule
+from fcos.training.trainer import Trainer
+from tests.support.tiny_trainer import TINY
+
+MODEL = replace(TINY, batch_norm="auto")
+SIZE = 48
+STEPS = 4  # of an epoch
+
+
+@dataclass
+class Log:
+    """Keeps what it is told, and passes it on."""
+
+    told: Callable[[Row], object] = lambda _row: None
+    steps: list[Row] = field(default_factory=list)
+    epochs: list[Row] = field(default_factory=list)
+
+    def stepped(self, row: Row, images: int) -> None:
+        assert images == 2
+        self.steps.append(row)
+        self.told(row)
+
+    def validated(self, row: Row) -> None:
+        self.epochs.append(row)
+
+
+def batches(epoch: int, first: int) -> Iterator[list[Batch]]:
+    """Other pictures at each step: a resume that repeats or skips one shows."""
+    for index in range(first, STEPS):
+        generator = torch.Generator().manual_seed(epoch * STEPS + index)
+        corner = torch.randint(0, SIZE // 2, (2, 1, 2), generator=generator).float()
+        yield [
+            Batch(
+                pixels=torch.randint(0, 256, (2, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8),
+                sizes=torch.full((2, 2), SIZE),
+                targets=targets([torch.cat([at, at + 20], dim=1) for at in corner], [torch.tensor([0])] * 2),
+                names=["a", "b"],
+                objects=2,
+                annotated=2,
+            )
+        ]
+
+
+def score(detector: Detector) -> Row:
+    """Depends on all that is learnt, as AP does, and moves as little."""
+    return {"AP": sum(value.double().abs().sum().item() for value in detector.state_dict().values()) % 1}
+
+
+def trainer(
+    *,
+    epochs: int = 4,
+    optimizer: Any = "sgd",
+    schedule: Any = "cosine",
+    precision: Any = "float32",
+    **others: Any,
+) -> Trainer:
+    torch.manual_seed(0)
+    detector = build(MODEL, 2)
+    made = make_optimizer(detector, name=optimizer, lr=1e-3, weight_decay=0.01, momentum=0.9)
+    steps = epochs * STEPS
+    parts = {
+        "ema": make_ema(detector, 0.9),
+        "batches": batches,
+        "validate": score,
+        "validate_every": 1,
+        "clip_norm": 10.0,
+        "watcher": Log(),
+        "checkpoint_every": 0.0,
+    }
+    return Trainer(
+        detector=detector,
+        criterion=Criterion(MODEL, box_loss="giou"),
+        optimizer=made,
+        schedule=make_schedule(made, name=schedule, steps=steps, warmup=steps // 4, drops=[steps // 2], gamma=0.1),
+        precision=Precision(precision, torch.device("cpu")),
+        epochs=epochs,
+        **{**parts, **others},
+    )
+
+
+def weights(of: Trainer) -> dict[str, Tensor]:
+    """What a training ends with: weights, their average, and the average at its best."""
+    assert of.best
+    named = {"last": of.detector.state_dict(), "average": of.result.state_dict(), "best": of.best.weights}
+    return {
+        f"{kind}.{name}": value.clone(memory_format=torch.contiguous_format)
+        for kind, state in named.items()
+        for name, value in state.items()
+    }
+
+
+def train(folder: Path, epochs: int) -> None:
+    """Trains and writes the weights; what it is at, others see in the folder."""
+    torch.set_num_threads(1)
+    folder.mkdir(exist_ok=True)
+
+    def stepped(_row: Row) -> None:
+        with (folder / "steps").open("a") as file:
+            file.write(".")
+
+    def validate(detector: Detector) -> Row:
+        (folder / "validating").touch()
+        found = [score(detector) for _ in range(5)]
+        (folder / "validating").unlink()
+        return found[0]
+
+    learning = trainer(
+        epochs=epochs,
+        precision="bf16",
+        watcher=Log(stepped),
+        validate=validate,
+        checkpoint=Checkpoint(folder / "state"),
+    )
+    learning.fit()
+    save_file(weights(learning), folder / "end.safetensors")

@@ -1,0 +1,67 @@
+"""A small data set of noise, its training data and batches."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from fcos.config import InputSize
+from fcos.training.batch import Batch
+from pipeline import params
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.loading.batches import Batches
+from pipeline.loading.dataset import TrainingData
+from pipeline.loading.transforms import Augmentation
+from tests.support.projects import PROJECT
+
+SIZE = InputSize((32, 48))
+
+
+def written(folder: Path, shapes: list[tuple[int, int]], skipped: tuple[int, ...] = ()) -> AnnotationSet:
+    """Noise of these heights and widths, an object in each but the skipped ones."""
+    folder.mkdir(exist_ok=True)
+    for index, (height, width) in enumerate(shapes):
+        noise = np.random.default_rng(index).integers(0, 255, (height, width, 3), dtype=np.uint8)
+        PIL.Image.fromarray(noise).save(folder / f"{index}.png")
+    annotations = tuple(
+        Annotation(index, index, 5, (4.0, 4.0, 12.0 + index % 3, 20.0), 250.0)
+        for index in range(len(shapes))
+        if index not in skipped
+    )
+    images = tuple(Image(index, f"{index}.png", width, height) for index, (height, width) in enumerate(shapes))
+    return AnnotationSet((Category(5, "thing"),), images, annotations)
+
+
+def training_data(folder: Path, split: AnnotationSet | None = None, **changed: Any) -> TrainingData:
+    """Of ten images of three shapes unless `split` says others; no augmentation but flips and, by default, a zoom."""
+    split = split or written(folder, [(48, 64), (64, 48), (40, 80), *[(48, 64)] * 7])
+    standard = params.load(PROJECT / "params.yaml").train.augment
+    how = Augmentation(
+        params=replace(standard, **({"flip": 0.5, "scale": (0.8, 1.2)} | changed)),
+        input_size=SIZE,
+        multi_scale=None,
+        epochs=8,
+        seed=3,
+    )
+    return TrainingData(split, folder, augmentation=how, difficult=False, empty=True)
+
+
+def batches(data: TrainingData, **changed: Any) -> Batches:
+    return Batches(**({"data": data, "batch_size": 4, "workers": 0, "seed": 3} | changed))
+
+
+def same(ours: list[list[Batch]], theirs: list[list[Batch]]) -> bool:
+    """Byte for byte, in the same order."""
+    assert [len(parts) for parts in ours] == [len(parts) for parts in theirs]
+    pairs = [pair for both in zip(ours, theirs, strict=True) for pair in zip(*both, strict=True)]
+    return all(
+        list(a.names) == list(b.names)
+        and (a.objects, a.annotated) == (b.objects, b.annotated)
+        and torch.equal(a.pixels, b.pixels)
+        and torch.equal(a.sizes, b.sizes)
+        and all(torch.equal(getattr(a.targets, f.name), getattr(b.targets, f.name)) for f in fields(a.targets))
+        for a, b in pairs
+    )

@@ -1,0 +1,65 @@
+"""Published ground truth and detections, and small scenes made by hand."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.data.detections import Detection
+from tests.support.paths import SHARED
+
+_DATA = SHARED / "data"
+Box = tuple[float, float, float, float]
+
+
+def _unpacked(name: str, folder: Path) -> Path:
+    archive = _DATA / f"{name}.zip"
+    if not archive.is_file():
+        pytest.skip(f"../shared/data/{archive.name} is not there")
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder, [each for each in opened.namelist() if not each.lower().endswith((".jpg", ".png"))])
+    return folder / name
+
+
+@pytest.fixture(scope="session")
+def coco_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 images' worth of COCO: gt.json, dets.json and the numbers that pycocotools gave for them, expected.txt."""
+    return _unpacked("coco-eval-fixture", tmp_path_factory.mktemp("coco"))
+
+
+@pytest.fixture(scope="session")
+def multiformat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four evaluations with published numbers, reference_metrics.txt."""
+    return _unpacked("multiformat-voc2012-100", tmp_path_factory.mktemp("multiformat"))
+
+
+@pytest.fixture
+def cats() -> Callable[..., AnnotationSet]:
+    """Makes one image with these boxes of one class; `difficult` and `crowds` are positions among them."""
+
+    def make(*boxes: Box, difficult: tuple[int, ...] = (), crowds: tuple[int, ...] = ()) -> AnnotationSet:
+        annotations = tuple(
+            Annotation(index + 1, 1, 7, box, box[2] * box[3], int(index in crowds), int(index in difficult))
+            for index, box in enumerate(boxes)
+        )
+        return AnnotationSet((Category(7, "cat"),), (Image(1, "a.jpg", 400, 400),), annotations)
+
+    return make
+
+
+@pytest.fixture
+def found() -> Callable[..., tuple[Detection, ...]]:
+    """Makes detections of that class in that image: pairs of a box and a score."""
+
+    def make(*pairs: tuple[Box, float]) -> tuple[Detection, ...]:
+        return tuple(Detection(1, 7, box, score) for box, score in pairs)
+
+    return make
+
+
+@pytest.fixture
+def perfect() -> Callable[[AnnotationSet], tuple[Detection, ...]]:
+    """Makes the ground truth itself into detections."""
+    return lambda truth: tuple(Detection(each.image_id, each.category_id, each.bbox, 1.0) for each in truth.annotations)

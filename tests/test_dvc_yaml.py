@@ -1,0 +1,179 @@
+"""dvc.yaml tells the truth: a stage depends on the code that determines its result, and on the parameters it reads.
+
+Without that, an edit would leave an old result "up to date", or run a stage that nothing changed.
+`python tests/test_dvc_yaml.py STAGE` prints the files that the stage imports and that can change its result.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+import yaml
+
+from tests.support.paths import PROJECT
+
+PACKAGES = ("fcos", "pipeline")
+# What can't change a stage's result: the ground that carries it, advice, progress, pictures, MLflow and FiftyOne.
+# A stage whose result is pictures declares the visualization it uses.
+NEUTRAL = (
+    "pipeline/analysis",
+    "pipeline/errors.py",
+    "pipeline/files.py",
+    "pipeline/inference/device.py",
+    "pipeline/integrations",
+    "pipeline/params.py",
+    "pipeline/process.py",
+    "pipeline/runner.py",
+    "pipeline/visualization",
+    "pipeline/workspace.py",
+)
+# Small packages that are declared whole, whichever of their modules a stage imports.
+WHOLE = {"fcos/fast", "pipeline/data"}
+# Parts of a declared package that the stage does not import. To run it again for these costs little.
+UNUSED = {
+    "convert": {"pipeline/conversion/export.py", "pipeline/formats/writers"},
+    "evaluate": {
+        "pipeline/evaluation/error_kinds.py",
+        "pipeline/evaluation/ground_truth.py",
+        "pipeline/inference/import_weights.py",
+        "pipeline/inference/predict.py",
+    },
+}
+MOST_LINES = 50  # of code dependencies, in all stages together
+STAGES: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
+# download is keyed by its parameters alone: an edit of its code must not fetch gigabytes again (see dvc.yaml).
+WITH_CODE = [name for name in STAGES if name != "download"]
+
+
+def source(module: str) -> Path:
+    """A module's file, relative to the project."""
+    path = Path(*module.split("."))
+    return path.with_suffix(".py") if (PROJECT / path).with_suffix(".py").is_file() else path / "__init__.py"
+
+
+def says_nothing(file: Path) -> bool:
+    """Whether a file is an `__init__.py` with a docstring at most."""
+    body = ast.parse((PROJECT / file).read_text()).body
+    return file.name == "__init__.py" and all(isinstance(node, ast.Expr) for node in body)
+
+
+def within(file: Path, names: Iterator[str] | tuple[str, ...] | set[str] | list[str]) -> bool:
+    return any(file == Path(name) or Path(name) in file.parents for name in names)
+
+
+def imported(stage: str) -> set[Path]:
+    """The files that the stage imports and that can change its result, itself included.
+
+    What neutral modules import in turn can't change it either.
+    """
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+    todo, seen = {f"pipeline.stages.{stage}"}, set()
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        if within(source(module), NEUTRAL):
+            continue
+        parents = {module.rsplit(".", depth)[0] for depth in range(1, module.count(".") + 1)}  # they run first
+        todo |= (graph.find_modules_directly_imported_by(module) | parents) - seen
+    return {file for file in map(source, seen) if not says_nothing(file)}
+
+
+def determining(stage: str) -> set[Path]:
+    return {file for file in imported(stage) if not within(file, NEUTRAL)}
+
+
+def code(stage: str) -> list[str]:
+    return [dep for dep in STAGES[stage]["deps"] if dep.split("/")[0] in PACKAGES]
+
+
+def covered(deps: list[str]) -> set[Path]:
+    """Every file of fcos/ and pipeline/ that the deps name, by themselves or by their folder."""
+    files = {file for dep in deps for file in ([Path(dep)] if dep.endswith(".py") else modules_in(Path(dep)))}
+    return {file for file in files if not says_nothing(file)}
+
+
+def modules_in(folder: Path) -> Iterator[Path]:
+    return (file.relative_to(PROJECT) for file in (PROJECT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("stage", WITH_CODE)
+def test_deps_cover_the_code_that_determines_the_result(stage: str) -> None:
+    missing = determining(stage) - covered(code(stage))
+    assert not missing, f"dvc.yaml, stage {stage}: deps lack {sorted(map(str, missing))}"
+
+
+@pytest.mark.parametrize("stage", WITH_CODE)
+def test_deps_name_nothing_that_the_stage_does_not_use(stage: str) -> None:
+    used, allowed = imported(stage), UNUSED.get(stage, set())
+    idle = {file for file in covered(code(stage)) - used if not within(file, allowed | WHOLE)}
+    assert not idle, f"dvc.yaml, stage {stage}: deps name {sorted(map(str, idle))}, which the stage doesn't import"
+    assert not [name for name in allowed if any(within(file, {name}) for file in used)], "listed as unused, but used"
+
+
+def test_few_lines_say_it() -> None:
+    assert sum(len(code(stage)) for stage in WITH_CODE) <= MOST_LINES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_exist(stage: str) -> None:
+    assert [dep for dep in code(stage) if not (PROJECT / dep).exists()] == []
+
+
+# They record, compare and check all parameters.
+RECORDERS = {Path("pipeline/integrations/mlflow.py"), Path("pipeline/runner.py"), Path("pipeline/params.py")}
+
+
+def read_params(stage: str) -> set[str]:
+    """The parameters that a stage reads: `train.lr` for `params.train.lr`, in any function of the code it imports.
+
+    The rule that makes this simple: only an argument annotated as `Params` is the whole; sections and values are
+    handed on as such.
+    """
+    files = {file for file in imported(stage) if file not in RECORDERS}
+    trees = [ast.parse((PROJECT / file).read_text()) for file in files]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    chains = set()
+    for function in functions:
+        whole = {argument.arg for argument in function.args.args if is_params(argument)}
+        chains |= {chain for node in ast.walk(function) for chain in chain_of(node, whole)}
+    return chains & known_params()
+
+
+def is_params(argument: ast.arg) -> bool:
+    """Whether an argument is annotated as `Params`, the whole, not as one section's class."""
+    return argument.annotation is not None and ast.unparse(argument.annotation) in ("Params", "params.Params")
+
+
+def chain_of(node: ast.AST, names: set[str]) -> Iterator[str]:
+    """`a` and `a.b` for an expression `params.a.b`."""
+    if isinstance(node, ast.Attribute):
+        root, *keys = ast.unparse(node).split(".")
+        if root in names:
+            yield ".".join(keys[:2])
+
+
+def known_params() -> set[str]:
+    values = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    inner = {f"{name}.{key}" for name, section in values.items() if isinstance(section, dict) for key in section}
+    return set(values) | inner
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_are_those_that_the_stage_reads(stage: str) -> None:
+    declared, read = STAGES[stage]["params"], read_params(stage)
+    undeclared = {name for name in read if not any(inside(name, each) or inside(each, name) for each in declared)}
+    unread = {each for each in declared if not any(inside(name, each) or inside(each, name) for name in read)}
+    assert not undeclared, f"dvc.yaml, stage {stage}: params lacks {sorted(undeclared)}"
+    assert not unread, f"dvc.yaml, stage {stage}: params has {sorted(unread)}, which the stage never reads"
+
+
+def inside(name: str, section: str) -> bool:
+    return name == section or name.startswith(f"{section}.")
+
+
+if __name__ == "__main__":
+    print("\n".join(sorted(map(str, determining(sys.argv[1])))))  # noqa: T201
