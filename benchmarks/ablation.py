@@ -30,7 +30,7 @@ SMALL = (
     "train.size=[192,192]",
     "train.epochs=7",
     "train.validate_every=7",
-    "train.device=cpu",
+    "machine.device=cpu",
 )
 
 
@@ -42,22 +42,24 @@ class Variant:
     changes: tuple[str, ...] = ()
 
 
-# FCOS with centerness on the box tower, centre sampling of 1.5 strides, IoU loss, focal loss.
+# FCOS with centerness on the box tower, center sampling of 1.5 strides, IoU loss, focal loss.
 REFERENCE = (
     "loss=iou",
     "model.quality=centerness",
     "model.quality_tower=box",
-    "model.box_weight=centerness",
+    "model.box_loss_weighting=centerness",
     "model.assigner=fcos",
-    "model.centre_radius=1.5",
+    "model.center_sampling_radius=1.5",
     "model.classification_loss=focal",
     "model.focal_alpha=0.25",
 )
 VARIANTS: dict[str, Variant] = {
-    "reference": Variant("centerness on the box tower, centre sampling, IoU loss"),
-    "no-centerness": Variant("no third branch, box loss unweighted", ("model.quality=none", "model.box_weight=none")),
+    "reference": Variant("centerness on the box tower, center sampling, IoU loss"),
+    "no-centerness": Variant(
+        "no third branch, box loss unweighted", ("model.quality=none", "model.box_loss_weighting=none")
+    ),
     "class-tower": Variant("centerness on the class tower", ("model.quality_tower=class",)),
-    "no-centre-sampling": Variant("every location inside a box is positive", ("model.centre_radius=0.0",)),
+    "no-center-sampling": Variant("every location inside a box is positive", ("model.center_sampling_radius=0.0",)),
     "giou": Variant("GIoU loss", ("loss=giou",)),
     "iou-branch": Variant("IoU in centerness's place", ("model.quality=iou",)),
     "atss": Variant("ATSS assignment", ("model.assigner=atss",)),
@@ -163,7 +165,7 @@ Every run: `{" ".join(SMALL)}`; the rest is params.yaml's. Reference: `{" ".join
 {table(runs)}
 
 AP and AP50 on the validation scenes, in hundredths: mean over the seeds ± their standard deviation (lowest–highest).
-A seed changes everything random: the scenes, which digits are learnt, the first weights, the order, the augmentation.
+A seed changes everything random: the scenes, which digits are learned, the first weights, the order, the augmentation.
 So all variants of a seed see the same data, and the spread between seeds holds the data's as well.
 A difference smaller than the spread says nothing.
 """

@@ -17,7 +17,9 @@ from fcos.criterion import Criterion
 from fcos.locations import points
 from fcos.structures import Outputs, targets
 
-CONFIG = replace(PAPER, pretrained=False, locations="torchvision", box_weight="none")  # torchvision's conventions
+CONFIG = replace(
+    PAPER, pretrained=False, locations="torchvision", box_loss_weighting="none"
+)  # torchvision's conventions
 Side = Callable[[], tuple[dict[str, Tensor], list[Tensor]]]
 
 

@@ -181,12 +181,12 @@ def _imported(folder: Folder) -> int:
 
 
 def write_voc(folder: Path, images: int) -> None:
-    """Two objects an image, as the devkit writes them; the images are one grey picture."""
+    """Two objects an image, as the devkit writes them; the images are one gray picture."""
     drawn = random.Random(0)
     for name in ("JPEGImages", "Annotations"):
         (folder / name).mkdir(parents=True)
     buffer = io.BytesIO()
-    PIL.Image.new("RGB", (500, 375), "grey").save(buffer, "JPEG")
+    PIL.Image.new("RGB", (500, 375), "gray").save(buffer, "JPEG")
     for number in range(images):
         stem = f"{number:06d}"
         (folder / f"JPEGImages/{stem}.jpg").write_bytes(buffer.getvalue())

@@ -119,8 +119,8 @@ def _laid_out(folder: Path, target: str) -> Path:
     for path, text in whole.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(text)
-    for grey, image in enumerate(("a.png", "b.png")):
-        PIL.Image.new("L", (40, 30), 100 * grey).save(folder / image)
+    for gray, image in enumerate(("a.png", "b.png")):
+        PIL.Image.new("L", (40, 30), 100 * gray).save(folder / image)
     return folder / name
 
 
@@ -154,8 +154,8 @@ def main() -> None:
     changed = _laid_out(place / "raw", asked.target)
     (place / "corpus").mkdir()
     (place / "corpus/first").write_bytes(first)
-    own = replace(params.load(_REPOSITORY / "params.yaml").convert, images="header")
-    options = (own, replace(own, problems="repair"))
+    own = replace(params.load(_REPOSITORY / "params.yaml").convert, image_check="header")
+    options = (own, replace(own, issues="repair"))
     outcomes: Counter[str] = Counter()
     began = time.monotonic()
 

@@ -121,7 +121,7 @@ def trainer(batches: Callable[[int, int], Iterator[Sequence[Batch]]], *, device:
         validate=validate,
         epochs=1,
         validate_every=1,
-        clip_norm=10.0,
+        clip_grad_norm=10.0,
         watcher=_Silent(),
         log_every=100,
     )

@@ -25,7 +25,7 @@ _TOLERANCE = 1e-4  # of scores; boxes, in pixels: a hundred times more
 
 
 def images_to_boxes(*, images: int = 1, height: int = 800, width: int = 1066, classes: int = 91) -> tuple[Side, Side]:
-    """From pixels to detections, with resizing (which the images don't need), normalisation, network and suppression.
+    """From pixels to detections, with resizing (which the images don't need), normalization, network and suppression.
 
     Raises:
         AssertionError: the detections differ.
@@ -95,17 +95,17 @@ def lively(classes: int) -> FCOS:
 
 
 def _trained(images: int, height: int, width: int, classes: int, shapes: Sequence[tuple[int, int]]) -> Outputs:
-    """Background nearly everywhere; around each object's centre its class and box, a little off."""
+    """Background nearly everywhere; around each object's center its class and box, a little off."""
     random = torch.Generator().manual_seed(0)
     places = points(shapes, TORCHVISION.strides, locations=TORCHVISION.locations)
     count, objects = len(places.locations), 30
-    centre = torch.rand(images, objects, 2, generator=random) * torch.tensor([width, height])
+    center = torch.rand(images, objects, 2, generator=random) * torch.tensor([width, height])
     half = (torch.rand(images, objects, 2, generator=random) * 3).exp() * 10
     labels = torch.randint(1, classes, (images, objects), generator=random)
-    away = ((places.locations[None, :, None] - centre[:, None]).abs() / half[:, None]).amax(dim=-1)  # [B, P, M]
+    away = ((places.locations[None, :, None] - center[:, None]).abs() / half[:, None]).amax(dim=-1)  # [B, P, M]
     distance, nearest = away.min(dim=-1)
     index = nearest[..., None].expand(-1, -1, 2)
-    low, high = centre - half, centre + half
+    low, high = center - half, center + half
     ltrb = torch.cat([places.locations - low.gather(1, index), high.gather(1, index) - places.locations], dim=-1)
     logits = torch.randn(images, count, classes, generator=random) - 6
     # A level answers for sizes of its own.

@@ -1,7 +1,7 @@
 """From files to batches: ours against torchvision's reference detection training; and what annotations cost in memory.
 
 Their side is what references/detection does unless told otherwise (preset `hflip`, images by Pillow), and then the
-resizing, normalising and padding that their models do inside.
+resizing, normalizing and padding that their models do inside.
 """
 
 import io
@@ -46,7 +46,7 @@ Epoch = Callable[[], Iterator[Tensor]]  # an epoch's batches, as a network takes
 
 
 def files_to_batches(workers: int) -> tuple[Side, Side]:
-    """An epoch of photographs in batches, mirrored at random, at 800 px, normalised; one thread in each process.
+    """An epoch of photographs in batches, mirrored at random, at 800 px, normalized; one thread in each process.
 
     Raises:
         AssertionError: the batches differ.
@@ -69,7 +69,7 @@ def _batches(split: AnnotationSet, folder: Path, workers: int, flip: float, size
     plain = replace(params.load(_REPOSITORY / "params.yaml").train.augment, flip=flip, scale=(1.0, 1.0))
     how = Augmentation(params=plain, input_size=InputSize(size), multi_scale=None, epochs=1, seed=0)
     data = TrainingData(split, folder, augmentation=how, difficult=True, empty=True)
-    return Batches(data=data, batch_size=_BATCH, workers=workers, seed=0, group_shapes=True)
+    return Batches(data=data, batch_size=_BATCH, workers=workers, seed=0, group_by_aspect_ratio=True)
 
 
 def _ours(split: AnnotationSet, folder: Folder, workers: int, *, flip: float) -> Epoch:
@@ -80,7 +80,7 @@ def _ours(split: AnnotationSet, folder: Folder, workers: int, *, flip: float) ->
 
     def epoch() -> Iterator[Tensor]:
         for (part,) in batches(0):
-            yield detector.normalised(part.pixels, part.sizes)
+            yield detector.normalized(part.pixels, part.sizes)
 
     return epoch
 
@@ -257,9 +257,9 @@ def _pss(pid: str) -> int:
 
 _CORES = max(1, len(os.sched_getaffinity(0)))
 MEASUREMENTS = [
-    Measurement("files to normalised batches at 800 px: one process, one thread", 1.5, partial(files_to_batches, 0)),
+    Measurement("files to normalized batches at 800 px: one process, one thread", 1.5, partial(files_to_batches, 0)),
     Measurement(
-        "files to normalised batches at 800 px: a worker on every core", 1.5, partial(files_to_batches, _CORES)
+        "files to normalized batches at 800 px: a worker on every core", 1.5, partial(files_to_batches, _CORES)
     ),
 ]
 LIMITS = [

@@ -1,6 +1,6 @@
 """A whole training step: ours against torchvision's `fcos_resnet50_fpn` with the same weights, trained as usual.
 
-From uint8 images to the optimiser's end: normalisation, forward, assignment, losses, backward, clipping, SGD. The stem
+From uint8 images to the optimizer's end: normalization, forward, assignment, losses, backward, clipping, SGD. The stem
 and C2 are frozen on both sides, and so is batch norm; in float32, the losses are the same.
 """
 
@@ -83,7 +83,7 @@ def _ours(
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with amp.forward():
-            outputs = network(detector.normalised(pixels, sizes))
+            outputs = network(detector.normalized(pixels, sizes))
         loss = criterion(outputs.float(), objects).total
         amp.backward(loss)
         amp.clipped(optimizer, detector, _CLIP)
@@ -97,8 +97,8 @@ def _torchvisions(
     model: FCOS, pixels: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor], precision: str
 ) -> Side:
     device = pixels.device
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(learnt, lr=_LR, momentum=_MOMENTUM, weight_decay=_DECAY)
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learned, lr=_LR, momentum=_MOMENTUM, weight_decay=_DECAY)
     truth = [
         {"boxes": box.to(device), "labels": label.to(device)} for box, label in zip(boxes, labels, strict=True)
     ]  # fmt: skip
@@ -140,7 +140,7 @@ def memory(*, images: int, height: int, width: int) -> float:
 
 
 def _peak(side: int, images: int, height: int, width: int) -> int:
-    """KiB of two steps: from the second on, the optimiser has its state."""
+    """KiB of two steps: from the second on, the optimizer has its state."""
     step = sides(images=images, height=height, width=width)[side]
     before = highest_memory()
     step()

@@ -22,13 +22,13 @@ BoxLoss = Literal["iou", "linear_iou", "giou", "diou", "ciou", "l1", "smooth_l1"
 
 _LEAST = {
     "tower_depth": 0,
-    "centre_radius": 0,
+    "center_sampling_radius": 0,
     "frozen_stages": 0,
-    "aligned_alpha": 0,
-    "aligned_beta": 0,
+    "task_aligned_alpha": 0,
+    "task_aligned_beta": 0,
     "focal_gamma": 0,
-    "atss_candidates": 1,
-    "aligned_candidates": 1,
+    "atss_topk": 1,
+    "task_aligned_topk": 1,
 }
 
 
@@ -57,14 +57,14 @@ class ModelConfig:
     # Backbone
     backbone: str  # one of Backbone, or timm:NAME
     pretrained: bool | str  # ImageNet weights: the library's own, none, or a file with a state dict
-    batch_norm: Literal["auto", "frozen", "trained", "synchronised"]  # auto: frozen where pretrained, else trained
+    batch_norm: Literal["auto", "frozen", "trained", "synchronized"]  # auto: frozen where pretrained, else trained
     frozen_stages: int  # so many of the backbone's parts, from the image on, don't learn: stem, C2, C3, …
     # Neck
     neck: Literal["fpn", "pan", "bifpn"]
     channels: int  # of the pyramid
     levels: tuple[int, ...]  # level l has stride 2**l; 3 to 5 come from the backbone, 6 and 7 from further convolutions
     extra_levels_from: Literal["p5", "c5"]  # what P6 is made from: P5 (TPAMI, torchvision) or C5 (ICCV)
-    top_down: Literal["nearest", "bilinear"]  # how a coarser map is enlarged to be added to a finer one
+    upsample_mode: Literal["nearest", "bilinear"]  # how a coarser map is enlarged to be added to a finer one
     neck_norm: Literal["none", "group", "batch"]  # after each of the neck's convolutions
     neck_activation: Literal["none", "relu", "silu"]
     # Head
@@ -74,21 +74,25 @@ class ModelConfig:
     quality: Literal["centerness", "iou", "none"]  # the third output: what multiplies the class's probability
     quality_tower: Literal["box", "class"]  # the tower it stands on
     box_output: Literal["relu", "exp"]  # stride·relu(s·x) (TPAMI) or exp(s·x) (ICCV v1)
-    # centre: ((j + ½)·s, (i + ½)·s); corner: (j·s, i·s); torchvision: its grid, (j·⌊W/w⌋, i·⌊H/h⌋), and its open ranges
-    locations: Literal["centre", "corner", "torchvision"]
+    # center: ((j + ½)·s, (i + ½)·s); corner: (j·s, i·s); torchvision: its grid, (j·⌊W/w⌋, i·⌊H/h⌋), and its open ranges
+    locations: Literal["center", "corner", "torchvision"]
     # Assignment
     assigner: Literal["fcos", "atss", "task_aligned"]
-    centre_radius: float  # fcos: positive locations lie within this many strides of a box's centre; 0: in the whole box
-    ranges: tuple[float, ...] | None  # fcos: the sizes where one level ends and the next begins; None: 8 strides
-    atss_candidates: int  # atss: nearest locations of each level
-    aligned_candidates: int  # task_aligned: best locations of each object
-    aligned_alpha: float  # task_aligned: exponent of the class's probability
-    aligned_beta: float  # task_aligned: exponent of the IoU
+    center_sampling_radius: (
+        float  # fcos: positive locations lie within this many strides of a box's center; 0: in the whole box
+    )
+    regression_ranges: (
+        tuple[float, ...] | None
+    )  # fcos: the sizes where one level ends and the next begins; None: 8 strides
+    atss_topk: int  # atss: nearest locations of each level
+    task_aligned_topk: int  # task_aligned: best locations of each object
+    task_aligned_alpha: float  # task_aligned: exponent of the class's probability
+    task_aligned_beta: float  # task_aligned: exponent of the IoU
     # Losses
     classification_loss: Literal["focal", "quality_focal", "varifocal"]
     focal_alpha: float
     focal_gamma: float
-    box_weight: Literal["centerness", "iou", "none"]  # of a positive location's box loss
+    box_loss_weighting: Literal["centerness", "iou", "none"]  # of a positive location's box loss
     quality_loss: Literal["bce", "l1"]
     loss_weights: LossWeights
 
@@ -109,17 +113,18 @@ class ModelConfig:
                 raise ValueError(f"{name}: {getattr(self, name)} must be {least} or more")
         if not 0 <= self.focal_alpha <= 1:
             raise ValueError(f"focal_alpha: {self.focal_alpha} must be between 0 and 1")
-        if self.ranges is not None and (
-            len(self.ranges) != len(self.levels) - 1 or list(self.ranges) != sorted({*self.ranges, 0.0} - {0.0})
+        if self.regression_ranges is not None and (
+            len(self.regression_ranges) != len(self.levels) - 1
+            or list(self.regression_ranges) != sorted({*self.regression_ranges, 0.0} - {0.0})
         ):
             raise ValueError(
-                f"ranges: {list(self.ranges)} must be {len(self.levels) - 1} rising sizes in pixels, "
-                "one between each two levels"
+                f"regression_ranges: {list(self.regression_ranges)} must be {len(self.levels) - 1} rising sizes in "
+                "pixels, one between each two levels"
             )
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels between neighbouring locations, level by level."""
+        """Pixels between neighboring locations, level by level."""
         return tuple(2**level for level in self.levels)
 
 
@@ -133,7 +138,7 @@ PAPER = ModelConfig(
     channels=256,
     levels=(3, 4, 5, 6, 7),
     extra_levels_from="p5",
-    top_down="nearest",
+    upsample_mode="nearest",
     neck_norm="none",
     neck_activation="none",
     tower_depth=4,
@@ -142,18 +147,18 @@ PAPER = ModelConfig(
     quality="centerness",
     quality_tower="box",
     box_output="relu",
-    locations="centre",
+    locations="center",
     assigner="fcos",
-    centre_radius=1.5,
-    ranges=None,
-    atss_candidates=9,
-    aligned_candidates=13,
-    aligned_alpha=1.0,
-    aligned_beta=6.0,
+    center_sampling_radius=1.5,
+    regression_ranges=None,
+    atss_topk=9,
+    task_aligned_topk=13,
+    task_aligned_alpha=1.0,
+    task_aligned_beta=6.0,
     classification_loss="focal",
     focal_alpha=0.25,
     focal_gamma=2.0,
-    box_weight="centerness",
+    box_loss_weighting="centerness",
     quality_loss="bce",
     loss_weights=LossWeights(classification=1.0, box=1.0, quality=1.0),
 )

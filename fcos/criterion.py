@@ -15,7 +15,7 @@ from fcos.structures import Assignment, Outputs, Targets
 
 @dataclass(frozen=True)
 class Losses:
-    """Parts that are added up and learnt from, as they enter the total, and what only tells."""
+    """Parts that are added up and learned from, as they enter the total, and what only tells."""
 
     classification: Tensor
     box: Tensor
@@ -42,14 +42,14 @@ class Criterion:
     """FCOS's loss (ICCV paper, equation 2; the box loss weighted by centerness as in its code and TPAMI).
 
     Classification loss over all locations and quality loss over the positive ones, each divided by the number of
-    positives; box loss weighted by `config.box_weight` and divided by the sum of these weights (`none`: by the number
-    of positives). Then each part, and the quality's floor with it, is multiplied by its weight of
+    positives; box loss weighted by `config.box_loss_weighting` and divided by the sum of these weights (`none`: by the
+    number of positives). Then each part, and the quality's floor with it, is multiplied by its weight of
     `config.loss_weights`.
 
     Args:
         config: how it learns: assigner, classification and quality loss, weights.
         box_loss: a name of BOX_LOSSES.
-        mean_over_processes: makes a normaliser the mean over all training processes; alone, it stays what it is.
+        mean_over_processes: makes a normalizer the mean over all training processes; alone, it stays what it is.
         processes: how many these are. Their gradients' mean is then the gradient of one process with all the images.
     """
 
@@ -73,7 +73,7 @@ class Criterion:
             # Rounding can lift an IoU above 1, of which there is no entropy.
             overlap = aligned_iou(predicted, objects)[0].clamp(max=1)
         positives = truth.positive.sum().float()
-        count = self._normaliser(positives, least=1)
+        count = self._normalizer(positives, least=1)
         quality, floor = self._quality(outputs, truth, overlap)
         weights = self.config.loss_weights
         return Losses(
@@ -84,7 +84,7 @@ class Criterion:
             positives=positives,
         )
 
-    def _normaliser(self, value: Tensor, least: float) -> Tensor:
+    def _normalizer(self, value: Tensor, least: float) -> Tensor:
         """The mean over all processes; `least` limits their sum, which is what one process with all images has."""
         return self.mean_over_processes(value).clamp(min=least / self.processes)
 
@@ -99,15 +99,15 @@ class Criterion:
         )
 
     def _box_weight(self, truth: Assignment, overlap: Tensor) -> Tensor | None:
-        if self.config.box_weight == "none":
+        if self.config.box_loss_weighting == "none":
             return None
-        return (centerness(truth.ltrb) if self.config.box_weight == "centerness" else overlap) * truth.positive
+        return (centerness(truth.ltrb) if self.config.box_loss_weighting == "centerness" else overlap) * truth.positive
 
     def _box(self, predicted: Tensor, objects: Tensor, weight: Tensor | None, count: Tensor) -> Tensor:
         losses = self.box_loss(predicted, objects)
         if weight is None:
             return losses.sum() / count  # where not positive, both boxes are the same and lose nothing
-        return (losses * weight).sum() / self._normaliser(weight.sum(), least=1e-6)
+        return (losses * weight).sum() / self._normalizer(weight.sum(), least=1e-6)
 
     def _quality(self, outputs: Outputs, truth: Assignment, overlap: Tensor) -> tuple[Tensor, Tensor]:
         """The quality loss and its floor, both summed; 0 where the detector has no such branch."""

@@ -1,4 +1,4 @@
-"""The detector: normalised images in, one prediction a location out."""
+"""The detector: normalized images in, one prediction a location out."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def stacked(images: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> 
         canvas: height and width to pad to at least; None: the largest image's.
 
     Returns:
-        uint8 [B, 3, H', W'], colours innermost in memory as decoded images have them (to place one is then ten times
+        uint8 [B, 3, H', W'], colors innermost in memory as decoded images have them (to place one is then ten times
         as fast); and int64 [B, 2]: each image's height and width in it.
     """
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
@@ -58,14 +58,14 @@ class Detector(nn.Module):
         self.memory_format = memory_format
         self.to(memory_format=memory_format)
 
-    def normalise(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def normalize(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
         """Prepares images from now on with this mean and standard deviation of each channel, in 0…1."""
         self.backbone.mean, self.backbone.std = tuple(mean), tuple(std)
         for buffer, values in ((self.mean, mean), (self.std, std)):
             buffer.copy_(torch.tensor(values).view(3, 1, 1))
 
     def prepare(self, images: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> Tensor:
-        """Pads images to one batch, and normalises it.
+        """Pads images to one batch, and normalizes it.
 
         Args:
             images: uint8 [3, H, W] each, RGB.
@@ -74,16 +74,16 @@ class Detector(nn.Module):
         Returns:
             float32 [B, 3, H', W'] on the detector's device, 0 where it is padding.
         """
-        return self.normalised(*stacked(images, canvas))
+        return self.normalized(*stacked(images, canvas))
 
-    def normalised(self, pixels: Tensor, sizes: Tensor) -> Tensor:
+    def normalized(self, pixels: Tensor, sizes: Tensor) -> Tensor:
         """A batch as `stacked` gives it, 0 in its padding, on any device, to one as `forward` takes it.
 
         Nothing waits for a GPU.
         """
         pixels, sizes = (each.to(self.mean.device, non_blocking=True) for each in (pixels, sizes))
         width = pixels.shape[3]
-        # A whole row of pixels in one run of numbers: three colours at a time would take a CPU three times as long.
+        # A whole row of pixels in one run of numbers: three colors at a time would take a CPU three times as long.
         rows = pixels.permute(0, 2, 3, 1).flatten(2).float()
         rows.mul_((1 / (255 * self.std)).flatten().repeat(width))
         # Padding is 0 already, so only what lies inside is moved.
@@ -101,7 +101,7 @@ class Detector(nn.Module):
             shapes,
             self.config.strides,
             locations=self.config.locations,
-            ends=self.config.ranges,
+            ends=self.config.regression_ranges,
             device=batch.device,
         )
         logits, ltrb, quality = self.head(levels)
@@ -116,8 +116,8 @@ def build(config: ModelConfig, num_classes: int) -> Detector:
     """
     backbone = build_backbone(config)
     neck, head = NECKS[config.neck](backbone.channels, config), Head(config, num_classes)
-    if config.batch_norm == "synchronised":
-        convert_batch_norm(neck, "synchronised")
-        convert_batch_norm(head, "synchronised")
+    if config.batch_norm == "synchronized":
+        convert_batch_norm(neck, "synchronized")
+        convert_batch_norm(head, "synchronized")
     detector = Detector(backbone=backbone, neck=neck, head=head, config=config)
     return detector.to(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ _FIRST_SIDE = (
 class Head(nn.Module):
     """Two towers of 3×3 convolutions with norm and ReLU; three outputs (ICCV paper, section 3, and TPAMI).
 
-    The box output's x becomes distances in pixels as stride·relu(s·x) (TPAMI) or exp(s·x) (ICCV), s being a learnt
+    The box output's x becomes distances in pixels as stride·relu(s·x) (TPAMI) or exp(s·x) (ICCV), s being a learned
     scalar of the level. The quality output, centerness or IoU by what it is taught, stands on either tower, or there
     is none.
 
@@ -37,9 +37,9 @@ class Head(nn.Module):
         self.box = nn.Conv2d(width, 4, 3, padding=1)
         self.quality = None if config.quality == "none" else nn.Conv2d(width, 1, 3, padding=1)
         self.scales = nn.Parameter(torch.ones(len(config.levels)))
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)

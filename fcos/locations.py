@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Locations = Literal["centre", "corner", "torchvision"]
+Locations = Literal["center", "corner", "torchvision"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Grid:
     height: int  # cells
     width: int
     stride: int  # pixels
-    step_x: int  # pixels between neighbours: the stride, but for torchvision's grid
+    step_x: int  # pixels between neighbors: the stride, but for torchvision's grid
     step_y: int
     first: float  # pixels: half a stride, or 0
     above: float  # object sizes that it learns: max(l, t, r, b) above this,
@@ -66,14 +66,14 @@ def points(
     shapes: Sequence[tuple[int, int]],
     strides: Sequence[int],
     *,
-    locations: Locations = "centre",
+    locations: Locations = "center",
     ends: Sequence[float] | None = None,
     device: torch.device | None = None,
 ) -> Points:
     """The locations of a pyramid whose levels have these heights and widths in cells.
 
     Args:
-        locations: `centre`: cell (i, j) looks at ((j + ½)·s, (i + ½)·s) (TPAMI paper, section 3.1); `corner`:
+        locations: `center`: cell (i, j) looks at ((j + ½)·s, (i + ½)·s) (TPAMI paper, section 3.1); `corner`:
             (j·s, i·s); `torchvision`: (j·⌊W/w⌋, i·⌊H/h⌋), H and W being the input's, which is what torchvision does
             where a level's cells don't fill its stride, and ranges without their upper ends.
         ends: see `size_ranges`.
@@ -90,7 +90,7 @@ def points(
                 stride=stride,
                 step_x=width // w if odd else stride,
                 step_y=height // h if odd else stride,
-                first=stride / 2 if locations == "centre" else 0.0,
+                first=stride / 2 if locations == "center" else 0.0,
                 above=above,
                 # The float32 just below: max(l, t, r, b) < end is then max(l, t, r, b) ≤ up_to.
                 up_to=float(np.nextafter(np.float32(up_to), np.float32(0))) if odd and not math.isinf(up_to) else up_to,

@@ -43,13 +43,14 @@ class Postprocess:
     """
 
     score_threshold: float = 0.05  # candidates need more
-    threshold_on: Literal["class", "score"] = "class"  # class probability (the paper), or final score (torchvision)
-    candidates: int = 1000  # best of each level that go on
+    # The score meant by the threshold: class probability (the paper), or combined with the quality (torchvision).
+    score_mode: Literal["class", "combined"] = "class"
+    pre_nms_topk: int = 1000  # best of each level that go on
     nms: Literal["hard", "soft_linear", "soft_gaussian"] = "hard"  # a name of SUPPRESSIONS
-    nms_threshold: float = (
+    nms_iou_threshold: float = (
         0.6  # hard and soft_linear: IoU of two boxes of one class above which the lower score suffers
     )
-    soft_sigma: float = 0.5  # soft_gaussian: how gently
+    soft_nms_sigma: float = 0.5  # soft_gaussian: how gently
     max_detections: int = 100  # best of an image that stay
 
     def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -97,10 +98,10 @@ def _candidates(outputs: Outputs, how: Postprocess) -> _Candidates:
     score = probability = logits[place, label].double().sigmoid()
     if outputs.quality is not None:
         score = (probability * outputs.quality.flatten()[place].double().sigmoid()).sqrt()
-    sure = (probability if how.threshold_on == "class" else score) > how.score_threshold
+    sure = (probability if how.score_mode == "class" else score) > how.score_threshold
     locations = outputs.logits.shape[1]
     found = _Candidates(place // locations, place % locations, label, score.float())[sure]
-    return found[_best_of_levels(found, outputs, how.candidates)]
+    return found[_best_of_levels(found, outputs, how.pre_nms_topk)]
 
 
 def _floor(how: Postprocess, outputs: Outputs) -> Tensor:
@@ -108,7 +109,7 @@ def _floor(how: Postprocess, outputs: Outputs) -> Tensor:
 
     p > t where its logit exceeds ln(t / (1 − t)); sqrt(p·q) > t where p > t²/q.
     """
-    if how.threshold_on == "class" or outputs.quality is None:
+    if how.score_mode == "class" or outputs.quality is None:
         needed = torch.full(outputs.logits.shape[:2], how.score_threshold, device=outputs.logits.device)
     else:
         needed = how.score_threshold**2 / outputs.quality.float().sigmoid()
@@ -152,22 +153,22 @@ def _survivors(found: Detections, how: Postprocess) -> Tensor:
     # Classes side by side, where boxes of two never meet; in float64, where the distance costs no digit that counts.
     apart = boxes + (found.labels * (1 + boxes.amax() if len(boxes) else 1))[:, None]
     size = how.max_detections * _PREFIX
-    kept = nms(apart[:size], scores[:size], how.nms_threshold)
+    kept = nms(apart[:size], scores[:size], how.nms_iou_threshold)
     while len(kept) < how.max_detections and size < len(found):
         size *= _PREFIX
-        kept = nms(apart[:size], scores[:size], how.nms_threshold)
+        kept = nms(apart[:size], scores[:size], how.nms_iou_threshold)
     best: Tensor = kept[: how.max_detections]
     return best
 
 
 def soft_linear(images: Sequence[Detections], how: Postprocess) -> list[Detections]:
     """Soft-NMS (Bodla et al., 1704.04503, equation 2): score · (1 − IoU) where the IoU is above the threshold."""
-    return _soft(images, how.max_detections, lambda iou: 1 - iou * (iou > how.nms_threshold))
+    return _soft(images, how.max_detections, lambda iou: 1 - iou * (iou > how.nms_iou_threshold))
 
 
 def soft_gaussian(images: Sequence[Detections], how: Postprocess) -> list[Detections]:
     """Soft-NMS (Bodla et al., 1704.04503, equation 3): score · exp(−IoU²/sigma)."""
-    return _soft(images, how.max_detections, lambda iou: (-(iou**2) / how.soft_sigma).exp())
+    return _soft(images, how.max_detections, lambda iou: (-(iou**2) / how.soft_nms_sigma).exp())
 
 
 def _soft(images: Sequence[Detections], limit: int, decay: Callable[[Tensor], Tensor]) -> list[Detections]:

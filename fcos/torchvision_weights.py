@@ -12,8 +12,8 @@ from fcos.detector import Detector, build
 from fcos.postprocess import Postprocess
 
 # What torchvision's model is and how it learns. Its box loss is giou.
-TORCHVISION = replace(PAPER, pretrained=False, locations="torchvision", box_weight="none")
-TORCHVISION_POSTPROCESS = Postprocess(score_threshold=0.2, threshold_on="score")
+TORCHVISION = replace(PAPER, pretrained=False, locations="torchvision", box_loss_weighting="none")
+TORCHVISION_POSTPROCESS = Postprocess(score_threshold=0.2, score_mode="combined")
 
 _CLASSES = "head.classification_head.cls_logits.weight"
 _NAMES = {

@@ -13,7 +13,7 @@ from fcos.backbones.batch_norm import batch_norm_mode
 from fcos.config import InputSize, LossWeights, ModelConfig
 from fcos.detector import Detector, build
 
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def save_detector(detector: Detector, description: Description, path: Path) -> N
         "categories": [{"id": id, "name": name} for id, name in description.categories],
         "size": list(description.input_size.size),
         "letterbox": description.input_size.letterbox,
-        "normalisation": {"mean": list(detector.backbone.mean), "std": list(detector.backbone.std)},
+        "normalization": {"mean": list(detector.backbone.mean), "std": list(detector.backbone.std)},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     written = json.dumps(text, indent=2, ensure_ascii=False) + "\n"
@@ -55,10 +55,10 @@ def load_detector(path: Path, device: torch.device | None = None) -> tuple[Detec
         if not needed.is_file():
             raise ValueError(f"{needed}: no such file; the weights and their .json lie side by side")
     try:
-        text: dict[str, Any] = json.loads(about.read_text(encoding="utf-8"))
+        text = _current(json.loads(about.read_text(encoding="utf-8")))
         description = _description(text)
         detector = build(_without_pretrained(description.model), len(description.categories))
-        detector.normalise(**text["normalisation"])
+        detector.normalize(**text["normalization"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{about}: not a detector's description: {error}") from None
     try:
@@ -69,9 +69,38 @@ def load_detector(path: Path, device: torch.device | None = None) -> tuple[Detec
     return detector.to(device).eval(), description
 
 
+# What version 3 called differently: keys of the description, keys of its model, values of its model.
+_RENAMED_IN_4 = {"normalisation": "normalization"}
+_MODEL_RENAMED_IN_4 = {
+    "top_down": "upsample_mode",
+    "centre_radius": "center_sampling_radius",
+    "ranges": "regression_ranges",
+    "atss_candidates": "atss_topk",
+    "aligned_candidates": "task_aligned_topk",
+    "aligned_alpha": "task_aligned_alpha",
+    "aligned_beta": "task_aligned_beta",
+    "box_weight": "box_loss_weighting",
+}
+_VALUES_RENAMED_IN_4 = {"locations": {"centre": "center"}, "batch_norm": {"synchronised": "synchronized"}}
+
+
+def _current(text: dict[str, Any]) -> dict[str, Any]:
+    """A description as this version writes it, made from one of this or the last version.
+
+    Raises:
+        ValueError: it is of another version.
+    """
+    if text["version"] == _VERSION:
+        return text
+    if text["version"] != 3:
+        raise ValueError(f"version {text['version']}, but this program reads versions 3 and {_VERSION}")
+    model = {_MODEL_RENAMED_IN_4.get(key, key): value for key, value in text["model"].items()}
+    for key, values in _VALUES_RENAMED_IN_4.items():
+        model[key] = values.get(model[key], model[key])
+    return {_RENAMED_IN_4.get(key, key): value for key, value in text.items()} | {"model": model}
+
+
 def _description(text: dict[str, Any]) -> Description:
-    if text["version"] != _VERSION:
-        raise ValueError(f"version {text['version']}, but this program reads version {_VERSION}")
     return Description(
         model=_model(text["model"]),
         categories=tuple((category["id"], category["name"]) for category in text["categories"]),
@@ -80,10 +109,10 @@ def _description(text: dict[str, Any]) -> Description:
 
 
 def _model(fields: dict[str, Any]) -> ModelConfig:
-    ranges = fields["ranges"]
+    ranges = fields["regression_ranges"]
     exact = {
         "levels": tuple(fields["levels"]),
-        "ranges": None if ranges is None else tuple(ranges),
+        "regression_ranges": None if ranges is None else tuple(ranges),
         "loss_weights": LossWeights(**fields["loss_weights"]),
     }
     return ModelConfig(**{**fields, **exact})

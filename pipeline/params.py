@@ -19,10 +19,78 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+# Names that parameters had before version 0.2. A params.yaml that still has one gets a line with the new name.
+RENAMED = {
+    "download.zoo.samples": "download.zoo.max_samples",
+    "convert.groups": "convert.group_pattern",
+    "convert.images": "convert.image_check",
+    "convert.problems": "convert.issues",
+    "convert.checks.size": "convert.checks.size_mismatch",
+    "convert.checks.turned": "convert.checks.exif_rotated",
+    "convert.checks.exif": "convert.checks.exif_orientation",
+    "convert.checks.repeated_image": "convert.checks.duplicate_record",
+    "convert.checks.record": "convert.checks.invalid_record",
+    "convert.checks.xml": "convert.checks.invalid_xml",
+    "convert.checks.orphan": "convert.checks.missing_image_id",
+    "convert.checks.repeated_id": "convert.checks.duplicate_id",
+    "convert.checks.not_finite": "convert.checks.non_finite_box",
+    "convert.checks.degenerate": "convert.checks.degenerate_box",
+    "convert.checks.swapped": "convert.checks.swapped_corners",
+    "convert.checks.thin": "convert.checks.tiny_box",
+    "convert.checks.outside": "convert.checks.out_of_bounds_box",
+    "convert.checks.repeated_box": "convert.checks.duplicate_box",
+    "convert.checks.alike_classes": "convert.checks.similar_class_names",
+    "convert.checks.equal_image": "convert.checks.duplicate_image",
+    "convert.checks.alike_leak": "convert.checks.near_duplicate_leak",
+    "convert.checks.unfair_split": "convert.checks.unbalanced_split",
+    "model.top_down": "model.upsample_mode",
+    "model.centre_radius": "model.center_sampling_radius",
+    "model.ranges": "model.regression_ranges",
+    "model.atss_candidates": "model.atss_topk",
+    "model.aligned_candidates": "model.task_aligned_topk",
+    "model.aligned_alpha": "model.task_aligned_alpha",
+    "model.aligned_beta": "model.task_aligned_beta",
+    "model.box_weight": "model.box_loss_weighting",
+    "train.device": "machine.device",
+    "train.devices": "machine.devices",
+    "train.workers": "machine.workers",
+    "train.cache": "machine.cache",
+    "train.checkpoint_every": "machine.checkpoint_seconds",
+    "train.checkpoint_steps": "machine.checkpoint_steps",
+    "train.limit": "train.max_images",
+    "train.keep": "train.final_weights",
+    "train.group_shapes": "train.group_by_aspect_ratio",
+    "train.lr_batch": "train.base_batch_size",
+    "train.counted_in": "train.schedule_unit",
+    "train.clip_norm": "train.clip_grad_norm",
+    "train.ema": "train.ema_decay",
+    "train.frozen_epochs": "train.backbone_frozen_epochs",
+    "train.difficult": "train.include_difficult",
+    "train.empty": "train.include_empty",
+    "train.crowd": "train.include_crowd",
+    "train.augment.jitter": "train.augment.color_jitter",
+    "train.augment.jitter_strength": "train.augment.color_jitter_strength",
+    "train.augment.distortion": "train.augment.perspective_distortion",
+    "train.augment.crop_least": "train.augment.min_crop",
+    "train.augment.plain_epochs": "train.augment.close_mosaic_epochs",
+    "evaluate.device": "machine.device",
+    "evaluate.score_threshold": "postprocess.score_threshold",
+    "evaluate.threshold_on": "postprocess.score_mode",
+    "evaluate.candidates": "postprocess.pre_nms_topk",
+    "evaluate.nms": "postprocess.nms",
+    "evaluate.nms_threshold": "postprocess.nms_iou_threshold",
+    "evaluate.soft_sigma": "postprocess.soft_nms_sigma",
+    "evaluate.max_detections": "postprocess.max_detections",
+    "inspect.worst": "inspect.max_images",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsParams:
+    seed: Seed
     train: Positive
     val: Positive
     size: Annotated[int, Field(ge=64, le=400)]
@@ -32,7 +100,7 @@ class DigitsParams:
 class ZooParams:
     splits: tuple[str, ...] | None
     classes: tuple[str, ...] | None
-    samples: Positive | None
+    max_samples: Positive | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,28 +125,28 @@ class CheckParams:
     ambiguous_image: Literal["default", "error", "skip"]
     undecodable_image: Literal["default", "error", "skip"]
     truncated_image: Literal["default", "error", "skip"]
-    size: Literal["default", "error", "repair", "skip"]
-    turned: Literal["default", "error", "repair", "skip"]
-    exif: Literal["default", "error", "skip", "note"]
-    repeated_image: Literal["default", "error", "skip"]
+    size_mismatch: Literal["default", "error", "repair", "skip"]
+    exif_rotated: Literal["default", "error", "repair", "skip"]
+    exif_orientation: Literal["default", "error", "skip", "note"]
+    duplicate_record: Literal["default", "error", "skip"]
     missing_annotation: Literal["default", "error", "skip"]
-    record: Literal["default", "error", "skip"]
-    xml: Literal["default", "error", "skip"]
-    orphan: Literal["default", "error", "skip"]
-    repeated_id: Literal["default", "error", "note"]
-    not_finite: Literal["default", "error", "skip"]
-    degenerate: Literal["default", "error", "skip"]
-    swapped: Literal["default", "error", "repair", "skip"]
-    thin: Literal["default", "error", "skip"]
-    outside: Literal["default", "error", "repair", "skip"]
-    repeated_box: Literal["default", "error", "skip", "note"]
+    invalid_record: Literal["default", "error", "skip"]
+    invalid_xml: Literal["default", "error", "skip"]
+    missing_image_id: Literal["default", "error", "skip"]
+    duplicate_id: Literal["default", "error", "note"]
+    non_finite_box: Literal["default", "error", "skip"]
+    degenerate_box: Literal["default", "error", "skip"]
+    swapped_corners: Literal["default", "error", "repair", "skip"]
+    tiny_box: Literal["default", "error", "skip"]
+    out_of_bounds_box: Literal["default", "error", "repair", "skip"]
+    duplicate_box: Literal["default", "error", "skip", "note"]
     unknown_class: Literal["default", "error", "skip"]
     unused_class: Literal["default", "error", "note"]
-    alike_classes: Literal["default", "error", "note"]
-    equal_image: Literal["default", "error", "skip", "note"]
+    similar_class_names: Literal["default", "error", "note"]
+    duplicate_image: Literal["default", "error", "skip", "note"]
     leak: Literal["default", "error", "repair", "note"]
-    alike_leak: Literal["default", "error", "repair", "note"]
-    unfair_split: Literal["default", "error", "note"]
+    near_duplicate_leak: Literal["default", "error", "repair", "note"]
+    unbalanced_split: Literal["default", "error", "note"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +158,10 @@ class ConvertParams:
     split_seed: Literal["auto"] | Annotated[int, Field(ge=0)]
     folds: Annotated[int, Field(ge=2)] | None
     fold: Annotated[int, Field(ge=0)]
-    groups: str | None
+    group_pattern: str | None
     classes: tuple[str, ...] | None
-    images: Literal["decode", "header", "trust"]
-    problems: Literal["error", "repair"]
+    image_check: Literal["decode", "header", "trust"]
+    issues: Literal["error", "repair"]
     checks: CheckParams
 
     def __post_init__(self) -> None:
@@ -103,36 +171,38 @@ class ConvertParams:
             raise ValueError(f"fold: {self.fold} needs folds, which is null")
         if self.folds and self.val:
             raise ValueError(f"folds: val names the split {self.val!r} already; one of them must be null")
-        if self.groups is not None:
-            _check_groups(self.groups)
+        if self.group_pattern is not None:
+            _check_group_pattern(self.group_pattern)
 
 
-def _check_groups(pattern: str) -> None:
+def _check_group_pattern(pattern: str) -> None:
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
-        raise ValueError(f"groups: {pattern!r} is no regular expression: {error}") from None
+        raise ValueError(f"group_pattern: {pattern!r} is no regular expression: {error}") from None
     if groups != 1:
-        raise ValueError(f"groups: {pattern!r} needs one group in brackets, such as ^(.*)_frame; it has {groups}")
+        raise ValueError(
+            f"group_pattern: {pattern!r} needs one group in brackets, such as ^(.*)_frame; it has {groups}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentParams:
     flip: Fraction
     scale: tuple[PositiveFloat, PositiveFloat]
-    jitter: Fraction
-    jitter_strength: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]]
+    color_jitter: Fraction
+    color_jitter_strength: tuple[Fraction, Fraction, Fraction, Annotated[float, Field(ge=0, le=0.5)]]
     affine: Fraction
     degrees: Annotated[float, Field(ge=0, le=180)]
     shear: Annotated[float, Field(ge=0, lt=90)]
     translate: Fraction
     perspective: Fraction
-    distortion: Fraction
+    perspective_distortion: Fraction
     crop: Fraction
-    crop_least: Annotated[float, Field(gt=0, le=1)]
+    min_crop: Annotated[float, Field(gt=0, le=1)]
     mosaic: Fraction
     mixup: Fraction
-    plain_epochs: Annotated[int, Field(ge=0)]
+    close_mosaic_epochs: Annotated[int, Field(ge=0)]
 
     def __post_init__(self) -> None:
         if self.scale[0] > self.scale[1]:
@@ -141,44 +211,38 @@ class AugmentParams:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainParams:
-    device: Literal["auto", "cpu", "cuda"]
-    devices: Literal["auto"] | Positive
     precision: Literal["float32", "bf16", "fp16"]
     channels_last: bool
     compile: bool
-    workers: Annotated[int, Field(ge=0)]
-    cache: bool
     epochs: Positive
     batch_size: Positive
     accumulate: Positive
-    limit: Positive | None
+    max_images: Positive | None
     overfit: Annotated[int, Field(ge=0)]
     early_stopping: Annotated[int, Field(ge=0)]
-    keep: Literal["last", "best"]
+    final_weights: Literal["last", "best"]
     size: tuple[Positive, Positive]
     letterbox: bool
     multi_scale: tuple[Positive, Positive] | None
-    group_shapes: bool
+    group_by_aspect_ratio: bool
     optimizer: Literal["adamw", "adam", "sgd"]
     lr: PositiveFloat
-    lr_batch: Positive | None
+    base_batch_size: Positive | None
     weight_decay: NonNegative
     momentum: Fraction
     schedule: Literal["cosine", "one_cycle", "multi_step", "step", "constant"]
     steps: tuple[PositiveFloat, ...]
-    counted_in: Literal["shares", "epochs", "iterations"]
+    schedule_unit: Literal["fraction", "epochs", "iterations"]
     gamma: Annotated[float, Field(gt=0, le=1)]
     warmup: NonNegative
-    clip_norm: NonNegative
-    ema: Annotated[float, Field(ge=0, lt=1)]
-    frozen_epochs: Annotated[int, Field(ge=0)]
-    difficult: bool
-    empty: bool
-    crowd: bool
+    clip_grad_norm: NonNegative
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    backbone_frozen_epochs: Annotated[int, Field(ge=0)]
+    include_difficult: bool
+    include_empty: bool
+    include_crowd: bool
     augment: AugmentParams
     validate_every: Positive
-    checkpoint_every: NonNegative
-    checkpoint_steps: Positive
 
     def __post_init__(self) -> None:
         if not self.letterbox and self.size[0] > self.size[1]:
@@ -189,8 +253,8 @@ class TrainParams:
             raise ValueError("multi_scale: with letterbox, augment.scale does that")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate: {self.accumulate} parts don't divide batch_size {self.batch_size}")
-        if self.counted_in == "shares" and max(*self.steps, self.warmup) > 1:
-            raise ValueError("steps and warmup are shares of the training, up to 1, unless counted_in says otherwise")
+        if self.schedule_unit == "fraction" and max([*self.steps, self.warmup]) > 1:
+            raise ValueError("steps and warmup are fractions of the training, up to 1, where schedule_unit is fraction")
         if self.schedule in ("step", "multi_step") and not self.steps:
             raise ValueError(f"steps: {self.schedule} needs at least one")
 
@@ -202,15 +266,18 @@ class TrainParams:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateParams:
-    device: Literal["auto", "cpu", "cuda"]
     split: Literal["val", "test"]
     batch_size: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostprocessParams:
     score_threshold: Fraction
-    threshold_on: Literal["class", "score"]
-    candidates: Positive
+    score_mode: Literal["class", "combined"]
+    pre_nms_topk: Positive
     nms: Literal["hard", "soft_linear", "soft_gaussian"]
-    nms_threshold: Fraction
-    soft_sigma: PositiveFloat
+    nms_iou_threshold: Fraction
+    soft_nms_sigma: PositiveFloat
     max_detections: Positive
 
 
@@ -218,40 +285,64 @@ class EvaluateParams:
 class InspectParams:
     score_threshold: Fraction
     iou_threshold: Fraction
-    worst: Positive
+    max_images: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineParams:
+    """What may differ between machines without being another experiment."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    devices: Literal["auto"] | Positive
+    workers: Annotated[int, Field(ge=0)]
+    cache: bool
+    checkpoint_seconds: NonNegative
+    checkpoint_steps: Positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
     dataset: str
     loss: BoxLoss
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     download: DownloadParams
     convert: ConvertParams
     model: ModelConfig
     train: TrainParams
+    postprocess: PostprocessParams
     evaluate: EvaluateParams
     inspect: InspectParams
+    machine: MachineParams
 
     def flat(self) -> dict[str, Any]:
-        """Every parameter under the name that `dvc exp run -S` knows it by: `train.lr`."""
+        """Every parameter under the name that `dvc exp run -S` gives it: `train.lr`."""
         return dict(_flatten(asdict(self)))
 
 
 def load(path: Path | None = None) -> Params:
     """Reads and checks params.yaml (of the workspace, where no path is given).
 
-    YAML is read by the parser and the rules (1.2) that DVC reads it by: `1e-05` is a number and `off` a word,
-    to both of us.
+    YAML is read by the parser and the rules (1.2) that DVC reads it by: `1e-05` is a number and `off` a word to both.
 
     Raises:
         PipelineError: one line that names the key, its value and what is allowed there.
     """
     path = path or workspace() / "params.yaml"
     try:
-        values = YAML(typ="safe").load(path)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Params:
+    """Checks the text of a params.yaml; `path` names it in messages.
+
+    Raises:
+        PipelineError: as for `load`.
+    """
+    try:
+        values = YAML(typ="safe").load(text)
     except MarkedYAMLError as error:
         where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise PipelineError(f"{path}: not YAML: {error.problem}{where}") from None
@@ -263,7 +354,7 @@ def load(path: Path | None = None) -> Params:
 
 
 def _first_problem(error: ValidationError) -> str:
-    # A misspelt key is a missing one too: the misspelling tells more.
+    # A misspelled key is a missing one too: the misspelling says more.
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
     problem = problems[0]
     key = ".".join(str(part) for part in problem["loc"])
@@ -271,6 +362,8 @@ def _first_problem(error: ValidationError) -> str:
         case "missing":
             return f"{key} is missing"
         case "unexpected_keyword_argument" | "extra_forbidden":
+            if key in RENAMED:
+                return f"{key} has a new name: {RENAMED[key]}"
             return f"{key} is not a parameter; known ones: {', '.join(_known(problem['loc'][:-1]))}"
         case "value_error":  # a dataclass's own check: pydantic gives the section, the message the rest
             return f"{key}: {problem['msg'].removeprefix('Value error, ')}"

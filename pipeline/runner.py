@@ -26,7 +26,7 @@ def run(name: str, body: Callable[[Params], None]) -> None:
     is noted at the start, and where it is something else at the end the stage fails: the lock never lies.
     """
     die_with_parent()
-    signalled = listen(name)
+    signaled = listen(name)
     try:
         with full_disk_told():
             values = params.load()
@@ -37,9 +37,9 @@ def run(name: str, body: Callable[[Params], None]) -> None:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
     except Exception:
-        if signalled.number is None:
+        if signaled.number is None:
             raise
-        sys.exit(128 + signalled.number)  # some libraries, stopped in the middle, raise something of their own
+        sys.exit(128 + signaled.number)  # some libraries, stopped in the middle, raise something of their own
 
 
 @contextmanager

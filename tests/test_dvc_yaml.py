@@ -140,7 +140,8 @@ def read_params(stage: str) -> set[str]:
     for function in functions:
         whole = {argument.arg for argument in function.args.args if is_params(argument)}
         chains |= {chain for node in ast.walk(function) for chain in chain_of(node, whole)}
-    return chains & known_params()
+    # `machine` can't change a result, so no stage declares it.
+    return {chain for chain in chains & known_params() if not inside(chain, "machine")}
 
 
 def is_params(argument: ast.arg) -> bool:

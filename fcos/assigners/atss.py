@@ -16,7 +16,7 @@ _ANCHOR = 8  # strides: the side of the square anchor around each location (sect
 def assign_atss(outputs: Outputs, batch: Targets, config: ModelConfig) -> Assignment:
     """Adaptive training sample selection (Zhang et al., 1912.02424, algorithm 1).
 
-    An object's candidates are the `config.atss_candidates` locations of each level nearest to its centre (of equally
+    An object's candidates are the `config.atss_topk` locations of each level nearest to its center (of equally
     near ones, the first). Those are positive that lie inside its box, and whose anchor, a square of 8 strides, overlaps
     the box by at least the mean plus the standard deviation (n − 1) of all the candidates' IoU. A location of several
     objects goes to the highest IoU; of equal ones, to the first object.
@@ -26,7 +26,7 @@ def assign_atss(outputs: Outputs, batch: Targets, config: ModelConfig) -> Assign
         batch: B images of up to M objects.
     """
     points = outputs.points
-    cells = _candidates(points, batch.boxes, config.atss_candidates)
+    cells = _candidates(points, batch.boxes, config.atss_topk)
     locations, boxes = points.locations[cells], batch.boxes[:, :, None]
     half = _ANCHOR / 2 * points.strides[cells][..., None]
     overlap, _ = aligned_iou(torch.cat([locations - half, locations + half], dim=-1), boxes)
@@ -38,20 +38,20 @@ def assign_atss(outputs: Outputs, batch: Targets, config: ModelConfig) -> Assign
 
 
 def _candidates(points: Points, boxes: Tensor, count: int) -> Tensor:
-    """Places [B, M, C] of the locations nearest to the centres of boxes [B, M, 4], `count` or all of each level."""
-    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+    """Places [B, M, C] of the locations nearest to the centers of boxes [B, M, 4], `count` or all of each level."""
+    centers = (boxes[..., :2] + boxes[..., 2:]) / 2
     cells, start = [], 0
     for grid in points.grids:
-        cells.append(_nearest(grid, centres, count) + start)
+        cells.append(_nearest(grid, centers, count) + start)
         start += grid.count
     return torch.cat(cells, dim=-1)
 
 
-def _nearest(grid: Grid, centres: Tensor, count: int) -> Tensor:
+def _nearest(grid: Grid, centers: Tensor, count: int) -> Tensor:
     # The n nearest cells lie in the n nearest columns and rows; one more, for rounding.
-    columns, rows = columns_and_rows(grid, centres, count + 1, count + 1)
-    x = columns * grid.step_x + grid.first - centres[..., :1]
-    y = rows * grid.step_y + grid.first - centres[..., 1:]
+    columns, rows = columns_and_rows(grid, centers, count + 1, count + 1)
+    x = columns * grid.step_x + grid.first - centers[..., :1]
+    y = rows * grid.step_y + grid.first - centers[..., 1:]
     distance = (y.square()[..., :, None] + x.square()[..., None, :]).flatten(-2)
     # A stable sort keeps equally near cells in their order, on every device; topk doesn't.
     order = distance.sort(dim=-1, stable=True).indices[..., :count]

@@ -14,25 +14,25 @@ from fcos.structures import Assignment, Outputs, Targets
 
 # Pairs of location and object in one chunk. Hundreds of objects in each of many images must not exhaust memory.
 _CHUNK = 2**22
-# Looking near the centres alone pays, and needs little memory, while it leaves out most of the pyramid.
+# Looking near the centers alone pays, and needs little memory, while it leaves out most of the pyramid.
 _WORTHWHILE = 1 / 8
 
 
 def assign_fcos(outputs: Outputs, batch: Targets, config: ModelConfig) -> Assignment:
-    """FCOS assignment with centre sampling (ICCV paper, section 3.1; TPAMI, section 3.2).
+    """FCOS assignment with center sampling (ICCV paper, section 3.1; TPAMI, section 3.2).
 
-    A location is positive for an object when it lies inside its box, within `config.centre_radius` strides of the box's
-    centre (0: anywhere in the box), and max(l, t, r, b) is in its level's range. Of several, the smallest box wins;
-    of equally small ones, the first.
+    A location is positive for an object when it lies inside its box, within `config.center_sampling_radius` strides of
+    the box's center (0: anywhere in the box), and max(l, t, r, b) is in its level's range. Of several objects, the one
+    with the smallest box wins; of equally small boxes, the first.
 
     Args:
         outputs: their P locations alone are used.
         batch: B images of up to M objects.
     """
-    points, radius = outputs.points, config.centre_radius
+    points, radius = outputs.points, config.center_sampling_radius
     cells = sum(math.prod(_window(grid, radius)) for grid in points.grids)
     near = radius > 0 and cells <= _WORTHWHILE * len(points.locations)
-    match = match_near_centres if near else match_everywhere
+    match = match_near_centers if near else match_everywhere
     return assignment(points, batch, *match(points, batch, radius))
 
 
@@ -58,8 +58,8 @@ def _match(points: Points, boxes: Tensor, valid: Tensor, radius: float) -> tuple
     x1, y1, x2, y2 = torch.unbind(boxes[:, None], dim=-1)
     candidate = contains(boxes[:, None], points.locations[:, None]) & valid[:, None]
     if radius > 0:
-        centre_x, centre_y = torch.unbind(_centres(boxes)[:, None], dim=-1)
-        offset = torch.maximum((x - centre_x).abs(), (y - centre_y).abs())
+        center_x, center_y = torch.unbind(_centers(boxes)[:, None], dim=-1)
+        offset = torch.maximum((x - center_x).abs(), (y - center_y).abs())
         candidate &= offset < radius * points.strides[:, None]
     size = torch.maximum(torch.maximum(x - x1, x2 - x), torch.maximum(y - y1, y2 - y))  # max(l, t, r, b)
     candidate &= (size > points.ranges[:, :1]) & (size <= points.ranges[:, 1:])
@@ -69,8 +69,8 @@ def _match(points: Points, boxes: Tensor, valid: Tensor, radius: float) -> tuple
     return index.where(positive, 0), positive
 
 
-def match_near_centres(points: Points, batch: Targets, radius: float) -> tuple[Tensor, Tensor]:
-    """What `match_everywhere` gives, looking only at the few cells of each level near each object's centre.
+def match_near_centers(points: Points, batch: Targets, radius: float) -> tuple[Tensor, Tensor]:
+    """What `match_everywhere` gives, looking only at the few cells of each level near each object's center.
 
     O(B·M·levels·window²): a location further away than the radius can't be positive, and a grid tells which aren't.
     """
@@ -86,21 +86,21 @@ def match_near_centres(points: Points, batch: Targets, radius: float) -> tuple[T
 
 
 def _near(grid: Grid, boxes: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """A level's cells near the centres of boxes [B, M, 4], and which of them are positive: both [B, M, cells]."""
-    centres = _centres(boxes)
-    columns, rows = columns_and_rows(grid, centres, *_window(grid, radius))
+    """A level's cells near the centers of boxes [B, M, 4], and which of them are positive: both [B, M, cells]."""
+    centers = _centers(boxes)
+    columns, rows = columns_and_rows(grid, centers, *_window(grid, radius))
     x, y = columns * grid.step_x + grid.first, rows * grid.step_y + grid.first
-    inside_x, furthest_x = _along(x, boxes[..., 0], boxes[..., 2], centres[..., 0], radius * grid.stride)
-    inside_y, furthest_y = _along(y, boxes[..., 1], boxes[..., 3], centres[..., 1], radius * grid.stride)
+    inside_x, furthest_x = _along(x, boxes[..., 0], boxes[..., 2], centers[..., 0], radius * grid.stride)
+    inside_y, furthest_y = _along(y, boxes[..., 1], boxes[..., 3], centers[..., 1], radius * grid.stride)
     size = torch.maximum(furthest_y[..., :, None], furthest_x[..., None, :])  # max(l, t, r, b)
     inside = inside_y[..., :, None] & inside_x[..., None, :]
     return places(grid, columns, rows), (inside & (size > grid.above) & (size <= grid.up_to)).flatten(-2)
 
 
-def _along(places: Tensor, low: Tensor, high: Tensor, centre: Tensor, reach: float) -> tuple[Tensor, Tensor]:
-    """Along one axis: whether places [B, M, n] lie between two sides and near the centre, and the further side."""
+def _along(places: Tensor, low: Tensor, high: Tensor, center: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+    """Along one axis: whether places [B, M, n] lie between two sides and near the center, and the further side."""
     before, behind = places - low[..., None], high[..., None] - places
-    inside = (torch.minimum(before, behind) > 0) & ((places - centre[..., None]).abs() < reach)
+    inside = (torch.minimum(before, behind) > 0) & ((places - center[..., None]).abs() < reach)
     return inside, torch.maximum(before, behind)
 
 
@@ -110,5 +110,5 @@ def _window(grid: Grid, radius: float) -> tuple[int, int]:
     return min(width, grid.width), min(height, grid.height)
 
 
-def _centres(boxes: Tensor) -> Tensor:
+def _centers(boxes: Tensor) -> Tensor:
     return (boxes[..., :2] + boxes[..., 2:]) / 2

@@ -1,4 +1,4 @@
-"""Task-aligned assignment: an object is learnt where class and box are already predicted best."""
+"""Task-aligned assignment: an object is learned where class and box are already predicted best."""
 
 import torch
 from torch import Tensor
@@ -16,10 +16,10 @@ def assign_task_aligned(outputs: Outputs, batch: Targets, config: ModelConfig) -
     """Task alignment learning (Feng et al., TOOD, 2108.07755, section 3.2).
 
     With s the probability of the object's class and u the IoU of the box predicted there, a location's alignment is
-    t = s^`config.aligned_alpha` · u^`config.aligned_beta` (equation 6). The `config.aligned_candidates` best aligned
-    locations inside an object's box are positive. A location of several objects goes to the highest IoU; of equal
-    ones, to the first object. `Assignment.alignment` is t, scaled for each object so that its largest is the object's
-    largest u.
+    t = s^`config.task_aligned_alpha` · u^`config.task_aligned_beta` (equation 6). The `config.task_aligned_topk` best
+    aligned locations inside an object's box are positive. A location of several objects goes to the highest IoU; of
+    equal ones, to the first object. `Assignment.alignment` is t, scaled for each object so that its largest is the
+    object's largest u.
 
     Args:
         outputs: what is predicted at P locations; nothing flows back into it.
@@ -52,9 +52,9 @@ def _best(outputs: Outputs, predicted: Tensor, batch: Targets, config: ModelConf
     overlap, _ = aligned_iou(boxes, predicted[:, None])  # [B, M, P]
     labels = batch.labels[..., None].expand(-1, -1, len(locations))
     probability = outputs.logits.detach().transpose(1, 2).gather(1, labels).float().sigmoid()
-    aligned = probability**config.aligned_alpha * overlap**config.aligned_beta
+    aligned = probability**config.task_aligned_alpha * overlap**config.task_aligned_beta
     inside = contains(boxes, locations) & batch.valid[..., None]
-    best, cells = aligned.where(inside, -torch.inf).topk(min(config.aligned_candidates, len(locations)), dim=-1)
+    best, cells = aligned.where(inside, -torch.inf).topk(min(config.task_aligned_topk, len(locations)), dim=-1)
     return cells, best, overlap.gather(-1, cells)
 
 

@@ -6,17 +6,17 @@ from torch import Tensor
 from fcos.locations import Grid
 
 
-def columns_and_rows(grid: Grid, centres: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+def columns_and_rows(grid: Grid, centers: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
     """The columns and the rows of a level's cells that are nearest to points, in rising order.
 
     Args:
-        centres: [..., 2] x, y in pixels.
+        centers: [..., 2] x, y in pixels.
         width, height: how many columns and rows; fewer where the level has fewer.
 
     Returns:
         int64 [..., ≤ width] and [..., ≤ height].
     """
-    x, y = centres.unbind(dim=-1)
+    x, y = centers.unbind(dim=-1)
     return (
         _nearest((x - grid.first) / grid.step_x, grid.width, width),
         _nearest((y - grid.first) / grid.step_y, grid.height, height),

@@ -1,6 +1,6 @@
 """Backbones: an image in, its features C3, C4 and C5 (strides 8, 16, 32) out.
 
-Each declares its channels, its strides and the normalisation that its weights were trained with.
+Each declares its channels, its strides and the normalization that its weights were trained with.
 """
 
 from collections.abc import Callable

@@ -11,9 +11,9 @@ class Backbone(nn.Module):
     """A network that knows images, with its declarations.
 
     Args:
-        parts: [B, 3, H, W] normalised images to C3, C4, C5.
+        parts: [B, 3, H, W] normalized images to C3, C4, C5.
         channels: of C3, C4, C5.
-        mean, std: of the pixels that its weights learnt from, channel by channel, in 0…1.
+        mean, std: of the pixels that its weights learned from, channel by channel, in 0…1.
         stages: the names of the parameters in `parts`, stage by stage from the image on: what `frozen_stages` counts.
     """
 
@@ -33,7 +33,7 @@ class Backbone(nn.Module):
         self.stages = tuple(stages)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """[B, 3, H, W] normalised images to C3, C4, C5: [B, C, ⌈H/s⌉, ⌈W/s⌉] for strides s of 8, 16, 32."""
+        """[B, 3, H, W] normalized images to C3, C4, C5: [B, C, ⌈H/s⌉, ⌈W/s⌉] for strides s of 8, 16, 32."""
         features: tuple[Tensor, ...] = self.parts(images)
         return features
 

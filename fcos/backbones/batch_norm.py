@@ -1,4 +1,4 @@
-"""How a backbone's batch norm behaves: frozen, trained, or synchronised over processes.
+"""How a backbone's batch norm behaves: frozen, trained, or synchronized over processes.
 
 timm has batch norms of its own, which also apply the activation: timm converts those itself.
 """
@@ -12,11 +12,11 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from fcos.config import ModelConfig
 
-Mode = Literal["frozen", "trained", "synchronised"]
+Mode = Literal["frozen", "trained", "synchronized"]
 
 
 def batch_norm_mode(config: ModelConfig) -> Mode:
-    """What `auto` comes to: batches of a few images would spoil statistics learnt from ImageNet's."""
+    """What `auto` comes to: batches of a few images would spoil statistics learned from ImageNet's."""
     if config.batch_norm == "auto":
         return "frozen" if config.pretrained else "trained"
     return config.batch_norm
@@ -44,7 +44,7 @@ def _trained(norm: nn.BatchNorm2d) -> nn.Module:
     return norm
 
 
-def _synchronised(norm: nn.BatchNorm2d) -> nn.Module:
+def _synchronized(norm: nn.BatchNorm2d) -> nn.Module:
     plain = type(norm) is nn.BatchNorm2d
     convert = nn.SyncBatchNorm if plain else importlib.import_module("timm.layers")
     converted: nn.Module = convert.convert_sync_batchnorm(norm)
@@ -54,5 +54,5 @@ def _synchronised(norm: nn.BatchNorm2d) -> nn.Module:
 _MODES: dict[Mode, Callable[[nn.BatchNorm2d], nn.Module]] = {
     "frozen": _frozen,
     "trained": _trained,
-    "synchronised": _synchronised,
+    "synchronized": _synchronized,
 }

@@ -33,7 +33,7 @@ _ENDS = (1, 2, 3, 5, 7)  # after how many of them come the strides 2, 4, 8 (C3),
 class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's SAME: at stride 2 the odd pixel goes to the right and the bottom.
 
-    Padding as PyTorch does would look half a cell beside where the weights learnt to look.
+    Padding as PyTorch does would look half a cell beside where the weights learned to look.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class _Layout:
 
 
 def timm_backbone(name: str, *, pretrained: bool | str) -> Backbone:
-    """timm's model `name`, `resnet18` or `resnet18.a1_in1k`, with the normalisation it was trained with.
+    """timm's model `name`, `resnet18` or `resnet18.a1_in1k`, with the normalization it was trained with.
 
     Its stages are what leads from one of its features to the next; a model without a feature of stride 2 has its stem
     and its C2 in one.

@@ -16,7 +16,7 @@ class Compiled(nn.Module):
     So that is rehearsed: a network that fails leaves no trace in gradients, statistics of norms or random numbers, and
     one that doesn't leaves none either, so a training that is resumed, and rehearses again, ends alike.
 
-    Every process rehearses its first batch, and so meets the others' synchronised norms there.
+    Every process rehearses its first batch, and so meets the others' synchronized norms there.
 
     Args:
         network: keeps its parameters, under their names: `state_dict` is asked of it, not of this.
@@ -61,9 +61,9 @@ def _reason(error: Exception) -> str:
 def _backward(outputs: Outputs, network: nn.Module) -> None:
     """Not into .grad, where DDP would take it for a step's."""
     parts = [outputs.logits, outputs.ltrb, *([] if outputs.quality is None else [outputs.quality])]
-    learnt = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     total = torch.stack([part.float().sum() for part in parts]).sum()
-    torch.autograd.grad(total, learnt, allow_unused=True)
+    torch.autograd.grad(total, learned, allow_unused=True)
 
 
 @contextmanager

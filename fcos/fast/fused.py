@@ -69,7 +69,7 @@ def _onednn(x: Tensor) -> bool:
 
 
 def _thaw(module: nn.Module) -> None:
-    """Frozen and synchronised batch norm as batch norm in evaluation mode, which computes the same."""
+    """Frozen and synchronized batch norm as batch norm in evaluation mode, which computes the same."""
     for name, child in module.named_children():
         if isinstance(child, FrozenBatchNorm2d | nn.SyncBatchNorm):
             norm = nn.BatchNorm2d(len(child.weight), eps=child.eps, device=child.weight.device)

@@ -33,7 +33,7 @@ def giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def diou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """1 − IoU + ρ²/c²: the centres' distance by the hull's diagonal (Zheng et al., 1911.08287, equation 7), in 0…2."""
+    """1 − IoU + ρ²/c²: the centers' distance by the hull's diagonal (Zheng et al., 1911.08287, equation 7), in 0…2."""
     iou, _ = aligned_iou(predicted, target)
     return 1 - iou + _distance(predicted, target)
 
@@ -41,7 +41,7 @@ def diou_loss(predicted: Tensor, target: Tensor) -> Tensor:
 def ciou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """DIoU loss + α·v, v comparing the aspect ratios (Zheng et al., 1911.08287, equations 8 to 11).
 
-    As in the paper, α weighs, and isn't learnt from.
+    As in the paper, α weighs, and isn't learned from.
     """
     iou, _ = aligned_iou(predicted, target)
     v = (_aspect(predicted) - _aspect(target)).square() * (4 / math.pi**2)
@@ -61,7 +61,7 @@ def smooth_l1_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distance of the centres, by the squared diagonal of the hull."""
+    """Squared distance of the centers, by the squared diagonal of the hull."""
     low, high = torch.split(a - b, 2, dim=-1)
     diagonal = hull_sides(a, b).square().sum(dim=-1)
     return ((low + high) / 2).square().sum(dim=-1) / diagonal.clamp(min=torch.finfo(a.dtype).tiny)

@@ -15,7 +15,7 @@ def centerness(ltrb: Tensor) -> Tensor:
         ltrb: [..., 4] distances, each above 0.
 
     Returns:
-        [...] from 0 at the border to 1 at the centre.
+        [...] from 0 at the border to 1 at the center.
     """
     left, top, right, bottom = ltrb.unbind(dim=-1)
     x = torch.minimum(left, right) / torch.maximum(left, right)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fcos.config import ModelConfig
-from fcos.necks.fpn import ExtraLevels, apply_laterals, enlarge, initialise, laterals, neck_convolution
+from fcos.necks.fpn import ExtraLevels, apply_laterals, enlarge, initialize, laterals, neck_convolution
 
 _LAYERS = 3  # EfficientDet-D0's number, the fewest: the larger models' belong to larger images and longer trainings
 _EPSILON = 1e-4  # section 3.3
@@ -33,7 +33,7 @@ class BiFPN(nn.Module):
         # C5 takes part also where no level P5 is given out: then the last layer doesn't make it.
         outputs = [inputs] * (_LAYERS - 1) + [len(config.levels)]
         self.layers = nn.ModuleList(Layer(inputs, made, config) for made in outputs)
-        initialise(self)
+        initialize(self)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """C3, C4, C5 to P3, P4, …: [B, channels, ⌈H/s⌉, ⌈W/s⌉] each."""
@@ -54,8 +54,8 @@ class Layer(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, config: ModelConfig) -> None:
         super().__init__()
-        self.mode = config.top_down
-        self.top_down = nn.ModuleList(Fusion(2, config) for _ in range(inputs - 1))
+        self.mode = config.upsample_mode
+        self.upsample_mode = nn.ModuleList(Fusion(2, config) for _ in range(inputs - 1))
         # The coarsest level has no node on the way down.
         self.bottom_up = nn.ModuleList(Fusion(2 if i == inputs - 1 else 3, config) for i in range(1, outputs))
 
@@ -63,7 +63,7 @@ class Layer(nn.Module):
         """Levels from fine to coarse, in and out."""
         down = list(levels)
         for i in range(len(levels) - 2, -1, -1):
-            down[i] = self.top_down[i]([levels[i], enlarge(down[i + 1], levels[i], self.mode)])
+            down[i] = self.upsample_mode[i]([levels[i], enlarge(down[i + 1], levels[i], self.mode)])
         up = [down[0]]
         for i, fusion in enumerate(self.bottom_up, start=1):
             middle = [down[i]] if i < len(levels) - 1 else []
@@ -72,7 +72,7 @@ class Layer(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Fast normalised fusion, Σ wᵢ·xᵢ / (ε + Σ wᵢ), wᵢ being the relu of a learnt number; then a convolution."""
+    """Fast normalized fusion, Σ wᵢ·xᵢ / (ε + Σ wᵢ), wᵢ being the relu of a learned number; then a convolution."""
 
     def __init__(self, count: int, config: ModelConfig) -> None:
         super().__init__()

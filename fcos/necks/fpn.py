@@ -21,19 +21,19 @@ class FPN(nn.Module):
 
     def __init__(self, channels_in: Sequence[int], config: ModelConfig) -> None:
         super().__init__()
-        self.top_down = config.top_down
+        self.upsample_mode = config.upsample_mode
         self.lateral = laterals(channels_in, config)
         self.output = nn.ModuleList(
             neck_convolution(config.channels, config.channels, 3, config) for level in config.levels if level <= 5
         )
         self.extra = ExtraLevels(channels_in[-1], config)
-        initialise(self)
+        initialize(self)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """C3, C4, C5 to P3, P4, …, or from a later level on: [B, channels, ⌈H/s⌉, ⌈W/s⌉] each."""
         merged = apply_laterals(self.lateral, features)
         for finer in range(len(merged) - 2, -1, -1):
-            merged[finer] = merged[finer] + enlarge(merged[finer + 1], merged[finer], self.top_down)
+            merged[finer] = merged[finer] + enlarge(merged[finer + 1], merged[finer], self.upsample_mode)
         levels = [output(feature) for output, feature in zip(self.output, merged, strict=False)]
         return [*levels, *self.extra(features[-1], levels[-1])]
 
@@ -88,7 +88,7 @@ def enlarge(coarse: Tensor, fine: Tensor, mode: str) -> Tensor:
     return F.interpolate(coarse, size=fine.shape[-2:], mode=mode)
 
 
-def initialise(neck: nn.Module) -> None:
+def initialize(neck: nn.Module) -> None:
     """LeCun's variance, since usually no activation follows; biases 0."""
     for layer in neck.modules():
         if isinstance(layer, nn.Conv2d):

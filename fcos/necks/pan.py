@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fcos.config import ModelConfig
-from fcos.necks.fpn import FPN, initialise, neck_convolution
+from fcos.necks.fpn import FPN, initialize, neck_convolution
 
 
 class PAN(nn.Module):
@@ -25,7 +25,7 @@ class PAN(nn.Module):
         width, steps = config.channels, len(config.levels) - 1
         self.down = nn.ModuleList(neck_convolution(width, width, 3, config, stride=2) for _ in range(steps))
         self.fuse = nn.ModuleList(neck_convolution(width, width, 3, config) for _ in range(steps))
-        initialise(self)
+        initialize(self)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """C3, C4, C5 to N3, N4, …: [B, channels, ⌈H/s⌉, ⌈W/s⌉] each."""

@@ -10,7 +10,7 @@ from fcos.training.distributed import Processes
 from fcos.training.history import Row
 from fcos.training.step_metrics import Step
 
-FIRST_STEPS = 20  # in which something must be learnt
+FIRST_STEPS = 20  # in which something must be learned
 _SKIPPED = 30  # steps in a row: from 2^16, fp16's loss scale has then fallen far below 1, and goes on falling
 
 
@@ -44,7 +44,7 @@ def refuse_non_finite(
         raise NonFiniteLoss(
             f"step {row['step']:g}: {', '.join(f'{name} {row[name]:g}' for name in wrong)}: the loss is not finite "
             f"any more ({_listed(row)}); images {', '.join(n for own in names for n in own)}; "
-            "try a lower train.lr, a longer train.warmup or a smaller train.clip_norm"
+            "try a lower train.lr, a longer train.warmup or a smaller train.clip_grad_norm"
             + (", or train.precision bf16" if skips else "")
             + kept
         )
@@ -55,13 +55,13 @@ def _refuse_skipping(row: Row, earlier: Sequence[Row], kept: str) -> None:
     if len(last) + 1 == _SKIPPED and not any(math.isfinite(norm) for norm in last):
         raise NonFiniteLoss(
             f"step {row['step']:g}: the gradients of {_SKIPPED} steps in a row were not finite in fp16, at an ever "
-            f"smaller loss scale, so that none of them was learnt from ({_listed(row)}); "
+            f"smaller loss scale, so that none of them was learned from ({_listed(row)}); "
             "set train.precision to bf16 or float32, or try a lower train.lr" + kept
         )
 
 
 def refuse_nothing(steps: Sequence[Row]) -> None:
-    """Makes sure that something is learnt: after the first steps, or after the first epoch where it is shorter.
+    """Makes sure that something is learned: after the first steps, or after the first epoch where it is shorter.
 
     Raises:
         NothingToLearn: no object is left after augmentation, or no location learns any.

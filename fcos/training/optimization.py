@@ -1,4 +1,4 @@
-"""Optimiser and learning rate schedule, from torch's own parts."""
+"""Optimizer and learning rate schedule, from torch's own parts."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-_FUSED = ("cpu", "cuda")  # devices on which all three optimisers are single kernels
+_FUSED = ("cpu", "cuda")  # devices on which all three optimizers are single kernels
 
 
 def make_optimizer(
@@ -27,12 +27,12 @@ def make_optimizer(
     Norms' weights, biases, the levels' scales and a fusion's weights are left out: shrinking them only fights what
     they are for. So are a transformer's tables of positions, matrices though they are.
     """
-    learnt = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    decayed = [parameter for path, parameter in learnt if path.endswith("weight") and parameter.ndim > 1]
-    free = [parameter for path, parameter in learnt if not (path.endswith("weight") and parameter.ndim > 1)]
+    learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decayed = [parameter for path, parameter in learned if path.endswith("weight") and parameter.ndim > 1]
+    free = [parameter for path, parameter in learned if not (path.endswith("weight") and parameter.ndim > 1)]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
     # One kernel, which also looks itself whether fp16's gradients overflowed: otherwise a GPU is waited for.
-    fused = all(parameter.device.type in _FUSED for _, parameter in learnt) or None
+    fused = all(parameter.device.type in _FUSED for _, parameter in learned) or None
     if name == "sgd":
         return _with_momentum(SGD(groups, lr=lr, momentum=momentum, fused=fused))
     return (Adam if name == "adam" else AdamW)(groups, lr=lr, fused=fused)

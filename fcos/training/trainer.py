@@ -1,4 +1,4 @@
-"""The training loop: batches in, a learnt detector and its history out."""
+"""The training loop: batches in, a learned detector and its history out."""
 
 import math
 import time
@@ -53,18 +53,18 @@ class Trainer:
     validate: Callable[[Detector], Row]
     epochs: int
     validate_every: int
-    clip_norm: float
+    clip_grad_norm: float
     watcher: Watcher
     seed: int = 0
     processes: Processes = ALONE
     compiled: Callable[[nn.Module], nn.Module] = lambda network: network
-    frozen_epochs: int = 0  # first ones, in which the backbone doesn't learn
+    backbone_frozen_epochs: int = 0  # first ones, in which the backbone doesn't learn
     score: str = "AP"  # what the best weights are best by
     patience: int = 0  # epochs without a better one after which training ends; 0: never
     enough: float = math.inf  # score at which training ends
     interrupted: Callable[[], bool] = lambda: False
     checkpoint: Checkpoint | None = None
-    checkpoint_every: float = 60.0  # seconds
+    checkpoint_seconds: float = 60.0  # seconds
     checkpoint_steps: int = 1000
     log_every: int = 1  # steps whose numbers are fetched together: a GPU is waited for then, and only then
     history: History = field(default_factory=History)
@@ -78,7 +78,7 @@ class Trainer:
         self._saved = time.monotonic(), 0
         self._network: nn.Module | None = None
         self._frozen: bool | None = None  # whether the backbone is, in this epoch
-        self._learnt = [parameter for parameter in self.detector.backbone.parameters() if parameter.requires_grad]
+        self._learned = [parameter for parameter in self.detector.backbone.parameters() if parameter.requires_grad]
 
     @property
     def result(self) -> Detector:
@@ -127,8 +127,8 @@ class Trainer:
     def _train(self) -> None:
         """What is left of this epoch."""
         self.detector.train()
-        self._freeze(self.epoch < self.frozen_epochs)
-        if self.epoch < self.frozen_epochs:
+        self._freeze(self.epoch < self.backbone_frozen_epochs)
+        if self.epoch < self.backbone_frozen_epochs:
             self.detector.backbone.eval()  # statistics of batch norm don't move either
         for parts in self._agreed(self.batches(self.epoch, self.batch)):
             self._step(parts)
@@ -169,11 +169,11 @@ class Trainer:
         with self.processes.apart(self._network):
             losses = [self._learn(part, len(parts)) for part in parts[:-1]]
         losses.append(self._learn(parts[-1], len(parts)))
-        norm = self.precision.clipped(self.optimizer, self.detector, self.clip_norm)
+        norm = self.precision.clipped(self.optimizer, self.detector, self.clip_grad_norm)
         rate = self.optimizer.param_groups[0]["lr"]
         self._waiting.append(Step(torch.cat([summed_up(losses), norm.detach()[None]]), rate, parts))
         if len(self._waiting) >= self.log_every:
-            self._fetch()  # before the optimiser: a loss that isn't finite leaves the weights as they were
+            self._fetch()  # before the optimizer: a loss that isn't finite leaves the weights as they were
         self.precision.step(self.optimizer)
         self.schedule.step()
         if self.ema:
@@ -185,7 +185,7 @@ class Trainer:
         assert self._network is not None
         device = self.detector.mean.device
         with self.precision.forward():
-            outputs = self._network(self.detector.normalised(part.pixels, part.sizes))
+            outputs = self._network(self.detector.normalized(part.pixels, part.sizes))
         losses: Losses = self.criterion(outputs.float(), part.targets.to(device))
         self.precision.backward(losses.total / parts)
         return torch.stack(list(losses.named().values()))
@@ -212,7 +212,7 @@ class Trainer:
         if self._frozen == frozen:
             return
         self._frozen = frozen
-        for parameter in self._learnt:
+        for parameter in self._learned:
             parameter.requires_grad_(not frozen)
         self._network = self.processes.joined(self.compiled(twin(self.detector)))
 
@@ -239,7 +239,7 @@ class Trainer:
 
     def _due(self) -> bool:
         when, at = self._saved
-        due = time.monotonic() - when > self.checkpoint_every or self.step - at >= self.checkpoint_steps
+        due = time.monotonic() - when > self.checkpoint_seconds or self.step - at >= self.checkpoint_steps
         if self.checkpoint is None or self.processes.rank:
             return False
         return due and self.step > at and not self.checkpoint.writing  # a slow disk doesn't hold training up

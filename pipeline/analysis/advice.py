@@ -18,8 +18,8 @@ from pipeline.analysis.assignment import NEEDS_PREDICTIONS, level_name
 from pipeline.analysis.summary import Recall, recall
 from pipeline.data.annotations import AnnotationSet
 from pipeline.inference.device import choose_device
-from pipeline.loading.dataset import learnt
-from pipeline.params import Params, TrainParams
+from pipeline.loading.dataset import learned
+from pipeline.params import MachineParams, Params, TrainParams
 from pipeline.training.build import iterations, learning_rate
 
 _SAMPLE = 400  # images for which the assignment is really made: seconds, also at 1333 pixels
@@ -39,7 +39,7 @@ class Situation:
     judged: int  # images of the validation split
     shapes: Floats  # [N, 2] height and width of the images as stored
     sides: Floats  # [M, 2] height and width of the objects to learn, in pixels at the input size without zoom
-    learnt: Counter[str]  # such objects of each class, classes without any included
+    learned: Counter[str]  # such objects of each class, classes without any included
     missed: Counter[str]  # objects of the validation split of each class
     found: Recall | None  # best possible recall on a sample; None where the assigner needs predictions
     device: str
@@ -48,6 +48,10 @@ class Situation:
     @property
     def train(self) -> TrainParams:
         return self.params.train
+
+    @property
+    def machine(self) -> MachineParams:
+        return self.params.machine
 
     @cached_property
     def longest(self) -> Floats:
@@ -76,20 +80,20 @@ def advice(params: Params, train: AnnotationSet, val: AnnotationSet, *, steps: i
 def look(params: Params, train: AnnotationSet, val: AnnotationSet, *, steps: int) -> Situation:
     """The situation of a training; with 118,000 images in a few seconds, most of them for `recall`."""
     shape_of = {image.id: (image.height, image.width) for image in train.images}
-    objects = learnt(train.annotations, difficult=params.train.difficult)
+    objects = learned(train.annotations, difficult=params.train.include_difficult)
     stored = np.array([shape_of[one.image_id] for one in objects], dtype=np.float64).reshape(-1, 2)
     boxes = np.array([one.bbox for one in objects], dtype=np.float64).reshape(-1, 4)
     return Situation(
         params=params,
-        images=min(_kept(params, train), params.train.limit or len(train.images)),
+        images=min(_kept(params, train), params.train.max_images or len(train.images)),
         steps=steps,
         judged=len(val.images),
         shapes=np.array(list(shape_of.values()), dtype=np.float64).reshape(-1, 2),
         sides=boxes[:, 3:1:-1] * _scales(params, stored)[:, None],
-        learnt=_by_class(train, difficult=params.train.difficult),
+        learned=_by_class(train, difficult=params.train.include_difficult),
         missed=_by_class(val, difficult=False),
         found=None if params.model.assigner in NEEDS_PREDICTIONS or not objects else recall(params, _sample(train)),
-        device=choose_device(params.train.device).type,
+        device=choose_device(params.machine.device).type,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     )
 
@@ -102,17 +106,18 @@ def _scales(params: Params, shapes: Floats) -> Floats:
 
 
 def _kept(params: Params, split: AnnotationSet) -> int:
-    """Images that train.empty and train.crowd leave."""
-    with_objects = {one.image_id for one in learnt(split.annotations, difficult=params.train.difficult)}
+    """Images that train.include_empty and train.include_crowd leave."""
+    with_objects = {one.image_id for one in learned(split.annotations, difficult=params.train.include_difficult)}
     crowded = {one.image_id for one in split.annotations if one.iscrowd}
     return sum(
-        (params.train.empty or image.id in with_objects) and (params.train.crowd or image.id not in crowded)
+        (params.train.include_empty or image.id in with_objects)
+        and (params.train.include_crowd or image.id not in crowded)
         for image in split.images
     )
 
 
 def _by_class(split: AnnotationSet, *, difficult: bool) -> Counter[str]:
-    count = Counter(one.category_id for one in learnt(split.annotations, difficult=difficult))
+    count = Counter(one.category_id for one in learned(split.annotations, difficult=difficult))
     return Counter({category.name: count[category.id] for category in split.categories})
 
 
@@ -128,30 +133,30 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-# What is learnt
+# What is learned
 
 
 def unknown_classes(now: Situation) -> str | None:
     """Judged on what is never shown."""
-    names = [name for name, count in now.missed.items() if count and not now.learnt[name]]
+    names = [name for name, count in now.missed.items() if count and not now.learned[name]]
     if not names:
         return None
     return f"val has objects of {_names(names)}, and train none, so all are missed: split otherwise, see convert"
 
 
 def missing_classes(now: Situation) -> str | None:
-    """Neither learnt nor judged."""
-    names = [name for name, count in now.learnt.items() if not count and not now.missed[name]]
+    """Neither learned nor judged."""
+    names = [name for name, count in now.learned.items() if not count and not now.missed[name]]
     if not names:
         return None
     return (
-        f"no object of {len(names)} of {len(now.learnt)} classes ({_names(names)}): leave them out by convert.classes"
+        f"no object of {len(names)} of {len(now.learned)} classes ({_names(names)}): leave them out by convert.classes"
     )
 
 
 def unequal_classes(now: Situation) -> str | None:
     """A thousand times more often."""
-    ranked = [(name, count) for name, count in now.learnt.most_common() if count]
+    ranked = [(name, count) for name, count in now.learned.most_common() if count]
     if not ranked or ranked[0][1] <= 1000 * ranked[-1][1]:
         return None
     (most, many), (least, few) = ranked[0], ranked[-1]
@@ -183,8 +188,11 @@ def empty_levels(now: Situation) -> str | None:
     if not unused:
         return None
     if unused != list(range(unused[0], len(reached))):  # levels follow each other: only the last ones can go
-        return f"no object falls on {names}: choose model.ranges, and where model.levels begin, by the objects' sizes"
-    above = size_ranges(model.strides, model.ranges)[unused[0]][0]
+        return (
+            f"no object falls on {names}: choose model.regression_ranges, and the first of model.levels, by the "
+            "objects' sizes"
+        )
+    above = size_ranges(model.strides, model.regression_ranges)[unused[0]][0]
     return (
         f"no object falls on {names}, for sizes over {above:g} px: leave it out of model.levels, or train at a larger "
         f"{now.size}"
@@ -195,13 +203,15 @@ def _reached(now: Situation) -> list[bool]:
     """Whether one of a level's locations could learn any object at all, by its size alone.
 
     The longest of a location's distances to an object's sides is at least half the longer side, and at most that and
-    the centre's radius, or the whole side.
+    the center's radius, or the whole side.
     """
     model, (least, most) = now.params.model, _sizes(now)
-    radius = [model.centre_radius * stride if model.centre_radius else np.inf for stride in model.strides]
+    radius = [
+        model.center_sampling_radius * stride if model.center_sampling_radius else np.inf for stride in model.strides
+    ]
     return [
         bool(((least / 2 <= up_to) & (np.minimum(most, most / 2 + reach) > above)).any())
-        for (above, up_to), reach in zip(size_ranges(model.strides, model.ranges), radius, strict=True)
+        for (above, up_to), reach in zip(size_ranges(model.strides, model.regression_ranges), radius, strict=True)
     ]
 
 
@@ -210,7 +220,7 @@ def _sizes(now: Situation) -> tuple[Floats, Floats]:
     augment, train = now.train.augment, now.train
     fitted = [side / train.size[0] for side in train.multi_scale or (train.size[0], train.size[0])]
     low, high = augment.scale
-    low, high = low / (2 if augment.mosaic else 1), high / (augment.crop_least if augment.crop else 1)
+    low, high = low / (2 if augment.mosaic else 1), high / (augment.min_crop if augment.crop else 1)
     return now.longest * low * fitted[0], np.minimum(now.longest * high, max(train.size)) * fitted[1]
 
 
@@ -218,21 +228,21 @@ def unlearnable(now: Situation) -> str | None:
     """Objects that no location learns: the best possible recall (ICCV paper, section 4.1.1)."""
     if now.found is None or not now.found.objects["all"]:
         return None
-    best = now.found.learnt["all"] / now.found.objects["all"]
+    best = now.found.learned["all"] / now.found.objects["all"]
     if best >= 0.95:
         return None
     return (
         f"no location learns {1 - best:.1%} of the objects (`fcos summary` says of which size, `fcos explain` why): "
-        f"a larger {now.size}, finer model.levels, or a larger model.centre_radius"
+        f"a larger {now.size}, finer model.levels, or a larger model.center_sampling_radius"
     )
 
 
 def large_images(now: Situation) -> str | None:
     """Most of what is decoded is thrown away."""
     scale = float(np.median(_scales(now.params, now.shapes)))
-    if scale > 0.25 or now.train.cache:
+    if scale > 0.25 or now.machine.cache:
         return None
-    return f"images are {1 / scale:.0f} times as large as {now.size}: train.cache true decodes and resizes them once"
+    return f"images are {1 / scale:.0f} times as large as {now.size}: machine.cache true decodes and resizes them once"
 
 
 # Steps
@@ -250,7 +260,7 @@ def high_rate(now: Situation) -> str | None:
     most, usual = (0.1 * max(1.0, images / 16), 0.01) if now.train.optimizer == "sgd" else (0.01, 0.001)
     if rate < most or (rate == most and now.train.optimizer == "sgd"):
         return None
-    scaled = f" (train.lr {now.train.lr:g} for {now.train.lr_batch} images)" if now.train.lr_batch else ""
+    scaled = f" (train.lr {now.train.lr:g} for {now.train.base_batch_size} images)" if now.train.base_batch_size else ""
     return f"a learning rate of {rate:g}{scaled} is far too high for {now.train.optimizer}: try train.lr {usual:g}"
 
 
@@ -259,7 +269,7 @@ def long_warmup(now: Situation) -> str | None:
     warmup = iterations(now.train, now.steps, now.train.warmup)
     if warmup <= max(1, steps // 2):
         return None
-    return f"train.warmup takes {warmup:,} of {steps:,} steps: a tenth is usual; mind train.counted_in"
+    return f"train.warmup takes {warmup:,} of {steps:,} steps: a tenth is usual; mind train.schedule_unit"
 
 
 def late_drops(now: Situation) -> str | None:
@@ -269,30 +279,29 @@ def late_drops(now: Situation) -> str | None:
     first, steps = iterations(now.train, now.steps, min(now.train.steps)), now.train.epochs * now.steps
     if first < steps:
         return None
-    return f"the learning rate first falls at step {first:,} of {steps:,}: lower train.steps; mind train.counted_in"
+    return f"the learning rate first falls at step {first:,} of {steps:,}: lower train.steps; mind train.schedule_unit"
 
 
 # Epochs
 
 
 def frozen_backbone(now: Situation) -> str | None:
-    train, model = now.train, now.params.model
-    if train.frozen_epochs and not model.pretrained:
-        return (
-            f"train.frozen_epochs {train.frozen_epochs} keeps a backbone that has learnt nothing as it is: set it to 0"
-        )
-    if train.frozen_epochs < train.epochs:
+    epochs, model = now.train.backbone_frozen_epochs, now.params.model
+    name = f"train.backbone_frozen_epochs {epochs}"
+    if epochs and not model.pretrained:
+        return f"{name} keeps a backbone that has learned nothing as it is: set it to 0"
+    if epochs < now.train.epochs:
         return None
-    return f"train.frozen_epochs {train.frozen_epochs} of {train.epochs} epochs: the backbone never learns; lower it"
+    return f"{name} of {now.train.epochs} epochs: the backbone never learns; lower it"
 
 
 def always_plain(now: Situation) -> str | None:
     augment = now.train.augment
-    if augment.plain_epochs < now.train.epochs or not (augment.mosaic or augment.mixup):
+    if augment.close_mosaic_epochs < now.train.epochs or not (augment.mosaic or augment.mixup):
         return None
     return (
-        f"train.augment.plain_epochs {augment.plain_epochs} of {now.train.epochs} epochs: mosaic and mixup never "
-        "happen; lower it"
+        f"train.augment.close_mosaic_epochs {augment.close_mosaic_epochs} of {now.train.epochs} epochs: mosaic and "
+        "mixup never happen; lower it"
     )
 
 
@@ -317,15 +326,15 @@ def no_gpu(now: Situation) -> str | None:
 
 
 def many_workers(now: Situation) -> str | None:
-    if now.train.workers <= now.cores:
+    if now.machine.workers <= now.cores:
         return None
-    return f"train.workers {now.train.workers} on {now.cores} cores: at most {now.cores}"
+    return f"machine.workers {now.machine.workers} on {now.cores} cores: at most {now.cores}"
 
 
 def no_workers(now: Situation) -> str | None:
-    if now.device == "cpu" or now.train.workers or now.train.overfit:
+    if now.device == "cpu" or now.machine.workers or now.train.overfit:
         return None
-    return f"train.workers 0: the GPU waits while images are decoded; try {max(1, min(8, now.cores - 1))}"
+    return f"machine.workers 0: the GPU waits while images are decoded; try {max(1, min(8, now.cores - 1))}"
 
 
 ADVICE: tuple[Callable[[Situation], str | None], ...] = (

@@ -58,7 +58,7 @@ def places(config: ModelConfig, height: int, width: int) -> Points:
     padded = padded_size(height, width)
     # A convolution of stride 2 halves and rounds up, so the levels' sides do too.
     shapes = [(-(-padded[0] // stride), -(-padded[1] // stride)) for stride in config.strides]
-    return points(shapes, config.strides, locations=config.locations, ends=config.ranges)
+    return points(shapes, config.strides, locations=config.locations, ends=config.regression_ranges)
 
 
 def unpredicted(config: ModelConfig, where: Points, images: int) -> Outputs:
@@ -118,11 +118,11 @@ def reason(config: ModelConfig, where: Points, box: Tensor) -> str:
     inside, sizes = ltrb.amin(dim=-1) > 0, ltrb.amax(dim=-1)
     if not inside.any():
         return f"too small: no location inside its box of {_sides(box)}"
-    if config.centre_radius > 0:
+    if config.center_sampling_radius > 0:
         offset = (where.locations - (box[:2] + box[2:]) / 2).abs().amax(dim=-1)
-        inside &= offset < config.centre_radius * where.strides
+        inside &= offset < config.center_sampling_radius * where.strides
         if not inside.any():
-            return f"no location within the radius of {config.centre_radius:g} strides around its centre"
+            return f"no location within the radius of {config.center_sampling_radius:g} strides around its center"
     too_small, too_large = sizes <= where.ranges[:, 0], sizes > where.ranges[:, 1]
     if (inside & ~too_small & ~too_large).any():
         return "hidden: all its locations learn smaller objects in front of it"

@@ -21,7 +21,7 @@ from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.inference.device import choose_device
-from pipeline.params import Params, TrainParams
+from pipeline.params import MachineParams, Params
 from pipeline.training.build import make_batches, make_trainer, make_validation, one_line
 from pipeline.training.overfit import by_heart
 
@@ -41,7 +41,7 @@ class Measured:
     validations: int
     workers: int  # for each process
     decoding: float  # of one image, decoded and augmented by one worker
-    step: float  # forward, losses, backward, optimiser and average
+    step: float  # forward, losses, backward, optimizer and average
     validating: float  # of one image
     saving: float
     loading: float
@@ -106,7 +106,7 @@ def check(params: Params, train: AnnotationSet, val: AnnotationSet, raw: Path) -
     if params.train.overfit:
         params, train = by_heart(params, train)
         val = train
-    steps = len(make_batches(replace(params, train=replace(params.train, cache=False)), train, raw))
+    steps = len(make_batches(replace(params, machine=replace(params.machine, cache=False)), train, raw))
     with TemporaryDirectory(prefix="fcos-check-") as folder, one_line():
         measured = _measure(params, train, val, raw, steps=steps, checkpoint=Checkpoint(Path(folder) / "state"))
     return measured, [] if params.train.overfit else advice(params, train, val, steps=steps)
@@ -115,18 +115,17 @@ def check(params: Params, train: AnnotationSet, val: AnnotationSet, raw: Path) -
 def _measure(
     params: Params, train: AnnotationSet, val: AnnotationSet, raw: Path, *, steps: int, checkpoint: Checkpoint
 ) -> Measured:
-    device = choose_device(params.train.device)
-    processes = _processes(params.train, device)
+    device = choose_device(params.machine.device)
+    processes = _processes(params.machine, device)
     # The share of one process, by itself: no worker that would have to start first, no file kept, nothing frozen.
     share = replace(
         params,
         train=replace(
             params.train,
             batch_size=max(params.train.accumulate, params.train.batch_size // processes),
-            workers=0,
-            cache=False,
-            frozen_epochs=0,
+            backbone_frozen_epochs=0,
         ),
+        machine=replace(params.machine, workers=0, cache=False),
     )
     loaded, decoding = _load(share, train, raw)
     clock = Clock()
@@ -151,7 +150,7 @@ def _measure(
         images=params.train.batch_size,
         judged=len(val.images),
         validations=-(-params.train.epochs // params.train.validate_every),
-        workers=params.train.workers,
+        workers=params.machine.workers,
         decoding=decoding,
         step=(clock.at[-1] - clock.at[0]) / (_STEPS - 1),
         validating=judging.seconds / len(part.images),
@@ -211,7 +210,7 @@ def _of(split: AnnotationSet) -> tuple[annotations.Annotation, ...]:
 def _run(trainer: Trainer) -> tuple[float, float]:
     """A few steps, validations; and the seconds that a state takes to be saved, and to be taken up again."""
     trainer.epochs, trainer.validate_every, trainer.log_every = 1, 1, 1
-    trainer.checkpoint_every, trainer.checkpoint_steps = math.inf, _STEPS + 1
+    trainer.checkpoint_seconds, trainer.checkpoint_steps = math.inf, _STEPS + 1
     trainer.fit()
     trainer.validate(trainer.result)  # again: the first time chooses algorithms
     assert trainer.checkpoint
@@ -223,11 +222,11 @@ def _run(trainer: Trainer) -> tuple[float, float]:
     return saved - started, time.perf_counter() - saved
 
 
-def _processes(train: TrainParams, device: torch.device) -> int:
+def _processes(machine: MachineParams, device: torch.device) -> int:
     """Those that share a step on GPUs. On a CPU they share its cores: one process does as much as all."""
     if device.type == "cpu":
         return 1
-    return torch.cuda.device_count() if train.devices == "auto" else train.devices
+    return torch.cuda.device_count() if machine.devices == "auto" else machine.devices
 
 
 def _peak(device: torch.device) -> int:

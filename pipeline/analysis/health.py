@@ -1,4 +1,4 @@
-"""`fcos validate`: whether a data set, as it lies there, can be learnt from."""
+"""`fcos validate`: whether a data set, as it lies there, can be learned from."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +33,8 @@ def parameters(size: tuple[int, int] | None) -> Params:
     values = _own() or _usual()
     try:
         # Only the annotations are looked at: whether a GPU is here doesn't matter.
-        return replace(values, train=replace(values.train, size=size or values.train.size, device="auto"))
+        train = replace(values.train, size=size or values.train.size)
+        return replace(values, train=train, machine=replace(values.machine, device="auto"))
     except ValueError as error:
         raise PipelineError(f"--{error}") from None
 
@@ -47,9 +48,9 @@ def _own() -> Params | None:
 
 
 def _usual() -> Params:
-    values = params.load(recipes.FOLDER / f"{_RECIPE}.yaml")
+    values = recipes.load(_RECIPE)
     # A recipe names the splits of the data set it is for.
-    return replace(values, convert=replace(values.convert, train=None, val=None, test=None, problems="error"))
+    return replace(values, convert=replace(values.convert, train=None, val=None, test=None, issues="error"))
 
 
 def check_page_name(path: Path) -> None:
@@ -92,7 +93,7 @@ def look(raw: Path, options: ConvertParams, format: str = "auto") -> Health:
     """
     entry = registry.describing(raw.resolve().name, raw) if _downloaded(raw) else None
     format = entry.format if entry and format == "auto" else format
-    name = formats.recognise(raw) if format == "auto" else format
+    name = formats.recognize(raw) if format == "auto" else format
     dataset = formats.read(raw, name)
     found = surveyed(raw, name, dataset, registry.with_splits(options, entry), stops=False)
     return Health(dataset, found, findings(found), tuple(found.unusable()))

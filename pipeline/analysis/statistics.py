@@ -12,7 +12,7 @@ from pipeline.analysis import advice
 from pipeline.analysis.advice import Floats, Situation
 from pipeline.analysis.assignment import level_name
 from pipeline.data.annotations import AnnotationSet
-from pipeline.loading.dataset import learnt
+from pipeline.loading.dataset import learned
 
 # Of all advice, that which is about the data and the input size; the rest is about the training's course.
 DATA_ADVICE = (
@@ -86,7 +86,7 @@ def aspect_ratios(sides: Floats) -> Histogram:
 
 def objects_per_image(split: AnnotationSet, *, difficult: bool) -> Histogram:
     """How many images have how many objects to learn."""
-    found = Counter(one.image_id for one in learnt(split.annotations, difficult=difficult))
+    found = Counter(one.image_id for one in learned(split.annotations, difficult=difficult))
     counts = np.array([found[image.id] for image in split.images], dtype=np.float64)
     edges = np.array([*_COUNT_EDGES, np.inf])
     names = [_whole(low, high) for low, high in zip(_COUNT_EDGES, [*_COUNT_EDGES[1:], None], strict=True)]
@@ -109,17 +109,19 @@ def image_sizes(shapes: Floats) -> list[Share]:
 def levels(now: Situation) -> list[Share]:
     """Objects that each pyramid level learns, and those that none does; empty where only a detector can tell.
 
-    One may be learnt by several levels.
+    One may be learned by several levels.
     """
     if now.found is None:
         return []
     model, every = now.params.model, now.found.objects["all"]
-    ranges = size_ranges(model.strides, model.ranges) if model.assigner == "fcos" else [None] * len(model.strides)
+    ranges = (
+        size_ranges(model.strides, model.regression_ranges) if model.assigner == "fcos" else [None] * len(model.strides)
+    )
     rows = [
         Share(level_name(stride), _reach(stride, span), now.found.levels[level_name(stride)], every)
         for stride, span in zip(model.strides, ranges, strict=True)
     ]
-    return [*rows, Share("none", "objects that no location learns", every - now.found.learnt["all"], every)]
+    return [*rows, Share("none", "objects that no location learns", every - now.found.learned["all"], every)]
 
 
 def told(now: Situation) -> list[str]:

@@ -20,7 +20,7 @@ from pipeline.analysis.assignment import NEEDS_PREDICTIONS, by_level, level_name
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.errors import PipelineError
-from pipeline.loading.dataset import learnt
+from pipeline.loading.dataset import learned
 from pipeline.params import Params
 
 _TRAIN = "data/unified/train.json"
@@ -47,7 +47,7 @@ class Network:
     rows: tuple[Row, ...]
     input: tuple[int, int]  # height and width, padded
     parameters: int
-    learnt: int  # parameters that aren't frozen
+    learned: int  # parameters that aren't frozen
     flops: int  # 2 × multiply-adds of one image through it; convolutions and matrix products, no norms
     locations: int
 
@@ -73,8 +73,8 @@ class Recall:
     """Best possible recall: the share of objects that at least one location learns (ICCV paper, section 4.1.1)."""
 
     objects: dict[str, int]  # all, small, medium, large
-    learnt: dict[str, int]  # of these, with a positive location
-    levels: dict[str, int]  # objects that each level learns; one may be learnt by several
+    learned: dict[str, int]  # of these, with a positive location
+    levels: dict[str, int]  # objects that each level learns; one may be learned by several
     positives: int  # locations
     images: int
 
@@ -113,7 +113,7 @@ def network(detector: Detector, size: tuple[int, int]) -> Network:
         ),
         input=(batch.shape[-2], batch.shape[-1]),
         parameters=_size(detector),
-        learnt=sum(p.numel() for p in detector.parameters() if p.requires_grad),
+        learned=sum(p.numel() for p in detector.parameters() if p.requires_grad),
         flops=counter.get_total_flops(),
         locations=sum(outputs.points.counts),
     )
@@ -168,7 +168,7 @@ def memory(params: Params, detector: Detector, size: tuple[int, int], images: in
         weights=_bytes(weights),
         gradients=_bytes(gradients),
         optimizer=_bytes(state),
-        average=_bytes(weights) if train.ema else 0,
+        average=_bytes(weights) if train.ema_decay else 0,
         activations=activations,
         batch=images,
     )
@@ -225,7 +225,7 @@ def recall(params: Params, split: AnnotationSet) -> Recall:
     scenes = [
         (params.train.input_size.resized(image.height, image.width), (image.height, image.width), own)
         for image in split.images
-        if (own := learnt(groups[image.id], difficult=params.train.difficult))
+        if (own := learned(groups[image.id], difficult=params.train.include_difficult))
     ]
     for scene in _alike(scenes):
         counts = _positives(params.model, scene)  # [L, all objects of the scene's images]
@@ -285,7 +285,7 @@ def text(params: Params, classes: int, made: Network, needed: Memory) -> str:
     """Parts, totals and memory as tables."""
     model, (height, width) = params.model, made.input
     levels = ", ".join(level_name(stride) for stride in model.strides)
-    frozen = made.parameters - made.learnt
+    frozen = made.parameters - made.learned
     parts = [(row.name, row.output, f"{row.parameters:,}", f"{row.flops / 1e9:.2f}") for row in made.rows]
     parts.append(("total", f"{made.locations:,} locations", f"{made.parameters:,}", f"{made.flops / 1e9:.2f}"))
     costs = [
@@ -318,7 +318,7 @@ def text(params: Params, classes: int, made: Network, needed: Memory) -> str:
 def recall_text(found: Recall) -> str:
     """Best possible recall as a table, and what each level learns."""
     rows = [
-        (name, f"{number:,}", f"{found.learnt[name]:,}", f"{found.learnt[name] / number:.2%}" if number else "")
+        (name, f"{number:,}", f"{found.learned[name]:,}", f"{found.learned[name] / number:.2%}" if number else "")
         for name, number in found.objects.items()
     ]
     levels = ", ".join(f"{name} {number:,}" for name, number in found.levels.items())
@@ -327,7 +327,7 @@ def recall_text(found: Recall) -> str:
             _table([("best possible recall", "objects", "with a location", ""), *rows]),
             f"{_TRAIN}: {found.images:,} images at the training size, not augmented; "
             "small: up to 32² square pixels as stored, large: over 96².",
-            f"Objects that each level learns (one may be learnt by several): {levels}. "
+            f"Objects that each level learns (one may be learned by several): {levels}. "
             f"{found.positives / max(1, found.objects['all']):.1f} positive locations an object.",
         ]
     )

@@ -9,7 +9,7 @@ import click
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--format", default="auto", show_default=True, help="Of the annotations; auto: recognise it.")
+@click.option("--format", default="auto", show_default=True, help="Of the annotations; auto: recognize it.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with pictures and charts.")
 @click.option("--size", nargs=2, type=click.IntRange(1), help="Input height and width; default: train.size.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")

@@ -33,7 +33,7 @@ def convert(raw: Path, unified: Path, options: ConvertParams, format: str = "aut
     found = survey(raw, options, format)
     for line in found.unusable():
         raise PipelineError(line)
-    report = {"problems": options.problems, **found.report()}
+    report = {"issues": options.issues, **found.report()}
     with replacing(unified) as folder:
         for split, annotations in found.splits.items():
             write(annotations, folder / f"{split}.json")

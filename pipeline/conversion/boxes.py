@@ -30,7 +30,7 @@ def checked(box: Box, width: int, height: int) -> tuple[Box | None, Fault | None
     if beyond <= NOISE:
         return box, None
     clipped = (left, top, right - left, bottom - top)
-    fault = Fault("outside", f"{_shown(box)} reaches {beyond:g} px outside its image of {width}×{height}")
+    fault = Fault("out_of_bounds_box", f"{_shown(box)} reaches {beyond:g} px outside its image of {width}×{height}")
     if clipped[2] <= THIN or clipped[3] <= THIN:
         return None, fault
     return clipped, fault if beyond > ROUNDING else None
@@ -39,13 +39,13 @@ def checked(box: Box, width: int, height: int) -> tuple[Box | None, Fault | None
 def _misshapen(box: Box) -> Fault | None:
     _, _, w, h = box
     if not all(math.isfinite(side) for side in box):
-        return Fault("not_finite", f"{_shown(box)} has numbers that are not finite")
+        return Fault("non_finite_box", f"{_shown(box)} has numbers that are not finite")
     if w < 0 or h < 0:
-        return Fault("swapped", f"{_shown(box)} has its corners swapped")
+        return Fault("swapped_corners", f"{_shown(box)} has its corners swapped")
     if w == 0 or h == 0:
-        return Fault("degenerate", f"{_shown(box)} has no width or no height")
+        return Fault("degenerate_box", f"{_shown(box)} has no width or no height")
     if w <= THIN or h <= THIN:
-        return Fault("thin", f"{_shown(box)} is no more than {THIN:g} px across")
+        return Fault("tiny_box", f"{_shown(box)} is no more than {THIN:g} px across")
     return None
 
 

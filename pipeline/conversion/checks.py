@@ -41,34 +41,36 @@ CHECKS: dict[str, Check] = {
     "ambiguous_image": Check("several files could be the image", _SKIP),
     "undecodable_image": Check("the file is no image, or none that can be decoded or read", _SKIP),
     "truncated_image": Check("the image file ends too early", _SKIP),
-    "size": Check(
+    "size_mismatch": Check(
         "the annotation says another size than the image has",
         {"repair": "taken at the size that the image has", "skip": "skipped"},
     ),
-    "turned": Check(
+    "exif_rotated": Check(
         "the annotation's size is the image's as EXIF turns it, and so are its boxes",
         {"repair": "turned back to the stored pixels", "skip": "skipped"},
     ),
-    "exif": Check(
+    "exif_orientation": Check(
         "EXIF asks viewers to turn the image; boxes are taken to refer to the stored pixels",
         {"note": "taken as stored", "skip": "skipped"},
         "warning",
     ),
-    "repeated_image": Check("an image has two records in a split", {"skip": "skipped, the first counts"}),
+    "duplicate_record": Check("an image has two records in a split", {"skip": "skipped, the first counts"}),
     "missing_annotation": Check("a list names an image without annotation", _SKIP),
-    "record": Check("a record lacks something, or isn't what its format asks for", _SKIP),
-    "xml": Check("an annotation file is no XML, or unsafe", _SKIP),
-    "orphan": Check("an object's image doesn't exist", _DROP),
-    "repeated_id": Check(
+    "invalid_record": Check("a record lacks something, or isn't what its format asks for", _SKIP),
+    "invalid_xml": Check("an annotation file is no XML, or unsafe", _SKIP),
+    "missing_image_id": Check("an object's image doesn't exist", _DROP),
+    "duplicate_id": Check(
         "ids are given twice, not to all, or below 1", {"note": "given a new number, like all of its split"}, "warning"
     ),
     # Boxes
-    "not_finite": Check("a box has NaN or infinity", _DROP),
-    "degenerate": Check("a box has no width or no height", _DROP),
-    "swapped": Check("a box's corners are swapped", {"repair": "put right", "skip": "dropped"}),
-    "thin": Check("a box is one pixel or less across", _DROP),
-    "outside": Check("a box reaches out of its image by more than 1 px", {"repair": "clipped", "skip": "dropped"}),
-    "repeated_box": Check(
+    "non_finite_box": Check("a box has NaN or infinity", _DROP),
+    "degenerate_box": Check("a box has no width or no height", _DROP),
+    "swapped_corners": Check("a box's corners are swapped", {"repair": "put right", "skip": "dropped"}),
+    "tiny_box": Check("a box is one pixel or less across", _DROP),
+    "out_of_bounds_box": Check(
+        "a box reaches out of its image by more than 1 px", {"repair": "clipped", "skip": "dropped"}
+    ),
+    "duplicate_box": Check(
         "two boxes of a class in an image are equal",
         {"note": "left as it is", "skip": "dropped, the first counts"},
         "warning",
@@ -76,9 +78,9 @@ CHECKS: dict[str, Check] = {
     # Classes
     "unknown_class": Check("an object's class is not in the list", _DROP),
     "unused_class": Check("a class has not a single object", _NOTE, "warning"),
-    "alike_classes": Check("names of classes differ in case, accents, blanks or a letter only", _NOTE, "warning"),
+    "similar_class_names": Check("names of classes differ in case, accents, blanks or a letter only", _NOTE, "warning"),
     # Splits
-    "equal_image": Check(
+    "duplicate_image": Check(
         "two images of a split are, byte for byte, one",
         {"note": "left as they are", "skip": "skipped, the first counts"},
         "warning",
@@ -87,20 +89,20 @@ CHECKS: dict[str, Check] = {
         "an image of train or val is, byte for byte, in a later split",
         {"repair": "kept in the later split alone", "note": "left in both"},
     ),
-    "alike_leak": Check(
+    "near_duplicate_leak": Check(
         "an image of train or val looks like one of a later split (perceptual hash)",
         {"note": "left in both", "repair": "kept in the later split alone"},
         "warning",
     ),
-    "unfair_split": Check("what was held out lacks a class, or is far off its share of it", _NOTE, "warning"),
+    "unbalanced_split": Check("what was held out lacks a class, or is far off its share of it", _NOTE, "warning"),
 }
 
 
 def actions(options: ConvertParams) -> dict[str, Action]:
-    """What is done about each code: its own parameter, or where that is `default` what `convert.problems` says."""
+    """What is done about each code: its own parameter, or where that is `default` what `convert.issues` says."""
     chosen: dict[str, Action] = {}
     for field in fields(options.checks):
         own: Literal["default"] | Action = getattr(options.checks, field.name)
-        general: Action = "error" if options.problems == "error" else CHECKS[field.name].mildest
+        general: Action = "error" if options.issues == "error" else CHECKS[field.name].mildest
         chosen[field.name] = general if own == "default" else own
     return chosen

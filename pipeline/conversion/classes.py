@@ -48,7 +48,7 @@ def check(categories: Sequence[Category], splits: Iterable[AnnotationSet], ledge
         if category.id not in used:
             ledger.act(Fault("unused_class", f"{category.name!r} has not a single object"), None, WHERE)
     for one, other in alike([category.name for category in categories]):
-        ledger.act(Fault("alike_classes", f"{one!r} and {other!r} are nearly equal; are they one?"), None, WHERE)
+        ledger.act(Fault("similar_class_names", f"{one!r} and {other!r} are nearly equal; are they one?"), None, WHERE)
 
 
 def alike(names: Sequence[str]) -> Iterator[tuple[str, str]]:

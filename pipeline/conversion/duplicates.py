@@ -24,9 +24,11 @@ def without_leaks(seen: Mapping[str, list[Seen]], mode: Mode, ledger: Ledger) ->
         found[split] = _without_equal(split, found[split], judged, ledger)
         found[split] = _without_alike(split, found[split], judged, ledger)
     if mode == "trust":
-        ledger.note("splits not searched for equal images, only for equal paths: convert.images is trust", len(seen))
+        ledger.note(
+            "splits not searched for equal images, only for equal paths: convert.image_check is trust", len(seen)
+        )
     if mode != "decode":
-        ledger.note(f"splits not searched for images that look alike: convert.images is {mode}", len(seen))
+        ledger.note(f"splits not searched for images that look alike: convert.image_check is {mode}", len(seen))
     return found
 
 
@@ -36,7 +38,7 @@ def _without_repeated(split: str, items: Sequence[Seen], ledger: Ledger) -> list
     for item in items:
         twin = first.setdefault(item.look.digest, item)
         if twin is not item:
-            fault = Fault("equal_image", f"its image {item.raw.file} is, byte for byte, {twin.raw.file}")
+            fault = Fault("duplicate_image", f"its image {item.raw.file} is, byte for byte, {twin.raw.file}")
             if ledger.act(fault, split, item.raw.where) == "skip":
                 ledger.note(LOST, len(item.raw.objects))
                 continue
@@ -66,7 +68,7 @@ def _without_alike(split: str, items: Sequence[Seen], judged: Sequence[tuple[str
     for number, (other, distance) in twins.items():
         item, (later, twin) = asked[number], known[other]
         looks = f"its image {item.raw.file} looks like {twin.raw.file} of {later} ({distance} of 64 bits differ)"
-        if ledger.act(Fault("alike_leak", looks), split, item.raw.where) == "repair":
+        if ledger.act(Fault("near_duplicate_leak", looks), split, item.raw.where) == "repair":
             gone.add(item.raw.file)
     return [item for item in items if item.raw.file not in gone]
 

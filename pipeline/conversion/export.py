@@ -42,7 +42,7 @@ def export(source: Path, to: str, out: Path, *, format: str = "auto", repair: bo
 
     Args:
         to: a name in EXPORTS.
-        format: a name in `pipeline.formats.FORMATS`, or "auto" to recognise it.
+        format: a name in `pipeline.formats.FORMATS`, or "auto" to recognize it.
         repair: mend or leave out what is wrong with the data, in place of stopping there.
         images: a name in IMAGES.
 
@@ -120,8 +120,8 @@ def _repaired(read: Survey) -> Counter[str]:
 
 def _options(*, repair: bool) -> params.ConvertParams:
     """Every check as it is by default; no project, and no params.yaml, is needed to convert."""
-    default = params.load(recipes.FOLDER / "paper_r50.yaml").convert
-    return replace(default, problems="repair" if repair else "error")
+    default = recipes.defaults().convert
+    return replace(default, issues="repair" if repair else "error")
 
 
 def _check_places(source: Path, out: Path) -> None:

@@ -52,9 +52,9 @@ def held_out(
     """Parts a split's images in those that stay and those that are held out.
 
     Raises:
-        PipelineError: no image's path matches `convert.groups`.
+        PipelineError: no image's path matches `convert.group_pattern`.
     """
-    keys = np.array(list(_keys(seen, options.groups, ledger)), dtype=np.uint64)
+    keys = np.array(list(_keys(seen, options.group_pattern, ledger)), dtype=np.uint64)
     bounds = _bounds(options)
     counts = Counts.of(seen, keys, categories)
     seed = options.split_seed if options.split_seed != "auto" else fairest(counts, bounds)
@@ -63,7 +63,7 @@ def held_out(
     better = None
     if seen and unfair > (0, 0, FAR):
         better = _better(counts, seed, bounds, options.fold)
-        fault = Fault("unfair_split", _unfair(Draw.of(counts, seed, bounds), categories, better))
+        fault = Fault("unbalanced_split", _unfair(Draw.of(counts, seed, bounds), categories, better))
         ledger.act(fault, None, f"convert.split_seed={seed}")
     way = HoldOut(seed, unfair <= FAIR, better, bounds[0], options.fold, options.folds)
     sides = [[item for item, out in zip(seen, held, strict=True) if out == side] for side in (False, True)]
@@ -97,10 +97,10 @@ def _keys(seen: Sequence[Seen], groups: str | None, ledger: Ledger) -> Iterator[
     """64 bits of each image's content, or of its group's name; what matches no group is by itself."""
     names = [groups and _group(groups, item) for item in seen]
     if groups and seen and not any(name is not None for name in names):
-        raise PipelineError(f"convert.groups: {groups!r} matches no image's path, such as {seen[0].raw.file}")
+        raise PipelineError(f"convert.group_pattern: {groups!r} matches no image's path, such as {seen[0].raw.file}")
     for item, name in zip(seen, names, strict=True):
         if groups and name is None:
-            ledger.note("images whose path convert.groups doesn't match: each is by itself")
+            ledger.note("images whose path convert.group_pattern doesn't match: each is by itself")
         digest = item.look.digest if name is None else hashlib.sha256(f"group {name}".encode()).hexdigest()
         yield int(digest[:16], 16)
 
@@ -115,7 +115,7 @@ def check_groups(seen: Mapping[str, Sequence[Seen]], groups: str, ledger: Ledger
     for split, later in LATER.items():
         judged = {_group(groups, item) for name in later for item in seen.get(name, ())} - {None}
         torn = sum(_group(groups, item) in judged for item in seen.get(split, ()))
-        ledger.note(f"images of {split} whose group (convert.groups) is also in {' or '.join(later)}", torn)
+        ledger.note(f"images of {split} whose group (convert.group_pattern) is also in {' or '.join(later)}", torn)
 
 
 def ranks(keys: Keys, seed: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What the image files truly are: looked at in parallel, as closely as `convert.images` says."""
+"""What the image files truly are: looked at in parallel, as closely as `convert.image_check` says."""
 
 import hashlib
 import io
@@ -25,7 +25,7 @@ DELAY = 1.0  # seconds without a bar: a short one would only flicker
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 # The perceptual hash looks at 32 × 32 pixels: shrinking coarsely to this many first costs a tenth.
 _SKETCH = 64
-_FLAT = 8  # grey levels of 256 between the darkest and the brightest place
+_FLAT = 8  # gray levels of 256 between the darkest and the brightest place
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +64,19 @@ def glance(path: Path) -> Look | Fault:
 def trusted(record: RawImage) -> Look | Fault:
     """What the record says of its image, of which nothing is read."""
     if record.declared is None:
-        return Fault("record", "it gives no size of its image, and none is read; -S convert.images=header reads it")
+        return Fault(
+            "invalid_record", "it gives no size of its image, and none is read; -S convert.image_check=header reads it"
+        )
     width, height = record.declared
     return Look(width, height, hashlib.sha256(os.fsencode(record.file)).hexdigest())
 
 
 def _seen(path: Path, *, decode: bool) -> Look | Fault:
-    recognised = False
+    recognized = False
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            recognised = True
+            recognized = True
             if decode:
                 image.load()
             orientation = int(image.getexif().get(ExifTags.Base.Orientation, UPRIGHT))
@@ -82,7 +84,7 @@ def _seen(path: Path, *, decode: bool) -> Look | Fault:
             return Look(image.width, image.height, hashlib.sha256(content).hexdigest(), orientation, alike)
     except _UNDECODABLE as error:
         reason = str(error).replace(str(path), path.name).split("\n")[0]
-        if recognised and (isinstance(error, EOFError) or "truncated" in reason.lower()):
+        if recognized and (isinstance(error, EOFError) or "truncated" in reason.lower()):
             return Fault("truncated_image", f"its image {path.name} ends too early: {reason}")
         if "cannot identify image file" in reason:
             reason = "not in a known image format" if content else "the file is empty"

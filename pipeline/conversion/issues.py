@@ -61,7 +61,7 @@ class Ledger:
         check = CHECKS[code]
         line = f"{check.mends[mend]} with -S convert.checks.{code}={check.mildest}"
         followed = getattr(self.options.checks, code) == "default"
-        return f"{line} (whatever is wrong: -S convert.problems=repair)" if followed else line
+        return f"{line} (whatever is wrong: -S convert.issues=repair)" if followed else line
 
     def note(self, what: str, times: int = 1) -> None:
         if times:

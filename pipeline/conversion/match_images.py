@@ -42,13 +42,13 @@ def seen_splits(
 
 def _usable(split: str, parts: Sequence[RawSplit], ledger: Ledger) -> Iterable[RawImage]:
     for stray in (stray for part in parts for stray in part.orphans):
-        ledger.act(stray.fault or Fault("orphan", "its image does not exist"), split, stray.where)
+        ledger.act(stray.fault or Fault("missing_image_id", "its image does not exist"), split, stray.where)
     usable: dict[str, RawImage] = {}
     for image in (image for part in parts for image in part.images):
         if image.fault is not None:
             ledger.act(image.fault, split, image.where)
         elif image.file in usable:
-            fault = Fault("repeated_image", f"{image.file} is already in this split, by {usable[image.file].where}")
+            fault = Fault("duplicate_record", f"{image.file} is already in this split, by {usable[image.file].where}")
             ledger.act(fault, split, image.where)
         else:
             usable[image.file] = image
@@ -70,14 +70,14 @@ def _looked(
 def _fitted(split: str, record: RawImage, look: Look, ledger: Ledger) -> RawImage | None:
     """The record as it fits its image; None: it is skipped."""
     if drawn_on_turned(record, look):
-        fault = Fault("turned", f"its size and boxes are those of {record.file} as EXIF asks viewers to turn it")
+        fault = Fault("exif_rotated", f"its size and boxes are those of {record.file} as EXIF asks viewers to turn it")
         return turned_back(record, look) if ledger.act(fault, split, record.where) == "repair" else None
     if look.orientation != UPRIGHT:
-        fault = Fault("exif", f"EXIF asks viewers to turn its image {record.file}")
+        fault = Fault("exif_orientation", f"EXIF asks viewers to turn its image {record.file}")
         if ledger.act(fault, split, record.where) == "skip":
             return None
     if record.declared and record.declared != (look.width, look.height):
         declared = f"{record.declared[0]}×{record.declared[1]}"
-        fault = Fault("size", f"it says that its image is {declared}, which is {look.width}×{look.height}")
+        fault = Fault("size_mismatch", f"it says that its image is {declared}, which is {look.width}×{look.height}")
         return record if ledger.act(fault, split, record.where) != "skip" else None
     return record

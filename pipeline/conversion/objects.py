@@ -59,7 +59,7 @@ def _kept(
 def _box(split: str, raw: RawObject, image: Image, ledger: Ledger) -> Box | None:
     own = raw.box
     box, fault = checked(own, image.width, image.height)
-    if fault is not None and fault.code == "swapped":
+    if fault is not None and fault.code == "swapped_corners":
         if ledger.act(fault, split, raw.where) == "skip":
             return None
         own = righted(own)
@@ -77,7 +77,7 @@ def _without_repeated(split: str, kept: Sequence[Kept], ledger: Ledger) -> list[
     answer = []
     for item in kept:
         twin = first.setdefault((item.category_id, item.box), item)
-        fault = Fault("repeated_box", f"its box and class {item.raw.name!r} are those of {twin.raw.where}")
+        fault = Fault("duplicate_box", f"its box and class {item.raw.name!r} are those of {twin.raw.where}")
         if twin is item or ledger.act(fault, split, item.raw.where) == "note":
             answer.append(item)
     return answer
@@ -109,10 +109,10 @@ def _take_down(records: Sequence[RawImage | RawObject], split: str, ledger: Ledg
     first: dict[int, RawImage | RawObject] = {}
     for record in records:
         if record.id is None:
-            ledger.act(Fault("repeated_id", "it has no whole number as its id"), split, record.where)
+            ledger.act(Fault("duplicate_id", "it has no whole number as its id"), split, record.where)
         elif record.id < least:
-            ledger.act(Fault("repeated_id", f"its id {record.id} is below {least}"), split, record.where)
+            ledger.act(Fault("duplicate_id", f"its id {record.id} is below {least}"), split, record.where)
         elif (other := first.setdefault(record.id, record)) is not record:
             # COCO's records are called by their ids: then both are called the same.
             twin = other.where if other.where != record.where else "another record"
-            ledger.act(Fault("repeated_id", f"its id {record.id} is also that of {twin}"), split, record.where)
+            ledger.act(Fault("duplicate_id", f"its id {record.id} is also that of {twin}"), split, record.where)

@@ -1,4 +1,4 @@
-"""Which of a data set's lists are learnt from, and which are judged on."""
+"""Which of a data set's lists are learned from, and which are judged on."""
 
 import re
 from collections.abc import Collection
@@ -25,7 +25,7 @@ def choose(
     """Chooses splits: those asked for by name, and the obvious one for each that is None.
 
     The obvious pair is train with val (or valid); trainval with test; train with test. A single list is
-    learnt from and a share of it held out. A test list that isn't judged on already is kept as test.
+    learned from and a share of it held out. A test list that isn't judged on already is kept as test.
     With `folds`, val is always a share of train: trainval where there is one, else train.
 
     Raises:

@@ -34,7 +34,7 @@ class Survey:
     unused_image_files: int
 
     def unusable(self) -> Iterator[str]:
-        """A line for each split that nothing can be learnt from, or judged on."""
+        """A line for each split that nothing can be learned from, or judged on."""
         for split, found in self.splits.items():
             if not found.images:
                 yield f"{split} has no images{self._way_out(split)}"
@@ -42,7 +42,7 @@ class Survey:
                 yield f"{split} has {counted(len(found.images), 'image')} and not one object"
 
     def _way_out(self, split: str) -> str:
-        moved = any(one.split == split and one.code in ("leak", "alike_leak") for one in self.ledger.problems)
+        moved = any(one.split == split and one.code in ("leak", "near_duplicate_leak") for one in self.ledger.problems)
         if moved:
             return " of its own: all are in a later split too (convert.checks.leak)"
         if self.hold_out is None or split == "test":
@@ -56,7 +56,7 @@ class Survey:
         """As report.json has it."""
         return {
             "format": self.format,
-            "images": self.ledger.options.images,
+            "images": self.ledger.options.image_check,
             "splits": {split: _summary(self.source[split], found) for split, found in self.splits.items()},
             "hold_out": self.hold_out and self.hold_out.report(),
             "unused_splits": list(self.unused_splits),
@@ -84,16 +84,16 @@ def surveyed(raw: Path, name: str, dataset: RawDataset, options: ConvertParams, 
     choice = choose(dataset.splits, options.train, options.val, options.test, folds=bool(options.folds))
     names = {split: own for split in SPLITS if (own := getattr(choice, split)) is not None}
     parts = {split: [dataset.splits[own] for own in asked.split("+")] for split, asked in names.items()}
-    seen = seen_splits(raw, parts, options.images, ledger)
+    seen = seen_splits(raw, parts, options.image_check, ledger)
     _note_lost(parts.values(), seen, ledger)
     used = _files(seen)
     categories = classes.chosen(dataset.categories, options.classes)
     hold_out = None
     if choice.val is None:
         hold_out, seen["train"], seen["val"] = held_out(seen["train"], categories, options, ledger)
-    seen = without_leaks({split: seen[split] for split in SPLITS if split in seen}, options.images, ledger)
-    if options.groups:
-        check_groups(seen, options.groups, ledger)
+    seen = without_leaks({split: seen[split] for split in SPLITS if split in seen}, options.image_check, ledger)
+    if options.group_pattern:
+        check_groups(seen, options.group_pattern, ledger)
     splits = {split: annotation_set(split, found, categories, ledger) for split, found in seen.items()}
     classes.check(categories, splits.values(), ledger)
     drawn = f"fold {options.fold} of {options.folds}" if options.folds else "a share"
@@ -111,7 +111,7 @@ def own_splits(raw: Path, options: ConvertParams, format: str = "auto", *, stops
     name, dataset = _read(raw, format)
     ledger = Ledger(options, stops)
     parts = {own: [found] for own, found in dataset.splits.items()}
-    seen = seen_splits(raw, parts, options.images, ledger)
+    seen = seen_splits(raw, parts, options.image_check, ledger)
     _note_lost(parts.values(), seen, ledger)
     categories = classes.chosen(dataset.categories, options.classes)
     splits = {split: annotation_set(split, found, categories, ledger) for split, found in seen.items()}
@@ -120,7 +120,7 @@ def own_splits(raw: Path, options: ConvertParams, format: str = "auto", *, stops
 
 
 def _read(raw: Path, format: str) -> tuple[str, RawDataset]:
-    name = formats.recognise(raw) if format == "auto" else format
+    name = formats.recognize(raw) if format == "auto" else format
     return name, formats.read(raw, name)
 
 

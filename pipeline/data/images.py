@@ -20,23 +20,23 @@ _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.e
 
 
 def read_image(path: Path) -> torch.Tensor:
-    """Decodes an image file as stored: uint8 [3, H, W] RGB, the three colours of a pixel side by side in memory.
+    """Decodes an image file as stored: uint8 [3, H, W] RGB, the three colors of a pixel side by side in memory.
 
     | file | pixels |
     |---|---|
     | JPEG, WebP | decoded by torchvision: in half and a quarter of Pillow's time, to the same pixels |
     | everything else (PNG, GIF, BMP, TIFF, …) | decoded by Pillow |
-    | grey | three equal channels |
-    | 16-bit grey | its upper eight bits |
-    | palette | its colours |
-    | transparency (RGBA, grey with alpha, a palette's) | dropped: the colours stored below it |
-    | CMYK, YCCK | to RGB without a colour profile, as Pillow does |
+    | gray | three equal channels |
+    | 16-bit gray | its upper eight bits |
+    | palette | its colors |
+    | transparency (RGBA, gray with alpha, a palette's) | dropped: the colors stored below it |
+    | CMYK, YCCK | to RGB without a color profile, as Pillow does |
     | EXIF orientation | not applied: boxes refer to stored pixels |
     | animation (GIF, WebP, PNG), pages (TIFF) | the first picture |
-    | cut short | an error, never filled up with grey |
+    | cut short | an error, never filled up with gray |
     | JPEG with damage inside | decoded as far as libjpeg can, which says so on stderr |
 
-    PNG is Pillow's although torchvision reads it a little faster: its libpng writes to stderr about every odd colour
+    PNG is Pillow's although torchvision reads it a little faster: its libpng writes to stderr about every odd color
     profile.
 
     Raises:
@@ -74,7 +74,7 @@ def _by_pillow(content: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """A 16-bit grey image by its upper eight bits; Pillow alone would clip everything above 255 to white."""
+    """A 16-bit gray image by its upper eight bits; Pillow alone would clip everything above 255 to white."""
     if image.mode.startswith("I"):
         return PIL.Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     return image

@@ -34,8 +34,8 @@ MOST_IOU = 0.15  # of two boxes
 MOST_COVERED = 0.3  # of the smaller of two boxes, so that every digit stays legible
 TRIES = 24  # to find a place for a digit; after that the scene has one less
 INK = 0.5  # of a pixel that a digit is seen in, from 0 to 1
-CONTRAST = 85.0  # between a digit and its background, in grey levels of 255
-COLOURS_APART = 90.0  # of 255, in at least one of red, green, blue, where digits overlap
+CONTRAST = 85.0  # between a digit and its background, in gray levels of 255
+COLORS_APART = 90.0  # of 255, in at least one of red, green, blue, where digits overlap
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -54,11 +54,11 @@ def make(params: Params, into: Path) -> tuple[Path, ...]:
     wanted = params.download.digits
     for split, count in zip(SPLITS, (wanted.train, wanted.val), strict=True):
         (into / "images" / split).mkdir(parents=True)
-        source = material(split, params.seed)
+        source = material(split, params.download.digits.seed)
         compose = partial(scene, source, size=wanted.size)
         records = []
         for index in tqdm(range(count), f"making {split} scenes", unit="scene", mininterval=1.0, delay=1.0):
-            pixels, objects = compose(rng=_rng(params.seed, split, index))
+            pixels, objects = compose(rng=_rng(params.download.digits.seed, split, index))
             name = f"{index + 1:06d}.jpg"
             Image.fromarray(pixels).save(into / "images" / split / name, quality=92)
             records.append((name, objects))
@@ -85,7 +85,7 @@ def scene(source: Material, rng: np.random.Generator, size: int) -> tuple[NDArra
     owner = np.zeros((size, size), np.uint8)  # which digit is seen at a pixel; 0: none
     boxes: list[Box] = []
     labels: list[int] = []
-    colours: list[Floats] = []
+    colors: list[Floats] = []
     count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MOST + 1))
     for _ in range(count):
         row = int(rng.choice(source.digits))
@@ -95,7 +95,7 @@ def scene(source: Material, rng: np.random.Generator, size: int) -> tuple[NDArra
         if corner is not None:
             boxes.append((*corner, ink.shape[1], ink.shape[0]))
             labels.append(int(source.labels[row]))
-            colours.append(paint(canvas, owner, ink, corner, colours, rng))
+            colors.append(paint(canvas, owner, ink, corner, colors, rng))
     canvas += rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(0, 5))
     # What was painted over is no longer seen: boxes fit what is.
     seen = [(label, _extent(owner == number)) for number, label in enumerate(labels, 1)]
@@ -142,31 +142,31 @@ def paint(
     owner: NDArray[np.uint8],
     ink: Floats,
     corner: tuple[int, int],
-    colours: list[Floats],
+    colors: list[Floats],
     rng: np.random.Generator,
 ) -> Floats:
-    """Draws the next digit with its upper left corner at `corner` (x, y), in a colour that stands out there.
+    """Draws the next digit with its upper left corner at `corner` (x, y), in a color that stands out there.
 
-    `colours` are those of the digits before it, in order; the colour chosen is returned.
+    `colors` are those of the digits before it, in order; the color chosen is returned.
     """
     rows, columns = slice(corner[1], corner[1] + ink.shape[0]), slice(corner[0], corner[0] + ink.shape[1])
     below = canvas[rows, columns]
-    near = [colours[number - 1] for number in np.unique(owner[rows, columns]) if number]
-    colour = _colour(float((below @ _LUMA).mean()), near, rng)
-    below += (colour - below) * ink[..., None]
-    owner[rows, columns][ink >= INK] = len(colours) + 1
-    return colour
+    near = [colors[number - 1] for number in np.unique(owner[rows, columns]) if number]
+    color = _color(float((below @ _LUMA).mean()), near, rng)
+    below += (color - below) * ink[..., None]
+    owner[rows, columns][ink >= INK] = len(colors) + 1
+    return color
 
 
-def _colour(grey: float, near: list[Floats], rng: np.random.Generator) -> Floats:
-    """White, black or a colour: CONTRAST lighter or darker than the background's grey, and unlike those near it."""
+def _color(gray: float, near: list[Floats], rng: np.random.Generator) -> Floats:
+    """White, black or a color: CONTRAST lighter or darker than the background's gray, and unlike those near it."""
     for _ in range(TRIES):
         vivid = rng.uniform(0, 1, 3) ** 0.6 if rng.random() < 0.65 else np.full(3, rng.random())
-        colour = (255 * vivid).astype(np.float32)
-        stands_out = abs(float(colour @ _LUMA) - grey) >= CONTRAST
-        if stands_out and all(np.abs(colour - other).max() >= COLOURS_APART for other in near):
-            return colour
-    return np.full(3, 0 if grey > 128 else 255, np.float32)
+        color = (255 * vivid).astype(np.float32)
+        stands_out = abs(float(color @ _LUMA) - gray) >= CONTRAST
+        if stands_out and all(np.abs(color - other).max() >= COLORS_APART for other in near):
+            return color
+    return np.full(3, 0 if gray > 128 else 255, np.float32)
 
 
 def _place(shape: tuple[int, ...], boxes: list[Box], rng: np.random.Generator, size: int) -> tuple[int, int] | None:

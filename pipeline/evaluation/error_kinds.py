@@ -45,7 +45,7 @@ class ImageErrors:
         return len(self.missed) + sum(verdict.kind != "correct" for verdict in self.verdicts)
 
 
-def analyse(
+def analyze(
     truth: AnnotationSet, detections: Sequence[Detection], *, score_threshold: float, iou_threshold: float
 ) -> dict[int, ImageErrors]:
     """Judges every detection of at least `score_threshold`, image by image, the highest score first.

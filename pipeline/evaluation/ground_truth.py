@@ -47,7 +47,7 @@ _ADAPTER = TypeAdapter(_Truth)
 def read(path: Path) -> AnnotationSet:
     """Reads ground truth for evaluation alone.
 
-    Keys that boxes don't need (segmentations, licences) are passed over; a missing `area` is width × height, a
+    Keys that boxes don't need (segmentations, licenses) are passed over; a missing `area` is width × height, a
     missing `iscrowd` or `difficult` 0. Boxes may leave their image. Annotations are numbered anew from 1, in
     the file's order: some tools write no ids, or begin at 0, which pycocotools takes for "no match".
 

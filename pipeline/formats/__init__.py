@@ -1,4 +1,4 @@
-"""Annotation formats: how each is recognised and read. A new one is one module and one line in FORMATS."""
+"""Annotation formats: how each is recognized and read. A new one is one module and one line in FORMATS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def recognise(folder: Path) -> str:
+def recognize(folder: Path) -> str:
     """The name of the format that a data set's folder is laid out in.
 
     Raises:
@@ -55,7 +55,7 @@ def recognise(folder: Path) -> str:
     if not found:
         looked_for = "; ".join(f"{name}: {known.looks_like}" for name, known in FORMATS.items())
         raise PipelineError(
-            f"{folder}: no annotations recognised among its {len(files)} files; looked for {looked_for}"
+            f"{folder}: no annotations recognized among its {len(files)} files; looked for {looked_for}"
         )
     if len(found) > 1:
         seen = " and ".join(f"{name} ({file})" for name, file in found.items())
@@ -67,12 +67,12 @@ def recognise(folder: Path) -> str:
 
 
 def read(folder: Path, format: str = "auto") -> RawDataset:
-    """Reads a data set's records; `format` is a name in FORMATS, or "auto" to recognise it.
+    """Reads a data set's records; `format` is a name in FORMATS, or "auto" to recognize it.
 
     Raises:
-        PipelineError: the format is unknown or not recognised, or a file that describes a whole split is broken.
+        PipelineError: the format is unknown or not recognized, or a file that describes a whole split is broken.
     """
-    name = recognise(folder) if format == "auto" else format
+    name = recognize(folder) if format == "auto" else format
     if name not in FORMATS:
         raise PipelineError(f"format {name!r} is not known; known ones: {', '.join(FORMATS)}")
     return FORMATS[name].read(folder)

@@ -217,7 +217,7 @@ def _split(file: PurePosixPath, name: str, content: _File, names: dict[str, str]
 def _orphans(objects: dict[str, list[RawObject]]) -> Iterable[RawObject]:
     for image, strays in objects.items():
         for stray in strays:
-            fault = Fault("orphan", f"its image {shown(image)} does not exist")
+            fault = Fault("missing_image_id", f"its image {shown(image)} does not exist")
             yield RawObject(stray.where, stray.name, stray.box, fault=fault)
 
 
@@ -233,10 +233,12 @@ def _image(
     where = f"{file}: image {None if record.id is UNSET else shown(record.id)}"
     name = record.file_name
     if record.id in (UNSET, None) or not isinstance(name, str) or not name:
-        return RawImage(where, "", fault=Fault("record", "it needs an id and a file_name"))
+        return RawImage(where, "", fault=Fault("invalid_record", "it needs an id and a file_name"))
     if len(called) > 1:
         names = " and ".join(sorted(called)[:2])
-        return RawImage(where, "", fault=Fault("record", f"its id is that of {names}: whose objects are whose?"))
+        return RawImage(
+            where, "", fault=Fault("invalid_record", f"its id is that of {names}: whose objects are whose?")
+        )
     width, height = _whole(record.width), _whole(record.height)
     declared = (width, height) if width and height and width > 0 and height > 0 else None
     path = images.named(name, file.parent, split)
@@ -271,7 +273,7 @@ def _box(value: Any) -> Box | Fault:
         x, y, width, height = map(_number, value)
         if x is not None and y is not None and width is not None and height is not None:
             return (x, y, width, height)
-    return Fault("record", f"its bbox is {shown(value)}, not [x, y, width, height]")
+    return Fault("invalid_record", f"its bbox is {shown(value)}, not [x, y, width, height]")
 
 
 def _number(value: Any) -> float | None:

@@ -103,7 +103,7 @@ def _image(
     name = record.get("name", "")
     where = f"{file}: image {shown(name) or number}"
     if not name:
-        return RawImage(where, "", fault=Fault("record", "it needs a name"))
+        return RawImage(where, "", fault=Fault("invalid_record", "it needs a name"))
     shapes = (shape for shape in record if shape.tag in _SHAPES)
     objects = tuple(_object(f"{where}: shape {place}", shape, labels) for place, shape in enumerate(shapes, 1))
     path = images.named(name, file.parent, subset)
@@ -128,7 +128,7 @@ def _frames(
             frame = _whole(shape, "frame")
             item = _object(where, shape, labels, track.get("label", ""))
             if frame is None:
-                yield subset, RawImage(where, "", fault=Fault("record", "its frame is no number"))
+                yield subset, RawImage(where, "", fault=Fault("invalid_record", "its frame is no number"))
             else:
                 objects[frame].append(item)
     length = _length(root)
@@ -154,7 +154,7 @@ def _object(where: str, shape: Element, labels: list[str], label: str = "") -> R
     if isinstance(box, Fault):
         return RawObject(where, "", (0, 0, 0, 0), fault=box)
     if not name:
-        return RawObject(where, "", box, fault=Fault("record", "it has no label"))
+        return RawObject(where, "", box, fault=Fault("invalid_record", "it has no label"))
     if labels and name not in labels:
         return RawObject(
             where, "", box, fault=Fault("unknown_class", f"its label {shown(name)} is not in the file's list")
@@ -182,8 +182,10 @@ def _box(shape: Element) -> Box | Fault:
             left, top, width, height = _numbers(shape, "left", "top", "width", "height")
             return (left, top, width, height)
     except (TypeError, ValueError):  # math's functions refuse an infinite angle with a ValueError
-        return Fault("record", f"its <{shape.tag}> lacks a number, or has one that isn't: {shown(dict(shape.attrib))}")
-    return Fault("record", f"a <{shape.tag}> has no area to draw a box around")
+        return Fault(
+            "invalid_record", f"its <{shape.tag}> lacks a number, or has one that isn't: {shown(dict(shape.attrib))}"
+        )
+    return Fault("invalid_record", f"a <{shape.tag}> has no area to draw a box around")
 
 
 def _numbers(shape: Element, *names: str) -> list[float]:

@@ -90,12 +90,12 @@ def _image(folder: Path, label: PurePosixPath, images: ImageFiles) -> RawImage:
     try:
         rows = lines(folder, label)
     except PipelineError:
-        return RawImage(str(label), "", fault=Fault("record", "it is not UTF-8 text"))
+        return RawImage(str(label), "", fault=Fault("invalid_record", "it is not UTF-8 text"))
     return RawImage(str(label), path, objects=tuple(_object(label, number, row) for number, row in enumerate(rows, 1)))
 
 
 def _pictures(room: PurePosixPath) -> PurePosixPath:
-    """label_2 annotates image_2, the left colour camera; image_3 has pictures of the same names."""
+    """label_2 annotates image_2, the left color camera; image_3 has pictures of the same names."""
     return room.parent / room.name.replace("label", "image")
 
 
@@ -110,11 +110,13 @@ def _object(label: PurePosixPath, number: int, row: str) -> RawObject:
 
 def _box(columns: Sequence[str]) -> Box | Fault:
     if len(columns) != _COLUMNS - 1:
-        return Fault("record", f"it has {len(columns) + 1} columns, not {_COLUMNS}")
+        return Fault("invalid_record", f"it has {len(columns) + 1} columns, not {_COLUMNS}")
     sides = [_number(column) for column in columns[3:7]]
     left, top, right, bottom = (side if side is not None else float("nan") for side in sides)
     if None in sides:
-        return Fault("record", f"its left, top, right, bottom are {shown(' '.join(columns[3:7]))}, not four numbers")
+        return Fault(
+            "invalid_record", f"its left, top, right, bottom are {shown(' '.join(columns[3:7]))}, not four numbers"
+        )
     return (left, top, right - left, bottom - top)
 
 

@@ -67,14 +67,14 @@ def _image(folder: Path, file: PurePosixPath, images: ImageFiles) -> RawImage | 
     try:
         content = read_json(folder / file)
     except PipelineError as error:
-        return RawImage(str(file), "", fault=Fault("record", str(error).partition(": ")[2]))
+        return RawImage(str(file), "", fault=Fault("invalid_record", str(error).partition(": ")[2]))
     except OSError as error:
-        return RawImage(str(file), "", fault=Fault("record", f"can't be read: {error.strerror}"))
+        return RawImage(str(file), "", fault=Fault("invalid_record", f"can't be read: {error.strerror}"))
     if not isinstance(content, dict) or "shapes" not in content:
         return None
     shapes, name = content["shapes"], content.get("imagePath")
     if not isinstance(shapes, list) or not isinstance(name, str) or not name:
-        return RawImage(str(file), "", fault=Fault("record", "it needs a list of shapes and an imagePath"))
+        return RawImage(str(file), "", fault=Fault("invalid_record", "it needs a list of shapes and an imagePath"))
     path = images.named(name, file.parent)
     if isinstance(path, Fault) and path.code == "missing_image":  # renamed together with the annotation
         again = images.of_stem(file.stem, file.parent)
@@ -95,7 +95,9 @@ def _object(file: PurePosixPath, number: int, shape: Any) -> RawObject:
     where = f"{file}: shape {number}"
     label = shape.get("label") if isinstance(shape, dict) else None
     if not isinstance(label, str) or not label.strip() or not is_text(label):
-        return RawObject(where, "", (0, 0, 0, 0), fault=Fault("record", f"it needs a label, has {shown(label)}"))
+        return RawObject(
+            where, "", (0, 0, 0, 0), fault=Fault("invalid_record", f"it needs a label, has {shown(label)}")
+        )
     box = _box(shape.get("shape_type") or "polygon", shape.get("points"))  # files of before 2018 have polygons only
     if isinstance(box, Fault):
         return RawObject(where, "", (0, 0, 0, 0), fault=box)
@@ -110,11 +112,11 @@ def _difficult(shape: dict[str, Any]) -> bool:
 
 def _box(kind: Any, points: Any) -> Box | Fault:
     if not isinstance(kind, str) or kind not in _AREAS:
-        return Fault("record", f"its shape_type {shown(kind)} has no area; known ones: {', '.join(_AREAS)}")
+        return Fault("invalid_record", f"its shape_type {shown(kind)} has no area; known ones: {', '.join(_AREAS)}")
     pairs = [_point(point) for point in points] if isinstance(points, list) else []
     corners = [pair for pair in pairs if pair is not None]
     if len(corners) < len(pairs) or len(corners) < _AREAS[kind]:
-        return Fault("record", f"its points are not the {_AREAS[kind]} or more pairs of numbers of a {kind}")
+        return Fault("invalid_record", f"its points are not the {_AREAS[kind]} or more pairs of numbers of a {kind}")
     return around_circle(corners[0], corners[1]) if kind == "circle" else around(corners)
 
 

@@ -101,7 +101,7 @@ def _split(folder: Path, file: PurePosixPath, split: str, images: ImageFiles, na
         if name:
             found.setdefault(name, []).append((line, row))
         else:
-            fault = Fault("record", f"it has {len(row)} fields where the head has {len(header)}, or no ImageID")
+            fault = Fault("invalid_record", f"it has {len(row)} fields where the head has {len(header)}, or no ImageID")
             orphans.append(RawObject(f"{file}: line {line}", "", _UNFIT, fault=fault))
     made = tuple(_image(table, name, own) for name, own in found.items())
     return RawSplit(made, tuple(orphans))
@@ -130,7 +130,7 @@ def _object(table: _Table, line: int, row: list[str], size: tuple[int, int]) -> 
     if isinstance(box, Fault):
         return RawObject(where, "", _UNFIT, fault=box)
     if not label:
-        return RawObject(where, "", box, fault=Fault("record", "it has no LabelName"))
+        return RawObject(where, "", box, fault=Fault("invalid_record", "it has no LabelName"))
     group = "IsGroupOf" in table.columns and row[table.columns["IsGroupOf"]] == "1"
     return RawObject(where, table.names.get(label, label), box, iscrowd=int(group))
 
@@ -138,7 +138,7 @@ def _object(table: _Table, line: int, row: list[str], size: tuple[int, int]) -> 
 def _box(texts: list[str], size: tuple[int, int]) -> Box | Fault:
     sides = [side for text in texts if (side := number(text)) is not None]
     if len(sides) != 4:
-        return Fault("record", f"its XMin, XMax, YMin, YMax are {shown(texts)}, not four numbers")
+        return Fault("invalid_record", f"its XMin, XMax, YMin, YMax are {shown(texts)}, not four numbers")
     left, right, top, bottom = sides
     width, height = size
     return (left * width, top * height, (right - left) * width, (bottom - top) * height)

@@ -52,10 +52,12 @@ def _image(file: PurePosixPath, text: str, images: ImageFiles) -> RawImage:
     declared = (int(size[1]), int(size[2])) if size else None
     name, count = _IMAGE.search(text), _COUNT.search(text)
     if name is None:
-        return RawImage(str(file), "", None, declared, objects, Fault("record", "it has no 'Image filename'"))
+        return RawImage(str(file), "", None, declared, objects, Fault("invalid_record", "it has no 'Image filename'"))
     if count is None or int(count[1]) != len(objects):
         told = f"it says {count[1]} objects" if count else "it doesn't say how many objects"
-        return RawImage(str(file), "", None, declared, (), Fault("record", f"{told}, and has {len(objects)} boxes"))
+        return RawImage(
+            str(file), "", None, declared, (), Fault("invalid_record", f"{told}, and has {len(objects)} boxes")
+        )
     path = images.named(name[1], file.parent)
     if isinstance(path, Fault):
         return RawImage(str(file), "", None, declared, objects, path)
@@ -66,7 +68,7 @@ def _object(file: PurePosixPath, number: str, name: str, rest: str) -> RawObject
     where = f"{file}: object {number}"
     corners = _CORNERS.fullmatch(rest)
     if corners is None or not name:
-        fault = Fault("record", f"not a box with a class: {name!r}{rest.rstrip()}")
+        fault = Fault("invalid_record", f"not a box with a class: {name!r}{rest.rstrip()}")
         return RawObject(where, "", (0.0, 0.0, 0.0, 0.0), fault=fault)
     xmin, ymin, xmax, ymax = (float(value) for value in corners.groups())
     return RawObject(where, name, (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1))

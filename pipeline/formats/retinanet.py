@@ -94,7 +94,9 @@ def _split(folder: Path, file: PurePosixPath, split: str, images: ImageFiles, kn
     for line, row in rows(folder, file):
         where = f"{file}: line {line}"
         if not row[0]:
-            orphans.append(RawObject(where, "", _UNFIT, fault=Fault("record", f"it names no image: {shown(row)}")))
+            orphans.append(
+                RawObject(where, "", _UNFIT, fault=Fault("invalid_record", f"it names no image: {shown(row)}"))
+            )
             continue
         lines.setdefault(row[0], line)
         here = objects.setdefault(row[0], [])
@@ -126,6 +128,6 @@ def _object(where: str, row: list[str], known: set[str] | None) -> RawObject:
 def _box(row: list[str]) -> Box | Fault:
     sides = [side for text in row[1:5] if (side := number(text)) is not None]
     if len(row) != _FIELDS or len(sides) != 4 or not row[5]:
-        return Fault("record", f"it has {shown(row)}, not path,x1,y1,x2,y2,class")
+        return Fault("invalid_record", f"it has {shown(row)}, not path,x1,y1,x2,y2,class")
     x1, y1, x2, y2 = sides
     return (x1, y1, x2 - x1, y2 - y1)

@@ -15,24 +15,24 @@ def around(points: Sequence[Point]) -> Box:
 
 
 def around_turned(box: Box, degrees: float) -> Box:
-    """The box around a rectangle turned about its centre."""
+    """The box around a rectangle turned about its center."""
     x, y, width, height = box
     cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
-    return _centred(x + width / 2, y + height / 2, width * cosine + height * sine, width * sine + height * cosine)
+    return _centered(x + width / 2, y + height / 2, width * cosine + height * sine, width * sine + height * cosine)
 
 
-def around_ellipse(centre: Point, radii: Point, degrees: float) -> Box:
+def around_ellipse(center: Point, radii: Point, degrees: float) -> Box:
     """The box around an ellipse, whose radii lie along the axes before it is turned."""
     cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     width = 2 * math.hypot(radii[0] * cosine, radii[1] * sine)
-    return _centred(*centre, width, 2 * math.hypot(radii[0] * sine, radii[1] * cosine))
+    return _centered(*center, width, 2 * math.hypot(radii[0] * sine, radii[1] * cosine))
 
 
-def around_circle(centre: Point, edge: Point) -> Box:
-    """The box around a circle given by its centre and a point on it."""
-    radius = math.dist(centre, edge)
-    return _centred(*centre, 2 * radius, 2 * radius)
+def around_circle(center: Point, edge: Point) -> Box:
+    """The box around a circle given by its center and a point on it."""
+    radius = math.dist(center, edge)
+    return _centered(*center, 2 * radius, 2 * radius)
 
 
-def _centred(x: float, y: float, width: float, height: float) -> Box:
+def _centered(x: float, y: float, width: float, height: float) -> Box:
     return (x - width / 2, y - height / 2, width, height)

@@ -31,7 +31,7 @@ def rows(folder: Path, file: PurePosixPath) -> Iterator[tuple[int, list[str]]]:
 
 
 def first_row(folder: Path, file: PurePosixPath) -> list[str]:
-    """The first row, by which a file is recognised; empty where there is none, or none that can be read."""
+    """The first row, by which a file is recognized; empty where there is none, or none that can be read."""
     text = head(folder / file).decode("utf-8-sig", errors="replace")
     try:
         return next(([field.strip() for field in row] for row in csv.reader(text.splitlines()) if row), [])

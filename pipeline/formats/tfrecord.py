@@ -1,4 +1,4 @@
-"""TFRecord of TensorFlow's Object Detection API: records with normalised boxes, and label maps.
+"""TFRecord of TensorFlow's Object Detection API: records with normalized boxes, and label maps.
 
 Formats: https://www.tensorflow.org/tutorials/load_data/tfrecord and
 https://github.com/tensorflow/models/blob/master/research/object_detection/g3doc/using_your_own_dataset.md.
@@ -141,7 +141,7 @@ def _images(folder: Path, file: PurePosixPath, labels: _Labels, images: ImageFil
         try:
             yield _image(folder, file, where, _features(record), labels, images)
         except DecodeError:
-            yield RawImage(where, "", fault=Fault("record", "it is no tf.train.Example"))
+            yield RawImage(where, "", fault=Fault("invalid_record", "it is no tf.train.Example"))
 
 
 def _image(
@@ -149,7 +149,7 @@ def _image(
 ) -> RawImage:
     name = _text(features, "image/filename") or _text(features, "image/source_id")
     if not name:
-        return RawImage(where, "", fault=Fault("record", "it needs an image/filename"))
+        return RawImage(where, "", fault=Fault("invalid_record", "it needs an image/filename"))
     where = f"{where} ({shown(name)})"
     path = images.named(name, file.parent)
     if isinstance(path, Fault):
@@ -172,9 +172,9 @@ def _objects(where: str, features: Features, labels: _Labels, pixels: tuple[int,
     texts, ids = (features.get(f"image/object/class/{kind}", []) for kind in ("text", "label"))
     flags = [features.get(f"image/object/{flag}", []) or [0] * count for flag in ("is_crowd", "difficult")]
     if any(len(values) != count for values in (*sides, *flags)) or count not in (len(texts), len(ids)):
-        return Fault("record", f"its lists of sides, classes and flags are not all {count} long")
+        return Fault("invalid_record", f"its lists of sides, classes and flags are not all {count} long")
     if not all(isinstance(value, (int, float)) for values in (*sides, *flags) for value in values):
-        return Fault("record", "its lists of sides and flags are no numbers")
+        return Fault("invalid_record", "its lists of sides and flags are no numbers")
     objects = []
     for place in range(count):
         left, top, right, bottom = (values[place] * pixels[axis % 2] for axis, values in enumerate(sides))

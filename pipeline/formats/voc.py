@@ -96,7 +96,7 @@ def _rooms(folder: Path, files: list[PurePosixPath], images: ImageFiles) -> dict
 
 
 def _is_other(path: Path, image: RawImage) -> bool:
-    return image.fault is not None and image.fault.code == "xml" and not _ROOT.search(head(path))
+    return image.fault is not None and image.fault.code == "invalid_xml" and not _ROOT.search(head(path))
 
 
 def _room(parent: PurePosixPath) -> PurePosixPath:
@@ -145,7 +145,7 @@ def _by_list(lists: dict[str, list[str]], room: PurePosixPath, annotated: Annota
 
 def _either(files: list[PurePosixPath]) -> RawImage:
     """What a list means by a name that several folders have."""
-    fault = Fault("record", f"a list names {files[0].stem}, which may be {files[0]} or {files[1]}")
+    fault = Fault("invalid_record", f"a list names {files[0].stem}, which may be {files[0]} or {files[1]}")
     return RawImage(str(files[0]), "", fault=fault)
 
 
@@ -202,15 +202,19 @@ def _parsed(path: Path) -> Element | Fault:
         plain = b"<!DOCTYPE" not in content and b"\0" not in content and _PLAIN_ENCODING.match(content)
         root: Element = XML(content) if plain else fromstring(content)
     except OSError as error:
-        return Fault("xml", f"can't be read: {error.strerror}")
+        return Fault("invalid_xml", f"can't be read: {error.strerror}")
     except ParseError as error:
         line, column = error.position
-        return Fault("xml", f"not XML: {str(error).split(':')[0]} at line {line} column {column + 1}")
+        return Fault("invalid_xml", f"not XML: {str(error).split(':')[0]} at line {line} column {column + 1}")
     except DefusedXmlException as error:
-        return Fault("xml", f"not read: it declares entities or other things unfit for data ({type(error).__name__})")
+        return Fault(
+            "invalid_xml", f"not read: it declares entities or other things unfit for data ({type(error).__name__})"
+        )
     except (LookupError, ValueError) as error:  # an unknown or wrong encoding
-        return Fault("xml", f"not XML: {error}")
-    return root if root.tag == "annotation" else Fault("xml", f"its root is <{shown(root.tag)}>, not <annotation>")
+        return Fault("invalid_xml", f"not XML: {error}")
+    return (
+        root if root.tag == "annotation" else Fault("invalid_xml", f"its root is <{shown(root.tag)}>, not <annotation>")
+    )
 
 
 def _texts(found: Element | None) -> dict[str, str]:
@@ -234,7 +238,7 @@ def _object(where: str, found: Element) -> RawObject:
         return RawObject(where, "", _UNFIT, fault=box)
     name = texts.get("name", "")
     if not name:
-        return RawObject(where, "", box, fault=Fault("record", "it has no <name>"))
+        return RawObject(where, "", box, fault=Fault("invalid_record", "it has no <name>"))
     return RawObject(where, name, box, difficult=int(texts.get("difficult") in ("1", "True", "true")))
 
 
@@ -245,6 +249,6 @@ def _box(sides: dict[str, str]) -> Box | Fault:
         xmin, ymin, xmax, ymax = (Decimal(value or "") for value in values)
         box = (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1)
     except ArithmeticError:
-        return Fault("record", f"its <bndbox> has xmin, ymin, xmax, ymax {shown(values)}, not four numbers")
+        return Fault("invalid_record", f"its <bndbox> has xmin, ymin, xmax, ymax {shown(values)}, not four numbers")
     left, top, width, height = map(float, box)
     return (left, top, width, height)

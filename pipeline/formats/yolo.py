@@ -118,7 +118,7 @@ class _Reader:
             *(part for part in PurePosixPath(line.replace("\\", "/")).parts if part not in ("/", ".."))
         )
         if not said.name:
-            return _Place(Fault("record", f"its line {shown(line)} names no image"), listing, None)
+            return _Place(Fault("invalid_record", f"its line {shown(line)} names no image"), listing, None)
         image = self.images.named(str(said), listing.parent, split)
         found = self._place(PurePosixPath(image)) if isinstance(image, str) else _Place(image, listing, None)
         if found.label is not None:
@@ -143,7 +143,7 @@ class _Reader:
         best = [file for file, length in shared.items() if length == most]
         if most[0] < 2:
             return None
-        return best[0] if len(best) == 1 else Fault("record", f"its labels may be {best[0]} or {best[1]}")
+        return best[0] if len(best) == 1 else Fault("invalid_record", f"its labels may be {best[0]} or {best[1]}")
 
     def split(self, places: Iterable[_Place]) -> Iterable[RawImage]:
         for place in places:
@@ -152,14 +152,14 @@ class _Reader:
     def wherever(self) -> dict[str, RawSplit]:
         """Without a manifest of splits: each folder of pictures with label files is one."""
         pictures = [self._place(file) for file in self._files if file.suffix.lower() in SUFFIXES]
-        labelled = [place for place in pictures if place.label is not None]
-        apart = list(self._apart({place.label for place in labelled}))
-        homes = {_home(place) for place in labelled + apart}
+        labeled = [place for place in pictures if place.label is not None]
+        apart = list(self._apart({place.label for place in labeled}))
+        homes = {_home(place) for place in labeled + apart}
         names = by_folder(sorted(homes))
-        images = {place.image for place in labelled + apart}
+        images = {place.image for place in labeled + apart}
         empty = [place for place in pictures if _home(place) in homes and place.image not in images]
         splits: dict[str, list[RawImage]] = {name: [] for name in names.values()}
-        for place in labelled + apart + empty:
+        for place in labeled + apart + empty:
             splits[names[_home(place)]].append(self._image(place))
         return {name: RawSplit(tuple(found)) for name, found in splits.items()}
 
@@ -181,7 +181,7 @@ class _Reader:
         try:
             rows = lines(self._folder, place.label)
         except PipelineError:
-            return RawImage(where, "", fault=Fault("record", "it is not UTF-8 text"))
+            return RawImage(where, "", fault=Fault("invalid_record", "it is not UTF-8 text"))
         objects = (self._object(f"{where}: object {number}", row, pixels) for number, row in enumerate(rows, 1))
         return RawImage(where, place.image, objects=tuple(objects))
 
@@ -244,7 +244,7 @@ def _numbers(row: str) -> list[float]:
 
 
 def _box(numbers: Sequence[float], keypoints: int, pixels: tuple[int, int]) -> Box | Fault:
-    """The box of a line, in pixels: centre and size, with key points after them or not, or around a polygon."""
+    """The box of a line, in pixels: center and size, with key points after them or not, or around a polygon."""
     columns = len(numbers)
     width, height = pixels
     if columns in (5, 5 + keypoints):
@@ -252,4 +252,4 @@ def _box(numbers: Sequence[float], keypoints: int, pixels: tuple[int, int]) -> B
         return ((x - w / 2) * width, (y - h / 2) * height, w * width, h * height)
     if columns >= 7 and columns % 2 and not keypoints:
         return around([(x * width, y * height) for x, y in zip(numbers[1::2], numbers[2::2], strict=True)])
-    return Fault("record", "it is no class number with a box's four numbers or a polygon's points")
+    return Fault("invalid_record", "it is no class number with a box's four numbers or a polygon's points")

@@ -1,6 +1,7 @@
 """Images through a detector: files in, detections in the pixels of the files out."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,6 +12,12 @@ from fcos.postprocess import Detections, Postprocess
 from pipeline.data.annotations import AnnotationSet, Image
 from pipeline.data.detections import Detection
 from pipeline.data.images import read_image, resized
+from pipeline.params import PostprocessParams
+
+
+def make_postprocess(params: PostprocessParams) -> Postprocess:
+    """The post-processing that the section `postprocess` of params.yaml describes."""
+    return Postprocess(**asdict(params))
 
 
 @torch.inference_mode()

@@ -39,7 +39,7 @@ class Model:
         return [name for _, name in self.description.categories]
 
     def check_classes(self, split: AnnotationSet, path: Path) -> None:
-        """Makes sure that a split has the very classes that the detector learnt.
+        """Makes sure that a split has the very classes that the detector learned.
 
         Raises:
             PipelineError: it has others.

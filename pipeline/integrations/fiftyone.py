@@ -183,7 +183,7 @@ def _build(source: Source, stamp: str) -> None:
 
     truth = annotations.read(Path(source.annotations))
     detections = results.read(Path(source.predictions), truth)
-    judged = errors.analyse(
+    judged = errors.analyze(
         truth, detections, score_threshold=source.score_threshold, iou_threshold=source.iou_threshold
     )
     dataset = fo.Dataset(source.name, persistent=True, overwrite=True)
@@ -209,9 +209,9 @@ def _declare(dataset: Any, classes: list[str]) -> None:
         dataset.add_sample_field(f"{name}.detections.error", fo.StringField, description=kind)
     dataset.add_sample_field("ground_truth.detections.ignored", fo.BooleanField, description="difficult, or a crowd")
     dataset.default_classes = classes
-    colours = {"ground_truth": "#3cb44b", "predictions": "#f58231"}
+    colors = {"ground_truth": "#3cb44b", "predictions": "#f58231"}
     dataset.app_config.color_scheme = fo.ColorScheme(
-        color_by="field", fields=[{"path": path, "fieldColor": colour} for path, colour in colours.items()]
+        color_by="field", fields=[{"path": path, "fieldColor": color} for path, color in colors.items()]
     )
     dataset.save()
 

@@ -70,7 +70,7 @@ def main() -> None:
     asked = json.load(sys.stdin)
     try:
         with redirect_stdout(sys.stderr):  # where FiftyOne may chat
-            _fetch(asked["name"], Path(asked["into"]), asked["splits"], asked["classes"], asked["samples"])
+            _fetch(asked["name"], Path(asked["into"]), asked["splits"], asked["classes"], asked["max_samples"])
     except Exception as error:  # noqa: BLE001
         # Each data set of the zoo has a loader of its own, and they raise anything.
         kind = "" if isinstance(error, PipelineError) else f"{type(error).__name__}: "
@@ -120,12 +120,12 @@ def export(
     written = 0
     for split in splits or (WHOLE,):
         view = dataset.match_tags(split) if splits else dataset
-        found = _labelled(view, field, classes)
+        found = _labeled(view, field, classes)
         if found:
             written += len(found[:samples])
             _write(found[:samples], into / split, names)
         else:
-            print(f"split {split} has no labelled image that is asked for; left out", file=sys.stderr)  # noqa: T201
+            print(f"split {split} has no labeled image that is asked for; left out", file=sys.stderr)  # noqa: T201
     if not written:
         raise PipelineError("no image with labels is left; see download.zoo.splits and download.zoo.classes")
 
@@ -156,8 +156,8 @@ def _classes(dataset: Any, field: str) -> list[str]:
     return [*own, *sorted(set(used) - set(own))]
 
 
-def _labelled(view: Any, field: str, classes: Sequence[str] | None) -> list[tuple[str, list[Any]]]:
-    """Path and objects of each image, by path; none at all where not one image of the split was labelled."""
+def _labeled(view: Any, field: str, classes: Sequence[str] | None) -> list[tuple[str, list[Any]]]:
+    """Path and objects of each image, by path; none at all where not one image of the split was labeled."""
     rows = [(str(sample.filepath), sample[field]) for sample in view.select_fields(field).iter_samples()]
     if all(label is None for _, label in rows):
         return []  # a test set without its truth is no set of empty images

@@ -26,7 +26,11 @@ from pipeline.params import Params
 from pipeline.workspace import root, state, workspace
 
 EXPERIMENT = "fcos"
-LATER_STAGES = ("evaluate.", "inspect.")  # whose parameters a training doesn't depend on
+EVALUATE = ("evaluate.", "postprocess.")  # sections that the evaluate stage adds
+LATER_STAGES = (*EVALUATE, "inspect.")  # sections that training does not depend on
+MACHINE = (
+    "machine."  # may change when an interrupted training continues: tags, since MLflow refuses to change a parameter
+)
 BATCH = 1000  # metrics that MLflow takes in one call
 PARAMS_BATCH = 100
 # Without the job runner: two processes instead of fifteen.
@@ -89,8 +93,9 @@ def train(params: Params, *, key: str) -> Iterator[Run]:
     """
     with _one_line("opening the store"):
         store = Store.open()
-        values = {name: value for name, value in params.flat().items() if not name.startswith(LATER_STAGES)}
-        tags = {**_tags(params), "key": key}
+        values = {name: value for name, value in _experiment(params).items() if not name.startswith(LATER_STAGES)}
+        machine = {name: str(value) for name, value in params.flat().items() if name.startswith(MACHINE)}
+        tags = {**_tags(params), **machine, "key": key}
         found = store.find({"key": key}, without="weights", params=values)
         run = store.start(found, values, tags, _name(params))
     with _open(Run(store, run, "weights")) as opened:
@@ -107,7 +112,7 @@ def evaluate(params: Params, weights: str) -> Iterator[Run]:
     Raises:
         PipelineError: as for `train`.
     """
-    with _later(params, "evaluate.", ("weights", weights), "predictions", "trained_by") as run:
+    with _later(params, EVALUATE, ("weights", weights), "predictions", "trained_by") as run:
         yield run
 
 
@@ -118,15 +123,15 @@ def inspect(params: Params, predictions: str) -> Iterator[Run]:
     Raises:
         PipelineError: as for `train`.
     """
-    with _later(params, "inspect.", ("predictions", predictions), "inspected", "evaluated_by") as run:
+    with _later(params, ("inspect.",), ("predictions", predictions), "inspected", "evaluated_by") as run:
         yield run
 
 
 @contextmanager
-def _later(params: Params, section: str, done: tuple[str, str], then: str, origin: str) -> Iterator[Run]:
+def _later(params: Params, sections: tuple[str, ...], done: tuple[str, str], then: str, origin: str) -> Iterator[Run]:
     with _one_line("opening the store"):
-        store, flat, tags = Store.open(), params.flat(), _tags(params)
-        mine = {name: value for name, value in flat.items() if name.startswith(section)}
+        store, flat, tags = Store.open(), _experiment(params), _tags(params)
+        mine = {name: value for name, value in flat.items() if name.startswith(sections)}
         same = {"dvc_experiment": tags["dvc_experiment"]}
         found = store.find({done[0]: done[1], **same}, without=then, params=mine)
         if found is None:
@@ -153,6 +158,11 @@ def _open(run: Run) -> Iterator[Run]:
             run.store.end(run.id, status)
     if run.problems:
         raise PipelineError(run.problems[0])
+
+
+def _experiment(params: Params) -> dict[str, Any]:
+    """The parameters that determine the result, by name."""
+    return {name: value for name, value in params.flat().items() if not name.startswith(MACHINE)}
 
 
 def _name(params: Params) -> str:

@@ -53,7 +53,7 @@ class Batches:
     workers: int  # processes that decode and augment; they stay for all epochs, of which one is asked for at a time
     seed: int
     canvas: tuple[int, int] | None = None
-    group_shapes: bool = False  # images of like shape together, where there is no canvas
+    group_by_aspect_ratio: bool = False  # images of like shape together, where there is no canvas
     accumulate: int = 1
     rank: int = 0
     processes: int = 1
@@ -68,7 +68,7 @@ class Batches:
         order = torch.randperm(len(self.data), generator=random)
         order = order.repeat(-(-self.batch_size // len(order)))[: len(self) * self.batch_size]
         steps = order.view(-1, self.batch_size)
-        if self.group_shapes and not self.canvas:
+        if self.group_by_aspect_ratio and not self.canvas:
             steps = torch.cat([self._grouped(steps[at : at + _WINDOW]) for at in range(0, len(steps), _WINDOW)])
             steps = steps[torch.randperm(len(steps), generator=random)]
         return steps.tolist()
@@ -101,7 +101,7 @@ class Batches:
                 raise
             raise PipelineError(
                 "a process that loads images was killed, most likely for lack of memory (or of room in /dev/shm): "
-                "lower train.workers or train.batch_size"
+                "lower machine.workers or train.batch_size"
             ) from None
 
     @cached_property

@@ -71,8 +71,8 @@ class ImageCache:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise PipelineError(
-                f"train.cache: {self.folder} needs {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free there: "
-                "make room, or set train.cache to false"
+                f"machine.cache: {self.folder} needs {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free "
+                "there: make room, or set machine.cache to false"
             )
 
     def read(self, row: int, path: Path) -> torch.Tensor:
@@ -109,7 +109,7 @@ class ImageCache:
         return image
 
     def _image(self, row: int, buffer: NDArray[np.uint8]) -> torch.Tensor:
-        """A view, its colours side by side as decoders leave them."""
+        """A view, its colors side by side as decoders leave them."""
         height, width = self.sizes[row].tolist()
         return torch.from_numpy(buffer)[: height * width * 3].view(height, width, 3).permute(2, 0, 1)
 

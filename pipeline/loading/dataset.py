@@ -35,7 +35,7 @@ class Names(Sequence[str]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Objects:
-    """What is to be learnt of a split's images, in a few arrays.
+    """What is to be learned of a split's images, in a few arrays.
 
     Processes forked off share memory until one writes to it, and to read a Python object is to write its count of
     references: with an object for each name and box, every worker ends up with a copy of all of them.
@@ -51,7 +51,7 @@ class Objects:
 
 def _objects(split: AnnotationSet, *, difficult: bool) -> Objects:
     label_of, groups = split.label_of(), split.by_image()
-    kept = [learnt(groups[image.id], difficult=difficult) for image in split.images]
+    kept = [learned(groups[image.id], difficult=difficult) for image in split.images]
     together = [annotation for annotations in kept for annotation in annotations]
     return Objects(
         names=Names(image.file_name for image in split.images),
@@ -63,7 +63,7 @@ def _objects(split: AnnotationSet, *, difficult: bool) -> Objects:
     )
 
 
-def learnt(annotations: Sequence[Annotation], *, difficult: bool) -> list[Annotation]:
+def learned(annotations: Sequence[Annotation], *, difficult: bool) -> list[Annotation]:
     """Those that training learns from: no crowds, whose boxes hold several; difficult ones only where asked."""
     return [a for a in annotations if not a.iscrowd and (difficult or not a.difficult)]
 
@@ -76,7 +76,7 @@ def _corners(annotations: Sequence[Annotation]) -> Tensor:
 class TrainingData(Dataset[Any]):
     """One split to learn from, or a part of it. An item is asked for by (epoch, index).
 
-    Its objects are those that `learnt` leaves.
+    Its objects are those that `learned` leaves.
 
     Args:
         empty: whether images without such objects are among its images.
@@ -85,7 +85,7 @@ class TrainingData(Dataset[Any]):
             from there: the same pixels where `augment` neither cuts nor zooms, others where it does.
 
     Raises:
-        PipelineError: nothing is to be learnt from these images.
+        PipelineError: nothing is to be learned from these images.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class TrainingData(Dataset[Any]):
         """Some of the images, in this order.
 
         Raises:
-            PipelineError: nothing is to be learnt from them.
+            PipelineError: nothing is to be learned from them.
         """
         answer = copy(self)
         answer._rows = self._rows[torch.as_tensor(indices, dtype=torch.int64)]

@@ -4,7 +4,6 @@ import sys
 
 from tqdm import tqdm
 
-from fcos.postprocess import Postprocess
 from pipeline import runner as stage
 from pipeline.data import annotations
 from pipeline.data import detections as results
@@ -13,7 +12,7 @@ from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
 from pipeline.evaluation import report, voc
 from pipeline.files import digest, write_json
-from pipeline.inference.detect import detect_split
+from pipeline.inference.detect import detect_split, make_postprocess
 from pipeline.inference.device import choose_device
 from pipeline.inference.model import Model
 from pipeline.integrations import mlflow as tracking
@@ -34,7 +33,7 @@ def evaluate(params: Params) -> None:
         raise PipelineError(f"params.yaml: evaluate.split is {name}, but the data set has none: {source} is not there")
     split = annotations.read(source)
     weights = here / "models/detector.safetensors"
-    model = Model.load(weights, choose_device(params.evaluate.device))
+    model = Model.load(weights, choose_device(params.machine.device))
     model.check_classes(split, source)
     predictions = here / f"predictions/{name}.json"
     results.write(detect(params, model, split), predictions)
@@ -55,23 +54,14 @@ def evaluate(params: Params) -> None:
 
 def detect(params: Params, model: Model, split: AnnotationSet) -> list[Detection]:
     """Detections in every image, with a progress bar."""
-    how = params.evaluate
     with tqdm(total=len(split.images), unit="image", desc="evaluate", disable=not sys.stderr.isatty()) as bar:
         found = detect_split(
             model.detector,
             split,
             workspace() / "data/raw" / params.dataset,
             input_size=model.description.input_size,
-            postprocess=Postprocess(
-                score_threshold=how.score_threshold,
-                threshold_on=how.threshold_on,
-                candidates=how.candidates,
-                nms=how.nms,
-                nms_threshold=how.nms_threshold,
-                soft_sigma=how.soft_sigma,
-                max_detections=how.max_detections,
-            ),
-            batch_size=how.batch_size,
+            postprocess=make_postprocess(params.postprocess),
+            batch_size=params.evaluate.batch_size,
             progress=bar.update,
         )
         return list(found)

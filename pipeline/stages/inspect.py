@@ -24,12 +24,12 @@ from pipeline.integrations import fiftyone as viewer
 from pipeline.integrations import mlflow as tracking
 from pipeline.params import Params
 from pipeline.runner import run
-from pipeline.visualization.boxes import Box, Colour, contact_sheet, draw
+from pipeline.visualization.boxes import Box, Color, contact_sheet, draw
 from pipeline.workspace import workspace
 
 TILE, COLUMNS, ROWS = 480, 4, 6  # pixels, pictures across, pictures down: more go on further sheets
-TRUTH: Colour = (60, 200, 75)
-DETECTION: Colour = (245, 130, 48)
+TRUTH: Color = (60, 200, 75)
+DETECTION: Color = (245, 130, 48)
 FAINT = 0.55  # how far the boxes beside the point are darkened
 LEGEND = "green: objects, orange: detections; what is meant has a label"
 
@@ -55,7 +55,7 @@ def main(params: Params) -> None:
     split, home = f"{params.evaluate.split}.json", workspace()
     predictions = home / "predictions" / split
     truth = annotations.read(home / "data/unified" / split)
-    judged = errors.analyse(
+    judged = errors.analyze(
         truth,
         results.read(predictions, truth),
         score_threshold=params.inspect.score_threshold,
@@ -63,7 +63,7 @@ def main(params: Params) -> None:
     )
     report, numbers = home / "reports/failures", home / "metrics/inspect.json"
     with replacing(report) as folder:
-        _write_sheets(folder, truth, judged, home / "data/raw" / params.dataset, params.inspect.worst)
+        _write_sheets(folder, truth, judged, home / "data/raw" / params.dataset, params.inspect.max_images)
     summary = {"errors": count(judged), "views": viewer.refresh(viewer.source(params))}
     write_json(numbers, summary)
     with tracking.inspect(params, digest(predictions)) as tracked:
@@ -114,7 +114,7 @@ def _tile(
     sheet: Sheet,
     images: Path,
 ) -> tuple[Pillow.Image, str]:
-    """The image with all its boxes, those that the sheet is about labelled; and its caption."""
+    """The image with all its boxes, those that the sheet is about labeled; and its caption."""
     cases = sheet.cases(judged)
     focus = [case.annotation if isinstance(case, Verdict) else case for case in cases]
     marks = []
@@ -127,11 +127,11 @@ def _tile(
     picture = _open(images / image.file_name, image)
     factor = TILE / max(picture.size)
     picture = picture.resize((max(1, round(image.width * factor)), max(1, round(image.height * factor))))
-    marks.sort(key=lambda mark: bool(mark[1]))  # the labelled ones on top
-    colours = [colour if label else _faint(colour) for _, label, colour in marks]
+    marks.sort(key=lambda mark: bool(mark[1]))  # the labeled ones on top
+    colors = [color if label else _faint(color) for _, label, color in marks]
     boxes = [_corners(bbox, factor) for bbox, _, _ in marks]
     return draw(
-        picture, boxes, [label for _, label, _ in marks], colours
+        picture, boxes, [label for _, label, _ in marks], colors
     ), f"{PurePosixPath(image.file_name).name}: {len(cases)}"
 
 
@@ -150,8 +150,8 @@ def _corners(bbox: tuple[float, float, float, float], factor: float) -> Box:
     return x * factor, y * factor, (x + width) * factor, (y + height) * factor
 
 
-def _faint(colour: Colour) -> Colour:
-    red, green, blue = (round(part * FAINT) for part in colour)
+def _faint(color: Color) -> Color:
+    red, green, blue = (round(part * FAINT) for part in color)
     return red, green, blue
 
 

@@ -38,7 +38,7 @@ from pipeline.visualization.progress import Progress, say
 from pipeline.workspace import state, workspace
 
 _LOGGED_TOGETHER = 25  # steps: one call to MLflow for each would cost more than the call tells
-_PLOTS = ("loss.csv", "loss.png", "optimiser.png")
+_PLOTS = ("loss.csv", "loss.png", "optimizer.png")
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
 def train(params: Params) -> None:
     """Trains, then writes weights, curves and metrics, and tells MLflow; in several processes where there are to be."""
     key = runner.fingerprint("train")
-    if launching.is_worker() or (count := launching.wanted(params.train)) == 1:
+    if launching.is_worker() or (count := launching.wanted(params)) == 1:
         _work(params, key)
     else:
         with _locked(f"{key}.launch"):
@@ -78,14 +78,14 @@ class Work:
     """One training, as every process of it sees it."""
 
     params: Params
-    learnt_from: AnnotationSet
+    learned_from: AnnotationSet
     judged_on: AnnotationSet
     raw: Path
     processes: Processes
     request: process.Request = field(default_factory=process.Request)
 
     def batches(self) -> Steps:
-        return make_batches(self.params, self.learnt_from, self.raw, self.processes)
+        return make_batches(self.params, self.learned_from, self.raw, self.processes)
 
     def trainer(self, batches: Steps, watcher: Watcher, checkpoint: Checkpoint | None) -> Trainer:
         """The trainer, which no other process waits for yet."""
@@ -93,7 +93,7 @@ class Work:
             self.params,
             batches=batches,
             validate=make_validation(self.params, self.judged_on, self.raw, self.request, self.processes),
-            classes=len(self.learnt_from.categories),
+            classes=len(self.learned_from.categories),
             watcher=watcher,
             checkpoint=checkpoint,
             processes=self.processes,
@@ -104,13 +104,13 @@ class Work:
 def _work(params: Params, key: str) -> None:
     """What one process does: the first leads, the others only learn."""
     here = workspace()
-    learnt_from, judged_on = (annotations.read(here / f"data/unified/{name}.json") for name in ("train", "val"))
-    with launching.processes(params.train) as processes:
+    learned_from, judged_on = (annotations.read(here / f"data/unified/{name}.json") for name in ("train", "val"))
+    with launching.processes(params) as processes:
         chosen = params
         if params.train.overfit:
-            chosen, learnt_from = by_heart(params, learnt_from, processes)
-            judged_on = learnt_from
-        work = Work(chosen, learnt_from, judged_on, here / "data/raw" / params.dataset, processes)
+            chosen, learned_from = by_heart(params, learned_from, processes)
+            judged_on = learned_from
+        work = Work(chosen, learned_from, judged_on, here / "data/raw" / params.dataset, processes)
         if processes.rank:
             _follow(work)
         else:
@@ -143,7 +143,7 @@ def _lead(work: Work, told: Params, key: str) -> None:
     if freed := states.remove_forgotten(state() / "training", key):
         say(freed)
     checkpoint, batches, params = Checkpoint(state() / "training" / key, tell=say), work.batches(), work.params
-    for line in [] if params.train.overfit else advice(params, work.learnt_from, work.judged_on, steps=len(batches)):
+    for line in [] if params.train.overfit else advice(params, work.learned_from, work.judged_on, steps=len(batches)):
         say(line)
     with tracking.train(told, key=key) as run, Watching(Progress(params.train.epochs * len(batches)), run) as watcher:
         trainer = work.trainer(batches, watcher, checkpoint)
@@ -152,7 +152,7 @@ def _lead(work: Work, told: Params, key: str) -> None:
         if history.stopped_early and not params.train.overfit:
             say(stopped_early(history, best, params.train.epochs))
         if params.train.overfit:
-            check_by_heart(history, work.learnt_from)
+            check_by_heart(history, work.learned_from)
         _write(trainer, history, best, work, watcher.progress.images_per_second, run)
     checkpoint.clear()
 
@@ -186,7 +186,7 @@ def _write(
 ) -> None:
     here, train = workspace(), work.params.train
     weights = write_weights(
-        trainer.result, best, describe(work.params, work.learnt_from), here / "models", keep=train.keep
+        trainer.result, best, describe(work.params, work.learned_from), here / "models", keep=train.final_weights
     )
     write_training_curves(history, here / "plots", stopped_early(history, best, train.epochs))
     write_json(

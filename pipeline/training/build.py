@@ -60,7 +60,7 @@ def one_line() -> Iterator[None]:
     """What ends a training by itself, as the one line that people see.
 
     Raises:
-        PipelineError: the loss isn't finite, nothing is learnt, the state can't be saved, or a GPU's memory is too
+        PipelineError: the loss isn't finite, nothing is learned, the state can't be saved, or a GPU's memory is too
             small.
     """
     try:
@@ -87,7 +87,7 @@ def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Pro
 
 def _make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes) -> Batches:
     train = params.train
-    cache = _cache(train, split, raw) if train.cache else None
+    cache = _cache(train, split, raw) if params.machine.cache else None
     data = TrainingData(
         split,
         raw,
@@ -98,26 +98,26 @@ def _make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Pr
             epochs=train.epochs,
             seed=params.seed,
         ),
-        difficult=train.difficult,
-        empty=train.empty,
-        crowd=train.crowd,
+        difficult=train.include_difficult,
+        empty=train.include_empty,
+        crowd=train.include_crowd,
         cache=cache,
     )
-    if train.limit:
-        data = data.limited(train.limit, params.seed)
+    if train.max_images:
+        data = data.limited(train.max_images, params.seed)
     if cache:
         cache.room_for(data.rows.numpy())
     return Batches(
         data=data,
         batch_size=train.batch_size,
-        workers=train.workers,
+        workers=params.machine.workers,
         seed=params.seed,
         canvas=train.input_size.canvas,
-        group_shapes=train.group_shapes,
+        group_by_aspect_ratio=train.group_by_aspect_ratio,
         accumulate=train.accumulate,
         rank=processes.rank,
         processes=processes.count,
-        pin_memory=choose_device(train.device).type == "cuda",
+        pin_memory=choose_device(params.machine.device).type == "cuda",
     )
 
 
@@ -173,18 +173,18 @@ def _measured(split: AnnotationSet, found: Sequence[Sequence[tuple[Any, ...]]]) 
 
 
 def iterations(train: TrainParams, steps: int, value: float) -> int:
-    """A length in the unit of train.counted_in as a number of steps.
+    """A length in the unit of train.schedule_unit as a number of steps.
 
     Args:
         steps: of one epoch.
     """
-    of_one = {"shares": train.epochs * steps, "epochs": steps, "iterations": 1}[train.counted_in]
+    of_one = {"fraction": train.epochs * steps, "epochs": steps, "iterations": 1}[train.schedule_unit]
     return round(value * of_one)
 
 
 def learning_rate(train: TrainParams) -> float:
     """The peak, for the batch that there really is (Goyal et al., 1706.02677)."""
-    return train.lr * train.batch_size / (train.lr_batch or train.batch_size)
+    return train.lr * train.batch_size / (train.base_batch_size or train.batch_size)
 
 
 def _rooted(model: ModelConfig) -> ModelConfig:
@@ -194,10 +194,10 @@ def _rooted(model: ModelConfig) -> ModelConfig:
 
 def _batch_norm(model: ModelConfig, device: torch.device, processes: Processes) -> ModelConfig:
     """With batch norm as this device has it."""
-    if model.batch_norm != "synchronised" or device.type != "cpu" or processes.count == 1:
+    if model.batch_norm != "synchronized" or device.type != "cpu" or processes.count == 1:
         return model
     if processes.rank == 0:
-        said = "torch synchronises batch norm on GPUs only: each process takes the statistics of its own images"
+        said = "torch synchronizes batch norm on GPUs only: each process takes the statistics of its own images"
         print(f"train: model.batch_norm: {said}", file=sys.stderr, flush=True)  # noqa: T201
     return replace(model, batch_norm="trained")
 
@@ -219,7 +219,7 @@ def make_trainer(
         PipelineError: ImageNet weights were asked for and aren't there.
     """
     train = params.train
-    device = choose_device(train.device)
+    device = choose_device(params.machine.device)
     detector = _detector(params, classes, device, processes)
     optimizer = _optimizer(train, detector)
     return Trainer(
@@ -233,22 +233,22 @@ def make_trainer(
         processes=processes,
         compiled=_compiled(train, processes),
         seed=params.seed,
-        frozen_epochs=train.frozen_epochs,
+        backbone_frozen_epochs=train.backbone_frozen_epochs,
         score="AP50" if train.overfit else "AP",
         enough=BY_HEART if train.overfit else math.inf,
         patience=train.early_stopping,
-        checkpoint_steps=train.checkpoint_steps,
+        checkpoint_steps=params.machine.checkpoint_steps,
         log_every=1 if device.type == "cpu" else _FETCHED_TOGETHER,
         interrupted=interrupted,
-        ema=make_ema(detector, train.ema) if train.ema else None,
+        ema=make_ema(detector, train.ema_decay) if train.ema_decay else None,
         batches=batches,
         validate=validate,
         epochs=train.epochs,
         validate_every=train.validate_every,
-        clip_norm=train.clip_norm,
+        clip_grad_norm=train.clip_grad_norm,
         watcher=watcher,
         checkpoint=checkpoint,
-        checkpoint_every=train.checkpoint_every,
+        checkpoint_seconds=params.machine.checkpoint_seconds,
     )
 
 

@@ -20,25 +20,26 @@ from fcos.training.distributed import ALONE, Processes, group
 from fcos.training.trainer import FailedElsewhere, Interrupted
 from pipeline.errors import PipelineError
 from pipeline.inference.device import choose_device
-from pipeline.params import TrainParams
+from pipeline.params import Params, TrainParams
 
 _RESTARTS = 3
 _STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of one that was asked to stop
 
 
-def wanted(train: TrainParams) -> int:
-    """How many processes train.devices means on this machine.
+def wanted(params: Params) -> int:
+    """How many processes machine.devices means on this machine.
 
     Raises:
         PipelineError: there are fewer GPUs, or a step's images can't be shared out evenly.
     """
-    if choose_device(train.device).type == "cpu":
-        count = 1 if train.devices == "auto" else train.devices
+    train, machine = params.train, params.machine
+    if choose_device(machine.device).type == "cpu":
+        count = 1 if machine.devices == "auto" else machine.devices
     else:
         gpus = torch.cuda.device_count()
-        count = gpus if train.devices == "auto" else train.devices
+        count = gpus if machine.devices == "auto" else machine.devices
         if count > gpus:
-            raise PipelineError(f"params.yaml: train.devices is {count}, but torch finds {gpus} GPUs")
+            raise PipelineError(f"params.yaml: machine.devices is {count}, but torch finds {gpus} GPUs")
     share_evenly(train, count)
     return count
 
@@ -53,7 +54,7 @@ def share_evenly(train: TrainParams, processes: int) -> None:
     if train.batch_size % parts:
         fitting = -(-train.batch_size // parts) * parts
         raise PipelineError(
-            f"params.yaml: train.batch_size is {train.batch_size}, which {processes} processes (train.devices) of "
+            f"params.yaml: train.batch_size is {train.batch_size}, which {processes} processes (machine.devices) of "
             f"{train.accumulate} parts each (train.accumulate) can't share evenly; {fitting} can be"
         )
 
@@ -63,21 +64,21 @@ def is_worker() -> bool:
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
-def processes(train: TrainParams) -> AbstractContextManager[Processes]:
+def processes(params: Params) -> AbstractContextManager[Processes]:
     """Those that this process trains with: the launcher's, or none.
 
     Raises:
         PipelineError: a step's images can't be shared out evenly between them.
         SystemExit: at the end, where training failed in another process, or was asked to stop.
     """
-    return _joined(train) if is_worker() else nullcontext(ALONE)
+    return _joined(params) if is_worker() else nullcontext(ALONE)
 
 
 @contextmanager
-def _joined(train: TrainParams) -> Iterator[Processes]:
-    share_evenly(train, int(os.environ["WORLD_SIZE"]))
+def _joined(params: Params) -> Iterator[Processes]:
+    share_evenly(params.train, int(os.environ["WORLD_SIZE"]))
     try:
-        with group(choose_device(train.device)) as joined:
+        with group(choose_device(params.machine.device)) as joined:
             yield joined
     except FailedElsewhere:
         sys.exit(1)

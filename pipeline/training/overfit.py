@@ -1,4 +1,4 @@
-"""`train.overfit`: some images learnt by heart, which shows whether everything before the training is right."""
+"""`train.overfit`: some images learned by heart, which shows whether everything before the training is right."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,11 +11,11 @@ from fcos.training.history import History
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.loading.batches import Batches
-from pipeline.loading.dataset import learnt
+from pipeline.loading.dataset import learned
 from pipeline.loading.transforms import generator
 from pipeline.params import Params
 
-BY_HEART = 0.95  # AP50 from which images count as learnt by heart
+BY_HEART = 0.95  # AP50 from which images count as learned by heart
 STEPS = 50  # of an epoch
 _EPOCHS = 20  # at most
 
@@ -49,7 +49,7 @@ def by_heart(params: Params, split: AnnotationSet, processes: Processes = ALONE)
         train.augment,
         flip=0.0,
         scale=(1.0, 1.0),
-        jitter=0.0,
+        color_jitter=0.0,
         affine=0.0,
         perspective=0.0,
         crop=0.0,
@@ -60,16 +60,16 @@ def by_heart(params: Params, split: AnnotationSet, processes: Processes = ALONE)
         params,
         train=replace(
             train,
-            workers=0,  # a pass over a few images is too short to start one for
             epochs=_EPOCHS,
             batch_size=max(unit, min(train.batch_size, train.overfit) // unit * unit),
-            limit=None,
+            max_images=None,
             early_stopping=0,
             multi_scale=None,
-            frozen_epochs=0,
+            backbone_frozen_epochs=0,
             augment=plain,
             validate_every=1,
         ),
+        machine=replace(params.machine, workers=0),  # a pass over a few images is too short to start one for
     ), _some(split, params)
 
 
@@ -79,8 +79,8 @@ def _some(split: AnnotationSet, params: Params) -> AnnotationSet:
     fit = [
         image
         for image in split.images
-        if learnt(own := groups[image.id], difficult=train.difficult)
-        and (train.crowd or not any(a.iscrowd for a in own))
+        if learned(own := groups[image.id], difficult=train.include_difficult)
+        and (train.include_crowd or not any(a.iscrowd for a in own))
     ]
     order = torch.randperm(len(fit), generator=generator(params.seed, "overfit")).tolist()
     images = tuple(fit[index] for index in sorted(order[: train.overfit]))
@@ -88,7 +88,7 @@ def _some(split: AnnotationSet, params: Params) -> AnnotationSet:
 
 
 def check_by_heart(history: History, split: AnnotationSet) -> None:
-    """Makes sure that the images were learnt.
+    """Makes sure that the images were learned.
 
     Raises:
         PipelineError: AP50 stayed too low.

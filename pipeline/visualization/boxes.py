@@ -14,24 +14,24 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
 from pipeline.errors import PipelineError
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 Font = ImageFont.FreeTypeFont
 
 READABLE = 480  # pixels: an image whose longer side is shorter is enlarged, else its labels would cover it
-PAPER: Colour = (250, 250, 250)
-INK: Colour = (30, 30, 30)
+PAPER: Color = (250, 250, 250)
+INK: Color = (30, 30, 30)
 
-# Trubetskoy's distinct colours, those that show on photographs: https://sashamaps.net/docs/resources/20-colors/
-_DISTINCT: tuple[Colour, ...] = (
+# Trubetskoy's distinct colors, those that show on photographs: https://sashamaps.net/docs/resources/20-colors/
+_DISTINCT: tuple[Color, ...] = (
     (230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240), (240, 50, 230),
     (210, 245, 60), (0, 128, 128), (255, 225, 25), (170, 110, 40), (250, 190, 212), (128, 0, 0), (170, 255, 195),
     (128, 128, 0), (0, 0, 128), (220, 190, 255),
 )  # fmt: skip
 
 
-def class_colour(label: int) -> Colour:
-    """The colour of a class by its training label: always the same, and unlike its neighbours'."""
+def class_color(label: int) -> Color:
+    """The color of a class by its training label: always the same, and unlike its neighbors'."""
     if label < len(_DISTINCT):
         return _DISTINCT[label]
     # Steps of the golden ratio never come round to a hue again.
@@ -40,9 +40,9 @@ def class_colour(label: int) -> Colour:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def object_colour(index: int) -> Colour:
-    """A colour for the index-th object of an image, of its own, and bright: it shows on a darkened image."""
-    bright = [colour for colour in _DISTINCT if max(colour) >= 230]
+def object_color(index: int) -> Color:
+    """A color for the index-th object of an image, of its own, and bright: it shows on a darkened image."""
+    bright = [color for color in _DISTINCT if max(color) >= 230]
     if index < len(bright):
         return bright[index]
     red, green, blue = colorsys.hsv_to_rgb(index * 0.618033988749895 % 1, (0.75, 0.45)[index % 2], 1.0)
@@ -62,32 +62,32 @@ def draw(
     image: Image.Image,
     boxes: Sequence[Box],
     labels: Sequence[str],
-    colours: Sequence[Colour],
+    colors: Sequence[Color],
     scores: Sequence[float] | None = None,
 ) -> Image.Image:
-    """A copy of the image, in RGB, with labelled boxes; a small image is enlarged so that labels can be read.
+    """A copy of the image, in RGB, with labeled boxes; a small image is enlarged so that labels can be read.
 
     Line width and text follow the image's size. A label stands on a filled tag above its box, or inside it
     where there is no room above, and never leaves the image. With scores, the best box is drawn last, on top.
 
     Raises:
-        ValueError: not as many labels, colours or scores as boxes.
+        ValueError: not as many labels, colors or scores as boxes.
     """
     factor = max(1, math.ceil(READABLE / max(image.size)))
     size = (image.width * factor, image.height * factor)
     canvas = image.convert("RGB").resize(size, Image.Resampling.BICUBIC) if factor > 1 else image.convert("RGB")
-    marks = list(zip(boxes, labels, colours, scores or [0.0] * len(boxes), strict=True))
+    marks = list(zip(boxes, labels, colors, scores or [0.0] * len(boxes), strict=True))
     pen, span = ImageDraw.Draw(canvas), max(canvas.size)
     font, width = font_of(max(12, span / 36)), max(2, round(span / 300))
     scaled = [
-        (_inside(box, factor, size), f"{label} {score:.2f}" if scores else label, colour)
-        for box, label, colour, score in sorted(marks, key=lambda mark: mark[3])
+        (_inside(box, factor, size), f"{label} {score:.2f}" if scores else label, color)
+        for box, label, color, score in sorted(marks, key=lambda mark: mark[3])
     ]
-    for box, _, colour in scaled:
-        pen.rectangle(box, outline=colour, width=width)
-    for box, text, colour in scaled:  # after all boxes: no line crosses a label
+    for box, _, color in scaled:
+        pen.rectangle(box, outline=color, width=width)
+    for box, text, color in scaled:  # after all boxes: no line crosses a label
         if text:
-            _tag(pen, box, text, colour, font, size)
+            _tag(pen, box, text, color, font, size)
     return canvas
 
 
@@ -99,20 +99,20 @@ def _inside(box: Box, factor: int, size: tuple[int, int]) -> Box:
     return left, top, right, bottom
 
 
-def _tag(pen: ImageDraw.ImageDraw, box: Box, text: str, colour: Colour, font: Font, size: tuple[int, int]) -> None:
+def _tag(pen: ImageDraw.ImageDraw, box: Box, text: str, color: Color, font: Font, size: tuple[int, int]) -> None:
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     margin = max(1, (bottom - top) / 5)
     width, height = right - left + 2 * margin, bottom - top + 2 * margin
     x = max(0, min(box[0], size[0] - width))
     y = box[1] - height if box[1] >= height else min(box[1], size[1] - height)
     y = max(0, y)
-    pen.rectangle((x, y, x + width, y + height), fill=colour)
-    pen.text((x + margin - left, y + margin - top), text, fill=ink_on(colour), font=font)
+    pen.rectangle((x, y, x + width, y + height), fill=color)
+    pen.text((x + margin - left, y + margin - top), text, fill=ink_on(color), font=font)
 
 
-def ink_on(colour: Colour) -> Colour:
-    """Black or white, whichever can be read on the colour (ITU-R BT.601 luma)."""
-    red, green, blue = colour
+def ink_on(color: Color) -> Color:
+    """Black or white, whichever can be read on the color (ITU-R BT.601 luma)."""
+    red, green, blue = color
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
 
 
@@ -168,7 +168,7 @@ class Dot:
     x: float
     y: float
     radius: float
-    colour: Colour
+    color: Color
     opacity: float = 1.0
 
 
@@ -182,9 +182,9 @@ class Panel:
 
 
 def muted(image: Image.Image) -> Image.Image:
-    """A copy in RGB, greyer, darker and of less contrast, for bright marks to stand out."""
-    grey = ImageEnhance.Color(image.convert("RGB")).enhance(0.25)
-    return Image.blend(Image.new("RGB", image.size, (60, 60, 60)), grey, 0.5).point(lambda value: round(value * 0.8))
+    """A copy in RGB, grayer, darker and of less contrast, for bright marks to stand out."""
+    gray = ImageEnhance.Color(image.convert("RGB")).enhance(0.25)
+    return Image.blend(Image.new("RGB", image.size, (60, 60, 60)), gray, 0.5).point(lambda value: round(value * 0.8))
 
 
 def dots(image: Image.Image, marks: Sequence[Dot]) -> Image.Image:
@@ -194,7 +194,7 @@ def dots(image: Image.Image, marks: Sequence[Dot]) -> Image.Image:
     pen = ImageDraw.Draw(layer)
     for mark in marks:
         x, y, radius = mark.x * fine, mark.y * fine, mark.radius * fine
-        fill = *mark.colour, round(mark.opacity * 255)
+        fill = *mark.color, round(mark.opacity * 255)
         rim = fine if mark.radius >= 3 else 0
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill, outline=(0, 0, 0, 255), width=rim)
     small = layer.resize(image.size, Image.Resampling.BOX)
@@ -202,45 +202,45 @@ def dots(image: Image.Image, marks: Sequence[Dot]) -> Image.Image:
 
 
 def frame(
-    image: Image.Image, box: Box, colour: Colour, *, width: int = 3, dashed: bool = False, crossed: bool = False
+    image: Image.Image, box: Box, color: Color, *, width: int = 3, dashed: bool = False, crossed: bool = False
 ) -> None:
     """Draws a box onto the image, dashed or with its diagonals where asked."""
     pen = ImageDraw.Draw(image)
     left, top, right, bottom = _inside(box, 1, image.size)
     if crossed:
-        pen.line((left, top, right, bottom), fill=colour, width=1)
-        pen.line((left, bottom, right, top), fill=colour, width=1)
+        pen.line((left, top, right, bottom), fill=color, width=1)
+        pen.line((left, bottom, right, top), fill=color, width=1)
     if not dashed:
-        pen.rectangle((left, top, right, bottom), outline=colour, width=width)
+        pen.rectangle((left, top, right, bottom), outline=color, width=width)
         return
     dash = 4 * width
     for start in np.arange(left, right, 2 * dash):
         for y in (top, bottom):
-            pen.line((start, y, min(start + dash, right), y), fill=colour, width=width)
+            pen.line((start, y, min(start + dash, right), y), fill=color, width=width)
     for start in np.arange(top, bottom, 2 * dash):
         for x in (left, right):
-            pen.line((x, start, x, min(start + dash, bottom)), fill=colour, width=width)
+            pen.line((x, start, x, min(start + dash, bottom)), fill=color, width=width)
 
 
-def tag(image: Image.Image, at: tuple[float, float], text: str, colour: Colour, size: float) -> None:
+def tag(image: Image.Image, at: tuple[float, float], text: str, color: Color, size: float) -> None:
     """Writes text on a filled tag onto the image, its lower left corner at x, y where there is room."""
-    _tag(ImageDraw.Draw(image), (*at, *at), text, colour, font_of(size), image.size)
+    _tag(ImageDraw.Draw(image), (*at, *at), text, color, font_of(size), image.size)
 
 
-# Matplotlib's inferno at seven even steps (CC0): as bright as the value is high, also in grey and to the colour-blind.
+# Matplotlib's inferno at seven even steps (CC0): as bright as the value is high, also in gray and to the color-blind.
 _INFERNO = np.array(
     [(0, 0, 4), (51, 10, 95), (120, 28, 109), (187, 55, 84), (237, 105, 37), (252, 181, 25), (252, 255, 164)], float
 )
 
 
 def heat(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Colours [..., 3] in 0…255 of values [...] in 0…1: from black by red to light yellow."""
+    """Colors [..., 3] in 0…255 of values [...] in 0…1: from black by red to light yellow."""
     steps = np.linspace(0, 1, len(_INFERNO))
     return np.stack([np.interp(values, steps, channel) for channel in _INFERNO.T], axis=-1)
 
 
 def heated(image: Image.Image, values: NDArray[np.floating], place: Box) -> Image.Image:
-    """A copy of the image in grey, with a map's cells over it: the higher a value, the less of the image shows.
+    """A copy of the image in gray, with a map's cells over it: the higher a value, the less of the image shows.
 
     Args:
         values: [h, w] in 0…1.
@@ -251,12 +251,12 @@ def heated(image: Image.Image, values: NDArray[np.floating], place: Box) -> Imag
     xs = ((np.arange(image.width) + 0.5 - left) / (right - left) * values.shape[1]).astype(int)
     seen = values[ys.clip(0, values.shape[0] - 1)[:, None], xs.clip(0, values.shape[1] - 1)]
     opacity = (0.4 + 0.6 * np.sqrt(seen))[..., None]
-    grey = np.asarray(muted(image).convert("L"), float)[..., None]
-    return Image.fromarray((grey * (1 - opacity) + heat(seen) * opacity).round().astype(np.uint8))
+    gray = np.asarray(muted(image).convert("L"), float)[..., None]
+    return Image.fromarray((gray * (1 - opacity) + heat(seen) * opacity).round().astype(np.uint8))
 
 
 def heat_bar(width: int, height: int) -> Image.Image:
-    """The colours of 0 to 1 from left to right."""
+    """The colors of 0 to 1 from left to right."""
     row = heat(np.linspace(0, 1, width)).round().astype(np.uint8)
     return Image.fromarray(np.repeat(row[None], height, axis=0))
 

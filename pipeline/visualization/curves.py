@@ -54,12 +54,12 @@ def precision_recall_png(metrics: VocMetrics, path: Path) -> None:
 
 
 def write_training_curves(history: History, folder: Path, title: str = "") -> None:
-    """loss.csv, a row a step; validation.csv, a row an epoch; loss.png; optimiser.png."""
+    """loss.csv, a row a step; validation.csv, a row an epoch; loss.png; optimizer.png."""
     told = [{name: value for name, value in row.items() if name not in UNREPORTED} for row in history.steps]
     _write_csv(told, folder / "loss.csv")
     _write_csv(history.epochs, folder / "validation.csv")
     loss_curves(history.steps, folder / "loss.png", title)
-    optimiser_curves(history.steps, folder / "optimiser.png")
+    optimizer_curves(history.steps, folder / "optimizer.png")
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -83,7 +83,7 @@ def loss_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = ""
         for name in ("total", "classification", "box", "quality"):
             axes.plot(steps, [row[name] for row in rows], linewidth=2 if name == "total" else 1, label=name)
         rate = axes.twinx()
-        rate.plot(steps, [row["learning_rate"] for row in rows], color="grey", linestyle=":", label="learning rate")
+        rate.plot(steps, [row["learning_rate"] for row in rows], color="gray", linestyle=":", label="learning rate")
         rate.set_ylabel("learning rate")
         rate.set_ylim(bottom=0)
         axes.set(xlabel="step", ylabel="loss", title=title)
@@ -93,7 +93,7 @@ def loss_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = ""
     _picture(draw, path)
 
 
-def optimiser_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+def optimizer_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draws a training's gradient norm, before clipping, on a logarithmic axis, and its learning rate, by step.
 
     Args:
@@ -109,7 +109,7 @@ def optimiser_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.set_yscale("log")
         axes.set(xlabel="step", ylabel="gradient norm")
         rate = axes.twinx()
-        rate.plot(steps, [row["learning_rate"] for row in rows], color="grey", linestyle=":", label="learning rate")
+        rate.plot(steps, [row["learning_rate"] for row in rows], color="gray", linestyle=":", label="learning rate")
         rate.set_ylabel("learning rate")
         rate.set_ylim(bottom=0)
         axes.legend(handles=[*axes.get_lines(), *rate.get_lines()], frameon=False)

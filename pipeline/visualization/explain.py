@@ -30,7 +30,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import out_names, write_json
 from pipeline.inference.device import choose_device
 from pipeline.inference.model import Model
-from pipeline.loading.dataset import learnt
+from pipeline.loading.dataset import learned
 from pipeline.loading.transforms import Sample, resize
 from pipeline.params import Params
 from pipeline.visualization import heat_maps as sheets
@@ -50,7 +50,7 @@ class Explained:
     """One image, and all that is known of it."""
 
     found: Found
-    objects: tuple[Annotation, ...]  # those that are learnt
+    objects: tuple[Annotation, ...]  # those that are learned
     taught: tuple[Sample, Explanation] | None  # None: the image has no ground truth
     said: Said | None  # None: there is no trained detector
 
@@ -95,7 +95,7 @@ def explain_image(params: Params, data: DataSet, model: Model | None, found: Fou
         raise PipelineError(
             f"{found.path}: not in data/unified, and without a trained detector there is nothing to show"
         )
-    objects = tuple(learnt(found.annotations, difficult=params.train.difficult))
+    objects = tuple(learned(found.annotations, difficult=params.train.include_difficult))
     whole = _sample(found, objects, data.first.label_of())
     said = _listen(model, whole) if model else None
     taught = _teach(params, objects, whole, said) if found.split else None
@@ -174,12 +174,12 @@ def _pictures(explained: Explained, data: DataSet, model: Model | None, stem: Pa
     pictures = {}
     if explained.taught:
         sample, taught = explained.taught
-        pictures["centres"] = sheets.centres(
+        pictures["centers"] = sheets.centers(
             _image(sample),
             taught,
             objects,
             left_out=len(explained.found.annotations) - len(objects),
-            title=_title(sample, "what is learnt where"),
+            title=_title(sample, "what is learned where"),
         )
     if explained.said and model:
         said = explained.said

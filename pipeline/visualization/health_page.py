@@ -87,7 +87,7 @@ def html(health: Health, raw: Path, name: str, params: Params) -> str:
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return templates.get_template("page.html.jinja").render(page=content)
+    return templates.get_template("health_page.html.jinja").render(page=content)
 
 
 def _looked_at(found: Survey) -> AnnotationSet | None:
@@ -155,12 +155,14 @@ def _numbers(found: Survey, params: Params) -> Numbers | None:
     return Numbers(
         box_sizes=statistics.box_sizes(now.sides),
         aspect_ratios=statistics.aspect_ratios(now.sides),
-        objects=statistics.objects_per_image(train, difficult=params.train.difficult),
+        objects=statistics.objects_per_image(train, difficult=params.train.include_difficult),
         image_sizes=statistics.image_sizes(now.shapes),
         levels=statistics.levels(now),
         levels_note=_levels_note(now),
         told=statistics.told(now),
-        counted="difficult objects included" if params.train.difficult else "without crowds and difficult objects",
+        counted="difficult objects included"
+        if params.train.include_difficult
+        else "without crowds and difficult objects",
     )
 
 
@@ -172,7 +174,7 @@ def _levels_note(now: advice.Situation) -> str:
     each = now.found.positives / objects
     return (
         f"The assignment was made for {objects:,} objects of {images:,} images{where}. Distances are from a location "
-        f"to the object's farthest side; an object may be learnt by several levels, {each:.1f} locations on average."
+        f"to the object's farthest side; an object may be learned by several levels, {each:.1f} locations on average."
     )
 
 

@@ -1,4 +1,4 @@
-"""The pictures of an explanation: feature centres, level by level, and heat maps of what a detector says."""
+"""The pictures of an explanation: feature centers, level by level, and heat maps of what a detector says."""
 
 import math
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from pipeline.visualization.boxes import (
     INK,
     PAPER,
     Box,
-    Colour,
+    Color,
     Dot,
     Panel,
-    class_colour,
+    class_color,
     dots,
     draw,
     font_of,
@@ -29,7 +29,7 @@ from pipeline.visualization.boxes import (
     heat_bar,
     heated,
     muted,
-    object_colour,
+    object_color,
     panel_sheet,
     tag,
     wrapped,
@@ -38,15 +38,15 @@ from pipeline.visualization.boxes import (
 _LONG = 800  # pixels: the longer side of a panel's image
 _HEAT_LONG = 560  # of a heat map's
 SURE = 0.4  # score from which a detection is shown, as in `fcos predict`
-_WHITE: Colour = (255, 255, 255)
+_WHITE: Color = (255, 255, 255)
 _LEAST = 0.3  # a class is named on a heat map where its probability is at least so high
 _NAMED = 5  # classes named in one heat map, the surest
 
 
-def centres(
+def centers(
     image: PIL.Image.Image, explained: Explanation, names: Sequence[str], *, left_out: int, title: str
 ) -> PIL.Image.Image:
-    """The feature centres: the objects, then one panel a level with the locations that learn each of them.
+    """The feature centers: the objects, then one panel a level with the locations that learn each of them.
 
     Args:
         image: as the network sees it.
@@ -62,7 +62,7 @@ def centres(
         panels.append(_level(muted(large), scale, explained, grid, number, at))
     columns = {1: 1, 2: 2, 3: 3, 4: 2}.get(len(panels), 3)
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    return panel_sheet(rows, title=title, legend=_centres_legend(columns * large.width, by_range=explained.by_range))
+    return panel_sheet(rows, title=title, legend=_centers_legend(columns * large.width, by_range=explained.by_range))
 
 
 def _enlarged(image: PIL.Image.Image, scale: float) -> PIL.Image.Image:
@@ -80,14 +80,14 @@ def _objects(
     picture = large.copy()
     for number, one in enumerate(explained.objects):
         none = one.reason is not None
-        frame(picture, _scaled(one.box, scale), object_colour(number), dashed=none, crossed=none)
+        frame(picture, _scaled(one.box, scale), object_color(number), dashed=none, crossed=none)
     for number, (one, name) in enumerate(zip(explained.objects, names, strict=True)):
         text = f"{name}: no location" if one.reason else name
-        tag(picture, _scaled(one.box, scale)[:2], text, object_colour(number), 17)
+        tag(picture, _scaled(one.box, scale)[:2], text, object_color(number), 17)
     lost = sum(one.reason is not None for one in explained.objects)
-    text = f"{_count(len(explained.objects), 'object')}, a colour each."
+    text = f"{_count(len(explained.objects), 'object')}, a color each."
     if lost:
-        text += f" {lost} dashed and crossed: no location is positive for it, so it can't be learnt."
+        text += f" {lost} dashed and crossed: no location is positive for it, so it can't be learned."
     if left_out:
         text += f" {left_out} more are left out of training: difficult, or a crowd."
     return Panel(picture, "What there is to learn", text)
@@ -96,7 +96,7 @@ def _objects(
 def _level(picture: PIL.Image.Image, scale: float, explained: Explanation, grid: Grid, number: int, at: slice) -> Panel:
     for index, one in enumerate(explained.objects):
         if one.positives[number]:
-            frame(picture, _scaled(one.box, scale), object_colour(index))
+            frame(picture, _scaled(one.box, scale), object_color(index))
         else:
             frame(picture, _scaled(one.box, scale), (150, 150, 150), width=1, dashed=one.reason is not None)
     step = grid.stride * scale
@@ -110,7 +110,7 @@ def _level(picture: PIL.Image.Image, scale: float, explained: Explanation, grid:
         strict=True,
     ):
         if positive:  # area, not radius, grows with centerness: that is what an eye compares
-            learning.append(Dot(x, y, max(1.8, largest * math.sqrt(central)), object_colour(index)))
+            learning.append(Dot(x, y, max(1.8, largest * math.sqrt(central)), object_color(index)))
         elif x < picture.width and y < picture.height:  # the others look at padding
             marks.append(Dot(x, y, faint, _WHITE, 0.55))
     objects = sum(bool(one.positives[number]) for one in explained.objects)
@@ -136,16 +136,16 @@ def _count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
-def _centres_legend(width: int, *, by_range: bool) -> PIL.Image.Image:
+def _centers_legend(width: int, *, by_range: bool) -> PIL.Image.Image:
     grown, dark = PIL.Image.new("RGB", (150, 36), PAPER), PIL.Image.new("RGB", (60, 36), (70, 70, 70))
     sizes_shown = [(18, 0.1), (48, 0.3), (84, 0.6), (124, 1.0)]
-    grown = dots(grown, [Dot(x, 18, 15 * math.sqrt(c), object_colour(1)) for x, c in sizes_shown])
+    grown = dots(grown, [Dot(x, 18, 15 * math.sqrt(c), object_color(1)) for x, c in sizes_shown])
     dark = dots(dark, [Dot(x, y, 2, _WHITE, 0.55) for x in (10, 30, 50) for y in (9, 27)])
     lost = PIL.Image.new("RGB", (60, 36), PAPER)
     frame(lost, (1, 1, 59, 35), (120, 120, 120), dashed=True, crossed=True)
     return _legend(
         [
-            (grown, "learns the object of its colour: centerness 0.1, 0.3, 0.6, 1"),
+            (grown, "learns the object of its color: centerness 0.1, 0.3, 0.6, 1"),
             (dark, "learns that there is nothing (background)"),
             (lost, "object without a location"),
         ],
@@ -176,7 +176,7 @@ def _legend(items: Sequence[tuple[PIL.Image.Image, str]], sentence: str, width: 
     return picture
 
 
-_INSIDE = "It is learnt inside objects alone: elsewhere it means nothing."
+_INSIDE = "It is learned inside objects alone: elsewhere it means nothing."
 _QUALITY = {
     "centerness": f"Centerness: how near the middle of its object each location takes itself to be. {_INSIDE}",
     "iou": f"IoU: how well each location takes its box to fit. {_INSIDE}",
@@ -226,7 +226,7 @@ def _detected(large: PIL.Image.Image, scale: float, found: Detections, names: Se
         large,
         (found.boxes * scale).tolist(),
         [names[label] for label in labels],
-        [class_colour(label) for label in labels],
+        [class_color(label) for label in labels],
         found.scores.tolist(),
     )
     return Panel(picture, "What it detects", f"{_count(len(labels), 'detection')} with a score of {SURE:g} or more.")
@@ -234,7 +234,7 @@ def _detected(large: PIL.Image.Image, scale: float, found: Detections, names: Se
 
 def _truth(large: PIL.Image.Image, scale: float, truth: Sequence[tuple[Box, str]]) -> Panel:
     boxes, names = [_scaled(box, scale) for box, _ in truth], [name for _, name in truth]
-    picture = draw(large, boxes, names, [object_colour(number) for number in range(len(boxes))])
+    picture = draw(large, boxes, names, [object_color(number) for number in range(len(boxes))])
     return Panel(picture, "What there is", _count(len(truth), "object") + "." if truth else "Nothing is known of it.")
 
 
@@ -254,7 +254,7 @@ def _class_panel(
     picture, _ = _map(large, scale, grid, values)
     for place in _peaks(grid, values):
         x, y = (grid.locations()[place] * scale).tolist()
-        tag(picture, (x, y), names[int(labels[place])], class_colour(int(labels[place])), 14)
+        tag(picture, (x, y), names[int(labels[place])], class_color(int(labels[place])), 14)
     return Panel(picture, f"{level_name(grid.stride)}: class", f"A location every {grid.stride} px. {_highest(values)}")
 
 

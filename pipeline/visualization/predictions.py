@@ -12,7 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import out_names, write_json
 from pipeline.inference.model import Model
 from pipeline.inference.predict import Prediction, predict, record
-from pipeline.visualization.boxes import class_colour, draw
+from pipeline.visualization.boxes import class_color, draw
 
 
 def picture(prediction: Prediction, names: Sequence[str]) -> PIL.Image.Image:
@@ -22,7 +22,7 @@ def picture(prediction: Prediction, names: Sequence[str]) -> PIL.Image.Image:
         prediction.image,
         prediction.detections.boxes.tolist(),
         [names[label] for label in labels],
-        [class_colour(label) for label in labels],
+        [class_color(label) for label in labels],
         prediction.detections.scores.tolist(),
     )
 

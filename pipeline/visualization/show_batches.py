@@ -16,7 +16,7 @@ from pipeline.analysis.lookup import DataSet
 from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.training.build import make_batches
-from pipeline.visualization.boxes import class_colour, contact_sheet, draw
+from pipeline.visualization.boxes import class_color, contact_sheet, draw
 
 _TILE = 400  # pixels
 
@@ -40,7 +40,7 @@ def write(params: Params, home: Path, *, epoch: int, count: int, out: Path) -> l
     data = DataSet(home, params.dataset, "train")
     split = data.first
     # As many workers as there are give the same batches, but would decode far more than is looked at.
-    alone = replace(params, train=replace(params.train, workers=0))
+    alone = replace(params, machine=replace(params.machine, workers=0))
     batches = make_batches(alone, split, data.raw)
     inputs = {(data.raw / image.file_name).resolve() for image in split.images}
     names = [category.name for category in split.categories]
@@ -80,7 +80,7 @@ def sheet(parts: Sequence[Batch], names: Sequence[str], *, title: str) -> PIL.Im
 def _tile(part: Batch, index: int, names: Sequence[str]) -> tuple[PIL.Image.Image, str]:
     valid = part.targets.valid[index]
     boxes, labels = part.targets.boxes[index][valid].tolist(), part.targets.labels[index][valid].tolist()
-    drawn = draw(_image(part.pixels[index]), boxes, [names[i] for i in labels], [class_colour(i) for i in labels])
+    drawn = draw(_image(part.pixels[index]), boxes, [names[i] for i in labels], [class_color(i) for i in labels])
     height, width = part.sizes[index].tolist()
     return drawn, f"{_size(height, width)}  {part.names[index]}"
 

@@ -15,12 +15,12 @@ from torchvision.transforms.v2 import functional
 from pipeline.data.annotations import Annotation, AnnotationSet, Image
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
-from pipeline.visualization.boxes import Box, Colour, frame
+from pipeline.visualization.boxes import Box, Color, frame
 
-MARKED: Colour = (255, 196, 0)
-OTHER: Colour = (255, 255, 255)
-_RIM: Colour = (20, 20, 20)
-_OUTSIDE: Colour = (128, 128, 128)  # around the image, where a box reaches out of it
+MARKED: Color = (255, 196, 0)
+OTHER: Color = (255, 255, 255)
+_RIM: Color = (20, 20, 20)
+_OUTSIDE: Color = (128, 128, 128)  # around the image, where a box reaches out of it
 _BOXES = 100  # drawn at most
 _LEAST = 12.0  # pixels of a frame's side
 _QUALITY = 72

@@ -10,6 +10,7 @@ import torch
 from dvc.utils.hydra import apply_overrides
 from torchvision.models.detection import fcos_resnet50_fpn
 
+from pipeline import recipes
 from tests.support.http_servers import serving
 from tests.support.projects import PROJECT, clone, read, readme, run, stages_run
 
@@ -25,8 +26,8 @@ def test_the_commands_of_docs_on_recipes(untouched: Path, tmp_path: Path) -> Non
     listing, writing, elsewhere = readme("Recipes", "docs/recipes.md")
     for command in (listing, writing, elsewhere):
         run(untouched, *command)
-    assert (untouched / "params.yaml").read_text() == (PROJECT / "pipeline/recipes/cpu_lite0.yaml").read_text()
-    assert (untouched / "best.yaml").read_text() == (PROJECT / "pipeline/recipes/best_r50.yaml").read_text()
+    assert (untouched / "params.yaml").read_text() == recipes.find("cpu_lite0").text
+    assert (untouched / "best.yaml").read_text() == recipes.find("best_r50").text
     again, training = readme("Before it runs", "docs/recipes.md")
     run(untouched, *again)
     archive = tmp_path / "mine.zip"
@@ -69,7 +70,7 @@ def test_the_commands_on_training(tmp_path_factory: pytest.TempPathFactory) -> N
     header = (project / "plots/loss.csv").read_text().splitlines()[0].split(",")
     assert {"learning_rate", "gradient_norm", "objects"} <= set(header)
     assert "annotated" not in header
-    assert (project / "plots/optimiser.png").is_file()
+    assert (project / "plots/optimizer.png").is_file()
 
 
 def test_the_commands_on_data_sets(untouched: Path, tmp_path: Path) -> None:
@@ -88,9 +89,9 @@ def test_the_commands_on_data_sets(untouched: Path, tmp_path: Path) -> None:
     assert "nothing would stop the conversion" in run(untouched, *page)
     assert (untouched / "health.html").stat().st_size > 10_000
     converted(untouched, own)
-    assert read(untouched, "data/unified/report.json")["problems"] == "error"
+    assert read(untouched, "data/unified/report.json")["issues"] == "error"
     converted(untouched, repaired)
-    assert read(untouched, "data/unified/report.json")["problems"] == "repair"
+    assert read(untouched, "data/unified/report.json")["issues"] == "repair"
     (again,) = data_sets("Is it healthy?")
     run(untouched, *here(again))
     for command in data_sets("Handing a data set on"):
@@ -109,7 +110,7 @@ def test_the_options_of_conversion(untouched: Path) -> None:
     assert read(untouched, "data/unified/report.json")["hold_out"]["folds"] == 5
     # None of its files is a frame of a sequence, and with folds that matters.
     said = converted(untouched, [*groups, "-S", "convert.folds=2"], fails=True)
-    assert "convert.groups" in said
+    assert "convert.group_pattern" in said
 
 
 def test_the_commands_on_data_sets_by_name(untouched: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import mlflow
 
-from tests.support.projects import PROJECT, read, readme, run, stages_run
+from pipeline import recipes
+from tests.support.projects import read, readme, run, stages_run
 
 
 def mlflow_runs(project: Path) -> list[mlflow.entities.Run]:
@@ -110,11 +111,11 @@ def test_readmes_commands_to_choose_a_detector(project: Path) -> None:
     listing, writing, summing, explaining = readme("Choose a detector")
     assert "paper_r50_improved\n" in run(project, *listing)
     run(project, *writing)
-    assert (project / "lite0.yaml").read_text() == (PROJECT / "pipeline/recipes/cpu_lite0.yaml").read_text()
+    assert (project / "lite0.yaml").read_text() == recipes.find("cpu_lite0").text
     assert "backbone C5" in run(project, *summing)
     assert "pictures and explained.json in explained" in run(project, *explaining)
     assert {path.name for path in (project / "explained").iterdir()} == {
-        "000001-centres.jpg",
+        "000001-centers.jpg",
         "000001-heat.jpg",
         "explained.json",
     }
@@ -122,12 +123,12 @@ def test_readmes_commands_to_choose_a_detector(project: Path) -> None:
 
 def test_a_changed_evaluation_does_not_train_again(project: Path) -> None:
     """And its numbers go into a run of their own, which names the one that trained."""
-    output = run(project, "dvc", "exp", "run", "-S", "evaluate.max_detections=50")
+    output = run(project, "dvc", "exp", "run", "-S", "postprocess.max_detections=50")
     assert stages_run(output) == {"evaluate", "inspect"}
     first, second = mlflow_runs(project)
     assert second.data.tags["trained_by"] == first.info.run_id
-    assert second.data.params["evaluate.max_detections"] == "50"
-    assert first.data.params["evaluate.max_detections"] == "100"
+    assert second.data.params["postprocess.max_detections"] == "50"
+    assert first.data.params["postprocess.max_detections"] == "100"
 
 
 def test_readmes_experiments_stand_beside_each_other(project: Path) -> None:

@@ -46,7 +46,7 @@ def test_against_a_loop_over_locations() -> None:
     """Equation 2, one location at a time."""
     given = outputs()
     truth = ASSIGNERS["fcos"](given, BATCH, CONFIG)
-    classification = box = centre = weights = torch.zeros(())
+    classification = box = center = weights = torch.zeros(())
     count = int(truth.positive.sum())
     assert given.quality is not None
     for i in range(2):
@@ -58,20 +58,22 @@ def test_against_a_loop_over_locations() -> None:
                 pair = (boxes_from_ltrb(location, ltrb) for ltrb in (given.ltrb[i, p], truth.ltrb[i, p]))
                 box = box + central * iou_loss(*pair)
                 weights = weights + central
-                centre = centre + F.binary_cross_entropy_with_logits(given.quality[i, p], central)
+                center = center + F.binary_cross_entropy_with_logits(given.quality[i, p], central)
             classification = classification + sigmoid_focal_loss(given.logits[i, p], goal, alpha=0.25, gamma=2.0).sum()
     losses = Criterion(CONFIG, box_loss="iou")(given, BATCH)
     assert count > 4
     torch.testing.assert_close(losses.classification, classification / count)
     torch.testing.assert_close(losses.box, box / weights)
-    torch.testing.assert_close(losses.quality, centre / count)
-    torch.testing.assert_close(losses.total, (classification + centre) / count + box / weights)
+    torch.testing.assert_close(losses.quality, center / count)
+    torch.testing.assert_close(losses.total, (classification + center) / count + box / weights)
     assert losses.positives == count
 
 
 def test_soft_targets_and_iou_quality_against_a_loop_over_locations() -> None:
     """Quality focal loss, box loss weighted by the IoU, an IoU branch with l1: all of the predicted box's IoU."""
-    config = replace(CONFIG, classification_loss="quality_focal", box_weight="iou", quality="iou", quality_loss="l1")
+    config = replace(
+        CONFIG, classification_loss="quality_focal", box_loss_weighting="iou", quality="iou", quality_loss="l1"
+    )
     given = outputs()
     truth = ASSIGNERS["fcos"](given, BATCH, config)
     classification = box = quality = weights = torch.zeros(())
@@ -115,7 +117,7 @@ def test_unweighted_box_loss_is_the_mean_over_positives() -> None:
     given = outputs()
     truth = ASSIGNERS["fcos"](given, BATCH, CONFIG)
     pair = [boxes_from_ltrb(PYRAMID.locations, ltrb)[truth.positive] for ltrb in (given.ltrb, truth.ltrb)]
-    losses = Criterion(replace(CONFIG, box_weight="none"), box_loss="giou")(given, BATCH)
+    losses = Criterion(replace(CONFIG, box_loss_weighting="none"), box_loss="giou")(given, BATCH)
     torch.testing.assert_close(losses.box, giou_loss(*pair).mean())
 
 
@@ -147,10 +149,10 @@ def test_centerness_can_reach_its_floor_and_no_less() -> None:
 
 
 @pytest.mark.parametrize("box_loss", list(BOX_LOSSES))
-@pytest.mark.parametrize("box_weight", ["centerness", "iou", "none"])
-def test_a_batch_without_objects_learns_background(box_loss: str, box_weight: str) -> None:
+@pytest.mark.parametrize("box_loss_weighting", ["centerness", "iou", "none"])
+def test_a_batch_without_objects_learns_background(box_loss: str, box_loss_weighting: str) -> None:
     given = outputs()
-    losses = Criterion(replace(CONFIG, box_weight=box_weight), box_loss=box_loss)(given, NOTHING)  # type: ignore[arg-type]
+    losses = Criterion(replace(CONFIG, box_loss_weighting=box_loss_weighting), box_loss=box_loss)(given, NOTHING)  # type: ignore[arg-type]
     losses.total.backward()  # type: ignore[no-untyped-call]
     assert losses.classification > 0
     assert losses.box == 0
@@ -162,11 +164,11 @@ def test_a_batch_without_objects_learns_background(box_loss: str, box_weight: st
 
 @pytest.mark.parametrize("box_loss", list(BOX_LOSSES))
 def test_boxes_that_mean_nothing_do_no_harm(box_loss: str) -> None:
-    """Infinite where nothing is to be learnt, of no size where an object is."""
+    """Infinite where nothing is to be learned, of no size where an object is."""
     given = outputs()
     truth = ASSIGNERS["fcos"](given, BATCH, CONFIG)
     ltrb = torch.where(truth.positive[..., None], 0.0, torch.inf).expand(-1, -1, 4).clone().requires_grad_()
-    config = replace(CONFIG, classification_loss="varifocal", box_weight="iou", quality="iou")
+    config = replace(CONFIG, classification_loss="varifocal", box_loss_weighting="iou", quality="iou")
     losses = Criterion(config, box_loss=box_loss)(Outputs(given.logits, ltrb, given.quality, PYRAMID), BATCH)
     losses.total.backward()  # type: ignore[no-untyped-call]
     assert all(value.isfinite() for value in losses.named().values())
@@ -178,7 +180,7 @@ def test_boxes_that_mean_nothing_do_no_harm(box_loss: str) -> None:
 
 def every_config() -> list[ModelConfig]:
     return [
-        replace(CONFIG, assigner=assigner, classification_loss=loss, box_weight=weight, quality=quality)  # type: ignore[arg-type]
+        replace(CONFIG, assigner=assigner, classification_loss=loss, box_loss_weighting=weight, quality=quality)  # type: ignore[arg-type]
         for (assigner, loss), (weight, quality) in itertools.product(
             itertools.product(ASSIGNERS, CLASSIFICATION_LOSSES),
             [("centerness", "centerness"), ("iou", "iou"), ("none", "none")],
@@ -221,10 +223,10 @@ def test_boxes_far_from_the_corner_lose_as_much_as_near_ones() -> None:
     torch.testing.assert_close(found[0], found[1])
 
 
-@pytest.mark.parametrize("box_weight", ["centerness", "iou", "none"])
-def test_normalisers_go_through_the_mean_over_processes(box_weight: str) -> None:
+@pytest.mark.parametrize("box_loss_weighting", ["centerness", "iou", "none"])
+def test_normalizers_go_through_the_mean_over_processes(box_loss_weighting: str) -> None:
     """Twice the positives elsewhere means half the loss here."""
-    config = replace(CONFIG, box_weight=box_weight)  # type: ignore[arg-type]
+    config = replace(CONFIG, box_loss_weighting=box_loss_weighting)  # type: ignore[arg-type]
     alone = Criterion(config, box_loss="iou")(outputs(), BATCH)
     doubled = Criterion(config, box_loss="iou", mean_over_processes=lambda value: 2 * value)(outputs(), BATCH)
     torch.testing.assert_close(2 * doubled.total, alone.total)

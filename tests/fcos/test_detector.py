@@ -21,7 +21,7 @@ def image(height: int, width: int) -> torch.Tensor:
     return torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
 
 
-def test_prepare_normalises_and_pads_with_zero() -> None:
+def test_prepare_normalizes_and_pads_with_zero() -> None:
     detector = build(SMALL, 2)
     white = torch.full((3, 40, 33), 255, dtype=torch.uint8)
     batch = detector.prepare([white, image(20, 64)])
@@ -32,9 +32,9 @@ def test_prepare_normalises_and_pads_with_zero() -> None:
     assert batch[0, :, :, 33:].abs().max() == 0
 
 
-def test_another_normalisation_is_used_and_kept() -> None:
+def test_another_normalization_is_used_and_kept() -> None:
     detector = build(SMALL, 2)
-    detector.normalise(mean=(1.0, 0.5, 0.0), std=(1.0, 0.5, 0.25))
+    detector.normalize(mean=(1.0, 0.5, 0.0), std=(1.0, 0.5, 0.25))
     white = torch.full((3, 32, 32), 255, dtype=torch.uint8)
     assert detector.prepare([white])[0, :, 0, 0].tolist() == [0, 1, 4]
     assert (detector.backbone.mean, detector.backbone.std) == ((1.0, 0.5, 0.0), (1.0, 0.5, 0.25))
@@ -60,11 +60,11 @@ def test_a_single_small_image_passes_all_levels() -> None:
     assert [grid.count for grid in detector(detector.prepare([image(20, 30)])).points.grids] == [16, 4, 1, 1, 1]
 
 
-def test_synchronised_norms_are_so_in_every_part() -> None:
-    synchronised = replace(SMALL, batch_norm="synchronised", neck="pan", neck_norm="batch", head_norm="batch")
-    kinds = [type(layer) for layer in build(synchronised, 2).modules() if hasattr(layer, "running_mean")]
+def test_synchronized_norms_are_so_in_every_part() -> None:
+    synchronized = replace(SMALL, batch_norm="synchronized", neck="pan", neck_norm="batch", head_norm="batch")
+    kinds = [type(layer) for layer in build(synchronized, 2).modules() if hasattr(layer, "running_mean")]
     assert set(kinds) == {torch.nn.SyncBatchNorm}
-    backbone = [type(layer) for layer in build(synchronised, 2).backbone.modules() if hasattr(layer, "running_mean")]
+    backbone = [type(layer) for layer in build(synchronized, 2).backbone.modules() if hasattr(layer, "running_mean")]
     assert len(kinds) > len(backbone)
 
 
@@ -128,9 +128,9 @@ def test_torchvision_grid_is_torchvisions(height: int, width: int, last: list[li
     assert grids.locations[ends].tolist() == last
 
 
-@pytest.mark.parametrize("locations", ["centre", "corner", "torchvision"])
+@pytest.mark.parametrize("locations", ["center", "corner", "torchvision"])
 def test_the_detectors_points_are_the_configurations(locations: Any) -> None:
-    detector = build(replace(SMALL, locations=locations, levels=(4, 5), ranges=(50.0,)), 1)
+    detector = build(replace(SMALL, locations=locations, levels=(4, 5), regression_ranges=(50.0,)), 1)
     made = detector(torch.zeros(1, 3, 64, 96)).points
     expected = points([(4, 6), (2, 3)], [16, 32], locations=locations, ends=[50.0])
     assert torch.equal(made.locations, expected.locations)
@@ -146,7 +146,7 @@ def test_the_detectors_points_are_the_configurations(locations: Any) -> None:
         ({"channels": 12}, "channels"),
         ({"tower_channels": 0}, "tower_channels"),
         ({"tower_depth": -1}, "tower_depth"),
-        ({"centre_radius": -0.5}, "centre_radius"),
+        ({"center_sampling_radius": -0.5}, "center_sampling_radius"),
         ({"frozen_stages": -1}, "frozen_stages"),
         ({"backbone": "resnet19"}, "backbone"),
     ],

@@ -21,9 +21,9 @@ def outputs(entries: dict[tuple[int, int], tuple[float, float, list[float]]], cl
     """Nothing but the entries: (location, class) → class probability, centerness, ltrb."""
     logits = torch.full((1, 20, classes), -20.0)
     centerness, ltrb = torch.zeros(1, 20), torch.ones(1, 20, 4)
-    for (location, label), (probability, centre, distances) in entries.items():
+    for (location, label), (probability, center, distances) in entries.items():
         logits[0, location, label] = math.log(probability / (1 - probability))
-        centerness[0, location] = math.log(centre / (1 - centre))
+        centerness[0, location] = math.log(center / (1 - center))
         ltrb[0, location] = torch.tensor(distances)
     return Outputs(logits, ltrb, centerness, PYRAMID)
 
@@ -71,7 +71,7 @@ def test_best_first_and_no_more_than_asked() -> None:
 def test_candidates_are_counted_level_by_level() -> None:
     entries = {(i, 0): (0.5 + 0.02 * i, 0.5, [2.0] * 4) for i in range(4)}
     entries |= {(i, 0): (0.2, 0.5, [3.0] * 4) for i in (16, 19)}
-    assert len(detect(outputs(entries), candidates=1)) == 2
+    assert len(detect(outputs(entries), pre_nms_topk=1)) == 2
 
 
 def test_boxes_end_at_the_image_and_empty_ones_go() -> None:
@@ -100,14 +100,14 @@ def test_the_truth_comes_back_as_detections() -> None:
 def test_the_threshold_on_the_score() -> None:
     """sqrt(0.5 · 0.18) = 0.3: the class's 0.5 is above 0.4, the score isn't."""
     given = outputs({(5, 0): (0.5, 0.18, [4] * 4), (10, 0): (0.5, 0.5, [4] * 4)})
-    assert len(detect(given, score_threshold=0.4, threshold_on="class")) == 2
-    assert len(detect(given, score_threshold=0.4, threshold_on="score")) == 1
-    assert len(detect(given, score_threshold=0.29, threshold_on="score")) == 2
+    assert len(detect(given, score_threshold=0.4, score_mode="class")) == 2
+    assert len(detect(given, score_threshold=0.4, score_mode="combined")) == 1
+    assert len(detect(given, score_threshold=0.29, score_mode="combined")) == 2
 
 
 def test_without_quality_the_score_is_the_classs_probability() -> None:
     given = replace(outputs({(5, 1): (0.64, 0.36, [4, 5, 6, 7])}), quality=None)
-    assert [score for _, score, _ in detect(given, threshold_on="score")] == pytest.approx([0.64], abs=1e-4)
+    assert [score for _, score, _ in detect(given, score_mode="combined")] == pytest.approx([0.64], abs=1e-4)
 
 
 # Two boxes of one class, the second 8×8 inside the first 16×8, both at y 8 to 16: IoU ½.
@@ -120,11 +120,11 @@ HALVES: dict[tuple[int, int], tuple[float, float, list[float]]] = {
 @pytest.mark.parametrize(
     ("options", "second"),
     [
-        ({"nms": "hard", "nms_threshold": 0.49}, []),
-        ({"nms": "hard", "nms_threshold": 0.5}, [0.8]),
-        ({"nms": "soft_linear", "nms_threshold": 0.49}, [0.8 * 0.5]),
-        ({"nms": "soft_linear", "nms_threshold": 0.5}, [0.8]),
-        ({"nms": "soft_gaussian", "soft_sigma": 0.5}, [0.8 * math.exp(-0.25 / 0.5)]),
+        ({"nms": "hard", "nms_iou_threshold": 0.49}, []),
+        ({"nms": "hard", "nms_iou_threshold": 0.5}, [0.8]),
+        ({"nms": "soft_linear", "nms_iou_threshold": 0.49}, [0.8 * 0.5]),
+        ({"nms": "soft_linear", "nms_iou_threshold": 0.5}, [0.8]),
+        ({"nms": "soft_gaussian", "soft_nms_sigma": 0.5}, [0.8 * math.exp(-0.25 / 0.5)]),
     ],
 )
 def test_suppressions_by_hand(options: dict[str, Any], second: list[float]) -> None:
@@ -143,8 +143,8 @@ def test_many_classes_far_from_the_corner_lose_no_digit() -> None:
     ltrb = torch.tensor([4.0, 4.0, 4.0, 4.0]).repeat(1, 20, 1)
     ltrb[0, 6] = torch.tensor([12.0, 4.0, -4.01, 4.0])  # 7.99 of 8 wide: IoU 0.99875
     given = Outputs(logits, ltrb, None, PYRAMID)
-    assert len(detect(given, nms_threshold=0.998)) == 2
-    assert len(detect(given, nms_threshold=0.999)) == 3
+    assert len(detect(given, nms_iou_threshold=0.998)) == 2
+    assert len(detect(given, nms_iou_threshold=0.999)) == 3
 
 
 Found = list[tuple[list[float], float, int]]
@@ -180,9 +180,9 @@ def oracle(given: Outputs, image: int, size: tuple[int, int], how: Postprocess) 
                 score = probability
                 if given.quality is not None:
                     score = math.sqrt(probability * sigmoid(given.quality[image, place].item()))
-                if (probability if how.threshold_on == "class" else score) > how.score_threshold:
+                if (probability if how.score_mode == "class" else score) > how.score_threshold:
                     level.append((box, rounded(score), label))
-        candidates += sorted(level, key=lambda one: -one[1])[: how.candidates]
+        candidates += sorted(level, key=lambda one: -one[1])[: how.pre_nms_topk]
         first += count
     whole = [(box, score, label) for box, score, label in candidates if box[0] < box[2] and box[1] < box[3]]
     return suppress(whole, how)[: how.max_detections]
@@ -205,8 +205,8 @@ def suppress(left: Found, how: Postprocess) -> Found:
 
 def decay(iou: float, how: Postprocess) -> float:
     if how.nms == "soft_gaussian":
-        return math.exp(-(iou**2) / how.soft_sigma)
-    if iou <= how.nms_threshold:
+        return math.exp(-(iou**2) / how.soft_nms_sigma)
+    if iou <= how.nms_iou_threshold:
         return 1
     return 0 if how.nms == "hard" else 1 - iou
 
@@ -215,11 +215,11 @@ def lively(seed: int, *, whole_numbers: bool, quality: bool) -> Outputs:
     """Three images of random outputs, the second with nothing in it; whole numbers give ties of scores and overlaps."""
     random = torch.Generator().manual_seed(seed)
     logits = torch.randn(3, 20, 3, generator=random) * 2
-    ltrb, centre = torch.rand(3, 20, 4, generator=random) * 16, torch.randn(3, 20, generator=random)
+    ltrb, center = torch.rand(3, 20, 4, generator=random) * 16, torch.randn(3, 20, generator=random)
     if whole_numbers:
-        logits, ltrb, centre = logits.round(), ltrb.round(), centre.round()
+        logits, ltrb, center = logits.round(), ltrb.round(), center.round()
     logits[1] = -20
-    return Outputs(logits, ltrb, centre if quality else None, PYRAMID)
+    return Outputs(logits, ltrb, center if quality else None, PYRAMID)
 
 
 @given(
@@ -229,11 +229,11 @@ def lively(seed: int, *, whole_numbers: bool, quality: bool) -> Outputs:
     how=st.builds(
         Postprocess,
         score_threshold=st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.9, 1.0]),
-        threshold_on=st.sampled_from(["class", "score"]),
-        candidates=st.sampled_from([1, 3, 10, 1000]),
+        score_mode=st.sampled_from(["class", "combined"]),
+        pre_nms_topk=st.sampled_from([1, 3, 10, 1000]),
         nms=st.sampled_from(list(SUPPRESSIONS)),
-        nms_threshold=st.sampled_from([0.0, 0.25, 0.5, 0.6, 1.0]),
-        soft_sigma=st.sampled_from([0.1, 0.5]),
+        nms_iou_threshold=st.sampled_from([0.0, 0.25, 0.5, 0.6, 1.0]),
+        soft_nms_sigma=st.sampled_from([0.1, 0.5]),
         max_detections=st.sampled_from([1, 2, 5, 100]),
     ),
 )
@@ -255,18 +255,18 @@ def test_a_crowd_of_equals_does_not_hide_the_next(nms: str) -> None:
         x, y = PYRAMID.locations[place].tolist()
         entries[place, 0] = (0.9 - 0.01 * place, 0.9, [x, y, 20 - x, 20 - y])
     entries[15, 0] = (0.3, 0.9, [2.0, 2.0, 2.0, 2.0])
-    how: dict[str, Any] = {"nms": nms, "max_detections": 2, "soft_sigma": 0.1}
+    how: dict[str, Any] = {"nms": nms, "max_detections": 2, "soft_nms_sigma": 0.1}
     found = detect(outputs(entries), **how)
     assert [box for box, _, _ in found] == [[0, 0, 20, 20], [26, 26, 30, 30]]
     assert [score for _, score, _ in found] == pytest.approx([0.9, math.sqrt(0.27)], abs=1e-4)
 
 
 def test_logits_at_the_very_threshold_are_told_apart() -> None:
-    """The neighbours in float32 of logit(0.3): one passes, one doesn't, with both thresholds."""
+    """The neighbors in float32 of logit(0.3): one passes, one doesn't, with both thresholds."""
     edge = torch.logit(torch.tensor(0.3, dtype=torch.float64)).float()
     for logit in (edge, edge.nextafter(torch.tensor(0.0)), edge.nextafter(torch.tensor(-9.0))):
         given = Outputs(logit.expand(1, 20, 2), torch.ones(1, 20, 4), torch.full((1, 20), 40.0), PYRAMID)
         assert len(detect(given, score_threshold=0.3)) == 40 * (sigmoid(logit.item()) > 0.3)
         root = math.sqrt(0.3)
         passes = math.sqrt(sigmoid(logit.item())) > root
-        assert len(detect(given, score_threshold=root, threshold_on="score")) == 40 * passes
+        assert len(detect(given, score_threshold=root, score_mode="combined")) == 40 * passes

@@ -94,7 +94,7 @@ def test_detections(theirs: FCOS, images: list[Tensor], outputs: Outputs) -> Non
 
 
 def objects(size: tuple[int, int], count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Boxes at whole pixels, where torchvision's open ranges and centres show, of all sizes up to the image's."""
+    """Boxes at whole pixels, where torchvision's open ranges and centers show, of all sizes up to the image's."""
     random = torch.Generator().manual_seed(seed)
     limit = torch.tensor([size[1], size[0]])
     sides = (torch.rand(count, 2, generator=random) ** 2 * (limit - 8)).long() + 8

@@ -51,21 +51,54 @@ def test_same_detector_same_bytes(saved: Path, tmp_path: Path) -> None:
     assert again.with_suffix(".json").read_bytes() == saved.with_suffix(".json").read_bytes()
 
 
-def test_the_saved_normalisation_is_used(saved: Path) -> None:
+def test_the_saved_normalization_is_used(saved: Path) -> None:
     text = json.loads(saved.with_suffix(".json").read_text())
-    text["normalisation"]["mean"] = [0.0, 0.0, 0.0]
+    text["normalization"]["mean"] = [0.0, 0.0, 0.0]
     saved.with_suffix(".json").write_text(json.dumps(text))
     detector, _ = load_detector(saved)
     assert detector.prepare([torch.zeros(3, 32, 32, dtype=torch.uint8)]).abs().max() == 0
 
 
-def test_a_loaded_detector_is_saved_with_its_normalisation(saved: Path, tmp_path: Path) -> None:
+def test_a_loaded_detector_is_saved_with_its_normalization(saved: Path, tmp_path: Path) -> None:
     text = json.loads(saved.with_suffix(".json").read_text())
-    text["normalisation"]["std"] = [0.1, 0.2, 0.3]
+    text["normalization"]["std"] = [0.1, 0.2, 0.3]
     saved.with_suffix(".json").write_text(json.dumps(text))
     again = tmp_path / "again.safetensors"
     save_detector(*load_detector(saved), again)
     assert json.loads(again.with_suffix(".json").read_text()) == text
+
+
+# What version 3 wrote for MODEL, before its keys became the field's usual terms.
+VERSION_3 = """{
+  "version": 3,
+  "model": {
+    "backbone": "efficientnet_lite0", "pretrained": true, "batch_norm": "auto", "frozen_stages": 0, "neck": "fpn",
+    "channels": 16, "levels": [3, 4, 5], "extra_levels_from": "p5", "top_down": "nearest", "neck_norm": "none",
+    "neck_activation": "none", "tower_depth": 1, "tower_channels": null, "head_norm": "group",
+    "quality": "centerness", "quality_tower": "box", "box_output": "relu", "locations": "centre", "assigner": "fcos",
+    "centre_radius": 1.5, "ranges": null, "atss_candidates": 9, "aligned_candidates": 13, "aligned_alpha": 1.0,
+    "aligned_beta": 6.0, "classification_loss": "focal", "focal_alpha": 0.25, "focal_gamma": 2.0,
+    "box_weight": "centerness", "quality_loss": "bce",
+    "loss_weights": {"classification": 1.0, "box": 1.0, "quality": 1.0}
+  },
+  "categories": [{"id": 7, "name": "cat"}, {"id": 3, "name": "d\u00f6g"}],
+  "size": [320, 416],
+  "letterbox": false,
+  "normalisation": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+}
+"""
+
+
+def test_a_description_of_version_3_is_read(saved: Path) -> None:
+    saved.with_suffix(".json").write_text(VERSION_3)
+    detector, about = load_detector(saved)
+    assert about == ABOUT
+    assert detector.backbone.mean == (0.5, 0.5, 0.5)
+    other = json.loads(VERSION_3)
+    other["model"] |= {"batch_norm": "synchronised", "locations": "corner"}
+    saved.with_suffix(".json").write_text(json.dumps(other))
+    _, about = load_detector(saved)
+    assert (about.model.batch_norm, about.model.locations) == ("synchronized", "corner")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +107,7 @@ def test_a_loaded_detector_is_saved_with_its_normalisation(saved: Path, tmp_path
         {"backbone": "tiny", "pretrained": False},
         {"backbone": "efficientnet_lite2", "pretrained": True, "frozen_stages": 2},
         {"backbone": "efficientnet_lite1", "pretrained": True, "batch_norm": "trained"},
-        {"backbone": "resnet18", "pretrained": False, "batch_norm": "synchronised"},
+        {"backbone": "resnet18", "pretrained": False, "batch_norm": "synchronized"},
         {
             "backbone": "mobilenet_v2",
             "pretrained": False,
@@ -135,8 +168,8 @@ def damage(path: Path, how: str) -> None:
             about.write_text(json.dumps(text | {"model": text["model"] | {"channels": 32}}))
         case "another number of classes":
             about.write_text(json.dumps(text | {"categories": text["categories"] * 2}))
-        case "no normalisation":
-            about.write_text(json.dumps(text | {"normalisation": None}))
+        case "no normalization":
+            about.write_text(json.dumps(text | {"normalization": None}))
         case "an unknown backbone":
             about.write_text(json.dumps(text | {"model": text["model"] | {"backbone": "foo"}}))
         case "cut weights":
@@ -149,10 +182,10 @@ def damage(path: Path, how: str) -> None:
         ("no weights", r"detector.safetensors: no such file"),
         ("no description", r"detector.json: no such file"),
         ("not JSON", "detector.json: not a detector's description"),
-        ("another version", "version 99, but this program reads version 3"),
+        ("another version", "version 99, but this program reads versions 3 and 4"),
         ("another architecture", "does not hold the weights"),
         ("another number of classes", "does not hold the weights"),
-        ("no normalisation", "not a detector's description"),
+        ("no normalization", "not a detector's description"),
         ("an unknown backbone", "not a detector's description"),
         ("cut weights", "does not hold the weights"),
     ],

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.files import digest, read_json, remove, replacing, write_json, write_text
+from pipeline.files import digest, out_names, read_json, remove, replacing, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -105,3 +105,8 @@ def test_json_that_cannot_be_held_is_one_line(tmp_path: Path, text: str, said: s
         read_json(tmp_path / "a.json")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_names_are_never_given_twice() -> None:
+    paths = [Path("x/a.jpg"), Path("y/a.png"), Path("z/a-2.jpg"), Path("b.tif")]
+    assert out_names(paths) == ["a.jpg", "a-2.jpg", "a-2-2.jpg", "b.jpg"]

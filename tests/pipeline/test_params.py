@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import params
+from pipeline import params, recipes
 from pipeline.errors import PipelineError
+from tests.support.paths import PROJECT
 
 
 def edited(home: Path, old: str, new: str) -> Path:
@@ -39,8 +40,12 @@ def test_numbers_mean_what_they_mean_to_dvc(home: Path, written: str, meant: flo
         ("  epochs: 8", "  epochs: '8'", "train.epochs is '8', but should be a valid integer"),
         ("  epochs: 8", "  epochs: 8.0", "train.epochs is 8.0, but should be a valid integer"),
         ("  epochs: 8", "  epochs: 0", "train.epochs is 0, but should be greater than or equal to 1"),
-        ("  difficult: false", "  difficult: off", "train.difficult is 'off', but should be a valid boolean"),
-        ("  problems: error", "  problems: ignore", "convert.problems is 'ignore', but should be 'error' or 'repair'"),
+        (
+            "  include_difficult: false",
+            "  include_difficult: off",
+            "train.include_difficult is 'off', but should be a valid boolean",
+        ),
+        ("  issues: error", "  issues: ignore", "convert.issues is 'ignore', but should be 'error' or 'repair'"),
         ("val_fraction: 0.2", "val_fraction: 1", "convert.val_fraction is 1, but should be less than 1"),
         ("  size: [256, 256]", "  size: [512, 256]", "train: size: the shorter side comes first"),
         ("  path: data/custom", "  path: ../data", "download: path: .* leaves the project, so it must be absolute"),
@@ -53,6 +58,24 @@ def test_wrong_values_are_named_in_one_line(home: Path, old: str, new: str, said
     with pytest.raises(PipelineError, match=said) as caught:
         params.load(edited(home, old, new))
     assert "\n" not in str(caught.value)
+
+
+def test_no_steps_are_needed_but_by_a_schedule_of_steps(home: Path) -> None:
+    edited(home, "  steps: [0.67, 0.89]", "  steps: []")
+    assert params.load().train.steps == ()
+    edited(home, "  schedule: cosine", "  schedule: step")
+    with pytest.raises(PipelineError, match="train: steps: step needs at least one"):
+        params.load()
+
+
+def test_every_old_name_leads_to_a_parameter() -> None:
+    known = recipes.defaults().flat()
+    assert set(params.RENAMED.values()) <= known.keys()
+    assert not set(params.RENAMED) & known.keys()
+
+
+def test_the_projects_file_has_the_defaults() -> None:
+    assert (PROJECT / "params.yaml").read_text() == recipes.DEFAULTS.read_text()
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ _SOFT = replace(MODEL, assigner="task_aligned", classification_loss="varifocal",
 CASES: dict[str, tuple[ModelConfig, str, Sequence[list[int]]]] = {
     "iou": (MODEL, "iou", (_FIRST, _SECOND)),
     "giou": (replace(MODEL, quality_tower="class"), "giou", (_FIRST, _SECOND)),
-    "unweighted": (replace(MODEL, box_weight="none"), "l1", (_FIRST, _SECOND)),
-    "atss, IoU": (replace(MODEL, assigner="atss", quality="iou", box_weight="iou"), "ciou", (_FIRST, _SECOND)),
+    "unweighted": (replace(MODEL, box_loss_weighting="none"), "l1", (_FIRST, _SECOND)),
+    "atss, IoU": (replace(MODEL, assigner="atss", quality="iou", box_loss_weighting="iou"), "ciou", (_FIRST, _SECOND)),
     "task_aligned": (_SOFT, "giou", (_FIRST, _SECOND)),
     "no object in one": (MODEL, "giou", ([3, 11], [0, 5])),
     "no object": (MODEL, "giou", ([3, 11], [19, 27])),
@@ -39,7 +39,7 @@ def gradients(name: str, images: list[int], processes: Processes, parts: int = 1
 
     def learn(part: list[int]) -> None:
         one = batch(part)
-        losses = criterion(network(detector.normalised(one.pixels, one.sizes)).float(), one.targets)
+        losses = criterion(network(detector.normalized(one.pixels, one.sizes)).float(), one.targets)
         (losses.total / parts).backward()
 
     share = len(images) // parts
@@ -47,9 +47,9 @@ def gradients(name: str, images: list[int], processes: Processes, parts: int = 1
         for part in range(parts - 1):
             learn(images[part * share : (part + 1) * share])
     learn(images[-share:])
-    learnt = [(name, parameter) for name, parameter in detector.named_parameters() if parameter.requires_grad]
-    assert all(parameter.grad is not None for _, parameter in learnt)
-    return {name: parameter.grad.clone() for name, parameter in learnt if parameter.grad is not None}
+    learned = [(name, parameter) for name, parameter in detector.named_parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for _, parameter in learned)
+    return {name: parameter.grad.clone() for name, parameter in learned if parameter.grad is not None}
 
 
 def answers(processes: Processes) -> dict[str, Any]:

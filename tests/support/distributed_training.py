@@ -24,11 +24,9 @@ from fcos.training.ema import make_ema
 from fcos.training.history import Row
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.trainer import Trainer
-from pipeline import params
-from pipeline import runner as stage
+from pipeline import process, recipes
 from pipeline.errors import PipelineError
 from pipeline.training import launch as launching
-from tests.support.paths import PROJECT
 from tests.support.tiny_trainer import TINY, Silent
 
 MODEL = replace(TINY, levels=(3, 4, 5), batch_norm="frozen")
@@ -50,7 +48,7 @@ def batch(indices: list[int]) -> Batch:
     return Batch(pixels, sizes, targets(boxes, labels), [f"{index}.png" for index in indices], objects, objects)
 
 
-def cause(trouble: str, folder: Path, request: stage.Request) -> None:
+def cause(trouble: str, folder: Path, request: process.Request) -> None:
     """Once, whatever it is."""
     if trouble == "image":
         raise PipelineError("b.png: not an image")
@@ -65,7 +63,7 @@ def cause(trouble: str, folder: Path, request: stage.Request) -> None:
             time.sleep(0.01)
 
 
-def trainer(folder: Path, processes: Processes, trouble: str, request: stage.Request) -> Trainer:
+def trainer(folder: Path, processes: Processes, trouble: str, request: process.Request) -> Trainer:
     """Goes wrong as `trouble` says, in the second process, in the second epoch."""
     torch.manual_seed(0)
     detector = build(MODEL, 3)
@@ -95,20 +93,21 @@ def trainer(folder: Path, processes: Processes, trouble: str, request: stage.Req
         validate=validate,
         epochs=2,
         validate_every=1,
-        clip_norm=10.0,
+        clip_grad_norm=10.0,
         watcher=Silent(),
         processes=processes,
         interrupted=request,
         checkpoint=Checkpoint(folder / "state"),
-        checkpoint_every=0.0,
+        checkpoint_seconds=0.0,
     )
 
 
 def main() -> None:
     folder, trouble = Path(sys.argv[1]), " ".join(sys.argv[2:])
-    train = replace(params.load(PROJECT / "params.yaml").train, device="cpu")
-    with launching.processes(train) as processes:
-        request = stage.Request()
+    values = recipes.defaults()
+    values = replace(values, machine=replace(values.machine, device="cpu"))
+    with launching.processes(values) as processes:
+        request = process.Request()
         training = trainer(folder, processes, trouble, request)
         with request.noted():
             training.fit()

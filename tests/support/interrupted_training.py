@@ -61,7 +61,7 @@ def batches(epoch: int, first: int) -> Iterator[list[Batch]]:
 
 
 def score(detector: Detector) -> Row:
-    """Depends on all that is learnt, as AP does, and moves as little."""
+    """Depends on all that is learned, as AP does, and moves as little."""
     return {"AP": sum(value.double().abs().sum().item() for value in detector.state_dict().values()) % 1}
 
 
@@ -82,9 +82,9 @@ def trainer(
         "batches": batches,
         "validate": score,
         "validate_every": 1,
-        "clip_norm": 10.0,
+        "clip_grad_norm": 10.0,
         "watcher": Log(),
-        "checkpoint_every": 0.0,
+        "checkpoint_seconds": 0.0,
     }
     return Trainer(
         detector=detector,

@@ -1,4 +1,4 @@
-"""Painted images: each object is a rectangle of its own colour on black, so where a box goes, its colour must go."""
+"""Painted images: each object is a rectangle of its own color on black, so where a box goes, its color must go."""
 
 import torch
 from hypothesis import strategies as st
@@ -6,24 +6,24 @@ from hypothesis import strategies as st
 from pipeline.loading.transforms import Sample
 
 # No mixture of two of them, or of one with black or with FILL, is like a third.
-COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 255))
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255), (255, 255, 255))
 Boxes = list[list[int]]
 sides = st.integers(48, 140)
 seeds = st.integers(0, 2**32 - 1)
 
 
 def scene(height: int, width: int, boxes: Boxes, first: int = 0, name: str = "scene") -> Sample:
-    """Objects are labelled, and coloured, from `first` on."""
+    """Objects are labeled, and colored, from `first` on."""
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     labels = torch.arange(first, first + len(boxes))
     for label, (x1, y1, x2, y2) in zip(labels.tolist(), boxes, strict=True):
-        image[:, y1:y2, x1:x2] = torch.tensor(COLOURS[label], dtype=torch.uint8).view(3, 1, 1)
+        image[:, y1:y2, x1:x2] = torch.tensor(COLORS[label], dtype=torch.uint8).view(3, 1, 1)
     return Sample(image, torch.tensor(boxes, dtype=torch.float32).view(-1, 4), labels, name)
 
 
 def painted(image: torch.Tensor, label: int) -> list[int]:
-    """The box around the pixels of a label's colour, in whole pixels."""
-    unlike = (image.int() - torch.tensor(COLOURS[label]).view(3, 1, 1)).abs().amax(dim=0)
+    """The box around the pixels of a label's color, in whole pixels."""
+    unlike = (image.int() - torch.tensor(COLORS[label]).view(3, 1, 1)).abs().amax(dim=0)
     rows, columns = torch.nonzero(unlike < 70, as_tuple=True)
     assert len(rows), f"no pixel of object {label}"
     return [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]

@@ -17,8 +17,8 @@ SMALL = {
     "    size: 256": "    size: 128",
     "  size: [256, 256]": "  size: [128, 128]",
     "  epochs: 8": "  epochs: 2",
-    "  checkpoint_every: 60": "  checkpoint_every: 0",
-    "  worst: 24": "  worst: 4",
+    "  checkpoint_seconds: 60": "  checkpoint_seconds: 0",
+    "  max_images: 24": "  max_images: 4",
 }
 
 

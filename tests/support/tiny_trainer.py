@@ -74,7 +74,7 @@ def tiny_trainer(
         "batches": lambda _epoch, first: steps[first:],
         "validate": lambda _detector: {},
         "validate_every": 1,
-        "clip_norm": 0.0,
+        "clip_grad_norm": 0.0,
         "watcher": Silent(),
     }
     return Trainer(

@@ -2,7 +2,7 @@
 else lists them.
 
 An entry says where a data set's files are, what they must be (size, checksum), how they are read, and which of its
-splits are learnt from and judged on. It knows nothing of fetching, so that reading one needs no network.
+splits are learned from and judged on. It knows nothing of fetching, so that reading one needs no network.
 """
 
 import json
@@ -69,7 +69,7 @@ class Entry:
     files: Annotated[tuple[DataFile, ...], Field(min_length=1)]
     title: str = ""
     homepage: Url | None = None
-    licence: str = "not stated"
+    license: str = "not stated"
     citation: str | None = None
     images: Annotated[int, Field(ge=1)] | None = None  # with annotations, in all splits
     format: str = "auto"
@@ -162,12 +162,12 @@ def with_splits(options: ConvertParams, entry: Entry | None) -> ConvertParams:
 
 
 def listing() -> list[str]:
-    """A line for each data set: name, images, bytes to download, title and licence."""
+    """A line for each data set: name, images, bytes to download, title and license."""
     rows = [(name, "", "", about) for name, about in OTHERS.items()]
     for name in names():
         entry = find(name)
         size = f"{entry.size / 1e9:.2f} GB" if entry.size else "size unknown"
-        rows.append((name, f"{entry.images:,} images", size, f"{entry.title} ({entry.licence})"))
+        rows.append((name, f"{entry.images:,} images", size, f"{entry.title} ({entry.license})"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return [
         f"{name:{widths[0]}}  {images:>{widths[1]}}  {size:>{widths[2]}}  {about}" for name, images, size, about in rows
@@ -188,7 +188,7 @@ def text(name: str) -> str:
 
 
 def _first_problem(error: ValidationError) -> str:
-    # A misspelt key may be a missing one too: the misspelling tells more.
+    # A misspelled key may be a missing one too: the misspelling tells more.
     problem = sorted(error.errors(include_url=False), key=lambda found: found["type"] == "missing")[0]
     place = problem["loc"]
     key = ".".join(str(part + 1) if isinstance(part, int) else part for part in place) or "it"

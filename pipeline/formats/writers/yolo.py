@@ -1,8 +1,8 @@
 """YOLO as Ultralytics has it: `data.yaml`, `images/SPLIT/`, `labels/SPLIT/`, a line an object.
 
-Format: https://docs.ultralytics.com/datasets/detect/: class, x and y of the centre, width, height, as shares of the
+Format: https://docs.ultralytics.com/datasets/detect/: class, x and y of the center, width, height, as shares of the
 image, with all digits of a double. Boxes end at the image's edge, since readers refuse shares above 1. A crowd is
-left out, as by Ultralytics' own converter: its box would be learnt as one object.
+left out, as by Ultralytics' own converter: its box would be learned as one object.
 """
 
 import re

@@ -1,7 +1,7 @@
 """From an image as stored to an image as training sees it: resized and changed at random.
 
 Compose, then change. Each image is cut (crop, zoom) and resized, in this order, so that few pixels are worked on;
-mosaic and mixup put several together; the colours of what they give are changed; it is warped (affine and perspective
+mosaic and mixup put several together; the colors of what they give are changed; it is warped (affine and perspective
 in one) and flipped. The primitives are torchvision's transforms v2.
 """
 
@@ -14,7 +14,7 @@ from fcos.config import InputSize
 from pipeline.loading.transforms.color import jitter
 from pipeline.loading.transforms.geometry import affine, aside, corners_of, crop_with_object, warp, zoom_in
 from pipeline.loading.transforms.mixup import mixup, weight_of
-from pipeline.loading.transforms.mosaic import centre_of, mosaic
+from pipeline.loading.transforms.mosaic import center_of, mosaic
 from pipeline.loading.transforms.rng import Luck, generator
 from pipeline.loading.transforms.sample import FILL, Sample, flip, inside, resize
 from pipeline.params import AugmentParams
@@ -45,10 +45,10 @@ class Augmentation:
         """
         sample = read(index)
         luck = Luck((self.seed, epoch, sample.name))
-        others = Others(read, count, index) if epoch < self.epochs - self.params.plain_epochs else None
+        others = Others(read, count, index) if epoch < self.epochs - self.params.close_mosaic_epochs else None
         sample = self._composed(sample, others, luck)
-        if random := luck.drawn("jitter", self.params.jitter):
-            sample = replace(sample, image=jitter(sample.image, self.params.jitter_strength, random))
+        if random := luck.drawn("jitter", self.params.color_jitter):
+            sample = replace(sample, image=jitter(sample.image, self.params.color_jitter_strength, random))
         sample = self._warped(sample, luck)
         return inside(flip(sample) if luck.drawn("flip", self.params.flip) else sample)
 
@@ -70,7 +70,7 @@ class Augmentation:
         parts += [self._part(other, target, luck.within("mosaic", i)) for i, other in enumerate(others.three(random))]
         random.shuffle(parts)
         size = target.canvas or target.resized(*sample.size)
-        return replace(mosaic(parts, size, centre_of(size, random), random), name=sample.name)
+        return replace(mosaic(parts, size, center_of(size, random), random), name=sample.name)
 
     def _target(self, luck: Luck) -> InputSize:
         """What images are resized to, where the shorter side is drawn at random too."""
@@ -82,7 +82,7 @@ class Augmentation:
     def _part(self, sample: Sample, target: InputSize, luck: Luck) -> tuple[Sample, float]:
         """What crop and zoom leave of an image as stored, and the factor that it is to be resized by."""
         if random := luck.drawn("crop", self.params.crop):
-            sample = crop_with_object(sample, self.params.crop_least, random)
+            sample = crop_with_object(sample, self.params.min_crop, random)
         random = luck.of("scale")
         zoom = math.exp(random.uniform(*map(math.log, self.params.scale)))
         if zoom > 1:
@@ -92,7 +92,7 @@ class Augmentation:
     def _warped(self, sample: Sample, luck: Luck) -> Sample:
         corners = unmoved = corners_of(sample.size)
         if random := luck.drawn("perspective", self.params.perspective):
-            corners = aside(corners, self.params.distortion, random)
+            corners = aside(corners, self.params.perspective_distortion, random)
         if random := luck.drawn("affine", self.params.affine):
             corners = affine(
                 corners,

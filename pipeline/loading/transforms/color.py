@@ -1,4 +1,4 @@
-"""Colours changed at random."""
+"""Colors changed at random."""
 
 from random import Random
 
@@ -14,7 +14,7 @@ def jitter(image: Tensor, strength: tuple[float, float, float, float], random: R
     Args:
         image: uint8 [3, H, W].
         strength: how far each is changed at most: factors from 1 − strength to 1 + strength, the hue by ± a share of
-            the colour circle. A strength of 0 costs nothing.
+            the color circle. A strength of 0 costs nothing.
     """
     *shares, turn = strength
     changes = [

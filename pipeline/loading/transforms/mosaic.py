@@ -10,18 +10,18 @@ from torch import Tensor
 
 from pipeline.loading.transforms.sample import FILL, Sample, crop, resize
 
-_CENTRE = (0.25, 0.75)  # where the images meet, as shares of height and width: so each of them is seen
+_CENTER = (0.25, 0.75)  # where the images meet, as shares of height and width: so each of them is seen
 
 
-def centre_of(size: tuple[int, int], random: Random) -> tuple[int, int]:
+def center_of(size: tuple[int, int], random: Random) -> tuple[int, int]:
     """Row and column at which a mosaic's images meet."""
-    return round(size[0] * random.uniform(*_CENTRE)), round(size[1] * random.uniform(*_CENTRE))
+    return round(size[0] * random.uniform(*_CENTER)), round(size[1] * random.uniform(*_CENTER))
 
 
 def mosaic(
-    parts: Sequence[tuple[Sample, float]], size: tuple[int, int], centre: tuple[int, int], random: Random
+    parts: Sequence[tuple[Sample, float]], size: tuple[int, int], center: tuple[int, int], random: Random
 ) -> Sample:
-    """Lays a corner of each image at the centre, or of the part of it, taken at random, that its quarter has room for.
+    """Lays a corner of each image at the center, or of the part of it, taken at random, that its quarter has room for.
 
     YOLOv4 always shows the part at the corner; objects are seldom there. Where an image leaves room, there is `FILL`.
 
@@ -29,9 +29,9 @@ def mosaic(
         parts: four images, each with the factor that it is resized by: upper left, upper right, lower left, lower
             right. The first gives its name.
         size: height and width of the whole.
-        centre: row and column at which the four meet.
+        center: row and column at which the four meet.
     """
-    (height, width), (row, column) = size, centre
+    (height, width), (row, column) = size, center
     canvas = torch.tensor(FILL, dtype=torch.uint8).repeat(height, width, 1).permute(2, 0, 1)
     placed = []
     for place, (part, scale) in enumerate(parts):

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 from fcos.config import scaled
 from pipeline.data.images import resized
 
-# What comes into view where there is no image: ImageNet's mean colour, which the detector's normalisation makes almost
+# What comes into view where there is no image: ImageNet's mean color, which the detector's normalization makes almost
 # 0, as the padding of a batch is.
 FILL = (124, 116, 104)
 _SEEN = 0.25  # least share of an object's area that stays visible
@@ -61,7 +61,7 @@ def resize(sample: Sample, scale: float) -> Sample:
     (height, width), (new_height, new_width) = sample.size, scaled(*sample.size, scale)
     if (new_height, new_width) == (height, width):
         return sample
-    # torchvision takes a cut-out four times as fast with its pixels close together, colours innermost.
+    # torchvision takes a cut-out four times as fast with its pixels close together, colors innermost.
     image = sample.image[None].contiguous(memory_format=torch.channels_last)[0]
     factors = torch.tensor([new_width / width, new_height / height] * 2)
     return replace(sample, image=resized(image, new_height, new_width), boxes=sample.boxes * factors)

@@ -25,10 +25,10 @@ def iou(a: Box, b: Box) -> float:
 
 def positives(pyramid: Points, box: Box, count: int) -> dict[int, float]:
     """One object's positive locations, and the IoU of their anchors."""
-    centre = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    center = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     locations, candidates, start = pyramid.locations.tolist(), [], 0
     for cells in pyramid.counts:
-        level = sorted(range(start, start + cells), key=lambda p: (math.dist(locations[p], centre) ** 2, p))
+        level = sorted(range(start, start + cells), key=lambda p: (math.dist(locations[p], center) ** 2, p))
         candidates += level[:count]
         start += cells
     overlaps = {}
@@ -58,20 +58,20 @@ def assign(pyramid: Points, images: list[list[Box]], count: int = 9) -> Assignme
     cells = len(pyramid.locations)
     given = Outputs(torch.zeros(len(images), cells, 1), torch.zeros(len(images), cells, 4), None, pyramid)
     batch = targets(each, [torch.arange(len(one)) for one in each])
-    return assign_atss(given, batch, replace(PAPER, pretrained=False, atss_candidates=count))
+    return assign_atss(given, batch, replace(PAPER, pretrained=False, atss_topk=count))
 
 
-def learnt(made: Assignment, image: int) -> list[int | None]:
+def learned(made: Assignment, image: int) -> list[int | None]:
     return [
         index if positive else None
         for index, positive in zip(made.index[image].tolist(), made.positive[image].tolist(), strict=True)
     ]
 
 
-@pytest.mark.parametrize("kind", ["centre", "corner", "torchvision"])
+@pytest.mark.parametrize("kind", ["center", "corner", "torchvision"])
 @pytest.mark.parametrize("count", [2, 9, 30])
 def test_assignment_is_the_oracles(kind: str, count: int) -> None:
-    """Also on levels with fewer cells than candidates, and for boxes whose centre is off the grid."""
+    """Also on levels with fewer cells than candidates, and for boxes whose center is off the grid."""
     draw = random.Random(f"{kind} {count}")
     pyramid = points([(9, 13), (5, 7), (2, 3), (1, 2)], [8, 16, 32, 64], locations=kind)  # type: ignore[arg-type]
     images = []
@@ -81,7 +81,7 @@ def test_assignment_is_the_oracles(kind: str, count: int) -> None:
         images.append([[x, y, x + draw.randrange(8, 360) / 4, y + draw.randrange(8, 300) / 4] for x, y in corners])
     made = assign(pyramid, images, count)
     expected = [oracle(pyramid, boxes, count) for boxes in images]
-    assert [learnt(made, image) for image in range(len(images))] == expected
+    assert [learned(made, image) for image in range(len(images))] == expected
     assert sum(one is not None for each in expected for one in each) > 8
     assert made.alignment is None
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import fcos.assigners.fcos
 from fcos.assigners import ASSIGNERS
 from fcos.assigners.conflicts import resolve
-from fcos.assigners.fcos import assign_fcos, match_everywhere, match_near_centres
+from fcos.assigners.fcos import assign_fcos, match_everywhere, match_near_centers
 from fcos.config import PAPER, ModelConfig
 from fcos.locations import Points, points
 from fcos.structures import Assignment, Outputs, Targets, targets
@@ -48,8 +48,8 @@ def oracle(pyramid: Points, boxes: list[list[float]], radius: float) -> list[int
         for index, (x1, y1, x2, y2) in enumerate(boxes):
             distances = (x - x1, y - y1, x2 - x, y2 - y)
             inside = min(distances) > 0
-            off_centre = max(abs(x - (x1 + x2) / 2), abs(y - (y1 + y2) / 2))
-            central = radius == 0 or off_centre < radius * stride
+            off_center = max(abs(x - (x1 + x2) / 2), abs(y - (y1 + y2) / 2))
+            central = radius == 0 or off_center < radius * stride
             if inside and central and low < max(distances) <= high and (x2 - x1) * (y2 - y1) < best_area:
                 best, best_area = index, (x2 - x1) * (y2 - y1)
         chosen.append(best)
@@ -63,7 +63,7 @@ def batch(images: list[list[list[float]]]) -> Targets:
 
 
 def assign(images: list[list[list[float]]], radius: float, pyramid: Points = PYRAMID) -> Assignment:
-    return assign_fcos(outputs(pyramid, len(images)), batch(images), config(centre_radius=radius))
+    return assign_fcos(outputs(pyramid, len(images)), batch(images), config(center_sampling_radius=radius))
 
 
 def random_batch(images: int, objects: int, side: float, seed: int) -> Targets:
@@ -96,17 +96,17 @@ def test_assignment_is_the_oracles(images: list[list[list[float]]], radius: floa
         assert found == [one for one in expected if one is not None]
 
 
-@pytest.mark.parametrize("kind", ["centre", "corner", "torchvision"])
+@pytest.mark.parametrize("kind", ["center", "corner", "torchvision"])
 @pytest.mark.parametrize("radius", [0.3, 1.0, 1.5, 2.7, 40.0])
-def test_looking_near_centres_changes_nothing(kind: str, radius: float) -> None:
+def test_looking_near_centers_changes_nothing(kind: str, radius: float) -> None:
     """Bit for bit, also where torchvision's steps aren't the strides, and where a level has a cell or two."""
     shapes = [(23, 37), (12, 19), (6, 10), (3, 5), (2, 3)]
     for ends in (None, [33.3, 50.1, 111.7, 200.0]):
         pyramid = points(shapes, [8, 16, 32, 64, 128], locations=kind, ends=ends)  # type: ignore[arg-type]
         for seed in range(4):
             made = random_batch(3, 25, 296.0, seed)
-            made.boxes[0] = made.boxes[0].round()  # many ties, and centres on cells' very places
-            index, positive = match_near_centres(pyramid, made, radius)
+            made.boxes[0] = made.boxes[0].round()  # many ties, and centers on cells' very places
+            index, positive = match_near_centers(pyramid, made, radius)
             expected, expected_positive = match_everywhere(pyramid, made, radius)
             assert positive.any()
             assert torch.equal(positive, expected_positive)
@@ -114,7 +114,7 @@ def test_looking_near_centres_changes_nothing(kind: str, radius: float) -> None:
 
 
 def test_by_hand() -> None:
-    """A box of 16×16 around (24, 24): with radius 1.5·8 = 12 the four locations within 12 pixels of its centre."""
+    """A box of 16×16 around (24, 24): with radius 1.5·8 = 12 the four locations within 12 pixels of its center."""
     made = assign([[[16.0, 16.0, 32.0, 32.0]]], radius=1.5)
     assert PYRAMID.locations[made.positive[0]].tolist() == [[20, 20], [28, 20], [20, 28], [28, 28]]
     assert made.ltrb[0, made.positive[0]].tolist() == [[4, 4, 12, 12], [12, 4, 4, 12], [4, 12, 12, 4], [12, 12, 4, 4]]
@@ -181,7 +181,7 @@ class TestEveryAssigner:
         assert made.positive.any()
         assert (made.index[made.positive] == 0).all()
 
-    def test_an_object_outside_all_locations_is_learnt_nowhere(self, name: str) -> None:
+    def test_an_object_outside_all_locations_is_learned_nowhere(self, name: str) -> None:
         made = ASSIGNERS[name](outputs(PYRAMID, 1), batch([[[300.0, 300.0, 340.0, 340.0], [5, 5, 7, 7]]]), config())
         assert not made.positive.any()
 
@@ -215,9 +215,9 @@ from pathlib import Path
 import torch
 from fcos.assigners import ASSIGNERS
 from fcos.config import PAPER
-from fcos.outputs import Outputs
-from fcos.points import points
-from fcos.targets import Targets
+from fcos.structures import Outputs
+from fcos.locations import points
+from fcos.structures import Targets
 
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
@@ -230,7 +230,7 @@ boxes = torch.cat([corners, corners + 5 + torch.rand(16, 300, 2) * 130], dim=-1)
 batch = Targets(boxes, torch.randint(20, (16, 300)), torch.ones(16, 300, dtype=torch.bool))
 before = peak()
 for name, radius in (("fcos", 0.0), ("fcos", 8.0), ("atss", 1.5), ("task_aligned", 1.5)):
-    ASSIGNERS[name](outputs, batch, replace(PAPER, assigner=name, centre_radius=radius))
+    ASSIGNERS[name](outputs, batch, replace(PAPER, assigner=name, center_sampling_radius=radius))
     print(name, radius, round(peak() - before, 3))
 """
     told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout

@@ -13,7 +13,7 @@ from fcos.locations import points
 from fcos.structures import Outputs, Targets, targets
 
 PYRAMID = points([(6, 7), (3, 4)], [8, 16])
-CONFIG = replace(PAPER, pretrained=False, assigner="task_aligned", aligned_candidates=5)
+CONFIG = replace(PAPER, pretrained=False, assigner="task_aligned", task_aligned_topk=5)
 
 
 def outputs(images: int = 2, seed: int = 0) -> Outputs:
@@ -56,7 +56,7 @@ def oracle(given: Outputs, batch: Targets, image: int, alpha: float, beta: float
             t = (1 / (1 + math.exp(-given.logits[image, p, label].item()))) ** alpha * u**beta
             if batch.valid[image, index] and box[0] < x < box[2] and box[1] < y < box[3]:
                 bids.append((t, u, p))
-        for t, u, p in sorted(bids, reverse=True)[: CONFIG.aligned_candidates]:
+        for t, u, p in sorted(bids, reverse=True)[: CONFIG.task_aligned_topk]:
             if p not in taken or u > taken[p][2]:
                 taken[p] = index, t, u
     made: list[tuple[int | None, float]] = []
@@ -74,7 +74,7 @@ def oracle(given: Outputs, batch: Targets, image: int, alpha: float, beta: float
 @pytest.mark.parametrize("seed", range(4))
 def test_assignment_is_the_oracles(alpha: float, beta: float, seed: int) -> None:
     given, batch = outputs(seed=seed), random_targets(seed=seed)
-    made = assign_task_aligned(given, batch, replace(CONFIG, aligned_alpha=alpha, aligned_beta=beta))
+    made = assign_task_aligned(given, batch, replace(CONFIG, task_aligned_alpha=alpha, task_aligned_beta=beta))
     assert made.alignment is not None
     for image in range(2):
         expected = oracle(given, batch, image, alpha, beta)
@@ -92,7 +92,7 @@ def test_the_best_aligned_location_of_an_object_has_its_largest_iou() -> None:
     box = torch.tensor([[0.0, 0.0, 16.0, 8.0]])
     given = Outputs(torch.zeros(1, 2, 1), ltrb, None, pyramid)
     batch = targets([box], [torch.tensor([0])])
-    made = assign_task_aligned(given, batch, replace(CONFIG, aligned_beta=2.0))
+    made = assign_task_aligned(given, batch, replace(CONFIG, task_aligned_beta=2.0))
     assert made.positive.tolist() == [[True, True]]
     assert made.alignment is not None
     assert made.alignment.tolist() == [[0.5, 0.125]]

@@ -88,7 +88,7 @@ def test_timms_features_are_those_of_timms_model() -> None:
         torch.testing.assert_close(backbone(image)[-1], model.forward_features(image))
 
 
-def test_normalisation_is_the_models_own() -> None:
+def test_normalization_is_the_models_own() -> None:
     assert build_backbone(SMALL).mean == (0.485, 0.456, 0.406)
     assert build_backbone(replace(SMALL, backbone="efficientnet_lite1")).std == (128 / 255,) * 3
     test_resnet = build_backbone(replace(SMALL, backbone="timm:test_resnet"))
@@ -146,7 +146,7 @@ DAISY, PALACE = 985, 698  # ImageNet's classes
     ],
 )
 def test_efficientnet_lite_knows_photographs(number: int, size: int, name: str, expected: int) -> None:
-    """The whole classifier: architecture, weights, padding and normalisation fit each other."""
+    """The whole classifier: architecture, weights, padding and normalization fit each other."""
     backbone = BACKBONES[f"efficientnet_lite{number}"](pretrained=True).eval()
     published = read_state(efficientnet_lite.published_weights(number))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
@@ -314,10 +314,10 @@ def norms(backbone: Backbone) -> set[type[nn.Module]]:
         ("resnet18", "auto", {nn.BatchNorm2d}),
         ("resnet18", "trained", {nn.BatchNorm2d}),
         ("resnet18", "frozen", {FrozenBatchNorm2d}),
-        ("resnet18", "synchronised", {nn.SyncBatchNorm}),
+        ("resnet18", "synchronized", {nn.SyncBatchNorm}),
         # timm's batch norms do the activation as well, so they need kinds of their own.
         ("timm:mobilenetv4_conv_small", "frozen", {FrozenBatchNorm2d, FrozenBatchNormAct2d}),
-        ("timm:mobilenetv4_conv_small", "synchronised", {nn.SyncBatchNorm, SyncBatchNormAct}),
+        ("timm:mobilenetv4_conv_small", "synchronized", {nn.SyncBatchNorm, SyncBatchNormAct}),
         ("timm:resnet10t", "frozen", {FrozenBatchNorm2d}),
     ],
 )
@@ -327,7 +327,7 @@ def test_kinds_of_batch_norm(name: str, mode: str, kinds: set[type[nn.Module]]) 
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm:mobilenetv4_conv_small"])
-@pytest.mark.parametrize("mode", ["frozen", "synchronised"])
+@pytest.mark.parametrize("mode", ["frozen", "synchronized"])
 def test_every_kind_computes_the_same_in_evaluation(name: str, mode: str) -> None:
     images = torch.randn(1, 3, 64, 64)
     made = []
@@ -365,20 +365,20 @@ def test_frozen_stages_stay_as_they_are(name: str) -> None:
     (outputs.logits.sum() + outputs.ltrb.sum() + outputs.quality.sum()).backward()
     optimizer.step()
 
-    learnt = {name for name, parameter in detector.named_parameters() if parameter.grad is not None}
+    learned = {name for name, parameter in detector.named_parameters() if parameter.grad is not None}
     everything = {f"backbone.parts.{parameter}" for stage in stages for parameter in stage}
     assert frozen
-    assert not learnt & frozen
-    assert everything - frozen <= learnt
-    assert {name for name, _ in detector.named_parameters() if name.startswith(("neck.", "head."))} <= learnt
+    assert not learned & frozen
+    assert everything - frozen <= learned
+    assert {name for name, _ in detector.named_parameters() if name.startswith(("neck.", "head."))} <= learned
     after = detector.state_dict()
     statistics = {name.removesuffix("weight") + "running_mean" for name in frozen} & after.keys()
     assert statistics
     for unchanged in frozen | statistics:
         assert torch.equal(after[unchanged], before[unchanged]), unchanged
-    assert all(not torch.equal(after[name], before[name]) for name in learnt if "conv" in name)
+    assert all(not torch.equal(after[name], before[name]) for name in learned if "conv" in name)
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    assert held == {id(parameter) for name, parameter in detector.named_parameters() if name in learnt}
+    assert held == {id(parameter) for name, parameter in detector.named_parameters() if name in learned}
 
 
 @pytest.mark.parametrize(("name", "stages"), [("tiny", 5), ("timm:convnext_atto", 4)])

@@ -89,9 +89,9 @@ def test_where_it_fails_training_goes_on_as_if_it_had_not_been_tried(backend: An
 
 _SMALLEST = """
 import torch
-from fcos.outputs import Outputs
-from fcos.points import points
-from fcos.training.compiling import Compiled
+from fcos.structures import Outputs
+from fcos.locations import points
+from fcos.fast.compiled import Compiled
 
 class OneLayer(torch.nn.Linear):
     def forward(self, batch):

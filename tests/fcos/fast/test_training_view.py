@@ -22,7 +22,7 @@ CONFIGS = {
     "frozen": SMALL,
     "trained": replace(SMALL, batch_norm="trained"),
     "batch": replace(SMALL, neck_norm="batch", head_norm="batch", neck_activation="relu", tower_channels=160),
-    "bare": replace(SMALL, tower_depth=0, quality="none", box_weight="none"),
+    "bare": replace(SMALL, tower_depth=0, quality="none", box_loss_weighting="none"),
     "bottleneck": replace(SMALL, backbone="resnet50", tower_depth=1),
     "mobilenet_v3": replace(SMALL, backbone="mobilenet_v3_large", channels=64, tower_depth=1),
     "lite0": replace(SMALL, backbone="efficientnet_lite0", channels=64, tower_depth=1, neck="bifpn"),
@@ -56,7 +56,7 @@ def gradients(detector: Detector, network: nn.Module) -> dict[str, Tensor]:
     boxes = torch.tensor([[10.0, 20.0, 70.0, 90.0], [60.0, 30.0, 150.0, 120.0]])
     objects = targets([boxes, boxes[:1]], [torch.tensor([0, 2]), torch.tensor([1])])
     detector.zero_grad()
-    outputs = network(detector.normalised(*batch()))
+    outputs = network(detector.normalized(*batch()))
     Criterion(detector.config, box_loss="giou")(outputs, objects).total.backward()
     return {name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None}
 
@@ -91,10 +91,10 @@ def test_it_is_the_same_detector() -> None:
     assert {id(b) for b in network.buffers()} == {id(b) for b in detector.buffers()}
     assert list(detector.state_dict()) == list(before)
     counter = detector.backbone.parts[2][0].bn1.num_batches_tracked
-    network(detector.normalised(*batch()))
+    network(detector.normalized(*batch()))
     assert counter == 1
     detector.eval()  # its layers' mode is the network's
-    network(detector.normalised(*batch()))
+    network(detector.normalized(*batch()))
     assert counter == 1
 
 
@@ -102,7 +102,7 @@ def test_frozen_weights_may_change_later() -> None:
     detector = lively("frozen")
     network = twin(detector)
     detector.load_state_dict({name: tensor * 1.1 for name, tensor in detector.state_dict().items()})
-    images = detector.normalised(*batch())
+    images = detector.normalized(*batch())
     with torch.no_grad():
         mine, other = network(images), detector(images)
     torch.testing.assert_close(mine.logits, other.logits, rtol=1e-4, atol=1e-4)
@@ -111,6 +111,6 @@ def test_frozen_weights_may_change_later() -> None:
 def test_nothing_waits_for_a_gpu() -> None:
     detector = lively("frozen")
     network = twin(detector)
-    images = detector.normalised(*batch())
+    images = detector.normalized(*batch())
     with NoWaiting():
         network(images).logits.sum().backward()

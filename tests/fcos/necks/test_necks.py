@@ -53,11 +53,11 @@ def test_every_run_of_levels_halves_also_on_odd_sizes(name: str, levels: tuple[i
 
 @pytest.mark.parametrize("name", NECKS)
 @pytest.mark.parametrize("levels", [(3, 4, 5, 6, 7), (3, 4), (5,), (4, 5, 6)])
-@pytest.mark.parametrize("top_down", ["nearest", "bilinear"])
-def test_every_parameter_learns(name: str, levels: tuple[int, ...], top_down: Any) -> None:
+@pytest.mark.parametrize("upsample_mode", ["nearest", "bilinear"])
+def test_every_parameter_learns(name: str, levels: tuple[int, ...], upsample_mode: Any) -> None:
     """Nothing is made that no level needs: several processes would wait for its gradient."""
     torch.manual_seed(0)
-    config = replace(SMALL, levels=levels, top_down=top_down, neck_norm="batch", neck_activation="silu")
+    config = replace(SMALL, levels=levels, upsample_mode=upsample_mode, neck_norm="batch", neck_activation="silu")
     neck = NECKS[name]((8, 16, 24), config)
     sum((level * torch.randn_like(level)).sum() for level in neck(maps((8, 16, 24), 16, 16))).backward()
     assert all(parameter.grad is not None for parameter in neck.parameters())
@@ -88,7 +88,7 @@ def test_fpn_by_hand() -> None:
 
 def test_bilinear_by_hand() -> None:
     """[0, 8] enlarged to four cells lies at −¼, ¼, ¾, 1¼ between the two: 0, 2, 6, 8."""
-    config = replace(SMALL, levels=(3, 4), top_down="bilinear")
+    config = replace(SMALL, levels=(3, 4), upsample_mode="bilinear")
     fpn = identity(FPN((8, 8, 8), config))
     p3, _ = fpn([torch.ones(1, 8, 2, 4), torch.tensor([0.0, 8]).expand(1, 8, 1, 2), torch.zeros(1, 8, 1, 1)])
     assert p3[0, 0].tolist() == [[1, 3, 7, 9]] * 2
@@ -143,7 +143,7 @@ def slow_layer(layer: Layer, inputs: Sequence[Tensor], outputs: int) -> list[Ten
     def down(fine: Tensor) -> Tensor:
         return F.max_pool2d(fine, 3, 2, 1)
 
-    to_p3, to_p4, to_p5, to_p6 = layer.top_down
+    to_p3, to_p4, to_p5, to_p6 = layer.upsample_mode
     td6 = fuse(to_p6, p6, up(p7, p6))
     td5 = fuse(to_p5, p5, up(td6, p5))
     td4 = fuse(to_p4, p4, up(td5, p4))
@@ -199,7 +199,7 @@ def test_relu_comes_after_the_norm() -> None:
 
 @pytest.mark.parametrize(("channels", "groups"), [(256, 32), (64, 32), (32, 16), (8, 4), (96, 32), (40, 8)])
 def test_a_group_has_two_channels_or_more(channels: int, groups: int) -> None:
-    """So that a map of one cell, a small image's P7, can be normalised."""
+    """So that a map of one cell, a small image's P7, can be normalized."""
     norm = group_norm(channels)
     assert norm.num_groups == groups
     assert norm(torch.randn(1, channels, 1, 1)).abs().max() > 0

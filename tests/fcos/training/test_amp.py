@@ -66,7 +66,7 @@ def test_the_network_alone_is_in_16_bits(name: str) -> None:
 
     trainer.criterion = watched  # type: ignore[assignment]
     trainer.fit()
-    assert trainer.detector.normalised(PART.pixels, PART.sizes).dtype == torch.float32
+    assert trainer.detector.normalized(PART.pixels, PART.sizes).dtype == torch.float32
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
     assert seen == [kind, kind, torch.float32, torch.float32, torch.float32]  # two levels
 
@@ -126,7 +126,7 @@ def test_another_layout_gives_the_same_within_rounding() -> None:
         trainer.detector.lay_out(layout)
         weight = trainer.detector.head.class_tower[0].weight
         assert weight.is_contiguous(memory_format=layout)
-        assert trainer.detector.normalised(PART.pixels, PART.sizes).is_contiguous(memory_format=layout)
+        assert trainer.detector.normalized(PART.pixels, PART.sizes).is_contiguous(memory_format=layout)
         trainer.fit()
         return gradients(trainer)
 

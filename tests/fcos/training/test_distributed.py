@@ -50,7 +50,7 @@ def test_two_processes_give_the_gradients_of_one_with_all_images(found: Found, n
 
 
 def test_parts_add_up_in_each_process_before_they_are_shared(found: Found) -> None:
-    """Each part has its own normalisers, over all processes: two images of each process."""
+    """Each part has its own normalizers, over all processes: two images of each process."""
     first, second = CASES["giou"][2]
     halves = [gradients("giou", first[half] + second[half], ALONE) for half in (slice(2), slice(2, 4))]
     whole = {name: (gradient + halves[1][name]) / 2 for name, gradient in halves[0].items()}

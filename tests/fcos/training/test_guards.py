@@ -92,11 +92,11 @@ def trainer(
         validate=lambda _: {},
         epochs=epochs,
         validate_every=1,
-        clip_norm=10.0,
+        clip_grad_norm=10.0,
         watcher=Silent(),
         log_every=log_every,
         checkpoint=checkpoint,
-        checkpoint_every=0.0,
+        checkpoint_seconds=0.0,
     )
 
 
@@ -169,7 +169,7 @@ def test_fp16_may_skip_steps_until_its_scale_fits() -> None:
 
 @SKIPPED_FIRST
 def test_fp16_whose_scale_falls_without_end_is_stopped() -> None:
-    """Losses so large that no scale helps: thirty steps, of which none was learnt from."""
+    """Losses so large that no scale helps: thirty steps, of which none was learned from."""
     broken = trainer([batch()] * 40, precision="fp16", weights=1e33)
     with pytest.raises(NonFiniteLoss, match=r"^step 30: the gradients of 30 steps in a row.*bf16 or float32"):
         broken.fit()

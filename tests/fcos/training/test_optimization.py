@@ -1,4 +1,4 @@
-"""Optimisers and schedules by hand; what a step does with parts, clipping, average and a frozen backbone."""
+"""Optimizers and schedules by hand; what a step does with parts, clipping, average and a frozen backbone."""
 
 import io
 from collections.abc import Sequence
@@ -36,8 +36,8 @@ def test_no_decay_on_norms_biases_scales_and_fusions() -> None:
     decayed, free = groups(build(replace(TINY, neck="bifpn", neck_norm="batch", levels=(3, 4, 5, 6)), 3))
     assert "head.scales" in free
     assert "head.class_logits.bias" in free
-    assert "neck.layers.0.top_down.0.weights" in free
-    assert {"head.class_logits.weight", "neck.layers.0.top_down.0.depthwise.weight"} <= decayed
+    assert "neck.layers.0.upsample_mode.0.weights" in free
+    assert {"head.class_logits.weight", "neck.layers.0.upsample_mode.0.depthwise.weight"} <= decayed
     assert not [name for name in decayed if not name.endswith(".weight")]
 
 
@@ -203,12 +203,12 @@ def gradients(trainer: Any) -> dict[str, torch.Tensor]:
 
 
 def test_parts_of_a_step_give_the_mean_of_their_gradients() -> None:
-    """Each normalised by its own positives; one step of optimiser, schedule and average for all of them."""
+    """Each normalized by its own positives; one step of optimizer, schedule and average for all of them."""
     trainer = tiny_trainer([PARTS], ema=None)
     plain = tiny_trainer([PARTS])
     plain.detector.train()
     for part in PARTS:
-        outputs = plain.detector(plain.detector.normalised(part.pixels, part.sizes))
+        outputs = plain.detector(plain.detector.normalized(part.pixels, part.sizes))
         (plain.criterion(outputs, part.targets).total / 4).backward()
     trainer.ema = make_ema(trainer.detector, 0.9)
     history = trainer.fit()
@@ -219,7 +219,7 @@ def test_parts_of_a_step_give_the_mean_of_their_gradients() -> None:
 
 
 def test_gradients_are_clipped_together() -> None:
-    trainer = tiny_trainer([PARTS[:1]], clip_norm=0.5)
+    trainer = tiny_trainer([PARTS[:1]], clip_grad_norm=0.5)
     norm = trainer.fit().steps[0]["gradient_norm"]
     clipped = torch.stack([gradient.norm() for gradient in gradients(trainer).values()]).norm()
     assert norm > 0.5
@@ -241,7 +241,9 @@ def test_frozen_epochs_leave_the_backbone_alone_and_then_teach_it(tmp_path: Path
         joined.append(next(network.parameters()).requires_grad)
         return network
 
-    trainer = tiny_trainer(steps, epochs=3, frozen_epochs=2, validate=note, compiled=compiled, optimizer=optimizer)
+    trainer = tiny_trainer(
+        steps, epochs=3, backbone_frozen_epochs=2, validate=note, compiled=compiled, optimizer=optimizer
+    )
     before = {name: value.clone() for name, value in trainer.detector.state_dict().items()}
     trainer.fit()
     own = [name for name in before if name.startswith("backbone.")]
@@ -255,7 +257,7 @@ def test_frozen_epochs_leave_the_backbone_alone_and_then_teach_it(tmp_path: Path
     for stop in (1, 3):  # within the frozen epochs, and after them
         interrupted = iter([False] * stop + [True] * 9)
         folder = Checkpoint(tmp_path / str(stop))
-        options: Any = {"epochs": 3, "frozen_epochs": 2, "optimizer": optimizer, "checkpoint": folder}
+        options: Any = {"epochs": 3, "backbone_frozen_epochs": 2, "optimizer": optimizer, "checkpoint": folder}
         with pytest.raises(Interrupted):
             tiny_trainer(steps, **options, interrupted=lambda it=interrupted: next(it)).fit()
         resumed = tiny_trainer(steps, **options)

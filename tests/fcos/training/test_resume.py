@@ -104,7 +104,7 @@ def test_a_crash_in_any_step(tmp_path: Path, optimizer: str, schedule: str, prec
 
 
 def test_two_epochs_and_two_are_four(tmp_path: Path) -> None:
-    whole, first = trainer(), trainer(checkpoint=Checkpoint(tmp_path), checkpoint_every=1000.0)
+    whole, first = trainer(), trainer(checkpoint=Checkpoint(tmp_path), checkpoint_seconds=1000.0)
     whole.fit()
     first.interrupted = lambda: first.epoch == 2
     with pytest.raises(Interrupted):
@@ -125,7 +125,7 @@ def test_stopped_while_validating_the_state_is_that_of_the_epochs_end(tmp_path: 
     whole = trainer(epochs=2)
     whole.fit()
     with pytest.raises(Interrupted):
-        trainer(epochs=2, validate=stop, checkpoint=Checkpoint(tmp_path), checkpoint_every=1000.0).fit()
+        trainer(epochs=2, validate=stop, checkpoint=Checkpoint(tmp_path), checkpoint_seconds=1000.0).fit()
     log = Log()
     resumed = trainer(epochs=2, checkpoint=Checkpoint(tmp_path), watcher=log)
     resumed.fit()

@@ -95,7 +95,7 @@ def trainer(
         validate=lambda detector: {"mean": detector.head.box.weight.mean().item()},
         epochs=epochs,
         validate_every=2,
-        clip_norm=10.0,
+        clip_grad_norm=10.0,
         watcher=log or Log(),
     )
 
@@ -105,7 +105,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(tensor, theirs[name]) for name, tensor in a.state_dict().items())
 
 
-def test_one_batch_is_learnt_by_heart() -> None:
+def test_one_batch_is_learned_by_heart() -> None:
     """Losses fall to near zero (centerness to near its floor), and detections are the very objects."""
     learning = trainer(epochs=1, steps=150, lr=3e-3)
     learning.batches = lambda _epoch, _first: [[BATCH]] * 150

@@ -55,13 +55,14 @@ def split(
 
 def training(values: Params = DIGITS, **changes: object) -> Params:
     """`training(lr=1.0)`; a model's field too, and one of `augment`."""
-    train, model, augment = ({k: v for k, v in changes.items() if hasattr(part, k)} for part in
-                             (values.train, values.model, values.train.augment))  # fmt: skip
-    assert len(train) + len(model) + len(augment) == len(changes)
+    parts = (values.train, values.model, values.train.augment, values.machine)
+    train, model, augment, machine = ({k: v for k, v in changes.items() if hasattr(part, k)} for part in parts)
+    assert len(train) + len(model) + len(augment) + len(machine) == len(changes)
     return replace(
         values,
         model=replace(values.model, **model),
         train=replace(values.train, **train, augment=replace(values.train.augment, **augment)),
+        machine=replace(values.machine, **machine),
     )
 
 
@@ -79,9 +80,9 @@ def told(now: Situation) -> dict[str, str]:
 @pytest.mark.parametrize("name", VOC)
 def test_recipes_for_voc_have_no_advice_on_a_gpu(name: str) -> None:
     """letterbox640_r50 isn't among them: of its levels one is really idle there."""
-    values = params.load(recipes.FOLDER / f"{name}.yaml")
+    values = recipes.load(name)
     now = replace(situation(values), device="cuda")
-    allowed = {"no_workers"} if values.train.workers == 0 else set()
+    allowed = {"no_workers"} if values.machine.workers == 0 else set()
     assert set(told(now)) <= allowed
 
 
@@ -96,19 +97,19 @@ def test_no_advice_for_digits_but_on_its_idle_level() -> None:
     [
         ("high_rate", {"lr": 0.02}, "a learning rate of 0.02 is far too high for adamw: try train.lr 0.001"),
         ("high_rate", {"lr": 0.5, "optimizer": "sgd"}, "0.5 is far too high for sgd: try train.lr 0.01"),
-        ("high_rate", {"lr": 0.001, "lr_batch": 1, "batch_size": 16}, "0.016 (train.lr 0.001 for 1 images) is far"),
-        ("long_warmup", {"warmup": 3.0, "counted_in": "epochs", "epochs": 4}, "warmup takes 1,500 of 2,000 steps"),
+        ("high_rate", {"lr": 0.001, "base_batch_size": 1, "batch_size": 16}, "0.016 (train.lr 0.001 for 1 images)"),
+        ("long_warmup", {"warmup": 3.0, "schedule_unit": "epochs", "epochs": 4}, "warmup takes 1,500 of 2,000 steps"),
         (
             "late_drops",
-            {"schedule": "multi_step", "steps": (60000, 80000), "warmup": 0, "counted_in": "iterations"},
+            {"schedule": "multi_step", "steps": (60000, 80000), "warmup": 0, "schedule_unit": "iterations"},
             "first falls at step 60,000 of 4,000",
         ),
         ("large_batch", {"batch_size": 64}, "train.batch_size 64 is more than the 40 images: at most 40"),
-        ("large_batch", {"limit": 5}, "more than the 5 images"),
-        ("frozen_backbone", {"frozen_epochs": 8, "pretrained": True}, "8 of 8 epochs: the backbone never learns"),
-        ("frozen_backbone", {"frozen_epochs": 1}, "keeps a backbone that has learnt nothing as it is"),
-        ("always_plain", {"plain_epochs": 8, "mosaic": 0.5}, "mosaic and mixup never happen"),
-        ("many_workers", {"workers": 20}, "train.workers 20 on 16 cores: at most 16"),
+        ("large_batch", {"max_images": 5}, "more than the 5 images"),
+        ("frozen_backbone", {"backbone_frozen_epochs": 8, "pretrained": True}, "8 of 8 epochs: the backbone"),
+        ("frozen_backbone", {"backbone_frozen_epochs": 1}, "keeps a backbone that has learned nothing as it is"),
+        ("always_plain", {"close_mosaic_epochs": 8, "mosaic": 0.5}, "mosaic and mixup never happen"),
+        ("many_workers", {"workers": 20}, "machine.workers 20 on 16 cores: at most 16"),
         ("no_gpu", {"size": (800, 1333), "epochs": 30}, "no GPU for images of 1.1 megapixels"),
     ],
 )  # fmt: skip
@@ -120,10 +121,10 @@ def test_parameters(name: str, changes: dict[str, object], expected: str) -> Non
     ("name", "changes"),
     [
         ("high_rate", {"lr": 0.1, "optimizer": "sgd"}),
-        ("high_rate", {"lr": 0.02, "lr_batch": 16, "batch_size": 256, "optimizer": "sgd"}),  # linear scaling
-        ("late_drops", {"steps": (60000,), "warmup": 0, "counted_in": "iterations"}),  # cosine has none
-        ("always_plain", {"plain_epochs": 8}),
-        ("frozen_backbone", {"frozen_epochs": 7, "pretrained": True}),
+        ("high_rate", {"lr": 0.02, "base_batch_size": 16, "batch_size": 256, "optimizer": "sgd"}),  # linear scaling
+        ("late_drops", {"steps": (60000,), "warmup": 0, "schedule_unit": "iterations"}),  # cosine has none
+        ("always_plain", {"close_mosaic_epochs": 8}),
+        ("frozen_backbone", {"backbone_frozen_epochs": 7, "pretrained": True}),
         ("many_workers", {"workers": 16}),
     ],
 )
@@ -153,11 +154,11 @@ def test_unequal_classes() -> None:
     assert lines["unequal_classes"].startswith("cat has 1,001 objects and dog 1:")
 
 
-def test_difficult_objects_are_no_objects_unless_they_are_learnt() -> None:
+def test_difficult_objects_are_no_objects_unless_they_are_learned() -> None:
     easy, hard = split(20, only=("cat",)), split(20, only=("dog",), difficult=1)
     both = replace(easy, annotations=(*easy.annotations, *(replace(a, id=a.id + 1000) for a in hard.annotations)))
-    assert look(DIGITS, both, both, steps=1).learnt == {"cat": 80, "dog": 0}
-    assert look(training(difficult=True), both, both, steps=1).learnt == {"cat": 80, "dog": 80}
+    assert look(DIGITS, both, both, steps=1).learned == {"cat": 80, "dog": 0}
+    assert look(training(include_difficult=True), both, both, steps=1).learned == {"cat": 80, "dog": 80}
 
 
 def test_small_boxes() -> None:
@@ -178,9 +179,9 @@ def test_small_boxes() -> None:
         (161, {"scale": (1, 1)}, None),
         (130, {}, None),  # zoomed by 1.25
         (150, {"scale": (1, 1), "multi_scale": (256, 300)}, None),
-        (160, {"scale": (1, 1), "centre_radius": 0.0}, None),  # the whole side counts
-        (128, {"scale": (1, 1), "centre_radius": 0.0}, "no object falls on P5"),
-        (160, {"scale": (1, 1), "ranges": (32, 64)}, None),
+        (160, {"scale": (1, 1), "center_sampling_radius": 0.0}, None),  # the whole side counts
+        (128, {"scale": (1, 1), "center_sampling_radius": 0.0}, "no object falls on P5"),
+        (160, {"scale": (1, 1), "regression_ranges": (32, 64)}, None),
         (20, {"scale": (1, 1), "assigner": "atss"}, None),  # no ranges
     ],
 )
@@ -194,11 +195,11 @@ def test_levels_that_are_not_reached() -> None:
     lines = told(situation(DIGITS, split(size=(256, 256), boxes=((20, 20),))))
     assert lines["empty_levels"].startswith("no object falls on P4, P5, for sizes over 64 px: leave")
     lines = told(situation(training(levels=(3, 4, 5, 6)), split(size=(256, 256), boxes=((250, 250),))))
-    assert lines["empty_levels"].startswith("no object falls on P3, P6: choose model.ranges")
+    assert lines["empty_levels"].startswith("no object falls on P3, P6: choose model.regression_ranges")
 
 
 def test_unlearnable() -> None:
-    """Boxes that no location lies in, beside others that are learnt."""
+    """Boxes that no location lies in, beside others that are learned."""
     boxes = ((2.0, 2.0), (30.0, 30.0), (50.0, 50.0), (90.0, 90.0))
     lines = told(situation(DIGITS, split(size=(256, 256), boxes=boxes)))
     assert lines["unlearnable"].startswith("no location learns 25.0% of the objects")
@@ -231,8 +232,8 @@ def test_images_that_are_left_out_do_not_count() -> None:
     half = replace(blank, annotations=full.annotations)
     crowd = replace(half, annotations=(replace(half.annotations[0], iscrowd=1), *half.annotations[1:]))
     assert look(DIGITS, half, half, steps=1).images == 20
-    assert look(training(empty=False), half, half, steps=1).images == 10
-    assert look(training(crowd=False), crowd, crowd, steps=1).images == 19
+    assert look(training(include_empty=False), half, half, steps=1).images == 10
+    assert look(training(include_crowd=False), crowd, crowd, steps=1).images == 19
 
 
 def test_nothing_to_learn_is_for_others_to_say() -> None:

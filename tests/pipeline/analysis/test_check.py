@@ -44,7 +44,7 @@ def small(home: Path, setting: Callable[..., None], picture: Callable[..., Path]
         objects = tuple(Annotation(n + 1, n + 1, 1 + n % 2, (8.0, 8.0, 30.0, 24.0), 720.0) for n in range(count))
         split = AnnotationSet((Category(1, "cat"), Category(2, "dog")), images, objects)
         annotations.write(split, home / f"data/unified/{name}.json")
-    setting(**{"train.size": [64, 64], "train.batch_size": 4, "train.device": "cpu", "model.levels": [3, 4]})
+    setting(**{"train.size": [64, 64], "train.batch_size": 4, "machine.device": "cpu", "model.levels": [3, 4]})
     return home
 
 
@@ -57,7 +57,7 @@ def files(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"train.workers": 2, "train.accumulate": 2, "train.cache": True}, {"train.overfit": 2}]
+    "changes", [{}, {"machine.workers": 2, "train.accumulate": 2, "machine.cache": True}, {"train.overfit": 2}]
 )
 def test_everything_runs_and_nothing_is_left(
     small: Path,

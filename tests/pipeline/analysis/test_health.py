@@ -101,33 +101,33 @@ VOC: dict[str, tuple[Break, str, str]] = {
 2 objects of skipped images
 1 image file not used""",
     ),
-    "size": (
+    "size_mismatch": (
         lambda raw: swap(raw, "<width>40<", "<width>80<"),
         WHOLE,
-        """size  1  stops the conversion: the annotation says another size than the image has
+        """size_mismatch  1  stops the conversion: the annotation says another size than the image has
     Annotations/a.xml: it says that its image is 80×30, which is 40×30
-    to change: convert.checks.size=repair (taken at the size that the image has) | skip (skipped)""",
+    to change: convert.checks.size_mismatch=repair (taken at the size that the image has) | skip (skipped)""",
     ),
-    "turned": (
+    "exif_rotated": (
         annotate_turned,
         WHOLE,
-        """turned  1  stops the conversion: the annotation's size is the image's as EXIF turns it, and so are its boxes
+        """exif_rotated  1  stops the conversion: the annotation's size is the image's as EXIF turns it, and so are its boxes
     Annotations/a.xml: its size and boxes are those of JPEGImages/a.png as EXIF asks viewers to turn it
-    to change: convert.checks.turned=repair (turned back to the stored pixels) | skip (skipped)""",
+    to change: convert.checks.exif_rotated=repair (turned back to the stored pixels) | skip (skipped)""",
     ),
-    "exif": (
+    "exif_orientation": (
         turn,
         WHOLE,
-        """exif  1  taken as stored: EXIF asks viewers to turn the image; boxes are taken to refer to the stored pixels
+        """exif_orientation  1  taken as stored: EXIF asks viewers to turn the image; boxes are taken to refer to the stored pixels
     Annotations/a.xml: EXIF asks viewers to turn its image JPEGImages/a.png
-    to change: convert.checks.exif=skip (skipped) | error (stops the conversion)""",
+    to change: convert.checks.exif_orientation=skip (skipped) | error (stops the conversion)""",
     ),
-    "repeated_image": (
+    "duplicate_record": (
         list_twice,
         WHOLE,
-        """repeated_image  1  stops the conversion: an image has two records in a split
+        """duplicate_record  1  stops the conversion: an image has two records in a split
     Annotations/a.xml: JPEGImages/a.png is already in this split, by Annotations/a.xml
-    to change: convert.checks.repeated_image=skip (skipped, the first counts)""",
+    to change: convert.checks.duplicate_record=skip (skipped, the first counts)""",
     ),
     "missing_annotation": (
         lambda raw: (raw / XML).unlink(),
@@ -138,70 +138,70 @@ VOC: dict[str, tuple[Break, str, str]] = {
 
 1 image file not used""",
     ),
-    "record": (
+    "invalid_record": (
         lambda raw: swap(raw, "<ymax>12<", "<ymax>?<"),
         "3 images, 2 objects",
-        """record  1  stops the conversion: a record lacks something, or isn't what its format asks for
+        """invalid_record  1  stops the conversion: a record lacks something, or isn't what its format asks for
     Annotations/a.xml: object 2: its <bndbox> has xmin, ymin, xmax, ymax ['5', '6', '10', '?'], not four numbers
-    to change: convert.checks.record=skip (skipped)""",
+    to change: convert.checks.invalid_record=skip (skipped)""",
     ),
-    "xml": (
+    "invalid_xml": (
         lambda raw: swap(raw, "</bndbox>", "</box>"),
         "2 images, 1 object",
-        """xml  1  stops the conversion: an annotation file is no XML, or unsafe
+        """invalid_xml  1  stops the conversion: an annotation file is no XML, or unsafe
     Annotations/a.xml: not XML: mismatched tag at line 3 column 93
-    to change: convert.checks.xml=skip (skipped)
+    to change: convert.checks.invalid_xml=skip (skipped)
 
 1 image file not used""",
     ),
-    "not_finite": (
+    "non_finite_box": (
         lambda raw: swap(raw, "<ymax>12<", "<ymax>inf<"),
         "3 images, 2 objects",
-        """not_finite  1  stops the conversion: a box has NaN or infinity
+        """non_finite_box  1  stops the conversion: a box has NaN or infinity
     Annotations/a.xml: object 2: its box [x 4, y 5, width 6, height inf] has numbers that are not finite
-    to change: convert.checks.not_finite=skip (dropped)""",
+    to change: convert.checks.non_finite_box=skip (dropped)""",
     ),
-    "degenerate": (
+    "degenerate_box": (
         lambda raw: swap(raw, "<xmin>5<", "<xmin>11<"),
         "3 images, 2 objects",
-        """degenerate  1  stops the conversion: a box has no width or no height
+        """degenerate_box  1  stops the conversion: a box has no width or no height
     Annotations/a.xml: object 2: its box [x 10, y 5, width 0, height 7] has no width or no height
-    to change: convert.checks.degenerate=skip (dropped)""",
+    to change: convert.checks.degenerate_box=skip (dropped)""",
     ),
-    "swapped": (
+    "swapped_corners": (
         lambda raw: swap(raw, "<xmin>5<", "<xmin>20<"),
         WHOLE,
-        """swapped  1  stops the conversion: a box's corners are swapped
+        """swapped_corners  1  stops the conversion: a box's corners are swapped
     Annotations/a.xml: object 2: its box [x 19, y 5, width -9, height 7] has its corners swapped
-    to change: convert.checks.swapped=repair (put right) | skip (dropped)""",
+    to change: convert.checks.swapped_corners=repair (put right) | skip (dropped)""",
     ),
-    "thin": (
+    "tiny_box": (
         lambda raw: swap(raw, "<xmin>5<", "<xmin>10<"),
         "3 images, 2 objects",
-        """thin  1  stops the conversion: a box is one pixel or less across
+        """tiny_box  1  stops the conversion: a box is one pixel or less across
     Annotations/a.xml: object 2: its box [x 9, y 5, width 1, height 7] is no more than 1 px across
-    to change: convert.checks.thin=skip (dropped)""",
+    to change: convert.checks.tiny_box=skip (dropped)""",
     ),
-    "outside": (
+    "out_of_bounds_box": (
         lambda raw: swap(raw, "<xmax>40<", "<xmax>45<"),
         WHOLE,
-        """outside  1  stops the conversion: a box reaches out of its image by more than 1 px
+        """out_of_bounds_box  1  stops the conversion: a box reaches out of its image by more than 1 px
     Annotations/a.xml: object 1: its box [x 0, y 0, width 45, height 30] reaches 5 px outside its image of 40×30
-    to change: convert.checks.outside=repair (clipped) | skip (dropped)""",
+    to change: convert.checks.out_of_bounds_box=repair (clipped) | skip (dropped)""",
     ),
-    "repeated_box": (
+    "duplicate_box": (
         lambda raw: swap(raw, BOX, f"{BOX}<object><name>cat</name>{BOX}"),
         "3 images, 4 objects",
-        """repeated_box  1  left as it is: two boxes of a class in an image are equal
+        """duplicate_box  1  left as it is: two boxes of a class in an image are equal
     Annotations/a.xml: object 3: its box and class 'cat' are those of Annotations/a.xml: object 2
-    to change: convert.checks.repeated_box=skip (dropped, the first counts) | error (stops the conversion)""",
+    to change: convert.checks.duplicate_box=skip (dropped, the first counts) | error (stops the conversion)""",
     ),
-    "equal_image": (
+    "duplicate_image": (
         lambda raw: shutil.copyfile(raw / "JPEGImages/b.png", raw / "JPEGImages/a.png"),
         WHOLE,
-        """equal_image  1  left as they are: two images of a split are, byte for byte, one
+        """duplicate_image  1  left as they are: two images of a split are, byte for byte, one
     Annotations/b.xml: its image JPEGImages/b.png is, byte for byte, JPEGImages/a.png
-    to change: convert.checks.equal_image=skip (skipped, the first counts) | error (stops the conversion)""",
+    to change: convert.checks.duplicate_image=skip (skipped, the first counts) | error (stops the conversion)""",
     ),
     "leak": (
         lambda raw: shutil.copyfile(raw / "JPEGImages/d.png", raw / "JPEGImages/a.png"),
@@ -210,12 +210,14 @@ VOC: dict[str, tuple[Break, str, str]] = {
     Annotations/a.xml: its image JPEGImages/a.png is, byte for byte, JPEGImages/d.png of val
     to change: convert.checks.leak=repair (kept in the later split alone) | note (left in both)""",
     ),
-    "alike_leak": (
+    "near_duplicate_leak": (
         recode,
         WHOLE,
-        """alike_leak  1  left in both: an image of train or val looks like one of a later split (perceptual hash)
+        """near_duplicate_leak  1  left in both: \
+an image of train or val looks like one of a later split (perceptual hash)
     Annotations/a.xml: its image JPEGImages/a.png looks like JPEGImages/d.png of val (0 of 64 bits differ)
-    to change: convert.checks.alike_leak=repair (kept in the later split alone) | error (stops the conversion)""",
+    to change: convert.checks.near_duplicate_leak=repair (kept in the later split alone) \
+| error (stops the conversion)""",
     ),
 }
 
@@ -235,19 +237,19 @@ def test_one_thing_wrong_in_voc(raw: Path, code: str) -> None:
 ONE = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 9, 9]}
 # By check: what train.json has instead; what is left of it; the lines.
 COCO: dict[str, tuple[dict[str, Any], str, str]] = {
-    "orphan": (
+    "missing_image_id": (
         {"annotations": [ONE, ONE | {"id": 2, "image_id": 9}]},
         "1 image, 1 object",
-        """orphan  1  stops the conversion: an object's image doesn't exist
+        """missing_image_id  1  stops the conversion: an object's image doesn't exist
     train.json: annotation 2: its image 9 does not exist
-    to change: convert.checks.orphan=skip (dropped)""",
+    to change: convert.checks.missing_image_id=skip (dropped)""",
     ),
-    "repeated_id": (
+    "duplicate_id": (
         {"annotations": [ONE, ONE | {"id": 0, "bbox": [3, 3, 9, 9]}]},
         "1 image, 2 objects",
-        """repeated_id  1  given a new number, like all of its split: ids are given twice, not to all, or below 1
+        """duplicate_id  1  given a new number, like all of its split: ids are given twice, not to all, or below 1
     train.json: annotation 0: its id 0 is below 1
-    to change: convert.checks.repeated_id=error (stops the conversion)""",
+    to change: convert.checks.duplicate_id=error (stops the conversion)""",
     ),
     "unknown_class": (
         {"annotations": [ONE, ONE | {"id": 2, "category_id": 9}]},
@@ -263,15 +265,15 @@ COCO: dict[str, tuple[dict[str, Any], str, str]] = {
     classes: 'dog' has not a single object
     to change: convert.checks.unused_class=error (stops the conversion)""",
     ),
-    "alike_classes": (
+    "similar_class_names": (
         {
             "categories": [{"id": 1, "name": "traffic light"}, {"id": 2, "name": "Traffic_Light"}],
             "annotations": [ONE, ONE | {"id": 2, "category_id": 2}],
         },
         "1 image, 2 objects",
-        """alike_classes  1  left as it is: names of classes differ in case, accents, blanks or a letter only
+        """similar_class_names  1  left as it is: names of classes differ in case, accents, blanks or a letter only
     classes: 'traffic light' and 'Traffic_Light' are nearly equal; are they one?
-    to change: convert.checks.alike_classes=error (stops the conversion)""",
+    to change: convert.checks.similar_class_names=error (stops the conversion)""",
     ),
 }
 
@@ -316,7 +318,7 @@ def test_a_split_without_images_is_told_with_a_better_seed(home: Path, picture: 
     (home / "params.yaml").write_text(params.replace("val_fraction: 0.2", "val_fraction: 0.05"))
     answer = validate("theirs")
     found = re.search(
-        r"unfair_split  1  left as it is: what was held out lacks a class, or is far off its share of it\n"
+        r"unbalanced_split  1  left as it is: what was held out lacks a class, or is far off its share of it\n"
         r"    convert.split_seed=0: val gets 0 of 3 images, where 0.2 would be its share; "
         r"-S convert.split_seed=(\d+) is fairer",
         answer.stdout,
@@ -326,7 +328,7 @@ def test_a_split_without_images_is_told_with_a_better_seed(home: Path, picture: 
 
 
 def test_every_check_is_tried() -> None:
-    assert {*VOC, *COCO, "unfair_split"} == set(CHECKS)
+    assert {*VOC, *COCO, "unbalanced_split"} == set(CHECKS)
 
 
 def test_nothing_wrong(raw: Path) -> None:
@@ -351,19 +353,22 @@ def test_examples_are_three_and_kinds_that_stop_come_first(raw: Path) -> None:
     lines = validate("mine").stdout.splitlines()
     assert lines[2] == "missing_image  4  stops the conversion: the annotated image is not there"
     assert lines[6] == "    and 1 more"
-    assert lines[9] == "repeated_box   1  left as it is: two boxes of a class in an image are equal"
+    assert lines[9] == "duplicate_box  1  left as it is: two boxes of a class in an image are equal"
 
 
 def test_what_parameters_say_counts(raw: Path, setting: Callable[..., None]) -> None:
     swap(raw, "<xmin>5<", "<xmin>10<")
     swap(raw, "<xmax>40<", "<xmax>45<")
-    setting(**{"convert.problems": "repair", "convert.checks.thin": "error"})
+    setting(**{"convert.issues": "repair", "convert.checks.tiny_box": "error"})
     answer = validate("mine")
     assert answer.exit_code == 1
-    assert "\nthin     1  stops the conversion: " in answer.stdout
-    assert "\noutside  1  clipped: " in answer.stdout
-    assert "    to change: convert.checks.outside=skip (dropped) | error (stops the conversion)\n" in answer.stdout
-    setting(**{"convert.checks.thin": "skip"})
+    assert "\ntiny_box           1  stops the conversion: " in answer.stdout
+    assert "\nout_of_bounds_box  1  clipped: " in answer.stdout
+    assert (
+        "    to change: convert.checks.out_of_bounds_box=skip (dropped) | error (stops the conversion)\n"
+        in answer.stdout
+    )
+    setting(**{"convert.checks.tiny_box": "skip"})
     answer = validate("mine")
     assert (answer.exit_code, answer.stdout.splitlines()[-1]) == (0, f"{USABLE}; 2 problems would be mended")
 
@@ -384,10 +389,10 @@ def test_json(raw: Path) -> None:
     answer = validate("mine", "--json")
     record = json.loads(answer.stdout)
     assert answer.exit_code == 1
-    assert (record["usable"], record["format"], record["counts"]) == (False, "voc", {"thin": 1})
+    assert (record["usable"], record["format"], record["counts"]) == (False, "voc", {"tiny_box": 1})
     assert record["problems"] == [
         {
-            "code": "thin",
+            "code": "tiny_box",
             "says": "a box is one pixel or less across",
             "count": 1,
             "stops": True,
@@ -412,7 +417,7 @@ def test_outside_a_project(raw: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     swap(raw, "<xmin>5<", "<xmin>10<")
     answer = validate(raw, "--html", "page.html")
-    assert answer.stdout.splitlines()[-1] == "training would go wrong: 1 problem would stop the conversion (thin)"
+    assert answer.stdout.splitlines()[-1] == "training would go wrong: 1 problem would stop the conversion (tiny_box)"
     assert "What training at 800×1333 px will see" in (tmp_path / "page.html").read_text()
 
 
@@ -423,7 +428,7 @@ def test_what_cannot_be_looked_at_is_one_line(raw: Path, home: Path) -> None:
     (home / "bare/notes.md").write_text("hello")
     archive = shutil.make_archive("bare", "zip", home / "bare")
     assert raw.name == "mine"
-    looked_for = "no annotations recognised among its"
+    looked_for = "no annotations recognized among its"
     for arguments, line in {
         ("nosuch",): "nosuch: no such file or folder; give the folder or the archive of a data set",
         ("notes.txt",): "notes.txt: not a whole .zip, .tar or .tar.gz archive; fetch it again or pack it anew",

@@ -16,7 +16,11 @@ from tests.support.paths import PROJECT
 def usual() -> Params:
     """Stride 8, 16 and 32; distances up to 64, 128 and beyond."""
     values = params.load(PROJECT / "params.yaml")
-    return replace(values, train=replace(values.train, size=(512, 512), letterbox=False, device="cpu"))
+    return replace(
+        values,
+        train=replace(values.train, size=(512, 512), letterbox=False),
+        machine=replace(values.machine, device="cpu"),
+    )
 
 
 def split(*boxes: tuple[float, float, float, float], images: int = 1) -> AnnotationSet:
@@ -50,7 +54,7 @@ def test_aspect_ratios_have_squares_in_the_middle_of_a_bin() -> None:
     assert histogram.note == "33% are wider than high, 17% higher than wide"
 
 
-def test_objects_per_image_count_what_is_learnt() -> None:
+def test_objects_per_image_count_what_is_learned() -> None:
     crowd = replace(split((0, 0, 9, 9)).annotations[0], id=9, iscrowd=1)
     many = split(*[(0, 0, 9, 9)] * 7, images=3)
     histogram = statistics.objects_per_image(replace(many, annotations=(*many.annotations, crowd)), difficult=False)

@@ -69,12 +69,12 @@ def test_the_input_is_padded(ours: Params) -> None:
 
 def test_weights_gradients_and_state(ours: Params) -> None:
     detector = summary.blank(ours.model, 10)
-    learnt = sum(p.numel() for p in detector.parameters() if p.requires_grad) * 4
+    learned = sum(p.numel() for p in detector.parameters() if p.requires_grad) * 4
     adam = summary.memory(ours, detector, (64, 64), 2)
-    assert adam.gradients == learnt
-    assert adam.optimizer == pytest.approx(2 * learnt, rel=1e-3)  # two moments, and a count of steps each
-    assert adam.average == adam.weights > learnt
-    plain = replace(ours, train=replace(ours.train, optimizer="sgd", momentum=0.0, ema=0.0))
+    assert adam.gradients == learned
+    assert adam.optimizer == pytest.approx(2 * learned, rel=1e-3)  # two moments, and a count of steps each
+    assert adam.average == adam.weights > learned
+    plain = replace(ours, train=replace(ours.train, optimizer="sgd", momentum=0.0, ema_decay=0.0))
     sgd = summary.memory(plain, summary.blank(ours.model, 10), (64, 64), 2)
     assert (sgd.optimizer, sgd.average) == (0, 0)
     assert sgd.total == sgd.weights + sgd.gradients + sgd.activations
@@ -129,7 +129,7 @@ def test_recall_by_hand(ours: Params) -> None:
     split = split_of([(64, 64), (64, 64)], [[(0, 0, 40, 40), (5, 5, 6, 6)], []])
     found = summary.recall(at(ours, (64, 64)), split)
     assert found.objects == {"all": 2, "small": 1, "medium": 1, "large": 0}
-    assert found.learnt == {"all": 1, "small": 0, "medium": 1, "large": 0}
+    assert found.learned == {"all": 1, "small": 0, "medium": 1, "large": 0}
     assert found.levels == {"P3": 1, "P4": 0, "P5": 0}
     assert (found.positives, found.images) == (9, 2)
 
@@ -148,7 +148,7 @@ def test_recall_counts_what_explain_shows(ours: Params, monkeypatch: pytest.Monk
         corners = torch.rand(place % 7, 2, 2, generator=random).sort(dim=1).values * torch.tensor([width, height])
         boxes.append([(x1, y1, x2 - x1, y2 - y1) for (x1, y1), (x2, y2) in corners.tolist() if x2 > x1 and y2 > y1])
     split, how = split_of(images, boxes), at(ours, (128, 192))
-    positives, levels, learnt = 0, [0, 0, 0], 0
+    positives, levels, learned = 0, [0, 0, 0], 0
     for image, own in zip(split.images, split.by_image().values(), strict=True):
         size = how.train.input_size.resized(image.height, image.width)
         factors = torch.tensor([size[1] / image.width, size[0] / image.height] * 2)
@@ -157,23 +157,23 @@ def test_recall_counts_what_explain_shows(ours: Params, monkeypatch: pytest.Monk
         outputs = assignment.unpredicted(how.model, assignment.places(how.model, *size), 1)
         shown = assignment.explain(how.model, outputs, own, scaled, torch.zeros(len(own), dtype=torch.int64))
         positives += int(shown.positive.sum())
-        learnt += sum(one.reason is None for one in shown.objects)
+        learned += sum(one.reason is None for one in shown.objects)
         levels = [total + sum(one.positives[n] > 0 for one in shown.objects) for n, total in enumerate(levels)]
     monkeypatch.setattr(summary, "_TOGETHER", 20_000)  # several images a batch, several batches
     found = summary.recall(how, split)
     assert found.positives == positives > 0
-    assert found.learnt["all"] == learnt > 0
+    assert found.learned["all"] == learned > 0
     assert list(found.levels.values()) == levels
 
 
-def test_difficult_objects_count_where_they_are_learnt(ours: Params) -> None:
+def test_difficult_objects_count_where_they_are_learned(ours: Params) -> None:
     split = AnnotationSet(
         (Category(1, "dog"),),
         (Image(1, "a.png", 64, 64),),
         (Annotation(1, 1, 1, (0, 0, 40, 40), 1600, difficult=1), Annotation(2, 1, 1, (0, 0, 60, 60), 9, iscrowd=1)),
     )
     assert summary.recall(ours, split).objects["all"] == 0
-    assert summary.recall(replace(ours, train=replace(ours.train, difficult=True)), split).objects["all"] == 1
+    assert summary.recall(replace(ours, train=replace(ours.train, include_difficult=True)), split).objects["all"] == 1
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -202,7 +202,7 @@ def test_with_data(home: Path, setting: Callable[..., None]) -> None:
     assert "50.00%" in out
     told = json.loads(run("--json")[1])
     assert told["classes"] == 1
-    assert told["recall"]["learnt"]["all"] == 1
+    assert told["recall"]["learned"]["all"] == 1
     assert told["memory"]["batch"] == 8
     assert told["network"]["flops"] == sum(row["flops"] for row in told["network"]["rows"])
 

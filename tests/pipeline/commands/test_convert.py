@@ -197,7 +197,7 @@ def test_refusals(raw: Path, tmp_path: Path) -> None:
         (raw, "labelme", "out", "--to: format 'labelme' can't be written; these can: coco, voc, yolo"),
         (tmp_path / "nowhere", "voc", "out", f"{tmp_path / 'nowhere'}: no such file or folder"),
         (tmp_path / "notes.txt", "voc", "out", f"{tmp_path / 'notes.txt'}: neither a folder nor an archive"),
-        (tmp_path / "empty.zip", "voc", "out", f"{tmp_path / 'empty.zip'}: no annotations recognised"),
+        (tmp_path / "empty.zip", "voc", "out", f"{tmp_path / 'empty.zip'}: no annotations recognized"),
     ):
         code, said = convert(source, "--to", to, "--out", tmp_path / out)
         assert (code, said.count("\n")) == (1, 1)

@@ -14,16 +14,16 @@ from pipeline.data.annotations import box_problem
         ((5, 6, 1.5, 2), (5, 6, 1.5, 2), None),
         ((-1, 2, 10, 10), (0, 2, 9, 10), None),  # VOC's xmin = 0
         ((35, 25, 6, 6), (35, 25, 5, 5), None),
-        ((35, 25, 6.5, 5), (35, 25, 5, 5), "outside"),
-        ((-3, 2, 10, 10), (0, 2, 7, 10), "outside"),
-        ((39.5, 2, 10, 10), None, "outside"),  # half a pixel is left
-        ((50, 2, 10, 10), None, "outside"),
-        ((503, 336, 1, 1), None, "thin"),  # BCCD's
-        ((5, 5, 10, 0.5), None, "thin"),
-        ((5, 5, 0, 10), None, "degenerate"),
-        ((5, 5, -4, 10), None, "swapped"),
-        ((5, 5, float("nan"), 10), None, "not_finite"),
-        ((5, float("-inf"), 3, 10), None, "not_finite"),
+        ((35, 25, 6.5, 5), (35, 25, 5, 5), "out_of_bounds_box"),
+        ((-3, 2, 10, 10), (0, 2, 7, 10), "out_of_bounds_box"),
+        ((39.5, 2, 10, 10), None, "out_of_bounds_box"),  # half a pixel is left
+        ((50, 2, 10, 10), None, "out_of_bounds_box"),
+        ((503, 336, 1, 1), None, "tiny_box"),  # BCCD's
+        ((5, 5, 10, 0.5), None, "tiny_box"),
+        ((5, 5, 0, 10), None, "degenerate_box"),
+        ((5, 5, -4, 10), None, "swapped_corners"),
+        ((5, 5, float("nan"), 10), None, "non_finite_box"),
+        ((5, float("-inf"), 3, 10), None, "non_finite_box"),
     ],
 )
 def test_worked_by_hand(box: tuple[float, ...], kept: tuple[float, ...] | None, code: str | None) -> None:

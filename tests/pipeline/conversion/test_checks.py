@@ -13,12 +13,12 @@ from pipeline.formats.records import Fault
 from pipeline.params import CheckParams, ConvertParams
 from tests.support.projects import PROJECT
 
-OUTSIDE = Fault("outside", "its box reaches out")
+OUTSIDE = Fault("out_of_bounds_box", "its box reaches out")
 
 
 def options(problems: str = "error", **checks: Any) -> ConvertParams:
     base = params.load(PROJECT / "params.yaml").convert
-    return replace(base, problems=problems, checks=replace(base.checks, **checks))  # type: ignore[arg-type]
+    return replace(base, issues=problems, checks=replace(base.checks, **checks))  # type: ignore[arg-type]
 
 
 def test_every_parameter_has_a_check_and_offers_what_the_check_can_do() -> None:
@@ -37,29 +37,29 @@ def test_what_is_a_warning_is_noted_by_params_yaml() -> None:
 
 
 def test_default_follows_problems_and_an_own_word_wins() -> None:
-    assert actions(options())["outside"] == "error"
-    assert actions(options("repair"))["outside"] == "repair"
-    assert actions(options("repair"))["thin"] == "skip"
+    assert actions(options())["out_of_bounds_box"] == "error"
+    assert actions(options("repair"))["out_of_bounds_box"] == "repair"
+    assert actions(options("repair"))["tiny_box"] == "skip"
     assert actions(options("repair"))["leak"] == "repair"
-    assert actions(options("repair", outside="error"))["outside"] == "error"
-    assert actions(options("error", outside="skip"))["outside"] == "skip"
-    assert actions(options("error", exif="default"))["exif"] == "error"
+    assert actions(options("repair", out_of_bounds_box="error"))["out_of_bounds_box"] == "error"
+    assert actions(options("error", out_of_bounds_box="skip"))["out_of_bounds_box"] == "skip"
+    assert actions(options("error", exif_orientation="default"))["exif_orientation"] == "error"
 
 
 def test_an_error_names_record_problem_and_remedy() -> None:
     with pytest.raises(PipelineError) as caught:
         Ledger(options()).act(OUTSIDE, "train", "a.xml: object 3")
     assert str(caught.value) == (
-        "a.xml: object 3: its box reaches out; mend it there, or have it clipped with -S convert.checks.outside=repair "
-        "(whatever is wrong: -S convert.problems=repair)"
+        "a.xml: object 3: its box reaches out; mend it there, or have it clipped with "
+        "-S convert.checks.out_of_bounds_box=repair (whatever is wrong: -S convert.issues=repair)"
     )
     with pytest.raises(PipelineError) as caught:
-        Ledger(options("repair", outside="error")).act(OUTSIDE, "train", "a.xml: object 3")
-    assert str(caught.value).endswith("have it clipped with -S convert.checks.outside=repair")
+        Ledger(options("repair", out_of_bounds_box="error")).act(OUTSIDE, "train", "a.xml: object 3")
+    assert str(caught.value).endswith("have it clipped with -S convert.checks.out_of_bounds_box=repair")
 
 
 def test_the_remedy_of_what_cannot_be_repaired_does_mend_it() -> None:
-    with pytest.raises(PipelineError, match=r"have it dropped with -S convert\.checks\.outside=repair"):
+    with pytest.raises(PipelineError, match=r"have it dropped with -S convert\.checks\.out_of_bounds_box=repair"):
         Ledger(options()).act(OUTSIDE, "train", "a.xml: object 3", repairable=False)
     ledger = Ledger(options("repair"))
     assert ledger.act(OUTSIDE, "train", "a.xml: object 3", repairable=False) == "skip"
@@ -71,7 +71,7 @@ def test_a_ledger_that_never_stops_lists_errors_as_errors() -> None:
     assert ledger.act(OUTSIDE, "train", "a") == "repair"
     assert ledger.act(Fault("leak", "x"), "train", "b") == "note"
     assert ledger.act(OUTSIDE, "val", "c", repairable=False) == "skip"
-    assert ledger.counts == {"outside": 2, "leak": 1}
-    assert ledger.errors == {"outside": 2}
+    assert ledger.counts == {"out_of_bounds_box": 2, "leak": 1}
+    assert ledger.errors == {"out_of_bounds_box": 2}
     assert [item.action for item in ledger.problems] == ["stops the conversion", "left in both", "stops the conversion"]
-    assert [str(item) for item in ledger.examples(1)["outside"]] == ["a: its box reaches out"]
+    assert [str(item) for item in ledger.examples(1)["out_of_bounds_box"]] == ["a: its box reaches out"]

@@ -74,9 +74,9 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 
 def test_same_input_same_bytes(raw: Path, tmp_path: Path) -> None:
-    convert(raw, tmp_path / "one", options(val="train", train="val", problems="repair"))
+    convert(raw, tmp_path / "one", options(val="train", train="val", issues="repair"))
     copied = shutil.copytree(raw, tmp_path / "elsewhere", copy_function=shutil.copyfile)
-    convert(copied, tmp_path / "two", options(val="train", train="val", problems="repair"))
+    convert(copied, tmp_path / "two", options(val="train", train="val", issues="repair"))
     assert outputs(tmp_path / "one") == outputs(tmp_path / "two")
 
 
@@ -88,26 +88,27 @@ def box(raw: Path, old: str, new: str, stem: str = "a") -> None:
 
 
 Break = Callable[[Path], object]
+A, OF_A = "Annotations/a.xml", "Annotations/a.xml: object"
 BROKEN: list[tuple[str, Break, str, str, int, int]] = [
     # code, what breaks it, the record, what is said, images and objects of train after repair
-    ("outside", lambda raw: box(raw, "<xmax>40<", "<xmax>42<"), "Annotations/a.xml: object 1", "2 px outside", 3, 3),
-    ("outside", lambda raw: box(raw, "<xmin>1<", "<xmin>-1<"), "Annotations/a.xml: object 1", "2 px outside", 3, 3),
-    ("thin", lambda raw: box(raw, "<xmax>10<", "<xmax>5<"), "Annotations/a.xml: object 2", "no more than 1 px", 3, 2),
-    ("degenerate", lambda raw: box(raw, "<xmax>10<", "<xmax>4<"), "Annotations/a.xml: object 2", "no width", 3, 2),
-    ("swapped", lambda raw: box(raw, "<ymax>12<", "<ymax>2<"), "Annotations/a.xml: object 2", "swapped", 3, 3),
-    ("not_finite", lambda raw: box(raw, "<ymax>12<", "<ymax>nan<"), "Annotations/a.xml: object 2", "not finite", 3, 2),
-    ("record", lambda raw: box(raw, "<ymax>12<", "<ymax>?<"), "Annotations/a.xml: object 2", "not four numbers", 3, 2),
-    ("size", lambda raw: box(raw, "<width>40<", "<width>80<"), "Annotations/a.xml", "80×30, which is 40×30", 3, 3),
-    ("xml", lambda raw: box(raw, "</bndbox>", "</box>"), "Annotations/a.xml", "not XML: mismatched tag at line", 2, 1),
-    ("missing_image", lambda raw: (raw / "JPEGImages/a.png").unlink(), "Annotations/a.xml", "'a.png' is not", 2, 1),
-    ("undecodable_image", lambda raw: (raw / "JPEGImages/a.png").write_text("GIF?"), "Annotations/a.xml",
+    ("out_of_bounds_box", lambda raw: box(raw, "<xmax>40<", "<xmax>42<"), f"{OF_A} 1", "2 px outside", 3, 3),
+    ("out_of_bounds_box", lambda raw: box(raw, "<xmin>1<", "<xmin>-1<"), f"{OF_A} 1", "2 px outside", 3, 3),
+    ("tiny_box", lambda raw: box(raw, "<xmax>10<", "<xmax>5<"), f"{OF_A} 2", "no more than 1 px", 3, 2),
+    ("degenerate_box", lambda raw: box(raw, "<xmax>10<", "<xmax>4<"), f"{OF_A} 2", "no width", 3, 2),
+    ("swapped_corners", lambda raw: box(raw, "<ymax>12<", "<ymax>2<"), f"{OF_A} 2", "swapped", 3, 3),
+    ("non_finite_box", lambda raw: box(raw, "<ymax>12<", "<ymax>nan<"), f"{OF_A} 2", "not finite", 3, 2),
+    ("invalid_record", lambda raw: box(raw, "<ymax>12<", "<ymax>?<"), f"{OF_A} 2", "not four numbers", 3, 2),
+    ("size_mismatch", lambda raw: box(raw, "<width>40<", "<width>80<"), A, "80×30, which is 40×30", 3, 3),
+    ("invalid_xml", lambda raw: box(raw, "</bndbox>", "</box>"), A, "not XML: mismatched tag at line", 2, 1),
+    ("missing_image", lambda raw: (raw / "JPEGImages/a.png").unlink(), A, "'a.png' is not", 2, 1),
+    ("undecodable_image", lambda raw: (raw / "JPEGImages/a.png").write_text("GIF?"), A,
      "a.png can't be decoded: not in a known image format", 2, 1),
-    ("truncated_image", lambda raw: truncate(raw / "JPEGImages/a.png"), "Annotations/a.xml",
+    ("truncated_image", lambda raw: truncate(raw / "JPEGImages/a.png"), A,
      "a.png ends too early: ", 2, 1),
-    ("missing_annotation", lambda raw: (raw / "Annotations/a.xml").unlink(), "/train.txt: a", "is not there", 2, 1),
-    ("repeated_image", lambda raw: append(raw / "ImageSets/Main/train.txt", "a\n"), "Annotations/a.xml",
+    ("missing_annotation", lambda raw: (raw / A).unlink(), "/train.txt: a", "is not there", 2, 1),
+    ("duplicate_record", lambda raw: append(raw / "ImageSets/Main/train.txt", "a\n"), A,
      "JPEGImages/a.png is already in this split", 3, 3),
-    ("leak", lambda raw: shutil.copyfile(raw / "JPEGImages/a.png", raw / "JPEGImages/d.png"), "Annotations/a.xml",
+    ("leak", lambda raw: shutil.copyfile(raw / "JPEGImages/a.png", raw / "JPEGImages/d.png"), A,
      "JPEGImages/a.png is, byte for byte, JPEGImages/d.png of val", 2, 1),
 ]  # fmt: skip
 
@@ -132,10 +133,10 @@ def test_problem_stops_or_is_repaired_and_listed(
     assert where in line
     assert said in line
     assert f" with -S convert.checks.{code}=" in line
-    assert line.endswith("(whatever is wrong: -S convert.problems=repair)")
+    assert line.endswith("(whatever is wrong: -S convert.issues=repair)")
     assert not (tmp_path / "unified").exists()
 
-    report = convert(raw, tmp_path / "unified", options(problems="repair"))
+    report = convert(raw, tmp_path / "unified", options(issues="repair"))
     assert report["counts"] == {code: 1}
     [entry] = report["entries"]
     assert (entry["code"], entry["split"]) == (code, "train")
@@ -148,7 +149,7 @@ def test_problem_stops_or_is_repaired_and_listed(
 
 def test_clipped_box_is_the_part_inside(raw: Path, tmp_path: Path) -> None:
     box(raw, "<xmax>40<", "<xmax>45<")
-    convert(raw, tmp_path / "unified", options(problems="repair"))
+    convert(raw, tmp_path / "unified", options(issues="repair"))
     assert read(tmp_path / "unified" / "train.json").annotations[0].bbox == (0, 0, 40, 30)
 
 
@@ -166,7 +167,7 @@ def test_exif_rotation_is_ignored_and_counted(raw: Path, tmp_path: Path) -> None
         image.save(raw / "JPEGImages/a.jpg", exif=exif)
     (raw / "JPEGImages/a.png").unlink()
     report = convert(raw, tmp_path / "unified", options())
-    assert report["counts"] == {"exif": 1}
+    assert report["counts"] == {"exif_orientation": 1}
     assert report["entries"][0]["does"] == "note"
     image_a = read(tmp_path / "unified" / "train.json").images[0]
     assert (image_a.file_name, image_a.width, image_a.height) == ("JPEGImages/a.jpg", 40, 30)
@@ -178,20 +179,20 @@ def test_classes_give_names_and_order(raw: Path, tmp_path: Path) -> None:
     assert [(category.id, category.name) for category in categories] == [(2, "dog"), (1, "cat")]
     with pytest.raises(PipelineError, match=r"object 2: its class 'cat' is not in convert\.classes: dog;"):
         convert(raw, tmp_path / "unified", options(classes=("dog",)))
-    report = convert(raw, tmp_path / "unified", options(classes=("dog",), problems="repair"))
+    report = convert(raw, tmp_path / "unified", options(classes=("dog",), issues="repair"))
     assert report["counts"] == {"unknown_class": 2}
     assert len(read(tmp_path / "unified" / "train.json").images) == 3
     with pytest.raises(PipelineError, match=r"convert\.classes: 'dgo' is no class of the data set; it has cat, dog"):
-        convert(raw, tmp_path / "unified", options(classes=("dgo",), problems="repair"))
+        convert(raw, tmp_path / "unified", options(classes=("dgo",), issues="repair"))
 
 
 def test_nothing_to_learn_from(raw: Path, tmp_path: Path) -> None:
     (raw / "ImageSets/Main/train.txt").write_text("b\n")
     with pytest.raises(PipelineError, match="train has 1 image and not one object"):
-        convert(raw, tmp_path / "unified", options(problems="repair"))
+        convert(raw, tmp_path / "unified", options(issues="repair"))
     (raw / "ImageSets/Main/train.txt").write_text("\n")
     with pytest.raises(PipelineError, match="train has no images"):
-        convert(raw, tmp_path / "unified", options(problems="repair"))
+        convert(raw, tmp_path / "unified", options(issues="repair"))
 
 
 @pytest.fixture
@@ -278,6 +279,6 @@ def test_coco_orphan_and_unknown_category(tmp_path: Path, picture: Write) -> Non
     raw = coco_folder(tmp_path / "raw", picture, annotations=strays)
     with pytest.raises(PipelineError, match=r"^train\.json: annotation 1: its image 5 does not exist"):
         convert(raw, tmp_path / "unified", options())
-    report = convert(raw, tmp_path / "unified", options(problems="repair"))
-    assert report["counts"] == {"orphan": 2 + 3, "unknown_class": 1, "unused_class": 1}
+    report = convert(raw, tmp_path / "unified", options(issues="repair"))
+    assert report["counts"] == {"missing_image_id": 2 + 3, "unknown_class": 1, "unused_class": 1}
     assert [item.id for item in read(tmp_path / "unified" / "train.json").annotations] == [3]

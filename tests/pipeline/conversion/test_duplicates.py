@@ -21,7 +21,7 @@ from tests.support.projects import PROJECT
 
 def ledger(**checks: Any) -> Ledger:
     base = params.load(PROJECT / "params.yaml").convert
-    return Ledger(replace(base, problems="repair", checks=replace(base.checks, **checks)))
+    return Ledger(replace(base, issues="repair", checks=replace(base.checks, **checks)))
 
 
 def painted(path: Path, seed: int, **save: Any) -> Path:
@@ -57,8 +57,8 @@ def test_equal_ones_are_removed_and_alike_ones_noted(splits: dict[str, list[Seen
     assert [item.raw.file for item in kept["train"]] == ["own.jpg", "anew.jpg", "small.jpg"]
     assert [(item.code, item.where, item.does) for item in book.problems] == [
         ("leak", "equal.xml", "repair"),
-        ("alike_leak", "anew.xml", "note"),
-        ("alike_leak", "small.xml", "note"),
+        ("near_duplicate_leak", "anew.xml", "note"),
+        ("near_duplicate_leak", "small.xml", "note"),
     ]
     assert "its image equal.png is, byte for byte, judged0.png of val" in book.problems[0].message
     assert "its image anew.jpg looks like judged1.png of test" in book.problems[1].message
@@ -66,7 +66,7 @@ def test_equal_ones_are_removed_and_alike_ones_noted(splits: dict[str, list[Seen
 
 
 def test_each_as_it_is_asked_for(splits: dict[str, list[Seen]]) -> None:
-    kept = without_leaks(splits, "decode", ledger(leak="note", alike_leak="repair"))
+    kept = without_leaks(splits, "decode", ledger(leak="note", near_duplicate_leak="repair"))
     assert [item.raw.file for item in kept["train"]] == ["own.jpg", "equal.png"]
 
 
@@ -75,10 +75,10 @@ def test_what_cannot_be_searched_for_is_said(splits: dict[str, list[Seen]]) -> N
     book = ledger()
     without_leaks(unread, "header", book)
     assert book.counts == {"leak": 1}
-    assert list(book.notes) == ["splits not searched for images that look alike: convert.images is header"]
+    assert list(book.notes) == ["splits not searched for images that look alike: convert.image_check is header"]
     book = ledger()
     without_leaks(unread, "trust", book)
-    assert "splits not searched for equal images, only for equal paths: convert.images is trust" in book.notes
+    assert "splits not searched for equal images, only for equal paths: convert.image_check is trust" in book.notes
 
 
 def test_flat_pictures_look_like_nothing(tmp_path: Path) -> None:
@@ -116,15 +116,15 @@ def test_what_is_twice_in_a_split_and_what_is_judged_on_twice(tmp_path: Path) ->
     book = ledger(leak="note")
     assert without_leaks(splits, "decode", book) == splits
     assert [(item.code, item.split, item.where, item.message) for item in book.problems] == [
-        ("equal_image", "val", "again.xml", "its image again.png is, byte for byte, 0.png"),
+        ("duplicate_image", "val", "again.xml", "its image again.png is, byte for byte, 0.png"),
         ("leak", "val", "0.xml", "its image 0.png is, byte for byte, 0.png of test"),
         ("leak", "val", "again.xml", "its image again.png is, byte for byte, 0.png of test"),
-        ("alike_leak", "val", "anew.xml", "its image anew.jpg looks like 1.png of test (0 of 64 bits differ)"),
+        ("near_duplicate_leak", "val", "anew.xml", "its image anew.jpg looks like 1.png of test (0 of 64 bits differ)"),
         ("leak", "train", "1.xml", "its image 1.png is, byte for byte, 1.png of test"),
     ]
-    once = without_leaks(splits, "decode", ledger(equal_image="skip", leak="note", alike_leak="note"))
+    once = without_leaks(splits, "decode", ledger(duplicate_image="skip", leak="note", near_duplicate_leak="note"))
     assert [item.raw.file for item in once["val"]] == ["0.png", "anew.jpg"]
-    mended = without_leaks(splits, "decode", ledger(leak="repair", alike_leak="repair"))
+    mended = without_leaks(splits, "decode", ledger(leak="repair", near_duplicate_leak="repair"))
     assert {split: [item.raw.file for item in mended[split]] for split in mended} == {
         "train": [],
         "val": [],

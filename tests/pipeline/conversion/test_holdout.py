@@ -70,7 +70,7 @@ def test_every_image_is_held_out_by_exactly_one_fold(some: set[int], folds: int,
 @given(numbers, st.sampled_from([None, 3]), st.integers(0, 99))
 def test_groups_stay_together_and_adding_moves_none(some: set[int], folds: int | None, seed: int) -> None:
     seen = [image(n, file=f"clip{n % 9}/frame{n}.jpg") for n in some]
-    asked: dict[str, Any] = {"groups": r"^(clip\d+)/", "folds": folds, "split_seed": seed}
+    asked: dict[str, Any] = {"group_pattern": r"^(clip\d+)/", "folds": folds, "split_seed": seed}
     stay, out = drawn(seen, **asked)
     assert not {name.split("/")[0] for name in stay} & {name.split("/")[0] for name in out}
     more_stay, more_out = drawn([*seen, image(999, file="clip3/late.jpg"), image(998, file="clip77/x.jpg")], **asked)
@@ -170,8 +170,8 @@ def test_groups_that_the_data_sets_own_splits_tear_are_counted() -> None:
     }.items()}  # fmt: skip
     check_groups(frames, "^(.)_", book)
     assert book.notes == {
-        "images of train whose group (convert.groups) is also in val or test": 2,
-        "images of val whose group (convert.groups) is also in test": 1,
+        "images of train whose group (convert.group_pattern) is also in val or test": 2,
+        "images of val whose group (convert.group_pattern) is also in test": 1,
     }
 
 
@@ -203,18 +203,20 @@ def test_the_same_seed_serves_every_fold() -> None:
 def test_paths_that_match_no_group() -> None:
     ledger = Ledger(options())
     seen = [image(1, file="a_1.jpg"), image(2, file="b.jpg"), image(3, file="a_2.jpg")]
-    held_out(seen, CATEGORIES, options(groups="^(.*)_"), ledger)
-    assert ledger.notes["images whose path convert.groups doesn't match: each is by itself"] == 1
-    with pytest.raises(PipelineError, match=r"^convert\.groups: '\^\(x\)' matches no image's path, such as a_1\.jpg$"):
-        held_out(seen, CATEGORIES, options(groups="^(x)"), ledger)
+    held_out(seen, CATEGORIES, options(group_pattern="^(.*)_"), ledger)
+    assert ledger.notes["images whose path convert.group_pattern doesn't match: each is by itself"] == 1
+    with pytest.raises(
+        PipelineError, match=r"^convert\.group_pattern: '\^\(x\)' matches no image's path, such as a_1\.jpg$"
+    ):
+        held_out(seen, CATEGORIES, options(group_pattern="^(x)"), ledger)
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"groups": "("}, r"groups: '\(' is no regular expression: missing \)"),
-        ({"groups": "abc"}, "needs one group in brackets"),
-        ({"groups": "(a)(b)"}, "it has 2"),
+        ({"group_pattern": "("}, r"group_pattern: '\(' is no regular expression: missing \)"),
+        ({"group_pattern": "abc"}, "needs one group in brackets"),
+        ({"group_pattern": "(a)(b)"}, "it has 2"),
         ({"folds": 3, "fold": 3}, "fold: 3 is not one of 3 folds"),
         ({"fold": 1}, "fold: 1 needs folds, which is null"),
         ({"folds": 3, "val": "test"}, "folds: val names the split 'test' already"),

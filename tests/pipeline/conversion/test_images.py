@@ -76,7 +76,7 @@ def test_a_trusted_record_is_not_looked_at() -> None:
     assert found.digest == other.digest
     silent = trusted(RawImage("x", "nowhere/x.jpg"))
     assert isinstance(silent, Fault)
-    assert (silent.code, "-S convert.images=header" in silent.message) == ("record", True)
+    assert (silent.code, "-S convert.image_check=header" in silent.message) == ("invalid_record", True)
 
 
 def test_several_are_looked_at_at_once(tmp_path: Path, pixels: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ NAN = float("nan")
 
 
 def options(checks: dict[str, Any] | None = None, **values: Any) -> ConvertParams:
-    return replace(BASE, **({"images": "trust"} | values), checks=replace(BASE.checks, **(checks or {})))
+    return replace(BASE, **({"image_check": "trust"} | values), checks=replace(BASE.checks, **(checks or {})))
 
 
 def thing(
@@ -50,7 +50,7 @@ EVERYTHING = dataset(
     image("a", thing("a1", box=(-5, 1, 20, 9)), thing("a2", box=(1, 1, NAN, 9)), thing("a3", box=(5, 5, 0, 9))),
     image("b", thing("b1", box=(20, 20, -9, -9)), thing("b2", box=(3, 3, 1, 9)), thing("b3", "eel")),
     image("a", thing("again")),
-    image("c", thing("c1"), thing("c2"), thing("c3", fault=Fault("record", "it has no box"))),
+    image("c", thing("c1"), thing("c2"), thing("c3", fault=Fault("invalid_record", "it has no box"))),
     image("d", declared=None),
     image("judged", thing("leaks")),
     RawImage("e", "", fault=Fault("missing_image", "its image is not there")),
@@ -62,7 +62,7 @@ EVERYTHING = dataset(
 def test_records_of_one_name_and_id_are_told_apart() -> None:
     """COCO's are called by their ids, so two of one id are called the same."""
     seen = found(dataset(image("a", thing("annotation 7", id=7), thing("annotation 7", "dog", id=7))), options())
-    [problem] = [one for one in seen.ledger.problems if one.code == "repeated_id"]
+    [problem] = [one for one in seen.ledger.problems if one.code == "duplicate_id"]
     assert str(problem) == "annotation 7: its id 7 is also that of another record"
     assert [item.id for item in seen.splits["train"].annotations] == [1, 2]
 
@@ -71,32 +71,33 @@ def test_everything_is_listed_without_stopping_and_errors_are_called_errors() ->
     seen = found(EVERYTHING, options(), stops=False)
     listed = {(item.code, item.where): item.does for item in seen.ledger.problems}
     assert listed == {
-        ("outside", "a1"): "error",
-        ("not_finite", "a2"): "error",
-        ("degenerate", "a3"): "error",
-        ("swapped", "b1"): "error",
-        ("thin", "b2"): "error",
+        ("out_of_bounds_box", "a1"): "error",
+        ("non_finite_box", "a2"): "error",
+        ("degenerate_box", "a3"): "error",
+        ("swapped_corners", "b1"): "error",
+        ("tiny_box", "b2"): "error",
         ("unknown_class", "b3"): "error",
-        ("repeated_image", "a"): "error",
-        ("repeated_box", "c2"): "note",
-        ("record", "c3"): "error",
-        ("record", "d"): "error",
+        ("duplicate_record", "a"): "error",
+        ("duplicate_box", "c2"): "note",
+        ("invalid_record", "c3"): "error",
+        ("invalid_record", "d"): "error",
         ("leak", "judged"): "error",
         ("missing_image", "e"): "error",
-        ("alike_classes", "classes"): "note",
+        ("similar_class_names", "classes"): "note",
         ("unused_class", "classes"): "note",
-    } | {("repeated_id", item.where): "note" for item in seen.ledger.problems if item.code == "repeated_id"}
-    assert seen.ledger.counts["repeated_id"] == 5  # a1, b1, c1, c2 have none, f2 has f1's
+    } | {("duplicate_id", item.where): "note" for item in seen.ledger.problems if item.code == "duplicate_id"}
+    assert seen.ledger.counts["duplicate_id"] == 5  # a1, b1, c1, c2 have none, f2 has f1's
     assert [image.file_name for image in seen.splits["train"].images] == ["a.jpg", "b.jpg", "c.jpg", "f.jpg"]
     with pytest.raises(PipelineError, match=r"^a: a\.jpg is already in this split, by a;"):
         found(EVERYTHING, options())
 
 
 def test_mends_of_boxes() -> None:
-    mended = found(EVERYTHING, options(problems="repair")).splits["train"].annotations
+    mended = found(EVERYTHING, options(issues="repair")).splits["train"].annotations
     assert [item.bbox for item in mended] == [(0, 1, 15, 9), (11, 11, 9, 9), *[(1, 1, 9, 9)] * 4]
     skipped = found(
-        EVERYTHING, options({"outside": "skip", "swapped": "skip", "repeated_box": "skip"}, problems="repair")
+        EVERYTHING,
+        options({"out_of_bounds_box": "skip", "swapped_corners": "skip", "duplicate_box": "skip"}, issues="repair"),
     )
     assert [item.bbox for item in skipped.splits["train"].annotations] == [(1, 1, 9, 9)] * 3
     assert [item.id for item in skipped.splits["train"].annotations] == [1, 2, 3]
@@ -104,9 +105,9 @@ def test_mends_of_boxes() -> None:
 
 def test_a_swapped_box_put_right_is_checked_again() -> None:
     data = dataset(image("a", thing("a1", box=(50, 20, -20, -9)), thing("a2", box=(20, 20, -1, 5)), thing("a3")))
-    seen = found(data, options(problems="repair"))
+    seen = found(data, options(issues="repair"))
     assert [(item.code, item.where) for item in seen.ledger.problems] == [
-        ("swapped", "a1"), ("outside", "a1"), ("swapped", "a2"), ("thin", "a2"),
+        ("swapped_corners", "a1"), ("out_of_bounds_box", "a1"), ("swapped_corners", "a2"), ("tiny_box", "a2"),
     ]  # fmt: skip
     assert [item.bbox for item in seen.splits["train"].annotations] == [(30, 11, 10, 9), (1, 1, 9, 9)]
 
@@ -120,7 +121,7 @@ def test_ids_stay_where_all_have_their_own() -> None:
 
 def test_unusable_splits_are_told_and_stop_only_the_conversion() -> None:
     assert list(found(dataset(image("a")), options()).unusable()) == ["train has 1 image and not one object"]
-    (line,) = found(dataset(), options(problems="repair")).unusable()
+    (line,) = found(dataset(), options(issues="repair")).unusable()
     assert line.startswith("train has no images")
 
 
@@ -151,7 +152,7 @@ def test_objects_that_go_with_an_image_are_counted_once() -> None:
     notes = found(dataset(absent, kept), options({"missing_image": "skip"})).ledger.notes
     assert notes.items() >= lost.items()
     for elsewhere in (dataset(image("judged", thing("t")), kept), dataset(kept, kept)):
-        repaired = found(elsewhere, options(problems="repair")).ledger
+        repaired = found(elsewhere, options(issues="repair")).ledger
         assert len(repaired.problems) == 1
         assert "objects of skipped images" not in repaired.notes  # they are where their image is
 
@@ -165,7 +166,9 @@ def test_trust_reads_nothing() -> None:
     seen = found(dataset(image("a", thing("a1"))), options())
     assert seen.report()["images"] == "trust"
     assert any("equal paths" in note for note in seen.report()["notes"])
-    with pytest.raises(PipelineError, match=r"^a: it gives no size of its image.*-S convert\.images=header reads it"):
+    with pytest.raises(
+        PipelineError, match=r"^a: it gives no size of its image.*-S convert\.image_check=header reads it"
+    ):
         found(dataset(image("a", declared=None)), options())
 
 
@@ -183,8 +186,8 @@ def test_folds_part_train_and_leave_val_aside() -> None:
 
 def test_groups_that_the_own_splits_tear_are_noted() -> None:
     data = dataset(image("jud1", thing("1")), image("jud2", thing("2")), image("x", thing("3")))
-    notes = found(data, options(groups="^(jud|x)")).report()["notes"]
-    assert notes["images of train whose group (convert.groups) is also in val or test"] == 2
+    notes = found(data, options(group_pattern="^(jud|x)")).report()["notes"]
+    assert notes["images of train whose group (convert.group_pattern) is also in val or test"] == 2
 
 
 @pytest.fixture
@@ -201,16 +204,16 @@ def raw(tmp_path: Path, voc_xml: Any, picture: Any) -> Path:
 
 
 def test_own_splits_are_all_there_as_they_are(raw: Path) -> None:
-    seen = own_splits(raw, options(images="decode"))
+    seen = own_splits(raw, options(image_check="decode"))
     files = {split: [image.file_name[-5:] for image in found.images] for split, found in seen.splits.items()}
     assert files == {"train": ["a.png"], "val": ["b.png"], "trainval": ["a.png", "b.png"]}
     assert seen.ledger.counts == {}
-    assert survey(raw, options(images="decode")).unused_splits == ("trainval",)
+    assert survey(raw, options(image_check="decode")).unused_splits == ("trainval",)
 
 
 def test_a_record_in_two_lists_is_lost_once(raw: Path) -> None:
     (raw / "JPEGImages/a.png").unlink()
-    seen = own_splits(raw, options({"missing_image": "skip"}, images="decode"))
+    seen = own_splits(raw, options({"missing_image": "skip"}, image_check="decode"))
     assert seen.ledger.counts == {"missing_image": 2}
     assert seen.ledger.notes["objects of skipped images"] == 1
 
@@ -232,13 +235,20 @@ def made(rng: random.Random) -> RawDataset:
         area = rng.choice([None, number(0, 99)])
         name = rng.choice(["cat", "cat", "dog", "eel"])
         own, flags = rng.choice([None, rng.randint(-1, 40)]), (rng.randint(0, 1), rng.randint(0, 1))
-        return RawObject(f"o{rng.random()}", name, box, own, area, *flags, fault("record", "unknown_class"))
+        return RawObject(f"o{rng.random()}", name, box, own, area, *flags, fault("invalid_record", "unknown_class"))
 
     def some_image() -> RawImage:
         things = tuple(some_thing() for _ in range(rng.randint(0, 4)))
         declared = rng.choice([None, (40, 30), (40, 30), (25, 60), (1, 1)])
         own = rng.choice([None, rng.randint(-1, 40)])
-        return RawImage(f"i{rng.random()}", f"{rng.randint(0, 30)}.jpg", own, declared, things, fault("xml", "record"))
+        return RawImage(
+            f"i{rng.random()}",
+            f"{rng.randint(0, 30)}.jpg",
+            own,
+            declared,
+            things,
+            fault("invalid_xml", "invalid_record"),
+        )
 
     names = rng.sample(["train", "val", "test"], rng.randint(1, 3))
     parts = {
@@ -254,8 +264,11 @@ def test_whatever_the_records_are_the_result_is_right_or_one_line(stops: bool) -
     for seed in range(300):
         rng = random.Random(seed)
         data = made(rng)
-        checks = {code: rng.choice(("default", "default", "error", "skip")) for code in ("outside", "swapped", "size")}
-        asked = options(checks, problems="repair", split_seed=seed)
+        checks = {
+            code: rng.choice(("default", "default", "error", "skip"))
+            for code in ("out_of_bounds_box", "swapped_corners", "size_mismatch")
+        }
+        asked = options(checks, issues="repair", split_seed=seed)
         try:
             seen = found(data, asked, stops=stops)
         except PipelineError as error:

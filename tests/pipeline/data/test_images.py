@@ -18,7 +18,7 @@ Save = Callable[..., Path]
 
 @pytest.fixture
 def picture() -> PIL.Image.Image:
-    """Smooth colours and a little noise: what a decoder could get wrong shows."""
+    """Smooth colors and a little noise: what a decoder could get wrong shows."""
     rows, columns = np.mgrid[0:61, 0:83]
     noise = np.random.default_rng(0).integers(0, 24, (61, 83, 3))
     pixels = np.stack([rows * 3, columns * 2, rows + columns], axis=-1) + noise
@@ -77,7 +77,7 @@ def test_every_kind_has_pillows_pixels_and_nothing_is_said(
     assert capfd.readouterr() == ("", "")
 
 
-def test_transparency_is_dropped_and_leaves_the_colours(picture: PIL.Image.Image, save: Save) -> None:
+def test_transparency_is_dropped_and_leaves_the_colors(picture: PIL.Image.Image, save: Save) -> None:
     ramp = PIL.Image.fromarray((np.arange(61 * 83) % 256).astype(np.uint8).reshape(61, 83))
     transparent = picture.copy()
     transparent.putalpha(ramp)
@@ -87,7 +87,7 @@ def test_transparency_is_dropped_and_leaves_the_colours(picture: PIL.Image.Image
 
 
 @pytest.mark.parametrize("transform", [2, None], ids=["YCCK", "no Adobe marker"])
-def test_printers_colours_by_other_writers(picture: PIL.Image.Image, tmp_path: Path, transform: int | None) -> None:
+def test_printers_colors_by_other_writers(picture: PIL.Image.Image, tmp_path: Path, transform: int | None) -> None:
     """Pillow writes CMYK with Adobe's marker alone, so its file is changed into what others write."""
     buffer = io.BytesIO()
     picture.convert("CMYK").save(buffer, "JPEG")
@@ -121,7 +121,7 @@ def test_the_first_picture_of_several(picture: PIL.Image.Image, save: Save, name
     path = save(picture, name, save_all=True, append_images=[other], **({"lossless": True} if "webp" in name else {}))
     found = read_image(path)
     assert torch.equal(found, by_pillow(path))
-    if name != "a.gif":  # it has 256 colours
+    if name != "a.gif":  # it has 256 colors
         assert torch.equal(found, torch.from_numpy(np.array(picture)).permute(2, 0, 1))
 
 

@@ -15,8 +15,7 @@ from tests.support.paths import PROJECT
 
 
 def made(home: Path, setting: Callable[..., None], into: str, **values: Any) -> Path:
-    setting(**{f"download.digits.{key}": value for key, value in values.items() if key != "seed"})
-    setting(seed=values.get("seed", 0))
+    setting(**{f"download.digits.{key}": value for key, value in values.items()})
     digits.make(params.load(), home / into)
     return home / into
 
@@ -54,10 +53,10 @@ def test_splits_share_no_digit() -> None:
 
 def test_splits_share_no_piece_of_photograph() -> None:
     train, val = (digits.material(split, 0).photographs for split in digits.SPLITS)
-    for name, learnt, judged in zip(("china.jpg", "flower.jpg"), train, val, strict=True):
+    for name, learned, judged in zip(("china.jpg", "flower.jpg"), train, val, strict=True):
         whole = load_sample_image(name)
-        assert learnt.width + judged.width < whole.shape[1]
-        assert np.array_equal(np.asarray(learnt), whole[:, : learnt.width])
+        assert learned.width + judged.width < whole.shape[1]
+        assert np.array_equal(np.asarray(learned), whole[:, : learned.width])
         assert np.array_equal(np.asarray(judged), whole[:, -judged.width :])
 
 
@@ -99,17 +98,17 @@ def test_box_fits_the_ink_and_the_ink_stands_out() -> None:
     for index in range(60):
         rng = np.random.default_rng(index)
         ink = digits.glyph(source.images[source.digits[index]], rng, int(rng.integers(10, 110)))
-        grey = float(rng.uniform(0, 255))
-        canvas = np.full((128, 128, 3), grey, np.float32)
+        gray = float(rng.uniform(0, 255))
+        canvas = np.full((128, 128, 3), gray, np.float32)
         owner = np.zeros((128, 128), np.uint8)
-        colour = digits.paint(canvas, owner, ink, (7, 11), [], rng)
-        changed = np.abs(canvas - grey).max(2) >= 0.5 * np.abs(colour - grey).max()
+        color = digits.paint(canvas, owner, ink, (7, 11), [], rng)
+        changed = np.abs(canvas - gray).max(2) >= 0.5 * np.abs(color - gray).max()
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
         assert (rows[0], columns[0]) == (11, 7)
         assert (rows[-1], columns[-1]) == (10 + ink.shape[0], 6 + ink.shape[1])
         assert np.array_equal(owner == 1, changed)
-        luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-        assert abs(luma - grey) >= 85
+        luma = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+        assert abs(luma - gray) >= 85
 
 
 def test_covered_ink_shrinks_the_box() -> None:
@@ -118,8 +117,8 @@ def test_covered_ink_shrinks_the_box() -> None:
     canvas = np.full((20, 20, 3), 100, np.float32)
     rng = np.random.default_rng(0)
     bar = np.ones((4, 10), np.float32)
-    colours = [digits.paint(canvas, owner, bar, (2, 5), [], rng)]
-    digits.paint(canvas, owner, bar, (9, 5), colours, rng)
+    colors = [digits.paint(canvas, owner, bar, (2, 5), [], rng)]
+    digits.paint(canvas, owner, bar, (9, 5), colors, rng)
     assert np.flatnonzero((owner == 1).any(0)).tolist() == list(range(2, 9))
     assert np.flatnonzero((owner == 2).any(0)).tolist() == list(range(9, 19))
 

@@ -166,7 +166,7 @@ def test_a_busy_server_is_asked_again(tmp_path: Path, busy: str) -> None:
             assert brought(tmp_path, described(server.url())) == CONTENT
 
 
-def test_retry_after_is_honoured_and_capped(tmp_path: Path) -> None:
+def test_retry_after_is_honored_and_capped(tmp_path: Path) -> None:
     with Server(CONTENT, "429 long") as server:  # a day
         started = time.monotonic()
         assert brought(tmp_path, described(server.url())) == CONTENT
@@ -372,7 +372,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from pipeline.datasets.fetch import File, fetch
+from pipeline.datasets.download import File, fetch
 fetch([File("a.bin", (sys.argv[2],), int(sys.argv[3]), None)], Path(sys.argv[1]))
 """
 

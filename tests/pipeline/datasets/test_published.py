@@ -34,8 +34,10 @@ def one_step(values: Params, split: annotations.AnnotationSet, raw: Path) -> Row
     def validate(_: Detector) -> Row:
         return {}
 
-    train = replace(values.train, device="cpu", epochs=1, batch_size=8, size=(64, 64), warmup=0.0, ema=0.0)
-    values = replace(values, model=replace(values.model, channels=8), train=train)
+    train = replace(values.train, epochs=1, batch_size=8, size=(64, 64), warmup=0.0, ema_decay=0.0)
+    values = replace(
+        values, machine=replace(values.machine, device="cpu"), model=replace(values.model, channels=8), train=train
+    )
     batches = make_batches(values, split, raw)
     trainer = make_trainer(
         values,

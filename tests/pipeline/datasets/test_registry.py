@@ -27,7 +27,7 @@ def test_an_entry_says_everything(name: str) -> None:
     assert set(LAYOUTS[name]) == {file.name for file in entry.files}
     assert entry.title
     assert entry.homepage
-    assert entry.licence != "not stated"
+    assert entry.license != "not stated"
     assert entry.citation
     assert entry.images
     assert entry.format != "auto"
@@ -138,7 +138,7 @@ def rows(name: str) -> set[str]:
     chosen = ", ".join(splits) or "none of its own: `convert.val_fraction`"
     files = ", ".join(f"`{file.name}`" for file in entry.files)
     about = f"[{entry.title}]({entry.homepage})"
-    found = {f"| `{name}` | {about} | {entry.images:,} | {chosen} | {entry.licence} | {files} |"}
+    found = {f"| `{name}` | {about} | {entry.images:,} | {chosen} | {entry.license} | {files} |"}
     for file in entry.files:
         addresses = ", ".join(f"[{number}]({url})" for number, url in enumerate(file.urls, 1))
         size = f"{file.size:,}" if file.size else "none published"

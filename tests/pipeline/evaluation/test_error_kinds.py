@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
-from pipeline.evaluation.error_kinds import KINDS, ImageErrors, analyse
+from pipeline.evaluation.error_kinds import KINDS, ImageErrors, analyze
 
 CAT, DOG = 3, 7
 Box = tuple[float, float, float, float]
@@ -22,7 +22,7 @@ def cat(number: int, box: Box, *, crowd: int = 0, difficult: int = 0) -> Annotat
 
 def judge(truth: AnnotationSet, *found: tuple[int, Box, float]) -> ImageErrors:
     detections = [Detection(1, category, box, score) for category, box, score in found]
-    return analyse(truth, detections, score_threshold=0.3, iou_threshold=0.5)[1]
+    return analyze(truth, detections, score_threshold=0.3, iou_threshold=0.5)[1]
 
 
 def kinds(errors: ImageErrors) -> list[str]:
@@ -134,7 +134,7 @@ def test_every_detection_has_one_verdict_and_every_object_one_fate(
         for number, (kind, box, flag) in enumerate(drawn)
     ]
     detections = [Detection(1, kind, box, score / 10) for kind, box, score in found]
-    errors = analyse(scene(*items), detections, score_threshold=0.3, iou_threshold=0.5)[1]
+    errors = analyze(scene(*items), detections, score_threshold=0.3, iou_threshold=0.5)[1]
     assert sorted(verdict.detection.score for verdict in errors.verdicts) == sorted(
         detection.score for detection in detections if detection.score >= 0.3
     )

@@ -129,9 +129,9 @@ ROWS = [
 def test_pictures_are_pictures_and_always_the_same(three: voc.VocMetrics, tmp_path: Path) -> None:
     for name in ("first", "second"):
         curves.loss_curves(ROWS, tmp_path / name / "loss.png")
-        curves.optimiser_curves(ROWS, tmp_path / name / "optimiser.png")
+        curves.optimizer_curves(ROWS, tmp_path / name / "optimizer.png")
         curves.precision_recall_png(three, tmp_path / name / "pr.png")
-    for file in ("loss.png", "optimiser.png", "pr.png"):
+    for file in ("loss.png", "optimizer.png", "pr.png"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
         with Picture.open(tmp_path / "first" / file) as picture:
             assert picture.size == (800, 450)

@@ -12,7 +12,7 @@ from PIL import Image
 from tfrecord import example_pb2
 
 from pipeline.errors import PipelineError
-from pipeline.formats import cvat, kitti, labelme, recognise, tfrecord, yolo
+from pipeline.formats import cvat, kitti, labelme, recognize, tfrecord, yolo
 from pipeline.formats.records import RawDataset
 from pipeline.params import CheckParams
 
@@ -32,7 +32,7 @@ def read(format: str, **files: bytes) -> RawDataset | None:
         for name, content in files.items():
             (folder / name.replace("__", ".")).write_bytes(content)
         try:
-            recognise(folder)
+            recognize(folder)
         except PipelineError as error:
             check_message(str(error))
         try:

@@ -102,9 +102,9 @@ def test_crowds_and_missing_fields(tmp_path: Path, picture: Write) -> None:
     ("record", "code", "said"),
     [
         (box(5, 1, 99), "unknown_class", "its category 99 is not in the file's list"),
-        (box(5, 1, bbox=[1, 2, 3]), "record", r"its bbox is \[1, 2, 3\]"),
-        (box(5, 1, bbox=[1, 2, 3, "x"]), "record", "its bbox is"),
-        (box(5, 1, bbox=None), "record", "its bbox is None"),
+        (box(5, 1, bbox=[1, 2, 3]), "invalid_record", r"its bbox is \[1, 2, 3\]"),
+        (box(5, 1, bbox=[1, 2, 3, "x"]), "invalid_record", "its bbox is"),
+        (box(5, 1, bbox=None), "invalid_record", "its bbox is None"),
     ],
 )
 def test_faulty_objects(tmp_path: Path, picture: Write, record: Any, code: str, said: str) -> None:
@@ -127,7 +127,7 @@ def test_faulty_images_and_orphans(tmp_path: Path, picture: Write) -> None:
     assert [found.fault and found.fault.code for found in split.images] == [
         "missing_image",
         "ambiguous_image",
-        "record",
+        "invalid_record",
     ]
     [orphan] = split.orphans
     assert orphan.fault
@@ -142,7 +142,7 @@ def test_images_of_one_id(tmp_path: Path, picture: Write) -> None:
     written(tmp_path / "train.json", images, [box(8, 1), box(9, 2)])
     one, other, whole, again = coco.read(tmp_path).splits["train"].images
     assert one.fault == other.fault
-    assert one.fault == Fault("record", "its id is that of a.jpg and b.jpg: whose objects are whose?")
+    assert one.fault == Fault("invalid_record", "its id is that of a.jpg and b.jpg: whose objects are whose?")
     assert (whole.file, [item.id for item in whole.objects]) == ("c.jpg", [9])
     assert (again.file, again.objects) == ("c.jpg", ())
 

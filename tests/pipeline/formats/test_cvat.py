@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.formats import cvat, recognise
+from pipeline.formats import cvat, recognize
 
 Write = Callable[..., Path]
 LABELS = "<labels><label><name>cat</name></label><label><name>ant</name></label></labels>"
@@ -36,7 +36,7 @@ def image(shapes: str, name: str = "a.png", more: str = "") -> str:
 def test_shapes(tmp_path: Path, picture: Write, shape: str, box: tuple[float, ...]) -> None:
     picture(tmp_path / "images" / "a.png")
     written(tmp_path / "annotations.xml", image(shape))
-    assert recognise(tmp_path) == "cvat"
+    assert recognize(tmp_path) == "cvat"
     dataset = cvat.read(tmp_path)
     [found] = dataset.splits["all"].images
     assert (found.file, found.id, found.declared) == ("images/a.png", 7, (40, 30))
@@ -61,7 +61,7 @@ def test_a_turned_box_by_its_corners(tmp_path: Path, picture: Write) -> None:
 
 def test_attributes(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
-    said = ("difficult", "true"), ("Difficult", "1"), ("difficult", "false"), ("is_crowd", "true"), ("colour", "true")
+    said = ("difficult", "true"), ("Difficult", "1"), ("difficult", "false"), ("is_crowd", "true"), ("color", "true")
     corners = 'label="cat" xtl="1" ytl="2" xbr="3" ybr="4"'
     shapes = "".join(f'<box {corners}><attribute name="{name}">{value}</attribute></box>' for name, value in said)
     written(tmp_path / "annotations.xml", image(shapes))
@@ -131,12 +131,16 @@ def test_tracks_of_several_tasks_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "code", "said"),
     [
-        ('<points label="cat" points="1,2;3,4"/>', "record", "a <points> has no area"),
-        ('<box label="cat" xtl="1" ytl="2" xbr="3"/>', "record", "its <box> lacks a number"),
-        ('<box label="cat" xtl="1" ytl="2" xbr="3" ybr="x"/>', "record", "its <box> lacks a number"),
-        ('<box label="cat" xtl="1" ytl="2" xbr="3" ybr="4" rotation="inf"/>', "record", "its <box> lacks a number"),
-        ('<polygon label="cat" points="1,2;3"/>', "record", "its <polygon> lacks a number"),
-        ('<box xtl="1" ytl="2" xbr="3" ybr="4"/>', "record", "it has no label"),
+        ('<points label="cat" points="1,2;3,4"/>', "invalid_record", "a <points> has no area"),
+        ('<box label="cat" xtl="1" ytl="2" xbr="3"/>', "invalid_record", "its <box> lacks a number"),
+        ('<box label="cat" xtl="1" ytl="2" xbr="3" ybr="x"/>', "invalid_record", "its <box> lacks a number"),
+        (
+            '<box label="cat" xtl="1" ytl="2" xbr="3" ybr="4" rotation="inf"/>',
+            "invalid_record",
+            "its <box> lacks a number",
+        ),
+        ('<polygon label="cat" points="1,2;3"/>', "invalid_record", "its <polygon> lacks a number"),
+        ('<box xtl="1" ytl="2" xbr="3" ybr="4"/>', "invalid_record", "it has no label"),
         ('<box label="dog" xtl="1" ytl="2" xbr="3" ybr="4"/>', "unknown_class", "its label dog is not in the file's"),
     ],
 )

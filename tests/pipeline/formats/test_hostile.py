@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import PipelineError
-from pipeline.formats import FORMATS, read, recognise
+from pipeline.formats import FORMATS, read, recognize
 from pipeline.formats.images import listed
 from pipeline.formats.records import RawDataset, RawImage, RawObject
 
@@ -117,7 +117,7 @@ def check_outcome(act: Callable[[], RawDataset | str], files: set[str]) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_small_ones_are_read_whole(tmp_path: Path, name: str) -> None:
     laid_out(tmp_path, name, SMALL[name][1].encode())
-    assert recognise(tmp_path) == name
+    assert recognize(tmp_path) == name
     dataset = read(tmp_path)
     check_sound(dataset, {str(file) for file in listed(tmp_path)})
     images = dataset.splits["train"].images
@@ -133,7 +133,7 @@ def test_damaged(tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]
     laid_out(tmp_path, name, edited(SMALL[name][1].encode(), edits))
     files = {str(file) for file in listed(tmp_path)}
     check_outcome(lambda: FORMATS[name].read(tmp_path), files)
-    check_outcome(lambda: recognise(tmp_path), files)
+    check_outcome(lambda: recognize(tmp_path), files)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -142,4 +142,4 @@ def test_nothing_but(tmp_path: Path, name: str, content: bytes) -> None:
     laid_out(tmp_path, name, content)
     files = {str(file) for file in listed(tmp_path)}
     check_outcome(lambda: FORMATS[name].read(tmp_path), files)
-    check_outcome(lambda: recognise(tmp_path), files)
+    check_outcome(lambda: recognize(tmp_path), files)

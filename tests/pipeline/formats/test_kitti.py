@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.formats import kitti, recognise
+from pipeline.formats import kitti, recognize
 
 Write = Callable[..., Path]
 CAR = "Car 0.00 0 -1.58 10.50 5.25 30.00 20.75 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59"
@@ -27,7 +27,7 @@ def kit(tmp_path: Path, picture: Write) -> Path:
 
 
 def test_the_kits_layout(kit: Path) -> None:
-    assert recognise(kit) == "kitti"
+    assert recognize(kit) == "kitti"
     dataset = kitti.read(kit)
     assert [(category.id, category.name) for category in dataset.categories] == [(1, "Car"), (2, "Cyclist")]
     empty, first, _ = dataset.splits["all"].images
@@ -84,7 +84,7 @@ def test_faults(kit: Path) -> None:
         "it has 16 columns, not 15",
     ]
     assert binary.fault
-    assert binary.fault.code == "record"
+    assert binary.fault.code == "invalid_record"
     assert lost.fault
     assert lost.fault.code == "missing_image"
 

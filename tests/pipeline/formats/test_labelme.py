@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.formats import labelme, recognise
+from pipeline.formats import labelme, recognize
 
 Write = Callable[..., Path]
 
@@ -37,7 +37,7 @@ def shape(points: Any, kind: str | None = "rectangle", label: Any = "cat", **mor
 def test_shapes(tmp_path: Path, picture: Write, drawn: Any, box: tuple[float, ...]) -> None:
     picture(tmp_path / "a.png")
     written(tmp_path / "a.json", [drawn])
-    assert recognise(tmp_path) == "labelme"
+    assert recognize(tmp_path) == "labelme"
     [image] = labelme.read(tmp_path).splits["all"].images
     assert (image.file, image.declared) == ("a.png", (40, 30))
     assert [(one.name, one.box, one.fault) for one in image.objects] == [("cat", box, None)]
@@ -61,7 +61,7 @@ def test_faulty_shapes(tmp_path: Path, picture: Write, drawn: Any, said: str) ->
     good, bad = labelme.read(tmp_path).splits["all"].images[0].objects
     assert good.fault is None
     assert bad.fault
-    assert bad.fault.code == "record"
+    assert bad.fault.code == "invalid_record"
     assert said in bad.fault.message
     assert bad.where == "a.json: shape 2"
 
@@ -102,4 +102,4 @@ def test_a_broken_file_among_others_is_a_fault_and_another_tools_is_left_alone(t
     assert broken.fault
     assert "line 1 column 13" in broken.fault.message
     assert deep.fault
-    assert deep.fault.code == "record"
+    assert deep.fault.code == "invalid_record"

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import params
 from pipeline.conversion import survey
-from pipeline.formats import recognise
+from pipeline.formats import recognize
 from tests.support.projects import PROJECT
 
 Objects = dict[str, list[tuple[str, tuple[float, ...], int]]]
@@ -25,7 +25,7 @@ FORMS = {
     "labelme_format": ("labelme", 0.0),
     "openimages_format": ("openimages", 1e-7),  # ten decimals of a share
     "tfrecord_format": ("tfrecord", 5e-5),  # shares as 32-bit floats
-    "yolo_format": ("yolo", 5e-4),  # six decimals of a centre and a size
+    "yolo_format": ("yolo", 5e-4),  # six decimals of a center and a size
 }
 # The archive's maker took VOC's 1-based, inclusive numbers for edges in all forms but these two: left and top are
 # one pixel further on there.
@@ -87,7 +87,7 @@ def truth(alone: Callable[[str], Path]) -> Objects:
 def test_same_data_from_each_form(form: str, alone: Callable[[str], Path], truth: Objects) -> None:
     folder = alone(form)
     format, precision = FORMS[form]
-    assert recognise(folder) == format
+    assert recognize(folder) == format
     found = converted(folder)
     assert found.keys() == truth.keys()
     for file, objects in found.items():

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats import openimages, recognise
+from pipeline.formats import openimages, recognize
 
 Write = Callable[..., Path]
 HEAD = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside\n"
@@ -20,7 +20,7 @@ def test_official_layout(tmp_path: Path, picture: Write) -> None:
     )
     (tmp_path / "validation-annotations-bbox.csv").write_text(f"{HEAD}0001,xclick,/m/02,1,0,1,0,1,0,0,0,0,0\n")
     (tmp_path / "class-descriptions-boxable.csv").write_text('/m/02,Cat\n/m/01,"Dog, big"\n/m/03,Cow\n')
-    assert recognise(tmp_path) == "openimages"
+    assert recognize(tmp_path) == "openimages"
     dataset = openimages.read(tmp_path)
     assert dataset.categories == (Category(1, "Cat"), Category(2, "Dog, big"), Category(3, "Cow"))
     [train] = dataset.splits["train"].images

@@ -47,7 +47,7 @@ def annotated(tmp_path: Path, picture: Callable[..., Path]) -> Callable[..., Pat
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_boxes_are_one_based_and_inclusive(annotated: Callable[..., Path], newline: str) -> None:
     folder = annotated(newline=newline)
-    assert formats.recognise(folder) == "pennfudan"
+    assert formats.recognize(folder) == "pennfudan"
     found = formats.read(folder)
     assert [(one.id, one.name) for one in found.categories] == [(1, "PASpersonStanding"), (2, "PASpersonWalking")]
     (image,) = found.splits["all"].images
@@ -86,7 +86,7 @@ def test_a_box_that_is_none(annotated: Callable[..., Path]) -> None:
 
 def test_other_text_is_not_taken_for_it(tmp_path: Path) -> None:
     (tmp_path / "0001.txt").write_text("0 0.5 0.5 0.1 0.1\n")
-    with pytest.raises(PipelineError, match="no annotations recognised"):
-        formats.recognise(tmp_path)
+    with pytest.raises(PipelineError, match="no annotations recognized"):
+        formats.recognize(tmp_path)
     with pytest.raises(PipelineError, match="no PASCAL annotation found"):
         formats.read(tmp_path, "pennfudan")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.formats import FORMATS, read, recognise
+from pipeline.formats import FORMATS, read, recognize
 from pipeline.formats.records import RawDataset
 
 COCO = {"images": [], "annotations": [], "categories": []}
@@ -16,10 +16,10 @@ def test_each_format(tmp_path: Path, voc_xml: Callable[..., Path]) -> None:
     (tmp_path / "coco").mkdir()
     (tmp_path / "coco" / "x.JSON").write_text(json.dumps(COCO))
     voc_xml(tmp_path / "voc" / "deep" / "a.xml", [])
-    assert recognise(tmp_path / "coco") == "coco"
-    assert recognise(tmp_path / "voc") == "voc"
+    assert recognize(tmp_path / "coco") == "coco"
+    assert recognize(tmp_path / "voc") == "voc"
     with pytest.raises(PipelineError, match=r"coco \(coco/x\.JSON\) and voc \(voc/deep/a\.xml\)"):
-        recognise(tmp_path)
+        recognize(tmp_path)
 
 
 def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
@@ -27,13 +27,13 @@ def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "shapes.json").write_text('{"shapes": "of another tool"}')
     (tmp_path / "notes.xml").write_text("<annotations></annotations>")
     with pytest.raises(PipelineError, match=r"among its 3 files; looked for coco: .*; voc: ") as caught:
-        recognise(tmp_path)
+        recognize(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_truncated_coco_is_recognised_and_then_refused_with_its_line(tmp_path: Path) -> None:
+def test_truncated_coco_is_recognized_and_then_refused_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text('{\n"images": [\n{"id": 1,')
-    assert recognise(tmp_path) == "coco"
+    assert recognize(tmp_path) == "coco"
     with pytest.raises(PipelineError, match=r"^train\.json: not JSON: .* line 3 column"):
         read(tmp_path)
 
@@ -43,7 +43,7 @@ def test_hidden_files_and_macos_leftovers_are_not_looked_at(tmp_path: Path, voc_
     for folder in ("__MACOSX", ".cache"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "b.json").write_text(json.dumps(COCO))
-    assert recognise(tmp_path) == "voc"
+    assert recognize(tmp_path) == "voc"
 
 
 def test_unknown_format_lists_the_known(tmp_path: Path) -> None:

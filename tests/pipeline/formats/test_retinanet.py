@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats import recognise, retinanet
+from pipeline.formats import recognize, retinanet
 
 Write = Callable[..., Path]
 
@@ -19,7 +19,7 @@ def test_rows_images_without_objects_and_classes(tmp_path: Path, picture: Write)
     )
     (tmp_path / "val.csv").write_text("images/c.png,1,1,2,2,cat\n")
     (tmp_path / "classes.csv").write_text("dog,1\ncat,0\nbird,2\n")
-    assert recognise(tmp_path) == "retinanet"
+    assert recognize(tmp_path) == "retinanet"
     dataset = retinanet.read(tmp_path)
     assert dataset.categories == (Category(0, "cat"), Category(1, "dog"), Category(2, "bird"))
     assert list(dataset.splits) == ["train", "val"]
@@ -46,10 +46,10 @@ def test_roboflow_layout_without_class_file(tmp_path: Path, picture: Write) -> N
 @pytest.mark.parametrize(
     ("row", "code", "said"),
     [
-        ("a.png,1,2,3,,cat", "record", "not path,x1,y1,x2,y2,class"),
-        ("a.png,1,2,3,4,", "record", "not path,x1,y1,x2,y2,class"),
-        ("a.png,1,2,3,x,cat", "record", "not path,x1,y1,x2,y2,class"),
-        ("a.png,1,2,3,4", "record", "not path,x1,y1,x2,y2,class"),
+        ("a.png,1,2,3,,cat", "invalid_record", "not path,x1,y1,x2,y2,class"),
+        ("a.png,1,2,3,4,", "invalid_record", "not path,x1,y1,x2,y2,class"),
+        ("a.png,1,2,3,x,cat", "invalid_record", "not path,x1,y1,x2,y2,class"),
+        ("a.png,1,2,3,4", "invalid_record", "not path,x1,y1,x2,y2,class"),
         ("a.png,1,2,3,4,cow", "unknown_class", "its class 'cow' is not in the class file"),
         ("a.png,1,2,nan,4,cat", None, ""),
     ],
@@ -108,5 +108,5 @@ def test_class_files_that_disagree(tmp_path: Path) -> None:
 )
 def test_other_tables_are_not_taken_for_it(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.csv").write_text(text)
-    with pytest.raises(PipelineError, match="no annotations recognised"):
-        recognise(tmp_path)
+    with pytest.raises(PipelineError, match="no annotations recognized"):
+        recognize(tmp_path)

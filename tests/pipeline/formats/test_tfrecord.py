@@ -7,7 +7,7 @@ import pytest
 from tfrecord import TFRecordWriter
 
 from pipeline.errors import PipelineError
-from pipeline.formats import recognise, tfrecord
+from pipeline.formats import recognize, tfrecord
 
 Write = Callable[..., Path]
 MAP = "item {{\n  id: {}\n  name: '{}'\n  display_name: \"{}\"\n}}\n"
@@ -40,7 +40,7 @@ def test_records(tmp_path: Path, picture: Write) -> None:
     written(
         tmp_path / "default.tfrecord", record("b.png", []), record("a.png", [BOX, (0, 0, 0.5, 0.5, "ant")], **flags)
     )
-    assert recognise(tmp_path) == "tfrecord"
+    assert recognize(tmp_path) == "tfrecord"
     dataset = tfrecord.read(tmp_path)
     empty, image = dataset.splits["all"].images
     assert (empty.file, empty.objects) == ("images/b.png", ())
@@ -106,7 +106,7 @@ def test_faulty_records(tmp_path: Path, picture: Write, wrong: dict[str, Any]) -
     written(tmp_path / "default.tfrecord", {**record("a.png", [BOX]), **record("a.png", [BOX], **wrong)})
     [image] = tfrecord.read(tmp_path).splits["all"].images
     assert image.fault
-    assert image.fault.code == "record"
+    assert image.fault.code == "invalid_record"
 
 
 @pytest.mark.parametrize(
@@ -136,5 +136,5 @@ def test_other_records_are_not_taken_for_it(tmp_path: Path) -> None:
     written(tmp_path / "default.tfrecord", {"image/filename": (b"a.png", "byte"), "image/class/label": (1, "int")})
     (tmp_path / "y.record").write_bytes(b"words, words, words, and no checksum at all")
     (tmp_path / "z.record").write_bytes(b"")
-    with pytest.raises(PipelineError, match="no annotations recognised"):
-        recognise(tmp_path)
+    with pytest.raises(PipelineError, match="no annotations recognized"):
+        recognize(tmp_path)

@@ -113,7 +113,7 @@ def test_faults_are_named_with_their_record(tmp_path: Path, voc_xml: Write, pict
     (tmp_path / "2.xml").write_text(entity)
     voc_xml(tmp_path / "4.xml", [("cat", 1, 1, 4, 4)])
     good, broken, hostile, lost = voc.read(tmp_path).splits["all"].images
-    assert [item.fault and item.fault.code for item in good.objects] == ["record", "record", None]
+    assert [item.fault and item.fault.code for item in good.objects] == ["invalid_record", "invalid_record", None]
     assert broken.fault
     assert "line 2 column 12" in broken.fault.message
     assert hostile.fault
@@ -145,7 +145,7 @@ def test_a_list_that_may_mean_either_is_no_guess(tmp_path: Path, voc_xml: Write,
     (lists / "val.txt").write_text("two/1\n")
     splits = voc.read(tmp_path).splits
     said = "a list names 1, which may be Annotations/one/1.xml or Annotations/two/1.xml"
-    assert [image.fault for image in splits["train"].images] == [Fault("record", said)]
+    assert [image.fault for image in splits["train"].images] == [Fault("invalid_record", said)]
     assert [image.file for image in splits["val"].images] == ["JPEGImages/two/1.jpg"]
 
 
@@ -214,7 +214,7 @@ def test_entities_in_any_encoding_are_refused(tmp_path: Path, voc_xml: Write, co
     (tmp_path / "b.xml").write_bytes(content)
     fault = voc.read(tmp_path).splits["all"].images[1].fault
     assert fault
-    assert fault.code == "xml"
+    assert fault.code == "invalid_xml"
     assert "ha" not in fault.message.split()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.formats import recognise, yolo
+from pipeline.formats import recognize, yolo
 from pipeline.formats.records import Fault, RawDataset
 
 Write = Callable[..., Path]
@@ -41,7 +41,7 @@ def coco8(tmp_path: Path, picture: Write) -> Path:
 
 
 def test_data_yaml_with_folders(coco8: Path) -> None:
-    assert recognise(coco8) == "yolo"
+    assert recognize(coco8) == "yolo"
     dataset = yolo.read(coco8)
     assert files(dataset) == {split: [f"images/{split}/{stem}.png" for stem in "abc"] for split in ("train", "val")}
     assert [(category.id, category.name) for category in dataset.categories] == [(0, "ant"), (1, "cat")]
@@ -99,7 +99,7 @@ def test_labels_that_may_be_either_are_no_guess(tmp_path: Path, picture: Write) 
     texts(tmp_path, one__set__a=LINE, two__set__a="", one__set__b=LINE, train="set/a.png\nset/b.png\n")
     yaml(tmp_path, "train: train.txt\nnames: [ant, cat]\n")
     either, whole = yolo.read(tmp_path).splits["train"].images
-    assert either.fault == Fault("record", "its labels may be one/set/a.txt or two/set/a.txt")
+    assert either.fault == Fault("invalid_record", "its labels may be one/set/a.txt or two/set/a.txt")
     assert (whole.file, len(whole.objects)) == ("pictures/b.png", 1)
 
 
@@ -111,7 +111,7 @@ def test_darknet(tmp_path: Path, picture: Write) -> None:
     (tmp_path / "obj.data").write_text(
         "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n"
     )
-    assert recognise(tmp_path) == "yolo"
+    assert recognize(tmp_path) == "yolo"
     dataset = yolo.read(tmp_path)
     assert files(dataset) == {"train": ["pictures/a.png"]}
     [found] = dataset.splits["train"].images[0].objects
@@ -123,7 +123,7 @@ def test_classes_txt_beside_labels_and_images(tmp_path: Path, picture: Write) ->
     picture(tmp_path / "a.png")
     picture(tmp_path / "b.png")
     texts(tmp_path, a=LINE, classes="ant\ncat\n")
-    assert recognise(tmp_path) == "yolo"
+    assert recognize(tmp_path) == "yolo"
     dataset = yolo.read(tmp_path)
     assert files(dataset) == {"all": ["a.png", "b.png"]}
     assert [len(image.objects) for image in dataset.splits["all"].images] == [1, 0]
@@ -170,10 +170,10 @@ def test_key_points_are_no_polygon(coco8: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "code"),
     [
-        ("0 0.5 0.5 0.2", "record"),
-        ("0 0.5 0.5 0.2 0.2 0.97", "record"),  # a detection with its score
-        ("ant 0.5 0.5 0.2 0.2", "record"),
-        ("0 0.5 0.5 0.2 0,2", "record"),
+        ("0 0.5 0.5 0.2", "invalid_record"),
+        ("0 0.5 0.5 0.2 0.2 0.97", "invalid_record"),  # a detection with its score
+        ("ant 0.5 0.5 0.2 0.2", "invalid_record"),
+        ("0 0.5 0.5 0.2 0,2", "invalid_record"),
         ("2 0.5 0.5 0.2 0.2", "unknown_class"),
         ("-1 0.5 0.5 0.2 0.2", "unknown_class"),
         ("0.5 0.5 0.5 0.2 0.2", "unknown_class"),
@@ -196,7 +196,7 @@ def test_faulty_images(coco8: Path) -> None:
     images = yolo.read(coco8).splits["train"].images
     assert [(image.where, image.fault and image.fault.code) for image in images] == [
         ("labels/train/a.txt", "undecodable_image"),
-        ("labels/train/b.txt", "record"),
+        ("labels/train/b.txt", "invalid_record"),
         ("images/train/c.png", None),
         ("labels/train/x.txt", "missing_image"),
     ]
@@ -247,8 +247,8 @@ def test_class_names_that_yaml_takes_for_other_things(coco8: Path) -> None:
 def test_other_files_are_not_taken_for_it(tmp_path: Path, picture: Write, name: str, content: str) -> None:
     picture(tmp_path / "images" / "a.png")
     yaml(tmp_path, content, name)
-    with pytest.raises(PipelineError, match="no annotations recognised"):
-        recognise(tmp_path)
+    with pytest.raises(PipelineError, match="no annotations recognized"):
+        recognize(tmp_path)
 
 
 def test_a_list_of_classes_in_another_formats_data_set(tmp_path: Path, picture: Write, voc_xml: Write) -> None:
@@ -256,4 +256,4 @@ def test_a_list_of_classes_in_another_formats_data_set(tmp_path: Path, picture: 
     picture(tmp_path / "JPEGImages" / "a.png")
     voc_xml(tmp_path / "Annotations" / "a.xml", [("cat", 1, 1, 5, 5)])
     texts(tmp_path, ImageSets__Main__train="a\n", ImageSets__Main__cat_train="a 1\n", classes="cat\ncat\n")
-    assert recognise(tmp_path) == "voc"
+    assert recognize(tmp_path) == "voc"

@@ -1,33 +1,10 @@
-from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
 import pytest
-import torch
 
-from fcos.config import PAPER, InputSize
-from fcos.detector import build
-from fcos.weights import Description
 from pipeline.errors import PipelineError
 from pipeline.inference import predict as prediction
-from pipeline.inference.model import Model
-
-
-@pytest.fixture
-def model() -> Model:
-    torch.manual_seed(0)
-    config = replace(
-        PAPER,
-        backbone="tiny",
-        pretrained=False,
-        channels=16,
-        levels=(3, 4, 5),
-        tower_depth=1,
-        frozen_stages=0,
-        batch_norm="auto",
-    )
-    about = Description(model=config, categories=((7, "cat"), (3, "dog")), input_size=InputSize((64, 64)))
-    return Model(build(config, 2).eval(), about)
 
 
 def picture(path: Path) -> Path:
@@ -36,44 +13,11 @@ def picture(path: Path) -> Path:
     return path
 
 
-def test_names_are_never_given_twice() -> None:
-    paths = [Path("x/a.jpg"), Path("y/a.png"), Path("z/a-2.jpg"), Path("b.tif")]
-    assert prediction.out_names(paths) == ["a.jpg", "a-2.jpg", "a-2-2.jpg", "b.jpg"]
-
-
-def test_an_input_is_never_overwritten(model: Model, tmp_path: Path) -> None:
-    path = picture(tmp_path / "a.jpg")
-    before = path.read_bytes()
-    with pytest.raises(PipelineError, match=r"a\.jpg: is an input; .* choose another --out"):
-        prediction.write(model, [path], 0.5, tmp_path)
-    assert path.read_bytes() == before
-
-
 def test_pictures_of_an_earlier_run_are_not_read(tmp_path: Path) -> None:
     original = picture(tmp_path / "a.jpg")
     out = tmp_path / "predicted"
     picture(out / "a.jpg")
     assert prediction.images_of([tmp_path], out) == [original]
-
-
-def test_a_bad_image_leaves_nothing(model: Model, tmp_path: Path) -> None:
-    good, bad = picture(tmp_path / "good.png"), tmp_path / "bad.png"
-    bad.write_bytes(b"no image")
-    with pytest.raises(PipelineError, match=r"bad\.png: can't be decoded"):
-        prediction.write(model, [good, bad], 0.5, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_records_are_in_the_images_pixels_with_the_data_sets_ids(model: Model, tmp_path: Path) -> None:
-    (record,) = prediction.write(model, [picture(tmp_path / "a.png")], 0.0, tmp_path / "out")
-    assert (record["width"], record["height"]) == (60, 40)
-    assert {found["category_id"] for found in record["detections"]} <= {7, 3}
-    for found in record["detections"]:
-        x, y, width, height = found["bbox"]
-        assert min(x, y) >= 0
-        assert x + width <= 60.02
-        assert y + height <= 40.02
-    assert (tmp_path / "out/a.jpg").is_file()
 
 
 def test_no_images(tmp_path: Path) -> None:

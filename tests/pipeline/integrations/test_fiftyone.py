@@ -168,8 +168,8 @@ def test_the_app_shows_boxes_in_a_browser_and_ends_with_ctrl_c(inspected: Any) -
         assert "Traceback" not in (process.stderr.read() if process.stderr else "")
     assert mongo.running(inspected.root / ".fcos/mongo") is None
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    for colour in ((60, 180, 75), (245, 130, 48)):  # ground_truth and predictions, as the dataset colours them
-        assert (np.abs(pixels.astype(int) - colour).max(axis=-1) < 30).sum() > 50, colour
+    for color in ((60, 180, 75), (245, 130, 48)):  # ground_truth and predictions, as the dataset colors them
+        assert (np.abs(pixels.astype(int) - color).max(axis=-1) < 30).sum() > 50, color
 
 
 def browse(address: str) -> np.ndarray:

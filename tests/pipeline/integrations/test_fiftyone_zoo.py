@@ -20,7 +20,7 @@ from pipeline.params import ZooParams
 from tests.support.paths import PROJECT
 from tests.support.projects import readme
 
-EVERYTHING = ZooParams(splits=None, classes=None, samples=None)
+EVERYTHING = ZooParams(splits=None, classes=None, max_samples=None)
 LITTLE = """
 import json
 import os
@@ -99,12 +99,12 @@ def registered(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def test_a_data_set_of_the_zoo(registered: Path) -> None:
     """Splits, the class list in its order, images without objects, crowds and difficult objects are kept; a test set
-    that nobody labelled is not a set of empty images."""
+    that nobody labeled is not a set of empty images."""
     downloads = zoo.fetch("little", EVERYTHING, registered)
     assert [path.relative_to(registered.parent).as_posix() for path in downloads] == [".fcos/downloads/fiftyone/little"]
     assert (downloads[0] / "train/b/b.png").is_file()
     found = formats.read(registered)
-    assert formats.recognise(registered) == "coco"
+    assert formats.recognize(registered) == "coco"
     assert [category.name for category in found.categories] == ["dog", "cat", "never seen", "bird"]
     assert {name: [image.file for image in split.images] for name, split in found.splits.items()} == {
         "train": ["train/images/a.png", "train/images/b/b.png", "train/images/c.png"],
@@ -124,7 +124,7 @@ def test_a_data_set_of_the_zoo(registered: Path) -> None:
 OTHERS = """
 import json, sys
 from pathlib import Path
-from pipeline.datasets import zoo
+from pipeline.integrations import fiftyone_zoo as zoo
 
 said = {}
 for case, name, splits, classes, samples in json.load(sys.stdin):
@@ -184,7 +184,7 @@ def test_the_commands_of_docs_ask_for_what_they_say(home: Path) -> None:
     first, second = readme("FiftyOne's zoo", "docs/datasets.md")
     for command, name, wanted in (
         (first, "quickstart", EVERYTHING),
-        (second, "open-images-v7", ZooParams(splits=("train", "validation"), classes=("Cat", "Dog"), samples=2000)),
+        (second, "open-images-v7", ZooParams(splits=("train", "validation"), classes=("Cat", "Dog"), max_samples=2000)),
     ):
         assert command[:3] == ["dvc", "exp", "run"]
         apply_overrides(home / "params.yaml", [value for flag, value in pairwise(command) if flag == "-S"])

@@ -46,7 +46,7 @@ def special(split: AnnotationSet) -> AnnotationSet:
     return replace(split, annotations=(*changed, Annotation(99, 5, 5, (0.0, 0.0, 9.0, 9.0), 81.0, 1)))
 
 
-def test_crowds_and_difficult_objects_are_not_learnt(make: Make, tmp_path: Path) -> None:
+def test_crowds_and_difficult_objects_are_not_learned(make: Make, tmp_path: Path) -> None:
     split = special(written(tmp_path / "raw", [(48, 64)] * 10))
     data = make(split)
     assert data.counts.tolist() == [1, 1, 0, 0, 0, 1, 1, 1, 1, 1]
@@ -114,7 +114,7 @@ def test_a_limit_is_stable_and_fewer_are_among_more(make: Make) -> None:
 # Batches.
 
 
-@pytest.mark.parametrize("how", [{}, {"group_shapes": True}, {"canvas": (64, 64), "accumulate": 2}])
+@pytest.mark.parametrize("how", [{}, {"group_by_aspect_ratio": True}, {"canvas": (64, 64), "accumulate": 2}])
 def test_workers_and_a_resume_change_nothing(make: Make, how: dict[str, Any]) -> None:
     data = make()
     alone = batches(data, **how)
@@ -175,7 +175,7 @@ def shaped(make: Make, tmp_path: Path) -> TrainingData:
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_each_image_comes_once_an_epoch(shaped: TrainingData, grouped: bool) -> None:
-    made = batches(shaped, group_shapes=grouped)
+    made = batches(shaped, group_by_aspect_ratio=grouped)
     seen = [image for step in made.steps(1) for image in step]
     assert len(seen) == len(set(seen)) == 200
     assert made.steps(1) == made.steps(1) != made.steps(2)
@@ -191,7 +191,7 @@ def test_images_of_like_shape_share_a_batch_and_batches_are_shuffled(shaped: Tra
     def spread(made: Batches) -> float:
         return float(ratios(made).std(dim=1).mean())
 
-    grouped = batches(shaped, group_shapes=True)
+    grouped = batches(shaped, group_by_aspect_ratio=True)
     assert spread(grouped) < spread(batches(shaped)) / 4
     assert spread(replace(grouped, canvas=(64, 64))) == spread(batches(shaped))
     assert (ratios(grouped).mean(dim=1).diff() > 0).float().mean() < 0.7
@@ -200,11 +200,11 @@ def test_images_of_like_shape_share_a_batch_and_batches_are_shuffled(shaped: Tra
 @pytest.mark.parametrize("grouped", [False, True])
 def test_processes_share_each_step_out(make: Make, grouped: bool) -> None:
     data = make()
-    whole = [part.names for (part,) in batches(data, group_shapes=grouped)(1)]
+    whole = [part.names for (part,) in batches(data, group_by_aspect_ratio=grouped)(1)]
     shares = [
         [[name for part in parts for name in part.names] for parts in one(1)]
         for one in (
-            batches(data, group_shapes=grouped, rank=rank, processes=2, accumulate=accumulate)
+            batches(data, group_by_aspect_ratio=grouped, rank=rank, processes=2, accumulate=accumulate)
             for rank, accumulate in ((0, 1), (1, 2))
         )
     ]
@@ -231,7 +231,7 @@ def test_a_killed_worker_is_one_line_when_its_batch_is_waited_for(make: Make) ->
     for process in multiprocessing.active_children():
         os.kill(process.pid or 0, signal.SIGKILL)
     time.sleep(0.2)  # no error comes from here, in the middle of anything
-    with pytest.raises(PipelineError, match=r"was killed, most likely for lack of memory .*train\.workers") as caught:
+    with pytest.raises(PipelineError, match=r"was killed, most likely for lack of memory .*machine\.workers") as caught:
         list(steps)
     assert "\n" not in str(caught.value)
 

@@ -2,13 +2,16 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from ruamel.yaml import YAML
 from sklearn.datasets import load_sample_image
 
 from fcos.detector import Detector
@@ -17,11 +20,12 @@ from pipeline import params, recipes
 from pipeline.cli import main
 from pipeline.data.annotations import Annotation, AnnotationSet, Category
 from pipeline.data.annotations import Image as ImageRecord
+from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.training.build import make_batches, make_trainer
 from tests.support.paths import PROJECT
 
-NAMES = sorted(path.stem for path in recipes.FOLDER.glob("*.yaml"))
+NAMES = sorted(recipes.recipes())
 DOCS = PROJECT / "docs/recipes.md"
 COMMENT = "# mine\n"
 
@@ -54,23 +58,22 @@ def small(values: Params) -> Params:
         model=replace(values.model, pretrained=False, batch_norm="auto"),
         train=replace(
             values.train,
-            device="cpu",
             epochs=1,
             batch_size=1,
             size=(128, 128),
             accumulate=1,
             augment=replace(values.train.augment, scale=(1, 1)),
-            workers=0,
             warmup=0.0,
-            ema=0.0,
+            ema_decay=0.0,
         ),
+        machine=replace(values.machine, device="cpu", workers=0),
     )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recipe_trains(name: str, photograph: tuple[Path, AnnotationSet]) -> None:
     folder, split = photograph
-    values = small(params.load(recipes.FOLDER / f"{name}.yaml"))
+    values = small(recipes.load(name))
     before: dict[str, torch.Tensor] = {}
 
     def remember(epoch: int, first: int) -> object:
@@ -98,6 +101,48 @@ def test_numbers_say_whose_they_are(name: str) -> None:
     assert re.search(r"by us|not by us|no number", recipe.reached), recipe.reached
     assert recipe.source
     assert len(recipe.description) <= 120
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_holds_only_what_it_changes(name: str) -> None:
+    lines = (recipes.FOLDER / f"{name}.yaml").read_text().splitlines()
+    assert len(lines) <= 60
+    yaml = YAML(typ="safe")
+    overlay = dict(settings(yaml.load("\n".join(lines))))
+    default, complete = recipes.defaults().flat(), recipes.load(name).flat()
+    assert {key for key, value in complete.items() if value != default[key]} == set(overlay)
+
+
+def settings(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from settings(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def test_a_complete_file_keeps_the_comments_of_the_defaults() -> None:
+    text = recipes.find("cpu_lite0").text
+    assert text.startswith("# yaml-language-server: $schema=./params.schema.json\n# No GPU: EfficientNet-Lite0")
+    assert "  issues: repair # two boxes of BCCD are a pixel thin; default action of the checks: error (stop" in text
+    assert text.count("\n") == recipes.DEFAULTS.read_text().count("\n") + 4  # the header
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("train:\n  lrr: 1", "train.lrr is not a parameter that defaults.yaml has"),
+        ("train:\n  ema: 0.9", "train.ema is not a parameter that defaults.yaml has"),
+        ("train", "not `key: value` at line 1 after the header: train"),
+    ],
+)
+def test_a_recipe_that_sets_no_parameter_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, said: str
+) -> None:
+    monkeypatch.setattr(recipes, "FOLDER", tmp_path)
+    (tmp_path / "wrong.yaml").write_text(f"# What it is.\n# Source: us.\n# Reached: no number.\n{setting}\n")
+    with pytest.raises(PipelineError, match=re.escape(said)):
+        recipes.recipes()
 
 
 def test_docs_list_the_recipes() -> None:

@@ -147,16 +147,16 @@ def test_failed_conversion_leaves_nothing_half_written(
     setting(**{"dataset": "custom", "download.path": str(own), "convert.split_seed": "auto"})
     voc_xml(own / "annotations" / "3.xml", [("cat", 30, 1, 90, 9)])
     succeeds(stage, "download")
-    fails(stage, "convert", "annotations/3.xml: object 1: ", "50 px outside", "-S convert.problems=repair")
+    fails(stage, "convert", "annotations/3.xml: object 1: ", "50 px outside", "-S convert.issues=repair")
     assert sorted(path.name for path in (home / "data").iterdir()) == ["raw"]
-    setting(**{"convert.problems": "repair"})
-    assert "repaired: 1 outside (data/unified/report.json)" in succeeds(stage, "convert")
+    setting(**{"convert.issues": "repair"})
+    assert "repaired: 1 out_of_bounds_box (data/unified/report.json)" in succeeds(stage, "convert")
 
 
 def test_conversion_without_annotations(home: Path, own: Path, setting: Setting, stage: Stage) -> None:
     setting(**{"dataset": "custom", "download.path": str(own / "images")})
     succeeds(stage, "download")
-    fails(stage, "convert", "no annotations recognised among its 8 files")
+    fails(stage, "convert", "no annotations recognized among its 8 files")
     setting(**{"download.format": "coco"})
     fails(stage, "convert", "no COCO instance file found")
     assert not (home / "data/unified").exists()
@@ -166,14 +166,17 @@ def test_bccd(home: Path, archive: Callable[[str], Path], setting: Setting, stag
     setting(**{"dataset": "custom", "download.path": str(archive("bccd.zip"))})
     succeeds(stage, "download")
     fails(stage, "convert", "BloodImage_00343.xml: object 4: ", "no more than 1 px across")
-    setting(**{"convert.problems": "repair"})
+    setting(**{"convert.issues": "repair"})
     said = succeeds(stage, "convert")
-    assert "; splits not used: trainval; repaired: 2 thin (data/unified/report.json); noted: 1 alike_leak (" in said
+    assert (
+        "; splits not used: trainval; repaired: 2 tiny_box (data/unified/report.json); noted: 1 near_duplicate_leak ("
+        in said
+    )
     found = report(home)
     assert [(entry["code"], entry["where"].rsplit("/", 1)[1]) for entry in found["entries"]] == [
-        ("alike_leak", "BloodImage_00038.xml"),  # 00037, of val, but for its compression
-        ("thin", "BloodImage_00343.xml: object 4"),
-        ("thin", "BloodImage_00338.xml: object 13"),
+        ("near_duplicate_leak", "BloodImage_00038.xml"),  # 00037, of val, but for its compression
+        ("tiny_box", "BloodImage_00343.xml: object 4"),
+        ("tiny_box", "BloodImage_00338.xml: object 13"),
     ]
     assert counts(home) == {"test": (72, 945, 0), "train": (205, 2804, 0), "val": (87, 1137, 0)}
     setting(**{"convert.train": "trainval", "convert.val": "test"})

@@ -57,7 +57,7 @@ def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(inspe
 def sheets(inspected: Any, worst: int) -> Path:
     truth = annotations.read(inspected.root / "data/unified/val.json")
     detections = results.read(inspected.root / "predictions/val.json", truth)
-    judged = errors.analyse(truth, detections, score_threshold=0.3, iou_threshold=0.5)
+    judged = errors.analyze(truth, detections, score_threshold=0.3, iou_threshold=0.5)
     folder: Path = inspected.root / "sheets"
     stage._write_sheets(folder, truth, judged, inspected.root / "data/raw/digits", worst)
     return folder

@@ -53,19 +53,19 @@ def made(own: params.Params, home: Path) -> Trainer:
 
 
 @pytest.mark.parametrize(
-    ("unit", "value", "expected"), [("shares", 0.25, 10), ("epochs", 1.5, 15), ("iterations", 7, 7)]
+    ("unit", "value", "expected"), [("fraction", 0.25, 10), ("epochs", 1.5, 15), ("iterations", 7, 7)]
 )
 def test_lengths_in_each_unit(home: Path, unit: str, value: float, expected: int) -> None:
     """Of four epochs of ten steps."""
-    train = replace(params.load(home / "params.yaml").train, epochs=4, steps=(1.0,), warmup=1.0, counted_in=unit)
+    train = replace(params.load(home / "params.yaml").train, epochs=4, steps=(1.0,), warmup=1.0, schedule_unit=unit)
     assert iterations(train, 10, value) == expected
 
 
 def test_the_learning_rate_follows_the_batch(home: Path) -> None:
     train = replace(params.load(home / "params.yaml").train, lr=0.01, batch_size=8)
     assert learning_rate(train) == 0.01
-    assert learning_rate(replace(train, lr_batch=16)) == pytest.approx(0.005)
-    assert learning_rate(replace(train, lr_batch=2)) == pytest.approx(0.04)
+    assert learning_rate(replace(train, base_batch_size=16)) == pytest.approx(0.005)
+    assert learning_rate(replace(train, base_batch_size=2)) == pytest.approx(0.04)
 
 
 def test_the_parameters_reach_the_trainer(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,11 +84,11 @@ def test_the_parameters_reach_the_trainer(home: Path, capsys: pytest.CaptureFixt
         precision="fp16",
         optimizer="sgd",
         lr=0.1,
-        lr_batch=16,
+        base_batch_size=16,
         schedule="constant",
         warmup=0.0,
-        ema=0.0,
-        frozen_epochs=2,
+        ema_decay=0.0,
+        backbone_frozen_epochs=2,
     )
     other = made(replace(own, train=changed), home)
     weight = other.detector.head.class_logits.weight
@@ -98,7 +98,7 @@ def test_the_parameters_reach_the_trainer(home: Path, capsys: pytest.CaptureFixt
     assert other.precision.dtype is torch.float16
     assert [group["lr"] for group in other.optimizer.param_groups] == [0.05, 0.05]
     assert other.ema is None
-    assert other.frozen_epochs == 2
+    assert other.backbone_frozen_epochs == 2
 
 
 def test_a_precision_that_the_cpu_lacks_is_told_in_one_line(
@@ -106,7 +106,7 @@ def test_a_precision_that_the_cpu_lacks_is_told_in_one_line(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
     own = params.load(home / "params.yaml")
-    made(replace(own, train=replace(own.train, precision="bf16", device="cpu")), home)
+    made(replace(own, train=replace(own.train, precision="bf16"), machine=replace(own.machine, device="cpu")), home)
     assert capsys.readouterr().err.splitlines() == [
         "train: train.precision: this CPU has no instructions for bf16, so float32 is faster"
     ]
@@ -115,7 +115,8 @@ def test_a_precision_that_the_cpu_lacks_is_told_in_one_line(
 def test_batches_are_what_the_parameters_say(home: Path) -> None:
     split = written(home / "raw", [(48, 64), (64, 48), (40, 80), *[(48, 64)] * 7])
     values = params.load(home / "params.yaml")
-    train = replace(values.train, limit=5, cache=True, batch_size=2, size=(64, 96), workers=0)
+    train = replace(values.train, max_images=5, batch_size=2, size=(64, 96))
+    values = replace(values, machine=replace(values.machine, cache=True, workers=0))
     made = make_batches(replace(values, train=train), split, home / "raw")
     assert len(made.data) == 5
     assert [len(list(made(epoch))) for epoch in range(2)] == [2, 2]

@@ -6,11 +6,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from pipeline import params
+from pipeline import recipes
 from pipeline.errors import PipelineError
 from pipeline.training import launch as launching
 from tests.support.projects import PROJECT
@@ -81,9 +82,15 @@ def test_an_error_in_one_process_ends_all_with_its_line(
 
 
 def test_images_of_a_step_are_shared_out_evenly_or_not_at_all() -> None:
-    train = replace(params.load(PROJECT / "params.yaml").train, device="cpu", batch_size=8)
-    assert launching.wanted(train) == 1
-    assert launching.wanted(replace(train, devices=4, accumulate=2)) == 4
-    said = r"batch_size is 8, which 3 processes \(train\.devices\) of 2 parts.*; 12 can be"
+    values = recipes.defaults()
+
+    def processes(devices: Any, accumulate: int) -> int:
+        train = replace(values.train, batch_size=8, accumulate=accumulate)
+        machine = replace(values.machine, device="cpu", devices=devices)
+        return launching.wanted(replace(values, train=train, machine=machine))
+
+    assert processes("auto", 1) == 1
+    assert processes(4, 2) == 4
+    said = r"batch_size is 8, which 3 processes \(machine\.devices\) of 2 parts.*; 12 can be"
     with pytest.raises(PipelineError, match=said):
-        launching.wanted(replace(train, devices=3, accumulate=2))
+        processes(3, 2)

@@ -18,7 +18,7 @@ from pipeline.training.build import make_batches
 from pipeline.training.overfit import by_heart, check_by_heart
 from tests.support.paths import PROJECT
 
-COLOURS = {"cat": (230, 40, 40), "dog": (40, 60, 230)}
+COLORS = {"cat": (230, 40, 40), "dog": (40, 60, 230)}
 
 
 def wanted(**train: object) -> Params:
@@ -27,14 +27,14 @@ def wanted(**train: object) -> Params:
 
 
 def squares(folder: Path, count: int = 6) -> AnnotationSet:
-    """Grey images of 64×64 pixels with a coloured square each; every third has none."""
+    """Gray images of 64×64 pixels with a colored square each; every third has none."""
     images, objects = [], []
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         pixels = np.full((64, 64, 3), 120, dtype=np.uint8)
         if number % 3 != 2:
             left, name = 8 + 2 * number, ("cat", "dog")[number % 2]
-            pixels[12:44, left : left + 32] = COLOURS[name]
+            pixels[12:44, left : left + 32] = COLORS[name]
             objects.append(Annotation(number + 1, number + 1, 1 + number % 2, (float(left), 12.0, 32.0, 32.0), 1024.0))
         PIL.Image.fromarray(pixels).save(folder / f"{number}.png")
         images.append(Image(number + 1, f"{number}.png", 64, 64))
@@ -98,7 +98,7 @@ def test_a_resume_goes_on_with_the_same_steps(tmp_path: Path) -> None:
     assert [parts[0].names for parts in batches(3)] != whole
 
 
-def test_what_is_not_learnt_fails_and_says_where_to_look(tmp_path: Path) -> None:
+def test_what_is_not_learned_fails_and_says_where_to_look(tmp_path: Path) -> None:
     split = by_heart(wanted(overfit=4), squares(tmp_path))[1]
     row = {"epoch": 1.0, "step": 50.0, "AP": 0.3}
     check_by_heart(History([{}] * 50, [row | {"AP50": 0.2}, row | {"AP50": 0.95}]), split)

@@ -72,7 +72,7 @@ def parameters(loss: str, **model: object) -> Params:
             epochs=STEPS,
             augment=replace(own.train.augment, scale=(1.0, 1.0)),
             validate_every=STEPS,
-            ema=0.0,
+            ema_decay=0.0,
         ),
     )
 
@@ -88,7 +88,7 @@ def parameters(loss: str, **model: object) -> Params:
     ],
 )
 @pytest.mark.usefixtures("home")
-def test_four_photographs_are_learnt_by_heart(
+def test_four_photographs_are_learned_by_heart(
     photographs: AnnotationSet, unpacked: Path, assigner: str, loss: str, quality: str, classification: str
 ) -> None:
     chosen = parameters(loss, assigner=assigner, quality=quality, classification_loss=classification)

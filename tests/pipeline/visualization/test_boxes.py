@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from pipeline.visualization.boxes import Box, class_colour, contact_sheet, draw, font_of, ink_on
+from pipeline.visualization.boxes import Box, class_color, contact_sheet, draw, font_of, ink_on
 
 RED = (255, 0, 0)
 
 
-def coloured(image: Pillow.Image, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    ys, xs = np.nonzero((np.asarray(image) == colour).all(axis=-1))
+def colored(image: Pillow.Image, color: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    ys, xs = np.nonzero((np.asarray(image) == color).all(axis=-1))
     return xs, ys
 
 
 def test_a_box_without_a_label_is_drawn_on_its_edges_alone() -> None:
     image = draw(Pillow.new("RGB", (600, 500)), [(100, 50, 300, 200)], [""], [RED])
-    xs, ys = coloured(image, RED)
+    xs, ys = colored(image, RED)
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (100, 299, 50, 199)
     assert image.getpixel((200, 120)) == (0, 0, 0)
 
@@ -37,7 +37,7 @@ def test_any_mode_becomes_rgb(mode: str) -> None:
 def test_a_small_image_is_enlarged_and_its_box_with_it() -> None:
     image = draw(Pillow.new("RGB", (48, 24)), [(12, 6, 24, 18)], [""], [RED])
     assert image.size == (480, 240)
-    xs, ys = coloured(image, RED)
+    xs, ys = colored(image, RED)
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (120, 239, 60, 179)
 
 
@@ -46,11 +46,11 @@ def test_a_small_image_is_enlarged_and_its_box_with_it() -> None:
 def test_a_label_stays_in_the_image_whole(size: tuple[int, int], corner: tuple[float, float]) -> None:
     width, height = size
     box: Box = (corner[0] * width, corner[1] * height, (corner[0] + 0.1) * width, (corner[1] + 0.1) * height)
-    colour = (255, 255, 0)
-    bare = draw(Pillow.new("RGB", size), [box], [""], [colour])
-    image = draw(Pillow.new("RGB", size), [box], ["raccoon"], [colour])
+    color = (255, 255, 0)
+    bare = draw(Pillow.new("RGB", size), [box], [""], [color])
+    image = draw(Pillow.new("RGB", size), [box], ["raccoon"], [color])
     changed = np.nonzero((np.asarray(bare) != np.asarray(image)).any(axis=-1))
-    xs, ys = coloured(image, colour)
+    xs, ys = colored(image, color)
     text = font_of(max(12, max(image.size) / 36)).getbbox("raccoon")
     assert len(changed[0]) > 0
     assert xs.max() - xs.min() >= min(text[2] - text[0], image.width) - 1
@@ -73,11 +73,11 @@ def test_lists_of_unequal_length_are_refused() -> None:
         draw(Pillow.new("RGB", (60, 50)), [(0, 0, 5, 5)], [], [RED])
 
 
-def test_class_colours_are_stable_and_apart() -> None:
-    colours = [class_colour(label) for label in range(80)]
-    assert colours == [class_colour(label) for label in range(80)]
-    assert len(set(colours)) == 80
-    steps = [sum(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairwise(colours)]
+def test_class_colors_are_stable_and_apart() -> None:
+    colors = [class_color(label) for label in range(80)]
+    assert colors == [class_color(label) for label in range(80)]
+    assert len(set(colors)) == 80
+    steps = [sum(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in pairwise(colors)]
     assert min(steps) > 90
 
 
@@ -87,10 +87,10 @@ def test_ink_contrasts() -> None:
 
 
 def test_a_contact_sheet_holds_each_picture_in_its_place() -> None:
-    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-    tiles = [(Pillow.new("RGB", (80, 40), colour), f"picture {number}") for number, colour in enumerate(colours)]
+    colors = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    tiles = [(Pillow.new("RGB", (80, 40), color), f"picture {number}") for number, color in enumerate(colors)]
     sheet = contact_sheet(tiles, 2, 100, title="All")
-    places = [coloured(sheet, colour) for colour in colours]
+    places = [colored(sheet, color) for color in colors]
     assert [(xs.max() - xs.min() + 1, ys.max() - ys.min() + 1) for xs, ys in places] == [(100, 50)] * 3
     (x0, y0), (x1, y1), (x2, y2) = [(xs.min(), ys.min()) for xs, ys in places]
     assert y0 == y1 < y2

@@ -54,7 +54,7 @@ def test_positives_of_a_box_by_hand() -> None:
 
 def test_an_object_of_two_levels_by_hand() -> None:
     (one,) = of_boxes(SMALL, [(0, 0, 120, 120)], side=128).objects
-    # P3 has 52, 60, 68 within 12 px of the centre, and from the middle one alone no side is over 64 px away. P4 has 40,
+    # P3 has 52, 60, 68 within 12 px of the center, and from the middle one alone no side is over 64 px away. P4 has 40,
     # 56, 72 within 24 px; no side is over 64 px from (56, 56), so the other eight are positive.
     assert one.positives == (1, 8, 0)
 
@@ -73,10 +73,14 @@ def test_an_image_without_objects() -> None:
         # Between the locations of P3, around (8, 8) of P4.
         (SMALL, (5, 5, 11, 11), "too small for P4, and no other level has a location inside"),
         # Only P3 has locations with y = 28, and from them a side is 60 px away or more.
-        (replace(SMALL, levels=(3, 4), ranges=(40.0,)), (0, 27, 120, 29), "too large for P3, and no other level"),
+        (
+            replace(SMALL, levels=(3, 4), regression_ranges=(40.0,)),
+            (0, 27, 120, 29),
+            "too large for P3, and no other level",
+        ),
         # 0.2 strides are 1.6, 3.2 and 6.4 px; the locations nearest to (22, 22) are 2, 2 and 6 px off.
         (
-            replace(SMALL, centre_radius=0.2, levels=(3, 4)),
+            replace(SMALL, center_sampling_radius=0.2, levels=(3, 4)),
             (4.5, 4.5, 31.5, 31.5),
             "no location within the radius of 0.2",
         ),
@@ -148,7 +152,7 @@ def test_explain_without_a_detector() -> None:
     )
     assert "no heat maps" in err
     assert "dvc repro train" in err
-    assert sorted(file.name for file in Path("explained").iterdir()) == ["explained.json", "one-centres.jpg"]
+    assert sorted(file.name for file in Path("explained").iterdir()) == ["explained.json", "one-centers.jpg"]
     (record,) = json.loads(Path("explained/explained.json").read_text())
     assert record["network_size"] == [64, 64]
     assert record["left_out"] == 2
@@ -166,7 +170,7 @@ def test_heat_maps_of_known_and_unknown_images(project: Path, picture: Callable[
     assert code == 0, err
     assert "c.png (train): 0 objects, 0 positive locations" in out
     assert f"{stranger}: no ground truth, 0 detections" in out
-    names = ["c-centres.jpg", "c-heat.jpg", "explained.json", "one-heat.jpg"]
+    names = ["c-centers.jpg", "c-heat.jpg", "explained.json", "one-heat.jpg"]
     assert sorted(file.name for file in Path("seen").iterdir()) == names
     known, unknown = json.loads(Path("seen/explained.json").read_text())
     assert "objects" not in unknown
@@ -212,12 +216,12 @@ def test_an_assigner_of_predictions_needs_a_detector(setting: Callable[..., None
 
 
 def test_an_input_is_never_overwritten(project: Path, picture: Callable[..., Path]) -> None:
-    path = picture(project / "data/raw/digits/c-centres.jpg")
+    path = picture(project / "data/raw/digits/c-centers.jpg")
     weights(project)
     before = path.read_bytes()
     code, _, err = run("c.png", path, "--out", path.parent)
     assert code == 1
-    assert "c-centres.jpg: is an input; a picture would overwrite it: choose another --out" in err
+    assert "c-centers.jpg: is an input; a picture would overwrite it: choose another --out" in err
     assert path.read_bytes() == before
 
 
@@ -238,9 +242,9 @@ def test_an_image_that_went_is_named(project: Path) -> None:
         DataSet(project, "digits").find(Path("c.png"))
 
 
-def test_object_colours_are_apart() -> None:
-    assert len({pictures.object_colour(index) for index in range(60)}) == 60
-    assert all(max(pictures.object_colour(index)) >= 230 for index in range(60))
+def test_object_colors_are_apart() -> None:
+    assert len({pictures.object_color(index) for index in range(60)}) == 60
+    assert all(max(pictures.object_color(index)) >= 230 for index in range(60))
 
 
 def test_heat_grows_brighter() -> None:
@@ -258,7 +262,7 @@ def test_a_heat_map_lies_where_it_belongs() -> None:
 
 def test_lines_are_no_wider_than_they_may_be() -> None:
     font = pictures.font_of(20)
-    text = "a location learns the object of its colour"
+    text = "a location learns the object of its color"
     lines = pictures.wrapped(text, font, 150)
     assert " ".join(lines) == text
     assert len(lines) > 1

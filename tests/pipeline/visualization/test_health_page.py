@@ -59,7 +59,7 @@ def test_in_a_browser(wrong: Path) -> None:
         wide = page.evaluate("document.documentElement.scrollWidth")
         title = page.title()
         classes = page.locator("#class-table tbody tr th, #class-table tr > th:first-child").all_inner_texts()
-        outside = page.locator("#problem-outside img").count()
+        outside = page.locator("#problem-out_of_bounds_box img").count()
         page.emulate_media(color_scheme="light")
         light = page.evaluate("getComputedStyle(document.body).backgroundColor")
         browser.close()
@@ -159,7 +159,7 @@ def test_boxes_are_where_they_are_in_the_picture(tmp_path: Path) -> None:
 
 
 def extent(data: str) -> tuple[int, ...]:
-    """Where the marking colour is: left, top, right, bottom."""
+    """Where the marking color is: left, top, right, bottom."""
     from base64 import b64decode
     from io import BytesIO
 

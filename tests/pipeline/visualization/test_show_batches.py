@@ -17,7 +17,7 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.training.build import make_batches
 from pipeline.visualization import show_batches as showing
 
-ALL = ("flip", "jitter", "affine", "perspective", "crop", "mosaic", "mixup")
+ALL = ("flip", "color_jitter", "affine", "perspective", "crop", "mosaic", "mixup")
 Setting = Callable[..., None]
 
 
@@ -60,7 +60,7 @@ def test_a_sheet_and_a_line_for_each_batch(project: Path) -> None:
 def test_the_line_by_hand(setting: Setting) -> None:
     setting(**{f"train.augment.{name}": 0.0 for name in ALL})
     setting(**{"train.augment.scale": [1.0, 1.0], "train.batch_size": 10, "train.accumulate": 2})
-    setting(**{"train.group_shapes": False})
+    setting(**{"train.group_by_aspect_ratio": False})
     (line,) = show().stdout.splitlines()
     assert line.startswith("epoch-0-step-0.jpg: 10 images, 9 objects, 64 to 85 wide, 64 to 85 high, padded to 96×96")
 
@@ -78,7 +78,7 @@ def test_workers_change_nothing(project: Path, setting: Setting) -> None:
     split, raw = annotations.read(project / "data/unified/train.json"), project / "data/raw/digits"
     alone = [part for parts in make_batches(params.load(), split, raw)(2) for part in parts]
     torch.rand(7)
-    setting(**{"train.workers": 2})
+    setting(**{"machine.workers": 2})
     shared = [part for parts in make_batches(params.load(), split, raw)(2) for part in parts]
     for a, b in zip(alone, shared, strict=True):
         assert a.names == b.names
@@ -124,7 +124,7 @@ def test_a_bad_image_leaves_nothing_half_written(project: Path) -> None:
 def test_real_photographs(home: Path, setting: Setting, archive: Callable[[str], Path]) -> None:
     """Twelve of VOC2007, with every transformation at once."""
     wanted = {f"train.augment.{name}": 1.0 for name in ALL}
-    setting(**{"train.size": [200, 320], "train.batch_size": 6, "train.group_shapes": False, **wanted})
+    setting(**{"train.size": [200, 320], "train.batch_size": 6, "train.group_by_aspect_ratio": False, **wanted})
     raw, images = home / "data/raw/digits", []
     with tarfile.open(archive("voc2007-trainval-400.tar")) as whole:
         jpegs = (member for member in whole if member.name.endswith(".jpg"))

@@ -10,26 +10,26 @@ from hypothesis import strategies as st
 from fcos.config import InputSize
 from pipeline.loading.transforms import Augmentation, Sample, flip, resize
 from pipeline.params import AugmentParams
-from tests.support.painted_scenes import COLOURS, painted, same, scene, scenes, seeds, sides
+from tests.support.painted_scenes import COLORS, painted, same, scene, scenes, seeds, sides
 
 OFF = AugmentParams(
     flip=0.0,
     scale=(1.0, 1.0),
-    jitter=0.0,
-    jitter_strength=(0.4, 0.4, 0.4, 0.1),
+    color_jitter=0.0,
+    color_jitter_strength=(0.4, 0.4, 0.4, 0.1),
     affine=0.0,
     degrees=10.0,
     shear=5.0,
     translate=0.1,
     perspective=0.0,
-    distortion=0.3,
+    perspective_distortion=0.3,
     crop=0.0,
-    crop_least=0.3,
+    min_crop=0.3,
     mosaic=0.0,
     mixup=0.0,
-    plain_epochs=0,
+    close_mosaic_epochs=0,
 )
-OPTIONS = ("flip", "jitter", "affine", "perspective", "crop", "mosaic", "mixup")
+OPTIONS = ("flip", "color_jitter", "affine", "perspective", "crop", "mosaic", "mixup")
 
 
 class Files:
@@ -57,7 +57,7 @@ def augmentation(size: InputSize | None = None, epochs: int = 4, seed: int = 0, 
 
 @st.composite
 def collections(draw: st.DrawFn) -> list[Sample]:
-    """Four images whose seven objects are all of different colours."""
+    """Four images whose seven objects are all of different colors."""
     objects = (2, 1, 2, 2)
     firsts = (0, 2, 3, 5)
     return [draw(scenes(first, count, f"{first}.png")) for first, count in zip(firsts, objects, strict=True)]
@@ -71,7 +71,7 @@ INPUTS = st.sampled_from([InputSize((64, 96)), InputSize((80, 80)), InputSize((7
     collections(),
     INPUTS,
     st.fixed_dictionaries(
-        {name: st.sampled_from([0.0, 0.5, 1.0]) for name in OPTIONS if name not in ("jitter", "mixup")}
+        {name: st.sampled_from([0.0, 0.5, 1.0]) for name in OPTIONS if name not in ("color_jitter", "mixup")}
     ),
     st.sampled_from([(1.0, 1.0), (0.7, 1.6)]),
     seeds,
@@ -114,7 +114,7 @@ def test_mixup_has_the_objects_of_both(samples: list[Sample], size: InputSize, s
         if min(x2 - x1, y2 - y1) < 6:
             continue  # no pixel that isn't mixed with others
         inside = found.image[:, round(y1) + 1 : round(y2) - 1, round(x1) + 1 : round(x2) - 1].float()
-        lit = torch.tensor(COLOURS[label]) > 0
+        lit = torch.tensor(COLORS[label]) > 0
         assert inside[lit].min() > 20, f"object {label} isn't seen all over its box"
 
 
@@ -158,13 +158,13 @@ def test_images_are_read_only_where_they_are_wanted(files: Files) -> None:
 @pytest.mark.parametrize("plain", [0, 1, 3, 9])
 @pytest.mark.parametrize("option", ["mosaic", "mixup"])
 def test_the_last_epochs_are_plain(files: Files, option: str, plain: int) -> None:
-    how = augmentation(epochs=5, plain_epochs=plain, **{option: 1.0})
+    how = augmentation(epochs=5, close_mosaic_epochs=plain, **{option: 1.0})
     changed = [not same(how(files, 6, epoch, 0), files.samples[0]) for epoch in range(5)]
     assert changed == [epoch < 5 - plain for epoch in range(5)]
 
 
 def test_plain_epochs_leave_the_rest_on(files: Files) -> None:
-    how = augmentation(epochs=5, plain_epochs=5, flip=1.0)
+    how = augmentation(epochs=5, close_mosaic_epochs=5, flip=1.0)
     assert same(how(files, 6, 4, 0), flip(files.samples[0]))
 
 
@@ -199,7 +199,7 @@ def test_one_option_does_not_change_the_luck_of_another(files: Files) -> None:
     for index in range(6):
         plain = augmentation(**few)(files, 6, 0, index)
         assert same(augmentation(**few, flip=1.0)(files, 6, 0, index), flip(plain))
-        assert torch.equal(augmentation(**few, jitter=1.0)(files, 6, 0, index).boxes, plain.boxes)
+        assert torch.equal(augmentation(**few, color_jitter=1.0)(files, 6, 0, index).boxes, plain.boxes)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

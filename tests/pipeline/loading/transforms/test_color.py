@@ -1,4 +1,4 @@
-"""What jitter does to an image's colours."""
+"""What jitter does to an image's colors."""
 
 from random import Random
 
@@ -19,8 +19,8 @@ def test_jitter_changes_what_its_strength_names() -> None:
     assert factor != pytest.approx(1, abs=0.02)
     torch.testing.assert_close(brighter, image // 2 * factor, atol=2, rtol=0)
     pale = jitter(image, (0.0, 0.0, 1.0, 0.0), Random(0))
-    grey, before = (torch.einsum("chw,c->hw", each.float(), still).mean() for each in (pale, image))
-    assert grey == pytest.approx(before, abs=6)
+    gray, before = (torch.einsum("chw,c->hw", each.float(), still).mean() for each in (pale, image))
+    assert gray == pytest.approx(before, abs=6)
     turned = jitter(image, (0.0, 0.0, 0.0, 0.5), Random(0))
     torch.testing.assert_close(turned.amax(dim=0), image.amax(dim=0), atol=3, rtol=0)  # value, of HSV
     assert not torch.equal(turned, image)

@@ -14,8 +14,8 @@ def test_mixup_by_hand() -> None:
     found = mixup(below, above, 0.25)  # red, with green of half the size over its left half
     assert found.boxes.tolist() == [[10, 10, 70, 30], [0, 0, 40, 40]]
     assert found.labels.tolist() == [0, 1]
-    for at, colour in {(0, 0): (0, 63, 0), (20, 20): (191, 63, 0), (20, 60): (255, 0, 0), (0, 60): (0, 0, 0)}.items():
-        assert found.image[:, at[0], at[1]].tolist() == pytest.approx(colour, abs=1)
+    for at, color in {(0, 0): (0, 63, 0), (20, 20): (191, 63, 0), (20, 60): (255, 0, 0), (0, 60): (0, 0, 0)}.items():
+        assert found.image[:, at[0], at[1]].tolist() == pytest.approx(color, abs=1)
     assert below.image[:, 0, 0].tolist() == [0, 0, 0], "the first image was written to"
 
 
