@@ -111,14 +111,16 @@ VOC: dict[str, tuple[Break, str, str]] = {
     "exif_rotated": (
         annotate_turned,
         WHOLE,
-        """exif_rotated  1  stops the conversion: the annotation's size is the image's as EXIF turns it, and so are its boxes
+        """exif_rotated  1  stops the conversion: \
+the annotation's size is the image's as EXIF turns it, and so are its boxes
     Annotations/a.xml: its size and boxes are those of JPEGImages/a.png as EXIF asks viewers to turn it
     to change: convert.checks.exif_rotated=repair (turned back to the stored pixels) | skip (skipped)""",
     ),
     "exif_orientation": (
         turn,
         WHOLE,
-        """exif_orientation  1  taken as stored: EXIF asks viewers to turn the image; boxes are taken to refer to the stored pixels
+        """exif_orientation  1  taken as stored: \
+EXIF asks viewers to turn the image; boxes are taken to refer to the stored pixels
     Annotations/a.xml: EXIF asks viewers to turn its image JPEGImages/a.png
     to change: convert.checks.exif_orientation=skip (skipped) | error (stops the conversion)""",
     ),
