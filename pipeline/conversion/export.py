@@ -12,9 +12,9 @@ from pipeline import params, recipes
 from pipeline.conversion import Survey, own_splits
 from pipeline.conversion.survey import counted
 from pipeline.data.annotations import AnnotationSet
-from pipeline.datasets.archives import archive_at, is_archive, unpack
+from pipeline.datasets.archives import find_archive, is_archive, unpack
 from pipeline.errors import PipelineError
-from pipeline.files import replacing
+from pipeline.files import atomic_replace
 from pipeline.formats.writers import coco, voc, yolo
 from pipeline.formats.writers.image_files import IMAGES, Pictures
 
@@ -54,7 +54,7 @@ def export(source: Path, to: str, out: Path, *, format: str = "auto", repair: bo
     source, out = source.absolute(), out.absolute()
     _check_places(source, out)
     try:
-        with replacing(out) as folder:
+        with atomic_replace(out) as folder:
             folder.mkdir()
             with _own_words(source, folder), _unpacked(source, folder) as raw:
                 read = own_splits(raw, _options(repair=repair), format)
@@ -72,7 +72,7 @@ def _unpacked(source: Path, folder: Path) -> Iterator[Path]:
     A folder with an archive alone means that one, as in `fcos validate` and for download.path.
     There links stay on one file system, and a killed process leaves nothing that the next one doesn't clear away.
     """
-    archive = archive_at(source)
+    archive = find_archive(source)
     if archive is None:
         yield source
         return

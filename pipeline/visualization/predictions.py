@@ -9,7 +9,7 @@ from typing import Any
 import PIL.Image
 
 from pipeline.errors import PipelineError
-from pipeline.files import out_names, write_json
+from pipeline.files import unique_jpg_names, write_json
 from pipeline.inference.model import Model
 from pipeline.inference.predict import Prediction, predict, record
 from pipeline.visualization.boxes import class_color, draw
@@ -36,7 +36,7 @@ def write(model: Model, images: Sequence[Path], score_threshold: float, out: Pat
     Raises:
         PipelineError: an image can't be decoded, or a picture would take an input's place.
     """
-    names = out_names(images)
+    names = unique_jpg_names(images)
     inputs = {image.resolve() for image in images}
     for name in names:
         if out and (out / name).resolve() in inputs:
