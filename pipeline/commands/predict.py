@@ -28,7 +28,7 @@ def predict(
     from pipeline.workspace import workspace
 
     out = out or (None if as_json else Path("predicted"))
-    images = prediction.images_of(paths, out)
+    images = prediction.find_images(paths, out)
     model = Model.load(weights or workspace() / "models/detector.safetensors", choose_device(device))
     for record in predictions.write(model, images, score, out):
         click.echo(json.dumps(record, ensure_ascii=False) if as_json else prediction.line(record))

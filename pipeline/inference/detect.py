@@ -56,7 +56,7 @@ def detect_split(
     batch_size: int,
     progress: Callable[[int], object] = int,
     rank: int = 0,
-    processes: int = 1,
+    world_size: int = 1,
 ) -> Iterator[Detection]:
     """Detections in all images of a split, with the data set's own ids.
 
@@ -66,7 +66,7 @@ def detect_split(
     """
     # Images of like shape share a batch, so that little of it is padding.
     by_shape = sorted(split.images, key=lambda image: (image.width / image.height, image.id))
-    for start in range(0, len(by_shape), batch_size * processes):
+    for start in range(0, len(by_shape), batch_size * world_size):
         first = start + rank * batch_size
         group = by_shape[first : first + batch_size]
         if group:

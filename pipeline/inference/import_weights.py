@@ -34,13 +34,13 @@ def import_weights(file: Path, out: Path, categories: Path | None = None) -> Des
     """
     if out.suffix != ".safetensors":
         raise PipelineError(f"{out}: a detector's name ends in .safetensors")
-    detector, known = detector_of(file, categories)
+    detector, known = read_detector(file, categories)
     about = Description(model=detector.config, categories=known, input_size=InputSize(_SIZE))
     save_detector(detector, about, out)
     return about
 
 
-def detector_of(file: Path, categories: Path | None = None) -> tuple[Detector, tuple[tuple[int, str], ...]]:
+def read_detector(file: Path, categories: Path | None = None) -> tuple[Detector, tuple[tuple[int, str], ...]]:
     """The detector in a file, and its categories, ids and names by label; see `import_weights`."""
     state = _read(file)
     try:

@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.inference.detect import detect
 from pipeline.inference.model import Model
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Prediction:
     detections: Detections
 
 
-def images_of(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
+def find_images(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
     """The image files that are named, or lie anywhere in a folder that is, in order; none from the folder `out`,
     where an earlier run left its pictures.
 
@@ -36,10 +36,10 @@ def images_of(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files = (file for file in path.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
+            files = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
             inside = sorted(file for file in files if out is None or out.resolve() not in file.resolve().parents)
             if not inside:
-                raise PipelineError(f"{path}: no image in this folder; looked for {', '.join(sorted(IMAGES))}")
+                raise PipelineError(f"{path}: no image in this folder; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
             found += inside
         elif path.is_file():
             found.append(path)

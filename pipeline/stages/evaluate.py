@@ -39,8 +39,8 @@ def run(params: Params) -> None:
     write_json(here / "metrics/evaluate.json", scores)
     table, picture = (here / f"plots/precision_recall.{kind}" for kind in ("csv", "png"))
     by_class = voc.evaluate(split, found)
-    curves.precision_recall_csv(by_class, table)
-    curves.precision_recall_png(by_class, picture)
+    curves.write_precision_recall(by_class, table)
+    curves.plot_precision_recall(by_class, picture)
     with mlflow.evaluate_run(params, digest(weights)) as mlflow_run:
         mlflow_run.log_metrics(logged(scores), step=0)
         mlflow_run.log_artifacts(here / "metrics/evaluate.json", table, picture)

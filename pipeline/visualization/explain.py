@@ -30,7 +30,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import unique_jpg_names, write_json
 from pipeline.inference.device import choose_device
 from pipeline.inference.model import Model
-from pipeline.loading.dataset import learned
+from pipeline.loading.dataset import trainable_annotations
 from pipeline.loading.transforms import Sample, resize
 from pipeline.params import Params
 from pipeline.visualization import heat_maps as sheets
@@ -95,7 +95,7 @@ def explain_image(params: Params, data: DataSet, model: Model | None, found: Fou
         raise PipelineError(
             f"{found.path}: not in data/unified, and without a trained detector there is nothing to show"
         )
-    objects = tuple(learned(found.annotations, difficult=params.train.include_difficult))
+    objects = tuple(trainable_annotations(found.annotations, include_difficult=params.train.include_difficult))
     whole = _sample(found, objects, data.first.label_of())
     said = _listen(model, whole) if model else None
     taught = _teach(params, objects, whole, said) if found.split else None

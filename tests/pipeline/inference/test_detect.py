@@ -38,7 +38,7 @@ def test_every_image_is_looked_at_by_exactly_one_process(picture: Callable[..., 
                 batch_size=2,
                 progress=told[-1].append,
                 rank=rank,
-                processes=count,
+                world_size=count,
             )
         )
 

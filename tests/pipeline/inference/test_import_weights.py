@@ -16,7 +16,7 @@ from pipeline.cli import main
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 from pipeline.inference.detect import detect
-from pipeline.inference.import_weights import detector_of
+from pipeline.inference.import_weights import read_detector
 from pipeline.inference.model import Model
 
 SIZE = (160, 240)
@@ -71,12 +71,12 @@ def test_cocos_91_classes_become_80_and_detect_the_same(
 
 def test_other_classes_are_numbered_or_named(small: FCOS, small_file: Path, tmp_path: Path) -> None:
     weight = small.head.classification_head.cls_logits.weight
-    detector, known = detector_of(small_file)
+    detector, known = read_detector(small_file)
     assert known == ((1, "class_1"), (2, "class_2"), (3, "class_3"))
     assert torch.equal(detector.head.class_logits.weight, weight[1:])
-    _, known = detector_of(small_file, names_file(tmp_path / "names.json", {10: "cat", 20: "dog", 30: "cow"}))
+    _, known = read_detector(small_file, names_file(tmp_path / "names.json", {10: "cat", 20: "dog", 30: "cow"}))
     assert known == ((10, "cat"), (20, "dog"), (30, "cow"))
-    detector, known = detector_of(small_file, names_file(tmp_path / "ids.json", {3: "cow", 1: "cat"}))
+    detector, known = read_detector(small_file, names_file(tmp_path / "ids.json", {3: "cow", 1: "cat"}))
     assert known == ((1, "cat"), (3, "cow"))
     assert torch.equal(detector.head.class_logits.weight, weight[[1, 3]])
 
@@ -87,7 +87,7 @@ def test_other_classes_are_numbered_or_named(small: FCOS, small_file: Path, tmp_
 )
 def test_categories_of_others(small_file: Path, tmp_path: Path, names: dict[int, str], problem: str) -> None:
     with pytest.raises(PipelineError, match=problem):
-        detector_of(small_file, names_file(tmp_path / "names.json", names))
+        read_detector(small_file, names_file(tmp_path / "names.json", names))
 
 
 @pytest.mark.parametrize(

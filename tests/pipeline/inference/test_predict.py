@@ -17,11 +17,11 @@ def test_pictures_of_an_earlier_run_are_not_read(tmp_path: Path) -> None:
     original = picture(tmp_path / "a.jpg")
     out = tmp_path / "predicted"
     picture(out / "a.jpg")
-    assert prediction.images_of([tmp_path], out) == [original]
+    assert prediction.find_images([tmp_path], out) == [original]
 
 
 def test_no_images(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="no image in this folder"):
-        prediction.images_of([tmp_path])
+        prediction.find_images([tmp_path])
     with pytest.raises(PipelineError, match=r"none\.jpg: no such file or folder"):
-        prediction.images_of([tmp_path / "none.jpg"])
+        prediction.find_images([tmp_path / "none.jpg"])
