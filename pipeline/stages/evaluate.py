@@ -11,9 +11,10 @@ from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
 from pipeline.evaluation import report, voc
 from pipeline.files import digest, write_json
-from pipeline.inference.detect import detect_split, make_postprocess
+from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
 from pipeline.inference.model import Model
+from pipeline.inference.postprocess import make_postprocess
 from pipeline.integrations import mlflow
 from pipeline.params import Params
 from pipeline.runner import run_stage
