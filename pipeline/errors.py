@@ -16,3 +16,8 @@ class PipelineError(Exception):
 def one_line(text: str) -> str:
     r"""The text with each line break as Python writes it, such as `\n`."""
     return _BREAKS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def pluralize(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: `1 image`, `2,000 images`. `plural` is for nouns that need more than an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

@@ -7,7 +7,7 @@ is worth a line.
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -123,9 +123,7 @@ def _by_class(split: AnnotationSet, *, difficult: bool) -> Counter[str]:
 
 def _sample(split: AnnotationSet) -> AnnotationSet:
     """Images at even distances, with what is in them."""
-    images = split.images[:: -(-len(split.images) // _SAMPLE)]
-    chosen = {image.id for image in images}
-    return replace(split, images=images, annotations=tuple(one for one in split.annotations if one.image_id in chosen))
+    return split.subset(split.images[:: -(-len(split.images) // _SAMPLE)])
 
 
 def _names(names: Sequence[str]) -> str:

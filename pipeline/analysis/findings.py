@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pipeline.conversion import Survey
 from pipeline.conversion.checks import CHECKS, Action, actions
 from pipeline.conversion.issues import Problem
-from pipeline.conversion.survey import counted
-from pipeline.errors import one_line
+from pipeline.errors import one_line, pluralize
 from pipeline.formats.records import Box, RawDataset, RawImage
 
 _FAR = 1e6  # pixels: no image is as large
@@ -102,11 +101,11 @@ def _placed(image: RawImage) -> Iterator[tuple[str, Place]]:
 def headline(found: Survey) -> str:
     """Format, classes, and what there is to use of each split, in a line."""
     splits = [
-        f"{name} {counted(len(split.images), 'image')}, {counted(len(split.annotations), 'object')}"
+        f"{name} {pluralize(len(split.images), 'image')}, {pluralize(len(split.annotations), 'object')}"
         for name, split in found.splits.items()
     ]
     classes = len(next(iter(found.splits.values())).categories)
-    return f"format {found.format}, {counted(classes, 'class', 'classes')}; usable: {'; '.join(splits)}"
+    return f"format {found.format}, {pluralize(classes, 'class', 'classes')}; usable: {'; '.join(splits)}"
 
 
 def verdict(health: Health) -> str:
@@ -116,16 +115,16 @@ def verdict(health: Health) -> str:
     if stopping:
         count = sum(len(one.problems) for one in stopping)
         codes = ", ".join(one.code for one in stopping)
-        return f"training would go wrong: {counted(count, 'problem')} would stop the conversion ({codes})"
+        return f"training would go wrong: {pluralize(count, 'problem')} would stop the conversion ({codes})"
     if health.obstacles:
         return f"training would go wrong: {health.obstacles[0]}"
-    mends = f"; {counted(mended, 'problem')} would be mended" if mended else ""
+    mends = f"; {pluralize(mended, 'problem')} would be mended" if mended else ""
     return f"nothing would stop the conversion{mends}"
 
 
 def notes(found: Survey) -> list[str]:
     """What isn't a problem, but worth knowing."""
-    unused = f"{counted(found.unused_image_files, 'image file')} not used"
+    unused = f"{pluralize(found.unused_image_files, 'image file')} not used"
     told = [f"{count:,} {what}" for what, count in found.ledger.notes.items()]
     left = f"splits not used: {', '.join(found.unused_splits)}"
     return told + [unused] * bool(found.unused_image_files) + [left] * bool(found.unused_splits)

@@ -12,6 +12,7 @@ from pipeline.analysis import advice
 from pipeline.analysis.advice import Floats, Situation
 from pipeline.analysis.assignment import level_name
 from pipeline.data.annotations import AnnotationSet
+from pipeline.errors import pluralize
 from pipeline.loading.dataset import learned
 
 # Of all advice, that which is about the data and the input size; the rest is about the training's course.
@@ -157,7 +158,7 @@ def _ranges(edges: Sequence[str], unit: str) -> list[str]:
 def _whole(low: int, high: int | None) -> str:
     if high is None:
         return f"{low} objects or more"
-    return f"{low} object{'' if low == 1 else 's'}" if high == low + 1 else f"{low} to {high - 1} objects"
+    return pluralize(low, "object") if high == low + 1 else f"{low} to {high - 1} objects"
 
 
 def _ratio(value: float) -> str:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from pipeline import params, recipes
 from pipeline.conversion import Survey, own_splits
-from pipeline.conversion.survey import counted
 from pipeline.data.annotations import AnnotationSet
 from pipeline.datasets.archives import archive_at, is_archive, unpack
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, pluralize
 from pipeline.files import replacing
 from pipeline.formats.writers import coco, voc, yolo
 from pipeline.formats.writers.image_files import IMAGES, Pictures
@@ -95,7 +94,7 @@ def _own_words(source: Path, folder: Path) -> Iterator[None]:
 def account(done: Exported, to: str, out: Path) -> Iterator[str]:
     """What a person should know: a line of what was written, and one each of what was repaired, noted and lost."""
     splits = "; ".join(
-        f"{name} {counted(len(split.images), 'image')}, {counted(len(split.annotations), 'object')}"
+        f"{name} {pluralize(len(split.images), 'image')}, {pluralize(len(split.annotations), 'object')}"
         for name, split in done.whole.splits.items()
     )
     yield f"{out}: {done.whole.format} → {to}: {splits}"
@@ -103,7 +102,7 @@ def account(done: Exported, to: str, out: Path) -> Iterator[str]:
         yield "repaired: " + ", ".join(f"{count} {code}" for code, count in repaired.items())
     told = [f"{count:,} {what}" for what, count in done.whole.ledger.notes.items()]
     if unused := done.whole.unused_image_files:
-        told.append(f"{counted(unused, 'image file')} not used")
+        told.append(f"{pluralize(unused, 'image file')} not used")
     if told:
         yield "; ".join(told)
     lost = "; ".join(f"{count} {what}" for what, count in done.lost.items() if count)

@@ -15,6 +15,7 @@ from pipeline.conversion.match_images import Seen, seen_splits
 from pipeline.conversion.objects import annotation_set
 from pipeline.conversion.splits import choose
 from pipeline.data.annotations import AnnotationSet
+from pipeline.errors import pluralize
 from pipeline.formats.records import RawDataset, RawSplit
 from pipeline.params import ConvertParams
 
@@ -39,7 +40,7 @@ class Survey:
             if not found.images:
                 yield f"{split} has no images{self._way_out(split)}"
             elif split != "test" and not found.annotations:
-                yield f"{split} has {counted(len(found.images), 'image')} and not one object"
+                yield f"{split} has {pluralize(len(found.images), 'image')} and not one object"
 
     def _way_out(self, split: str) -> str:
         moved = any(one.split == split and one.code in ("leak", "near_duplicate_leak") for one in self.ledger.problems)
@@ -154,8 +155,3 @@ def _summary(source: str, annotations: AnnotationSet) -> dict[str, Any]:
         "crowds": sum(item.iscrowd for item in annotations.annotations),
         "classes": {name: objects[name] for name in names.values()},
     }
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """`1 image`, `2,000 images`; `many` where an s isn't enough."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

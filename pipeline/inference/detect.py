@@ -9,7 +9,9 @@ import torch
 from fcos.config import InputSize
 from fcos.detector import Detector
 from fcos.postprocess import Detections, Postprocess
+from fcos.structures import Outputs
 from pipeline.data.annotations import AnnotationSet, Image
+from pipeline.data.boxes import xyxy_to_xywh
 from pipeline.data.detections import Detection
 from pipeline.data.images import read_image, resized
 from pipeline.params import PostprocessParams
@@ -21,6 +23,22 @@ def make_postprocess(params: PostprocessParams) -> Postprocess:
 
 
 @torch.inference_mode()
+def forward(
+    detector: Detector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
+) -> tuple[Outputs, list[Detections]]:
+    """Runs the network and post-processing on one batch.
+
+    Args:
+        images: uint8 [3, H, W] each, resized for the network.
+        input_size: the size that the detector was trained at; images are padded to its canvas.
+
+    Returns:
+        The outputs at all locations, and the detections of each image, in the pixels of `images`.
+    """
+    outputs = detector(detector.prepare(images, input_size.canvas))
+    return outputs, postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in images])
+
+
 def detect(
     detector: Detector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
 ) -> list[Detections]:
@@ -34,8 +52,7 @@ def detect(
         An image's detections each, on the CPU, boxes in the stored image's pixels.
     """
     small = [resized(image, *input_size.resized(image.shape[-2], image.shape[-1])) for image in images]
-    outputs = detector(detector.prepare(small, input_size.canvas))
-    found = postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in small])
+    _, found = forward(detector, small, input_size, postprocess)
     return [_back(one, inside, image) for one, inside, image in zip(found, small, images, strict=True)]
 
 
@@ -78,7 +95,5 @@ def detect_split(
 
 
 def _records(image: Image, found: Detections, split: AnnotationSet) -> Iterator[Detection]:
-    for (x1, y1, x2, y2), score, label in zip(
-        found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
-    ):
-        yield Detection(image.id, split.categories[label].id, (x1, y1, x2 - x1, y2 - y1), score)
+    for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
+        yield Detection(image.id, split.categories[label].id, xyxy_to_xywh(box), score)

@@ -9,7 +9,8 @@ from typing import Any
 import PIL.Image
 
 from fcos.postprocess import Detections, Postprocess
-from pipeline.data.images import read_image
+from pipeline.data.boxes import xyxy_to_xywh
+from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError
 from pipeline.inference.detect import detect
 from pipeline.inference.model import Model
@@ -55,7 +56,7 @@ def predict(model: Model, paths: Sequence[Path], score_threshold: float) -> Iter
         (found,) = detect(model.detector, [pixels], model.description.input_size, Postprocess())
         sure = found.scores >= score_threshold
         kept = Detections(found.boxes[sure], found.scores[sure], found.labels[sure])
-        yield Prediction(path, PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy()), kept)
+        yield Prediction(path, to_pil(pixels), kept)
 
 
 def record(prediction: Prediction, model: Model) -> dict[str, Any]:
@@ -70,9 +71,9 @@ def record(prediction: Prediction, model: Model) -> dict[str, Any]:
                 "category_id": model.description.categories[label][0],
                 "category": model.class_names[label],
                 "score": round(score, 4),
-                "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "bbox": [round(value, 2) for value in xyxy_to_xywh(box)],
             }
-            for (x1, y1, x2, y2), score, label in zip(
+            for box, score, label in zip(
                 found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
             )
         ],

@@ -4,8 +4,8 @@ from collections import Counter
 from typing import Any
 
 from pipeline.conversion import convert
-from pipeline.conversion.survey import counted
 from pipeline.datasets import registry
+from pipeline.errors import pluralize
 from pipeline.params import Params
 from pipeline.runner import run
 from pipeline.workspace import workspace
@@ -23,11 +23,11 @@ def body(params: Params) -> None:
 
 def _summary(dataset: str, report: dict[str, Any]) -> str:
     splits = [
-        f"{name} {counted(split['images'], 'image')}, {counted(split['objects'], 'object')}"
+        f"{name} {pluralize(split['images'], 'image')}, {pluralize(split['objects'], 'object')}"
         for name, split in report["splits"].items()
     ]
     classes = len(report["splits"]["train"]["classes"])
-    line = f"convert: {dataset} ({report['format']}, {counted(classes, 'class', 'classes')}): {'; '.join(splits)}"
+    line = f"convert: {dataset} ({report['format']}, {pluralize(classes, 'class', 'classes')}): {'; '.join(splits)}"
     found = (_drawn(report), _unused(report), _found(report, "repaired"), _found(report, "noted"))
     return "; ".join([line, *filter(None, found)])
 
@@ -42,7 +42,7 @@ def _unused(report: dict[str, Any]) -> str:
     """What lies there and is in no split that was made."""
     files, splits = report["unused_image_files"], report["unused_splits"]
     return ", ".join(
-        [f"{counted(files, 'image file')} not used"] * bool(files)
+        [f"{pluralize(files, 'image file')} not used"] * bool(files)
         + [f"splits not used: {' '.join(splits)}"] * bool(splits)
     )
 

@@ -12,13 +12,13 @@ from pipeline.errors import PipelineError
 from pipeline.files import out_names, write_json
 from pipeline.inference.model import Model
 from pipeline.inference.predict import Prediction, predict, record
-from pipeline.visualization.boxes import class_color, draw
+from pipeline.visualization.boxes import class_color, draw_boxes
 
 
 def picture(prediction: Prediction, names: Sequence[str]) -> PIL.Image.Image:
     """The image with its boxes, each with its class and score."""
     labels = prediction.detections.labels.tolist()
-    return draw(
+    return draw_boxes(
         prediction.image,
         prediction.detections.boxes.tolist(),
         [names[label] for label in labels],

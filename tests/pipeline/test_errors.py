@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.errors import PipelineError, one_line
+from pipeline.errors import PipelineError, one_line, pluralize
 
 
 @pytest.mark.parametrize("broken", ["\n", "\r\n", "\x85", "\u2028", "\x0b", "\x1e"])
@@ -14,3 +14,12 @@ def test_line_breaks_are_written_out(broken: str) -> None:
 
 def test_all_else_stays() -> None:
     assert one_line("Größe\t3 × 4, 犬.jpg") == "Größe\t3 × 4, 犬.jpg"
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (2000, "2,000 images")])
+def test_pluralize(number: int, text: str) -> None:
+    assert pluralize(number, "image") == text
+
+
+def test_irregular_plurals_are_given() -> None:
+    assert pluralize(2, "class", "classes") == "2 classes"
