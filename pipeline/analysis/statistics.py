@@ -9,11 +9,11 @@ import numpy as np
 
 from fcos.locations import size_ranges
 from pipeline.analysis import advice
-from pipeline.analysis.advice import Floats, Situation
+from pipeline.analysis.advice import Floats, Context
 from pipeline.analysis.assignment import level_name
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import pluralize
-from pipeline.loading.dataset import learned
+from pipeline.loading.dataset import trainable_annotations
 
 # Of all advice, that which is about the data and the input size; the rest is about the training's course.
 DATA_ADVICE = (
@@ -87,7 +87,7 @@ def aspect_ratios(sides: Floats) -> Histogram:
 
 def objects_per_image(split: AnnotationSet, *, difficult: bool) -> Histogram:
     """How many images have how many objects to learn."""
-    found = Counter(one.image_id for one in learned(split.annotations, difficult=difficult))
+    found = Counter(one.image_id for one in trainable_annotations(split.annotations, include_difficult=difficult))
     counts = np.array([found[image.id] for image in split.images], dtype=np.float64)
     edges = np.array([*_COUNT_EDGES, np.inf])
     names = [_whole(low, high) for low, high in zip(_COUNT_EDGES, [*_COUNT_EDGES[1:], None], strict=True)]
@@ -107,7 +107,7 @@ def image_sizes(shapes: Floats) -> list[Share]:
     return rows
 
 
-def levels(now: Situation) -> list[Share]:
+def levels(now: Context) -> list[Share]:
     """Objects that each pyramid level learns, and those that none does; empty where only a detector can tell.
 
     One may be learned by several levels.
@@ -125,7 +125,7 @@ def levels(now: Situation) -> list[Share]:
     return [*rows, Share("none", "objects that no location learns", every - now.found.learned["all"], every)]
 
 
-def told(now: Situation) -> list[str]:
+def told(now: Context) -> list[str]:
     """What to change, as far as data and input size go."""
     return [line for tell in DATA_ADVICE if (line := tell(now))]
 

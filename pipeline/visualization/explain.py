@@ -29,10 +29,10 @@ from pipeline.data.boxes import box_tensor
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError, pluralize
 from pipeline.files import out_names, write_json
-from pipeline.inference.detect import forward, make_postprocess
+from pipeline.inference.detect import forward
 from pipeline.inference.device import choose_device
 from pipeline.inference.model import Model
-from pipeline.loading.dataset import learned
+from pipeline.loading.dataset import trainable_annotations
 from pipeline.loading.transforms import Sample, resize
 from pipeline.params import Params
 from pipeline.visualization import heat_maps as sheets
@@ -87,7 +87,9 @@ def check(params: Params, data: DataSet, model: Model | None) -> None:
     model.check_classes(data.first, data.folder)
 
 
-def explain_image(params: Params, data: DataSet, model: Model | None, found: Found) -> Explained:
+def explain_image(
+    params: Params, data: DataSet, model: Model | None, found: Found, postprocess: Postprocess
+) -> Explained:
     """Everything about one image.
 
     Raises:
@@ -97,9 +99,9 @@ def explain_image(params: Params, data: DataSet, model: Model | None, found: Fou
         raise PipelineError(
             f"{found.path}: not in data/unified, and without a trained detector there is nothing to show"
         )
-    objects = tuple(learned(found.annotations, difficult=params.train.include_difficult))
+    objects = tuple(trainable_annotations(found.annotations, include_difficult=params.train.include_difficult))
     whole = _sample(found, objects, data.first.label_of())
-    said = _listen(model, make_postprocess(params.postprocess), whole) if model else None
+    said = _listen(model, whole, postprocess) if model else None
     taught = _teach(params, objects, whole, said) if found.split else None
     return Explained(found, objects, taught, said)
 
@@ -113,12 +115,11 @@ def _fitted(sample: Sample, input_size: InputSize) -> Sample:
     return resize(sample, input_size.scale(sample.image.shape[-2], sample.image.shape[-1]))
 
 
-def _listen(model: Model, postprocess: Postprocess, stored: Sample) -> Said:
-    sample = _fitted(stored, model.description.input_size)
+def _listen(model: Model, whole: Sample, postprocess: Postprocess) -> Said:
+    sample = _fitted(whole, model.description.input_size)
     outputs, (detections,) = forward(model.detector, [sample.image], model.description.input_size, postprocess)
-    confident = detections.scores >= sheets.SURE
-    kept = Detections(*(values[confident].cpu() for values in vars(detections).values()))
-    return Said(sample, outputs, kept)
+    confident = detections[detections.scores >= sheets.SURE]
+    return Said(sample, outputs, Detections(*(values.cpu() for values in vars(confident).values())))
 
 
 def _teach(
@@ -134,7 +135,7 @@ def _teach(
 
 
 def write(
-    params: Params, data: DataSet, model: Model | None, images: Sequence[Path], out: Path
+    params: Params, data: DataSet, model: Model | None, images: Sequence[Path], out: Path, postprocess: Postprocess
 ) -> list[dict[str, Any]]:
     """Explains every image: writes its pictures and explained.json into `out`, all or nothing.
 
@@ -151,7 +152,7 @@ def write(
     records = []
     with TemporaryDirectory() as staging:
         for one, stem in zip(found, stems, strict=True):
-            explained = explain_image(params, data, model, one)
+            explained = explain_image(params, data, model, one, postprocess)
             names = _pictures(explained, data, model, Path(staging) / stem)
             records.append(record(explained, names, data, model))
         written = sorted(Path(staging).iterdir())

@@ -167,7 +167,7 @@ def _numbers(found: Survey, params: Params) -> Numbers | None:
     )
 
 
-def _levels_note(now: advice.Situation) -> str:
+def _levels_note(now: advice.Context) -> str:
     if now.found is None:
         return ""
     images, objects = now.found.images, now.found.objects["all"]
