@@ -18,6 +18,6 @@ def one_line(text: str) -> str:
     return _BREAKS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
-def pluralize(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: `1 image`, `2,000 images`. `plural` is for nouns that need more than an s."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+def count_noun(number: int, singular: str, plural: str | None = None) -> str:
+    """A number with its noun, such as `1 image` or `2,000 images`; `plural` defaults to `singular` with an s."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import formats, params, recipes
 from pipeline.analysis.findings import Health, findings, headline, notes, verdict
-from pipeline.conversion.survey import surveyed
+from pipeline.conversion.survey import survey_records
 from pipeline.datasets import registry
 from pipeline.datasets.archives import archive_at, unpack
 from pipeline.errors import PipelineError
@@ -95,8 +95,8 @@ def look(raw: Path, options: ConvertParams, format: str = "auto") -> Health:
     format = entry.format if entry and format == "auto" else format
     name = formats.recognize(raw) if format == "auto" else format
     dataset = formats.read(raw, name)
-    found = surveyed(raw, name, dataset, registry.with_splits(options, entry), stops=False)
-    return Health(dataset, found, findings(found), tuple(found.unusable()))
+    found = survey_records(raw, name, dataset, registry.with_splits(options, entry), stops=False)
+    return Health(dataset, found, findings(found), tuple(found.obstacles()))
 
 
 def _downloaded(raw: Path) -> bool:

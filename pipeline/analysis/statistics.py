@@ -9,10 +9,10 @@ import numpy as np
 
 from fcos.locations import size_ranges
 from pipeline.analysis import advice
-from pipeline.analysis.advice import Floats, Context
+from pipeline.analysis.advice import Context, Floats
 from pipeline.analysis.assignment import level_name
 from pipeline.data.annotations import AnnotationSet
-from pipeline.errors import pluralize
+from pipeline.errors import count_noun
 from pipeline.loading.dataset import trainable_annotations
 
 # Of all advice, that which is about the data and the input size; the rest is about the training's course.
@@ -158,7 +158,7 @@ def _ranges(edges: Sequence[str], unit: str) -> list[str]:
 def _whole(low: int, high: int | None) -> str:
     if high is None:
         return f"{low} objects or more"
-    return pluralize(low, "object") if high == low + 1 else f"{low} to {high - 1} objects"
+    return count_noun(low, "object") if high == low + 1 else f"{low} to {high - 1} objects"
 
 
 def _ratio(value: float) -> str:

@@ -20,7 +20,7 @@ from pipeline.analysis.assignment import NEEDS_PREDICTIONS, by_level, level_name
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.data.boxes import box_tensor
-from pipeline.errors import PipelineError, pluralize
+from pipeline.errors import PipelineError, count_noun
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.params import Params
 
@@ -297,7 +297,7 @@ def text(params: Params, classes: int, made: Network, needed: Memory) -> str:
     ]
     return "\n".join(
         [
-            f"{model.backbone}, {model.neck} with {levels}, {pluralize(classes, 'class', 'classes')}; "
+            f"{model.backbone}, {model.neck} with {levels}, {count_noun(classes, 'class', 'classes')}; "
             f"one image of {height}×{width} pixels",
             "",
             _table([("part", "channels × sides", "parameters", "GFLOPs"), *parts]),

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.conversion import convert
 from pipeline.datasets import registry
-from pipeline.errors import pluralize
+from pipeline.errors import count_noun
 from pipeline.params import Params
 from pipeline.runner import run
 from pipeline.workspace import workspace
@@ -23,11 +23,11 @@ def body(params: Params) -> None:
 
 def _summary(dataset: str, report: dict[str, Any]) -> str:
     splits = [
-        f"{name} {pluralize(split['images'], 'image')}, {pluralize(split['objects'], 'object')}"
+        f"{name} {count_noun(split['images'], 'image')}, {count_noun(split['objects'], 'object')}"
         for name, split in report["splits"].items()
     ]
     classes = len(report["splits"]["train"]["classes"])
-    line = f"convert: {dataset} ({report['format']}, {pluralize(classes, 'class', 'classes')}): {'; '.join(splits)}"
+    line = f"convert: {dataset} ({report['format']}, {count_noun(classes, 'class', 'classes')}): {'; '.join(splits)}"
     found = (_drawn(report), _unused(report), _found(report, "repaired"), _found(report, "noted"))
     return "; ".join([line, *filter(None, found)])
 
@@ -42,13 +42,13 @@ def _unused(report: dict[str, Any]) -> str:
     """What lies there and is in no split that was made."""
     files, splits = report["unused_image_files"], report["unused_splits"]
     return ", ".join(
-        [f"{pluralize(files, 'image file')} not used"] * bool(files)
+        [f"{count_noun(files, 'image file')} not used"] * bool(files)
         + [f"splits not used: {' '.join(splits)}"] * bool(splits)
     )
 
 
 def _found(report: dict[str, Any], kind: str) -> str:
-    codes = Counter(entry["code"] for entry in report["entries"] if (entry["does"] == "note") == (kind == "noted"))
+    codes = Counter(entry["code"] for entry in report["entries"] if (entry["action"] == "note") == (kind == "noted"))
     counted = ", ".join(f"{count} {code}" for code, count in codes.items())
     return f"{kind}: {counted} (data/unified/report.json)" if codes else ""
 

@@ -27,7 +27,7 @@ from pipeline.analysis.lookup import DataSet, Found
 from pipeline.data.annotations import Annotation
 from pipeline.data.boxes import box_tensor
 from pipeline.data.images import read_image, to_pil
-from pipeline.errors import PipelineError, pluralize
+from pipeline.errors import PipelineError, count_noun
 from pipeline.files import out_names, write_json
 from pipeline.inference.detect import forward
 from pipeline.inference.device import choose_device
@@ -284,12 +284,12 @@ def _heat(said: Said, model: Model) -> dict[str, Any]:
 def line(record: dict[str, Any]) -> str:
     """A record as a person reads it: objects, positive locations of each level, and objects that have none."""
     if "objects" not in record:
-        return f"{record['file']}: no ground truth, {pluralize(record['detector']['detections'], 'detection')}"
+        return f"{record['file']}: no ground truth, {count_noun(record['detector']['detections'], 'detection')}"
     levels = ", ".join(f"{level['name']} {level['positives']}" for level in record["levels"])
     total = sum(level["positives"] for level in record["levels"])
     lost = [one for one in record["objects"] if one["without_location"]]
     named = "; ".join(f"{one['category']} ({one['without_location']})" for one in lost)
     return (
-        f"{record['file']} ({record['split']}): {pluralize(len(record['objects']), 'object')}, "
+        f"{record['file']} ({record['split']}): {count_noun(len(record['objects']), 'object')}, "
         f"{total} positive locations ({levels}), {len(lost)} without any{': ' if lost else ''}{named}"
     )

@@ -10,7 +10,7 @@ import PIL.Image
 from pipeline.data.annotations import Annotation, AnnotationSet, Image
 from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.images import open_image
-from pipeline.errors import PipelineError, pluralize
+from pipeline.errors import PipelineError, count_noun
 from pipeline.evaluation.error_kinds import ImageErrors, Verdict
 from pipeline.files import write_text
 from pipeline.visualization.boxes import Box, Color, draw_boxes
@@ -144,7 +144,7 @@ def _dimmed(color: Color) -> Color:
 
 def _section(title: str, images: int, files: list[str]) -> str:
     pictures = "".join(f'\n<a href="{file}"><img src="{file}" alt="{html.escape(title)}"></a>' for file in files)
-    return f"<h2>{html.escape(title)}</h2>\n<p>{pluralize(images, 'image')} in total.</p>{pictures}"
+    return f"<h2>{html.escape(title)}</h2>\n<p>{count_noun(images, 'image')} in total.</p>{pictures}"
 
 
 _PAGE = """<!doctype html>

@@ -14,7 +14,7 @@ from fcos.locations import Grid
 from fcos.postprocess import Detections
 from fcos.structures import Outputs
 from pipeline.analysis.assignment import Explanation, by_level, level_name
-from pipeline.errors import pluralize
+from pipeline.errors import count_noun
 from pipeline.visualization.boxes import (
     BACKGROUND,
     TEXT_COLOR,
@@ -83,7 +83,7 @@ def _objects(
         text = f"{name}: no location" if one.reason else name
         draw_tag(picture, _scaled(one.box, scale)[:2], text, object_color(number), 17)
     lost = sum(one.reason is not None for one in explained.objects)
-    text = f"{pluralize(len(explained.objects), 'object')}, a color each."
+    text = f"{count_noun(len(explained.objects), 'object')}, a color each."
     if lost:
         text += f" {lost} dashed and crossed: no location is positive for it, so it can't be learned."
     if left_out:
@@ -112,7 +112,7 @@ def _level(picture: PIL.Image.Image, scale: float, explained: Explanation, grid:
         elif x < picture.width and y < picture.height:  # the others look at padding
             marks.append(Dot(x, y, faint, _WHITE, 0.55))
     objects = sum(bool(one.positives[number]) for one in explained.objects)
-    counted = f"{len(learning)} of {len(learning) + len(marks)} locations learn {pluralize(objects, 'object')}."
+    counted = f"{len(learning)} of {len(learning) + len(marks)} locations learn {count_noun(objects, 'object')}."
     return Panel(
         draw_dots(picture, marks + learning),
         f"{level_name(grid.stride)}: a location every {grid.stride} px",
@@ -223,14 +223,16 @@ def _detected(large: PIL.Image.Image, scale: float, found: Detections, names: Se
         [class_color(label) for label in labels],
         found.scores.tolist(),
     )
-    return Panel(picture, "What it detects", f"{pluralize(len(labels), 'detection')} with a score of {SURE:g} or more.")
+    return Panel(
+        picture, "What it detects", f"{count_noun(len(labels), 'detection')} with a score of {SURE:g} or more."
+    )
 
 
 def _truth(large: PIL.Image.Image, scale: float, truth: Sequence[tuple[Box, str]]) -> Panel:
     boxes, names = [_scaled(box, scale) for box, _ in truth], [name for _, name in truth]
     picture = draw_boxes(large, boxes, names, [object_color(number) for number in range(len(boxes))])
     return Panel(
-        picture, "What there is", pluralize(len(truth), "object") + "." if truth else "Nothing is known of it."
+        picture, "What there is", count_noun(len(truth), "object") + "." if truth else "Nothing is known of it."
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.errors import PipelineError, one_line, pluralize
+from pipeline.errors import PipelineError, count_noun, one_line
 
 
 @pytest.mark.parametrize("broken", ["\n", "\r\n", "\x85", "\u2028", "\x0b", "\x1e"])
@@ -16,10 +16,15 @@ def test_all_else_stays() -> None:
     assert one_line("Größe\t3 × 4, 犬.jpg") == "Größe\t3 × 4, 犬.jpg"
 
 
-@pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (2000, "2,000 images")])
-def test_pluralize(number: int, text: str) -> None:
-    assert pluralize(number, "image") == text
-
-
-def test_irregular_plurals_are_given() -> None:
-    assert pluralize(2, "class", "classes") == "2 classes"
+@pytest.mark.parametrize(
+    ("number", "nouns", "expected"),
+    [
+        (0, ("image",), "0 images"),
+        (1, ("image",), "1 image"),
+        (2000, ("image",), "2,000 images"),
+        (1, ("class", "classes"), "1 class"),
+        (3, ("class", "classes"), "3 classes"),
+    ],
+)
+def test_count_noun(number: int, nouns: tuple[str, ...], expected: str) -> None:
+    assert count_noun(number, *nouns) == expected
