@@ -7,14 +7,14 @@ from pipeline.conversion import convert
 from pipeline.datasets import registry
 from pipeline.errors import count_noun
 from pipeline.params import Params
-from pipeline.runner import run
+from pipeline.runner import run_stage
 from pipeline.workspace import workspace
 
 
-def body(params: Params) -> None:
+def run(params: Params) -> None:
     here = workspace()
     raw = here / "data/raw" / params.dataset
-    entry = registry.describing(params.dataset, raw)
+    entry = registry.entry_for(params.dataset, raw)
     asked = params.download.format if params.dataset == "custom" else "auto"
     format = entry.format if entry and asked == "auto" else asked
     report = convert(raw, here / "data/unified", registry.with_splits(params.convert, entry), format)
@@ -53,9 +53,5 @@ def _found(report: dict[str, Any], kind: str) -> str:
     return f"{kind}: {counted} (data/unified/report.json)" if codes else ""
 
 
-def main() -> None:
-    run("convert", body)
-
-
 if __name__ == "__main__":
-    main()
+    run_stage("convert", run)

@@ -6,14 +6,13 @@ Writes reports/failures/ and metrics/inspect.json, fills the FiftyOne dataset, a
 
 from collections import Counter
 
-from pipeline import runner
 from pipeline.data import annotations, detections
 from pipeline.evaluation import error_kinds
 from pipeline.evaluation.error_kinds import ImageErrors
-from pipeline.files import digest, replacing, write_json
-from pipeline.integrations import fiftyone as viewer
-from pipeline.integrations import mlflow as tracking
+from pipeline.files import atomic_replace, digest, write_json
+from pipeline.integrations import fiftyone, mlflow
 from pipeline.params import Params
+from pipeline.runner import run_stage
 from pipeline.visualization import failure_sheets
 from pipeline.workspace import workspace
 
@@ -29,14 +28,16 @@ def run(params: Params) -> None:
         iou_threshold=params.inspect.iou_threshold,
     )
     report, metrics = home / "reports/failures", home / "metrics/inspect.json"
-    with replacing(report) as folder:
+    with atomic_replace(report) as folder:
         failure_sheets.write(folder, truth, errors, home / "data/raw" / params.dataset, params.inspect.max_images)
-    counts = {"errors": count_errors(errors), "views": viewer.refresh(viewer.source(params))}
+    counts = {"errors": count_errors(errors), "views": fiftyone.refresh(fiftyone.dataset_spec(params))}
     write_json(metrics, counts)
-    with tracking.inspect(params, digest(predictions)) as tracked:
-        tracked.metrics({f"inspect/{group}/{name}": n for group, found in counts.items() for name, n in found.items()})
-        tracked.artifacts(report)
-        tracked.finished(digest(metrics))
+    with mlflow.inspect_run(params, digest(predictions)) as mlflow_run:
+        mlflow_run.log_metrics(
+            {f"inspect/{group}/{name}": number for group, named in counts.items() for name, number in named.items()}
+        )
+        mlflow_run.log_artifacts(report)
+        mlflow_run.mark_finished(digest(metrics))
 
 
 def count_errors(errors: dict[int, ImageErrors]) -> dict[str, int]:
@@ -47,4 +48,4 @@ def count_errors(errors: dict[int, ImageErrors]) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    runner.run("inspect", run)
+    run_stage("inspect", run)

@@ -28,7 +28,7 @@ from pipeline.data.annotations import Annotation
 from pipeline.data.boxes import box_tensor
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError, count_noun
-from pipeline.files import out_names, write_json
+from pipeline.files import unique_jpg_names, write_json
 from pipeline.inference.detect import forward
 from pipeline.inference.device import choose_device
 from pipeline.inference.model import Model
@@ -148,7 +148,7 @@ def write(
     check(params, data, model)
     found = [data.find(path) for path in images]
     inputs = {one.path.resolve() for one in found}
-    stems = [Path(name).stem for name in out_names([one.path for one in found])]
+    stems = [Path(name).stem for name in unique_jpg_names([one.path for one in found])]
     records = []
     with TemporaryDirectory() as staging:
         for one, stem in zip(found, stems, strict=True):

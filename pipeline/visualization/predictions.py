@@ -10,7 +10,7 @@ import PIL.Image
 
 from fcos.postprocess import Postprocess
 from pipeline.errors import PipelineError
-from pipeline.files import out_names, write_json
+from pipeline.files import unique_jpg_names, write_json
 from pipeline.inference.model import Model
 from pipeline.inference.predict import Prediction, predict, to_record
 from pipeline.visualization.boxes import class_color, draw_boxes
@@ -39,7 +39,7 @@ def write(
     Raises:
         PipelineError: an image can't be decoded, or a picture would overwrite an input.
     """
-    names = out_names(images)
+    names = unique_jpg_names(images)
     if out:
         _check_overwrites(images, [out / name for name in names])
     records = []
