@@ -136,7 +136,7 @@ def _lead(work: Work, told: Params, key: str) -> None:
     if freed := states.remove_stale_states(state_dir() / "training", key):
         write_line(freed)
     checkpoint, batches, params = (
-        Checkpoint(state_dir() / "training" / key, tell=write_line),
+        Checkpoint(state_dir() / "training" / key, warn=write_line),
         work.batches(),
         work.params,
     )

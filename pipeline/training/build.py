@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fcos.config import InputSize, ModelConfig
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
-from fcos.fast.compiled import Compiled
+from fcos.fast.compiled import CompiledModel
 from fcos.postprocess import Postprocess
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
@@ -57,22 +57,40 @@ class EpochBatches(Protocol):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What ends a training by itself, as the one line that people see.
+    """Turns the errors that end a training into one line with a remedy.
 
     Raises:
-        PipelineError: the loss isn't finite, nothing is learned, the state can't be saved, or a GPU's memory is too
+        PipelineError: the loss is not finite, nothing is learned, the state can't be saved, or a GPU's memory is too
             small.
     """
     try:
         yield
     except (NonFiniteLossError, NothingToLearnError, CheckpointError) as error:
-        raise PipelineError(str(error)) from None
+        raise PipelineError(f"{error}; {_remedy(error)}") from None
     except torch.OutOfMemoryError as error:
         first = str(error).splitlines()[0]
         raise PipelineError(
             f"{first} Raise train.accumulate (the same batch in smaller parts), lower train.batch_size or train.size, "
             "or set train.precision to bf16"
         ) from None
+
+
+def _remedy(error: NonFiniteLossError | NothingToLearnError | CheckpointError) -> str:
+    match error:
+        case CheckpointError():
+            return "free some space and run the command again: training resumes from the state before it"
+        case NothingToLearnError(reason="no_objects"):
+            return "look at `fcos show-batches`, and weaken train.augment"
+        case NothingToLearnError():
+            return (
+                "look at `fcos explain`, and see whether model.levels and model.regression_ranges fit the objects' "
+                "sizes at train.size"
+            )
+        case NonFiniteLossError(skipped_steps=0):
+            bf16 = ", or train.precision bf16" if error.loss_scaling else ""
+            return f"try a lower train.lr, a longer train.warmup or a smaller train.clip_grad_norm{bf16}"
+        case _:
+            return "set train.precision to bf16 or float32, or try a lower train.lr"
 
 
 def make_batches(
@@ -290,7 +308,7 @@ def _schedule(train: TrainParams, optimizer: Optimizer, steps: int) -> LRSchedul
 def _precision(train: TrainParams, device: torch.device, processes: Processes) -> Precision:
     precision = Precision(train.precision, device)
     if precision.warning:
-        _tell(processes, precision.warning)
+        _warn(processes, f"train.precision: {precision.warning}")
     return precision
 
 
@@ -298,9 +316,11 @@ def _compiled(train: TrainParams, processes: Processes) -> Callable[[nn.Module],
     """What the network is trained through. Images on a canvas all have its shape."""
     if not train.compile:
         return lambda network: network
-    return partial(Compiled, fixed=train.letterbox, tell=partial(_tell, processes))
+    return partial(
+        CompiledModel, fixed_shape=train.letterbox, warn=lambda line: _warn(processes, f"train.compile: {line}")
+    )
 
 
-def _tell(processes: Processes, line: str) -> None:
+def _warn(processes: Processes, line: str) -> None:
     if processes.rank == 0:
         tqdm.write(f"train: {line}", file=sys.stderr)  # beside the bar
