@@ -12,7 +12,7 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.loading.batches import Batches
 from pipeline.loading.dataset import trainable_annotations
-from pipeline.loading.transforms import generator
+from pipeline.loading.transforms import torch_generator
 from pipeline.params import Params
 
 TARGET_AP50 = 0.95  # AP50 from which images count as learned by heart
@@ -82,7 +82,7 @@ def _some(split: AnnotationSet, params: Params) -> AnnotationSet:
         if trainable_annotations(own := groups[image.id], include_difficult=train.include_difficult)
         and (train.include_crowd or not any(a.iscrowd for a in own))
     ]
-    order = torch.randperm(len(fit), generator=generator(params.seed, "overfit")).tolist()
+    order = torch.randperm(len(fit), generator=torch_generator(params.seed, "overfit")).tolist()
     images = tuple(fit[index] for index in sorted(order[: train.overfit]))
     return replace(split, images=images, annotations=tuple(one for image in images for one in groups[image.id]))
 
