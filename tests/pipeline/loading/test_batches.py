@@ -37,7 +37,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def with_crowds_and_difficult_objects(split: AnnotationSet) -> AnnotationSet:
-    """The third image has only a crowd, the fourth only a difficult object, the fifth nothing; the sixth gets a crowd."""
+    """The third image has only a crowd, the fourth only a difficult object, the fifth nothing; the sixth has both."""
     changed = [
         replace(annotation, iscrowd=int(annotation.image_id == 2), difficult=int(annotation.image_id == 3))
         for annotation in split.annotations
@@ -103,7 +103,7 @@ def test_a_subset_has_its_own_indices(make: Make) -> None:
 
 def test_a_random_subset_is_reproducible_and_contains_smaller_ones(make: Make) -> None:
     data = make()
-    few, more = (
+    small, large = (
         data.random_subset(3, seed=1).image_indices.tolist(),
         data.random_subset(6, seed=1).image_indices.tolist(),
     )
