@@ -42,7 +42,7 @@ from pipeline.loading.dataset import TrainingData
 from pipeline.loading.transforms import Augmentation
 from pipeline.params import Params, TrainParams
 from pipeline.training.overfit import STEPS_PER_EPOCH, TARGET_AP50, RepeatedBatches
-from pipeline.workspace import from_root, state
+from pipeline.workspace import from_root, state_dir
 
 _FETCHED_TOGETHER = 20  # steps on a GPU whose losses are waited for together
 
@@ -124,7 +124,7 @@ def _make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Pr
 def _cache(train: TrainParams, split: AnnotationSet, raw: Path) -> ImageCache:
     """At the size of zoom 1, or at the largest that is drawn."""
     largest = InputSize((train.multi_scale[1], train.size[1])) if train.multi_scale else train.input_size
-    return ImageCache(state() / "cache", raw, split.images, largest)
+    return ImageCache(state_dir() / "cache", raw, split.images, largest)
 
 
 def make_validation(
