@@ -81,13 +81,7 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     return keep_visible(sample, image, sample.boxes - sample.boxes.new_tensor([left, top, left, top]))
 
 
-def to_pil(image: Tensor) -> PIL.Image.Image:
-    """Converts uint8 [3, H, W] to a Pillow image, on which torchvision's transforms are several times as fast."""
-    result: PIL.Image.Image = functional.to_pil_image(image)
-    return result
-
-
 def from_pil(image: PIL.Image.Image) -> Tensor:
-    """Converts a Pillow image to uint8 [3, H, W]."""
+    """Converts a Pillow image to uint8 [3, H, W]. torchvision transforms Pillow images several times as fast."""
     result: Tensor = functional.pil_to_tensor(image)
     return result
