@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fcos.detector import stacked
-from fcos.structures import targets
+from fcos.detector import batch_images
+from fcos.structures import make_targets
 from fcos.training.batch import Batch
 from pipeline.errors import PipelineError
 from pipeline.loading.dataset import TrainingData
@@ -173,11 +173,11 @@ def group_parts(parts: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
 
 def collate(samples: Sequence[Sample], canvas: tuple[int, int] | None = None) -> Batch:
     """Combines samples into a batch, padded to the largest of them, or to the canvas (height, width)."""
-    pixels, sizes = stacked([sample.image for sample in samples], canvas)
+    pixels, sizes = batch_images([sample.image for sample in samples], canvas)
     return Batch(
         pixels=pixels,
         sizes=sizes,
-        targets=targets([sample.boxes for sample in samples], [sample.labels for sample in samples]),
+        targets=make_targets([sample.boxes for sample in samples], [sample.labels for sample in samples]),
         names=[sample.name for sample in samples],
         objects=sum(len(sample.boxes) for sample in samples),
         annotated=sum(sample.annotated for sample in samples),
