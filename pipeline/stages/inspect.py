@@ -19,11 +19,10 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Image
 from pipeline.errors import PipelineError
 from pipeline.evaluation import error_kinds as errors
 from pipeline.evaluation.error_kinds import ImageErrors, Verdict
-from pipeline.files import digest, replacing, write_json, write_text
-from pipeline.integrations import fiftyone as viewer
-from pipeline.integrations import mlflow as tracking
+from pipeline.files import atomic_replace, digest, write_json, write_text
+from pipeline.integrations import fiftyone, mlflow
 from pipeline.params import Params
-from pipeline.runner import run
+from pipeline.runner import run_stage
 from pipeline.visualization.boxes import Box, Color, contact_sheet, draw
 from pipeline.workspace import workspace
 
@@ -51,7 +50,7 @@ SHEETS = {
 }
 
 
-def main(params: Params) -> None:
+def run(params: Params) -> None:
     split, home = f"{params.evaluate.split}.json", workspace()
     predictions = home / "predictions" / split
     truth = annotations.read(home / "data/unified" / split)
@@ -62,14 +61,16 @@ def main(params: Params) -> None:
         iou_threshold=params.inspect.iou_threshold,
     )
     report, numbers = home / "reports/failures", home / "metrics/inspect.json"
-    with replacing(report) as folder:
+    with atomic_replace(report) as folder:
         _write_sheets(folder, truth, judged, home / "data/raw" / params.dataset, params.inspect.max_images)
-    summary = {"errors": count(judged), "views": viewer.refresh(viewer.source(params))}
+    summary = {"errors": count(judged), "views": fiftyone.refresh(fiftyone.dataset_spec(params))}
     write_json(numbers, summary)
-    with tracking.inspect(params, digest(predictions)) as tracked:
-        tracked.metrics({f"inspect/{kind}/{name}": n for kind, group in summary.items() for name, n in group.items()})
-        tracked.artifacts(report)
-        tracked.finished(digest(numbers))
+    with mlflow.inspect_run(params, digest(predictions)) as mlflow_run:
+        mlflow_run.log_metrics(
+            {f"inspect/{kind}/{name}": n for kind, group in summary.items() for name, n in group.items()}
+        )
+        mlflow_run.log_artifacts(report)
+        mlflow_run.mark_finished(digest(numbers))
 
 
 def count(judged: dict[int, ImageErrors]) -> dict[str, int]:
@@ -173,4 +174,4 @@ _PAGE = """<!doctype html>
 
 
 if __name__ == "__main__":
-    run("inspect", main)
+    run_stage("inspect", run)

@@ -6,7 +6,7 @@ import sys
 from pipeline import process, runner
 
 if __name__ == "__main__" and len(sys.argv) == 1:
-    process.listen("train", leave=os._exit)  # before torch is imported: that takes seconds
+    process.handle_signals("train", leave=os._exit)  # before torch is imported: that takes seconds
 
 import math
 import signal
@@ -26,16 +26,16 @@ from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.files import digest, write_json
-from pipeline.integrations import mlflow as tracking
+from pipeline.integrations import mlflow
 from pipeline.params import Params, load
 from pipeline.training import launch as launching
 from pipeline.training import prune as states
-from pipeline.training.artifacts import describe, stopped_early, summary, write_weights
-from pipeline.training.build import Steps, make_batches, make_trainer, make_validation, one_line
-from pipeline.training.overfit import by_heart, check_by_heart
+from pipeline.training.artifacts import describe, early_stopping_message, training_summary, write_weights
+from pipeline.training.build import EpochBatches, make_batches, make_trainer, make_validation, one_line_errors
+from pipeline.training.overfit import check_overfit, overfit_subset
 from pipeline.visualization.curves import write_training_curves
-from pipeline.visualization.progress import Progress, say
-from pipeline.workspace import state, workspace
+from pipeline.visualization.progress import Progress, write_line
+from pipeline.workspace import state_dir, workspace
 
 _LOGGED_TOGETHER = 25  # steps: one call to MLflow for each would cost more than the call tells
 _PLOTS = ("loss.csv", "loss.png", "optimizer.png")
@@ -44,14 +44,14 @@ _PLOTS = ("loss.csv", "loss.png", "optimizer.png")
 def main() -> None:
     if len(sys.argv) > 1:  # one of several processes, started by `train`, for the training of this key
         process.die_with_parent()
-        launching.work(lambda: _help(sys.argv[1]))
-    runner.run("train", train)
+        launching.run_worker(lambda: _help(sys.argv[1]))
+    runner.run_stage("train", run)
 
 
-def train(params: Params) -> None:
+def run(params: Params) -> None:
     """Trains, then writes weights, curves and metrics, and tells MLflow; in several processes where there are to be."""
     key = runner.fingerprint("train")
-    if launching.is_worker() or (count := launching.wanted(params)) == 1:
+    if launching.is_worker() or (count := launching.num_processes(params)) == 1:
         _work(params, key)
     else:
         with _locked(f"{key}.launch"):
@@ -61,14 +61,14 @@ def train(params: Params) -> None:
 def _help(key: str) -> None:
     if runner.fingerprint("train") != key:  # it is what the state is kept under
         raise PipelineError("parameters, code or data changed while this stage ran: run `dvc repro train` again")
-    with runner.full_disk_told():
+    with runner.full_disk_errors():
         _work(load(), key)
 
 
 def _locked(name: str) -> FileLock:
     """The same training may run in another workspace (two queued experiments that differ in evaluation alone): it
     shares the state, so one waits for the other."""
-    folder = state() / "training"
+    folder = state_dir() / "training"
     folder.mkdir(exist_ok=True)
     return FileLock(folder / f"{name}.lock")
 
@@ -78,22 +78,22 @@ class Work:
     """One training, as every process of it sees it."""
 
     params: Params
-    learned_from: AnnotationSet
-    judged_on: AnnotationSet
+    train_split: AnnotationSet
+    val_split: AnnotationSet
     raw: Path
     processes: Processes
-    request: process.Request = field(default_factory=process.Request)
+    request: process.StopRequest = field(default_factory=process.StopRequest)
 
-    def batches(self) -> Steps:
-        return make_batches(self.params, self.learned_from, self.raw, self.processes)
+    def batches(self) -> EpochBatches:
+        return make_batches(self.params, self.train_split, self.raw, self.processes)
 
-    def trainer(self, batches: Steps, watcher: Watcher, checkpoint: Checkpoint | None) -> Trainer:
+    def trainer(self, batches: EpochBatches, watcher: Watcher, checkpoint: Checkpoint | None) -> Trainer:
         """The trainer, which no other process waits for yet."""
         return make_trainer(
             self.params,
             batches=batches,
-            validate=make_validation(self.params, self.judged_on, self.raw, self.request, self.processes),
-            classes=len(self.learned_from.categories),
+            validate=make_validation(self.params, self.val_split, self.raw, self.request, self.processes),
+            classes=len(self.train_split.categories),
             watcher=watcher,
             checkpoint=checkpoint,
             processes=self.processes,
@@ -104,13 +104,13 @@ class Work:
 def _work(params: Params, key: str) -> None:
     """What one process does: the first leads, the others only learn."""
     here = workspace()
-    learned_from, judged_on = (annotations.read(here / f"data/unified/{name}.json") for name in ("train", "val"))
-    with launching.processes(params) as processes:
+    train_split, val_split = (annotations.read(here / f"data/unified/{name}.json") for name in ("train", "val"))
+    with launching.join_processes(params) as processes:
         chosen = params
         if params.train.overfit:
-            chosen, learned_from = by_heart(params, learned_from, processes)
-            judged_on = learned_from
-        work = Work(chosen, learned_from, judged_on, here / "data/raw" / params.dataset, processes)
+            chosen, train_split = overfit_subset(params, train_split, processes)
+            val_split = train_split
+        work = Work(chosen, train_split, val_split, here / "data/raw" / params.dataset, processes)
         if processes.rank:
             _follow(work)
         else:
@@ -121,7 +121,7 @@ def _work(params: Params, key: str) -> None:
 def _follow(work: Work) -> None:
     trainer = work.trainer(work.batches(), Silent(), checkpoint=None)
     try:
-        with work.request.noted():
+        with work.request.deferred():
             trainer.fit()
     except (NonFiniteLoss, NothingToLearn):
         raise FailedElsewhere from None  # the first process says the same
@@ -140,27 +140,34 @@ def _lead(work: Work, told: Params, key: str) -> None:
     Args:
         told: the parameters as params.yaml has them, which MLflow is told.
     """
-    if freed := states.remove_forgotten(state() / "training", key):
-        say(freed)
-    checkpoint, batches, params = Checkpoint(state() / "training" / key, tell=say), work.batches(), work.params
-    for line in [] if params.train.overfit else advice(params, work.learned_from, work.judged_on, steps=len(batches)):
-        say(line)
-    with tracking.train(told, key=key) as run, Watching(Progress(params.train.epochs * len(batches)), run) as watcher:
+    if freed := states.remove_stale_states(state_dir() / "training", key):
+        write_line(freed)
+    checkpoint, batches, params = (
+        Checkpoint(state_dir() / "training" / key, tell=write_line),
+        work.batches(),
+        work.params,
+    )
+    for line in [] if params.train.overfit else advice(params, work.train_split, work.val_split, steps=len(batches)):
+        write_line(line)
+    with (
+        mlflow.train_run(told, key=key) as mlflow_run,
+        Watching(Progress(params.train.epochs * len(batches)), mlflow_run) as watcher,
+    ):
         trainer = work.trainer(batches, watcher, checkpoint)
         history, best = _fit(trainer, work.request, watcher)
         watcher.flush()
         if history.stopped_early and not params.train.overfit:
-            say(stopped_early(history, best, params.train.epochs))
+            write_line(early_stopping_message(history, best, params.train.epochs))
         if params.train.overfit:
-            check_by_heart(history, work.learned_from)
-        _write(trainer, history, best, work, watcher.progress.images_per_second, run)
+            check_overfit(history, work.train_split)
+        _write(trainer, history, best, work, watcher.progress.images_per_second, mlflow_run)
     checkpoint.clear()
 
 
-def _fit(trainer: Trainer, request: process.Request, watcher: "Watching") -> tuple[History, Best]:
+def _fit(trainer: Trainer, request: process.StopRequest, watcher: "Watching") -> tuple[History, Best]:
     """Trains, or ends the stage: with a line, and a state that the next training goes on from."""
     try:
-        with request.noted(), one_line():
+        with request.deferred(), one_line_errors():
             history = trainer.fit()
     except Interrupted:
         _stop(trainer, request, watcher, "its state is saved")
@@ -175,34 +182,34 @@ def _fit(trainer: Trainer, request: process.Request, watcher: "Watching") -> tup
     return history, trainer.best
 
 
-def _stop(trainer: Trainer, request: process.Request, watcher: "Watching", state: str) -> NoReturn:
+def _stop(trainer: Trainer, request: process.StopRequest, watcher: "Watching", state: str) -> NoReturn:
     watcher.progress.close()
     at = f" at step {trainer.step} of {watcher.progress.steps}; {state}: `dvc repro` goes on from there"
-    process.stopped("train", request.number or signal.SIGTERM, at)
+    process.exit_stopped("train", request.number or signal.SIGTERM, at)
 
 
 def _write(
-    trainer: Trainer, history: History, best: Best, work: Work, images_per_second: float, run: "tracking.Run"
+    trainer: Trainer, history: History, best: Best, work: Work, images_per_second: float, mlflow_run: mlflow.Run
 ) -> None:
     here, train = workspace(), work.params.train
     weights = write_weights(
-        trainer.result, best, describe(work.params, work.learned_from), here / "models", keep=train.final_weights
+        trainer.result, best, describe(work.params, work.train_split), here / "models", keep=train.final_weights
     )
-    write_training_curves(history, here / "plots", stopped_early(history, best, train.epochs))
+    write_training_curves(history, here / "plots", early_stopping_message(history, best, train.epochs))
     write_json(
         here / "metrics/train.json",
-        summary(history, best, overfit=train.overfit, images_per_second=images_per_second),
+        training_summary(history, best, overfit=train.overfit, images_per_second=images_per_second),
     )
     files = [file for path in weights for file in (path, path.with_suffix(".json"))]
-    run.artifacts(*files, *(here / "plots" / name for name in _PLOTS))
-    run.finished(digest(weights[0]))
+    mlflow_run.log_artifacts(*files, *(here / "plots" / name for name in _PLOTS))
+    mlflow_run.mark_finished(digest(weights[0]))
 
 
 class Watching:
     """Passes what training tells on: to the bar at once, to MLflow in groups."""
 
-    def __init__(self, progress: Progress, run: "tracking.Run") -> None:
-        self.progress, self.run = progress, run
+    def __init__(self, progress: Progress, mlflow_run: mlflow.Run) -> None:
+        self.progress, self.mlflow_run = progress, mlflow_run
         self.waiting: list[Row] = []
 
     def __enter__(self) -> "Watching":
@@ -224,12 +231,12 @@ class Watching:
         self.progress.validated(row)
         self.flush()
         values = {f"val/{name}": value for name, value in row.items() if name not in ("epoch", "step")}
-        self.run.metrics(values | {"epoch": row["epoch"]}, step=int(row["step"]))
+        self.mlflow_run.log_metrics(values | {"epoch": row["epoch"]}, step=int(row["step"]))
 
     def flush(self) -> None:
         """Logs what hasn't been logged yet."""
         if self.waiting:
-            self.run.steps(self.waiting)
+            self.mlflow_run.log_steps(self.waiting)
             self.waiting = []
 
 

@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 
 from fcos.training.history import UNREPORTED, History, Row
 from pipeline.evaluation.voc import VocMetrics
-from pipeline.files import replacing, write_text
+from pipeline.files import atomic_replace, write_text
 
 _STEPS = 100  # recalls 0, 0.01, …, 1, as COCO samples them
 _MOST_CLASSES = 20  # more lines than that can't be told apart in a picture
 
 
-def precision_recall_csv(metrics: VocMetrics, path: Path) -> None:
+def write_precision_recall(metrics: VocMetrics, path: Path) -> None:
     """Writes the best precision at each of 101 recalls, at IoU 0.5: a row a recall.
 
     The columns are `recall`, each class that has objects, and `mean` over them. `mean` is last since `dvc plots`
@@ -37,7 +37,7 @@ def precision_recall_csv(metrics: VocMetrics, path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def precision_recall_png(metrics: VocMetrics, path: Path) -> None:
+def plot_precision_recall(metrics: VocMetrics, path: Path) -> None:
     """Draws those curves; only their mean where there are more than twenty classes."""
     curves = _sampled(metrics)
 
@@ -58,18 +58,18 @@ def write_training_curves(history: History, folder: Path, title: str = "") -> No
     told = [{name: value for name, value in row.items() if name not in UNREPORTED} for row in history.steps]
     _write_csv(told, folder / "loss.csv")
     _write_csv(history.epochs, folder / "validation.csv")
-    loss_curves(history.steps, folder / "loss.png", title)
-    optimizer_curves(history.steps, folder / "optimizer.png")
+    plot_losses(history.steps, folder / "loss.png", title)
+    plot_optimizer(history.steps, folder / "optimizer.png")
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_replace(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
 
 
-def loss_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = "") -> None:
+def plot_losses(rows: Sequence[Mapping[str, float]], path: Path, title: str = "") -> None:
     """Draws a training's losses, and its learning rate on an axis of its own, by step.
 
     Args:
@@ -93,7 +93,7 @@ def loss_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = ""
     _picture(draw, path)
 
 
-def optimizer_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+def plot_optimizer(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draws a training's gradient norm, before clipping, on a logarithmic axis, and its learning rate, by step.
 
     Args:
@@ -145,7 +145,7 @@ def _picture(draw: Callable[[Axes], None], path: Path) -> None:
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
     draw(axes)
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with atomic_replace(path) as temporary, warnings.catch_warnings():
         # A class name in a script that the font lacks is drawn as boxes: no reason to stop, or to fill a terminal.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure.savefig(temporary, format="png", metadata={"Software": None})  # matplotlib's version is no content

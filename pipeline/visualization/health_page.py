@@ -63,7 +63,7 @@ def html(health: Health, raw: Path, name: str, params: Params) -> str:
     found = health.survey
     looked_at = _looked_at(found)
     drawn = _sampled(raw, looked_at) if looked_at else {}
-    where = {problem.where for one in health.findings for problem in one.problems[:_LISTED]}
+    where = {problem.source for one in health.findings for problem in one.problems[:_LISTED]}
     seen = places(health.dataset, where)
     classes = _classes(found)
     content = {
@@ -120,7 +120,7 @@ def _sums(split: AnnotationSet) -> tuple[int, ...]:
 
 def _problem(finding: Finding, raw: Path, seen: Mapping[str, Place]) -> dict[str, Any]:
     listed = finding.problems[:_LISTED]
-    shown = [problem.where for problem in listed if problem.where in seen]
+    shown = [problem.source for problem in listed if problem.source in seen]
     of_file = {seen[where].file: where for where in reversed(shown)}  # an image once, with its first example
     pictured = sorted(of_file.values(), key=shown.index)[:_PICTURED]
     pictures = samples.draw_all([_example(where, seen[where], raw) for where in pictured])

@@ -48,7 +48,7 @@ def batch(indices: list[int]) -> Batch:
     return Batch(pixels, sizes, targets(boxes, labels), [f"{index}.png" for index in indices], objects, objects)
 
 
-def cause(trouble: str, folder: Path, request: process.Request) -> None:
+def cause(trouble: str, folder: Path, request: process.StopRequest) -> None:
     """Once, whatever it is."""
     if trouble == "image":
         raise PipelineError("b.png: not an image")
@@ -63,7 +63,7 @@ def cause(trouble: str, folder: Path, request: process.Request) -> None:
             time.sleep(0.01)
 
 
-def trainer(folder: Path, processes: Processes, trouble: str, request: process.Request) -> Trainer:
+def trainer(folder: Path, processes: Processes, trouble: str, request: process.StopRequest) -> Trainer:
     """Goes wrong as `trouble` says, in the second process, in the second epoch."""
     torch.manual_seed(0)
     detector = build(MODEL, 3)
@@ -106,14 +106,14 @@ def main() -> None:
     folder, trouble = Path(sys.argv[1]), " ".join(sys.argv[2:])
     values = recipes.defaults()
     values = replace(values, machine=replace(values.machine, device="cpu"))
-    with launching.processes(values) as processes:
-        request = process.Request()
+    with launching.join_processes(values) as processes:
+        request = process.StopRequest()
         training = trainer(folder, processes, trouble, request)
-        with request.noted():
+        with request.deferred():
             training.fit()
         if processes.rank == 0:
             torch.save(training.result.state_dict(), folder / "weights.pt")
 
 
 if __name__ == "__main__":
-    launching.work(main)
+    launching.run_worker(main)

@@ -15,7 +15,7 @@ from pipeline.data import annotations
 from pipeline.data import detections as results
 from pipeline.evaluation import error_kinds as errors
 from pipeline.files import digest
-from pipeline.integrations import mlflow as tracking
+from pipeline.integrations import mlflow
 from pipeline.stages import inspect as stage
 from tests.support.paths import PROJECT
 
@@ -46,7 +46,7 @@ def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(inspe
         "duplicates.jpg", "false_positives.jpg", "index.html", "missed_objects.jpg", "poor_boxes.jpg",
         "wrong_class.jpg",
     ]  # fmt: skip
-    store = tracking.Store.open()
+    store = mlflow.Store.open()
     (run,) = store.client.search_runs([store.experiment])
     assert run.data.tags["predictions"] == digest(inspected.root / "predictions/val.json")
     assert run.data.metrics["inspect/errors/missed"] == 3
