@@ -113,7 +113,7 @@ def _mongod() -> str:
     if os.environ.get("FIFTYONE_DATABASE_URI"):
         return "FIFTYONE_DATABASE_URI names a server"
     try:
-        return str(mongo.find())
+        return str(mongo.find_mongod())
     except PipelineError as error:
         return str(error)
 
