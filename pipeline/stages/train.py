@@ -18,9 +18,9 @@ from filelock import FileLock
 
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.distributed import Processes
-from fcos.training.guards import NonFiniteLoss, NothingToLearn
-from fcos.training.history import UNREPORTED, Best, History, Row, Watcher
-from fcos.training.trainer import FailedElsewhere, Interrupted, Trainer
+from fcos.training.guards import NonFiniteLossError, NothingToLearnError
+from fcos.training.history import UNREPORTED, Best, Callback, History, NullCallback, Row
+from fcos.training.trainer import PeerFailedError, Trainer, TrainingInterrupted
 from pipeline.analysis.advice import advice
 from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
@@ -87,14 +87,14 @@ class Work:
     def batches(self) -> EpochBatches:
         return make_batches(self.params, self.train_split, self.raw, self.processes)
 
-    def trainer(self, batches: EpochBatches, watcher: Watcher, checkpoint: Checkpoint | None) -> Trainer:
+    def trainer(self, batches: EpochBatches, callback: Callback, checkpoint: Checkpoint | None) -> Trainer:
         """The trainer, which no other process waits for yet."""
         return make_trainer(
             self.params,
             batches=batches,
             validate=make_validation(self.params, self.val_split, self.raw, self.request, self.processes),
             classes=len(self.train_split.categories),
-            watcher=watcher,
+            callback=callback,
             checkpoint=checkpoint,
             processes=self.processes,
             interrupted=self.request,
@@ -119,19 +119,12 @@ def _work(params: Params, key: str) -> None:
 
 
 def _follow(work: Work) -> None:
-    trainer = work.trainer(work.batches(), Silent(), checkpoint=None)
+    trainer = work.trainer(work.batches(), NullCallback(), checkpoint=None)
     try:
         with work.request.deferred():
             trainer.fit()
-    except (NonFiniteLoss, NothingToLearn):
-        raise FailedElsewhere from None  # the first process says the same
-
-
-class Silent:
-    """Tells nobody."""
-
-    def stepped(self, row: Row, images: int) -> None: ...
-    def validated(self, row: Row) -> None: ...
+    except (NonFiniteLossError, NothingToLearnError):
+        raise PeerFailedError from None  # the first process says the same
 
 
 def _lead(work: Work, told: Params, key: str) -> None:
@@ -151,40 +144,40 @@ def _lead(work: Work, told: Params, key: str) -> None:
         write_line(line)
     with (
         mlflow.train_run(told, key=key) as mlflow_run,
-        Watching(Progress(params.train.epochs * len(batches)), mlflow_run) as watcher,
+        Watching(Progress(params.train.epochs * len(batches)), mlflow_run) as callback,
     ):
-        trainer = work.trainer(batches, watcher, checkpoint)
-        history, best = _fit(trainer, work.request, watcher)
-        watcher.flush()
+        trainer = work.trainer(batches, callback, checkpoint)
+        history, best = _fit(trainer, work.request, callback)
+        callback.flush()
         if history.stopped_early and not params.train.overfit:
             write_line(early_stopping_message(history, best, params.train.epochs))
         if params.train.overfit:
             check_overfit(history, work.train_split)
-        _write(trainer, history, best, work, watcher.progress.images_per_second, mlflow_run)
+        _write(trainer, history, best, work, callback.progress.images_per_second, mlflow_run)
     checkpoint.clear()
 
 
-def _fit(trainer: Trainer, request: process.StopRequest, watcher: "Watching") -> tuple[History, Best]:
+def _fit(trainer: Trainer, request: process.StopRequest, callback: "Watching") -> tuple[History, Best]:
     """Trains, or ends the stage: with a line, and a state that the next training goes on from."""
     try:
         with request.deferred(), one_line_errors():
             history = trainer.fit()
-    except Interrupted:
-        _stop(trainer, request, watcher, "its state is saved")
+    except TrainingInterrupted:
+        _stop(trainer, request, callback, "its state is saved")
     except RuntimeError:
-        if not request() or trainer.processes.count > 1:  # of several, a launcher ends those that lost another
+        if not request() or trainer.processes.world_size > 1:  # of several, a launcher ends those that lost another
             raise
         # The signal went to all processes, and ended the loader's workers in the middle of a step.
-        _stop(trainer, request, watcher, "the state before is kept")
+        _stop(trainer, request, callback, "the state before is kept")
     if request():  # in the last moment: if DVC is no more, nobody would take the result
-        _stop(trainer, request, watcher, "its state is saved")
+        _stop(trainer, request, callback, "its state is saved")
     assert trainer.best
     return history, trainer.best
 
 
-def _stop(trainer: Trainer, request: process.StopRequest, watcher: "Watching", state: str) -> NoReturn:
-    watcher.progress.close()
-    at = f" at step {trainer.step} of {watcher.progress.steps}; {state}: `dvc repro` goes on from there"
+def _stop(trainer: Trainer, request: process.StopRequest, callback: "Watching", state: str) -> NoReturn:
+    callback.progress.close()
+    at = f" at step {trainer.step} of {callback.progress.steps}; {state}: `dvc repro` goes on from there"
     process.exit_stopped("train", request.number or signal.SIGTERM, at)
 
 
@@ -220,15 +213,15 @@ class Watching:
         self.flush()  # MLflow gets all steps, also of a training that stops here
         self.progress.__exit__(None, None, None)
 
-    def stepped(self, row: Row, images: int) -> None:
-        self.progress.stepped(row, images)
+    def on_step(self, row: Row, images: int) -> None:
+        self.progress.on_step(row, images)
         told = {k: v for k, v in row.items() if k not in ("step", *UNREPORTED) and math.isfinite(v)}
         self.waiting.append({"step": row["step"]} | {f"train/{k}": v for k, v in told.items()})
         if len(self.waiting) >= _LOGGED_TOGETHER:
             self.flush()
 
-    def validated(self, row: Row) -> None:
-        self.progress.validated(row)
+    def on_validation(self, row: Row) -> None:
+        self.progress.on_validation(row)
         self.flush()
         values = {f"val/{name}": value for name, value in row.items() if name not in ("epoch", "step")}
         self.mlflow_run.log_metrics(values | {"epoch": row["epoch"]}, step=int(row["step"]))
