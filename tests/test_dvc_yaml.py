@@ -18,7 +18,6 @@ from tests.support.paths import PROJECT
 
 PACKAGES = ("fcos", "pipeline")
 # What can't change a stage's result: the ground that carries it, advice, progress, pictures, MLflow and FiftyOne.
-# A stage whose result is pictures declares the visualization it uses.
 NEUTRAL = (
     "pipeline/analysis",
     "pipeline/errors.py",
@@ -30,6 +29,12 @@ NEUTRAL = (
     "pipeline/runner.py",
     "pipeline/visualization",
     "pipeline/workspace.py",
+)
+# The pictures that inspect writes are its result, so these modules are not neutral.
+PICTURES = (
+    "pipeline/visualization/boxes.py",
+    "pipeline/visualization/contact_sheets.py",
+    "pipeline/visualization/failure_sheets.py",
 )
 # Small packages that are declared whole, whichever of their modules a stage imports.
 WHOLE = {"fcos/fast", "pipeline/data"}
@@ -65,6 +70,10 @@ def within(file: Path, names: Iterator[str] | tuple[str, ...] | set[str] | list[
     return any(file == Path(name) or Path(name) in file.parents for name in names)
 
 
+def neutral(file: Path) -> bool:
+    return within(file, NEUTRAL) and not within(file, PICTURES)
+
+
 def imported(stage: str) -> set[Path]:
     """The files that the stage imports and that can change its result, itself included.
 
@@ -75,7 +84,7 @@ def imported(stage: str) -> set[Path]:
     while todo:
         module = todo.pop()
         seen.add(module)
-        if within(source(module), NEUTRAL):
+        if neutral(source(module)):
             continue
         parents = {module.rsplit(".", depth)[0] for depth in range(1, module.count(".") + 1)}  # they run first
         todo |= (graph.find_modules_directly_imported_by(module) | parents) - seen
@@ -83,7 +92,7 @@ def imported(stage: str) -> set[Path]:
 
 
 def determining(stage: str) -> set[Path]:
-    return {file for file in imported(stage) if not within(file, NEUTRAL)}
+    return {file for file in imported(stage) if not neutral(file)}
 
 
 def code(stage: str) -> list[str]:

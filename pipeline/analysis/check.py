@@ -129,8 +129,8 @@ def _measure(
     )
     loaded, decoding = _load(share, train, raw)
     clock = Clock()
-    part = replace(val, images=val.images[:: -(-len(val.images) // share.train.batch_size)])
-    judging = Judging(share, replace(part, annotations=_of(part)), raw)
+    part = val.subset(val.images[:: -(-len(val.images) // share.train.batch_size)])
+    judging = Judging(share, part, raw)
     trainer = make_trainer(
         share,
         batches=loaded,
@@ -199,12 +199,6 @@ class Judging:
         row = self.validate(detector)
         self.seconds = time.perf_counter() - started
         return row
-
-
-def _of(split: AnnotationSet) -> tuple[annotations.Annotation, ...]:
-    """What is in its images."""
-    chosen = {image.id for image in split.images}
-    return tuple(one for one in split.annotations if one.image_id in chosen)
 
 
 def _run(trainer: Trainer) -> tuple[float, float]:

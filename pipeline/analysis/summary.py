@@ -19,7 +19,8 @@ from fcos.training.optimization import make_optimizer
 from pipeline.analysis.assignment import NEEDS_PREDICTIONS, by_level, level_name, places, unpredicted
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet
-from pipeline.errors import PipelineError
+from pipeline.data.boxes import box_tensor
+from pipeline.errors import PipelineError, count_noun
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.params import Params
 
@@ -276,9 +277,7 @@ def _positives(config: ModelConfig, scenes: Sequence[_Scene]) -> Tensor:
 
 def _boxes(scene: _Scene) -> Tensor:
     (new_height, new_width), (height, width), own = scene
-    x, y, w, h = torch.tensor([one.bbox for one in own]).unbind(-1)
-    factors = torch.tensor([new_width / width, new_height / height] * 2)
-    return torch.stack([x, y, x + w, y + h], dim=-1) * factors
+    return box_tensor(own) * torch.tensor([new_width / width, new_height / height] * 2)
 
 
 def text(params: Params, classes: int, made: Network, needed: Memory) -> str:
@@ -298,7 +297,7 @@ def text(params: Params, classes: int, made: Network, needed: Memory) -> str:
     ]
     return "\n".join(
         [
-            f"{model.backbone}, {model.neck} with {levels}, {classes} class{'' if classes == 1 else 'es'}; "
+            f"{model.backbone}, {model.neck} with {levels}, {count_noun(classes, 'class', 'classes')}; "
             f"one image of {height}×{width} pixels",
             "",
             _table([("part", "channels × sides", "parameters", "GFLOPs"), *parts]),

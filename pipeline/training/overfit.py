@@ -83,8 +83,7 @@ def _some(split: AnnotationSet, params: Params) -> AnnotationSet:
         and (train.include_crowd or not any(a.iscrowd for a in own))
     ]
     order = torch.randperm(len(fit), generator=generator(params.seed, "overfit")).tolist()
-    images = tuple(fit[index] for index in sorted(order[: train.overfit]))
-    return replace(split, images=images, annotations=tuple(one for image in images for one in groups[image.id]))
+    return split.subset(fit[index] for index in sorted(order[: train.overfit]))
 
 
 def check_overfit(history: History, split: AnnotationSet) -> None:

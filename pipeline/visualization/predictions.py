@@ -13,13 +13,13 @@ from pipeline.errors import PipelineError
 from pipeline.files import unique_jpg_names, write_json
 from pipeline.inference.model import Model
 from pipeline.inference.predict import Prediction, predict, to_record
-from pipeline.visualization.boxes import class_color, draw
+from pipeline.visualization.boxes import class_color, draw_boxes
 
 
 def draw_prediction(prediction: Prediction, names: Sequence[str]) -> PIL.Image.Image:
     """The image with the box, class and score of each detection."""
     labels = prediction.detections.labels.tolist()
-    return draw(
+    return draw_boxes(
         prediction.image,
         prediction.detections.boxes.tolist(),
         [names[label] for label in labels],
