@@ -122,7 +122,7 @@ def _check_unchanged(before: dict[str, str], after: dict[str, str], name: str, *
     others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
     remedy = f"run `dvc repro {name}` again"
     if resumable:
-        remedy = f"to keep the result, undo the edit and run `dvc repro`; to start from the edit, run `dvc repro {name}`"
+        remedy = f"undo the edit and run `dvc repro` to keep the result, or run `dvc repro {name}` to start anew"
     raise PipelineError(
         f"{changed[0]}{others} changed while this stage ran, so its result doesn't match its inputs: {remedy}"
     )

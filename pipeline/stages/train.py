@@ -10,11 +10,11 @@ if __name__ == "__main__" and len(sys.argv) == 1:
 
 import math
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
-
-from filelock import FileLock
 
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.distributed import Processes
@@ -28,8 +28,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import digest, write_json
 from pipeline.integrations import mlflow
 from pipeline.params import Params, load
-from pipeline.training import launch as launching
-from pipeline.training import prune as states
+from pipeline.training import launch, prune
 from pipeline.training.artifacts import describe, early_stopping_message, training_summary, write_weights
 from pipeline.training.build import EpochBatches, make_batches, make_trainer, make_validation, one_line_errors
 from pipeline.training.overfit import check_overfit, overfit_subset
@@ -44,33 +43,36 @@ _PLOTS = ("loss.csv", "loss.png", "optimizer.png")
 def main() -> None:
     if len(sys.argv) > 1:  # one of several processes, started by `train`, for the training of this key
         process.die_with_parent()
-        launching.run_worker(lambda: _help(sys.argv[1]))
+        launch.run_worker(lambda: _run_worker(sys.argv[1]))
     runner.run_stage("train", run)
 
 
-def run(params: Params) -> None:
-    """Trains, then writes weights, curves and metrics, and tells MLflow; in several processes where there are to be."""
-    key = runner.fingerprint("train")
-    if launching.is_worker() or (count := launching.num_processes(params)) == 1:
-        _work(params, key)
+def run(params: Params) -> Callable[[], None]:
+    """Trains, writes weights, curves and metrics, and logs them to MLflow; launches several processes if needed.
+
+    Returns:
+        A function that removes the training's state. Until it is called, the stage can be repeated in seconds.
+    """
+    state = _state(runner.fingerprint("train"))
+    if launch.is_worker() or (count := launch.num_processes(params)) == 1:
+        _train(params, state)
     else:
-        with _locked(f"{key}.launch"):
-            launching.launch("pipeline.stages.train", key, count=count)
+        with prune.launch_lock(state):
+            launch.launch("pipeline.stages.train", state.name, count=count)
+    return partial(prune.remove_finished_state, state)
 
 
-def _help(key: str) -> None:
-    if runner.fingerprint("train") != key:  # it is what the state is kept under
+def _run_worker(key: str) -> None:
+    """Trains in one of several processes that `run` launched."""
+    if runner.fingerprint("train") != key:  # the key of the state
         raise PipelineError("parameters, code or data changed while this stage ran: run `dvc repro train` again")
     with runner.full_disk_errors():
-        _work(load(), key)
+        _train(load(), _state(key))
 
 
-def _locked(name: str) -> FileLock:
-    """The same training may run in another workspace (two queued experiments that differ in evaluation alone): it
-    shares the state, so one waits for the other."""
-    folder = state_dir() / "training"
-    folder.mkdir(exist_ok=True)
-    return FileLock(folder / f"{name}.lock")
+def _state(key: str) -> Path:
+    """The folder of a training's state. Queued experiments with the same training share it, one after the other."""
+    return state_dir() / "training" / key
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,11 @@ class Work:
         )
 
 
-def _work(params: Params, key: str) -> None:
-    """What one process does: the first leads, the others only learn."""
+def _train(params: Params, state: Path) -> None:
+    """Trains in this process. The first process also saves the state, reports and writes the results."""
     here = workspace()
     train_split, val_split = (annotations.read(here / f"data/unified/{name}.json") for name in ("train", "val"))
-    with launching.join_processes(params) as processes:
+    with launch.join_processes(params) as processes:
         chosen = params
         if params.train.overfit:
             chosen, train_split = overfit_subset(params, train_split, processes)
@@ -114,8 +116,8 @@ def _work(params: Params, key: str) -> None:
         if processes.rank:
             _follow(work)
         else:
-            with _locked(key):
-                _lead(work, params, key)
+            with prune.state_lock(state):
+                _lead(work, params, state)
 
 
 def _follow(work: Work) -> None:
@@ -134,23 +136,20 @@ class Silent:
     def validated(self, row: Row) -> None: ...
 
 
-def _lead(work: Work, told: Params, key: str) -> None:
-    """Trains, tells and writes.
+def _lead(work: Work, logged_params: Params, state: Path) -> None:
+    """Trains, reports and writes the results.
 
     Args:
-        told: the parameters as params.yaml has them, which MLflow is told.
+        logged_params: the parameters as params.yaml has them, for MLflow.
     """
-    if freed := states.remove_stale_states(state_dir() / "training", key):
-        write_line(freed)
-    checkpoint, batches, params = (
-        Checkpoint(state_dir() / "training" / key, tell=write_line),
-        work.batches(),
-        work.params,
-    )
+    if message := prune.remove_stale_states(state.parent, state.name):
+        write_line(message)
+    checkpoint = Checkpoint(state, tell=write_line)
+    batches, params = work.batches(), work.params
     for line in [] if params.train.overfit else advice(params, work.train_split, work.val_split, steps=len(batches)):
         write_line(line)
     with (
-        mlflow.train_run(told, key=key) as mlflow_run,
+        mlflow.train_run(logged_params, key=state.name, resumed=checkpoint.newest.is_file()) as mlflow_run,
         Watching(Progress(params.train.epochs * len(batches)), mlflow_run) as watcher,
     ):
         trainer = work.trainer(batches, watcher, checkpoint)
@@ -161,7 +160,6 @@ def _lead(work: Work, told: Params, key: str) -> None:
         if params.train.overfit:
             check_overfit(history, work.train_split)
         _write(trainer, history, best, work, watcher.progress.images_per_second, mlflow_run)
-    checkpoint.clear()
 
 
 def _fit(trainer: Trainer, request: process.StopRequest, watcher: "Watching") -> tuple[History, Best]:

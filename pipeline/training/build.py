@@ -71,7 +71,7 @@ def one_line_errors() -> Iterator[None]:
         first = str(error).splitlines()[0]
         raise PipelineError(
             f"{first} Raise train.accumulate (the same batch in smaller parts), lower train.batch_size or train.size, "
-            "or set train.precision to bf16"
+            "or set train.precision to bf16; each changes the result, so training then starts from the beginning"
         ) from None
 
 

@@ -85,13 +85,21 @@ def _is_recent(state: Path) -> bool:
 
 @contextmanager
 def _exclusive(state: Path) -> Iterator[None]:
-    """Holds both locks of a state, and deletes their files at the end unless the state is still there.
+    """Holds both locks of a state.
 
     Raises:
-        Timeout: another process holds a lock.
+        Timeout: another process holds one of them.
     """
-    with launch_lock(state).acquire(timeout=0) as launch, state_lock(state).acquire(timeout=0) as use:
+    with _held(launch_lock(state), state), _held(state_lock(state), state):
         yield
-        if not state.is_dir():
-            for lock in (launch, use):
+
+
+@contextmanager
+def _held(lock: FileLock, state: Path) -> Iterator[None]:
+    """Holds a lock, and deletes its file at the end if the state doesn't exist."""
+    with lock.acquire(timeout=0):
+        try:
+            yield
+        finally:
+            if not state.is_dir():
                 Path(lock.lock_file).unlink(missing_ok=True)

@@ -81,4 +81,4 @@ def test_a_full_disk_is_one_line() -> None:
     started = begin("", body)
     _, told = started.communicate(timeout=20)
     assert started.returncode == 1
-    assert told == "convert: models/x: No space left on device; make room, and run `dvc repro` again\n"
+    assert told == "convert: models/x: No space left on device; free some space and run `dvc repro` again\n"
