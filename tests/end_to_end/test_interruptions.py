@@ -126,7 +126,7 @@ def kill_when_at_work(stage: str, running: subprocess.Popen[bytes]) -> None:
     running.communicate(timeout=240)
 
 
-def test_parameters_changed_while_a_stage_runs_are_told(project: Path) -> None:
+def test_parameters_changed_while_a_stage_runs_are_an_error_that_keeps_the_state(project: Path) -> None:
     """DVC would write a lock that lies."""
     params = project / "params.yaml"
     original = params.read_text()
@@ -139,6 +139,8 @@ def test_parameters_changed_while_a_stage_runs_are_told(project: Path) -> None:
     output, _ = running.communicate(timeout=240)
     assert running.returncode != 0
     assert b"train: params.yaml: train changed while this stage ran" in output
+    assert b"undo the edit and run `dvc repro` to keep the result" in output
+    assert list((project / ".fcos/training").glob("*/state.pt"))
     params.write_text(original)
     run(project, "dvc", "repro")
 
