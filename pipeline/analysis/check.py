@@ -73,11 +73,11 @@ class Clock:
         self.rows: list[Row] = []
         self.at: list[float] = []
 
-    def stepped(self, row: Row, images: int) -> None:  # noqa: ARG002
+    def on_step(self, row: Row, images: int) -> None:  # noqa: ARG002
         self.rows.append(row)
         self.at.append(time.perf_counter())
 
-    def validated(self, row: Row) -> None:
+    def on_validation(self, row: Row) -> None:
         """Timed where it is done."""
 
 
@@ -136,7 +136,7 @@ def _measure(
         batches=loaded,
         validate=judging,
         classes=len(train.categories),
-        watcher=clock,
+        callback=clock,
         checkpoint=checkpoint,
     )
     if device.type == "cuda":

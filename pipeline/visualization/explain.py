@@ -265,14 +265,14 @@ def _objects(taught: Explanation, class_of: dict[int, str]) -> list[dict[str, An
 
 
 def _heat(said: Said, model: Model) -> dict[str, Any]:
-    points, quality = said.outputs.points, said.outputs.quality
-    best = by_level(said.outputs.logits[0].float().sigmoid().amax(dim=-1).cpu(), points)
+    locations, quality = said.outputs.locations, said.outputs.quality
+    best = by_level(said.outputs.logits[0].float().sigmoid().amax(dim=-1).cpu(), locations)
     levels: list[dict[str, Any]] = [
         {"name": level_name(grid.stride), "highest_class": round(float(values.max()), 4)}
-        for grid, values in zip(points.grids, best, strict=True)
+        for grid, values in zip(locations.grids, best, strict=True)
     ]
     if quality is not None:
-        for level, values in zip(levels, by_level(quality[0].float().sigmoid().cpu(), points), strict=True):
+        for level, values in zip(levels, by_level(quality[0].float().sigmoid().cpu(), locations), strict=True):
             level[f"highest_{model.description.model.quality}"] = round(float(values.max()), 4)
     return {
         "network_size": list(said.sample.image.shape[-2:]),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import ImageDraw
 from torch import Tensor
 
-from fcos.locations import Grid
+from fcos.locations import LevelGrid
 from fcos.postprocess import Detections
 from fcos.structures import Outputs
 from pipeline.analysis.assignment import Explanation, by_level, level_name
@@ -91,7 +91,9 @@ def _objects(
     return Panel(picture, "What there is to learn", text)
 
 
-def _level(picture: PIL.Image.Image, scale: float, explained: Explanation, grid: Grid, number: int, at: slice) -> Panel:
+def _level(
+    picture: PIL.Image.Image, scale: float, explained: Explanation, grid: LevelGrid, number: int, at: slice
+) -> Panel:
     for index, one in enumerate(explained.objects):
         if one.positives[number]:
             draw_outline(picture, _scaled(one.box, scale), object_color(index))
@@ -101,7 +103,7 @@ def _level(picture: PIL.Image.Image, scale: float, explained: Explanation, grid:
     largest, faint = min(15.0, max(2.6, 0.46 * step)), min(2.6, max(0.7, 0.08 * step))
     marks, learning = [], []
     for (x, y), positive, index, central in zip(
-        (explained.places.locations[at] * scale).tolist(),
+        (explained.places.xy[at] * scale).tolist(),
         explained.positive[at].tolist(),
         explained.index[at].tolist(),
         explained.centerness[at].tolist(),
@@ -120,7 +122,7 @@ def _level(picture: PIL.Image.Image, scale: float, explained: Explanation, grid:
     )
 
 
-def _answers_for(grid: Grid) -> str:
+def _answers_for(grid: LevelGrid) -> str:
     """The range of max(l, t, r, b) that a level learns, in words."""
     above, up_to = f"{grid.above:g}", f"{grid.up_to:g}"
     if math.isinf(grid.up_to):
@@ -198,14 +200,14 @@ def heat_maps(
     scale = _HEAT_LONG / max(image.size)
     large = _enlarged(image, scale)
     probability, label = outputs.logits[0].float().sigmoid().cpu().max(dim=-1)
-    points, grids = outputs.points, outputs.points.grids
+    locations, grids = outputs.locations, outputs.locations.grids
     classes = [
         _class_panel(large, scale, *each, names)
-        for each in zip(grids, by_level(probability, points), by_level(label, points), strict=True)
+        for each in zip(grids, by_level(probability, locations), by_level(label, locations), strict=True)
     ]
     rows = [[_detected(large, scale, found, names), *classes]]
     if outputs.quality is not None:
-        central = by_level(outputs.quality[0].float().sigmoid().cpu(), points)
+        central = by_level(outputs.quality[0].float().sigmoid().cpu(), locations)
         panels = [
             Panel(_map(large, scale, grid, values)[0], f"{level_name(grid.stride)}: {quality}", _highest(values))
             for grid, values in zip(grids, central, strict=True)
@@ -237,7 +239,7 @@ def _truth(large: PIL.Image.Image, scale: float, truth: Sequence[tuple[Box, str]
 
 
 def _map(
-    large: PIL.Image.Image, scale: float, grid: Grid, values: Tensor
+    large: PIL.Image.Image, scale: float, grid: LevelGrid, values: Tensor
 ) -> tuple[PIL.Image.Image, NDArray[np.float32]]:
     """A level's values over the image, each cell around its location; and the values as [h, w]."""
     table = values.view(grid.height, grid.width).numpy()
@@ -247,16 +249,16 @@ def _map(
 
 
 def _class_panel(
-    large: PIL.Image.Image, scale: float, grid: Grid, values: Tensor, labels: Tensor, names: Sequence[str]
+    large: PIL.Image.Image, scale: float, grid: LevelGrid, values: Tensor, labels: Tensor, names: Sequence[str]
 ) -> Panel:
     picture, _ = _map(large, scale, grid, values)
     for place in _peaks(grid, values):
-        x, y = (grid.locations()[place] * scale).tolist()
+        x, y = (grid.xy()[place] * scale).tolist()
         draw_tag(picture, (x, y), names[int(labels[place])], class_color(int(labels[place])), 14)
     return Panel(picture, f"{level_name(grid.stride)}: class", f"A location every {grid.stride} px. {_highest(values)}")
 
 
-def _peaks(grid: Grid, values: Tensor) -> list[int]:
+def _peaks(grid: LevelGrid, values: Tensor) -> list[int]:
     """The places of the surest locations that are surer than those around, in the level's own list."""
     around = F.max_pool2d(values.view(1, grid.height, grid.width), 3, stride=1, padding=1).flatten()
     highest = values.where((values == around) & (values >= _LEAST), 0.0).sort(descending=True, stable=True)

@@ -48,7 +48,7 @@ def test_training_goes_on_after_any_signal_and_ends_as_if_undisturbed(project: P
         assert running.returncode == status, output
         if number == signal.SIGKILL:
             continue
-        line = rf"^train: stopped by {number.name} at step \d of 6; its state is saved: `dvc repro` goes on from there$"
+        line = rf"^train: stopped by {number.name} at step \d of 6; its state is saved: `dvc repro` resumes from it$"
         assert re.search(line, output.decode(), re.MULTILINE), output
         assert b"Traceback" not in output
         assert list(runs(project, known).values()) == ["KILLED"]
