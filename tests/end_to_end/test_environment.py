@@ -110,7 +110,7 @@ def test_life_of_an_environment(project: Path) -> None:
     with start(project) as first, start(project) as second:
         outputs = [process.communicate() for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
-    assert sum("Installing what" in out for out, _ in outputs) == 1
+    assert sum("Installing the packages" in out for out, _ in outputs) == 1
     assert imports(project, "small")
 
     before = time.monotonic()
@@ -142,7 +142,7 @@ def assert_tarball_is_told_what_to_do(project: Path) -> None:
     run = subprocess.run(["make", "repro"], cwd=project, env=outside, capture_output=True, text=True, check=False)
     assert run.returncode == 2
     [line] = lines(run.stderr)
-    assert line.startswith("make: this folder is no git clone; clone it, or run")
+    assert line.startswith("make: this folder is not a git clone; clone the repository, or run")
 
 
 def assert_cut_is_finished(project: Path) -> None:
@@ -171,7 +171,7 @@ def test_no_python_is_said_in_one_line(project: Path, tmp_path: Path) -> None:
         (tools / name).symlink_to(shutil.which(name) or pytest.fail(f"{name} is not there"))
     status, out, err = make(project, PATH=str(tools))
     assert (status, out, len(lines(err))) == (2, "", 1)
-    assert "Python 3.11 or newer is needed, and no python3 is what there is" in err
+    assert "Python 3.11 or newer is required, but found no python3" in err
     assert not (project / ".venv").exists()
 
 
@@ -186,7 +186,7 @@ def test_old_python_is_said_in_one_line(project: Path, tmp_path: Path) -> None:
     (tools / "python3").symlink_to(old[0])
     status, out, err = make(project, PATH=str(tools))
     assert (status, out, len(lines(err))) == (2, "", 1)
-    assert f"needed, and Python {old[0].parts[-3]} is what there is" in err
+    assert f"required, but found Python {old[0].parts[-3]}" in err
 
 
 def test_help_lists_every_target() -> None:
