@@ -68,7 +68,7 @@ Folder = tempfile.TemporaryDirectory[str]
 def _batches(split: AnnotationSet, folder: Path, workers: int, flip: float, size: tuple[int, int] = _SIZE) -> Batches:
     plain = replace(params.load(_REPOSITORY / "params.yaml").train.augment, flip=flip, scale=(1.0, 1.0))
     how = Augmentation(params=plain, input_size=InputSize(size), multi_scale=None, epochs=1, seed=0)
-    data = TrainingData(split, folder, augmentation=how, difficult=True, empty=True)
+    data = TrainingData(split, folder, augmentation=how, include_difficult=True, include_empty=True)
     return Batches(data=data, batch_size=_BATCH, workers=workers, seed=0, group_by_aspect_ratio=True)
 
 

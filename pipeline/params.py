@@ -341,11 +341,7 @@ def parse(text: str, path: Path) -> Params:
     Raises:
         PipelineError: as for `load`.
     """
-    try:
-        values = YAML(typ="safe").load(text)
-    except MarkedYAMLError as error:
-        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise PipelineError(f"{path}: not YAML: {error.problem}{where}") from None
+    values = _read_yaml(text, path)
     try:
         # By way of JSON, for its strictness: a list may be a tuple, but "1" is no number and 1.0 no whole one.
         return _ADAPTER.validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
@@ -353,18 +349,45 @@ def parse(text: str, path: Path) -> Params:
         raise PipelineError(f"{path}: {_first_problem(error)}") from None
 
 
-def _first_problem(error: ValidationError) -> str:
+def load_postprocess(path: Path) -> PostprocessParams | None:
+    """Reads and checks the section `postprocess` alone; None if the file has none.
+
+    `fcos predict` needs no other section, and may run in a project whose params.yaml is not this pipeline's.
+
+    Raises:
+        PipelineError: as for `load`.
+    """
+    values = _read_yaml(path.read_text(encoding="utf-8"), path)
+    if not isinstance(values, dict) or "postprocess" not in values:
+        return None
+    try:
+        text = json.dumps(values["postprocess"], default=str)
+        return _POSTPROCESS_ADAPTER.validate_json(text, strict=True, extra="forbid")
+    except ValidationError as error:
+        raise PipelineError(f"{path}: {_first_problem(error, ('postprocess',))}") from None
+
+
+def _read_yaml(text: str, path: Path) -> Any:
+    try:
+        return YAML(typ="safe").load(text)
+    except MarkedYAMLError as error:
+        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise PipelineError(f"{path}: not YAML: {error.problem}{where}") from None
+
+
+def _first_problem(error: ValidationError, section: tuple[str, ...] = ()) -> str:
     # A misspelled key is a missing one too: the misspelling says more.
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
     problem = problems[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    location = (*section, *problem["loc"])
+    key = ".".join(str(part) for part in location)
     match problem["type"]:
         case "missing":
             return f"{key} is missing"
         case "unexpected_keyword_argument" | "extra_forbidden":
             if key in RENAMED:
                 return f"{key} has a new name: {RENAMED[key]}"
-            return f"{key} is not a parameter; known ones: {', '.join(_known(problem['loc'][:-1]))}"
+            return f"{key} is not a parameter; known ones: {', '.join(_known(location[:-1]))}"
         case "value_error":  # a dataclass's own check: pydantic gives the section, the message the rest
             return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
     message = problem["msg"].removeprefix("Input should be ")
@@ -387,3 +410,4 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 _ADAPTER = TypeAdapter(Params)
+_POSTPROCESS_ADAPTER = TypeAdapter(PostprocessParams)

@@ -18,9 +18,9 @@ from pipeline.analysis.assignment import NEEDS_PREDICTIONS, level_name
 from pipeline.analysis.summary import Recall, recall
 from pipeline.data.annotations import AnnotationSet
 from pipeline.inference.device import choose_device
-from pipeline.loading.dataset import learned
+from pipeline.loading.dataset import trainable_annotations
 from pipeline.params import MachineParams, Params, TrainParams
-from pipeline.training.build import iterations, learning_rate
+from pipeline.training.build import learning_rate, to_iterations
 
 _SAMPLE = 400  # images for which the assignment is really made: seconds, also at 1333 pixels
 _NAMED = 5  # classes in a line
@@ -80,7 +80,7 @@ def advice(params: Params, train: AnnotationSet, val: AnnotationSet, *, steps: i
 def look(params: Params, train: AnnotationSet, val: AnnotationSet, *, steps: int) -> Situation:
     """The situation of a training; with 118,000 images in a few seconds, most of them for `recall`."""
     shape_of = {image.id: (image.height, image.width) for image in train.images}
-    objects = learned(train.annotations, difficult=params.train.include_difficult)
+    objects = trainable_annotations(train.annotations, include_difficult=params.train.include_difficult)
     stored = np.array([shape_of[one.image_id] for one in objects], dtype=np.float64).reshape(-1, 2)
     boxes = np.array([one.bbox for one in objects], dtype=np.float64).reshape(-1, 4)
     return Situation(
@@ -107,7 +107,10 @@ def _scales(params: Params, shapes: Floats) -> Floats:
 
 def _kept(params: Params, split: AnnotationSet) -> int:
     """Images that train.include_empty and train.include_crowd leave."""
-    with_objects = {one.image_id for one in learned(split.annotations, difficult=params.train.include_difficult)}
+    with_objects = {
+        one.image_id
+        for one in trainable_annotations(split.annotations, include_difficult=params.train.include_difficult)
+    }
     crowded = {one.image_id for one in split.annotations if one.iscrowd}
     return sum(
         (params.train.include_empty or image.id in with_objects)
@@ -117,7 +120,7 @@ def _kept(params: Params, split: AnnotationSet) -> int:
 
 
 def _by_class(split: AnnotationSet, *, difficult: bool) -> Counter[str]:
-    count = Counter(one.category_id for one in learned(split.annotations, difficult=difficult))
+    count = Counter(one.category_id for one in trainable_annotations(split.annotations, include_difficult=difficult))
     return Counter({category.name: count[category.id] for category in split.categories})
 
 
@@ -266,7 +269,7 @@ def high_rate(now: Situation) -> str | None:
 
 def long_warmup(now: Situation) -> str | None:
     steps = now.train.epochs * now.steps
-    warmup = iterations(now.train, now.steps, now.train.warmup)
+    warmup = to_iterations(now.train, now.steps, now.train.warmup)
     if warmup <= max(1, steps // 2):
         return None
     return f"train.warmup takes {warmup:,} of {steps:,} steps: a tenth is usual; mind train.schedule_unit"
@@ -276,7 +279,7 @@ def late_drops(now: Situation) -> str | None:
     """Counted in iterations of somebody else's data set, drops may never come."""
     if now.train.schedule not in ("step", "multi_step"):
         return None
-    first, steps = iterations(now.train, now.steps, min(now.train.steps)), now.train.epochs * now.steps
+    first, steps = to_iterations(now.train, now.steps, min(now.train.steps)), now.train.epochs * now.steps
     if first < steps:
         return None
     return f"the learning rate first falls at step {first:,} of {steps:,}: lower train.steps; mind train.schedule_unit"

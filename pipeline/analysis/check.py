@@ -22,8 +22,8 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.inference.device import choose_device
 from pipeline.params import MachineParams, Params
-from pipeline.training.build import make_batches, make_trainer, make_validation, one_line
-from pipeline.training.overfit import by_heart
+from pipeline.training.build import make_batches, make_trainer, make_validation, one_line_errors
+from pipeline.training.overfit import overfit_subset
 
 _STEPS = 3  # the first of them isn't timed: it asks for memory, and chooses algorithms
 
@@ -104,10 +104,10 @@ def check(params: Params, train: AnnotationSet, val: AnnotationSet, raw: Path) -
         PipelineError: what training would end with.
     """
     if params.train.overfit:
-        params, train = by_heart(params, train)
+        params, train = overfit_subset(params, train)
         val = train
     steps = len(make_batches(replace(params, machine=replace(params.machine, cache=False)), train, raw))
-    with TemporaryDirectory(prefix="fcos-check-") as folder, one_line():
+    with TemporaryDirectory(prefix="fcos-check-") as folder, one_line_errors():
         measured = _measure(params, train, val, raw, steps=steps, checkpoint=Checkpoint(Path(folder) / "state"))
     return measured, [] if params.train.overfit else advice(params, train, val, steps=steps)
 

@@ -12,7 +12,7 @@ from pipeline.analysis import advice
 from pipeline.analysis.advice import Floats, Situation
 from pipeline.analysis.assignment import level_name
 from pipeline.data.annotations import AnnotationSet
-from pipeline.loading.dataset import learned
+from pipeline.loading.dataset import trainable_annotations
 
 # Of all advice, that which is about the data and the input size; the rest is about the training's course.
 DATA_ADVICE = (
@@ -86,7 +86,7 @@ def aspect_ratios(sides: Floats) -> Histogram:
 
 def objects_per_image(split: AnnotationSet, *, difficult: bool) -> Histogram:
     """How many images have how many objects to learn."""
-    found = Counter(one.image_id for one in learned(split.annotations, difficult=difficult))
+    found = Counter(one.image_id for one in trainable_annotations(split.annotations, include_difficult=difficult))
     counts = np.array([found[image.id] for image in split.images], dtype=np.float64)
     edges = np.array([*_COUNT_EDGES, np.inf])
     names = [_whole(low, high) for low, high in zip(_COUNT_EDGES, [*_COUNT_EDGES[1:], None], strict=True)]

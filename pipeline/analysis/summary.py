@@ -20,7 +20,7 @@ from pipeline.analysis.assignment import NEEDS_PREDICTIONS, by_level, level_name
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.errors import PipelineError
-from pipeline.loading.dataset import learned
+from pipeline.loading.dataset import trainable_annotations
 from pipeline.params import Params
 
 _TRAIN = "data/unified/train.json"
@@ -225,7 +225,7 @@ def recall(params: Params, split: AnnotationSet) -> Recall:
     scenes = [
         (params.train.input_size.resized(image.height, image.width), (image.height, image.width), own)
         for image in split.images
-        if (own := learned(groups[image.id], difficult=params.train.include_difficult))
+        if (own := trainable_annotations(groups[image.id], include_difficult=params.train.include_difficult))
     ]
     for scene in _alike(scenes):
         counts = _positives(params.model, scene)  # [L, all objects of the scene's images]

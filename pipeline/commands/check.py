@@ -5,7 +5,7 @@ import click
 
 @click.command()
 def check() -> None:
-    """Run one step of everything in params.yaml: memory, speed, and how long the whole training would take."""
+    """Run a few training steps and a validation with params.yaml, and report memory, speed and training time."""
     from pipeline import params
     from pipeline.analysis import check as checking
     from pipeline.workspace import workspace

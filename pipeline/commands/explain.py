@@ -10,10 +10,22 @@ import click
 @click.option("--out", type=click.Path(path_type=Path), default="explained", show_default=True, help="Folder.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Default: models/detector.safetensors, where it is.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="Look for the images in this split alone.")
-def explain(images: tuple[Path, ...], out: Path, weights: Path | None, split: str | None) -> None:
+@click.option("--max-detections", type=click.IntRange(1), help="Default: postprocess.max_detections of params.yaml.")
+@click.option(
+    "--nms-iou-threshold", type=click.FloatRange(0, 1), help="Default: postprocess.nms_iou_threshold of params.yaml."
+)
+def explain(
+    images: tuple[Path, ...],
+    out: Path,
+    weights: Path | None,
+    split: str | None,
+    max_detections: int | None,
+    nms_iou_threshold: float | None,
+) -> None:
     """See which locations learn which object of an image, and what the trained detector says of each location."""
     from pipeline import params
     from pipeline.analysis.lookup import DataSet
+    from pipeline.inference.postprocess import make_postprocess
     from pipeline.visualization import explain as writing
     from pipeline.workspace import workspace
 
@@ -22,6 +34,9 @@ def explain(images: tuple[Path, ...], out: Path, weights: Path | None, split: st
     model, problem = writing.detector(weights, home / "models/detector.safetensors")
     if problem:
         click.echo(f"fcos: no heat maps: {problem}", err=True)
-    for record in writing.write(values, data, model, images, out):
+    postprocess = make_postprocess(
+        values.postprocess, max_detections=max_detections, nms_iou_threshold=nms_iou_threshold
+    )
+    for record in writing.write(values, data, model, images, out, postprocess):
         click.echo(writing.line(record))
     click.echo(f"pictures and explained.json in {out}", err=True)

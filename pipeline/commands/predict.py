@@ -12,25 +12,43 @@ import click
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for pictures with boxes and detections.json; default: predicted, or none with --json.",
+    help="Folder for pictures with boxes and detections.json. Default: predicted, or none with --json.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print detections as JSON, one image a line.")
-@click.option("--score", default=0.4, show_default=True, help="Leave out detections below this score.")
+@click.option("--json", "as_json", is_flag=True, help="Print detections as JSON, one line per image.")
+@click.option(
+    "--score", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Lowest score of a detection."
+)
+@click.option("--max-detections", type=click.IntRange(1), help="Default: postprocess.max_detections of params.yaml.")
+@click.option(
+    "--nms-iou-threshold", type=click.FloatRange(0, 1), help="Default: postprocess.nms_iou_threshold of params.yaml."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def predict(
-    paths: tuple[Path, ...], weights: Path | None, out: Path | None, as_json: bool, score: float, device: str
+    paths: tuple[Path, ...],
+    weights: Path | None,
+    out: Path | None,
+    as_json: bool,
+    score: float,
+    max_detections: int | None,
+    nms_iou_threshold: float | None,
+    device: str,
 ) -> None:
-    """Detect objects in images, or in all images of folders."""
-    from pipeline.inference import predict as prediction
+    """Detect objects in images, or in all images of folders.
+
+    Post-processing is that of params.yaml, or the default outside a project.
+    """
     from pipeline.inference.device import choose_device
     from pipeline.inference.model import Model
+    from pipeline.inference.postprocess import project_postprocess
+    from pipeline.inference.predict import find_images, format_record
     from pipeline.visualization import predictions
     from pipeline.workspace import workspace
 
     out = out or (None if as_json else Path("predicted"))
-    images = prediction.images_of(paths, out)
+    images = find_images(paths, out)
+    postprocess = project_postprocess(max_detections=max_detections, nms_iou_threshold=nms_iou_threshold)
     model = Model.load(weights or workspace() / "models/detector.safetensors", choose_device(device))
-    for record in predictions.write(model, images, score, out):
-        click.echo(json.dumps(record, ensure_ascii=False) if as_json else prediction.line(record))
+    for record in predictions.write(model, images, score, out, postprocess):
+        click.echo(json.dumps(record, ensure_ascii=False) if as_json else format_record(record))
     if out:
         click.echo(f"{len(images)} pictures in {out}", err=True)

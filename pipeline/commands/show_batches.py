@@ -6,16 +6,18 @@ import click
 
 
 @click.command("show-batches")
-@click.option("--batches", type=click.IntRange(1), default=4, show_default=True, help="How many, from the first on.")
-@click.option("--epoch", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default="batches", show_default=True, help="Folder.")
+@click.option("--batches", type=click.IntRange(1), default=4, show_default=True, help="Number of batches.")
+@click.option(
+    "--epoch", type=click.IntRange(0), default=0, show_default=True, help="Epoch whose first batches are drawn."
+)
+@click.option("--out", type=click.Path(path_type=Path), default="batches", show_default=True, help="Output folder.")
 def show_batches(batches: int, epoch: int, out: Path) -> None:
-    """See what training will see: its batches, augmented and padded, with their objects."""
+    """Draw the batches that training will use: augmented and padded images with their objects."""
     from pipeline import params
-    from pipeline.visualization import show_batches as showing
+    from pipeline.visualization import show_batches as drawing
     from pipeline.workspace import workspace
 
-    shown = showing.write(params.load(), workspace(), epoch=epoch, count=batches, out=out)
-    for line in shown:
+    lines = drawing.write(params.load(), workspace(), epoch=epoch, count=batches, out=out)
+    for line in lines:
         click.echo(line)
-    click.echo(f"{len(shown)} pictures in {out}", err=True)
+    click.echo(f"{len(lines)} pictures in {out}", err=True)

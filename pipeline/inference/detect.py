@@ -1,7 +1,6 @@
-"""Images through a detector: files in, detections in the pixels of the files out."""
+"""Runs a detector on images; detections are in pixels of the stored images."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,38 +11,32 @@ from fcos.postprocess import Detections, Postprocess
 from pipeline.data.annotations import AnnotationSet, Image
 from pipeline.data.detections import Detection
 from pipeline.data.images import read_image, resized
-from pipeline.params import PostprocessParams
-
-
-def make_postprocess(params: PostprocessParams) -> Postprocess:
-    """The post-processing that the section `postprocess` of params.yaml describes."""
-    return Postprocess(**asdict(params))
 
 
 @torch.inference_mode()
 def detect(
     detector: Detector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
 ) -> list[Detections]:
-    """Detects objects in one batch.
+    """Detects objects in a batch of images.
 
     Args:
-        images: uint8 [3, H, W] each, as stored.
-        input_size: what the detector was trained at.
+        images: uint8 [3, H, W], at their stored size.
+        input_size: the size that the detector was trained at; images are resized to it.
 
     Returns:
-        An image's detections each, on the CPU, boxes in the stored image's pixels.
+        The detections of each image, on the CPU, boxes in pixels of the stored image.
     """
-    small = [resized(image, *input_size.resized(image.shape[-2], image.shape[-1])) for image in images]
-    outputs = detector(detector.prepare(small, input_size.canvas))
-    found = postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in small])
-    return [_back(one, inside, image) for one, inside, image in zip(found, small, images, strict=True)]
+    inputs = [resized(image, *input_size.resized(image.shape[-2], image.shape[-1])) for image in images]
+    outputs = detector(detector.prepare(inputs, input_size.canvas))
+    batch = postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in inputs])
+    return [_rescale(*parts) for parts in zip(batch, inputs, images, strict=True)]
 
 
-def _back(found: Detections, resized: torch.Tensor, image: torch.Tensor) -> Detections:
-    """From the resized image's pixels to the stored one's."""
-    height, width = (image.shape[side] / resized.shape[side] for side in (-2, -1))
-    boxes = found.boxes.cpu() * torch.tensor([width, height, width, height])
-    return Detections(boxes, found.scores.cpu(), found.labels.cpu())
+def _rescale(detections: Detections, resized: torch.Tensor, stored: torch.Tensor) -> Detections:
+    """Converts boxes from pixels of the resized image to pixels of the stored image."""
+    height, width = (stored.shape[side] / resized.shape[side] for side in (-2, -1))
+    boxes = detections.boxes.cpu() * torch.tensor([width, height, width, height])
+    return Detections(boxes, detections.scores.cpu(), detections.labels.cpu())
 
 
 def detect_split(
@@ -56,29 +49,36 @@ def detect_split(
     batch_size: int,
     progress: Callable[[int], object] = int,
     rank: int = 0,
-    processes: int = 1,
+    world_size: int = 1,
 ) -> Iterator[Detection]:
-    """Detections in all images of a split, with the data set's own ids.
+    """Detects objects in all images of a split, or in one process's share of them.
 
     Args:
-        rank: which of the processes this is; each detects in its share of the batches alone.
-        progress: told the number of images done with each batch, as often in every process.
+        folder: the folder that the file names of the split are relative to.
+        progress: called after each batch with the number of its images, equally often in every process.
+        rank: index of this process; batches are dealt out to the processes in turn.
+
+    Yields:
+        Detections with the data set's own image and category ids, images in order of their aspect ratio.
+
+    Raises:
+        PipelineError: an image can't be decoded.
     """
-    # Images of like shape share a batch, so that little of it is padding.
+    # Images of similar shape share a batch, so that little of it is padding.
     by_shape = sorted(split.images, key=lambda image: (image.width / image.height, image.id))
-    for start in range(0, len(by_shape), batch_size * processes):
+    for start in range(0, len(by_shape), batch_size * world_size):
         first = start + rank * batch_size
-        group = by_shape[first : first + batch_size]
-        if group:
-            images = [read_image(folder / image.file_name) for image in group]
-            found = detect(detector, images, input_size, postprocess)
-            for image, one in zip(group, found, strict=True):
-                yield from _records(image, one, split)
-        progress(len(group))
+        batch = by_shape[first : first + batch_size]
+        if batch:
+            pixels = [read_image(folder / image.file_name) for image in batch]
+            results = detect(detector, pixels, input_size, postprocess)
+            for image, detections in zip(batch, results, strict=True):
+                yield from _to_records(image, detections, split)
+        progress(len(batch))
 
 
-def _records(image: Image, found: Detections, split: AnnotationSet) -> Iterator[Detection]:
+def _to_records(image: Image, detections: Detections, split: AnnotationSet) -> Iterator[Detection]:
     for (x1, y1, x2, y2), score, label in zip(
-        found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+        detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
     ):
         yield Detection(image.id, split.categories[label].id, (x1, y1, x2 - x1, y2 - y1), score)

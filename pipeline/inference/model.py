@@ -1,4 +1,4 @@
-"""A saved detector, ready to use."""
+"""A saved detector, ready for inference."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,17 @@ from pipeline.errors import PipelineError
 
 @dataclass(frozen=True)
 class Model:
-    """A detector for inference, its batch norm folded, and what it was trained on."""
+    """A detector for inference, its batch norm folded into the convolutions, and its description."""
 
     detector: Detector
     description: Description
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Self:
-        """Reads models/detector.safetensors and the JSON beside it.
+        """Loads a detector, such as models/detector.safetensors, and the JSON file beside it.
 
         Raises:
-            PipelineError: a file is missing, or isn't what it should be.
+            PipelineError: a file is missing or invalid.
         """
         try:
             detector, description = load_detector(path, device)
@@ -35,18 +35,21 @@ class Model:
 
     @property
     def class_names(self) -> list[str]:
-        """By label."""
+        """The class names, indexed by label."""
         return [name for _, name in self.description.categories]
 
     def check_classes(self, split: AnnotationSet, path: Path) -> None:
-        """Makes sure that a split has the very classes that the detector learned.
+        """Makes sure that a split has the classes that the detector was trained on.
+
+        Args:
+            path: the split's file, for the message.
 
         Raises:
-            PipelineError: it has others.
+            PipelineError: its classes differ.
         """
-        theirs = tuple((category.id, category.name) for category in split.categories)
-        if theirs != self.description.categories:
+        categories = tuple((category.id, category.name) for category in split.categories)
+        if categories != self.description.categories:
             raise PipelineError(
-                f"{path}: its classes {[name for _, name in theirs]} are not the detector's {self.class_names}: "
+                f"{path}: its classes {[name for _, name in categories]} are not the detector's {self.class_names}: "
                 "train again, or evaluate on data with the same categories"
             )

@@ -1,4 +1,4 @@
-"""`fcos predict`: pictures with boxes, and detections as JSON, for images of any origin."""
+"""`fcos predict`: detections for arbitrary image files, as records for JSON and as text."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,53 +14,67 @@ from pipeline.errors import PipelineError
 from pipeline.inference.detect import detect
 from pipeline.inference.model import Model
 
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's detections."""
+    """An image and its detections, boxes in pixels of the stored image."""
 
     path: Path
     image: PIL.Image.Image
     detections: Detections
 
 
-def images_of(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
-    """The image files that are named, or lie anywhere in a folder that is, in order; none from the folder `out`,
-    where an earlier run left its pictures.
+def find_images(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
+    """Image files: those given, and those in the given folders and their subfolders, sorted.
+
+    Args:
+        out: a folder to leave out, because an earlier run wrote its pictures there.
 
     Raises:
-        PipelineError: a path that doesn't exist, or a folder without an image.
+        PipelineError: a path does not exist, or a folder contains no image.
     """
-    found: list[Path] = []
+    images: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files = (file for file in path.rglob("*") if file.suffix.lower() in IMAGES and file.is_file())
-            inside = sorted(file for file in files if out is None or out.resolve() not in file.resolve().parents)
-            if not inside:
-                raise PipelineError(f"{path}: no image in this folder; looked for {', '.join(sorted(IMAGES))}")
-            found += inside
+            images += _images_in(path, out)
         elif path.is_file():
-            found.append(path)
+            images.append(path)
         else:
             raise PipelineError(f"{path}: no such file or folder")
-    return found
+    return images
 
 
-def predict(model: Model, paths: Sequence[Path], score_threshold: float) -> Iterator[Prediction]:
-    """Detections in each image, above a final score, as the images are read."""
+def _images_in(folder: Path, out: Path | None) -> list[Path]:
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    images = sorted(file for file in files if out is None or out.resolve() not in file.resolve().parents)
+    if not images:
+        raise PipelineError(f"{folder}: no image in this folder (recognized: {', '.join(sorted(IMAGE_SUFFIXES))})")
+    return images
+
+
+def predict(
+    model: Model, paths: Sequence[Path], score_threshold: float, postprocess: Postprocess
+) -> Iterator[Prediction]:
+    """Reads one image after the other and yields its detections.
+
+    Args:
+        score_threshold: lowest final score, after post-processing, of a detection.
+
+    Raises:
+        PipelineError: an image can't be decoded.
+    """
     for path in paths:
         pixels = read_image(path)
-        (found,) = detect(model.detector, [pixels], model.description.input_size, Postprocess())
-        sure = found.scores >= score_threshold
-        kept = Detections(found.boxes[sure], found.scores[sure], found.labels[sure])
-        yield Prediction(path, PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy()), kept)
+        (detections,) = detect(model.detector, [pixels], model.description.input_size, postprocess)
+        image = PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        yield Prediction(path, image, detections[detections.scores >= score_threshold])
 
 
-def record(prediction: Prediction, model: Model) -> dict[str, Any]:
-    """An image's detections for JSON: boxes as [x, y, width, height] in its pixels."""
-    found = prediction.detections
+def to_record(prediction: Prediction, model: Model) -> dict[str, Any]:
+    """The JSON record of an image; boxes are [x, y, width, height] in pixels."""
+    detections = prediction.detections
     return {
         "file": prediction.path.as_posix(),
         "width": prediction.image.width,
@@ -73,14 +87,14 @@ def record(prediction: Prediction, model: Model) -> dict[str, Any]:
                 "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
             }
             for (x1, y1, x2, y2), score, label in zip(
-                found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+                detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
             )
         ],
     }
 
 
-def line(record: dict[str, Any]) -> str:
-    """A record as a person reads it: the file and how many of what were found in it."""
-    counts = Counter(found["category"] for found in record["detections"])
-    found = ", ".join(f"{number} × {name}" for name, number in counts.most_common())
-    return f"{record['file']}: {found or 'nothing'}"
+def format_record(record: dict[str, Any]) -> str:
+    """A record as one line of text: the file, and the number of detections of each class."""
+    counts = Counter(detection["category"] for detection in record["detections"])
+    summary = ", ".join(f"{number} × {name}" for name, number in counts.most_common())
+    return f"{record['file']}: {summary or 'nothing'}"

@@ -56,7 +56,7 @@ class Batches:
     group_by_aspect_ratio: bool = False  # images of like shape together, where there is no canvas
     accumulate: int = 1
     rank: int = 0
-    processes: int = 1
+    world_size: int = 1
     pin_memory: bool = False  # for copies to a GPU beside its work
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class Batches:
             PipelineError: an image can't be read, or a worker was killed.
         """
         keys, loader = self._loader
-        share = self.batch_size // self.processes // self.accumulate
+        share = self.batch_size // self.world_size // self.accumulate
         keys.parts = [
             [(epoch, index) for index in step[start : start + share]]
             for step in self.steps(epoch)[first:]

@@ -60,7 +60,7 @@ class ImageCache:
         os.ftruncate(self._sums, len(images) * _WORD)
         weakref.finalize(self, _close, lock, self._pixels, self._sums)
 
-    def room_for(self, rows: NDArray[np.int64]) -> None:
+    def check_free_space(self, rows: NDArray[np.int64]) -> None:
         """Makes sure that these images fit onto the disk, as far as they aren't there yet.
 
         Raises:

@@ -18,7 +18,7 @@ from pipeline.loading.cache import ImageCache
 from pipeline.loading.transforms import Augmentation, Sample, generator
 
 
-class Names(Sequence[str]):
+class PackedStrings(Sequence[str]):
     """Strings in one buffer."""
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -34,14 +34,14 @@ class Names(Sequence[str]):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Objects:
+class PackedObjects:
     """What is to be learned of a split's images, in a few arrays.
 
     Processes forked off share memory until one writes to it, and to read a Python object is to write its count of
     references: with an object for each name and box, every worker ends up with a copy of all of them.
     """
 
-    names: Names  # N
+    names: PackedStrings  # N
     shapes: Tensor  # int64 [N, 2] height, width
     crowded: Tensor  # bool [N]
     boxes: Tensor  # float32 [M, 4] x1, y1, x2, y2
@@ -49,12 +49,12 @@ class Objects:
     starts: Tensor  # int64 [N + 1] the i-th image's are boxes[starts[i]:starts[i + 1]]
 
 
-def _objects(split: AnnotationSet, *, difficult: bool) -> Objects:
+def _pack(split: AnnotationSet, *, include_difficult: bool) -> PackedObjects:
     label_of, groups = split.label_of(), split.by_image()
-    kept = [learned(groups[image.id], difficult=difficult) for image in split.images]
+    kept = [trainable_annotations(groups[image.id], include_difficult=include_difficult) for image in split.images]
     together = [annotation for annotations in kept for annotation in annotations]
-    return Objects(
-        names=Names(image.file_name for image in split.images),
+    return PackedObjects(
+        names=PackedStrings(image.file_name for image in split.images),
         shapes=torch.tensor([(image.height, image.width) for image in split.images]).view(-1, 2),
         crowded=torch.tensor([any(one.iscrowd for one in groups[image.id]) for image in split.images]),
         boxes=_corners(together),
@@ -63,9 +63,9 @@ def _objects(split: AnnotationSet, *, difficult: bool) -> Objects:
     )
 
 
-def learned(annotations: Sequence[Annotation], *, difficult: bool) -> list[Annotation]:
+def trainable_annotations(annotations: Sequence[Annotation], *, include_difficult: bool) -> list[Annotation]:
     """Those that training learns from: no crowds, whose boxes hold several; difficult ones only where asked."""
-    return [a for a in annotations if not a.iscrowd and (difficult or not a.difficult)]
+    return [a for a in annotations if not a.iscrowd and (include_difficult or not a.difficult)]
 
 
 def _corners(annotations: Sequence[Annotation]) -> Tensor:
@@ -76,11 +76,11 @@ def _corners(annotations: Sequence[Annotation]) -> Tensor:
 class TrainingData(Dataset[Any]):
     """One split to learn from, or a part of it. An item is asked for by (epoch, index).
 
-    Its objects are those that `learned` leaves.
+    Its objects are those that `trainable_annotations` returns.
 
     Args:
-        empty: whether images without such objects are among its images.
-        crowd: whether images with a crowd are.
+        include_empty: whether images without such objects are among its images.
+        include_crowd: whether images with a crowd are.
         cache: of all the split's images. What `read` gives is then at its size and not as stored, and a zoom starts
             from there: the same pixels where `augment` neither cuts nor zooms, others where it does.
 
@@ -94,19 +94,19 @@ class TrainingData(Dataset[Any]):
         folder: Path,
         *,
         augmentation: Augmentation,
-        difficult: bool,
-        empty: bool,
-        crowd: bool = True,
+        include_difficult: bool,
+        include_empty: bool,
+        include_crowd: bool = True,
         cache: ImageCache | None = None,
     ) -> None:
         self.folder, self.augmentation, self.cache = folder, augmentation, cache
-        self._all = objects = _objects(split, difficult=difficult)
-        usable = (empty | (objects.starts.diff() > 0)) & (crowd | ~objects.crowded)
+        self._all = objects = _pack(split, include_difficult=include_difficult)
+        usable = (include_empty | (objects.starts.diff() > 0)) & (include_crowd | ~objects.crowded)
         self._rows = usable.nonzero().squeeze(1)  # of the images in `_all`
         self._check()
 
     def _check(self) -> None:
-        if not self.counts.any():
+        if not self.object_counts.any():
             raise PipelineError(f"{self.folder}: {len(self)} images, but not one object to learn from")
 
     def subset(self, indices: Sequence[int] | Tensor) -> "TrainingData":
@@ -120,18 +120,18 @@ class TrainingData(Dataset[Any]):
         answer._check()
         return answer
 
-    def limited(self, count: int, seed: int) -> "TrainingData":
+    def random_subset(self, count: int, seed: int) -> "TrainingData":
         """So many of the images, chosen by the seed; fewer are among more. All, where there are no more."""
         chosen = torch.randperm(len(self), generator=generator(seed, "limit"))[:count]
         return self.subset(chosen.sort().values)
 
     @property
-    def rows(self) -> Tensor:
+    def image_indices(self) -> Tensor:
         """int64 [N]: places of the images in the split."""
         return self._rows
 
     @property
-    def counts(self) -> Tensor:
+    def object_counts(self) -> Tensor:
         """int64 [N]: each image's number of objects."""
         return self._all.starts.diff()[self._rows]
 

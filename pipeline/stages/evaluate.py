@@ -12,9 +12,10 @@ from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
 from pipeline.evaluation import report, voc
 from pipeline.files import digest, write_json
-from pipeline.inference.detect import detect_split, make_postprocess
+from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
 from pipeline.inference.model import Model
+from pipeline.inference.postprocess import make_postprocess
 from pipeline.integrations import mlflow as tracking
 from pipeline.params import Params
 from pipeline.visualization import curves
@@ -43,8 +44,8 @@ def evaluate(params: Params) -> None:
     write_json(here / "metrics/evaluate.json", scores)
     table, picture = (here / f"plots/precision_recall.{kind}" for kind in ("csv", "png"))
     by_class = voc.evaluate(split, found)
-    curves.precision_recall_csv(by_class, table)
-    curves.precision_recall_png(by_class, picture)
+    curves.write_precision_recall(by_class, table)
+    curves.plot_precision_recall(by_class, picture)
     with tracking.evaluate(params, digest(weights)) as run:
         run.metrics(logged(scores), step=0)
         run.artifacts(here / "metrics/evaluate.json", table, picture)

@@ -30,11 +30,11 @@ from pipeline.integrations import mlflow as tracking
 from pipeline.params import Params, load
 from pipeline.training import launch as launching
 from pipeline.training import prune as states
-from pipeline.training.artifacts import describe, stopped_early, summary, write_weights
-from pipeline.training.build import Steps, make_batches, make_trainer, make_validation, one_line
-from pipeline.training.overfit import by_heart, check_by_heart
+from pipeline.training.artifacts import describe, early_stopping_message, training_summary, write_weights
+from pipeline.training.build import EpochBatches, make_batches, make_trainer, make_validation, one_line_errors
+from pipeline.training.overfit import check_overfit, overfit_subset
 from pipeline.visualization.curves import write_training_curves
-from pipeline.visualization.progress import Progress, say
+from pipeline.visualization.progress import Progress, write_line
 from pipeline.workspace import state, workspace
 
 _LOGGED_TOGETHER = 25  # steps: one call to MLflow for each would cost more than the call tells
@@ -44,14 +44,14 @@ _PLOTS = ("loss.csv", "loss.png", "optimizer.png")
 def main() -> None:
     if len(sys.argv) > 1:  # one of several processes, started by `train`, for the training of this key
         process.die_with_parent()
-        launching.work(lambda: _help(sys.argv[1]))
+        launching.run_worker(lambda: _help(sys.argv[1]))
     runner.run("train", train)
 
 
 def train(params: Params) -> None:
     """Trains, then writes weights, curves and metrics, and tells MLflow; in several processes where there are to be."""
     key = runner.fingerprint("train")
-    if launching.is_worker() or (count := launching.wanted(params)) == 1:
+    if launching.is_worker() or (count := launching.num_processes(params)) == 1:
         _work(params, key)
     else:
         with _locked(f"{key}.launch"):
@@ -78,22 +78,22 @@ class Work:
     """One training, as every process of it sees it."""
 
     params: Params
-    learned_from: AnnotationSet
-    judged_on: AnnotationSet
+    train_split: AnnotationSet
+    val_split: AnnotationSet
     raw: Path
     processes: Processes
     request: process.Request = field(default_factory=process.Request)
 
-    def batches(self) -> Steps:
-        return make_batches(self.params, self.learned_from, self.raw, self.processes)
+    def batches(self) -> EpochBatches:
+        return make_batches(self.params, self.train_split, self.raw, self.processes)
 
-    def trainer(self, batches: Steps, watcher: Watcher, checkpoint: Checkpoint | None) -> Trainer:
+    def trainer(self, batches: EpochBatches, watcher: Watcher, checkpoint: Checkpoint | None) -> Trainer:
         """The trainer, which no other process waits for yet."""
         return make_trainer(
             self.params,
             batches=batches,
-            validate=make_validation(self.params, self.judged_on, self.raw, self.request, self.processes),
-            classes=len(self.learned_from.categories),
+            validate=make_validation(self.params, self.val_split, self.raw, self.request, self.processes),
+            classes=len(self.train_split.categories),
             watcher=watcher,
             checkpoint=checkpoint,
             processes=self.processes,
@@ -104,13 +104,13 @@ class Work:
 def _work(params: Params, key: str) -> None:
     """What one process does: the first leads, the others only learn."""
     here = workspace()
-    learned_from, judged_on = (annotations.read(here / f"data/unified/{name}.json") for name in ("train", "val"))
-    with launching.processes(params) as processes:
+    train_split, val_split = (annotations.read(here / f"data/unified/{name}.json") for name in ("train", "val"))
+    with launching.join_processes(params) as processes:
         chosen = params
         if params.train.overfit:
-            chosen, learned_from = by_heart(params, learned_from, processes)
-            judged_on = learned_from
-        work = Work(chosen, learned_from, judged_on, here / "data/raw" / params.dataset, processes)
+            chosen, train_split = overfit_subset(params, train_split, processes)
+            val_split = train_split
+        work = Work(chosen, train_split, val_split, here / "data/raw" / params.dataset, processes)
         if processes.rank:
             _follow(work)
         else:
@@ -140,19 +140,19 @@ def _lead(work: Work, told: Params, key: str) -> None:
     Args:
         told: the parameters as params.yaml has them, which MLflow is told.
     """
-    if freed := states.remove_forgotten(state() / "training", key):
-        say(freed)
-    checkpoint, batches, params = Checkpoint(state() / "training" / key, tell=say), work.batches(), work.params
-    for line in [] if params.train.overfit else advice(params, work.learned_from, work.judged_on, steps=len(batches)):
-        say(line)
+    if freed := states.remove_stale_states(state() / "training", key):
+        write_line(freed)
+    checkpoint, batches, params = Checkpoint(state() / "training" / key, tell=write_line), work.batches(), work.params
+    for line in [] if params.train.overfit else advice(params, work.train_split, work.val_split, steps=len(batches)):
+        write_line(line)
     with tracking.train(told, key=key) as run, Watching(Progress(params.train.epochs * len(batches)), run) as watcher:
         trainer = work.trainer(batches, watcher, checkpoint)
         history, best = _fit(trainer, work.request, watcher)
         watcher.flush()
         if history.stopped_early and not params.train.overfit:
-            say(stopped_early(history, best, params.train.epochs))
+            write_line(early_stopping_message(history, best, params.train.epochs))
         if params.train.overfit:
-            check_by_heart(history, work.learned_from)
+            check_overfit(history, work.train_split)
         _write(trainer, history, best, work, watcher.progress.images_per_second, run)
     checkpoint.clear()
 
@@ -160,7 +160,7 @@ def _lead(work: Work, told: Params, key: str) -> None:
 def _fit(trainer: Trainer, request: process.Request, watcher: "Watching") -> tuple[History, Best]:
     """Trains, or ends the stage: with a line, and a state that the next training goes on from."""
     try:
-        with request.noted(), one_line():
+        with request.noted(), one_line_errors():
             history = trainer.fit()
     except Interrupted:
         _stop(trainer, request, watcher, "its state is saved")
@@ -186,12 +186,12 @@ def _write(
 ) -> None:
     here, train = workspace(), work.params.train
     weights = write_weights(
-        trainer.result, best, describe(work.params, work.learned_from), here / "models", keep=train.final_weights
+        trainer.result, best, describe(work.params, work.train_split), here / "models", keep=train.final_weights
     )
-    write_training_curves(history, here / "plots", stopped_early(history, best, train.epochs))
+    write_training_curves(history, here / "plots", early_stopping_message(history, best, train.epochs))
     write_json(
         here / "metrics/train.json",
-        summary(history, best, overfit=train.overfit, images_per_second=images_per_second),
+        training_summary(history, best, overfit=train.overfit, images_per_second=images_per_second),
     )
     files = [file for path in weights for file in (path, path.with_suffix(".json"))]
     run.artifacts(*files, *(here / "plots" / name for name in _PLOTS))

@@ -38,7 +38,7 @@ def write_weights(
     return paths[keep], paths[other]
 
 
-def stopped_early(history: History, best: Best, epochs: int) -> str:
+def early_stopping_message(history: History, best: Best, epochs: int) -> str:
     """A line that says so; empty where all epochs were trained."""
     if not history.stopped_early:
         return ""
@@ -47,7 +47,7 @@ def stopped_early(history: History, best: Best, epochs: int) -> str:
     return f"stopped early, after epoch {last:g} of {epochs}: {score} of epoch {best.row['epoch']:g} was not bettered"
 
 
-def summary(history: History, best: Best, *, overfit: int, images_per_second: float) -> dict[str, object]:
+def training_summary(history: History, best: Best, *, overfit: int, images_per_second: float) -> dict[str, object]:
     """metrics/train.json: the last tenth's mean losses, the last and the best validation, length, speed."""
     last = history.steps[-max(1, len(history.steps) // 10) :]
     names = ("total", "classification", "box", "quality", "quality_floor")

@@ -41,13 +41,13 @@ from pipeline.loading.cache import ImageCache
 from pipeline.loading.dataset import TrainingData
 from pipeline.loading.transforms import Augmentation
 from pipeline.params import Params, TrainParams
-from pipeline.training.overfit import BY_HEART, STEPS, Repeated
+from pipeline.training.overfit import STEPS_PER_EPOCH, TARGET_AP50, RepeatedBatches
 from pipeline.workspace import from_root, state
 
 _FETCHED_TOGETHER = 20  # steps on a GPU whose losses are waited for together
 
 
-class Steps(Protocol):
+class EpochBatches(Protocol):
     """What `Trainer.batches` is, with the number of steps of an epoch."""
 
     def __len__(self) -> int: ...
@@ -56,7 +56,7 @@ class Steps(Protocol):
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """What ends a training by itself, as the one line that people see.
 
     Raises:
@@ -75,14 +75,14 @@ def one_line() -> Iterator[None]:
         ) from None
 
 
-def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes = ALONE) -> Steps:
+def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes = ALONE) -> EpochBatches:
     """The training batches that the parameters describe.
 
     Raises:
         PipelineError: there is nothing to learn from, or no room for the cache.
     """
     batches = _make_batches(params, split, raw, processes)
-    return Repeated(batches, STEPS) if params.train.overfit else batches
+    return RepeatedBatches(batches, STEPS_PER_EPOCH) if params.train.overfit else batches
 
 
 def _make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes) -> Batches:
@@ -98,15 +98,15 @@ def _make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Pr
             epochs=train.epochs,
             seed=params.seed,
         ),
-        difficult=train.include_difficult,
-        empty=train.include_empty,
-        crowd=train.include_crowd,
+        include_difficult=train.include_difficult,
+        include_empty=train.include_empty,
+        include_crowd=train.include_crowd,
         cache=cache,
     )
     if train.max_images:
-        data = data.limited(train.max_images, params.seed)
+        data = data.random_subset(train.max_images, params.seed)
     if cache:
-        cache.room_for(data.rows.numpy())
+        cache.check_free_space(data.image_indices.numpy())
     return Batches(
         data=data,
         batch_size=train.batch_size,
@@ -116,7 +116,7 @@ def _make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Pr
         group_by_aspect_ratio=train.group_by_aspect_ratio,
         accumulate=train.accumulate,
         rank=processes.rank,
-        processes=processes.count,
+        world_size=processes.count,
         pin_memory=choose_device(params.machine.device).type == "cuda",
     )
 
@@ -155,7 +155,7 @@ def make_validation(
             batch_size=max(1, params.train.batch_size // processes.count),
             progress=go_on,
             rank=processes.rank,
-            processes=processes.count,
+            world_size=processes.count,
         )
         # As plain values, which pass in a tenth of the time.
         found = processes.gathered([(one.image_id, one.category_id, one.bbox, one.score) for one in share])
@@ -172,7 +172,7 @@ def _measured(split: AnnotationSet, found: Sequence[Sequence[tuple[Any, ...]]]) 
     return {name: measured[name] or 0.0 for name in ("AP", "AP50")}
 
 
-def iterations(train: TrainParams, steps: int, value: float) -> int:
+def to_iterations(train: TrainParams, steps: int, value: float) -> int:
     """A length in the unit of train.schedule_unit as a number of steps.
 
     Args:
@@ -205,7 +205,7 @@ def _batch_norm(model: ModelConfig, device: torch.device, processes: Processes) 
 def make_trainer(
     params: Params,
     *,
-    batches: Steps,
+    batches: EpochBatches,
     validate: Callable[[Detector], Row],
     classes: int,
     watcher: Watcher,
@@ -235,7 +235,7 @@ def make_trainer(
         seed=params.seed,
         backbone_frozen_epochs=train.backbone_frozen_epochs,
         score="AP50" if train.overfit else "AP",
-        enough=BY_HEART if train.overfit else math.inf,
+        enough=TARGET_AP50 if train.overfit else math.inf,
         patience=train.early_stopping,
         checkpoint_steps=params.machine.checkpoint_steps,
         log_every=1 if device.type == "cpu" else _FETCHED_TOGETHER,
@@ -279,8 +279,8 @@ def _schedule(train: TrainParams, optimizer: Optimizer, steps: int) -> LRSchedul
         optimizer,
         name=train.schedule,
         steps=train.epochs * steps,
-        warmup=iterations(train, steps, train.warmup),
-        drops=[iterations(train, steps, step) for step in train.steps],
+        warmup=to_iterations(train, steps, train.warmup),
+        drops=[to_iterations(train, steps, step) for step in train.steps],
         gamma=train.gamma,
     )
 

@@ -26,7 +26,7 @@ _RESTARTS = 3
 _STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of one that was asked to stop
 
 
-def wanted(params: Params) -> int:
+def num_processes(params: Params) -> int:
     """How many processes machine.devices means on this machine.
 
     Raises:
@@ -40,11 +40,11 @@ def wanted(params: Params) -> int:
         count = gpus if machine.devices == "auto" else machine.devices
         if count > gpus:
             raise PipelineError(f"params.yaml: machine.devices is {count}, but torch finds {gpus} GPUs")
-    share_evenly(train, count)
+    check_batch_divides(train, count)
     return count
 
 
-def share_evenly(train: TrainParams, processes: int) -> None:
+def check_batch_divides(train: TrainParams, processes: int) -> None:
     """Makes sure that every process gets as many images in each part of a step.
 
     Raises:
@@ -64,7 +64,7 @@ def is_worker() -> bool:
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
-def processes(params: Params) -> AbstractContextManager[Processes]:
+def join_processes(params: Params) -> AbstractContextManager[Processes]:
     """Those that this process trains with: the launcher's, or none.
 
     Raises:
@@ -76,7 +76,7 @@ def processes(params: Params) -> AbstractContextManager[Processes]:
 
 @contextmanager
 def _joined(params: Params) -> Iterator[Processes]:
-    share_evenly(params.train, int(os.environ["WORLD_SIZE"]))
+    check_batch_divides(params.train, int(os.environ["WORLD_SIZE"]))
     try:
         with group(choose_device(params.machine.device)) as joined:
             yield joined
@@ -86,7 +86,7 @@ def _joined(params: Params) -> Iterator[Processes]:
         sys.exit(128 + signal.SIGTERM)
 
 
-def work(body: Callable[[], None]) -> NoReturn:
+def run_worker(body: Callable[[], None]) -> NoReturn:
     """Runs what a process that `launch` started has to do, and exits. What goes wrong is left for `launch` to tell."""
     try:
         body()

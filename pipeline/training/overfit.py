@@ -11,17 +11,17 @@ from fcos.training.history import History
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.loading.batches import Batches
-from pipeline.loading.dataset import learned
+from pipeline.loading.dataset import trainable_annotations
 from pipeline.loading.transforms import generator
 from pipeline.params import Params
 
-BY_HEART = 0.95  # AP50 from which images count as learned by heart
-STEPS = 50  # of an epoch
+TARGET_AP50 = 0.95  # AP50 from which images count as learned by heart
+STEPS_PER_EPOCH = 50  # of an epoch
 _EPOCHS = 20  # at most
 
 
 @dataclass(frozen=True)
-class Repeated:
+class RepeatedBatches:
     """Epochs of so many steps, each made of as many passes over few images as that takes."""
 
     batches: Batches
@@ -37,7 +37,7 @@ class Repeated:
             yield next(self.batches(pass_, place))
 
 
-def by_heart(params: Params, split: AnnotationSet, processes: Processes = ALONE) -> tuple[Params, AnnotationSet]:
+def overfit_subset(params: Params, split: AnnotationSet, processes: Processes = ALONE) -> tuple[Params, AnnotationSet]:
     """For `train.overfit`: so many images with objects, chosen by the seed, and parameters that change none of them.
 
     The images are also those to be judged on. A batch is no larger than they are, but where processes and
@@ -79,7 +79,7 @@ def _some(split: AnnotationSet, params: Params) -> AnnotationSet:
     fit = [
         image
         for image in split.images
-        if learned(own := groups[image.id], difficult=train.include_difficult)
+        if trainable_annotations(own := groups[image.id], include_difficult=train.include_difficult)
         and (train.include_crowd or not any(a.iscrowd for a in own))
     ]
     order = torch.randperm(len(fit), generator=generator(params.seed, "overfit")).tolist()
@@ -87,18 +87,18 @@ def _some(split: AnnotationSet, params: Params) -> AnnotationSet:
     return replace(split, images=images, annotations=tuple(one for image in images for one in groups[image.id]))
 
 
-def check_by_heart(history: History, split: AnnotationSet) -> None:
+def check_overfit(history: History, split: AnnotationSet) -> None:
     """Makes sure that the images were learned.
 
     Raises:
         PipelineError: AP50 stayed too low.
     """
     best = max(row["AP50"] for row in history.epochs)
-    if best < BY_HEART:
+    if best < TARGET_AP50:
         names = ", ".join(image.file_name for image in split.images[:4])
         more = f" and {len(split.images) - 4} more" if len(split.images) > 4 else ""
         raise PipelineError(
-            f"train.overfit: AP50 came to {best:.3f}, not to {BY_HEART}, in {len(history.steps):,} steps on "
+            f"train.overfit: AP50 came to {best:.3f}, not to {TARGET_AP50}, in {len(history.steps):,} steps on "
             f"{len(split.images)} images ({names}{more}): see whether boxes and classes are right and some location "
             "learns each object (`fcos explain`), then whether train.lr fits (plots and `fcos check`)"
         )

@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 _FORGOTTEN = 30 * 24 * 3600  # seconds without a change
 
 
-def remove_forgotten(folder: Path, own: str) -> str | None:
+def remove_stale_states(folder: Path, own: str) -> str | None:
     """Removes states that weren't touched for 30 days, but none whose training runs: it holds the state's lock.
 
     Args:

@@ -21,7 +21,7 @@ _STEPS = 100  # recalls 0, 0.01, …, 1, as COCO samples them
 _MOST_CLASSES = 20  # more lines than that can't be told apart in a picture
 
 
-def precision_recall_csv(metrics: VocMetrics, path: Path) -> None:
+def write_precision_recall(metrics: VocMetrics, path: Path) -> None:
     """Writes the best precision at each of 101 recalls, at IoU 0.5: a row a recall.
 
     The columns are `recall`, each class that has objects, and `mean` over them. `mean` is last since `dvc plots`
@@ -37,7 +37,7 @@ def precision_recall_csv(metrics: VocMetrics, path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def precision_recall_png(metrics: VocMetrics, path: Path) -> None:
+def plot_precision_recall(metrics: VocMetrics, path: Path) -> None:
     """Draws those curves; only their mean where there are more than twenty classes."""
     curves = _sampled(metrics)
 
@@ -58,8 +58,8 @@ def write_training_curves(history: History, folder: Path, title: str = "") -> No
     told = [{name: value for name, value in row.items() if name not in UNREPORTED} for row in history.steps]
     _write_csv(told, folder / "loss.csv")
     _write_csv(history.epochs, folder / "validation.csv")
-    loss_curves(history.steps, folder / "loss.png", title)
-    optimizer_curves(history.steps, folder / "optimizer.png")
+    plot_losses(history.steps, folder / "loss.png", title)
+    plot_optimizer(history.steps, folder / "optimizer.png")
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -69,7 +69,7 @@ def _write_csv(rows: Sequence[Row], path: Path) -> None:
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
 
 
-def loss_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = "") -> None:
+def plot_losses(rows: Sequence[Mapping[str, float]], path: Path, title: str = "") -> None:
     """Draws a training's losses, and its learning rate on an axis of its own, by step.
 
     Args:
@@ -93,7 +93,7 @@ def loss_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str = ""
     _picture(draw, path)
 
 
-def optimizer_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+def plot_optimizer(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draws a training's gradient norm, before clipping, on a logarithmic axis, and its learning rate, by step.
 
     Args:

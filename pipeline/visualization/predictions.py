@@ -1,4 +1,4 @@
-"""Detections drawn on the images of `fcos predict`."""
+"""Pictures and detections.json that `fcos predict` writes."""
 
 import shutil
 from collections.abc import Sequence
@@ -8,15 +8,16 @@ from typing import Any
 
 import PIL.Image
 
+from fcos.postprocess import Postprocess
 from pipeline.errors import PipelineError
 from pipeline.files import out_names, write_json
 from pipeline.inference.model import Model
-from pipeline.inference.predict import Prediction, predict, record
+from pipeline.inference.predict import Prediction, predict, to_record
 from pipeline.visualization.boxes import class_color, draw
 
 
-def picture(prediction: Prediction, names: Sequence[str]) -> PIL.Image.Image:
-    """The image with its boxes, each with its class and score."""
+def draw_prediction(prediction: Prediction, names: Sequence[str]) -> PIL.Image.Image:
+    """The image with the box, class and score of each detection."""
     labels = prediction.detections.labels.tolist()
     return draw(
         prediction.image,
@@ -27,29 +28,36 @@ def picture(prediction: Prediction, names: Sequence[str]) -> PIL.Image.Image:
     )
 
 
-def write(model: Model, images: Sequence[Path], score_threshold: float, out: Path | None) -> list[dict[str, Any]]:
-    """Detects in every image; with `out`, writes a picture each and detections.json there, all or nothing.
+def write(
+    model: Model, images: Sequence[Path], score_threshold: float, out: Path | None, postprocess: Postprocess
+) -> list[dict[str, Any]]:
+    """Detects objects in every image. With `out`, writes a picture per image and detections.json, all or nothing.
 
     Returns:
-        a record an image, as in detections.json.
+        A record per image, as in detections.json.
 
     Raises:
-        PipelineError: an image can't be decoded, or a picture would take an input's place.
+        PipelineError: an image can't be decoded, or a picture would overwrite an input.
     """
     names = out_names(images)
-    inputs = {image.resolve() for image in images}
-    for name in names:
-        if out and (out / name).resolve() in inputs:
-            raise PipelineError(f"{out / name}: is an input; its picture would overwrite it: choose another --out")
+    if out:
+        _check_overwrites(images, [out / name for name in names])
     records = []
     with TemporaryDirectory() as staging:
-        for one, name in zip(predict(model, images, score_threshold), names, strict=True):
-            records.append(record(one, model))
+        for prediction, name in zip(predict(model, images, score_threshold, postprocess), names, strict=True):
+            records.append(to_record(prediction, model))
             if out:
-                picture(one, model.class_names).save(Path(staging) / name, quality=92)
+                draw_prediction(prediction, model.class_names).save(Path(staging) / name, quality=92)
         if out:
             out.mkdir(parents=True, exist_ok=True)
             for name in names:
                 shutil.move(Path(staging) / name, out / name)
             write_json(out / "detections.json", records)
     return records
+
+
+def _check_overwrites(images: Sequence[Path], pictures: Sequence[Path]) -> None:
+    inputs = {image.resolve() for image in images}
+    for picture in pictures:
+        if picture.resolve() in inputs:
+            raise PipelineError(f"{picture}: is an input; its picture would overwrite it: choose another --out")

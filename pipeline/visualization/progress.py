@@ -12,7 +12,7 @@ from fcos.training.history import Row
 _SHOWN = {"total": "loss", "classification": "class", "box": "box", "quality": "quality"}
 
 
-def say(line: str) -> None:
+def write_line(line: str) -> None:
     """A line about training, above the bar."""
     tqdm.write(f"train: {line}", file=sys.stderr)
 

@@ -106,7 +106,7 @@ def main() -> None:
     folder, trouble = Path(sys.argv[1]), " ".join(sys.argv[2:])
     values = recipes.defaults()
     values = replace(values, machine=replace(values.machine, device="cpu"))
-    with launching.processes(values) as processes:
+    with launching.join_processes(values) as processes:
         request = process.Request()
         training = trainer(folder, processes, trouble, request)
         with request.noted():
@@ -116,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launching.work(main)
+    launching.run_worker(main)

@@ -46,7 +46,7 @@ def training_data(folder: Path, split: AnnotationSet | None = None, **changed: A
         epochs=8,
         seed=3,
     )
-    return TrainingData(split, folder, augmentation=how, difficult=False, empty=True)
+    return TrainingData(split, folder, augmentation=how, include_difficult=False, include_empty=True)
 
 
 def batches(data: TrainingData, **changed: Any) -> Batches:

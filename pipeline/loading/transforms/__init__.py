@@ -15,7 +15,7 @@ from pipeline.loading.transforms.color import jitter
 from pipeline.loading.transforms.geometry import affine, aside, corners_of, crop_with_object, warp, zoom_in
 from pipeline.loading.transforms.mixup import mixup, weight_of
 from pipeline.loading.transforms.mosaic import center_of, mosaic
-from pipeline.loading.transforms.rng import Luck, generator
+from pipeline.loading.transforms.rng import SampleRng, generator
 from pipeline.loading.transforms.sample import FILL, Sample, flip, inside, resize
 from pipeline.params import AugmentParams
 
@@ -44,56 +44,56 @@ class Augmentation:
             count: how many there are.
         """
         sample = read(index)
-        luck = Luck((self.seed, epoch, sample.name))
+        rng = SampleRng((self.seed, epoch, sample.name))
         others = Others(read, count, index) if epoch < self.epochs - self.params.close_mosaic_epochs else None
-        sample = self._composed(sample, others, luck)
-        if random := luck.drawn("jitter", self.params.color_jitter):
+        sample = self._composed(sample, others, rng)
+        if random := rng.maybe("jitter", self.params.color_jitter):
             sample = replace(sample, image=jitter(sample.image, self.params.color_jitter_strength, random))
-        sample = self._warped(sample, luck)
-        return inside(flip(sample) if luck.drawn("flip", self.params.flip) else sample)
+        sample = self._warped(sample, rng)
+        return inside(flip(sample) if rng.maybe("flip", self.params.flip) else sample)
 
-    def _composed(self, sample: Sample, others: "Others | None", luck: Luck) -> Sample:
+    def _composed(self, sample: Sample, others: "Others | None", rng: SampleRng) -> Sample:
         """Cut, resized, and put together with other images where there are any to take."""
-        target = self._target(luck)
-        if others and (random := luck.drawn("mosaic", self.params.mosaic)):
-            sample = self._mosaic(sample, others, target, luck, random)
+        target = self._target(rng)
+        if others and (random := rng.maybe("mosaic", self.params.mosaic)):
+            sample = self._mosaic(sample, others, target, rng, random)
         else:
-            sample = resize(*self._part(sample, target, luck))
-        if others and (random := luck.drawn("mixup", self.params.mixup)):
-            other, _ = self._part(others.one(random), target, luck.within("mixup"))
+            sample = resize(*self._part(sample, target, rng))
+        if others and (random := rng.maybe("mixup", self.params.mixup)):
+            other, _ = self._part(others.one(random), target, rng.child("mixup"))
             sample = mixup(sample, other, weight_of(random))
         return sample
 
-    def _mosaic(self, sample: Sample, others: "Others", target: InputSize, luck: Luck, random: Random) -> Sample:
+    def _mosaic(self, sample: Sample, others: "Others", target: InputSize, rng: SampleRng, random: Random) -> Sample:
         """With three others, of the size that the image alone would have, or of the canvas."""
-        parts = [self._part(sample, target, luck)]
-        parts += [self._part(other, target, luck.within("mosaic", i)) for i, other in enumerate(others.three(random))]
+        parts = [self._part(sample, target, rng)]
+        parts += [self._part(other, target, rng.child("mosaic", i)) for i, other in enumerate(others.three(random))]
         random.shuffle(parts)
         size = target.canvas or target.resized(*sample.size)
         return replace(mosaic(parts, size, center_of(size, random), random), name=sample.name)
 
-    def _target(self, luck: Luck) -> InputSize:
+    def _target(self, rng: SampleRng) -> InputSize:
         """What images are resized to, where the shorter side is drawn at random too."""
         if self.multi_scale is None:
             return self.input_size
-        shorter = luck.of("multi_scale").randint(*self.multi_scale)
+        shorter = rng.stream("multi_scale").randint(*self.multi_scale)
         return replace(self.input_size, size=(shorter, self.input_size.size[1]))
 
-    def _part(self, sample: Sample, target: InputSize, luck: Luck) -> tuple[Sample, float]:
+    def _part(self, sample: Sample, target: InputSize, rng: SampleRng) -> tuple[Sample, float]:
         """What crop and zoom leave of an image as stored, and the factor that it is to be resized by."""
-        if random := luck.drawn("crop", self.params.crop):
+        if random := rng.maybe("crop", self.params.crop):
             sample = crop_with_object(sample, self.params.min_crop, random)
-        random = luck.of("scale")
+        random = rng.stream("scale")
         zoom = math.exp(random.uniform(*map(math.log, self.params.scale)))
         if zoom > 1:
             sample = zoom_in(sample, zoom, random)
         return sample, target.scale(*sample.size) * min(zoom, 1)
 
-    def _warped(self, sample: Sample, luck: Luck) -> Sample:
+    def _warped(self, sample: Sample, rng: SampleRng) -> Sample:
         corners = unmoved = corners_of(sample.size)
-        if random := luck.drawn("perspective", self.params.perspective):
+        if random := rng.maybe("perspective", self.params.perspective):
             corners = aside(corners, self.params.perspective_distortion, random)
-        if random := luck.drawn("affine", self.params.affine):
+        if random := rng.maybe("affine", self.params.affine):
             corners = affine(
                 corners,
                 size=sample.size,

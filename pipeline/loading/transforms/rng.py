@@ -14,7 +14,7 @@ def generator(*key: object) -> torch.Generator:
 
 
 @dataclass(frozen=True)
-class Luck:
+class SampleRng:
     """The randomness of one image in one epoch.
 
     Every transformation has random numbers of its own, so that switching one on doesn't change another's.
@@ -22,17 +22,17 @@ class Luck:
 
     key: tuple[object, ...]  # seed, epoch, the image's name, and what it is for
 
-    def of(self, transformation: str) -> Random:
+    def stream(self, transformation: str) -> Random:
         """The transformation's random numbers, from the first on."""
         return Random(repr((*self.key, transformation)))
 
-    def drawn(self, transformation: str, probability: float) -> Random | None:
+    def maybe(self, transformation: str, probability: float) -> Random | None:
         """The transformation's random numbers where it is to happen, which has this probability; else None."""
         if not probability:
             return None
-        random = self.of(transformation)
+        random = self.stream(transformation)
         return random if random.random() < probability else None
 
-    def within(self, *what: object) -> "Luck":
+    def child(self, *what: object) -> "SampleRng":
         """Another's, as far from this one as another image's: of an image that is put together with this one."""
-        return Luck((*self.key, *what))
+        return SampleRng((*self.key, *what))

@@ -97,7 +97,7 @@ def three(cats: Any, found: Any) -> voc.VocMetrics:
 
 
 def test_precision_recall_data(three: voc.VocMetrics, tmp_path: Path) -> None:
-    curves.precision_recall_csv(three, tmp_path / "pr.csv")
+    curves.write_precision_recall(three, tmp_path / "pr.csv")
     with (tmp_path / "pr.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["recall", "cat", "mean"]
@@ -108,14 +108,14 @@ def test_precision_recall_data(three: voc.VocMetrics, tmp_path: Path) -> None:
 
 def test_a_class_may_be_called_mean(three: voc.VocMetrics, tmp_path: Path) -> None:
     renamed = voc.VocMetrics(three.mAP50_11point, three.mAP50_area, {"mean": three.per_class["cat"]})
-    curves.precision_recall_csv(renamed, tmp_path / "pr.csv")
+    curves.write_precision_recall(renamed, tmp_path / "pr.csv")
     assert (tmp_path / "pr.csv").read_text().startswith("recall,mean (class),mean\n")
 
 
 def test_no_objects_draw_too(tmp_path: Path) -> None:
     empty = voc.VocMetrics(None, None, {})
-    curves.precision_recall_csv(empty, tmp_path / "pr.csv")
-    curves.precision_recall_png(empty, tmp_path / "pr.png")
+    curves.write_precision_recall(empty, tmp_path / "pr.csv")
+    curves.plot_precision_recall(empty, tmp_path / "pr.png")
     assert (tmp_path / "pr.csv").read_text().startswith("recall,mean\n0,0\n")
 
 
@@ -128,9 +128,9 @@ ROWS = [
 
 def test_pictures_are_pictures_and_always_the_same(three: voc.VocMetrics, tmp_path: Path) -> None:
     for name in ("first", "second"):
-        curves.loss_curves(ROWS, tmp_path / name / "loss.png")
-        curves.optimizer_curves(ROWS, tmp_path / name / "optimizer.png")
-        curves.precision_recall_png(three, tmp_path / name / "pr.png")
+        curves.plot_losses(ROWS, tmp_path / name / "loss.png")
+        curves.plot_optimizer(ROWS, tmp_path / name / "optimizer.png")
+        curves.plot_precision_recall(three, tmp_path / name / "pr.png")
     for file in ("loss.png", "optimizer.png", "pr.png"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
         with Picture.open(tmp_path / "first" / file) as picture:
@@ -141,6 +141,6 @@ def test_pictures_are_pictures_and_always_the_same(three: voc.VocMetrics, tmp_pa
 
 def test_odd_class_names_draw(three: voc.VocMetrics, tmp_path: Path) -> None:
     odd = dict.fromkeys(("_", "$x", "a$\\frac$", "_hidden", "狗", ""), three.per_class["cat"])
-    curves.precision_recall_png(voc.VocMetrics(1, 1, odd), tmp_path / "pr.png")
+    curves.plot_precision_recall(voc.VocMetrics(1, 1, odd), tmp_path / "pr.png")
     with Picture.open(tmp_path / "pr.png") as picture:
         assert picture.size == (800, 450)

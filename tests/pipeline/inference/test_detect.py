@@ -1,7 +1,8 @@
-"""Detection in a split, by one process and by several."""
+"""Detection in all images of a split, in one process and in several."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -16,7 +17,11 @@ from pipeline.inference.detect import detect_split
 SIZES = [(40, 30), (60, 30), (32, 64), (40, 30), (50, 50), (30, 40), (64, 64)]
 
 
-def test_every_image_is_looked_at_by_exactly_one_process(picture: Callable[..., Path], tmp_path: Path) -> None:
+def in_order(detections: Iterable[Detection]) -> list[Detection]:
+    return sorted(detections, key=lambda detection: (detection.image_id, -detection.score))
+
+
+def test_each_image_is_processed_by_exactly_one_process(picture: Callable[..., Path], tmp_path: Path) -> None:
     images = [Image(10 + index, f"{index}.png", *size) for index, size in enumerate(SIZES)]
     for index, image in enumerate(images):
         picture(tmp_path / image.file_name, (image.width, image.height), index)
@@ -24,10 +29,10 @@ def test_every_image_is_looked_at_by_exactly_one_process(picture: Callable[..., 
     torch.manual_seed(0)
     config = replace(PAPER, backbone="tiny", pretrained=False, channels=16, levels=(3, 4, 5), tower_depth=1)
     detector = build(replace(config, frozen_stages=0), 1).eval()
-    told: list[list[int]] = []
+    calls: list[list[int]] = []  # of `progress`, for each process
 
-    def found(rank: int, count: int) -> list[Detection]:
-        told.append([])
+    def run(rank: int, world_size: int) -> list[Detection]:
+        calls.append([])
         return list(
             detect_split(
                 detector,
@@ -36,20 +41,18 @@ def test_every_image_is_looked_at_by_exactly_one_process(picture: Callable[..., 
                 input_size=InputSize((64, 64), letterbox=True),
                 postprocess=Postprocess(score_threshold=0.0, max_detections=3),
                 batch_size=2,
-                progress=told[-1].append,
+                progress=calls[-1].append,
                 rank=rank,
-                processes=count,
+                world_size=world_size,
             )
         )
 
-    whole = found(0, 1)
-    assert {one.image_id for one in whole} == {image.id for image in images}
-    shares = [found(rank, 3) for rank in range(3)]
-    ours = [{one.image_id for one in share} for share in shares]
-    assert [len(each) for each in ours] == [3, 2, 2]
-    assert set.union(*ours) == {image.id for image in images}
-    assert sorted((one for share in shares for one in share), key=lambda one: (one.image_id, -one.score)) == sorted(
-        whole, key=lambda one: (one.image_id, -one.score)
-    )
-    # As often in each, so that they can agree on something.
-    assert told == [[2, 2, 2, 1], [2, 1], [2, 0], [2, 0]]
+    everything = run(0, 1)
+    assert {detection.image_id for detection in everything} == {image.id for image in images}
+    shares = [run(rank, 3) for rank in range(3)]
+    image_ids = [{detection.image_id for detection in share} for share in shares]
+    assert [len(ids) for ids in image_ids] == [3, 2, 2]
+    assert set.union(*image_ids) == {image.id for image in images}
+    assert in_order(chain(*shares)) == in_order(everything)
+    # Equally often in every process: each call may exchange values between them.
+    assert calls == [[2, 2, 2, 1], [2, 1], [2, 0], [2, 0]]

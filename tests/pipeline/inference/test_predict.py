@@ -1,27 +1,29 @@
+"""Which image files `fcos predict` reads."""
+
 from pathlib import Path
 
 import PIL.Image
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.inference import predict as prediction
+from pipeline.inference.predict import find_images
 
 
-def picture(path: Path) -> Path:
+def write_picture(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.effect_noise((60, 40), 90).save(path)
     return path
 
 
 def test_pictures_of_an_earlier_run_are_not_read(tmp_path: Path) -> None:
-    original = picture(tmp_path / "a.jpg")
+    original = write_picture(tmp_path / "a.jpg")
     out = tmp_path / "predicted"
-    picture(out / "a.jpg")
-    assert prediction.images_of([tmp_path], out) == [original]
+    write_picture(out / "a.jpg")
+    assert find_images([tmp_path], out) == [original]
 
 
 def test_no_images(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="no image in this folder"):
-        prediction.images_of([tmp_path])
+        find_images([tmp_path])
     with pytest.raises(PipelineError, match=r"none\.jpg: no such file or folder"):
-        prediction.images_of([tmp_path / "none.jpg"])
+        find_images([tmp_path / "none.jpg"])

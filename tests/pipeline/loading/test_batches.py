@@ -21,7 +21,7 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Image
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 from pipeline.loading.batches import Batches
-from pipeline.loading.dataset import Names, TrainingData
+from pipeline.loading.dataset import PackedStrings, TrainingData
 from tests.support.noise_images import batches, same, training_data, written
 
 Make = Callable[..., TrainingData]
@@ -49,17 +49,17 @@ def special(split: AnnotationSet) -> AnnotationSet:
 def test_crowds_and_difficult_objects_are_not_learned(make: Make, tmp_path: Path) -> None:
     split = special(written(tmp_path / "raw", [(48, 64)] * 10))
     data = make(split)
-    assert data.counts.tolist() == [1, 1, 0, 0, 0, 1, 1, 1, 1, 1]
+    assert data.object_counts.tolist() == [1, 1, 0, 0, 0, 1, 1, 1, 1, 1]
     assert data[0, 2].annotated == 0
     assert data[0, 1].annotated == 1
 
     def left(**changed: bool) -> list[int]:
-        how = {"difficult": False, "empty": True, "crowd": True} | changed
-        return TrainingData(split, tmp_path / "raw", augmentation=data.augmentation, **how).rows.tolist()
+        how = {"include_difficult": False, "include_empty": True, "include_crowd": True} | changed
+        return TrainingData(split, tmp_path / "raw", augmentation=data.augmentation, **how).image_indices.tolist()
 
-    assert left(empty=False) == [0, 1, 5, 6, 7, 8, 9]
-    assert left(empty=False, difficult=True) == [0, 1, 3, 5, 6, 7, 8, 9]
-    assert left(crowd=False) == [0, 1, 3, 4, 6, 7, 8, 9]
+    assert left(include_empty=False) == [0, 1, 5, 6, 7, 8, 9]
+    assert left(include_empty=False, include_difficult=True) == [0, 1, 3, 5, 6, 7, 8, 9]
+    assert left(include_crowd=False) == [0, 1, 3, 4, 6, 7, 8, 9]
 
 
 def test_an_image_comes_as_stored_with_its_objects(make: Make, tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_an_image_comes_as_stored_with_its_objects(make: Make, tmp_path: Path) -
 
 def test_names_are_what_they_were() -> None:
     names = ["a.jpg", "", "ä/日本.png", "b"]
-    assert list(Names(names)) == names
-    assert len(Names(names)) == 4
-    assert list(Names([])) == []
+    assert list(PackedStrings(names)) == names
+    assert len(PackedStrings(names)) == 4
+    assert list(PackedStrings([])) == []
 
 
 def test_nothing_to_learn_is_an_error_at_once(make: Make, tmp_path: Path) -> None:
@@ -103,12 +103,15 @@ def test_a_subset_is_a_data_set_of_its_own(make: Make) -> None:
 
 def test_a_limit_is_stable_and_fewer_are_among_more(make: Make) -> None:
     data = make()
-    few, more = data.limited(3, seed=1).rows.tolist(), data.limited(6, seed=1).rows.tolist()
+    few, more = (
+        data.random_subset(3, seed=1).image_indices.tolist(),
+        data.random_subset(6, seed=1).image_indices.tolist(),
+    )
     assert len(few) == 3
     assert set(few) < set(more)
-    assert data.limited(3, seed=1).rows.tolist() == few == sorted(few)
-    assert [data.limited(3, seed=seed).rows.tolist() for seed in range(2, 6)] != [few] * 4
-    assert data.limited(99, seed=1).rows.tolist() == list(range(10))
+    assert data.random_subset(3, seed=1).image_indices.tolist() == few == sorted(few)
+    assert [data.random_subset(3, seed=seed).image_indices.tolist() for seed in range(2, 6)] != [few] * 4
+    assert data.random_subset(99, seed=1).image_indices.tolist() == list(range(10))
 
 
 # Batches.
@@ -204,7 +207,7 @@ def test_processes_share_each_step_out(make: Make, grouped: bool) -> None:
     shares = [
         [[name for part in parts for name in part.names] for parts in one(1)]
         for one in (
-            batches(data, group_by_aspect_ratio=grouped, rank=rank, processes=2, accumulate=accumulate)
+            batches(data, group_by_aspect_ratio=grouped, rank=rank, world_size=2, accumulate=accumulate)
             for rank, accumulate in ((0, 1), (1, 2))
         )
     ]

@@ -122,10 +122,10 @@ def test_no_room_is_one_line_with_the_numbers(cached: Callable[..., ImageCache],
     with pytest.raises(
         PipelineError, match=r"needs 16000\.0 GB more, and [\d.]+ GB are free there: make room"
     ) as caught:
-        cache.room_for(np.array([1]))
+        cache.check_free_space(np.array([1]))
     assert "\n" not in str(caught.value)
-    cache.room_for(np.array([], dtype=np.int64))
-    cached(split).room_for(np.array([0, 1]))
+    cache.check_free_space(np.array([], dtype=np.int64))
+    cached(split).check_free_space(np.array([0, 1]))
 
 
 def test_a_full_disk_leaves_images_out_of_the_cache(cached: Callable[..., ImageCache], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from fcos.config import InputSize
 from fcos.detector import build
 from fcos.training.history import Best, History
 from fcos.weights import Description, load_detector
-from pipeline.stages.train import stopped_early, summary, write_weights
+from pipeline.stages.train import early_stopping_message, training_summary, write_weights
 from tests.support.interrupted_training import MODEL
 
 STEP = dict.fromkeys(("total", "classification", "box", "quality", "quality_floor"), 1.0)
@@ -33,11 +33,11 @@ def test_one_becomes_the_detector_and_the_other_lies_beside_it(tmp_path: Path, k
 
 def test_an_early_end_is_told() -> None:
     history, best = History([STEP] * 4, EPOCHS, stopped_early=True), Best(EPOCHS[0], {})
-    assert stopped_early(history, best, 8) == (
+    assert early_stopping_message(history, best, 8) == (
         "stopped early, after epoch 2 of 8: AP 0.250 of epoch 1 was not bettered"
     )
-    assert stopped_early(History([STEP] * 4, EPOCHS), best, 2) == ""
-    told = summary(history, best, overfit=0, images_per_second=10.0)
+    assert early_stopping_message(History([STEP] * 4, EPOCHS), best, 2) == ""
+    told = training_summary(history, best, overfit=0, images_per_second=10.0)
     assert told["stopped_early"]
     assert told["epochs"] == 2
     assert told["best"] == {"epoch": 1, "AP": 0.25, "AP50": 0.5}

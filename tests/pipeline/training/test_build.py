@@ -11,7 +11,7 @@ from fcos.training.trainer import Trainer
 from pipeline import params
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
-from pipeline.training.build import iterations, learning_rate, make_batches, make_trainer
+from pipeline.training.build import learning_rate, make_batches, make_trainer, to_iterations
 from tests.support.noise_images import written
 
 
@@ -58,7 +58,7 @@ def made(own: params.Params, home: Path) -> Trainer:
 def test_lengths_in_each_unit(home: Path, unit: str, value: float, expected: int) -> None:
     """Of four epochs of ten steps."""
     train = replace(params.load(home / "params.yaml").train, epochs=4, steps=(1.0,), warmup=1.0, schedule_unit=unit)
-    assert iterations(train, 10, value) == expected
+    assert to_iterations(train, 10, value) == expected
 
 
 def test_the_learning_rate_follows_the_batch(home: Path) -> None:
@@ -122,7 +122,7 @@ def test_batches_are_what_the_parameters_say(home: Path) -> None:
     assert [len(list(made(epoch))) for epoch in range(2)] == [2, 2]
     (folder,) = home.glob(".fcos/cache/raw/*/sides-64-96")
     sums = np.fromfile(folder / "sums", dtype=np.uint64)
-    assert set(np.flatnonzero(sums)) <= set(made.data.rows.tolist())
+    assert set(np.flatnonzero(sums)) <= set(made.data.image_indices.tolist())
     assert not made.pin_memory or torch.cuda.is_available()
     varied = replace(train, multi_scale=(48, 80))
     make_batches(replace(values, train=varied), split, home / "raw")

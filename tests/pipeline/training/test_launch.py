@@ -87,7 +87,7 @@ def test_images_of_a_step_are_shared_out_evenly_or_not_at_all() -> None:
     def processes(devices: Any, accumulate: int) -> int:
         train = replace(values.train, batch_size=8, accumulate=accumulate)
         machine = replace(values.machine, device="cpu", devices=devices)
-        return launching.wanted(replace(values, train=train, machine=machine))
+        return launching.num_processes(replace(values, train=train, machine=machine))
 
     assert processes("auto", 1) == 1
     assert processes(4, 2) == 4

@@ -15,7 +15,7 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.training.build import make_batches
-from pipeline.training.overfit import by_heart, check_by_heart
+from pipeline.training.overfit import check_overfit, overfit_subset
 from tests.support.paths import PROJECT
 
 COLORS = {"cat": (230, 40, 40), "dog": (40, 60, 230)}
@@ -43,20 +43,20 @@ def squares(folder: Path, count: int = 6) -> AnnotationSet:
 
 def test_images_are_chosen_by_the_seed_and_have_objects(tmp_path: Path) -> None:
     split = squares(tmp_path, 30)
-    chosen = [by_heart(replace(wanted(overfit=4), seed=seed), split)[1] for seed in (0, 0, 1)]
+    chosen = [overfit_subset(replace(wanted(overfit=4), seed=seed), split)[1] for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
     for one in chosen:
         assert len(one.images) == 4
         assert {image.id for image in one.images} == {annotation.image_id for annotation in one.annotations}
         assert one.categories == split.categories
-    assert len(by_heart(wanted(overfit=99), split)[1].images) == 20
+    assert len(overfit_subset(wanted(overfit=99), split)[1].images) == 20
 
 
 def test_crowds_and_difficult_objects_are_none_to_learn_by_heart(tmp_path: Path) -> None:
     split = squares(tmp_path)
     first, second, *others = split.annotations
     changed = replace(split, annotations=(replace(first, iscrowd=1), replace(second, difficult=1), *others))
-    assert [image.id for image in by_heart(wanted(overfit=9), changed)[1].images] == [4, 5]
+    assert [image.id for image in overfit_subset(wanted(overfit=9), changed)[1].images] == [4, 5]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_batches_fit_images_parts_and_processes(
     together = Alone()
     together.count = processes
     asked = wanted(overfit=overfit, batch_size=batch_size, accumulate=accumulate)
-    train = by_heart(asked, squares(tmp_path), together)[0].train
+    train = overfit_subset(asked, squares(tmp_path), together)[0].train
     assert train.batch_size == batch
     assert train.batch_size % (accumulate * processes) == 0
 
@@ -77,7 +77,7 @@ def test_batches_fit_images_parts_and_processes(
 def test_epochs_repeat_the_images_as_they_are(tmp_path: Path) -> None:
     asked = wanted(overfit=4, batch_size=2, size=(64, 64))
     asked = replace(asked, train=replace(asked.train, augment=replace(asked.train.augment, flip=1.0, mosaic=1.0)))
-    chosen, split = by_heart(asked, squares(tmp_path))
+    chosen, split = overfit_subset(asked, squares(tmp_path))
     batches = make_batches(chosen, split, tmp_path)
     assert len(batches) == 50
     steps = [part for parts in batches(1) for part in parts]
@@ -91,7 +91,7 @@ def test_epochs_repeat_the_images_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_resume_goes_on_with_the_same_steps(tmp_path: Path) -> None:
-    chosen, split = by_heart(wanted(overfit=3, batch_size=2, size=(64, 64)), squares(tmp_path))
+    chosen, split = overfit_subset(wanted(overfit=3, batch_size=2, size=(64, 64)), squares(tmp_path))
     batches = make_batches(chosen, split, tmp_path)
     whole = [parts[0].names for parts in batches(2)]
     assert [parts[0].names for parts in batches(2, 47)] == whole[47:]
@@ -99,12 +99,12 @@ def test_a_resume_goes_on_with_the_same_steps(tmp_path: Path) -> None:
 
 
 def test_what_is_not_learned_fails_and_says_where_to_look(tmp_path: Path) -> None:
-    split = by_heart(wanted(overfit=4), squares(tmp_path))[1]
+    split = overfit_subset(wanted(overfit=4), squares(tmp_path))[1]
     row = {"epoch": 1.0, "step": 50.0, "AP": 0.3}
-    check_by_heart(History([{}] * 50, [row | {"AP50": 0.2}, row | {"AP50": 0.95}]), split)
+    check_overfit(History([{}] * 50, [row | {"AP50": 0.2}, row | {"AP50": 0.95}]), split)
     with pytest.raises(
         PipelineError, match=r"AP50 came to 0\.940, not to 0\.95, in 50 steps on 4 images \(0\.png"
     ) as told:
-        check_by_heart(History([{}] * 50, [row | {"AP50": 0.94}, row | {"AP50": 0.5}]), split)
+        check_overfit(History([{}] * 50, [row | {"AP50": 0.94}, row | {"AP50": 0.5}]), split)
     assert "fcos explain" in str(told.value)
     assert "\n" not in str(told.value)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.training.prune import remove_forgotten
+from pipeline.training.prune import remove_stale_states
 
 DAY = 24 * 3600
 
@@ -27,7 +27,7 @@ def test_only_what_was_forgotten_is_removed(tmp_path: Path) -> None:
     forgotten = [state(tmp_path, name, 31) for name in ("forgotten", "too")]
     (tmp_path / "recent.lock").touch()
     with FileLock(tmp_path / "running.lock"), FileLock(tmp_path / "own.lock"):
-        told = remove_forgotten(tmp_path, "own")
+        told = remove_stale_states(tmp_path, "own")
     assert told == (
         "removed the states of 2 interrupted trainings that nobody touched for 30 days: 2.0 MB are free again"
     )
@@ -39,4 +39,4 @@ def test_only_what_was_forgotten_is_removed(tmp_path: Path) -> None:
 
 def test_nothing_to_remove_is_not_told(tmp_path: Path) -> None:
     state(tmp_path, "recent", 1)
-    assert remove_forgotten(tmp_path, "own") is None
+    assert remove_stale_states(tmp_path, "own") is None

@@ -180,6 +180,27 @@ def test_heat_maps_of_known_and_unknown_images(project: Path, picture: Callable[
     ] * 3
 
 
+def test_detections_are_post_processed_as_params_yaml_or_options_say(
+    project: Path, setting: Callable[..., None]
+) -> None:
+    """A detector that is sure of an object at every location."""
+    detector = build(SMALL, 2)
+    torch.nn.init.constant_(detector.head.class_logits.bias, 5.0)
+    about = Description(model=SMALL, categories=((2, "cat"), (4, "dog")), input_size=InputSize((64, 64)))
+    save_detector(detector, about, project / "models/detector.safetensors")
+
+    def detections(*options: str) -> int:
+        code, _, err = run("c.png", *options)
+        assert code == 0, err
+        (record,) = json.loads(Path("explained/explained.json").read_text())
+        return int(record["detector"]["detections"])
+
+    assert detections() > 3
+    setting(**{"postprocess.max_detections": 1})
+    assert detections() == 1
+    assert detections("--max-detections", "3") == 3
+
+
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
     ("arguments", "message"),
