@@ -1,9 +1,6 @@
 """The whole stage as DVC runs it, on a scene with one error of each kind."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +14,11 @@ from pipeline.evaluation import error_kinds as errors
 from pipeline.files import digest
 from pipeline.integrations import mlflow as tracking
 from pipeline.stages import inspect as stage
-from tests.support.paths import PROJECT
-
-
-def inspect(folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.stages.inspect"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from tests.support.projects import run_stage
 
 
 def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(inspected: Any) -> None:
-    done = inspect(inspected.root)
+    done = run_stage(inspected.root, "inspect")
     assert (done.returncode, done.stderr) == (0, "")
     numbers = json.loads((inspected.root / "metrics/inspect.json").read_text())
     assert numbers["errors"] == {
@@ -83,7 +69,7 @@ def test_one_picture_a_sheet_shows_the_worst_alone(inspected: Any) -> None:
 
 def test_an_unreadable_picture_is_one_line_and_leaves_nothing_half_written(inspected: Any) -> None:
     (inspected.root / "data/raw/digits/pictures/13.png").write_bytes(b"\x89PNG")
-    done = inspect(inspected.root)
+    done = run_stage(inspected.root, "inspect")
     assert done.returncode == 1
     assert done.stderr.startswith(f"inspect: {inspected.root}/data/raw/digits/pictures/13.png: can't be read")
     assert done.stderr.count("\n") == 1
@@ -93,7 +79,7 @@ def test_an_unreadable_picture_is_one_line_and_leaves_nothing_half_written(inspe
 
 def test_a_database_that_does_not_answer_is_one_line(inspected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9")
-    done = inspect(inspected.root)
+    done = run_stage(inspected.root, "inspect")
     assert done.returncode == 1
     assert done.stderr.startswith("inspect: FIFTYONE_DATABASE_URI=mongodb://127.0.0.1:9: no answer; ")
     assert done.stderr.count("\n") == 1
