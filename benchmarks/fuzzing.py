@@ -24,7 +24,7 @@ from tfrecord import example_pb2
 
 with atheris.instrument_imports(include=["pipeline.formats", "pipeline.conversion"]):
     from pipeline import params
-    from pipeline.conversion import own_splits
+    from pipeline.conversion import survey_original_splits
     from pipeline.data import annotations
     from pipeline.errors import PipelineError
 
@@ -131,7 +131,7 @@ def _outcome(folder: Path, format: str, options: params.ConvertParams) -> str:
         Exception: anything unclear.
     """
     try:
-        found = own_splits(folder, options, format).splits.values()
+        found = survey_original_splits(folder, options, format).splits.values()
     except PipelineError as error:
         line = str(error)
         assert len(line.splitlines()) == 1, line

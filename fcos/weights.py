@@ -58,7 +58,7 @@ def load_detector(path: Path, device: torch.device | None = None) -> tuple[Detec
         text = _current(json.loads(about.read_text(encoding="utf-8")))
         description = _description(text)
         detector = build(_without_pretrained(description.model), len(description.categories))
-        detector.normalize(**text["normalization"])
+        detector.set_normalization(**text["normalization"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{about}: not a detector's description: {error}") from None
     try:

@@ -16,3 +16,8 @@ class PipelineError(Exception):
 def one_line(text: str) -> str:
     r"""The text with each line break as Python writes it, such as `\n`."""
     return _BREAKS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def count_noun(number: int, singular: str, plural: str | None = None) -> str:
+    """A number with its noun, such as `1 image` or `2,000 images`; `plural` defaults to `singular` with an s."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_replace(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success the file or folder written there takes `path`'s place.
 
     A file is flushed to disk before it is renamed, so that a crash leaves the old one or the new one. On an
@@ -58,7 +58,7 @@ def remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -106,7 +106,7 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def out_names(paths: Sequence[Path]) -> list[str]:
+def unique_jpg_names(paths: Sequence[Path]) -> list[str]:
     """A picture's file name for each image: its own, with a number where that is taken."""
     given: dict[str, None] = {}
     for path in paths:

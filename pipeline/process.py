@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ONE_KEY = 1.0  # seconds within which one Ctrl-C may come twice: from the terminal, and from who started us
 
 
-def listen(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> "Request":
+def handle_signals(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> "StopRequest":
     """From now on, SIGTERM and Ctrl-C end the stage at once, with one line.
 
     Args:
@@ -24,7 +24,7 @@ def listen(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> "Request":
     Returns:
         What knows of the signal that came.
     """
-    request = Request()
+    request = StopRequest()
 
     def stop(number: int, _frame: FrameType | None) -> NoReturn:
         request.number = number
@@ -36,7 +36,7 @@ def listen(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> "Request":
     return request
 
 
-def stopped(name: str, number: int, more: str = "") -> NoReturn:
+def exit_stopped(name: str, number: int, more: str = "") -> NoReturn:
     """Ends the stage with a line that says by what signal, and the exit status that a shell gives to that."""
     _say(name, number, more)
     sys.exit(128 + number)
@@ -48,7 +48,7 @@ def _say(name: str, number: int, more: str = "") -> None:
 
 
 @dataclass
-class Request:
+class StopRequest:
     """The wish that a stage ends, for a body that must not end just anywhere: it asks now and then.
 
     A second Ctrl-C ends the stage at once.
@@ -62,8 +62,8 @@ class Request:
         return self.number is not None
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Within this, signals are noted and nothing else."""
+    def deferred(self) -> Iterator[None]:
+        """Within this, signals are deferred and nothing else."""
         before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         try:
             yield

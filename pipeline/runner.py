@@ -15,20 +15,20 @@ from pipeline import params
 from pipeline.errors import PipelineError
 from pipeline.files import digest
 from pipeline.params import Params
-from pipeline.process import die_with_parent, listen
+from pipeline.process import die_with_parent, handle_signals
 from pipeline.workspace import workspace
 
 
-def run(name: str, body: Callable[[Params], None]) -> None:
+def run_stage(name: str, body: Callable[[Params], None]) -> None:
     """Runs one stage and exits: 0 when its outputs are whole, 1 after a line that says why they aren't.
 
     DVC writes parameters and code into its lock as they are when a stage ends. So what determines the result
     is noted at the start, and where it is something else at the end the stage fails: the lock never lies.
     """
     die_with_parent()
-    signaled = listen(name)
+    signaled = handle_signals(name)
     try:
-        with full_disk_told():
+        with full_disk_errors():
             values = params.load()
             before = _inputs(name)
             body(values)
@@ -43,7 +43,7 @@ def run(name: str, body: Callable[[Params], None]) -> None:
 
 
 @contextmanager
-def full_disk_told() -> Iterator[None]:
+def full_disk_errors() -> Iterator[None]:
     """Makes a full disk a PipelineError."""
     try:
         yield

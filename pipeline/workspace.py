@@ -24,7 +24,7 @@ def root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or workspace()).resolve()
 
 
-def state() -> Path:
+def state_dir() -> Path:
     """The folder, made when missing, for what outlives runs and is nobody's output: `<root>/.fcos`."""
     folder = root() / ".fcos"
     folder.mkdir(exist_ok=True)

@@ -19,7 +19,6 @@ from tests.support.paths import PROJECT
 
 PACKAGES = ("fcos", "pipeline")
 # Code that can't change a result: the runner and its modules, advice, progress, images, MLflow and FiftyOne.
-# A stage whose results are images declares the modules of visualization that it imports.
 NEUTRAL = (
     "pipeline/analysis",
     "pipeline/errors.py",
@@ -31,6 +30,12 @@ NEUTRAL = (
     "pipeline/runner.py",
     "pipeline/visualization",
     "pipeline/workspace.py",
+)
+# Images that inspect writes are its results, so these modules are not neutral.
+RESULT_IMAGES = (
+    "pipeline/visualization/boxes.py",
+    "pipeline/visualization/contact_sheets.py",
+    "pipeline/visualization/failure_sheets.py",
 )
 # Small packages, declared as a whole whichever of their modules a stage imports.
 WHOLE = {"fcos/fast", "pipeline/data"}
@@ -66,6 +71,10 @@ def within(file: Path, names: Iterator[str] | tuple[str, ...] | set[str] | list[
     return any(file == Path(name) or Path(name) in file.parents for name in names)
 
 
+def is_neutral(file: Path) -> bool:
+    return within(file, NEUTRAL) and not within(file, RESULT_IMAGES)
+
+
 @cache
 def import_graph() -> grimp.ImportGraph:
     return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
@@ -81,7 +90,7 @@ def imported(stage: str) -> frozenset[Path]:
     while pending:
         module = pending.pop()
         visited.add(module)
-        if within(source(module), NEUTRAL):
+        if is_neutral(source(module)):
             continue
         parents = {module.rsplit(".", depth)[0] for depth in range(1, module.count(".") + 1)}  # are imported first
         pending |= (import_graph().find_modules_directly_imported_by(module) | parents) - visited
@@ -89,7 +98,7 @@ def imported(stage: str) -> frozenset[Path]:
 
 
 def determining(stage: str) -> set[Path]:
-    return {file for file in imported(stage) if not within(file, NEUTRAL)}
+    return {file for file in imported(stage) if not is_neutral(file)}
 
 
 def code(stage: str) -> list[str]:

@@ -17,7 +17,7 @@ _CHUNK = 2**20  # bytes that are read at once
 _CHECKSUM = 4  # bytes of CRC-32 at a file's beginning: it costs training a third of what SHA-256 would
 
 
-class NotSaved(RuntimeError):
+class CheckpointError(RuntimeError):
     """A state can't be written; the message names the folder, the room that is needed, and what to do."""
 
 
@@ -61,7 +61,7 @@ class Checkpoint:
         """Looks whether something could not be written, without waiting.
 
         Raises:
-            NotSaved: so it is; the state before is whole.
+            CheckpointError: so it is; the state before is whole.
         """
         for future in self._pending.values():
             if future.done():
@@ -71,7 +71,7 @@ class Checkpoint:
         """Returns when all that was saved is on the disk.
 
         Raises:
-            NotSaved: it can't be written; the state before is whole.
+            CheckpointError: it can't be written; the state before is whole.
         """
         for future in self._pending.values():
             future.result()
@@ -133,7 +133,7 @@ class Checkpoint:
         except OSError as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-            raise NotSaved(self._told(error, state)) from None
+            raise CheckpointError(self._told(error, state)) from None
 
     def _told(self, error: OSError, state: dict[str, Any]) -> str:
         there = next(folder for folder in (self.folder, *self.folder.parents) if folder.is_dir())

@@ -8,12 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-def make_ema(model: nn.Module, decay: float) -> "Average":
-    """An exponential moving average of parameters and buffers, which begins as a copy."""
-    return Average(model, decay)
-
-
-class Average:
+class ModelEMA:
     """A model and how it follows another one's parameters and buffers.
 
     It starts young: after n updates the decay is at most (1 + n)/(10 + n), or the first, random weights would

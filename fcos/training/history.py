@@ -33,11 +33,18 @@ class Best:
     weights: dict[str, Tensor]  # its state, on the CPU
 
 
-class Watcher(Protocol):
-    """Who is told how training goes."""
+class Callback(Protocol):
+    """Receives the records of a training as it runs."""
 
-    def stepped(self, row: Row, images: int) -> None:
-        """After each step: its number, losses and learning rate; and how many images it had."""
+    def on_step(self, row: Row, images: int) -> None:
+        """Called after each step with its number, losses and learning rate, and the number of images it processed."""
 
-    def validated(self, row: Row) -> None:
-        """After each validation: its epoch, step and what was measured."""
+    def on_validation(self, row: Row) -> None:
+        """Called after each validation with its epoch, step and metrics."""
+
+
+class NullCallback:
+    """A callback that does nothing."""
+
+    def on_step(self, row: Row, images: int) -> None: ...
+    def on_validation(self, row: Row) -> None: ...

@@ -48,7 +48,7 @@ def fetched(steps: Sequence[Step], processes: Processes, *, first: int) -> list[
     counts = values.new_tensor([[step.counted("objects"), step.counted("annotated")] for step in steps])
     numbers = processes.mean(torch.cat([values, counts], dim=1)).tolist()
     return [
-        {"step": first + place, **_named(own, processes.count), "learning_rate": step.learning_rate}
+        {"step": first + place, **_named(own, processes.world_size), "learning_rate": step.learning_rate}
         for place, (step, own) in enumerate(zip(steps, numbers, strict=True))
     ]
 

@@ -13,24 +13,24 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fcos.criterion import Criterion, Losses
 from fcos.detector import Detector
-from fcos.fast.training_view import twin
+from fcos.fast.training_view import training_view
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
 from fcos.training.checkpoints import Checkpoint
-from fcos.training.distributed import ALONE, Processes
-from fcos.training.ema import Average
+from fcos.training.distributed import SINGLE_PROCESS, Processes
+from fcos.training.ema import ModelEMA
 from fcos.training.guards import FIRST_STEPS, refuse_non_finite, refuse_nothing
-from fcos.training.history import Best, History, Row, Watcher
+from fcos.training.history import Best, Callback, History, Row
 from fcos.training.step_metrics import Step, fetched, summed_up
 
 _SAVE, _STOP, _FAILED = 1, 2, 3  # what a process may want before a step; the highest of them wins
 
 
-class Interrupted(RuntimeError):
+class TrainingInterrupted(RuntimeError):
     """Training was asked to stop, and its state is saved."""
 
 
-class FailedElsewhere(RuntimeError):
+class PeerFailedError(RuntimeError):
     """Another process can't go on, and says why itself."""
 
 
@@ -40,7 +40,7 @@ class Trainer:
 
     `batches(epoch, first)` gives the steps of an epoch from the first-th on, each a list of the parts it is worked
     through in: the same ones whenever asked. `validate(detector)` gives named numbers, the same in every process; it
-    may raise Interrupted. `checkpoint` may be None: then nothing can be resumed.
+    may raise TrainingInterrupted. `checkpoint` may be None: then nothing can be resumed.
     """
 
     detector: Detector
@@ -48,20 +48,20 @@ class Trainer:
     optimizer: Optimizer
     schedule: LRScheduler
     precision: Precision
-    ema: Average | None
+    ema: ModelEMA | None
     batches: Callable[[int, int], Iterable[Sequence[Batch]]]
     validate: Callable[[Detector], Row]
     epochs: int
     validate_every: int
     clip_grad_norm: float
-    watcher: Watcher
+    callback: Callback
     seed: int = 0
-    processes: Processes = ALONE
-    compiled: Callable[[nn.Module], nn.Module] = lambda network: network
+    processes: Processes = SINGLE_PROCESS
+    compile_model: Callable[[nn.Module], nn.Module] = lambda network: network
     backbone_frozen_epochs: int = 0  # first ones, in which the backbone doesn't learn
     score: str = "AP"  # what the best weights are best by
     patience: int = 0  # epochs without a better one after which training ends; 0: never
-    enough: float = math.inf  # score at which training ends
+    target_score: float = math.inf  # score at which training ends
     interrupted: Callable[[], bool] = lambda: False
     checkpoint: Checkpoint | None = None
     checkpoint_seconds: float = 60.0  # seconds
@@ -94,16 +94,16 @@ class Trainer:
         if best is None:
             return False
         late = self.history.epochs[-1]["epoch"] - self.history.epochs[best]["epoch"]
-        return self.history.epochs[best][self.score] >= self.enough or (0 < self.patience <= late)
+        return self.history.epochs[best][self.score] >= self.target_score or (0 < self.patience <= late)
 
     def fit(self) -> History:
         """Trains, from where the checkpoint ends if there is one.
 
         Raises:
-            NonFiniteLoss, NothingToLearn: the state before is kept.
-            Interrupted: `interrupted` said so; the state is saved.
-            NotSaved: a state can't be written; the one before is kept.
-            FailedElsewhere: another process raised something.
+            NonFiniteLossError, NothingToLearnError: the state before is kept.
+            TrainingInterrupted: `interrupted` said so; the state is saved.
+            CheckpointError: a state can't be written; the one before is kept.
+            PeerFailedError: another process raised something.
         """
         self.resume()
         try:
@@ -116,7 +116,7 @@ class Trainer:
             self.history.stopped_early = self.epoch < self.epochs
             if self.best is None:  # its file was damaged after the last validation
                 self._keep_best()
-        except Interrupted:
+        except TrainingInterrupted:
             self.save()
             raise
         finally:
@@ -150,11 +150,11 @@ class Trainer:
             except Exception as error:  # noqa: BLE001 - raised below, once the others know
                 problem = error
             # A signal to all processes ends the loader's workers too: that is no failure.
-            state = self.processes.highest(_STOP if self.interrupted() else _FAILED if problem else int(self._due()))
+            state = self.processes.max(_STOP if self.interrupted() else _FAILED if problem else int(self._due()))
             if state == _FAILED:
-                raise problem or FailedElsewhere
+                raise problem or PeerFailedError
             if state == _STOP:
-                raise Interrupted
+                raise TrainingInterrupted
             if state == _SAVE:
                 self.save()
             if parts is None:
@@ -166,7 +166,7 @@ class Trainer:
         torch.manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + self.processes.rank)
         assert self._network is not None
         self.optimizer.zero_grad(set_to_none=True)
-        with self.processes.apart(self._network):
+        with self.processes.no_sync(self._network):
             losses = [self._learn(part, len(parts)) for part in parts[:-1]]
         losses.append(self._learn(parts[-1], len(parts)))
         norm = self.precision.clipped(self.optimizer, self.detector, self.clip_grad_norm)
@@ -185,7 +185,7 @@ class Trainer:
         assert self._network is not None
         device = self.detector.mean.device
         with self.precision.forward():
-            outputs = self._network(self.detector.normalized(part.pixels, part.sizes))
+            outputs = self._network(self.detector.normalize_batch(part.pixels, part.sizes))
         losses: Losses = self.criterion(outputs.float(), part.targets.to(device))
         self.precision.backward(losses.total / parts)
         return torch.stack(list(losses.named().values()))
@@ -206,7 +206,7 @@ class Trainer:
         refuse_non_finite(row, step, done, processes=self.processes, skips=self.precision.skips, kept=self._kept())
         done.append(row)
         if self.processes.rank == 0:
-            self.watcher.stepped(row, len(step.names) * self.processes.count)
+            self.callback.on_step(row, len(step.names) * self.processes.world_size)
 
     def _freeze(self, frozen: bool) -> None:
         if self._frozen == frozen:
@@ -214,14 +214,14 @@ class Trainer:
         self._frozen = frozen
         for parameter in self._learned:
             parameter.requires_grad_(not frozen)
-        self._network = self.processes.joined(self.compiled(twin(self.detector)))
+        self._network = self.processes.wrap(self.compile_model(training_view(self.detector)))
 
     def _validate(self) -> None:
         self.result.eval()
         row = {"epoch": self.epoch + 1, "step": len(self.history.steps), **self.validate(self.result)}
         self.history.epochs.append(row)
         if self.processes.rank == 0:
-            self.watcher.validated(row)
+            self.callback.on_validation(row)
         if self.best is None or self.history.best(self.score) in (None, len(self.history.epochs) - 1):
             self._keep_best()
 
@@ -263,13 +263,13 @@ class Trainer:
     def resume(self) -> None:
         """Takes up the checkpoint's state, if there is one."""
         first = self.checkpoint if self.processes.rank == 0 else None
-        state = self.processes.of_first(first.load() if first else None)
+        state = self.processes.broadcast_object(first.load() if first else None)
         if state:
             self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
             self.history = History(list(state["history"]["steps"]), list(state["history"]["epochs"]))
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
-            best = self.processes.of_first(first.load_best() if first else None)
+            best = self.processes.broadcast_object(first.load_best() if first else None)
             self.best = Best(**best) if best else None
         self._saved = time.monotonic(), self.step
 

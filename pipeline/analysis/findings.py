@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from pipeline.conversion import Survey
 from pipeline.conversion.checks import CHECKS, Action, actions
-from pipeline.conversion.issues import Problem
-from pipeline.conversion.survey import counted
-from pipeline.errors import one_line
+from pipeline.conversion.issues import LoggedIssue
+from pipeline.errors import count_noun, one_line
 from pipeline.formats.records import Box, RawDataset, RawImage
 
 _FAR = 1e6  # pixels: no image is as large
@@ -18,27 +17,27 @@ class Finding:
     """All problems of one kind."""
 
     code: str  # a key of CHECKS
-    problems: tuple[Problem, ...]
+    problems: tuple[LoggedIssue, ...]
     choices: tuple[tuple[Action, str], ...]  # what else may be done, by convert.checks.<code>, and what that means
 
     @property
     def says(self) -> str:
-        return CHECKS[self.code].says
+        return CHECKS[self.code].description
 
     @property
     def stops(self) -> bool:
         """Whether the conversion stops at it."""
-        return any(problem.does == "error" for problem in self.problems)
+        return any(problem.action == "error" for problem in self.problems)
 
     @property
     def changes(self) -> bool:
         """Whether the conversion makes something else of it, or leaves it out."""
-        return any(problem.does != "note" for problem in self.problems)
+        return any(problem.action != "note" for problem in self.problems)
 
     @property
     def does(self) -> str:
         """What becomes of them; of some boxes something is left, of others nothing."""
-        return ", ".join(dict.fromkeys(problem.action for problem in self.problems))
+        return ", ".join(dict.fromkeys(problem.outcome for problem in self.problems))
 
     @property
     def change(self) -> str:
@@ -70,17 +69,17 @@ class Place:
 
 def findings(found: Survey) -> tuple[Finding, ...]:
     """The problems by kind: those that stop the conversion first, then those that change something."""
-    groups: dict[str, list[Problem]] = {}
-    for problem in found.ledger.problems:
+    groups: dict[str, list[LoggedIssue]] = {}
+    for problem in found.issue_log.issues:
         groups.setdefault(problem.code, []).append(problem)
-    done = actions(found.ledger.options)
+    done = actions(found.issue_log.options)
     listed = [Finding(code, tuple(group), _choices(code, done[code])) for code, group in groups.items()]
     return tuple(sorted(listed, key=lambda one: (not one.stops, not one.changes, list(CHECKS).index(one.code))))
 
 
 def _choices(code: str, now: Action) -> tuple[tuple[Action, str], ...]:
-    every: list[Action] = [*CHECKS[code].mends, "error"]
-    return tuple((action, CHECKS[code].words(action)) for action in every if action != now)
+    every: list[Action] = [*CHECKS[code].fixes, "error"]
+    return tuple((action, CHECKS[code].describe(action)) for action in every if action != now)
 
 
 def places(dataset: RawDataset, wanted: Collection[str]) -> dict[str, Place]:
@@ -93,20 +92,20 @@ def places(dataset: RawDataset, wanted: Collection[str]) -> dict[str, Place]:
 
 def _placed(image: RawImage) -> Iterator[tuple[str, Place]]:
     if image.file:
-        yield one_line(image.where), Place(image.file, None)
+        yield one_line(image.source), Place(image.file, None)
         for one in image.objects:
-            drawable = not one.fault and all(abs(side) < _FAR for side in one.box)  # NaN and infinity aren't
-            yield one_line(one.where), Place(image.file, one.box if drawable else None)
+            drawable = not one.issue and all(abs(side) < _FAR for side in one.box)  # NaN and infinity aren't
+            yield one_line(one.source), Place(image.file, one.box if drawable else None)
 
 
 def headline(found: Survey) -> str:
     """Format, classes, and what there is to use of each split, in a line."""
     splits = [
-        f"{name} {counted(len(split.images), 'image')}, {counted(len(split.annotations), 'object')}"
+        f"{name} {count_noun(len(split.images), 'image')}, {count_noun(len(split.annotations), 'object')}"
         for name, split in found.splits.items()
     ]
     classes = len(next(iter(found.splits.values())).categories)
-    return f"format {found.format}, {counted(classes, 'class', 'classes')}; usable: {'; '.join(splits)}"
+    return f"format {found.format}, {count_noun(classes, 'class', 'classes')}; usable: {'; '.join(splits)}"
 
 
 def verdict(health: Health) -> str:
@@ -116,16 +115,16 @@ def verdict(health: Health) -> str:
     if stopping:
         count = sum(len(one.problems) for one in stopping)
         codes = ", ".join(one.code for one in stopping)
-        return f"training would go wrong: {counted(count, 'problem')} would stop the conversion ({codes})"
+        return f"training would go wrong: {count_noun(count, 'problem')} would stop the conversion ({codes})"
     if health.obstacles:
         return f"training would go wrong: {health.obstacles[0]}"
-    mends = f"; {counted(mended, 'problem')} would be mended" if mended else ""
+    mends = f"; {count_noun(mended, 'problem')} would be mended" if mended else ""
     return f"nothing would stop the conversion{mends}"
 
 
 def notes(found: Survey) -> list[str]:
     """What isn't a problem, but worth knowing."""
-    unused = f"{counted(found.unused_image_files, 'image file')} not used"
-    told = [f"{count:,} {what}" for what, count in found.ledger.notes.items()]
+    unused = f"{count_noun(found.unused_image_files, 'image file')} not used"
+    told = [f"{count:,} {what}" for what, count in found.issue_log.notes.items()]
     left = f"splits not used: {', '.join(found.unused_splits)}"
     return told + [unused] * bool(found.unused_image_files) + [left] * bool(found.unused_splits)

@@ -17,5 +17,5 @@ def convert(path: Path, to: str, out: Path, format: str, repair: bool, images: s
     from pipeline.conversion import export
 
     done = export.export(path, to, out, format=format, repair=repair, images=images)
-    for line in export.account(done, to, out):
+    for line in export.describe_export(done, to, out):
         click.echo(line)

@@ -12,13 +12,13 @@ Rules, for whatever format:
 from pathlib import Path
 from typing import Any
 
-from pipeline.conversion.survey import Survey, own_splits, survey
+from pipeline.conversion.survey import Survey, survey, survey_original_splits
 from pipeline.data.annotations import write
 from pipeline.errors import PipelineError
-from pipeline.files import replacing, write_json
+from pipeline.files import atomic_replace, write_json
 from pipeline.params import ConvertParams
 
-__all__ = ["Survey", "convert", "own_splits", "survey"]
+__all__ = ["Survey", "convert", "survey", "survey_original_splits"]
 
 
 def convert(raw: Path, unified: Path, options: ConvertParams, format: str = "auto") -> dict[str, Any]:
@@ -31,10 +31,10 @@ def convert(raw: Path, unified: Path, options: ConvertParams, format: str = "aut
         PipelineError: the data set can't be read, has a problem that is an error, or nothing to learn from.
     """
     found = survey(raw, options, format)
-    for line in found.unusable():
+    for line in found.obstacles():
         raise PipelineError(line)
     report = {"issues": options.issues, **found.report()}
-    with replacing(unified) as folder:
+    with atomic_replace(unified) as folder:
         for split, annotations in found.splits.items():
             write(annotations, folder / f"{split}.json")
         write_json(folder / "report.json", report)

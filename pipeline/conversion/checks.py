@@ -10,7 +10,7 @@ from typing import Literal
 from pipeline.params import ConvertParams
 
 Action = Literal["error", "repair", "skip", "note"]
-Mend = Literal["repair", "skip", "note"]
+Fix = Literal["repair", "skip", "note"]
 STOPS = "stops the conversion"
 
 
@@ -18,22 +18,22 @@ STOPS = "stops the conversion"
 class Check:
     """One thing that can be wrong with a data set."""
 
-    says: str  # what is wrong, in a few words
-    mends: Mapping[Mend, str]  # what may be done instead of stopping, the mildest first: "have it …"
-    nature: Literal["error", "warning"] = "error"  # a warning is only noted, unless parameters say more
+    description: str  # what is wrong, in a few words
+    fixes: Mapping[Fix, str]  # what may be done instead of stopping, the mildest first: "have it …"
+    severity: Literal["error", "warning"] = "error"  # a warning is only noted, unless parameters say more
 
     @property
-    def mildest(self) -> Mend:
-        return next(iter(self.mends))
+    def mildest_fix(self) -> Fix:
+        return next(iter(self.fixes))
 
-    def words(self, action: Action) -> str:
+    def describe(self, action: Action) -> str:
         """What an action means here, for people."""
-        return STOPS if action == "error" else self.mends[action]
+        return STOPS if action == "error" else self.fixes[action]
 
 
-_SKIP: Mapping[Mend, str] = {"skip": "skipped"}
-_NOTE: Mapping[Mend, str] = {"note": "left as it is"}
-_DROP: Mapping[Mend, str] = {"skip": "dropped"}
+_SKIP: Mapping[Fix, str] = {"skip": "skipped"}
+_NOTE: Mapping[Fix, str] = {"note": "left as it is"}
+_DROP: Mapping[Fix, str] = {"skip": "dropped"}
 
 CHECKS: dict[str, Check] = {
     # Images and their records
@@ -103,6 +103,6 @@ def actions(options: ConvertParams) -> dict[str, Action]:
     chosen: dict[str, Action] = {}
     for field in fields(options.checks):
         own: Literal["default"] | Action = getattr(options.checks, field.name)
-        general: Action = "error" if options.issues == "error" else CHECKS[field.name].mildest
+        general: Action = "error" if options.issues == "error" else CHECKS[field.name].mildest_fix
         chosen[field.name] = general if own == "default" else own
     return chosen

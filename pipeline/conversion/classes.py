@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
 
-from pipeline.conversion.issues import Ledger
+from pipeline.conversion.issues import IssueLog
 from pipeline.data.annotations import AnnotationSet, Category
 from pipeline.errors import PipelineError
-from pipeline.formats.records import Fault
+from pipeline.formats.records import Issue
 
 WHERE = "classes"
 # Shorter names are too often a letter apart: car and cat.
@@ -34,21 +34,23 @@ def chosen(own: Sequence[Category], wanted: Sequence[str] | None) -> tuple[Categ
 
 
 @lru_cache(maxsize=4096)  # a class that is left out on purpose has thousands of objects
-def unknown(name: str, known: tuple[str, ...]) -> Fault:
+def unknown(name: str, known: tuple[str, ...]) -> Issue:
     """The fault of an object whose class is in no list."""
     near = difflib.get_close_matches(name, known, n=1)
     meant = f"; is it {near[0]!r}?" if near else ""
-    return Fault("unknown_class", f"its class {name!r} is not in convert.classes: {', '.join(known)}{meant}")
+    return Issue("unknown_class", f"its class {name!r} is not in convert.classes: {', '.join(known)}{meant}")
 
 
-def check(categories: Sequence[Category], splits: Iterable[AnnotationSet], ledger: Ledger) -> None:
+def check(categories: Sequence[Category], splits: Iterable[AnnotationSet], issue_log: IssueLog) -> None:
     """Takes down the classes without an object in any split, and those whose names nearly equal another's."""
     used = {item.category_id for found in splits for item in found.annotations}
     for category in categories:
         if category.id not in used:
-            ledger.act(Fault("unused_class", f"{category.name!r} has not a single object"), None, WHERE)
+            issue_log.act(Issue("unused_class", f"{category.name!r} has not a single object"), None, WHERE)
     for one, other in alike([category.name for category in categories]):
-        ledger.act(Fault("similar_class_names", f"{one!r} and {other!r} are nearly equal; are they one?"), None, WHERE)
+        issue_log.act(
+            Issue("similar_class_names", f"{one!r} and {other!r} are nearly equal; are they one?"), None, WHERE
+        )
 
 
 def alike(names: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -6,78 +6,86 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.conversion.images import Mode
-from pipeline.conversion.issues import LOST, Ledger
-from pipeline.conversion.match_images import Seen
-from pipeline.conversion.splits import LATER
-from pipeline.formats.records import Fault
+from pipeline.conversion.image_info import Mode
+from pipeline.conversion.issues import SKIPPED_OBJECTS, IssueLog
+from pipeline.conversion.match_images import MatchedRecord
+from pipeline.conversion.splits import LATER_SPLITS
+from pipeline.formats.records import Issue
 
 # Bits of 64 in which two perceptual hashes may differ and still be the same picture.
 NEAR = 4
 
 
-def without_leaks(seen: Mapping[str, list[Seen]], mode: Mode, ledger: Ledger) -> dict[str, list[Seen]]:
+def remove_duplicates(
+    seen: Mapping[str, list[MatchedRecord]], mode: Mode, issue_log: IssueLog
+) -> dict[str, list[MatchedRecord]]:
     """The splits, without what is in one twice or in a later one too, where that is asked for."""
-    found = {split: _without_repeated(split, items, ledger) for split, items in seen.items()}
-    for split in (split for split in LATER if split in found):
-        judged = [(later, item) for later in LATER[split] for item in found.get(later, [])]
-        found[split] = _without_equal(split, found[split], judged, ledger)
-        found[split] = _without_alike(split, found[split], judged, ledger)
+    found = {split: _without_repeated(split, items, issue_log) for split, items in seen.items()}
+    for split in (split for split in LATER_SPLITS if split in found):
+        judged = [(later, item) for later in LATER_SPLITS[split] for item in found.get(later, [])]
+        found[split] = _without_equal(split, found[split], judged, issue_log)
+        found[split] = _without_alike(split, found[split], judged, issue_log)
     if mode == "trust":
-        ledger.note(
+        issue_log.note(
             "splits not searched for equal images, only for equal paths: convert.image_check is trust", len(seen)
         )
     if mode != "decode":
-        ledger.note(f"splits not searched for images that look alike: convert.image_check is {mode}", len(seen))
+        issue_log.note(f"splits not searched for images that look alike: convert.image_check is {mode}", len(seen))
     return found
 
 
-def _without_repeated(split: str, items: Sequence[Seen], ledger: Ledger) -> list[Seen]:
-    first: dict[str, Seen] = {}
+def _without_repeated(split: str, items: Sequence[MatchedRecord], issue_log: IssueLog) -> list[MatchedRecord]:
+    first: dict[str, MatchedRecord] = {}
     kept = []
     for item in items:
-        twin = first.setdefault(item.look.digest, item)
+        twin = first.setdefault(item.image_info.digest, item)
         if twin is not item:
-            fault = Fault("duplicate_image", f"its image {item.raw.file} is, byte for byte, {twin.raw.file}")
-            if ledger.act(fault, split, item.raw.where) == "skip":
-                ledger.note(LOST, len(item.raw.objects))
+            issue = Issue("duplicate_image", f"its image {item.raw.file} is, byte for byte, {twin.raw.file}")
+            if issue_log.act(issue, split, item.raw.source) == "skip":
+                issue_log.note(SKIPPED_OBJECTS, len(item.raw.objects))
                 continue
         kept.append(item)
     return kept
 
 
-def _without_equal(split: str, items: Sequence[Seen], judged: Sequence[tuple[str, Seen]], ledger: Ledger) -> list[Seen]:
-    by_digest = {item.look.digest: (later, item) for later, item in reversed(judged)}
+def _without_equal(
+    split: str, items: Sequence[MatchedRecord], judged: Sequence[tuple[str, MatchedRecord]], issue_log: IssueLog
+) -> list[MatchedRecord]:
+    by_digest = {item.image_info.digest: (later, item) for later, item in reversed(judged)}
     kept = []
     for item in items:
-        if item.look.digest in by_digest:
-            later, twin = by_digest[item.look.digest]
-            fault = Fault("leak", f"its image {item.raw.file} is, byte for byte, {twin.raw.file} of {later}")
-            if ledger.act(fault, split, item.raw.where) == "repair":
+        if item.image_info.digest in by_digest:
+            later, twin = by_digest[item.image_info.digest]
+            issue = Issue("leak", f"its image {item.raw.file} is, byte for byte, {twin.raw.file} of {later}")
+            if issue_log.act(issue, split, item.raw.source) == "repair":
                 continue
         kept.append(item)
     return kept
 
 
-def _without_alike(split: str, items: Sequence[Seen], judged: Sequence[tuple[str, Seen]], ledger: Ledger) -> list[Seen]:
-    known = [(later, item) for later, item in judged if item.look.alike is not None]
-    equal = {item.look.digest for _, item in known}
-    asked = [item for item in items if item.look.alike is not None and item.look.digest not in equal]
-    twins = nearest(_hashes(asked), _hashes([item for _, item in known]))
+def _without_alike(
+    split: str, items: Sequence[MatchedRecord], judged: Sequence[tuple[str, MatchedRecord]], issue_log: IssueLog
+) -> list[MatchedRecord]:
+    known = [(later, item) for later, item in judged if item.image_info.alike is not None]
+    equal = {item.image_info.digest for _, item in known}
+    asked = [item for item in items if item.image_info.alike is not None and item.image_info.digest not in equal]
+    twins = nearest_hashes(_hashes(asked), _hashes([item for _, item in known]))
     gone = set()
     for number, (other, distance) in twins.items():
         item, (later, twin) = asked[number], known[other]
         looks = f"its image {item.raw.file} looks like {twin.raw.file} of {later} ({distance} of 64 bits differ)"
-        if ledger.act(Fault("near_duplicate_leak", looks), split, item.raw.where) == "repair":
+        if issue_log.act(Issue("near_duplicate_leak", looks), split, item.raw.source) == "repair":
             gone.add(item.raw.file)
     return [item for item in items if item.raw.file not in gone]
 
 
-def _hashes(seen: Sequence[Seen]) -> NDArray[np.uint64]:
-    return np.array([item.look.alike for item in seen], dtype=np.uint64)
+def _hashes(seen: Sequence[MatchedRecord]) -> NDArray[np.uint64]:
+    return np.array([item.image_info.alike for item in seen], dtype=np.uint64)
 
 
-def nearest(asked: NDArray[np.uint64], known: NDArray[np.uint64], near: int = NEAR) -> dict[int, tuple[int, int]]:
+def nearest_hashes(
+    asked: NDArray[np.uint64], known: NDArray[np.uint64], near: int = NEAR
+) -> dict[int, tuple[int, int]]:
     """For each hash of `asked` that has one within `near` bits in `known`: the nearest's index there, and the distance.
 
     Of equally near ones the first counts. Hashes within n bits agree in at least one of n + 1 bands: only those are

@@ -9,33 +9,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import params, recipes
-from pipeline.conversion import Survey, own_splits
-from pipeline.conversion.survey import counted
+from pipeline.conversion import Survey, survey_original_splits
 from pipeline.data.annotations import AnnotationSet
-from pipeline.datasets.archives import archive_at, is_archive, unpack
-from pipeline.errors import PipelineError
-from pipeline.files import replacing
+from pipeline.datasets.archives import find_archive, is_archive, unpack
+from pipeline.errors import PipelineError, count_noun
+from pipeline.files import atomic_replace
 from pipeline.formats.writers import coco, voc, yolo
-from pipeline.formats.writers.image_files import IMAGES, Pictures
+from pipeline.formats.writers.image_files import IMAGE_MODES, ImageSource
 
 # Writes all splits into a folder; what the format can't hold comes back, counted by what it is called.
-Writer = Callable[[dict[str, AnnotationSet], Path, Pictures], Counter[str]]
+Writer = Callable[[dict[str, AnnotationSet], Path, ImageSource], Counter[str]]
 
-EXPORTS: dict[str, Writer] = {"coco": coco.write, "voc": voc.write, "yolo": yolo.write}
+WRITERS: dict[str, Writer] = {"coco": coco.write, "voc": voc.write, "yolo": yolo.write}
 
 _UNPACKED = ".unpacked"
 _REMEDY = re.compile(r"with -S convert\..*")
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was read, and what of it the written format doesn't have."""
 
     whole: Survey
     lost: Counter[str]
 
 
-def export(source: Path, to: str, out: Path, *, format: str = "auto", repair: bool = False, images: str) -> Exported:
+def export(
+    source: Path, to: str, out: Path, *, format: str = "auto", repair: bool = False, images: str
+) -> ExportResult:
     """Writes the data set at `source`, a folder or an archive, to the folder `out`: whole or not at all.
 
     All its splits go along, by their own names and with all their images. Same input, same bytes.
@@ -49,20 +50,20 @@ def export(source: Path, to: str, out: Path, *, format: str = "auto", repair: bo
     Raises:
         PipelineError: a format is unknown, the data set can't be read or has problems, or `out` is no place for it.
     """
-    if to not in EXPORTS:
-        raise PipelineError(f"--to: format {to!r} can't be written; these can: {', '.join(EXPORTS)}")
+    if to not in WRITERS:
+        raise PipelineError(f"--to: format {to!r} can't be written; these can: {', '.join(WRITERS)}")
     source, out = source.absolute(), out.absolute()
     _check_places(source, out)
     try:
-        with replacing(out) as folder:
+        with atomic_replace(out) as folder:
             folder.mkdir()
             with _own_words(source, folder), _unpacked(source, folder) as raw:
-                read = own_splits(raw, _options(repair=repair), format)
+                read = survey_original_splits(raw, _options(repair=repair), format)
                 _check_content(raw, read)
-                lost = EXPORTS[to](read.splits, folder, Pictures(raw, IMAGES[images]))
+                lost = WRITERS[to](read.splits, folder, ImageSource(raw, IMAGE_MODES[images]))
     except OSError as error:
         raise PipelineError(f"{out}: not written: {error.strerror or error}") from None
-    return Exported(read, lost)
+    return ExportResult(read, lost)
 
 
 @contextmanager
@@ -72,7 +73,7 @@ def _unpacked(source: Path, folder: Path) -> Iterator[Path]:
     A folder with an archive alone means that one, as in `fcos validate` and for download.path.
     There links stay on one file system, and a killed process leaves nothing that the next one doesn't clear away.
     """
-    archive = archive_at(source)
+    archive = find_archive(source)
     if archive is None:
         yield source
         return
@@ -92,18 +93,18 @@ def _own_words(source: Path, folder: Path) -> Iterator[None]:
         raise PipelineError(_REMEDY.sub("with --repair", line)) from None
 
 
-def account(done: Exported, to: str, out: Path) -> Iterator[str]:
+def describe_export(done: ExportResult, to: str, out: Path) -> Iterator[str]:
     """What a person should know: a line of what was written, and one each of what was repaired, noted and lost."""
     splits = "; ".join(
-        f"{name} {counted(len(split.images), 'image')}, {counted(len(split.annotations), 'object')}"
+        f"{name} {count_noun(len(split.images), 'image')}, {count_noun(len(split.annotations), 'object')}"
         for name, split in done.whole.splits.items()
     )
     yield f"{out}: {done.whole.format} → {to}: {splits}"
     if repaired := _repaired(done.whole):
         yield "repaired: " + ", ".join(f"{count} {code}" for code, count in repaired.items())
-    told = [f"{count:,} {what}" for what, count in done.whole.ledger.notes.items()]
+    told = [f"{count:,} {what}" for what, count in done.whole.issue_log.notes.items()]
     if unused := done.whole.unused_image_files:
-        told.append(f"{counted(unused, 'image file')} not used")
+        told.append(f"{count_noun(unused, 'image file')} not used")
     if told:
         yield "; ".join(told)
     lost = "; ".join(f"{count} {what}" for what, count in done.lost.items() if count)
@@ -114,7 +115,7 @@ def account(done: Exported, to: str, out: Path) -> Iterator[str]:
 def _repaired(read: Survey) -> Counter[str]:
     """How many records were mended or left out, by code; one of trainval is one of train too, and counts once."""
     checks = _options(repair=True).checks
-    records = dict.fromkeys((problem.code, problem.where) for problem in read.ledger.problems)
+    records = dict.fromkeys((problem.code, problem.source) for problem in read.issue_log.issues)
     return Counter(code for code, _ in records if getattr(checks, code) != "note")
 
 

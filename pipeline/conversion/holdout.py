@@ -16,12 +16,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.conversion.issues import Ledger
-from pipeline.conversion.match_images import Seen
-from pipeline.conversion.splits import LATER
+from pipeline.conversion.issues import IssueLog
+from pipeline.conversion.match_images import MatchedRecord
+from pipeline.conversion.splits import LATER_SPLITS
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.records import Fault
+from pipeline.formats.records import Issue
 from pipeline.params import ConvertParams
 
 Keys = NDArray[np.uint64]
@@ -46,15 +46,15 @@ class HoldOut:
         return asdict(self)
 
 
-def held_out(
-    seen: Sequence[Seen], categories: Sequence[Category], options: ConvertParams, ledger: Ledger
-) -> tuple[HoldOut, list[Seen], list[Seen]]:
+def hold_out_images(
+    seen: Sequence[MatchedRecord], categories: Sequence[Category], options: ConvertParams, issue_log: IssueLog
+) -> tuple[HoldOut, list[MatchedRecord], list[MatchedRecord]]:
     """Parts a split's images in those that stay and those that are held out.
 
     Raises:
         PipelineError: no image's path matches `convert.group_pattern`.
     """
-    keys = np.array(list(_keys(seen, options.group_pattern, ledger)), dtype=np.uint64)
+    keys = np.array(list(_keys(seen, options.group_pattern, issue_log)), dtype=np.uint64)
     bounds = _bounds(options)
     counts = Counts.of(seen, keys, categories)
     seed = options.split_seed if options.split_seed != "auto" else fairest(counts, bounds)
@@ -63,8 +63,8 @@ def held_out(
     better = None
     if seen and unfair > (0, 0, FAR):
         better = _better(counts, seed, bounds, options.fold)
-        fault = Fault("unbalanced_split", _unfair(Draw.of(counts, seed, bounds), categories, better))
-        ledger.act(fault, None, f"convert.split_seed={seed}")
+        issue = Issue("unbalanced_split", _unfair(Draw.of(counts, seed, bounds), categories, better))
+        issue_log.act(issue, None, f"convert.split_seed={seed}")
     way = HoldOut(seed, unfair <= FAIR, better, bounds[0], options.fold, options.folds)
     sides = [[item for item, out in zip(seen, held, strict=True) if out == side] for side in (False, True)]
     return way, sides[0], sides[1]
@@ -93,29 +93,29 @@ def _bounds(options: ConvertParams) -> tuple[float, ...]:
     return (options.val_fraction,)
 
 
-def _keys(seen: Sequence[Seen], groups: str | None, ledger: Ledger) -> Iterator[int]:
+def _keys(seen: Sequence[MatchedRecord], groups: str | None, issue_log: IssueLog) -> Iterator[int]:
     """64 bits of each image's content, or of its group's name; what matches no group is by itself."""
     names = [groups and _group(groups, item) for item in seen]
     if groups and seen and not any(name is not None for name in names):
         raise PipelineError(f"convert.group_pattern: {groups!r} matches no image's path, such as {seen[0].raw.file}")
     for item, name in zip(seen, names, strict=True):
         if groups and name is None:
-            ledger.note("images whose path convert.group_pattern doesn't match: each is by itself")
-        digest = item.look.digest if name is None else hashlib.sha256(f"group {name}".encode()).hexdigest()
+            issue_log.note("images whose path convert.group_pattern doesn't match: each is by itself")
+        digest = item.image_info.digest if name is None else hashlib.sha256(f"group {name}".encode()).hexdigest()
         yield int(digest[:16], 16)
 
 
-def _group(groups: str, item: Seen) -> str | None:
+def _group(groups: str, item: MatchedRecord) -> str | None:
     match = re.search(groups, item.raw.file)
     return match and match[1]
 
 
-def check_groups(seen: Mapping[str, Sequence[Seen]], groups: str, ledger: Ledger) -> None:
+def check_groups(seen: Mapping[str, Sequence[MatchedRecord]], groups: str, issue_log: IssueLog) -> None:
     """Notes images whose group is in a later split too: the data set's own splits needn't keep groups together."""
-    for split, later in LATER.items():
+    for split, later in LATER_SPLITS.items():
         judged = {_group(groups, item) for name in later for item in seen.get(name, ())} - {None}
         torn = sum(_group(groups, item) in judged for item in seen.get(split, ()))
-        ledger.note(f"images of {split} whose group (convert.group_pattern) is also in {' or '.join(later)}", torn)
+        issue_log.note(f"images of {split} whose group (convert.group_pattern) is also in {' or '.join(later)}", torn)
 
 
 def ranks(keys: Keys, seed: int) -> NDArray[np.float64]:
@@ -147,7 +147,7 @@ class Counts:
     sums: NDArray[np.float64]  # [3, kinds]: Σ n⁰, Σ n¹, Σ n² over the units that have the class
 
     @classmethod
-    def of(cls, seen: Sequence[Seen], keys: Keys, categories: Sequence[Category]) -> Self:
+    def of(cls, seen: Sequence[MatchedRecord], keys: Keys, categories: Sequence[Category]) -> Self:
         kinds = len(categories) + 1
         index = {category.name: number for number, category in enumerate(categories)}
         units, own = np.unique(keys, return_inverse=True)
@@ -155,7 +155,7 @@ class Counts:
             unit * kinds + index[raw.name]
             for unit, item in zip(own.tolist(), seen, strict=True)
             for raw in item.raw.objects
-            if raw.fault is None and raw.name in index
+            if raw.issue is None and raw.name in index
         ]
         pairs.extend(unit * kinds + kinds - 1 for unit in own.tolist())
         codes, times = np.unique(np.array(pairs, dtype=np.int64), return_counts=True)

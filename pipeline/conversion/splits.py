@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pipeline.errors import PipelineError
 
 # Where else an image of a split must not be: what is in val and in test was tuned on before the test.
-LATER = {"val": ("test",), "train": ("val", "test")}
+LATER_SPLITS = {"val": ("test",), "train": ("val", "test")}
 
 
 @dataclass(frozen=True)
-class Choice:
+class SplitChoice:
     """The data set's own names of its splits. `A+B` means the images of both."""
 
     train: str
@@ -19,9 +19,9 @@ class Choice:
     test: str | None  # None: there is none
 
 
-def choose(
+def choose_splits(
     names: Collection[str], train: str | None, val: str | None, test: str | None, *, folds: bool = False
-) -> Choice:
+) -> SplitChoice:
     """Chooses splits: those asked for by name, and the obvious one for each that is None.
 
     The obvious pair is train with val (or valid); trainval with test; train with test. A single list is
@@ -49,7 +49,7 @@ def choose(
     taken = [name for asked in (train, val, test) if asked for name in asked.split("+")]
     if twice := next((name for name in taken if taken.count(name) > 1), None):
         raise PipelineError(f"convert: the split {twice!r} is used twice: train {train}, val {val}, test {test}")
-    return Choice(train, val, test)
+    return SplitChoice(train, val, test)
 
 
 def _obvious_train(names: Collection[str], free: dict[str, str], val: str | None, folds: bool) -> str:

@@ -17,7 +17,7 @@ from pipeline.formats import (
     voc,
     yolo,
 )
-from pipeline.formats.images import listed
+from pipeline.formats.image_index import list_files
 from pipeline.formats.records import RawDataset
 
 
@@ -26,21 +26,23 @@ class Format:
     """A way to lay out annotations."""
 
     looks_like: str  # what people find in such a folder, for messages
-    evidence: Callable[[Path, list[PurePosixPath]], PurePosixPath | None]  # a file that shows the format, if there is
+    find_evidence: Callable[
+        [Path, list[PurePosixPath]], PurePosixPath | None
+    ]  # a file that shows the format, if there is
     read: Callable[[Path], RawDataset]
 
 
 FORMATS: dict[str, Format] = {
-    "coco": Format("a .json file with COCO's images, annotations and categories", coco.evidence, coco.read),
-    "voc": Format(".xml files with an <annotation> of Pascal VOC each", voc.evidence, voc.read),
-    "yolo": Format("a data.yaml, obj.data or classes.txt with YOLO's .txt labels", yolo.evidence, yolo.read),
-    "kitti": Format(".txt files with KITTI's fifteen columns", kitti.evidence, kitti.read),
-    "cvat": Format("an .xml file with CVAT's <annotations> and their <version>", cvat.evidence, cvat.read),
-    "labelme": Format(".json files with LabelMe's shapes and imagePath", labelme.evidence, labelme.read),
-    "tfrecord": Format(".tfrecord or .record files with image/object/bbox", tfrecord.evidence, tfrecord.read),
-    "retinanet": Format("a .csv of keras-retinanet, path,x1,y1,x2,y2,class", retinanet.evidence, retinanet.read),
-    "openimages": Format("a .csv whose head has ImageID,LabelName,XMin,…", openimages.evidence, openimages.read),
-    "pennfudan": Format(".txt files of PASCAL Annotation Version 1.00", pennfudan.evidence, pennfudan.read),
+    "coco": Format("a .json file with COCO's images, annotations and categories", coco.find_evidence, coco.read),
+    "voc": Format(".xml files with an <annotation> of Pascal VOC each", voc.find_evidence, voc.read),
+    "yolo": Format("a data.yaml, obj.data or classes.txt with YOLO's .txt labels", yolo.find_evidence, yolo.read),
+    "kitti": Format(".txt files with KITTI's fifteen columns", kitti.find_evidence, kitti.read),
+    "cvat": Format("an .xml file with CVAT's <annotations> and their <version>", cvat.find_evidence, cvat.read),
+    "labelme": Format(".json files with LabelMe's shapes and imagePath", labelme.find_evidence, labelme.read),
+    "tfrecord": Format(".tfrecord or .record files with image/object/bbox", tfrecord.find_evidence, tfrecord.read),
+    "retinanet": Format("a .csv of keras-retinanet, path,x1,y1,x2,y2,class", retinanet.find_evidence, retinanet.read),
+    "openimages": Format("a .csv whose head has ImageID,LabelName,XMin,…", openimages.find_evidence, openimages.read),
+    "pennfudan": Format(".txt files of PASCAL Annotation Version 1.00", pennfudan.find_evidence, pennfudan.read),
 }
 
 
@@ -50,8 +52,8 @@ def recognize(folder: Path) -> str:
     Raises:
         PipelineError: no format is found there, or more than one; the line says what was looked for.
     """
-    files = listed(folder)
-    found = {name: file for name, known in FORMATS.items() if (file := known.evidence(folder, files)) is not None}
+    files = list_files(folder)
+    found = {name: file for name, known in FORMATS.items() if (file := known.find_evidence(folder, files)) is not None}
     if not found:
         looked_for = "; ".join(f"{name}: {known.looks_like}" for name, known in FORMATS.items())
         raise PipelineError(

@@ -18,9 +18,9 @@ from msgspec import UNSET
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.files import parse_json
-from pipeline.formats.images import ImageFiles, head, listed, tail
-from pipeline.formats.naming import is_text, shown, split_names
-from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.image_index import ImageIndex, list_files, read_head, read_tail
+from pipeline.formats.naming import is_utf8, show_value, split_names
+from pipeline.formats.records import Box, Issue, RawDataset, RawImage, RawObject, RawSplit
 
 _SNIFF = 1 << 16  # bytes at either end of a file in which its first or last list must begin
 _LIST = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
@@ -60,7 +60,7 @@ class _File(msgspec.Struct):
     categories: list[_Category]
 
 
-def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
+def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
     return next(iter(_annotation_files(folder, files)), None)
 
 
@@ -74,8 +74,8 @@ def read(folder: Path) -> RawDataset:
         PipelineError: a file is not JSON (with its line), lacks a list, or no file's categories
             are all those of the others.
     """
-    files = listed(folder)
-    images = ImageFiles(files)
+    files = list_files(folder)
+    images = ImageIndex(files)
     found = _annotation_files(folder, files)
     if not found:
         raise PipelineError(f"{folder}: no COCO instance file found: a .json with images, annotations and categories")
@@ -95,8 +95,8 @@ def _common(categories: dict[PurePosixPath, tuple[Category, ...]]) -> tuple[Cate
     for file, own in names.items():
         if strange := sorted(own - names[longest]):
             raise PipelineError(
-                f"{file}: its categories are not those of {longest}, which has no {shown(strange[0])!r}; all splits "
-                "need the same list, or one that holds the others'; is it another data set?"
+                f"{file}: its categories are not those of {longest}, which has no {show_value(strange[0])!r}; "
+                "all splits need the same list, or one that holds the others'; is it another data set?"
             )
     return categories[longest]
 
@@ -112,10 +112,10 @@ def _annotation_files(folder: Path, files: list[PurePosixPath]) -> list[PurePosi
 
 def _ends(path: Path) -> bytes:
     """Both ends of a JSON file that may be one of COCO's; nothing of any other."""
-    start = head(path, _SNIFF)
+    start = read_head(path, _SNIFF)
     if not start.removeprefix(_BOM).lstrip().startswith(b"{"):
         return b""
-    ends = start if len(start) < _SNIFF else start + tail(path, _SNIFF)
+    ends = start if len(start) < _SNIFF else start + read_tail(path, _SNIFF)
     return ends if _LIST.search(ends) else b""
 
 
@@ -150,7 +150,7 @@ def parsed_plainly(file: PurePosixPath, written: bytes) -> _File:
             raise PipelineError(f"{file}: it has no list {key!r}; COCO instance files have one")
         for number, record in enumerate(content[key], 1):
             if not isinstance(record, dict):
-                raise PipelineError(f"{file}: {key} record {number} is {shown(record)}, not an object with fields")
+                raise PipelineError(f"{file}: {key} record {number} is {show_value(record)}, not an object with fields")
     return _File(
         [_taken(_Image, record) for record in content["images"]],
         [_taken(_Annotation, record) for record in content["annotations"]],
@@ -171,17 +171,17 @@ def _without_outlines(record: dict[str, Any]) -> dict[str, Any]:
 def _categories(file: PurePosixPath, records: list[_Category]) -> tuple[tuple[Category, ...], dict[str, str]]:
     """The categories, and class names by category id as text: files mix 7 and "7"."""
     for number, record in enumerate(records, 1):
-        if record.id is UNSET or not isinstance(record.name, str) or not is_text(record.name):
-            id = "no id" if record.id is UNSET else f"id {shown(record.id)}"
+        if record.id is UNSET or not isinstance(record.name, str) or not is_utf8(record.name):
+            id = "no id" if record.id is UNSET else f"id {show_value(record.id)}"
             raise PipelineError(
-                f"{file}: category {number} needs an id and a name, has {id}, name {shown(record.name)}"
+                f"{file}: category {number} needs an id and a name, has {id}, name {show_value(record.name)}"
             )
     keys, names = [_key(record.id) for record in records], [record.name for record in records]
     for field, values in (("id", keys), ("name", names)):
         for value, count in Counter(values).items():
             if count > 1:
                 raise PipelineError(
-                    f"{file}: category {field} '{shown(value)}' is used {count} times; each needs its own"
+                    f"{file}: category {field} '{show_value(value)}' is used {count} times; each needs its own"
                 )
     wholes = [_whole(record.id) for record in records]
     own = [whole for whole in wholes if whole is not None]
@@ -194,19 +194,19 @@ def _key(value: Any) -> str:
     """An id as text, by which records find each other: 7, 7.0 and "7" are one."""
     if type(value) is float and value.is_integer():
         value = int(value)
-    return value if type(value) is str else str(value) if type(value) is int else shown(value)
+    return value if type(value) is str else str(value) if type(value) is int else show_value(value)
 
 
-def _split(file: PurePosixPath, name: str, content: _File, names: dict[str, str], images: ImageFiles) -> RawSplit:
+def _split(file: PurePosixPath, name: str, content: _File, names: dict[str, str], images: ImageIndex) -> RawSplit:
     keys = [_key(record.id) for record in content.images]
     called: dict[str, set[str]] = defaultdict(set)
     for key, image in zip(keys, content.images, strict=True):
-        called[key].add(shown(image.file_name))
+        called[key].add(show_value(image.file_name))
     objects: dict[str, list[RawObject]] = defaultdict(list)
     place = f"{file}: annotation "
     for number, record in enumerate(content.annotations, 1):
-        where = f"{place}number {number}" if record.id is UNSET else place + shown(record.id)
-        objects[_key(record.image_id)].append(_object(where, record, names))
+        source = f"{place}number {number}" if record.id is UNSET else place + show_value(record.id)
+        objects[_key(record.image_id)].append(_object(source, record, names))
     found = tuple(
         _image(file, name, record, tuple(objects.pop(key, ())), images, called[key])
         for key, record in zip(keys, content.images, strict=True)
@@ -217,8 +217,8 @@ def _split(file: PurePosixPath, name: str, content: _File, names: dict[str, str]
 def _orphans(objects: dict[str, list[RawObject]]) -> Iterable[RawObject]:
     for image, strays in objects.items():
         for stray in strays:
-            fault = Fault("missing_image_id", f"its image {shown(image)} does not exist")
-            yield RawObject(stray.where, stray.name, stray.box, fault=fault)
+            issue = Issue("missing_image_id", f"its image {show_value(image)} does not exist")
+            yield RawObject(stray.source, stray.name, stray.box, issue=issue)
 
 
 def _image(
@@ -226,37 +226,37 @@ def _image(
     split: str,
     record: _Image,
     objects: tuple[RawObject, ...],
-    images: ImageFiles,
+    images: ImageIndex,
     called: set[str],
 ) -> RawImage:
     """`called`: all file names that records of its id have."""
-    where = f"{file}: image {None if record.id is UNSET else shown(record.id)}"
+    source = f"{file}: image {None if record.id is UNSET else show_value(record.id)}"
     name = record.file_name
     if record.id in (UNSET, None) or not isinstance(name, str) or not name:
-        return RawImage(where, "", fault=Fault("invalid_record", "it needs an id and a file_name"))
+        return RawImage(source, "", issue=Issue("invalid_record", "it needs an id and a file_name"))
     if len(called) > 1:
         names = " and ".join(sorted(called)[:2])
         return RawImage(
-            where, "", fault=Fault("invalid_record", f"its id is that of {names}: whose objects are whose?")
+            source, "", issue=Issue("invalid_record", f"its id is that of {names}: whose objects are whose?")
         )
     width, height = _whole(record.width), _whole(record.height)
-    declared = (width, height) if width and height and width > 0 and height > 0 else None
-    path = images.named(name, file.parent, split)
-    if isinstance(path, Fault):
-        return RawImage(where, "", _whole(record.id), declared, objects, path)
-    return RawImage(where, path, _whole(record.id), declared, objects)
+    declared_size = (width, height) if width and height and width > 0 and height > 0 else None
+    path = images.find(name, file.parent, split)
+    if isinstance(path, Issue):
+        return RawImage(source, "", _whole(record.id), declared_size, objects, path)
+    return RawImage(source, path, _whole(record.id), declared_size, objects)
 
 
-def _object(where: str, record: _Annotation, names: dict[str, str]) -> RawObject:
+def _object(source: str, record: _Annotation, names: dict[str, str]) -> RawObject:
     box = _box(record.bbox)
-    if isinstance(box, Fault):
-        return RawObject(where, "", (0, 0, 0, 0), fault=box)
+    if isinstance(box, Issue):
+        return RawObject(source, "", (0, 0, 0, 0), issue=box)
     name = names.get(_key(record.category_id))
     if name is None:
-        fault = Fault("unknown_class", f"its category {shown(record.category_id)} is not in the file's list")
-        return RawObject(where, "", box, fault=fault)
+        issue = Issue("unknown_class", f"its category {show_value(record.category_id)} is not in the file's list")
+        return RawObject(source, "", box, issue=issue)
     own = None if record.id is UNSET else _whole(record.id)
-    return RawObject(where, name, box, own, _area(record.area), _flag(record.iscrowd), _flag(record.difficult))
+    return RawObject(source, name, box, own, _area(record.area), _flag(record.iscrowd), _flag(record.difficult))
 
 
 def _area(value: Any) -> float | None:
@@ -268,12 +268,12 @@ def _flag(value: Any) -> int:
     return 0 if not value else int(value in (1, "1", "True", "true"))
 
 
-def _box(value: Any) -> Box | Fault:
+def _box(value: Any) -> Box | Issue:
     if isinstance(value, list) and len(value) == 4:
         x, y, width, height = map(_number, value)
         if x is not None and y is not None and width is not None and height is not None:
             return (x, y, width, height)
-    return Fault("invalid_record", f"its bbox is {shown(value)}, not [x, y, width, height]")
+    return Issue("invalid_record", f"its bbox is {show_value(value)}, not [x, y, width, height]")
 
 
 def _number(value: Any) -> float | None:

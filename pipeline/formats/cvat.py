@@ -14,11 +14,11 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from pipeline.errors import PipelineError
-from pipeline.formats.classes import numbered, present
-from pipeline.formats.images import ImageFiles, head, listed
-from pipeline.formats.naming import shown, split_names
-from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
-from pipeline.formats.shapes import around, around_ellipse, around_turned
+from pipeline.formats.classes import class_names, number_categories
+from pipeline.formats.image_index import ImageIndex, list_files, read_head
+from pipeline.formats.naming import show_value, split_names
+from pipeline.formats.records import Box, Issue, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.shapes import box_around_ellipse, box_around_points, box_around_rotated
 
 _ROOT = re.compile(rb"<annotations[^>]*>\s*(?:<!--.*?-->\s*)*<version>\s*1\.", re.DOTALL)
 _SHAPES = ("box", "polygon", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
@@ -26,7 +26,7 @@ _FRAME = re.compile(r"frame_(\d{6,18})", re.ASCII)
 _TRUE = ("1", "true", "True")
 
 
-def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
+def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
     return next((file for file in files if _sniff(folder / file)), None)
 
 
@@ -40,8 +40,8 @@ def read(folder: Path) -> RawDataset:
     Raises:
         PipelineError: there is none, or one is not XML.
     """
-    files = listed(folder)
-    images = ImageFiles(files)
+    files = list_files(folder)
+    images = ImageIndex(files)
     roots = {file: _root(folder, file) for file in files if _sniff(folder / file)}
     if not roots:
         raise PipelineError(f"{folder}: no CVAT annotations found: an .xml with <annotations> and its <version>")
@@ -51,12 +51,14 @@ def read(folder: Path) -> RawDataset:
     for file, root in roots.items():
         for subset, image in _images(file, root, labels, images):
             splits[subset or names[file]].append(image)
-    called = labels or sorted(present(image for found in splits.values() for image in found))
-    return RawDataset(numbered(called), {name: RawSplit(tuple(found)) for name, found in splits.items()}, images.count)
+    called = labels or sorted(class_names(image for found in splits.values() for image in found))
+    return RawDataset(
+        number_categories(called), {name: RawSplit(tuple(found)) for name, found in splits.items()}, images.count
+    )
 
 
 def _sniff(path: Path) -> bool:
-    return path.suffix.lower() == ".xml" and bool(_ROOT.search(head(path)))
+    return path.suffix.lower() == ".xml" and bool(_ROOT.search(read_head(path)))
 
 
 def _root(folder: Path, file: PurePosixPath) -> Element:
@@ -82,7 +84,7 @@ def _labels(roots: Iterable[Element]) -> list[str]:
 
 
 def _images(
-    file: PurePosixPath, root: Element, labels: list[str], images: ImageFiles
+    file: PurePosixPath, root: Element, labels: list[str], images: ImageIndex
 ) -> Iterable[tuple[str, RawImage]]:
     """Images, each with its subset, which may be empty."""
     for number, record in enumerate(root.iterfind("image"), 1):
@@ -98,23 +100,23 @@ def _subset(record: Element) -> str:
 
 
 def _image(
-    file: PurePosixPath, number: int, record: Element, subset: str, labels: list[str], images: ImageFiles
+    file: PurePosixPath, number: int, record: Element, subset: str, labels: list[str], images: ImageIndex
 ) -> RawImage:
     name = record.get("name", "")
-    where = f"{file}: image {shown(name) or number}"
+    source = f"{file}: image {show_value(name) or number}"
     if not name:
-        return RawImage(where, "", fault=Fault("invalid_record", "it needs a name"))
+        return RawImage(source, "", issue=Issue("invalid_record", "it needs a name"))
     shapes = (shape for shape in record if shape.tag in _SHAPES)
-    objects = tuple(_object(f"{where}: shape {place}", shape, labels) for place, shape in enumerate(shapes, 1))
-    path = images.named(name, file.parent, subset)
-    own, declared = _whole(record, "id"), _declared(record)
-    if isinstance(path, Fault):
-        return RawImage(where, "", own, declared, objects, path)
-    return RawImage(where, path, own, declared, objects)
+    objects = tuple(_object(f"{source}: shape {place}", shape, labels) for place, shape in enumerate(shapes, 1))
+    path = images.find(name, file.parent, subset)
+    own, declared_size = _whole(record, "id"), _declared(record)
+    if isinstance(path, Issue):
+        return RawImage(source, "", own, declared_size, objects, path)
+    return RawImage(source, path, own, declared_size, objects)
 
 
 def _frames(
-    file: PurePosixPath, root: Element, tracks: list[Element], labels: list[str], images: ImageFiles
+    file: PurePosixPath, root: Element, tracks: list[Element], labels: list[str], images: ImageIndex
 ) -> Iterable[tuple[str, RawImage]]:
     """A video's frames: those with objects, and those of its length that are there as images."""
     if len(root.findall("meta//task")) > 1:
@@ -124,23 +126,23 @@ def _frames(
     for number, track in enumerate(tracks, 1):
         subset = subset or _subset(track)
         for shape in (one for one in track if one.tag in _SHAPES and one.get("outside") not in _TRUE):
-            where = f"{file}: track {number}: frame {shown(shape.get('frame', ''))}"
+            source = f"{file}: track {number}: frame {show_value(shape.get('frame', ''))}"
             frame = _whole(shape, "frame")
-            item = _object(where, shape, labels, track.get("label", ""))
+            item = _object(source, shape, labels, track.get("label", ""))
             if frame is None:
-                yield subset, RawImage(where, "", fault=Fault("invalid_record", "its frame is no number"))
+                yield subset, RawImage(source, "", issue=Issue("invalid_record", "its frame is no number"))
             else:
                 objects[frame].append(item)
     length = _length(root)
     # Those that are there, not all that a length may promise: it may be any number.
     there = {int(found[1]) for stem in images.stems if (found := _FRAME.fullmatch(stem))}
     for frame in sorted({*objects, *(frame for frame in there if frame < length)}):
-        path = images.of_stem(f"frame_{frame:06d}", file.parent)
-        where = f"{file}: frame {frame}"
-        if not isinstance(path, Fault):
-            yield subset, RawImage(where, path, objects=tuple(objects[frame]))
+        path = images.find_stem(f"frame_{frame:06d}", file.parent)
+        source = f"{file}: frame {frame}"
+        if not isinstance(path, Issue):
+            yield subset, RawImage(source, path, objects=tuple(objects[frame]))
         elif frame in objects:
-            yield subset, RawImage(where, "", objects=tuple(objects[frame]), fault=path)
+            yield subset, RawImage(source, "", objects=tuple(objects[frame]), issue=path)
 
 
 def _length(root: Element) -> int:
@@ -148,44 +150,45 @@ def _length(root: Element) -> int:
     return int(size) if size.isascii() and size.isdigit() and len(size) < 10 else 0
 
 
-def _object(where: str, shape: Element, labels: list[str], label: str = "") -> RawObject:
+def _object(source: str, shape: Element, labels: list[str], label: str = "") -> RawObject:
     name = (label or shape.get("label", "")).strip()
     box = _box(shape)
-    if isinstance(box, Fault):
-        return RawObject(where, "", (0, 0, 0, 0), fault=box)
+    if isinstance(box, Issue):
+        return RawObject(source, "", (0, 0, 0, 0), issue=box)
     if not name:
-        return RawObject(where, "", box, fault=Fault("invalid_record", "it has no label"))
+        return RawObject(source, "", box, issue=Issue("invalid_record", "it has no label"))
     if labels and name not in labels:
         return RawObject(
-            where, "", box, fault=Fault("unknown_class", f"its label {shown(name)} is not in the file's list")
+            source, "", box, issue=Issue("unknown_class", f"its label {show_value(name)} is not in the file's list")
         )
     said = {one.get("name", "").lower(): (one.text or "").strip() for one in shape.iterfind("attribute")}
     crowd = said.get("is_crowd", said.get("iscrowd")) in _TRUE
-    return RawObject(where, name, box, iscrowd=int(crowd), difficult=int(said.get("difficult") in _TRUE))
+    return RawObject(source, name, box, iscrowd=int(crowd), difficult=int(said.get("difficult") in _TRUE))
 
 
-def _box(shape: Element) -> Box | Fault:
+def _box(shape: Element) -> Box | Issue:
     """The box around a shape that has an area."""
     try:
         if shape.tag == "box":
             left, top, right, bottom = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
             turn = float(shape.get("rotation", "0"))
             box = (left, top, right - left, bottom - top)
-            return around_turned(box, turn) if turn % 180 else box
+            return box_around_rotated(box, turn) if turn % 180 else box
         if shape.tag == "polygon":
             pairs = [pair.split(",") for pair in shape.get("points", "").split(";")]
-            return around([(float(x), float(y)) for x, y in pairs])
+            return box_around_points([(float(x), float(y)) for x, y in pairs])
         if shape.tag == "ellipse":
             x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
-            return around_ellipse((x, y), (rx, ry), float(shape.get("rotation", "0")))
+            return box_around_ellipse((x, y), (rx, ry), float(shape.get("rotation", "0")))
         if shape.tag == "mask":
             left, top, width, height = _numbers(shape, "left", "top", "width", "height")
             return (left, top, width, height)
     except (TypeError, ValueError):  # math's functions refuse an infinite angle with a ValueError
-        return Fault(
-            "invalid_record", f"its <{shape.tag}> lacks a number, or has one that isn't: {shown(dict(shape.attrib))}"
+        return Issue(
+            "invalid_record",
+            f"its <{shape.tag}> lacks a number, or has one that isn't: {show_value(dict(shape.attrib))}",
         )
-    return Fault("invalid_record", f"a <{shape.tag}> has no area to draw a box around")
+    return Issue("invalid_record", f"a <{shape.tag}> has no area to draw a box around")
 
 
 def _numbers(shape: Element, *names: str) -> list[float]:

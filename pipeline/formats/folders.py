@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
-from pipeline.formats.images import PICTURES
+from pipeline.formats.image_index import IMAGE_FOLDERS
 
-_GENERIC = PICTURES | {"annotations", "annotation", "labels", "label", "label_2", "xmls", "json", "data"}
+_GENERIC = IMAGE_FOLDERS | {"annotations", "annotation", "labels", "label", "label_2", "xmls", "json", "data"}
 
 
 def by_folder(folders: Collection[PurePosixPath]) -> dict[PurePosixPath, str]:

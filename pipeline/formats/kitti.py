@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.classes import numbered, present
+from pipeline.formats.classes import class_names, number_categories
 from pipeline.formats.folders import by_folder
-from pipeline.formats.images import ImageFiles, head, listed
-from pipeline.formats.naming import shown
-from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
-from pipeline.formats.texts import lines
+from pipeline.formats.image_index import ImageIndex, list_files, read_head
+from pipeline.formats.naming import show_value
+from pipeline.formats.records import Box, Issue, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.text_files import lines
 
 NAMES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 REGION = "DontCare"  # an area whose objects nobody annotated
@@ -24,7 +24,7 @@ _COLUMNS = 15
 _SAMPLE = 20  # files of a folder to look into: the first may be of images without objects
 
 
-def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
+def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
     return next(iter(_rooms(folder, files).values()), None)
 
 
@@ -38,8 +38,8 @@ def read(folder: Path) -> RawDataset:
     Raises:
         PipelineError: there is no such folder, or a list is not text.
     """
-    files = listed(folder)
-    images = ImageFiles(files)
+    files = list_files(folder)
+    images = ImageIndex(files)
     rooms = list(_rooms(folder, files))
     if not rooms:
         raise PipelineError(f"{folder}: no KITTI labels found: .txt files with {_COLUMNS} columns a line")
@@ -69,7 +69,7 @@ def _rooms(folder: Path, files: list[PurePosixPath]) -> dict[PurePosixPath, Pure
 
 def _shows(path: Path) -> bool:
     """Whether the first line is one of KITTI's, by its columns and their ranges."""
-    first = head(path).split(b"\n")[0].decode("utf-8-sig", "replace").split()
+    first = read_head(path).split(b"\n")[0].decode("utf-8-sig", "replace").split()
     if len(first) != _COLUMNS or _number(first[0]) is not None:
         return False
     numbers = [_number(column) for column in first[1:]]
@@ -77,20 +77,20 @@ def _shows(path: Path) -> bool:
 
 
 def _annotated(
-    folder: Path, room: PurePosixPath, files: list[PurePosixPath], images: ImageFiles
+    folder: Path, room: PurePosixPath, files: list[PurePosixPath], images: ImageIndex
 ) -> dict[str, RawImage]:
     labels = (file for file in files if file.parent == room and file.suffix == ".txt")
     return {label.stem: _image(folder, label, images) for label in labels}
 
 
-def _image(folder: Path, label: PurePosixPath, images: ImageFiles) -> RawImage:
-    path = images.of_stem(label.stem, _pictures(label.parent))
-    if isinstance(path, Fault):
-        return RawImage(str(label), "", fault=path)
+def _image(folder: Path, label: PurePosixPath, images: ImageIndex) -> RawImage:
+    path = images.find_stem(label.stem, _pictures(label.parent))
+    if isinstance(path, Issue):
+        return RawImage(str(label), "", issue=path)
     try:
         rows = lines(folder, label)
     except PipelineError:
-        return RawImage(str(label), "", fault=Fault("invalid_record", "it is not UTF-8 text"))
+        return RawImage(str(label), "", issue=Issue("invalid_record", "it is not UTF-8 text"))
     return RawImage(str(label), path, objects=tuple(_object(label, number, row) for number, row in enumerate(rows, 1)))
 
 
@@ -100,22 +100,22 @@ def _pictures(room: PurePosixPath) -> PurePosixPath:
 
 
 def _object(label: PurePosixPath, number: int, row: str) -> RawObject:
-    where = f"{label}: object {number}"
+    source = f"{label}: object {number}"
     name, *columns = row.split()
     box = _box(columns)
-    if isinstance(box, Fault):
-        return RawObject(where, "", (0, 0, 0, 0), fault=box)
-    return RawObject(where, name, box)
+    if isinstance(box, Issue):
+        return RawObject(source, "", (0, 0, 0, 0), issue=box)
+    return RawObject(source, name, box)
 
 
-def _box(columns: Sequence[str]) -> Box | Fault:
+def _box(columns: Sequence[str]) -> Box | Issue:
     if len(columns) != _COLUMNS - 1:
-        return Fault("invalid_record", f"it has {len(columns) + 1} columns, not {_COLUMNS}")
+        return Issue("invalid_record", f"it has {len(columns) + 1} columns, not {_COLUMNS}")
     sides = [_number(column) for column in columns[3:7]]
     left, top, right, bottom = (side if side is not None else float("nan") for side in sides)
     if None in sides:
-        return Fault(
-            "invalid_record", f"its left, top, right, bottom are {shown(' '.join(columns[3:7]))}, not four numbers"
+        return Issue(
+            "invalid_record", f"its left, top, right, bottom are {show_value(' '.join(columns[3:7]))}, not four numbers"
         )
     return (left, top, right - left, bottom - top)
 
@@ -127,14 +127,14 @@ def _with_regions(image: RawImage, categories: Sequence[Category]) -> RawImage:
         if item.name != REGION:
             objects.append(item)
         else:
-            objects.extend(RawObject(item.where, one.name, item.box, iscrowd=1) for one in categories)
-    return RawImage(image.where, image.file, objects=tuple(objects), fault=image.fault)
+            objects.extend(RawObject(item.source, one.name, item.box, iscrowd=1) for one in categories)
+    return RawImage(image.source, image.file, objects=tuple(objects), issue=image.issue)
 
 
 def _categories(rooms: Iterable[dict[str, RawImage]]) -> tuple[Category, ...]:
     """KITTI's classes in KITTI's order, as far as they are there; any others by the alphabet."""
-    found = present(image for images in rooms for image in images.values()) - {REGION}
-    return numbered([name for name in NAMES if name in found] if found <= set(NAMES) else sorted(found))
+    found = class_names(image for images in rooms for image in images.values()) - {REGION}
+    return number_categories([name for name in NAMES if name in found] if found <= set(NAMES) else sorted(found))
 
 
 def _lists(folder: Path, room: PurePosixPath, files: list[PurePosixPath]) -> dict[PurePosixPath, list[str]]:
@@ -146,8 +146,8 @@ def _lists(folder: Path, room: PurePosixPath, files: list[PurePosixPath]) -> dic
 
 def _listed(stems: list[str], annotated: dict[str, RawImage], listing: PurePosixPath) -> Iterable[RawImage]:
     for stem in stems:
-        fault = Fault("missing_annotation", "its label file is not there")
-        yield annotated.get(stem) or RawImage(f"{listing}: {shown(stem)}", "", fault=fault)
+        issue = Issue("missing_annotation", "its label file is not there")
+        yield annotated.get(stem) or RawImage(f"{listing}: {show_value(stem)}", "", issue=issue)
 
 
 def _number(text: str) -> float | None:

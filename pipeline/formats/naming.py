@@ -30,7 +30,7 @@ def _plain(file: PurePosixPath, stem: str) -> str:
     return next((folder.name for folder in file.parents if folder.name.lower() not in _NO_SPLIT), "all")
 
 
-def shown(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A value of a record for a message: on one line, not too long, whatever it is."""
     if type(value) is int and abs(value) < 10**18:
         return str(value)
@@ -39,7 +39,7 @@ def shown(value: Any) -> str:
     return reprlib.repr(value)
 
 
-def is_text(value: str) -> bool:
+def is_utf8(value: str) -> bool:
     """Whether a string can be written as UTF-8: JSON's `"\\ud800"`, half a character, can't."""
     try:
         value.encode()

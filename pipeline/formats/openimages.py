@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.classes import numbered, present
-from pipeline.formats.images import SUFFIXES, ImageFiles, listed, measured
-from pipeline.formats.naming import shown, split_names
-from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
-from pipeline.formats.tables import first_row, number, rows
+from pipeline.formats.classes import class_names, number_categories
+from pipeline.formats.csv_files import first_row, number, rows
+from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex, list_files, read_image_size
+from pipeline.formats.naming import show_value, split_names
+from pipeline.formats.records import Box, Issue, RawDataset, RawImage, RawObject, RawSplit
 
 _SIDES = ("XMin", "XMax", "YMin", "YMax")
 _NEEDED = {"ImageID", "LabelName", *_SIDES}
@@ -25,7 +25,7 @@ _CODE = re.compile(r"/[a-z]/\w+")
 _UNFIT = (0.0, 0.0, 0.0, 0.0)
 
 
-def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
+def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
     return next(iter(_annotation_files(folder, files)), None)
 
 
@@ -35,11 +35,11 @@ def read(folder: Path) -> RawDataset:
     Raises:
         PipelineError: there is no table, one isn't CSV, or class descriptions disagree.
     """
-    files = listed(folder)
+    files = list_files(folder)
     found = _annotation_files(folder, files)
     if not found:
         raise PipelineError(f"{folder}: no Open Images annotation found: a .csv with ImageID,LabelName,XMin,…")
-    images = ImageFiles(files)
+    images = ImageIndex(files)
     names = _names(folder, files)
     called = split_names({file: _stem(file) for file in found})
     splits = {called[file]: _split(folder, file, called[file], images, names) for file in found}
@@ -73,8 +73,8 @@ def _names(folder: Path, files: list[PurePosixPath]) -> dict[str, str]:
 
 def _categories(splits: Iterable[RawSplit], names: dict[str, str]) -> tuple[Category, ...]:
     described = list(dict.fromkeys(names.values()))
-    others = present(image for split in splits for image in split.images) - set(described)
-    return numbered(described + sorted(others))
+    others = class_names(image for split in splits for image in split.images) - set(described)
+    return number_categories(described + sorted(others))
 
 
 @dataclass(frozen=True)
@@ -85,60 +85,60 @@ class _Table:
     file: PurePosixPath
     split: str
     columns: dict[str, int]
-    images: ImageFiles
+    images: ImageIndex
     names: dict[str, str]
 
 
-def _split(folder: Path, file: PurePosixPath, split: str, images: ImageFiles, names: dict[str, str]) -> RawSplit:
+def _split(folder: Path, file: PurePosixPath, split: str, images: ImageIndex, names: dict[str, str]) -> RawSplit:
     """Rows of an image need not be together."""
     lines = rows(folder, file)
     _, header = next(lines)
     table = _Table(folder, file, split, {name: place for place, name in enumerate(header)}, images, names)
     found: dict[str, list[tuple[int, list[str]]]] = {}
-    orphans: list[RawObject] = []
+    orphan_objects: list[RawObject] = []
     for line, row in lines:
         name = row[table.columns["ImageID"]] if len(row) == len(header) else ""
         if name:
             found.setdefault(name, []).append((line, row))
         else:
-            fault = Fault("invalid_record", f"it has {len(row)} fields where the head has {len(header)}, or no ImageID")
-            orphans.append(RawObject(f"{file}: line {line}", "", _UNFIT, fault=fault))
+            issue = Issue("invalid_record", f"it has {len(row)} fields where the head has {len(header)}, or no ImageID")
+            orphan_objects.append(RawObject(f"{file}: line {line}", "", _UNFIT, issue=issue))
     made = tuple(_image(table, name, own) for name, own in found.items())
-    return RawSplit(made, tuple(orphans))
+    return RawSplit(made, tuple(orphan_objects))
 
 
 def _image(table: _Table, name: str, lines: list[tuple[int, list[str]]]) -> RawImage:
-    where = f"{table.file}: line {lines[0][0]}"
+    source = f"{table.file}: line {lines[0][0]}"
     path = _file(table, name)
-    size = path if isinstance(path, Fault) else measured(table.folder / path)
-    if isinstance(size, Fault):
-        return RawImage(where, "", fault=size)
-    return RawImage(where, str(path), objects=tuple(_object(table, line, row, size) for line, row in lines))
+    size = path if isinstance(path, Issue) else read_image_size(table.folder / path)
+    if isinstance(size, Issue):
+        return RawImage(source, "", issue=size)
+    return RawImage(source, str(path), objects=tuple(_object(table, line, row, size) for line, row in lines))
 
 
-def _file(table: _Table, name: str) -> str | Fault:
+def _file(table: _Table, name: str) -> str | Issue:
     near = table.file.parent
-    if PurePosixPath(name).suffix.lower() in SUFFIXES:
-        return table.images.named(name, near, table.split)
-    return table.images.of_stem(name, near, table.split)
+    if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
+        return table.images.find(name, near, table.split)
+    return table.images.find_stem(name, near, table.split)
 
 
 def _object(table: _Table, line: int, row: list[str], size: tuple[int, int]) -> RawObject:
-    where = f"{table.file}: line {line}"
+    source = f"{table.file}: line {line}"
     label = row[table.columns["LabelName"]]
     box = _box([row[table.columns[side]] for side in _SIDES], size)
-    if isinstance(box, Fault):
-        return RawObject(where, "", _UNFIT, fault=box)
+    if isinstance(box, Issue):
+        return RawObject(source, "", _UNFIT, issue=box)
     if not label:
-        return RawObject(where, "", box, fault=Fault("invalid_record", "it has no LabelName"))
+        return RawObject(source, "", box, issue=Issue("invalid_record", "it has no LabelName"))
     group = "IsGroupOf" in table.columns and row[table.columns["IsGroupOf"]] == "1"
-    return RawObject(where, table.names.get(label, label), box, iscrowd=int(group))
+    return RawObject(source, table.names.get(label, label), box, iscrowd=int(group))
 
 
-def _box(texts: list[str], size: tuple[int, int]) -> Box | Fault:
+def _box(texts: list[str], size: tuple[int, int]) -> Box | Issue:
     sides = [side for text in texts if (side := number(text)) is not None]
     if len(sides) != 4:
-        return Fault("invalid_record", f"its XMin, XMax, YMin, YMax are {shown(texts)}, not four numbers")
+        return Issue("invalid_record", f"its XMin, XMax, YMin, YMax are {show_value(texts)}, not four numbers")
     left, right, top, bottom = sides
     width, height = size
     return (left * width, top * height, (right - left) * width, (bottom - top) * height)

@@ -9,9 +9,9 @@ import re
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
-from pipeline.formats.classes import numbered, present
-from pipeline.formats.images import ImageFiles, head, listed
-from pipeline.formats.records import Fault, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.classes import class_names, number_categories
+from pipeline.formats.image_index import ImageIndex, list_files, read_head
+from pipeline.formats.records import Issue, RawDataset, RawImage, RawObject, RawSplit
 
 _HEAD = "# Compatible with PASCAL Annotation Version 1.00"
 _IMAGE = re.compile(r'^Image filename : "(.+)"', re.MULTILINE)
@@ -21,7 +21,7 @@ _BOX = re.compile(r'^Bounding box for object (\d+) "(.*?)"(.*)$', re.MULTILINE)
 _CORNERS = re.compile(r" \(Xmin, Ymin\) - \(Xmax, Ymax\) : \((\d+), (\d+)\) - \((\d+), (\d+)\)\s*")
 
 
-def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
+def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
     # The first of each folder: some formats have a text file for each of a hundred thousand images.
     first = {file.parent: file for file in reversed(files) if file.suffix.lower() == ".txt"}
     return next((file for file in sorted(first.values()) if _is_annotation(folder / file)), None)
@@ -33,42 +33,44 @@ def read(folder: Path) -> RawDataset:
     Raises:
         PipelineError: there is no annotation.
     """
-    files = listed(folder)
-    images = ImageFiles(files)
+    files = list_files(folder)
+    images = ImageIndex(files)
     texts = [file for file in files if file.suffix.lower() == ".txt" and _is_annotation(folder / file)]
     if not texts:
         raise PipelineError(f"{folder}: no PASCAL annotation found: .txt files that begin with {_HEAD!r}")
     found = tuple(_image(file, (folder / file).read_text(encoding="utf-8", errors="replace"), images) for file in texts)
-    return RawDataset(numbered(sorted(present(found))), {"all": RawSplit(found)}, images.count)
+    return RawDataset(number_categories(sorted(class_names(found))), {"all": RawSplit(found)}, images.count)
 
 
 def _is_annotation(path: Path) -> bool:
-    return head(path, 256).lstrip(b"\xef\xbb\xbf \r\n").startswith(_HEAD.encode())
+    return read_head(path, 256).lstrip(b"\xef\xbb\xbf \r\n").startswith(_HEAD.encode())
 
 
-def _image(file: PurePosixPath, text: str, images: ImageFiles) -> RawImage:
+def _image(file: PurePosixPath, text: str, images: ImageIndex) -> RawImage:
     objects = tuple(_object(file, *found.groups()) for found in _BOX.finditer(text))
     size = _SIZE.search(text)
-    declared = (int(size[1]), int(size[2])) if size else None
+    declared_size = (int(size[1]), int(size[2])) if size else None
     name, count = _IMAGE.search(text), _COUNT.search(text)
     if name is None:
-        return RawImage(str(file), "", None, declared, objects, Fault("invalid_record", "it has no 'Image filename'"))
+        return RawImage(
+            str(file), "", None, declared_size, objects, Issue("invalid_record", "it has no 'Image filename'")
+        )
     if count is None or int(count[1]) != len(objects):
         told = f"it says {count[1]} objects" if count else "it doesn't say how many objects"
         return RawImage(
-            str(file), "", None, declared, (), Fault("invalid_record", f"{told}, and has {len(objects)} boxes")
+            str(file), "", None, declared_size, (), Issue("invalid_record", f"{told}, and has {len(objects)} boxes")
         )
-    path = images.named(name[1], file.parent)
-    if isinstance(path, Fault):
-        return RawImage(str(file), "", None, declared, objects, path)
-    return RawImage(str(file), path, None, declared, objects)
+    path = images.find(name[1], file.parent)
+    if isinstance(path, Issue):
+        return RawImage(str(file), "", None, declared_size, objects, path)
+    return RawImage(str(file), path, None, declared_size, objects)
 
 
 def _object(file: PurePosixPath, number: str, name: str, rest: str) -> RawObject:
-    where = f"{file}: object {number}"
+    source = f"{file}: object {number}"
     corners = _CORNERS.fullmatch(rest)
     if corners is None or not name:
-        fault = Fault("invalid_record", f"not a box with a class: {name!r}{rest.rstrip()}")
-        return RawObject(where, "", (0.0, 0.0, 0.0, 0.0), fault=fault)
+        issue = Issue("invalid_record", f"not a box with a class: {name!r}{rest.rstrip()}")
+        return RawObject(source, "", (0.0, 0.0, 0.0, 0.0), issue=issue)
     xmin, ymin, xmax, ymax = (float(value) for value in corners.groups())
-    return RawObject(where, name, (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1))
+    return RawObject(source, name, (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1))

@@ -15,7 +15,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Issue:
     """Why a record can't be used."""
 
     code: str  # a short name to count by: xml, record, missing_image, …
@@ -23,29 +23,29 @@ class Fault:
 
 
 class RawObject(msgspec.Struct, frozen=True, gc=False):  # of millions: a third of a dataclass's memory and time
-    where: str  # the record, for messages: "Annotations/x.xml: object 3"
+    source: str  # the record, for messages: "Annotations/x.xml: object 3"
     name: str  # of its class; empty where it has a fault
     box: Box  # x, y, width, height in pixel-edge coordinates, 0-based; unchecked
     id: int | None = None  # the data set's own, where it is a whole number
     area: float | None = None
     iscrowd: int = 0
     difficult: int = 0
-    fault: Fault | None = None
+    issue: Issue | None = None
 
 
 class RawImage(msgspec.Struct, frozen=True, gc=False):
-    where: str  # the record, for messages: "annotations/train.json: image 7"
+    source: str  # the record, for messages: "annotations/train.json: image 7"
     file: str  # POSIX path inside the data set's folder; empty where there is a fault
     id: int | None = None  # the data set's own, where it is a whole number
-    declared: tuple[int, int] | None = None  # width, height as the record has them; None where it is silent
+    declared_size: tuple[int, int] | None = None  # width, height as the record has them; None where it is silent
     objects: tuple[RawObject, ...] = ()
-    fault: Fault | None = None
+    issue: Issue | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RawSplit:
     images: tuple[RawImage, ...]
-    orphans: tuple[RawObject, ...] = ()  # objects of images that the split doesn't have
+    orphan_objects: tuple[RawObject, ...] = ()  # objects of images that the split doesn't have
 
 
 @dataclass(frozen=True, slots=True)

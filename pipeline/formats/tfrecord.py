@@ -19,11 +19,11 @@ from google.protobuf.message import DecodeError
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.classes import numbered, present
+from pipeline.formats.classes import class_names, number_categories
 from pipeline.formats.folders import by_folder
-from pipeline.formats.images import ImageFiles, listed, measured
-from pipeline.formats.naming import shown, split_names
-from pipeline.formats.records import Fault, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.image_index import ImageIndex, list_files, read_image_size
+from pipeline.formats.naming import show_value, split_names
+from pipeline.formats.records import Issue, RawDataset, RawImage, RawObject, RawSplit
 
 _FILE = re.compile(r"(.+?)\.(tfrecords?|tfrec|record)(-\d+-of-\d+)?$")
 _SHARD = re.compile(r"-\d+-of-\d+$")
@@ -42,7 +42,7 @@ class _Labels:
     texts: dict[str, str]  # by what records write
 
 
-def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
+def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
     return next((file for file in files if _FILE.match(file.name) and _shows(folder, file)), None)
 
 
@@ -55,8 +55,8 @@ def read(folder: Path) -> RawDataset:
     Raises:
         PipelineError: there is no record file, one is damaged, or label maps differ.
     """
-    files = listed(folder)
-    images = ImageFiles(files)
+    files = list_files(folder)
+    images = ImageIndex(files)
     named = [file for file in files if _FILE.match(file.name)]
     rooms = {file.parent for file in named if _shows(folder, file)}
     records = [file for file in named if file.parent in rooms]  # a damaged one among records is one too
@@ -135,46 +135,48 @@ def _features(record: bytes) -> Features:
     return {key: list(getattr(feature, kind).value) if kind else [] for key, (feature, kind) in kinds.items()}
 
 
-def _images(folder: Path, file: PurePosixPath, labels: _Labels, images: ImageFiles) -> Iterator[RawImage]:
+def _images(folder: Path, file: PurePosixPath, labels: _Labels, images: ImageIndex) -> Iterator[RawImage]:
     for number, record in enumerate(_records(folder, file), 1):
-        where = f"{file}: record {number}"
+        source = f"{file}: record {number}"
         try:
-            yield _image(folder, file, where, _features(record), labels, images)
+            yield _image(folder, file, source, _features(record), labels, images)
         except DecodeError:
-            yield RawImage(where, "", fault=Fault("invalid_record", "it is no tf.train.Example"))
+            yield RawImage(source, "", issue=Issue("invalid_record", "it is no tf.train.Example"))
 
 
 def _image(
-    folder: Path, file: PurePosixPath, where: str, features: Features, labels: _Labels, images: ImageFiles
+    folder: Path, file: PurePosixPath, source: str, features: Features, labels: _Labels, images: ImageIndex
 ) -> RawImage:
     name = _text(features, "image/filename") or _text(features, "image/source_id")
     if not name:
-        return RawImage(where, "", fault=Fault("invalid_record", "it needs an image/filename"))
-    where = f"{where} ({shown(name)})"
-    path = images.named(name, file.parent)
-    if isinstance(path, Fault):
+        return RawImage(source, "", issue=Issue("invalid_record", "it needs an image/filename"))
+    source = f"{source} ({show_value(name)})"
+    path = images.find(name, file.parent)
+    if isinstance(path, Issue):
         inside = path.code == "missing_image" and features.get("image/encoded")
-        message = f"its image {shown(name)} is inside the record only; unpack the pictures into files beside it"
-        return RawImage(where, "", fault=Fault("missing_image", message) if inside else path)
+        message = f"its image {show_value(name)} is inside the record only; unpack the pictures into files beside it"
+        return RawImage(source, "", issue=Issue("missing_image", message) if inside else path)
     # Boxes are shares of the picture, so the file's own size counts, whatever the record declares.
-    pixels = measured(folder / path)
-    if isinstance(pixels, Fault):
-        return RawImage(where, "", fault=pixels)
-    objects = _objects(where, features, labels, pixels)
-    if isinstance(objects, Fault):
-        return RawImage(where, "", fault=objects)
-    return RawImage(where, path, None, _declared(features), objects)
+    pixels = read_image_size(folder / path)
+    if isinstance(pixels, Issue):
+        return RawImage(source, "", issue=pixels)
+    objects = _objects(source, features, labels, pixels)
+    if isinstance(objects, Issue):
+        return RawImage(source, "", issue=objects)
+    return RawImage(source, path, None, _declared(features), objects)
 
 
-def _objects(where: str, features: Features, labels: _Labels, pixels: tuple[int, int]) -> tuple[RawObject, ...] | Fault:
+def _objects(
+    source: str, features: Features, labels: _Labels, pixels: tuple[int, int]
+) -> tuple[RawObject, ...] | Issue:
     sides = [features.get(f"image/object/bbox/{side}", []) for side in _SIDES]
     count = len(sides[0])
     texts, ids = (features.get(f"image/object/class/{kind}", []) for kind in ("text", "label"))
     flags = [features.get(f"image/object/{flag}", []) or [0] * count for flag in ("is_crowd", "difficult")]
     if any(len(values) != count for values in (*sides, *flags)) or count not in (len(texts), len(ids)):
-        return Fault("invalid_record", f"its lists of sides, classes and flags are not all {count} long")
+        return Issue("invalid_record", f"its lists of sides, classes and flags are not all {count} long")
     if not all(isinstance(value, (int, float)) for values in (*sides, *flags) for value in values):
-        return Fault("invalid_record", "its lists of sides and flags are no numbers")
+        return Issue("invalid_record", "its lists of sides and flags are no numbers")
     objects = []
     for place in range(count):
         left, top, right, bottom = (values[place] * pixels[axis % 2] for axis, values in enumerate(sides))
@@ -182,15 +184,15 @@ def _objects(where: str, features: Features, labels: _Labels, pixels: tuple[int,
         own_text, own_id = (values[place] if place < len(values) else None for values in (texts, ids))
         name = _name(own_text, own_id, labels)
         crowd, difficult = (int(values[place] != 0) for values in flags)
-        fault = name if isinstance(name, Fault) else None
-        said = "" if isinstance(name, Fault) else name
+        issue = name if isinstance(name, Issue) else None
+        said = "" if isinstance(name, Issue) else name
         objects.append(
-            RawObject(f"{where}: object {place + 1}", said, box, iscrowd=crowd, difficult=difficult, fault=fault)
+            RawObject(f"{source}: object {place + 1}", said, box, iscrowd=crowd, difficult=difficult, issue=issue)
         )
     return tuple(objects)
 
 
-def _name(text: Any, number: Any, labels: _Labels) -> str | Fault:
+def _name(text: Any, number: Any, labels: _Labels) -> str | Issue:
     """A class's name: by its text, else by its number in the label map."""
     said = text.decode("utf-8", "replace").strip() if isinstance(text, bytes) else ""
     if not labels.names and said:
@@ -199,7 +201,7 @@ def _name(text: Any, number: Any, labels: _Labels) -> str | Fault:
         return labels.texts[said]
     if number in labels.names:
         return labels.names[number]
-    return Fault("unknown_class", f"its class {shown(said or number)} is in no label map (.pbtxt)")
+    return Issue("unknown_class", f"its class {show_value(said or number)} is in no label map (.pbtxt)")
 
 
 def _text(features: Features, key: str) -> str:
@@ -236,4 +238,4 @@ def _fields(item: str) -> dict[str, str]:
 def _categories(labels: _Labels, splits: dict[str, RawSplit]) -> tuple[Category, ...]:
     if labels.names:
         return tuple(Category(number, name) for number, name in sorted(labels.names.items()))
-    return numbered(sorted(present(image for split in splits.values() for image in split.images)))
+    return number_categories(sorted(class_names(image for split in splits.values() for image in split.images)))

@@ -18,11 +18,11 @@ from defusedxml.ElementTree import fromstring
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.classes import numbered, present
-from pipeline.formats.images import ImageFiles, head, listed
-from pipeline.formats.naming import shown
-from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
-from pipeline.formats.texts import lines
+from pipeline.formats.classes import class_names, number_categories
+from pipeline.formats.image_index import ImageIndex, list_files, read_head
+from pipeline.formats.naming import show_value
+from pipeline.formats.records import Box, Issue, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.text_files import lines
 
 # fmt: off
 NAMES = (
@@ -42,8 +42,8 @@ _PLAIN_ENCODING = re.compile(
 )
 
 
-def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next((file for file in _xml(files) if _ROOT.search(head(folder / file))), None)
+def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
+    return next((file for file in _xml(files) if _ROOT.search(read_head(folder / file))), None)
 
 
 def read(folder: Path) -> RawDataset:
@@ -57,8 +57,8 @@ def read(folder: Path) -> RawDataset:
     Raises:
         PipelineError: there is no annotation, or a list is not text.
     """
-    files = listed(folder)
-    images = ImageFiles(files)
+    files = list_files(folder)
+    images = ImageIndex(files)
     rooms = _rooms(folder, files, images)
     if not rooms:
         raise PipelineError(f"{folder}: no Pascal VOC annotation found: .xml files with an <annotation> each")
@@ -83,7 +83,7 @@ def _xml(files: list[PurePosixPath]) -> Iterator[PurePosixPath]:
     return (file for file in files if file.suffix.lower() == ".xml")
 
 
-def _rooms(folder: Path, files: list[PurePosixPath], images: ImageFiles) -> dict[PurePosixPath, Annotated]:
+def _rooms(folder: Path, files: list[PurePosixPath], images: ImageIndex) -> dict[PurePosixPath, Annotated]:
     """Annotations by the folder that holds them, at whatever depth. A broken file among annotations is one, too."""
     found: dict[PurePosixPath, Annotated] = defaultdict(dict)
     for file in _xml(files):
@@ -96,7 +96,7 @@ def _rooms(folder: Path, files: list[PurePosixPath], images: ImageFiles) -> dict
 
 
 def _is_other(path: Path, image: RawImage) -> bool:
-    return image.fault is not None and image.fault.code == "invalid_xml" and not _ROOT.search(head(path))
+    return image.issue is not None and image.issue.code == "invalid_xml" and not _ROOT.search(read_head(path))
 
 
 def _room(parent: PurePosixPath) -> PurePosixPath:
@@ -145,11 +145,11 @@ def _by_list(lists: dict[str, list[str]], room: PurePosixPath, annotated: Annota
 
 def _either(files: list[PurePosixPath]) -> RawImage:
     """What a list means by a name that several folders have."""
-    fault = Fault("invalid_record", f"a list names {files[0].stem}, which may be {files[0]} or {files[1]}")
-    return RawImage(str(files[0]), "", fault=fault)
+    issue = Issue("invalid_record", f"a list names {files[0].stem}, which may be {files[0]} or {files[1]}")
+    return RawImage(str(files[0]), "", issue=issue)
 
 
-def _listed(names: Iterable[str], known: dict[str, RawImage], where: str) -> Iterable[RawImage]:
+def _listed(names: Iterable[str], known: dict[str, RawImage], source: str) -> Iterable[RawImage]:
     for name in names:
         path = PurePosixPath(name)
         first = PurePosixPath(name.split()[0])
@@ -158,8 +158,8 @@ def _listed(names: Iterable[str], known: dict[str, RawImage], where: str) -> Ite
         if image is not None:
             yield image
         else:
-            fault = Fault("missing_annotation", "its annotation is not there")
-            yield RawImage(f"{where}: {shown(name)}", "", fault=fault)
+            issue = Issue("missing_annotation", "its annotation is not there")
+            yield RawImage(f"{source}: {show_value(name)}", "", issue=issue)
 
 
 def _by_folder(room: PurePosixPath, annotated: Annotated) -> dict[str, tuple[RawImage, ...]]:
@@ -172,48 +172,50 @@ def _by_folder(room: PurePosixPath, annotated: Annotated) -> dict[str, tuple[Raw
 
 def _categories(rooms: dict[PurePosixPath, Annotated]) -> tuple[Category, ...]:
     """VOC's classes in VOC's order, all twenty where it is VOC's own devkit; any others by the alphabet."""
-    found = present(image for images in rooms.values() for image in images.values())
+    found = class_names(image for images in rooms.values() for image in images.values())
     devkit = any(_DEVKIT.fullmatch(part) for room in rooms for part in room.parts)
     voc = [name for name in NAMES if devkit or name in found]
-    return numbered(voc if found <= set(NAMES) else sorted(found))
+    return number_categories(voc if found <= set(NAMES) else sorted(found))
 
 
-def _image(folder: Path, file: PurePosixPath, images: ImageFiles) -> RawImage:
+def _image(folder: Path, file: PurePosixPath, images: ImageIndex) -> RawImage:
     root = _parsed(folder / file)
-    if isinstance(root, Fault):
-        return RawImage(str(file), "", fault=root)
-    where = f"{file}: object "
-    objects = tuple(_object(f"{where}{number}", found) for number, found in enumerate(root.findall("object"), 1))
-    declared = _declared(root.find("size"))
+    if isinstance(root, Issue):
+        return RawImage(str(file), "", issue=root)
+    source = f"{file}: object "
+    objects = tuple(_object(f"{source}{number}", found) for number, found in enumerate(root.findall("object"), 1))
+    declared_size = _declared(root.find("size"))
     # The annotation's own name comes first: <filename> often still says what the image was once called.
-    path = images.of_stem(file.stem, file.parent)
+    path = images.find_stem(file.stem, file.parent)
     name = root.findtext("filename", "").strip()
-    if isinstance(path, Fault) and name:
-        path = images.named(name, file.parent)
-    if isinstance(path, Fault):
-        return RawImage(str(file), "", None, declared, objects, path)
-    return RawImage(str(file), path, None, declared, objects)
+    if isinstance(path, Issue) and name:
+        path = images.find(name, file.parent)
+    if isinstance(path, Issue):
+        return RawImage(str(file), "", None, declared_size, objects, path)
+    return RawImage(str(file), path, None, declared_size, objects)
 
 
-def _parsed(path: Path) -> Element | Fault:
+def _parsed(path: Path) -> Element | Issue:
     try:
         content = path.read_bytes()
         # defusedxml takes three times as long: it has the parser's slow form, to look at each declaration.
         plain = b"<!DOCTYPE" not in content and b"\0" not in content and _PLAIN_ENCODING.match(content)
         root: Element = XML(content) if plain else fromstring(content)
     except OSError as error:
-        return Fault("invalid_xml", f"can't be read: {error.strerror}")
+        return Issue("invalid_xml", f"can't be read: {error.strerror}")
     except ParseError as error:
         line, column = error.position
-        return Fault("invalid_xml", f"not XML: {str(error).split(':')[0]} at line {line} column {column + 1}")
+        return Issue("invalid_xml", f"not XML: {str(error).split(':')[0]} at line {line} column {column + 1}")
     except DefusedXmlException as error:
-        return Fault(
+        return Issue(
             "invalid_xml", f"not read: it declares entities or other things unfit for data ({type(error).__name__})"
         )
     except (LookupError, ValueError) as error:  # an unknown or wrong encoding
-        return Fault("invalid_xml", f"not XML: {error}")
+        return Issue("invalid_xml", f"not XML: {error}")
     return (
-        root if root.tag == "annotation" else Fault("invalid_xml", f"its root is <{shown(root.tag)}>, not <annotation>")
+        root
+        if root.tag == "annotation"
+        else Issue("invalid_xml", f"its root is <{show_value(root.tag)}>, not <annotation>")
     )
 
 
@@ -231,24 +233,26 @@ def _declared(found: Element | None) -> tuple[int, int] | None:
     return (width, height) if width > 0 and height > 0 else None  # some tools write 0 for "I didn't look"
 
 
-def _object(where: str, found: Element) -> RawObject:
+def _object(source: str, found: Element) -> RawObject:
     texts = _texts(found)
     box = _box(_texts(found.find("bndbox")))
-    if isinstance(box, Fault):
-        return RawObject(where, "", _UNFIT, fault=box)
+    if isinstance(box, Issue):
+        return RawObject(source, "", _UNFIT, issue=box)
     name = texts.get("name", "")
     if not name:
-        return RawObject(where, "", box, fault=Fault("invalid_record", "it has no <name>"))
-    return RawObject(where, name, box, difficult=int(texts.get("difficult") in ("1", "True", "true")))
+        return RawObject(source, "", box, issue=Issue("invalid_record", "it has no <name>"))
+    return RawObject(source, name, box, difficult=int(texts.get("difficult") in ("1", "True", "true")))
 
 
-def _box(sides: dict[str, str]) -> Box | Fault:
+def _box(sides: dict[str, str]) -> Box | Issue:
     values = [sides.get(side) for side in ("xmin", "ymin", "xmax", "ymax")]
     try:
         # Decimals, so that 0.1 + 1 − 1 is 0.1 again.
         xmin, ymin, xmax, ymax = (Decimal(value or "") for value in values)
         box = (xmin - 1, ymin - 1, xmax - xmin + 1, ymax - ymin + 1)
     except ArithmeticError:
-        return Fault("invalid_record", f"its <bndbox> has xmin, ymin, xmax, ymax {shown(values)}, not four numbers")
+        return Issue(
+            "invalid_record", f"its <bndbox> has xmin, ymin, xmax, ymax {show_value(values)}, not four numbers"
+        )
     left, top, width, height = map(float, box)
     return (left, top, width, height)

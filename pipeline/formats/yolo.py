@@ -13,20 +13,27 @@ from pathlib import Path, PurePosixPath
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.folders import by_folder
-from pipeline.formats.images import PICTURES, SUFFIXES, ImageFiles, head, listed, measured
-from pipeline.formats.naming import shown
-from pipeline.formats.records import Box, Fault, RawDataset, RawImage, RawObject, RawSplit
-from pipeline.formats.shapes import around
-from pipeline.formats.texts import lines
+from pipeline.formats.image_index import (
+    IMAGE_FOLDERS,
+    IMAGE_SUFFIXES,
+    ImageIndex,
+    list_files,
+    read_head,
+    read_image_size,
+)
+from pipeline.formats.naming import show_value
+from pipeline.formats.records import Box, Issue, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.shapes import box_around_points
+from pipeline.formats.text_files import lines
 from pipeline.formats.yolo_manifests import Manifest, darknets, folders, manifest_of, name_lists, resolved, yamls
 
 
-def evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
+def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
     found = yamls(folder, files) or darknets(folder, files)
     if found:
         return found[0].file
     names = name_lists(files)
-    stems = {file.stem for file in files if file.suffix.lower() in SUFFIXES} if names else set()
+    stems = {file.stem for file in files if file.suffix.lower() in IMAGE_SUFFIXES} if names else set()
     named = (file for file in files if file.suffix == ".txt" and file.stem in stems)
     return names[0] if any(_shows(folder, file) for file in named) else None
 
@@ -41,7 +48,7 @@ def read(folder: Path) -> RawDataset:
         PipelineError: there is none of these files, or several of a kind; it names no classes, or a list or folder
             that isn't there.
     """
-    files = listed(folder)
+    files = list_files(folder)
     source = manifest_of(folder, files)
     reader = _Reader(folder, files, source)
     if source.splits:
@@ -57,14 +64,14 @@ def read(folder: Path) -> RawDataset:
 class _Place:
     """An image to read: what it was called, and the file of its labels, where there is one."""
 
-    image: str | Fault
-    where: PurePosixPath
+    image: str | Issue
+    source: PurePosixPath
     label: PurePosixPath | None
 
 
 class _Reader:
     def __init__(self, folder: Path, files: list[PurePosixPath], manifest: Manifest) -> None:
-        self.images = ImageFiles(files)
+        self.images = ImageIndex(files)
         self._folder = folder
         self._files = files
         self._manifest = manifest
@@ -86,18 +93,20 @@ class _Reader:
             place = resolved(entry, self._manifest.file.parent, self._places)
             if place is None and split != "test":
                 raise PipelineError(
-                    f"{self._manifest.file}: its {split} {shown(entry)} is not there; mend it or leave it out"
+                    f"{self._manifest.file}: its {split} {show_value(entry)} is not there; mend it or leave it out"
                 )
             if place in self._folders:
                 found += self._of_folder(place)
-            elif place is not None and place.suffix.lower() in SUFFIXES:
+            elif place is not None and place.suffix.lower() in IMAGE_SUFFIXES:
                 found.append(self._place(place))
             elif place is not None:
                 found += self._of_list(place, split)
         return found
 
     def _of_folder(self, place: PurePosixPath) -> list[_Place]:
-        pictures = [file for file in self._files if file.suffix.lower() in SUFFIXES and file.is_relative_to(place)]
+        pictures = [
+            file for file in self._files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_relative_to(place)
+        ]
         found = [self._place(file) for file in pictures]
         used = {one.label for one in found}
         homes = {_among_labels(place), place}
@@ -107,7 +116,8 @@ class _Reader:
             if any(file.is_relative_to(home) for home in homes) and _is_label(self._folder, file)
         ]
         return found + [
-            _Place(Fault("missing_image", f"its image {shown(file.stem)} is not there"), file, file) for file in strays
+            _Place(Issue("missing_image", f"its image {show_value(file.stem)} is not there"), file, file)
+            for file in strays
         ]
 
     def _of_list(self, listing: PurePosixPath, split: str) -> list[_Place]:
@@ -118,20 +128,20 @@ class _Reader:
             *(part for part in PurePosixPath(line.replace("\\", "/")).parts if part not in ("/", ".."))
         )
         if not said.name:
-            return _Place(Fault("invalid_record", f"its line {shown(line)} names no image"), listing, None)
-        image = self.images.named(str(said), listing.parent, split)
+            return _Place(Issue("invalid_record", f"its line {show_value(line)} names no image"), listing, None)
+        image = self.images.find(str(said), listing.parent, split)
         found = self._place(PurePosixPath(image)) if isinstance(image, str) else _Place(image, listing, None)
         if found.label is not None:
             return found
         label = self._label_of(said)
-        return _Place(label, found.where, None) if isinstance(label, Fault) else replace(found, label=label)
+        return _Place(label, found.source, None) if isinstance(label, Issue) else replace(found, label=label)
 
     def _place(self, image: PurePosixPath) -> _Place:
         beside = image.with_suffix(".txt")
         label = next((file for file in (_among_labels(beside), beside) if file in self._texts), None)
         return _Place(str(image), image, label)
 
-    def _label_of(self, said: PurePosixPath) -> PurePosixPath | Fault | None:
+    def _label_of(self, said: PurePosixPath) -> PurePosixPath | Issue | None:
         """The label file that shares the longest end, a folder at least, with where a list says that it is."""
         beside = said.with_suffix(".txt")
         among = _among_labels(beside)
@@ -143,7 +153,7 @@ class _Reader:
         best = [file for file, length in shared.items() if length == most]
         if most[0] < 2:
             return None
-        return best[0] if len(best) == 1 else Fault("invalid_record", f"its labels may be {best[0]} or {best[1]}")
+        return best[0] if len(best) == 1 else Issue("invalid_record", f"its labels may be {best[0]} or {best[1]}")
 
     def split(self, places: Iterable[_Place]) -> Iterable[RawImage]:
         for place in places:
@@ -151,7 +161,7 @@ class _Reader:
 
     def wherever(self) -> dict[str, RawSplit]:
         """Without a manifest of splits: each folder of pictures with label files is one."""
-        pictures = [self._place(file) for file in self._files if file.suffix.lower() in SUFFIXES]
+        pictures = [self._place(file) for file in self._files if file.suffix.lower() in IMAGE_SUFFIXES]
         labeled = [place for place in pictures if place.label is not None]
         apart = list(self._apart({place.label for place in labeled}))
         homes = {_home(place) for place in labeled + apart}
@@ -167,44 +177,44 @@ class _Reader:
         """Label files that are neither beside their image nor in a folder parallel to its."""
         for file in sorted(self._texts - placed - {self._manifest.file}):
             if _is_label(self._folder, file):
-                yield _Place(self.images.of_stem(file.stem, file.parent), file, file)
+                yield _Place(self.images.find_stem(file.stem, file.parent), file, file)
 
     def _image(self, place: _Place) -> RawImage:
-        where = str(place.label or place.where)
-        if isinstance(place.image, Fault):
-            return RawImage(where, "", fault=place.image)
+        source = str(place.label or place.source)
+        if isinstance(place.image, Issue):
+            return RawImage(source, "", issue=place.image)
         if place.label is None:
-            return RawImage(where, place.image)
-        pixels = measured(self._folder / place.image)
-        if isinstance(pixels, Fault):
-            return RawImage(where, "", fault=pixels)
+            return RawImage(source, place.image)
+        pixels = read_image_size(self._folder / place.image)
+        if isinstance(pixels, Issue):
+            return RawImage(source, "", issue=pixels)
         try:
             rows = lines(self._folder, place.label)
         except PipelineError:
-            return RawImage(where, "", fault=Fault("invalid_record", "it is not UTF-8 text"))
-        objects = (self._object(f"{where}: object {number}", row, pixels) for number, row in enumerate(rows, 1))
-        return RawImage(where, place.image, objects=tuple(objects))
+            return RawImage(source, "", issue=Issue("invalid_record", "it is not UTF-8 text"))
+        objects = (self._object(f"{source}: object {number}", row, pixels) for number, row in enumerate(rows, 1))
+        return RawImage(source, place.image, objects=tuple(objects))
 
-    def _object(self, where: str, row: str, pixels: tuple[int, int]) -> RawObject:
+    def _object(self, source: str, row: str, pixels: tuple[int, int]) -> RawObject:
         numbers = _numbers(row)
         box = _box(numbers, self._manifest.keypoints, pixels)
-        if isinstance(box, Fault):
-            return RawObject(where, "", (0, 0, 0, 0), fault=box)
+        if isinstance(box, Issue):
+            return RawObject(source, "", (0, 0, 0, 0), issue=box)
         name = self._manifest.names.get(int(numbers[0])) if numbers[0].is_integer() else None
         if name is None:
-            fault = Fault("unknown_class", f"its class {numbers[0]:g} is not in {self._manifest.file}")
-            return RawObject(where, "", box, fault=fault)
-        return RawObject(where, name, box)
+            issue = Issue("unknown_class", f"its class {numbers[0]:g} is not in {self._manifest.file}")
+            return RawObject(source, "", box, issue=issue)
+        return RawObject(source, name, box)
 
 
 def _home(place: _Place) -> PurePosixPath:
-    return place.where.parent if isinstance(place.image, Fault) else PurePosixPath(place.image).parent
+    return place.source.parent if isinstance(place.image, Issue) else PurePosixPath(place.image).parent
 
 
 def _among_labels(file: PurePosixPath) -> PurePosixPath:
     """The path with its last folder of pictures called `labels`, as YOLO looks for label files."""
     parts = list(file.parts)
-    last = max((place for place, part in enumerate(parts) if part.lower() in PICTURES), default=None)
+    last = max((place for place, part in enumerate(parts) if part.lower() in IMAGE_FOLDERS), default=None)
     if last is not None:
         parts[last] = "labels"
     return PurePosixPath(*parts)
@@ -232,7 +242,7 @@ def _shows(folder: Path, file: PurePosixPath) -> bool:
 
 
 def _first(folder: Path, file: PurePosixPath) -> list[float]:
-    return _numbers(head(folder / file).decode("utf-8-sig", "replace").lstrip().split("\n")[0])
+    return _numbers(read_head(folder / file).decode("utf-8-sig", "replace").lstrip().split("\n")[0])
 
 
 def _numbers(row: str) -> list[float]:
@@ -243,7 +253,7 @@ def _numbers(row: str) -> list[float]:
         return []
 
 
-def _box(numbers: Sequence[float], keypoints: int, pixels: tuple[int, int]) -> Box | Fault:
+def _box(numbers: Sequence[float], keypoints: int, pixels: tuple[int, int]) -> Box | Issue:
     """The box of a line, in pixels: center and size, with key points after them or not, or around a polygon."""
     columns = len(numbers)
     width, height = pixels
@@ -251,5 +261,5 @@ def _box(numbers: Sequence[float], keypoints: int, pixels: tuple[int, int]) -> B
         _, x, y, w, h = numbers[:5]
         return ((x - w / 2) * width, (y - h / 2) * height, w * width, h * height)
     if columns >= 7 and columns % 2 and not keypoints:
-        return around([(x * width, y * height) for x, y in zip(numbers[1::2], numbers[2::2], strict=True)])
-    return Fault("invalid_record", "it is no class number with a box's four numbers or a polygon's points")
+        return box_around_points([(x * width, y * height) for x, y in zip(numbers[1::2], numbers[2::2], strict=True)])
+    return Issue("invalid_record", "it is no class number with a box's four numbers or a polygon's points")

@@ -8,8 +8,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
-from pipeline.formats.naming import is_text, shown
-from pipeline.formats.texts import lines
+from pipeline.formats.naming import is_utf8, show_value
+from pipeline.formats.text_files import lines
 
 _SPLITS = ("train", "val", "valid", "test")
 _NO_SPLITS = ("path", "names", "nc", "kpt_shape")
@@ -57,7 +57,7 @@ def _from_yaml(folder: Path, file: PurePosixPath, files: list[PurePosixPath]) ->
     names = _names(file, content["names"])
     if content.get("nc", str(len(names))) != str(len(names)):
         raise PipelineError(
-            f"{file}: nc is {shown(content['nc'])}, and it has {len(names)} names; mend the one that is wrong"
+            f"{file}: nc is {show_value(content['nc'])}, and it has {len(names)} names; mend the one that is wrong"
         )
     root = content.get("path")
     if isinstance(root, str) and root:
@@ -117,7 +117,7 @@ def folders(files: list[PurePosixPath]) -> set[PurePosixPath]:
 
 def _names(file: PurePosixPath, value: list[Any] | dict[Any, Any]) -> dict[int, str]:
     pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-    named = [(key, name.strip()) for key, name in pairs if isinstance(name, str) and is_text(name) and _whole(key)]
+    named = [(key, name.strip()) for key, name in pairs if isinstance(name, str) and is_utf8(name) and _whole(key)]
     names = {int(key): name for key, name in named if name}
     if not names or len(names) < len(pairs):
         raise PipelineError(f"{file}: its names are no list of class names, nor one by their numbers")
@@ -164,7 +164,7 @@ def _from_darknet(folder: Path, file: PurePosixPath, files: list[PurePosixPath])
         return None
     listing = resolved(content["names"], file.parent, set(files))
     if listing is None:
-        raise PipelineError(f"{file}: its list of classes {shown(content['names'])} is not there")
+        raise PipelineError(f"{file}: its list of classes {show_value(content['names'])} is not there")
     return Manifest(file, _listed_names(folder, listing), splits)
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fcos.detector import stacked
-from fcos.structures import targets
+from fcos.detector import batch_images
+from fcos.structures import make_targets
 from fcos.training.batch import Batch
 from pipeline.errors import PipelineError
 from pipeline.loading.dataset import TrainingData
@@ -167,11 +167,11 @@ def batched(parts: Iterable[Batch], count: int) -> Iterator[list[Batch]]:
 
 def collate(samples: Sequence[Sample], canvas: tuple[int, int] | None = None) -> Batch:
     """Puts samples, padded to the largest of them or to a canvas, into one batch."""
-    pixels, sizes = stacked([sample.image for sample in samples], canvas)
+    pixels, sizes = batch_images([sample.image for sample in samples], canvas)
     return Batch(
         pixels=pixels,
         sizes=sizes,
-        targets=targets([sample.boxes for sample in samples], [sample.labels for sample in samples]),
+        targets=make_targets([sample.boxes for sample in samples], [sample.labels for sample in samples]),
         names=[sample.name for sample in samples],
         objects=sum(len(sample.boxes) for sample in samples),
         annotated=sum(sample.annotated for sample in samples),

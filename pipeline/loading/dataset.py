@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.data.annotations import Annotation, AnnotationSet
+from pipeline.data.boxes import box_tensor
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 from pipeline.loading.cache import ImageCache
@@ -57,7 +58,7 @@ def _pack(split: AnnotationSet, *, include_difficult: bool) -> PackedObjects:
         names=PackedStrings(image.file_name for image in split.images),
         shapes=torch.tensor([(image.height, image.width) for image in split.images]).view(-1, 2),
         crowded=torch.tensor([any(one.iscrowd for one in groups[image.id]) for image in split.images]),
-        boxes=_corners(together),
+        boxes=box_tensor(together),
         labels=torch.tensor([label_of[annotation.category_id] for annotation in together], dtype=torch.int64),
         starts=torch.tensor([0, *map(len, kept)]).cumsum(0),
     )
@@ -66,11 +67,6 @@ def _pack(split: AnnotationSet, *, include_difficult: bool) -> PackedObjects:
 def trainable_annotations(annotations: Sequence[Annotation], *, include_difficult: bool) -> list[Annotation]:
     """Those that training learns from: no crowds, whose boxes hold several; difficult ones only where asked."""
     return [a for a in annotations if not a.iscrowd and (include_difficult or not a.difficult)]
-
-
-def _corners(annotations: Sequence[Annotation]) -> Tensor:
-    boxes = torch.tensor([annotation.bbox for annotation in annotations], dtype=torch.float32).view(-1, 4)
-    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=-1)
 
 
 class TrainingData(Dataset[Any]):

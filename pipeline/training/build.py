@@ -23,13 +23,13 @@ from fcos.fast.compiled import Compiled
 from fcos.postprocess import Postprocess
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
-from fcos.training.checkpoints import Checkpoint, NotSaved
-from fcos.training.distributed import ALONE, Processes
-from fcos.training.ema import make_ema
-from fcos.training.guards import NonFiniteLoss, NothingToLearn
-from fcos.training.history import Row, Watcher
+from fcos.training.checkpoints import Checkpoint, CheckpointError
+from fcos.training.distributed import SINGLE_PROCESS, Processes
+from fcos.training.ema import ModelEMA
+from fcos.training.guards import NonFiniteLossError, NothingToLearnError
+from fcos.training.history import Callback, Row
 from fcos.training.optimization import make_optimizer, make_schedule
-from fcos.training.trainer import Interrupted, Trainer
+from fcos.training.trainer import Trainer, TrainingInterrupted
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
@@ -42,7 +42,7 @@ from pipeline.loading.dataset import TrainingData
 from pipeline.loading.transforms import Augmentation
 from pipeline.params import Params, TrainParams
 from pipeline.training.overfit import STEPS_PER_EPOCH, TARGET_AP50, RepeatedBatches
-from pipeline.workspace import from_root, state
+from pipeline.workspace import from_root, state_dir
 
 _FETCHED_TOGETHER = 20  # steps on a GPU whose losses are waited for together
 
@@ -65,7 +65,7 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (NonFiniteLoss, NothingToLearn, NotSaved) as error:
+    except (NonFiniteLossError, NothingToLearnError, CheckpointError) as error:
         raise PipelineError(str(error)) from None
     except torch.OutOfMemoryError as error:
         first = str(error).splitlines()[0]
@@ -75,7 +75,9 @@ def one_line_errors() -> Iterator[None]:
         ) from None
 
 
-def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes = ALONE) -> EpochBatches:
+def make_batches(
+    params: Params, split: AnnotationSet, raw: Path, processes: Processes = SINGLE_PROCESS
+) -> EpochBatches:
     """The training batches that the parameters describe.
 
     Raises:
@@ -116,7 +118,7 @@ def _make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Pr
         group_by_aspect_ratio=train.group_by_aspect_ratio,
         accumulate=train.accumulate,
         rank=processes.rank,
-        world_size=processes.count,
+        world_size=processes.world_size,
         pin_memory=choose_device(params.machine.device).type == "cuda",
     )
 
@@ -124,7 +126,7 @@ def _make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Pr
 def _cache(train: TrainParams, split: AnnotationSet, raw: Path) -> ImageCache:
     """At the size of zoom 1, or at the largest that is drawn."""
     largest = InputSize((train.multi_scale[1], train.size[1])) if train.multi_scale else train.input_size
-    return ImageCache(state() / "cache", raw, split.images, largest)
+    return ImageCache(state_dir() / "cache", raw, split.images, largest)
 
 
 def make_validation(
@@ -132,34 +134,34 @@ def make_validation(
     split: AnnotationSet,
     raw: Path,
     interrupted: Callable[[], bool] = lambda: False,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Callable[[Detector], Row]:
     """What a detector is measured by after an epoch: AP and AP50, by the fast engine.
 
-    Every process detects in its share of the images; the first one measures, and all get its row. Interrupted is
-    raised between two batches, in all of them, where `interrupted` says so in one.
+    Every process detects in its share of the images; the first one measures, and all get its row. TrainingInterrupted
+    is raised between two batches, in all of them, where `interrupted` says so in one.
     """
 
     def go_on(_images: int) -> None:
-        if processes.highest(int(interrupted())):
-            raise Interrupted
+        if processes.max(int(interrupted())):
+            raise TrainingInterrupted
 
     def validate(detector: Detector) -> Row:
-        processes.alike(detector)
+        processes.broadcast_buffers(detector)
         share = detect_split(
             detector,
             split,
             raw,
             input_size=params.train.input_size,
             postprocess=Postprocess(),
-            batch_size=max(1, params.train.batch_size // processes.count),
+            batch_size=max(1, params.train.batch_size // processes.world_size),
             progress=go_on,
             rank=processes.rank,
-            world_size=processes.count,
+            world_size=processes.world_size,
         )
         # As plain values, which pass in a tenth of the time.
-        found = processes.gathered([(one.image_id, one.category_id, one.bbox, one.score) for one in share])
-        row: Row = processes.of_first(_measured(split, found) if processes.rank == 0 else None)
+        found = processes.all_gather_object([(one.image_id, one.category_id, one.bbox, one.score) for one in share])
+        row: Row = processes.broadcast_object(_measured(split, found) if processes.rank == 0 else None)
         return row
 
     return validate
@@ -194,7 +196,7 @@ def _rooted(model: ModelConfig) -> ModelConfig:
 
 def _batch_norm(model: ModelConfig, device: torch.device, processes: Processes) -> ModelConfig:
     """With batch norm as this device has it."""
-    if model.batch_norm != "synchronized" or device.type != "cpu" or processes.count == 1:
+    if model.batch_norm != "synchronized" or device.type != "cpu" or processes.world_size == 1:
         return model
     if processes.rank == 0:
         said = "torch synchronizes batch norm on GPUs only: each process takes the statistics of its own images"
@@ -208,9 +210,9 @@ def make_trainer(
     batches: EpochBatches,
     validate: Callable[[Detector], Row],
     classes: int,
-    watcher: Watcher,
+    callback: Callback,
     checkpoint: Checkpoint | None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Trainer:
     """Everything that `Trainer.fit` needs, weights drawn from the seed.
@@ -225,28 +227,28 @@ def make_trainer(
     return Trainer(
         detector=detector,
         criterion=Criterion(
-            params.model, box_loss=params.loss, mean_over_processes=processes.mean, processes=processes.count
+            params.model, box_loss=params.loss, mean_over_processes=processes.mean, processes=processes.world_size
         ),
         optimizer=optimizer,
         schedule=_schedule(train, optimizer, len(batches)),
         precision=_precision(train, device, processes),
         processes=processes,
-        compiled=_compiled(train, processes),
+        compile_model=_compiled(train, processes),
         seed=params.seed,
         backbone_frozen_epochs=train.backbone_frozen_epochs,
         score="AP50" if train.overfit else "AP",
-        enough=TARGET_AP50 if train.overfit else math.inf,
+        target_score=TARGET_AP50 if train.overfit else math.inf,
         patience=train.early_stopping,
         checkpoint_steps=params.machine.checkpoint_steps,
         log_every=1 if device.type == "cpu" else _FETCHED_TOGETHER,
         interrupted=interrupted,
-        ema=make_ema(detector, train.ema_decay) if train.ema_decay else None,
+        ema=ModelEMA(detector, train.ema_decay) if train.ema_decay else None,
         batches=batches,
         validate=validate,
         epochs=train.epochs,
         validate_every=train.validate_every,
         clip_grad_norm=train.clip_grad_norm,
-        watcher=watcher,
+        callback=callback,
         checkpoint=checkpoint,
         checkpoint_seconds=params.machine.checkpoint_seconds,
     )
@@ -259,7 +261,7 @@ def _detector(params: Params, classes: int, device: torch.device, processes: Pro
     except ValueError as error:
         raise PipelineError(f"params.yaml: model.{error}") from None
     if not params.train.channels_last:
-        detector.lay_out(torch.contiguous_format)
+        detector.set_memory_format(torch.contiguous_format)
     return detector
 
 

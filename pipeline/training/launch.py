@@ -16,8 +16,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, get_error_handler
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fcos.training.distributed import ALONE, Processes, group
-from fcos.training.trainer import FailedElsewhere, Interrupted
+from fcos.training.distributed import SINGLE_PROCESS, Processes, group
+from fcos.training.trainer import PeerFailedError, TrainingInterrupted
 from pipeline.errors import PipelineError
 from pipeline.inference.device import choose_device
 from pipeline.params import Params, TrainParams
@@ -71,7 +71,7 @@ def join_processes(params: Params) -> AbstractContextManager[Processes]:
         PipelineError: a step's images can't be shared out evenly between them.
         SystemExit: at the end, where training failed in another process, or was asked to stop.
     """
-    return _joined(params) if is_worker() else nullcontext(ALONE)
+    return _joined(params) if is_worker() else nullcontext(SINGLE_PROCESS)
 
 
 @contextmanager
@@ -80,9 +80,9 @@ def _joined(params: Params) -> Iterator[Processes]:
     try:
         with group(choose_device(params.machine.device)) as joined:
             yield joined
-    except FailedElsewhere:
+    except PeerFailedError:
         sys.exit(1)
-    except Interrupted:
+    except TrainingInterrupted:
         sys.exit(128 + signal.SIGTERM)
 
 

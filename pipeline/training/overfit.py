@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fcos.training.batch import Batch
-from fcos.training.distributed import ALONE, Processes
+from fcos.training.distributed import SINGLE_PROCESS, Processes
 from fcos.training.history import History
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
@@ -37,14 +37,16 @@ class RepeatedBatches:
             yield next(self.batches(pass_, place))
 
 
-def overfit_subset(params: Params, split: AnnotationSet, processes: Processes = ALONE) -> tuple[Params, AnnotationSet]:
+def overfit_subset(
+    params: Params, split: AnnotationSet, processes: Processes = SINGLE_PROCESS
+) -> tuple[Params, AnnotationSet]:
     """For `train.overfit`: so many images with objects, chosen by the seed, and parameters that change none of them.
 
     The images are also those to be judged on. A batch is no larger than they are, but where processes and
     parts need it to be.
     """
     train = params.train
-    unit = processes.count * train.accumulate
+    unit = processes.world_size * train.accumulate
     plain = replace(
         train.augment,
         flip=0.0,
@@ -83,8 +85,7 @@ def _some(split: AnnotationSet, params: Params) -> AnnotationSet:
         and (train.include_crowd or not any(a.iscrowd for a in own))
     ]
     order = torch.randperm(len(fit), generator=generator(params.seed, "overfit")).tolist()
-    images = tuple(fit[index] for index in sorted(order[: train.overfit]))
-    return replace(split, images=images, annotations=tuple(one for image in images for one in groups[image.id]))
+    return split.subset(fit[index] for index in sorted(order[: train.overfit]))
 
 
 def check_overfit(history: History, split: AnnotationSet) -> None:

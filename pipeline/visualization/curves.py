@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from fcos.training.history import UNREPORTED, History, Row
 from pipeline.evaluation.voc import VocMetrics
-from pipeline.files import replacing, write_text
+from pipeline.files import atomic_replace, write_text
 
 _STEPS = 100  # recalls 0, 0.01, …, 1, as COCO samples them
 _MOST_CLASSES = 20  # more lines than that can't be told apart in a picture
@@ -63,7 +63,7 @@ def write_training_curves(history: History, folder: Path, title: str = "") -> No
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_replace(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
@@ -145,7 +145,7 @@ def _picture(draw: Callable[[Axes], None], path: Path) -> None:
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
     draw(axes)
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with atomic_replace(path) as temporary, warnings.catch_warnings():
         # A class name in a script that the font lacks is drawn as boxes: no reason to stop, or to fill a terminal.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figure.savefig(temporary, format="png", metadata={"Software": None})  # matplotlib's version is no content

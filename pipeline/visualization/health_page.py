@@ -13,6 +13,7 @@ from pipeline.analysis.findings import Finding, Health, Place, headline, notes, 
 from pipeline.analysis.statistics import Histogram, Share
 from pipeline.conversion import Survey
 from pipeline.data.annotations import AnnotationSet
+from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.errors import PipelineError
 from pipeline.files import write_text
 from pipeline.params import Params
@@ -63,7 +64,7 @@ def html(health: Health, raw: Path, name: str, params: Params) -> str:
     found = health.survey
     looked_at = _looked_at(found)
     drawn = _sampled(raw, looked_at) if looked_at else {}
-    where = {problem.where for one in health.findings for problem in one.problems[:_LISTED]}
+    where = {problem.source for one in health.findings for problem in one.problems[:_LISTED]}
     seen = places(health.dataset, where)
     classes = _classes(found)
     content = {
@@ -120,7 +121,7 @@ def _sums(split: AnnotationSet) -> tuple[int, ...]:
 
 def _problem(finding: Finding, raw: Path, seen: Mapping[str, Place]) -> dict[str, Any]:
     listed = finding.problems[:_LISTED]
-    shown = [problem.where for problem in listed if problem.where in seen]
+    shown = [problem.source for problem in listed if problem.source in seen]
     of_file = {seen[where].file: where for where in reversed(shown)}  # an image once, with its first example
     pictured = sorted(of_file.values(), key=shown.index)[:_PICTURED]
     pictures = samples.draw_all([_example(where, seen[where], raw) for where in pictured])
@@ -139,7 +140,7 @@ def _problem(finding: Finding, raw: Path, seen: Mapping[str, Place]) -> dict[str
 
 
 def _example(where: str, place: Place, raw: Path) -> Sample:
-    marked = (samples.corners(place.box),) if place.box else ()
+    marked = (xywh_to_xyxy(place.box),) if place.box else ()
     return Sample(raw / place.file, marked, (), where, _SIDE)
 
 
@@ -166,7 +167,7 @@ def _numbers(found: Survey, params: Params) -> Numbers | None:
     )
 
 
-def _levels_note(now: advice.Situation) -> str:
+def _levels_note(now: advice.Context) -> str:
     if now.found is None:
         return ""
     images, objects = now.found.images, now.found.objects["all"]

@@ -38,7 +38,7 @@ class Progress:
         """Ends the bar's line, so that another can follow it."""
         self.bar.close()
 
-    def stepped(self, row: Row, images: int) -> None:
+    def on_step(self, row: Row, images: int) -> None:
         self.images += images
         if self.bar.disable:  # TQDM_DISABLE=1
             return
@@ -49,7 +49,7 @@ class Progress:
         self.bar.set_postfix(losses | {"images/s": f"{self.images_per_second:.1f}"}, refresh=False)
         self.bar.update()
 
-    def validated(self, row: Row) -> None:
+    def on_validation(self, row: Row) -> None:
         numbers = ", ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in ("epoch", "step"))
         tqdm.write(f"epoch {row['epoch']:g}: {numbers}", file=sys.stderr)
 

@@ -9,14 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import PIL.Image
-from torch import Tensor
 
 from fcos.training.batch import Batch
 from pipeline.analysis.lookup import DataSet
+from pipeline.data.images import to_pil
 from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.training.build import make_batches
-from pipeline.visualization.boxes import class_color, contact_sheet, draw
+from pipeline.visualization.boxes import class_color, draw_boxes
+from pipeline.visualization.contact_sheets import contact_sheet
 
 _TILE = 400  # pixels
 
@@ -80,13 +81,9 @@ def sheet(parts: Sequence[Batch], names: Sequence[str], *, title: str) -> PIL.Im
 def _tile(part: Batch, index: int, names: Sequence[str]) -> tuple[PIL.Image.Image, str]:
     valid = part.targets.valid[index]
     boxes, labels = part.targets.boxes[index][valid].tolist(), part.targets.labels[index][valid].tolist()
-    drawn = draw(_image(part.pixels[index]), boxes, [names[i] for i in labels], [class_color(i) for i in labels])
+    drawn = draw_boxes(to_pil(part.pixels[index]), boxes, [names[i] for i in labels], [class_color(i) for i in labels])
     height, width = part.sizes[index].tolist()
     return drawn, f"{_size(height, width)}  {part.names[index]}"
-
-
-def _image(pixels: Tensor) -> PIL.Image.Image:
-    return PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def _size(height: int, width: int) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.errors import PipelineError, one_line
+from pipeline.errors import PipelineError, count_noun, one_line
 
 
 @pytest.mark.parametrize("broken", ["\n", "\r\n", "\x85", "\u2028", "\x0b", "\x1e"])
@@ -14,3 +14,17 @@ def test_line_breaks_are_written_out(broken: str) -> None:
 
 def test_all_else_stays() -> None:
     assert one_line("Größe\t3 × 4, 犬.jpg") == "Größe\t3 × 4, 犬.jpg"
+
+
+@pytest.mark.parametrize(
+    ("number", "nouns", "expected"),
+    [
+        (0, ("image",), "0 images"),
+        (1, ("image",), "1 image"),
+        (2000, ("image",), "2,000 images"),
+        (1, ("class", "classes"), "1 class"),
+        (3, ("class", "classes"), "3 classes"),
+    ],
+)
+def test_count_noun(number: int, nouns: tuple[str, ...], expected: str) -> None:
+    assert count_noun(number, *nouns) == expected

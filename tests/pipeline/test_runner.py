@@ -20,10 +20,10 @@ def working():
 """
 LOOP = "while working(): time.sleep(60)"
 ASKED = """
-request = process.Request()
-with request.noted():
+request = process.StopRequest()
+with request.deferred():
     {work}
-process.stopped("train", request.number, " at its end")
+process.exit_stopped("train", request.number, " at its end")
 """
 
 
@@ -41,7 +41,7 @@ def begin(before: str, body: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_stage_with_one_line(number: signal.Signals, status: int) -> None:
-    started = begin("process.listen('convert')", LOOP)
+    started = begin("process.handle_signals('convert')", LOOP)
     started.send_signal(number)
     _, told = started.communicate(timeout=20)
     assert (started.returncode, told) == (status, f"convert: stopped by {number.name}\n")
@@ -50,7 +50,7 @@ def test_a_signal_ends_a_stage_with_one_line(number: signal.Signals, status: int
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stage_that_asked_for_time_ends_its_work_first(number: signal.Signals, status: int) -> None:
     started = begin(
-        "process.listen('train')", ASKED.format(work="working()\n    while not request(): time.sleep(0.01)")
+        "process.handle_signals('train')", ASKED.format(work="working()\n    while not request(): time.sleep(0.01)")
     )
     started.send_signal(number)
     _, told = started.communicate(timeout=20)
@@ -58,7 +58,7 @@ def test_a_stage_that_asked_for_time_ends_its_work_first(number: signal.Signals,
 
 
 def test_a_second_ctrl_c_ends_it_at_once_but_not_one_key_that_comes_twice() -> None:
-    started = begin("process.listen('train')", ASKED.format(work=LOOP))
+    started = begin("process.handle_signals('train')", ASKED.format(work=LOOP))
     for _ in range(2):
         started.send_signal(signal.SIGINT)
         time.sleep(0.2)
@@ -76,7 +76,7 @@ def test_a_full_disk_is_one_line() -> None:
         "working()\n"
         "def body(values): raise OSError(28, 'No space left on device', 'models/x')\n"
         "from pipeline import params\n"
-        "runner.run('convert', body)"
+        "runner.run_stage('convert', body)"
     )
     started = begin("", body)
     _, told = started.communicate(timeout=20)

@@ -34,16 +34,16 @@ def gradients(name: str, images: list[int], processes: Processes, parts: int = 1
     model, box_loss, _ = CASES[name]
     torch.manual_seed(0)
     detector = build(model, 3)
-    network = processes.joined(detector)
-    criterion = Criterion(model, box_loss=box_loss, mean_over_processes=processes.mean, processes=processes.count)
+    network = processes.wrap(detector)
+    criterion = Criterion(model, box_loss=box_loss, mean_over_processes=processes.mean, processes=processes.world_size)
 
     def learn(part: list[int]) -> None:
         one = batch(part)
-        losses = criterion(network(detector.normalized(one.pixels, one.sizes)).float(), one.targets)
+        losses = criterion(network(detector.normalize_batch(one.pixels, one.sizes)).float(), one.targets)
         (losses.total / parts).backward()
 
     share = len(images) // parts
-    with processes.apart(network):
+    with processes.no_sync(network):
         for part in range(parts - 1):
             learn(images[part * share : (part + 1) * share])
     learn(images[-share:])
@@ -58,14 +58,14 @@ def answers(processes: Processes) -> dict[str, Any]:
     value = torch.tensor([1.0 + rank, 5.0])
     norm = torch.nn.BatchNorm2d(2)
     norm(torch.full((1, 2, 3, 3), float(rank + 1)))
-    processes.alike(norm)
+    processes.broadcast_buffers(norm)
     return {
-        "count": processes.count,
+        "world_size": processes.world_size,
         "mean": processes.mean(value),
         "value": value,
-        "highest": processes.highest(3 - 2 * rank),
-        "gathered": processes.gathered({"rank": rank}),
-        "first": processes.of_first({"weights": torch.full((3,), rank)} if rank == 0 else None),
+        "max": processes.max(3 - 2 * rank),
+        "all_gather_object": processes.all_gather_object({"rank": rank}),
+        "first": processes.broadcast_object({"weights": torch.full((3,), rank)} if rank == 0 else None),
         "running mean": norm.running_mean,
     }
 

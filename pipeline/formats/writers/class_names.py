@@ -6,7 +6,7 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 
 
-def trimmed(splits: dict[str, AnnotationSet]) -> tuple[dict[str, AnnotationSet], int]:
+def trim_class_names(splits: dict[str, AnnotationSet]) -> tuple[dict[str, AnnotationSet], int]:
     """The splits with no white space at the ends of class names, which readers drop; and how many names had some.
 
     Raises:

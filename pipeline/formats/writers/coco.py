@@ -10,13 +10,13 @@ from pathlib import Path
 
 from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
-from pipeline.formats.writers.image_files import Pictures, image_names, renamed, split_names
+from pipeline.formats.writers.image_files import ImageSource, count_renamed, image_names, split_names
 
 # Readers take these for no split at all, or for a part of the name.
 _RESERVED = re.compile(r"instances_.*|_annotations\.coco|annotations?|instances|coco|default|labels|result", re.I)
 
 
-def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Counter[str]:
+def write(splits: dict[str, AnnotationSet], out: Path, pictures: ImageSource) -> Counter[str]:
     """Writes every split; the ids stay, `difficult` is a field of its own."""
     lost: Counter[str] = Counter()
     called = split_names(splits, _RESERVED)
@@ -27,6 +27,6 @@ def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Co
         annotations.write(replace(split, images=images), out / "annotations" / f"{called[own]}.json")
         folder = out / "images" / called[own]
         pictures.place((file, folder / name) for file, name in zip(files, names, strict=True))
-        lost["image names"] += renamed(files, names)
+        lost["image names"] += count_renamed(files, names)
     lost["split names"] = sum(own != name for own, name in called.items())
     return lost

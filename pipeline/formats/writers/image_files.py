@@ -16,14 +16,14 @@ from pipeline.errors import PipelineError
 
 Place = Callable[[Path, Path], object]
 
-IMAGES: dict[str, Place | None] = {"copy": shutil.copyfile, "link": os.link, "none": None}
+IMAGE_MODES: dict[str, Place | None] = {"copy": shutil.copyfile, "link": os.link, "none": None}
 
 # What a line of a list, an XML text or a file's name can't hold: controls, line ends, unpaired surrogates, separators.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff/\\]")
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageSource:
     """The data set's own image files."""
 
     folder: Path
@@ -61,7 +61,7 @@ def image_names(files: Sequence[str], same: Callable[[PurePosixPath], str]) -> l
     shared = _shared_folder(paths)
     taken: set[str] = set()
     return [
-        _free(fit("_".join(path.parts[shared:]) if called[same(path).casefold()] > 1 else path.name), taken, same)
+        _free(sanitize("_".join(path.parts[shared:]) if called[same(path).casefold()] > 1 else path.name), taken, same)
         for path in paths
     ]
 
@@ -80,15 +80,17 @@ def split_names(own: Iterable[str], reserved: re.Pattern[str]) -> dict[str, str]
     taken: set[str] = set()
     return {
         name: _free(f"split_{plain}" if reserved.fullmatch(plain) else plain, taken, lambda path: path.name)
-        for name, plain in ((name, fit(name.replace("/", "-"))) for name in own)  # _val.txt is VOC's for a class's list
+        for name, plain in (
+            (name, sanitize(name.replace("/", "-"))) for name in own
+        )  # _val.txt is VOC's for a class's list
     }
 
 
-def renamed(own: Iterable[str], names: Iterable[str]) -> int:
+def count_renamed(own: Iterable[str], names: Iterable[str]) -> int:
     return sum(PurePosixPath(before).name != after for before, after in zip(own, names, strict=True))
 
 
-def fit(name: str) -> str:
+def sanitize(name: str) -> str:
     """The name with `_` for what no format holds, and no space or dot at its ends."""
     path = PurePosixPath(_UNFIT.sub("_", name))
     return (path.stem.strip().lstrip(".") or "_") + path.suffix.rstrip()

@@ -15,8 +15,8 @@ from xml.sax.saxutils import escape
 
 from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.errors import PipelineError
-from pipeline.formats.writers.class_names import trimmed
-from pipeline.formats.writers.image_files import Pictures, image_names, renamed, split_names, write_text
+from pipeline.formats.writers.class_names import trim_class_names
+from pipeline.formats.writers.image_files import ImageSource, count_renamed, image_names, split_names, write_text
 from pipeline.formats.writers.unsupported import category_ids, marks, unused_classes
 
 _RESERVED = re.compile(r"(?!)")
@@ -36,13 +36,13 @@ class _Record:
     objects: tuple[Object, ...]
 
 
-def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Counter[str]:
+def write(splits: dict[str, AnnotationSet], out: Path, pictures: ImageSource) -> Counter[str]:
     """Writes every split as a list; an image of several is written once.
 
     Raises:
         PipelineError: a class has a name that XML, or its readers, can't hold.
     """
-    splits, spaced = trimmed(splits)
+    splits, spaced = trim_class_names(splits)
     records = {own: list(_records(split)) for own, split in splits.items()}
     distinct = list(dict.fromkeys(record for found in records.values() for record in found))
     files = [record.file for record in distinct]
@@ -61,7 +61,7 @@ def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Co
     return _lost(splits.values()) + Counter(
         {
             "spaces around class names": spaced,
-            "image names": renamed(files, names.values()),
+            "image names": count_renamed(files, names.values()),
             "split names": sum(own != name for own, name in called.items()),
         }
     )

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from pipeline.data.annotations import AnnotationSet, Image
-from pipeline.formats.writers.class_names import trimmed
-from pipeline.formats.writers.image_files import Pictures, image_names, renamed, split_names, write_text
+from pipeline.formats.writers.class_names import trim_class_names
+from pipeline.formats.writers.image_files import ImageSource, count_renamed, image_names, split_names, write_text
 from pipeline.formats.writers.unsupported import category_ids, marks
 
 # Other keys of data.yaml; and folders whose names readers exchange to come from an image to its labels.
@@ -25,13 +25,13 @@ _YEARLY = re.compile(r"(train|val|test)(19|20)\d\d")
 _PLAIN = re.compile(r"train|trainval|val|valid|test")
 
 
-def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Counter[str]:
+def write(splits: dict[str, AnnotationSet], out: Path, pictures: ImageSource) -> Counter[str]:
     """Writes every split that has images; an image without objects has an empty label file.
 
     Raises:
         PipelineError: a class has a name that readers can't hold.
     """
-    splits, spaced = trimmed(splits)
+    splits, spaced = trim_class_names(splits)
     empty = sum(not split.images for split in splits.values())
     splits = {own: split for own, split in splits.items() if split.images}  # readers refuse an empty folder
     called = split_names(splits, _RESERVED)
@@ -47,7 +47,7 @@ def write(splits: dict[str, AnnotationSet], out: Path, pictures: Pictures) -> Co
         for name, lines in zip(names, _label_files(split), strict=True):
             write_text(labels / f"{PurePosixPath(name).stem}.txt", lines)
         pictures.place((file, images / name) for file, name in zip(files, names, strict=True))
-        lost += _lost(split) + Counter({"image names": renamed(files, names)})
+        lost += _lost(split) + Counter({"image names": count_renamed(files, names)})
     write_text(out / "data.yaml", _data_yaml(splits, called))
     return lost
 

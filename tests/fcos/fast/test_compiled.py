@@ -27,7 +27,7 @@ def results(network: nn.Module, detector: Detector, image: Tensor) -> list[Tenso
     (outputs.logits.sigmoid().sum() + outputs.ltrb.sum()).backward()
     gradients = [parameter.grad.clone() for parameter in detector.parameters() if parameter.grad is not None]
     detector.zero_grad()
-    return [outputs.logits.detach(), outputs.ltrb.detach(), outputs.points.locations, *gradients]
+    return [outputs.logits.detach(), outputs.ltrb.detach(), outputs.locations.xy, *gradients]
 
 
 def test_it_says_the_same_for_images_of_any_size() -> None:
@@ -74,10 +74,10 @@ def test_where_it_fails_training_goes_on_as_if_it_had_not_been_tried(backend: An
     plain = tiny_trainer(steps, model=SMALL)
     plain.fit()
 
-    def compiled(network: nn.Module) -> nn.Module:
+    def compile_model(network: nn.Module) -> nn.Module:
         return Compiled(network, fixed=True, tell=told.append, backend=backend)
 
-    trainer = tiny_trainer(steps, model=SMALL, compiled=compiled)
+    trainer = tiny_trainer(steps, model=SMALL, compile_model=compile_model)
     trainer.fit()
     assert len(told) == 1
     assert told[0].startswith("train.compile: torch.compile fails here (")
@@ -90,13 +90,13 @@ def test_where_it_fails_training_goes_on_as_if_it_had_not_been_tried(backend: An
 _SMALLEST = """
 import torch
 from fcos.structures import Outputs
-from fcos.locations import points
+from fcos.locations import make_locations
 from fcos.fast.compiled import Compiled
 
 class OneLayer(torch.nn.Linear):
     def forward(self, batch):
         found = super().forward(batch)
-        return Outputs(found, found, None, points([(1, 2)], [8]))
+        return Outputs(found, found, None, make_locations([(1, 2)], [8]))
 
 network = OneLayer(4, 4)
 compiled = Compiled(network, fixed=True, tell=print)

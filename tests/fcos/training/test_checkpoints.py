@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcos.training.checkpoints import Checkpoint, NotSaved
+from fcos.training.checkpoints import Checkpoint, CheckpointError
 from tests.support.interrupted_training import trainer
 
 
@@ -130,10 +130,12 @@ def test_a_full_disk_is_one_line_and_the_state_before_stays(small_disk: Path) ->
     checkpoint.save(big(1))
     checkpoint.save(big(2))
     checkpoint.save(big(3))
-    with pytest.raises(NotSaved, match=rf"^{checkpoint.folder}: .*: No space left.* needs 2.0 MB, and 1.2 MB are free"):
+    with pytest.raises(
+        CheckpointError, match=rf"^{checkpoint.folder}: .*: No space left.* needs 2.0 MB, and 1.2 MB are free"
+    ):
         checkpoint.wait()
     checkpoint.save(big(4))  # is not even tried, and doesn't hide what happened
-    with pytest.raises(NotSaved):
+    with pytest.raises(CheckpointError):
         checkpoint.check()
     assert number(checkpoint.load()) == 2
     assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["state.previous.pt", "state.pt"]
@@ -145,7 +147,7 @@ def test_a_quota_is_one_line_too(tmp_path: Path) -> None:
     checkpoint.wait()
     with no_file_over(1_000_000):
         checkpoint.save(big(2))
-        with pytest.raises(NotSaved, match=r"can't be written: File too large; it needs 2\.0 MB"):
+        with pytest.raises(CheckpointError, match=r"can't be written: File too large; it needs 2\.0 MB"):
             checkpoint.wait()
     assert number(checkpoint.load()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
@@ -154,6 +156,6 @@ def test_a_quota_is_one_line_too(tmp_path: Path) -> None:
 def test_training_ends_at_the_next_step_when_its_state_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     failing = trainer(checkpoint=Checkpoint(tmp_path / "state"))
-    with pytest.raises(NotSaved, match="File exists"):
+    with pytest.raises(CheckpointError, match="File exists"):
         failing.fit()
     assert failing.epoch == 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fcos.training.distributed import ALONE
+from fcos.training.distributed import SINGLE_PROCESS
 from tests.support.distributed_gradients import CASES, answers, gradients
 from tests.support.projects import PROJECT
 
@@ -43,7 +43,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_give_the_gradients_of_one_with_all_images(found: Found, name: str) -> None:
     first, second = CASES[name][2]
-    whole = gradients(name, first + second, ALONE)
+    whole = gradients(name, first + second, SINGLE_PROCESS)
     assert whole["head.class_logits.bias"].abs().max() > 0
     for one in found:
         same(one["gradients"][name], whole)
@@ -52,7 +52,7 @@ def test_two_processes_give_the_gradients_of_one_with_all_images(found: Found, n
 def test_parts_add_up_in_each_process_before_they_are_shared(found: Found) -> None:
     """Each part has its own normalizers, over all processes: two images of each process."""
     first, second = CASES["giou"][2]
-    halves = [gradients("giou", first[half] + second[half], ALONE) for half in (slice(2), slice(2, 4))]
+    halves = [gradients("giou", first[half] + second[half], SINGLE_PROCESS) for half in (slice(2), slice(2, 4))]
     whole = {name: (gradient + halves[1][name]) / 2 for name, gradient in halves[0].items()}
     for one in found:
         same(one["gradients"]["in parts"], whole)
@@ -68,16 +68,16 @@ def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> N
 def test_what_processes_say_to_each_other(found: Found) -> None:
     for rank, each in enumerate(found):
         said = each["answers"]
-        assert said["count"] == 2
+        assert said["world_size"] == 2
         assert said["mean"].tolist() == [1.5, 5.0]
         assert said["value"].tolist() == [1.0 + rank, 5.0]  # not touched
-        assert said["highest"] == 3
-        assert said["gathered"] == [{"rank": 0}, {"rank": 1}]
+        assert said["max"] == 3
+        assert said["all_gather_object"] == [{"rank": 0}, {"rank": 1}]
         assert said["first"]["weights"].tolist() == [0, 0, 0]
         assert said["running mean"].tolist() == pytest.approx([0.1, 0.1])
 
 
 def test_one_process_says_it_to_itself() -> None:
-    said = answers(ALONE)
-    assert (said["count"], said["highest"], said["gathered"]) == (1, 3, [{"rank": 0}])
+    said = answers(SINGLE_PROCESS)
+    assert (said["world_size"], said["max"], said["all_gather_object"]) == (1, 3, [{"rank": 0}])
     assert said["mean"].tolist() == [1.0, 5.0]

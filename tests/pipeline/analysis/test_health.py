@@ -228,7 +228,7 @@ an image of train or val looks like one of a later split (perceptual hash)
 def test_one_thing_wrong_in_voc(raw: Path, code: str) -> None:
     breaks, left, lines = VOC[code]
     breaks(raw)
-    warning = CHECKS[code].nature == "warning"
+    warning = CHECKS[code].severity == "warning"
     answer = validate("mine")
     verdict = USABLE if warning else f"training would go wrong: 1 problem would stop the conversion ({code})"
     first = f"format voc, 2 classes; usable: train {left}; val 1 image, 2 objects"
@@ -302,7 +302,7 @@ def coco(home: Path, picture: Write) -> Callable[..., Path]:
 @pytest.mark.parametrize("code", COCO)
 def test_one_thing_wrong_in_coco(coco: Callable[..., Path], code: str) -> None:
     change, left, lines = COCO[code]
-    warning = CHECKS[code].nature == "warning"
+    warning = CHECKS[code].severity == "warning"
     answer = validate(coco(**change))
     verdict = USABLE if warning else f"training would go wrong: 1 problem would stop the conversion ({code})"
     count = "1 class" if len(change.get("categories", [ONE])) == 1 else "2 classes"
@@ -403,7 +403,7 @@ def test_json(raw: Path) -> None:
         }
     ]
     assert record["splits"]["train"]["images"] == 3
-    assert record["entries"][0]["where"] == "Annotations/a.xml: object 2"
+    assert record["entries"][0]["source"] == "Annotations/a.xml: object 2"
 
 
 def test_an_archive_and_a_folder_that_holds_one(raw: Path, home: Path) -> None:

@@ -180,7 +180,7 @@ def test_problems_stop_it(raw: Path, tmp_path: Path) -> None:
     assert said.endswith("have it dropped with --repair\n")
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]  # nothing half written
     code, said = convert(raw, "--to", "yolo", "--out", tmp_path / "out", "--repair")
-    assert (code, said.splitlines()[1]) == (0, "repaired: 1 thin")  # though trainval has it too
+    assert (code, said.splitlines()[1]) == (0, "repaired: 1 tiny_box")  # though trainval has it too
 
 
 def test_refusals(raw: Path, tmp_path: Path) -> None:

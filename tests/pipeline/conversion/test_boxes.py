@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.conversion.boxes import checked
+from pipeline.conversion.boxes import check_box
 from pipeline.data.annotations import box_problem
 
 
@@ -27,7 +27,7 @@ from pipeline.data.annotations import box_problem
     ],
 )
 def test_worked_by_hand(box: tuple[float, ...], kept: tuple[float, ...] | None, code: str | None) -> None:
-    result, fault = checked(box, 40, 30)  # type: ignore[arg-type]
+    result, fault = check_box(box, 40, 30)  # type: ignore[arg-type]
     assert result == kept
     assert (fault and fault.code) == code
 
@@ -35,7 +35,7 @@ def test_worked_by_hand(box: tuple[float, ...], kept: tuple[float, ...] | None, 
 def test_rounding_noise_changes_nothing() -> None:
     x, w = 473.07, 166.93
     assert x + w > 640 or x + w == 640
-    assert checked((x, 0, w, 10), 640, 480) == ((x, 0, w, 10), None)
+    assert check_box((x, 0, w, 10), 640, 480) == ((x, 0, w, 10), None)
 
 
 numbers = st.floats(-300, 300)
@@ -45,11 +45,11 @@ numbers = st.floats(-300, 300)
 def test_what_is_kept_is_right_and_is_the_part_inside(
     box: tuple[float, float, float, float], width: int, height: int
 ) -> None:
-    kept, fault = checked(box, width, height)
+    kept, fault = check_box(box, width, height)
     assert kept is not None or fault is not None
     if kept is not None:
         assert box_problem(kept, width, height) is None
-        assert checked(kept, width, height) == (kept, None)  # a repaired box needs no repair
+        assert check_box(kept, width, height) == (kept, None)  # a repaired box needs no repair
         x, y, w, h = box
         corners = np.clip([x, y, x + w, y + h], 0, [width, height, width, height])
         assert np.allclose(corners, [kept[0], kept[1], kept[0] + kept[2], kept[1] + kept[3]], atol=1e-3)
@@ -57,4 +57,4 @@ def test_what_is_kept_is_right_and_is_the_part_inside(
 
 @given(st.integers(0, 199), st.integers(0, 199), st.integers(2, 200), st.integers(2, 200))
 def test_right_boxes_are_left_alone(x: int, y: int, w: int, h: int) -> None:
-    assert checked((x, y, w, h), x + w, y + h) == ((x, y, w, h), None)
+    assert check_box((x, y, w, h), x + w, y + h) == ((x, y, w, h), None)

@@ -7,13 +7,13 @@ import pytest
 
 from pipeline import params
 from pipeline.conversion.checks import CHECKS, actions
-from pipeline.conversion.issues import Ledger
+from pipeline.conversion.issues import IssueLog
 from pipeline.errors import PipelineError
-from pipeline.formats.records import Fault
+from pipeline.formats.records import Issue
 from pipeline.params import CheckParams, ConvertParams
 from tests.support.projects import PROJECT
 
-OUTSIDE = Fault("out_of_bounds_box", "its box reaches out")
+OUTSIDE = Issue("out_of_bounds_box", "its box reaches out")
 
 
 def options(problems: str = "error", **checks: Any) -> ConvertParams:
@@ -25,15 +25,15 @@ def test_every_parameter_has_a_check_and_offers_what_the_check_can_do() -> None:
     hints = get_type_hints(CheckParams)
     assert list(CHECKS) == [field.name for field in fields(CheckParams)]
     for code, check in CHECKS.items():
-        assert set(get_args(hints[code])) == {"default", "error", *check.mends}, code
+        assert set(get_args(hints[code])) == {"default", "error", *check.fixes}, code
 
 
 def test_what_is_a_warning_is_noted_by_params_yaml() -> None:
     chosen = actions(options())
     assert {code for code, action in chosen.items() if action == "note"} == {
-        code for code, check in CHECKS.items() if check.nature == "warning"
+        code for code, check in CHECKS.items() if check.severity == "warning"
     }
-    assert all(chosen[code] == "error" for code, check in CHECKS.items() if check.nature == "error")
+    assert all(chosen[code] == "error" for code, check in CHECKS.items() if check.severity == "error")
 
 
 def test_default_follows_problems_and_an_own_word_wins() -> None:
@@ -48,30 +48,34 @@ def test_default_follows_problems_and_an_own_word_wins() -> None:
 
 def test_an_error_names_record_problem_and_remedy() -> None:
     with pytest.raises(PipelineError) as caught:
-        Ledger(options()).act(OUTSIDE, "train", "a.xml: object 3")
+        IssueLog(options()).act(OUTSIDE, "train", "a.xml: object 3")
     assert str(caught.value) == (
         "a.xml: object 3: its box reaches out; mend it there, or have it clipped with "
         "-S convert.checks.out_of_bounds_box=repair (whatever is wrong: -S convert.issues=repair)"
     )
     with pytest.raises(PipelineError) as caught:
-        Ledger(options("repair", out_of_bounds_box="error")).act(OUTSIDE, "train", "a.xml: object 3")
+        IssueLog(options("repair", out_of_bounds_box="error")).act(OUTSIDE, "train", "a.xml: object 3")
     assert str(caught.value).endswith("have it clipped with -S convert.checks.out_of_bounds_box=repair")
 
 
 def test_the_remedy_of_what_cannot_be_repaired_does_mend_it() -> None:
     with pytest.raises(PipelineError, match=r"have it dropped with -S convert\.checks\.out_of_bounds_box=repair"):
-        Ledger(options()).act(OUTSIDE, "train", "a.xml: object 3", repairable=False)
-    ledger = Ledger(options("repair"))
-    assert ledger.act(OUTSIDE, "train", "a.xml: object 3", repairable=False) == "skip"
-    assert [(item.does, item.action) for item in ledger.problems] == [("skip", "dropped")]
+        IssueLog(options()).act(OUTSIDE, "train", "a.xml: object 3", repairable=False)
+    issue_log = IssueLog(options("repair"))
+    assert issue_log.act(OUTSIDE, "train", "a.xml: object 3", repairable=False) == "skip"
+    assert [(item.action, item.outcome) for item in issue_log.issues] == [("skip", "dropped")]
 
 
 def test_a_ledger_that_never_stops_lists_errors_as_errors() -> None:
-    ledger = Ledger(options(leak="note"), stops=False)
-    assert ledger.act(OUTSIDE, "train", "a") == "repair"
-    assert ledger.act(Fault("leak", "x"), "train", "b") == "note"
-    assert ledger.act(OUTSIDE, "val", "c", repairable=False) == "skip"
-    assert ledger.counts == {"out_of_bounds_box": 2, "leak": 1}
-    assert ledger.errors == {"out_of_bounds_box": 2}
-    assert [item.action for item in ledger.problems] == ["stops the conversion", "left in both", "stops the conversion"]
-    assert [str(item) for item in ledger.examples(1)["out_of_bounds_box"]] == ["a: its box reaches out"]
+    issue_log = IssueLog(options(leak="note"), stops=False)
+    assert issue_log.act(OUTSIDE, "train", "a") == "repair"
+    assert issue_log.act(Issue("leak", "x"), "train", "b") == "note"
+    assert issue_log.act(OUTSIDE, "val", "c", repairable=False) == "skip"
+    assert issue_log.counts == {"out_of_bounds_box": 2, "leak": 1}
+    assert issue_log.errors == {"out_of_bounds_box": 2}
+    assert [item.outcome for item in issue_log.issues] == [
+        "stops the conversion",
+        "left in both",
+        "stops the conversion",
+    ]
+    assert [str(item) for item in issue_log.examples(1)["out_of_bounds_box"]] == ["a: its box reaches out"]

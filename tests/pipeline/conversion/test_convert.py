@@ -140,7 +140,7 @@ def test_problem_stops_or_is_repaired_and_listed(
     assert report["counts"] == {code: 1}
     [entry] = report["entries"]
     assert (entry["code"], entry["split"]) == (code, "train")
-    assert where in entry["where"]
+    assert where in entry["source"]
     assert said in entry["message"]
     train = read(tmp_path / "unified" / "train.json")
     assert (len(train.images), len(train.annotations)) == (images, objects)
@@ -168,7 +168,7 @@ def test_exif_rotation_is_ignored_and_counted(raw: Path, tmp_path: Path) -> None
     (raw / "JPEGImages/a.png").unlink()
     report = convert(raw, tmp_path / "unified", options())
     assert report["counts"] == {"exif_orientation": 1}
-    assert report["entries"][0]["does"] == "note"
+    assert report["entries"][0]["action"] == "note"
     image_a = read(tmp_path / "unified" / "train.json").images[0]
     assert (image_a.file_name, image_a.width, image_a.height) == ("JPEGImages/a.jpg", 40, 30)
 
@@ -203,14 +203,14 @@ def many(tmp_path: Path, voc_xml: Write, picture: Write) -> Path:
     return tmp_path / "many"
 
 
-def held_out(unified: Path) -> set[str]:
+def hold_out(unified: Path) -> set[str]:
     return {image.file_name for image in read(unified / "val.json").images}
 
 
 def test_hold_out_is_by_content(many: Path, tmp_path: Path, voc_xml: Write, picture: Write) -> None:
     """With the parameters of params.yaml."""
     report = convert(many, tmp_path / "unified", options())
-    before = held_out(tmp_path / "unified")
+    before = hold_out(tmp_path / "unified")
     assert 4 <= len(before) <= 22  # 12 expected; three standard deviations are 9
     assert report["splits"]["val"]["source"] == "a share of all"
     for n in range(60, 80):
@@ -219,7 +219,7 @@ def test_hold_out_is_by_content(many: Path, tmp_path: Path, voc_xml: Write, pict
     shutil.copyfile(many / min(before), many / "zz.png")  # a twin of one held out
     voc_xml(many / "zz.xml", [("cat", 1, 1, 9, 9)])
     convert(many, tmp_path / "unified", options())
-    after = held_out(tmp_path / "unified")
+    after = hold_out(tmp_path / "unified")
     assert before == {name for name in after if name < "60.png"}
     assert "zz.png" in after
 

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import params
-from pipeline.conversion.duplicates import NEAR, nearest, without_leaks
-from pipeline.conversion.images import Look, look
-from pipeline.conversion.issues import Ledger
-from pipeline.conversion.match_images import Seen
+from pipeline.conversion.duplicates import NEAR, nearest_hashes, remove_duplicates
+from pipeline.conversion.image_info import ImageInfo, decode_image
+from pipeline.conversion.issues import IssueLog
+from pipeline.conversion.match_images import MatchedRecord
 from pipeline.formats.records import RawImage
 from tests.support.projects import PROJECT
 
 
-def ledger(**checks: Any) -> Ledger:
+def make_issue_log(**checks: Any) -> IssueLog:
     base = params.load(PROJECT / "params.yaml").convert
-    return Ledger(replace(base, issues="repair", checks=replace(base.checks, **checks)))
+    return IssueLog(replace(base, issues="repair", checks=replace(base.checks, **checks)))
 
 
 def painted(path: Path, seed: int, **save: Any) -> Path:
@@ -31,14 +31,14 @@ def painted(path: Path, seed: int, **save: Any) -> Path:
     return path
 
 
-def seen(path: Path) -> Seen:
-    found = look(path)
-    assert isinstance(found, Look)
-    return Seen(RawImage(f"{path.stem}.xml", path.name), found)
+def seen(path: Path) -> MatchedRecord:
+    found = decode_image(path)
+    assert isinstance(found, ImageInfo)
+    return MatchedRecord(RawImage(f"{path.stem}.xml", path.name), found)
 
 
 @pytest.fixture
-def splits(tmp_path: Path) -> dict[str, list[Seen]]:
+def splits(tmp_path: Path) -> dict[str, list[MatchedRecord]]:
     """Four pictures of train: one of its own, one equal to val's, one of test's saved anew, one of val's made small."""
     judged = [painted(tmp_path / f"judged{seed}.png", seed) for seed in range(3)]
     own = painted(tmp_path / "own.jpg", 9)
@@ -51,39 +51,42 @@ def splits(tmp_path: Path) -> dict[str, list[Seen]]:
     return {"train": train, "val": [seen(judged[0]), seen(judged[2])], "test": [seen(judged[1])]}
 
 
-def test_equal_ones_are_removed_and_alike_ones_noted(splits: dict[str, list[Seen]]) -> None:
-    book = ledger()
-    kept = without_leaks(splits, "decode", book)
+def test_equal_ones_are_removed_and_alike_ones_noted(splits: dict[str, list[MatchedRecord]]) -> None:
+    issue_log = make_issue_log()
+    kept = remove_duplicates(splits, "decode", issue_log)
     assert [item.raw.file for item in kept["train"]] == ["own.jpg", "anew.jpg", "small.jpg"]
-    assert [(item.code, item.where, item.does) for item in book.problems] == [
+    assert [(item.code, item.source, item.action) for item in issue_log.issues] == [
         ("leak", "equal.xml", "repair"),
         ("near_duplicate_leak", "anew.xml", "note"),
         ("near_duplicate_leak", "small.xml", "note"),
     ]
-    assert "its image equal.png is, byte for byte, judged0.png of val" in book.problems[0].message
-    assert "its image anew.jpg looks like judged1.png of test" in book.problems[1].message
+    assert "its image equal.png is, byte for byte, judged0.png of val" in issue_log.issues[0].message
+    assert "its image anew.jpg looks like judged1.png of test" in issue_log.issues[1].message
     assert (kept["val"], kept["test"]) == (splits["val"], splits["test"])
 
 
-def test_each_as_it_is_asked_for(splits: dict[str, list[Seen]]) -> None:
-    kept = without_leaks(splits, "decode", ledger(leak="note", near_duplicate_leak="repair"))
+def test_each_as_it_is_asked_for(splits: dict[str, list[MatchedRecord]]) -> None:
+    kept = remove_duplicates(splits, "decode", make_issue_log(leak="note", near_duplicate_leak="repair"))
     assert [item.raw.file for item in kept["train"]] == ["own.jpg", "equal.png"]
 
 
-def test_what_cannot_be_searched_for_is_said(splits: dict[str, list[Seen]]) -> None:
-    unread = {split: [replace(item, look=replace(item.look, alike=None)) for item in splits[split]] for split in splits}
-    book = ledger()
-    without_leaks(unread, "header", book)
-    assert book.counts == {"leak": 1}
-    assert list(book.notes) == ["splits not searched for images that look alike: convert.image_check is header"]
-    book = ledger()
-    without_leaks(unread, "trust", book)
-    assert "splits not searched for equal images, only for equal paths: convert.image_check is trust" in book.notes
+def test_what_cannot_be_searched_for_is_said(splits: dict[str, list[MatchedRecord]]) -> None:
+    unread = {
+        split: [replace(item, image_info=replace(item.image_info, alike=None)) for item in splits[split]]
+        for split in splits
+    }
+    issue_log = make_issue_log()
+    remove_duplicates(unread, "header", issue_log)
+    assert issue_log.counts == {"leak": 1}
+    assert list(issue_log.notes) == ["splits not searched for images that look alike: convert.image_check is header"]
+    issue_log = make_issue_log()
+    remove_duplicates(unread, "trust", issue_log)
+    assert "splits not searched for equal images, only for equal paths: convert.image_check is trust" in issue_log.notes
 
 
 def test_flat_pictures_look_like_nothing(tmp_path: Path) -> None:
     Image.new("RGB", (90, 60), (200, 30, 30)).save(tmp_path / "flat.png")
-    assert seen(tmp_path / "flat.png").look.alike is None
+    assert seen(tmp_path / "flat.png").image_info.alike is None
 
 
 hashes = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 300), max_size=30)
@@ -97,7 +100,7 @@ def test_nearest_against_every_pair(asked: list[int], known: list[int], one: int
         distances = [(value ^ candidate).bit_count() for candidate in known]
         if distances and min(distances) <= NEAR:
             expected[number] = (distances.index(min(distances)), min(distances))
-    assert nearest(np.array(asked, np.uint64), np.array(known, np.uint64)) == expected
+    assert nearest_hashes(np.array(asked, np.uint64), np.array(known, np.uint64)) == expected
 
 
 def test_many_are_searched_quickly() -> None:
@@ -105,7 +108,7 @@ def test_many_are_searched_quickly() -> None:
     known = rng.integers(0, 2**64, 20_000, np.uint64)
     asked = rng.integers(0, 2**64, 100_000, np.uint64)
     asked[::1000] = known[:100] ^ np.uint64(5)
-    assert nearest(asked, known) == {1000 * number: (number, 2) for number in range(100)}
+    assert nearest_hashes(asked, known) == {1000 * number: (number, 2) for number in range(100)}
 
 
 def test_what_is_twice_in_a_split_and_what_is_judged_on_twice(tmp_path: Path) -> None:
@@ -113,18 +116,20 @@ def test_what_is_twice_in_a_split_and_what_is_judged_on_twice(tmp_path: Path) ->
     again, anew = tmp_path / "again.png", painted(tmp_path / "anew.jpg", 1, quality=40)
     again.write_bytes(one.read_bytes())
     splits = {"train": [seen(other)], "val": [seen(one), seen(again), seen(anew)], "test": [seen(one), seen(other)]}
-    book = ledger(leak="note")
-    assert without_leaks(splits, "decode", book) == splits
-    assert [(item.code, item.split, item.where, item.message) for item in book.problems] == [
+    issue_log = make_issue_log(leak="note")
+    assert remove_duplicates(splits, "decode", issue_log) == splits
+    assert [(item.code, item.split, item.source, item.message) for item in issue_log.issues] == [
         ("duplicate_image", "val", "again.xml", "its image again.png is, byte for byte, 0.png"),
         ("leak", "val", "0.xml", "its image 0.png is, byte for byte, 0.png of test"),
         ("leak", "val", "again.xml", "its image again.png is, byte for byte, 0.png of test"),
         ("near_duplicate_leak", "val", "anew.xml", "its image anew.jpg looks like 1.png of test (0 of 64 bits differ)"),
         ("leak", "train", "1.xml", "its image 1.png is, byte for byte, 1.png of test"),
     ]
-    once = without_leaks(splits, "decode", ledger(duplicate_image="skip", leak="note", near_duplicate_leak="note"))
+    once = remove_duplicates(
+        splits, "decode", make_issue_log(duplicate_image="skip", leak="note", near_duplicate_leak="note")
+    )
     assert [item.raw.file for item in once["val"]] == ["0.png", "anew.jpg"]
-    mended = without_leaks(splits, "decode", ledger(leak="repair", near_duplicate_leak="repair"))
+    mended = remove_duplicates(splits, "decode", make_issue_log(leak="repair", near_duplicate_leak="repair"))
     assert {split: [item.raw.file for item in mended[split]] for split in mended} == {
         "train": [],
         "val": [],

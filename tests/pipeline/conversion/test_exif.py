@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipeline.conversion.exif import drawn_on_turned, turned_back
-from pipeline.conversion.images import Look, look
+from pipeline.conversion.exif import is_annotated_rotated, to_stored_pixels
+from pipeline.conversion.image_info import ImageInfo, decode_image
 from pipeline.formats.records import Box, RawImage, RawObject
 
 
@@ -29,15 +29,15 @@ def test_boxes_go_back_to_the_stored_pixels(tmp_path: Path, orientation: int) ->
     exif = Image.Exif()
     exif[274] = orientation
     stored.save(tmp_path / "x.png", exif=exif)
-    seen = look(tmp_path / "x.png")
-    assert isinstance(seen, Look)
+    seen = decode_image(tmp_path / "x.png")
+    assert isinstance(seen, ImageInfo)
     assert (seen.width, seen.height, seen.orientation) == (80, 60, orientation)
     with Image.open(tmp_path / "x.png") as opened:
         shown = ImageOps.exif_transpose(opened)
-    record = RawImage("x", "x.png", declared=shown.size, objects=(RawObject("1", "cat", box_of(shown)),))
-    assert drawn_on_turned(record, seen)
-    back = turned_back(record, seen)
-    assert back.declared == (80, 60)
+    record = RawImage("x", "x.png", declared_size=shown.size, objects=(RawObject("1", "cat", box_of(shown)),))
+    assert is_annotated_rotated(record, seen)
+    back = to_stored_pixels(record, seen)
+    assert back.declared_size == (80, 60)
     assert back.objects[0].box == box_of(stored) == (7, 11, 33, 12)
 
 
@@ -50,5 +50,5 @@ def test_what_cannot_be_told_stays() -> None:
         (80, 60, 6, None),
         (80, 80, 6, (80, 80)),
     ):
-        record = RawImage("x", "x.png", declared=declared)
-        assert not drawn_on_turned(record, Look(width, height, "", orientation))
+        record = RawImage("x", "x.png", declared_size=declared)
+        assert not is_annotated_rotated(record, ImageInfo(width, height, "", orientation))

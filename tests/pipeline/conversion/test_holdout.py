@@ -11,10 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import params
-from pipeline.conversion.holdout import SEEDS, TOLERANCE, Counts, check_groups, fairest, held_out, ranks, unfairness
-from pipeline.conversion.images import Look
-from pipeline.conversion.issues import Ledger
-from pipeline.conversion.match_images import Seen
+from pipeline.conversion.holdout import (
+    SEEDS,
+    TOLERANCE,
+    Counts,
+    check_groups,
+    fairest,
+    hold_out_images,
+    ranks,
+    unfairness,
+)
+from pipeline.conversion.image_info import ImageInfo
+from pipeline.conversion.issues import IssueLog
+from pipeline.conversion.match_images import MatchedRecord
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.records import RawImage, RawObject
@@ -29,15 +38,15 @@ def options(**values: Any) -> ConvertParams:
     return replace(BASE, **values)
 
 
-def image(number: int, classes: tuple[str, ...] = ("cat",), file: str | None = None) -> Seen:
+def image(number: int, classes: tuple[str, ...] = ("cat",), file: str | None = None) -> MatchedRecord:
     objects = tuple(RawObject(f"{number}", name, (0, 0, 9, 9)) for name in classes)
     digest = hashlib.sha256(str(number).encode()).hexdigest()
-    return Seen(RawImage(f"{number}", file or f"{number}.jpg", objects=objects), Look(9, 9, digest))
+    return MatchedRecord(RawImage(f"{number}", file or f"{number}.jpg", objects=objects), ImageInfo(9, 9, digest))
 
 
-def drawn(seen: list[Seen], **values: Any) -> tuple[set[str], set[str]]:
+def drawn(seen: list[MatchedRecord], **values: Any) -> tuple[set[str], set[str]]:
     """File names of those that stay, and of those held out."""
-    _, stay, held = held_out(seen, CATEGORIES, options(**values), Ledger(options(**values)))
+    _, stay, held = hold_out_images(seen, CATEGORIES, options(**values), IssueLog(options(**values)))
     return {item.raw.file for item in stay}, {item.raw.file for item in held}
 
 
@@ -91,14 +100,14 @@ def test_equal_files_share_a_side(some: set[int], seed: int) -> None:
 def test_every_class_is_near_its_share_or_no_seed_is_better(contents: list[list[str]]) -> None:
     seen = [image(n, tuple(names)) for n, names in enumerate(contents)]
     asked = options(split_seed="auto")
-    way, _, held = held_out(seen, CATEGORIES, asked, Ledger(asked))
+    way, _, held = hold_out_images(seen, CATEGORIES, asked, IssueLog(asked))
     for name in ("cat", "dog", "eel"):
         number = np.array([names.count(name) for names in contents])
         out = sum(item.name == name for found in held for item in found.raw.objects)
         deviation = abs(out - 0.2 * number.sum())
         fair = deviation <= TOLERANCE * np.sqrt(0.2 * 0.8 * (number**2).sum()) + 1e-9
         assert fair or not way.fair
-    keys = np.array([int(item.look.digest[:16], 16) for item in seen], np.uint64)
+    keys = np.array([int(item.image_info.digest[:16], 16) for item in seen], np.uint64)
     counts = Counts.of(seen, keys, CATEGORIES)
     own = unfairness(counts, way.split_seed, (0.2,))
     if way.fair:  # the first
@@ -110,7 +119,7 @@ def test_every_class_is_near_its_share_or_no_seed_is_better(contents: list[list[
 def test_a_rare_class_is_on_both_sides() -> None:
     seen = [image(n, ("cat", "eel") if n % 20 == 0 else ("cat",)) for n in range(100)]
     asked = options(split_seed="auto")
-    _, stay, held = held_out(seen, CATEGORIES[:3:2], asked, Ledger(asked))
+    _, stay, held = hold_out_images(seen, CATEGORIES[:3:2], asked, IssueLog(asked))
     for side in (stay, held):
         assert any(item.name == "eel" for found in side for item in found.raw.objects)
 
@@ -119,14 +128,16 @@ def test_a_seed_that_leaves_a_class_out_is_told_with_a_better_one() -> None:
     seen = [image(n, ("cat", "eel") if n < 5 else ("cat",)) for n in range(60)]
     said = {}
     for seed in range(8):
-        ledger = Ledger(options())
-        way, _, held = held_out(seen, CATEGORIES[:3:2], options(split_seed=seed), ledger)
+        issue_log = IssueLog(options())
+        way, _, held = hold_out_images(seen, CATEGORIES[:3:2], options(split_seed=seed), issue_log)
         drawn_out = sum(item.name == "eel" for found in held for item in found.raw.objects)
-        assert (drawn_out == 0) == bool(ledger.problems)
-        if ledger.problems:
+        assert (drawn_out == 0) == bool(issue_log.issues)
+        if issue_log.issues:
             assert way.better_seed is not None
-            said[seed] = str(ledger.problems[0])
-            _, _, better = held_out(seen, CATEGORIES[:3:2], options(split_seed=way.better_seed), Ledger(options()))
+            said[seed] = str(issue_log.issues[0])
+            _, _, better = hold_out_images(
+                seen, CATEGORIES[:3:2], options(split_seed=way.better_seed), IssueLog(options())
+            )
             assert any(item.name == "eel" for found in better for item in found.raw.objects)
     assert said
     for seed, line in said.items():
@@ -140,10 +151,10 @@ def test_where_nothing_is_left_to_learn_a_class_from_that_is_told() -> None:
     seen = [image(n, ("cat", "eel") if n < 2 else ("cat",)) for n in range(60)]
     told = 0
     for seed in range(40):
-        ledger = Ledger(options())
-        _, stay, _ = held_out(seen, CATEGORIES[:3:2], options(split_seed=seed), ledger)
+        issue_log = IssueLog(options())
+        _, stay, _ = hold_out_images(seen, CATEGORIES[:3:2], options(split_seed=seed), issue_log)
         gone = not any(item.name == "eel" for found in stay for item in found.raw.objects)
-        assert gone == any("val gets 2 of 2 objects of 'eel'" in str(problem) for problem in ledger.problems)
+        assert gone == any("val gets 2 of 2 objects of 'eel'" in str(problem) for problem in issue_log.issues)
         told += gone
     assert told
 
@@ -152,24 +163,26 @@ def test_where_nothing_is_left_to_learn_a_class_from_that_is_told() -> None:
 def test_no_seed_is_recommended_that_is_no_better(seed: int) -> None:
     """One image can't be divided; and of forty small classes, some miss from a side with any of the seeds tried."""
     asked = options(split_seed=seed)
-    assert held_out([image(1)], CATEGORIES[:1], asked, Ledger(asked))[0].better_seed is None
-    assert held_out([], CATEGORIES[:1], asked, (book := Ledger(asked)))[0].better_seed is None
-    assert not book.problems
+    assert hold_out_images([image(1)], CATEGORIES[:1], asked, IssueLog(asked))[0].better_seed is None
+    assert hold_out_images([], CATEGORIES[:1], asked, (issue_log := IssueLog(asked)))[0].better_seed is None
+    assert not issue_log.issues
     categories = tuple(Category(n, str(n)) for n in range(40))
     seen = [image(n, (str(n % 40),)) for n in range(240)]
-    way = held_out(seen, categories, asked, Ledger(asked))[0]
+    way = hold_out_images(seen, categories, asked, IssueLog(asked))[0]
     if way.better_seed is not None:
-        counts = Counts.of(seen, np.array([int(item.look.digest[:16], 16) for item in seen], np.uint64), categories)
+        counts = Counts.of(
+            seen, np.array([int(item.image_info.digest[:16], 16) for item in seen], np.uint64), categories
+        )
         assert unfairness(counts, way.better_seed, (0.2,)) < unfairness(counts, seed, (0.2,))
 
 
 def test_groups_that_the_data_sets_own_splits_tear_are_counted() -> None:
-    book = Ledger(options())
+    issue_log = IssueLog(options())
     frames = {name: [image(n, file=f"{clip}_{n}.jpg") for n, clip in files] for name, files in {
         "train": [(1, "a"), (2, "b"), (3, "c")], "val": [(4, "a"), (5, "d")], "test": [(6, "d"), (7, "b")]
     }.items()}  # fmt: skip
-    check_groups(frames, "^(.)_", book)
-    assert book.notes == {
+    check_groups(frames, "^(.)_", issue_log)
+    assert issue_log.notes == {
         "images of train whose group (convert.group_pattern) is also in val or test": 2,
         "images of val whose group (convert.group_pattern) is also in test": 1,
     }
@@ -177,9 +190,9 @@ def test_groups_that_the_data_sets_own_splits_tear_are_counted() -> None:
 
 def test_a_side_without_an_image_is_told() -> None:
     asked = options(val_fraction=0.01)
-    ledger = Ledger(asked)
-    held_out([image(n) for n in range(5)], CATEGORIES[:1], asked, ledger)
-    assert str(ledger.problems[0]).startswith("convert.split_seed=0: val gets 0 of 5 images, where 0.1 would be its")
+    issue_log = IssueLog(asked)
+    hold_out_images([image(n) for n in range(5)], CATEGORIES[:1], asked, issue_log)
+    assert str(issue_log.issues[0]).startswith("convert.split_seed=0: val gets 0 of 5 images, where 0.1 would be its")
 
 
 def test_ranks_are_splitmix64() -> None:
@@ -194,21 +207,23 @@ def test_ranks_are_splitmix64() -> None:
 def test_the_same_seed_serves_every_fold() -> None:
     seen = [image(n, ("cat", "dog", "eel")[n % 3 : n % 3 + 1]) for n in range(90)]
     ways = {
-        held_out(seen, CATEGORIES, options(folds=3, fold=fold, split_seed="auto"), Ledger(options()))[0].split_seed
+        hold_out_images(seen, CATEGORIES, options(folds=3, fold=fold, split_seed="auto"), IssueLog(options()))[
+            0
+        ].split_seed
         for fold in range(3)
     }
     assert len(ways) == 1
 
 
 def test_paths_that_match_no_group() -> None:
-    ledger = Ledger(options())
+    issue_log = IssueLog(options())
     seen = [image(1, file="a_1.jpg"), image(2, file="b.jpg"), image(3, file="a_2.jpg")]
-    held_out(seen, CATEGORIES, options(group_pattern="^(.*)_"), ledger)
-    assert ledger.notes["images whose path convert.group_pattern doesn't match: each is by itself"] == 1
+    hold_out_images(seen, CATEGORIES, options(group_pattern="^(.*)_"), issue_log)
+    assert issue_log.notes["images whose path convert.group_pattern doesn't match: each is by itself"] == 1
     with pytest.raises(
         PipelineError, match=r"^convert\.group_pattern: '\^\(x\)' matches no image's path, such as a_1\.jpg$"
     ):
-        held_out(seen, CATEGORIES, options(group_pattern="^(x)"), ledger)
+        hold_out_images(seen, CATEGORIES, options(group_pattern="^(x)"), issue_log)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.conversion.splits import Choice, choose
+from pipeline.conversion.splits import SplitChoice, choose_splits
 from pipeline.errors import PipelineError
 
 
@@ -21,7 +21,7 @@ from pipeline.errors import PipelineError
     ],
 )
 def test_obvious(names: str, chosen: tuple[str, str | None, str | None]) -> None:
-    assert choose(names.split(), None, None, None) == Choice(*chosen)
+    assert choose_splits(names.split(), None, None, None) == SplitChoice(*chosen)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_obvious(names: str, chosen: tuple[str, str | None, str | None]) -> None
     ],
 )  # fmt: skip
 def test_asked_for(names: str, asked: tuple[str | None, ...], chosen: tuple[str | None, ...]) -> None:
-    assert choose(names.split(), *asked) == Choice(*chosen)  # type: ignore[arg-type]
+    assert choose_splits(names.split(), *asked) == SplitChoice(*chosen)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_asked_for(names: str, asked: tuple[str | None, ...], chosen: tuple[str 
 )
 def test_refused(names: str, asked: tuple[str | None, ...], said: str) -> None:
     with pytest.raises(PipelineError, match=said.replace(".", r"\.").replace("+", r"\+")):
-        choose(names.split(), *asked)  # type: ignore[arg-type]
+        choose_splits(names.split(), *asked)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -70,4 +70,4 @@ def test_refused(names: str, asked: tuple[str | None, ...], said: str) -> None:
 def test_folds_are_cut_from_the_list_to_learn_from(
     names: str, asked: tuple[str | None, ...], chosen: tuple[str | None, ...]
 ) -> None:
-    assert choose(names.split(), *asked, folds=True) == Choice(*chosen)  # type: ignore[arg-type]
+    assert choose_splits(names.split(), *asked, folds=True) == SplitChoice(*chosen)  # type: ignore[arg-type]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from pipeline import params
-from pipeline.conversion import own_splits, survey
-from pipeline.conversion.survey import Survey, surveyed
+from pipeline.conversion import survey, survey_original_splits
+from pipeline.conversion.survey import Survey, survey_records
 from pipeline.data.annotations import Category, problems
 from pipeline.errors import PipelineError
-from pipeline.formats.records import Fault, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.records import Issue, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.params import ConvertParams
 from tests.support.projects import PROJECT
 
@@ -33,7 +33,7 @@ def thing(
 
 
 def image(name: str, *objects: RawObject, **more: Any) -> RawImage:
-    return RawImage(name, f"{name}.jpg", **{"declared": (40, 30), **more}, objects=objects)
+    return RawImage(name, f"{name}.jpg", **{"declared_size": (40, 30), **more}, objects=objects)
 
 
 def dataset(*train: RawImage, classes: tuple[str, ...] = ("cat", "dog")) -> RawDataset:
@@ -43,17 +43,17 @@ def dataset(*train: RawImage, classes: tuple[str, ...] = ("cat", "dog")) -> RawD
 
 
 def found(data: RawDataset, asked: ConvertParams, *, stops: bool = True) -> Survey:
-    return surveyed(Path("nowhere"), "made", data, asked, stops=stops)
+    return survey_records(Path("nowhere"), "made", data, asked, stops=stops)
 
 
 EVERYTHING = dataset(
     image("a", thing("a1", box=(-5, 1, 20, 9)), thing("a2", box=(1, 1, NAN, 9)), thing("a3", box=(5, 5, 0, 9))),
     image("b", thing("b1", box=(20, 20, -9, -9)), thing("b2", box=(3, 3, 1, 9)), thing("b3", "eel")),
     image("a", thing("again")),
-    image("c", thing("c1"), thing("c2"), thing("c3", fault=Fault("invalid_record", "it has no box"))),
-    image("d", declared=None),
+    image("c", thing("c1"), thing("c2"), thing("c3", issue=Issue("invalid_record", "it has no box"))),
+    image("d", declared_size=None),
     image("judged", thing("leaks")),
-    RawImage("e", "", fault=Fault("missing_image", "its image is not there")),
+    RawImage("e", "", issue=Issue("missing_image", "its image is not there")),
     image("f", thing("f1", id=7), thing("f2", "Cat", id=7)),
     classes=("cat", "dog", "Cat", "unseen"),
 )
@@ -62,14 +62,14 @@ EVERYTHING = dataset(
 def test_records_of_one_name_and_id_are_told_apart() -> None:
     """COCO's are called by their ids, so two of one id are called the same."""
     seen = found(dataset(image("a", thing("annotation 7", id=7), thing("annotation 7", "dog", id=7))), options())
-    [problem] = [one for one in seen.ledger.problems if one.code == "duplicate_id"]
+    [problem] = [one for one in seen.issue_log.issues if one.code == "duplicate_id"]
     assert str(problem) == "annotation 7: its id 7 is also that of another record"
     assert [item.id for item in seen.splits["train"].annotations] == [1, 2]
 
 
 def test_everything_is_listed_without_stopping_and_errors_are_called_errors() -> None:
     seen = found(EVERYTHING, options(), stops=False)
-    listed = {(item.code, item.where): item.does for item in seen.ledger.problems}
+    listed = {(item.code, item.source): item.action for item in seen.issue_log.issues}
     assert listed == {
         ("out_of_bounds_box", "a1"): "error",
         ("non_finite_box", "a2"): "error",
@@ -85,8 +85,8 @@ def test_everything_is_listed_without_stopping_and_errors_are_called_errors() ->
         ("missing_image", "e"): "error",
         ("similar_class_names", "classes"): "note",
         ("unused_class", "classes"): "note",
-    } | {("duplicate_id", item.where): "note" for item in seen.ledger.problems if item.code == "duplicate_id"}
-    assert seen.ledger.counts["duplicate_id"] == 5  # a1, b1, c1, c2 have none, f2 has f1's
+    } | {("duplicate_id", item.source): "note" for item in seen.issue_log.issues if item.code == "duplicate_id"}
+    assert seen.issue_log.counts["duplicate_id"] == 5  # a1, b1, c1, c2 have none, f2 has f1's
     assert [image.file_name for image in seen.splits["train"].images] == ["a.jpg", "b.jpg", "c.jpg", "f.jpg"]
     with pytest.raises(PipelineError, match=r"^a: a\.jpg is already in this split, by a;"):
         found(EVERYTHING, options())
@@ -106,7 +106,7 @@ def test_mends_of_boxes() -> None:
 def test_a_swapped_box_put_right_is_checked_again() -> None:
     data = dataset(image("a", thing("a1", box=(50, 20, -20, -9)), thing("a2", box=(20, 20, -1, 5)), thing("a3")))
     seen = found(data, options(issues="repair"))
-    assert [(item.code, item.where) for item in seen.ledger.problems] == [
+    assert [(item.code, item.source) for item in seen.issue_log.issues] == [
         ("swapped_corners", "a1"), ("out_of_bounds_box", "a1"), ("swapped_corners", "a2"), ("tiny_box", "a2"),
     ]  # fmt: skip
     assert [item.bbox for item in seen.splits["train"].annotations] == [(30, 11, 10, 9), (1, 1, 9, 9)]
@@ -120,14 +120,14 @@ def test_ids_stay_where_all_have_their_own() -> None:
 
 
 def test_unusable_splits_are_told_and_stop_only_the_conversion() -> None:
-    assert list(found(dataset(image("a")), options()).unusable()) == ["train has 1 image and not one object"]
-    (line,) = found(dataset(), options(issues="repair")).unusable()
+    assert list(found(dataset(image("a")), options()).obstacles()) == ["train has 1 image and not one object"]
+    (line,) = found(dataset(), options(issues="repair")).obstacles()
     assert line.startswith("train has no images")
 
 
 def test_a_split_without_images_says_what_would_help() -> None:
     def lines(data: RawDataset, checks: dict[str, Any] | None = None, **values: Any) -> list[str]:
-        return list(found(data, options(checks, **values)).unusable())
+        return list(found(data, options(checks, **values)).obstacles())
 
     whole = dataset(image("judged", thing("t")))
     assert lines(whole, {"leak": "repair"}) == [
@@ -147,19 +147,19 @@ def test_a_split_without_images_says_what_would_help() -> None:
 
 def test_objects_that_go_with_an_image_are_counted_once() -> None:
     lost = {"objects of skipped images": 2}
-    absent = RawImage("a", "", fault=Fault("missing_image", "not there"), objects=(thing("1"), thing("2")))
+    absent = RawImage("a", "", issue=Issue("missing_image", "not there"), objects=(thing("1"), thing("2")))
     kept = image("b", thing("3"))
-    notes = found(dataset(absent, kept), options({"missing_image": "skip"})).ledger.notes
+    notes = found(dataset(absent, kept), options({"missing_image": "skip"})).issue_log.notes
     assert notes.items() >= lost.items()
     for elsewhere in (dataset(image("judged", thing("t")), kept), dataset(kept, kept)):
-        repaired = found(elsewhere, options(issues="repair")).ledger
-        assert len(repaired.problems) == 1
+        repaired = found(elsewhere, options(issues="repair")).issue_log
+        assert len(repaired.issues) == 1
         assert "objects of skipped images" not in repaired.notes  # they are where their image is
 
 
 def test_trust_knows_a_path_whatever_its_size() -> None:
     with pytest.raises(PipelineError, match=r"byte for byte, judged\.jpg of val"):
-        found(dataset(image("judged", thing("t"), declared=(10, 10))), options())
+        found(dataset(image("judged", thing("t"), declared_size=(10, 10))), options())
 
 
 def test_trust_reads_nothing() -> None:
@@ -169,7 +169,7 @@ def test_trust_reads_nothing() -> None:
     with pytest.raises(
         PipelineError, match=r"^a: it gives no size of its image.*-S convert\.image_check=header reads it"
     ):
-        found(dataset(image("a", declared=None)), options())
+        found(dataset(image("a", declared_size=None)), options())
 
 
 def test_folds_part_train_and_leave_val_aside() -> None:
@@ -204,18 +204,18 @@ def raw(tmp_path: Path, voc_xml: Any, picture: Any) -> Path:
 
 
 def test_own_splits_are_all_there_as_they_are(raw: Path) -> None:
-    seen = own_splits(raw, options(image_check="decode"))
+    seen = survey_original_splits(raw, options(image_check="decode"))
     files = {split: [image.file_name[-5:] for image in found.images] for split, found in seen.splits.items()}
     assert files == {"train": ["a.png"], "val": ["b.png"], "trainval": ["a.png", "b.png"]}
-    assert seen.ledger.counts == {}
+    assert seen.issue_log.counts == {}
     assert survey(raw, options(image_check="decode")).unused_splits == ("trainval",)
 
 
 def test_a_record_in_two_lists_is_lost_once(raw: Path) -> None:
     (raw / "JPEGImages/a.png").unlink()
-    seen = own_splits(raw, options({"missing_image": "skip"}, image_check="decode"))
-    assert seen.ledger.counts == {"missing_image": 2}
-    assert seen.ledger.notes["objects of skipped images"] == 1
+    seen = survey_original_splits(raw, options({"missing_image": "skip"}, image_check="decode"))
+    assert seen.issue_log.counts == {"missing_image": 2}
+    assert seen.issue_log.notes["objects of skipped images"] == 1
 
 
 ODD = (0.0, 1.0, 40.0, -3.0, 1e-5, 1e300, -1e300, NAN, float("inf"), float("-inf"))
@@ -227,8 +227,8 @@ def made(rng: random.Random) -> RawDataset:
     def number(low: int, high: int) -> float:
         return rng.choice(ODD) if rng.random() < 0.1 else round(rng.uniform(low, high), rng.randint(0, 6))
 
-    def fault(*codes: str) -> Fault | None:
-        return Fault(rng.choice(codes), "it is") if rng.random() < 0.1 else None
+    def fault(*codes: str) -> Issue | None:
+        return Issue(rng.choice(codes), "it is") if rng.random() < 0.1 else None
 
     def some_thing() -> RawObject:
         box = (number(0, 25), number(0, 20), number(2, 15), number(2, 10))

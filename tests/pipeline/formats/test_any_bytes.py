@@ -51,14 +51,14 @@ def check(dataset: RawDataset | None) -> None:
     """Records are either faulty, by a known code and a line, or say what and where."""
     for split in dataset.splits.values() if dataset else ():
         for record in (*split.images, *(one for image in split.images for one in image.objects)):
-            check_message(record.where)
-            if record.fault is not None:
-                assert record.fault.code in CODES
-                check_message(record.fault.message)
+            check_message(record.source)
+            if record.issue is not None:
+                assert record.issue.code in CODES
+                check_message(record.issue.message)
         for image in split.images:
-            assert image.fault or image.file == "a.png"
+            assert image.issue or image.file == "a.png"
             for one in image.objects:
-                assert one.fault or one.name
+                assert one.issue or one.name
                 assert len(one.box) == 4
                 assert all(isinstance(side, (int, float)) for side in one.box)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats import coco
-from pipeline.formats.records import Fault
+from pipeline.formats.records import Issue
 
 Write = Callable[..., Path]
 CATEGORIES = [{"id": 18, "name": "dog", "supercategory": "animal"}, {"id": 3, "name": "car"}]
@@ -47,7 +47,7 @@ def test_official_layout(tmp_path: Path, picture: Write) -> None:
     }
     [only] = dataset.splits["val2017"].images[0].objects
     assert (only.name, only.box, only.area, only.id) == ("dog", (1, 2, 3, 4), 5.5, 4)
-    assert only.where == "annotations/instances_val2017.json: annotation 4"
+    assert only.source == "annotations/instances_val2017.json: annotation 4"
     assert dataset.files == 2
 
 
@@ -95,7 +95,7 @@ def test_crowds_and_missing_fields(tmp_path: Path, picture: Write) -> None:
     )
     [found] = coco.read(tmp_path).splits["train"].images
     assert [(item.iscrowd, item.area) for item in found.objects] == [(1, 5), (0, None), (0, None)]
-    assert found.declared is None
+    assert found.declared_size is None
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,11 @@ def test_faulty_objects(tmp_path: Path, picture: Write, record: Any, code: str, 
     picture(tmp_path / "a.jpg")
     written(tmp_path / "train.json", [image(1, "a.jpg")], [record])
     [item] = coco.read(tmp_path).splits["train"].images[0].objects
-    assert item.where == "train.json: annotation 5"
-    assert item.fault
-    assert item.fault.code == code
+    assert item.source == "train.json: annotation 5"
+    assert item.issue
+    assert item.issue.code == code
     with pytest.raises(AssertionError, match=said):
-        raise AssertionError(item.fault.message)
+        raise AssertionError(item.issue.message)
 
 
 def test_faulty_images_and_orphans(tmp_path: Path, picture: Write) -> None:
@@ -124,14 +124,14 @@ def test_faulty_images_and_orphans(tmp_path: Path, picture: Write) -> None:
     images = [image(1, "lost.jpg"), image(2, "twin.jpg"), {"id": 3}]
     written(tmp_path / "train.json", images, [box(8, 77)])
     split = coco.read(tmp_path).splits["train"]
-    assert [found.fault and found.fault.code for found in split.images] == [
+    assert [found.issue and found.issue.code for found in split.images] == [
         "missing_image",
         "ambiguous_image",
         "invalid_record",
     ]
-    [orphan] = split.orphans
-    assert orphan.fault
-    assert orphan.fault.message == "its image 77 does not exist"
+    [orphan] = split.orphan_objects
+    assert orphan.issue
+    assert orphan.issue.message == "its image 77 does not exist"
 
 
 def test_images_of_one_id(tmp_path: Path, picture: Write) -> None:
@@ -141,8 +141,8 @@ def test_images_of_one_id(tmp_path: Path, picture: Write) -> None:
     images = [image(1, "a.jpg"), image("1", "b.jpg"), image(2, "c.jpg"), image(2, "c.jpg")]
     written(tmp_path / "train.json", images, [box(8, 1), box(9, 2)])
     one, other, whole, again = coco.read(tmp_path).splits["train"].images
-    assert one.fault == other.fault
-    assert one.fault == Fault("invalid_record", "its id is that of a.jpg and b.jpg: whose objects are whose?")
+    assert one.issue == other.issue
+    assert one.issue == Issue("invalid_record", "its id is that of a.jpg and b.jpg: whose objects are whose?")
     assert (whole.file, [item.id for item in whole.objects]) == ("c.jpg", [9])
     assert (again.file, again.objects) == ("c.jpg", ())
 
@@ -199,9 +199,9 @@ def test_mark_of_utf8_numbers_with_a_point_and_ids_as_numbers_and_text(tmp_path:
     file = written(tmp_path / "train.json", [image(1.0, "a.jpg", width="40")], [box("5", 1, "18", iscrowd=True)])
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     [found] = coco.read(tmp_path).splits["train"].images
-    assert (found.id, found.declared) == (1, (40, 30))
+    assert (found.id, found.declared_size) == (1, (40, 30))
     [item] = found.objects
-    assert (item.id, item.name, item.iscrowd, item.fault) == (5, "dog", 1, None)
+    assert (item.id, item.name, item.iscrowd, item.issue) == (5, "dog", 1, None)
 
 
 @pytest.mark.parametrize("counts", [[0, 5, 1195], "l0d0j1"])
@@ -226,10 +226,10 @@ def test_half_characters_are_no_names(tmp_path: Path, picture: Write) -> None:
     half = "\ud800"
     written(tmp_path / "train.json", [image(1, "a.jpg"), image(2, half)], [box(half, 1, half, **{half: half})])
     known, lost = coco.read(tmp_path).splits["train"].images
-    assert lost.fault
-    assert lost.fault.message == r"its image '\ud800' is not there"
-    assert known.objects[0].where == r"train.json: annotation \ud800"
-    assert known.objects[0].fault
+    assert lost.issue
+    assert lost.issue.message == r"its image '\ud800' is not there"
+    assert known.objects[0].source == r"train.json: annotation \ud800"
+    assert known.objects[0].issue
 
 
 # fmt: off

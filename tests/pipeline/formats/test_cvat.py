@@ -39,9 +39,9 @@ def test_shapes(tmp_path: Path, picture: Write, shape: str, box: tuple[float, ..
     assert recognize(tmp_path) == "cvat"
     dataset = cvat.read(tmp_path)
     [found] = dataset.splits["all"].images
-    assert (found.file, found.id, found.declared) == ("images/a.png", 7, (40, 30))
+    assert (found.file, found.id, found.declared_size) == ("images/a.png", 7, (40, 30))
     [one] = found.objects
-    assert (one.name, one.fault) == ("cat", None)
+    assert (one.name, one.issue) == ("cat", None)
     assert one.box == pytest.approx(box, abs=1e-9)
     assert [(category.id, category.name) for category in dataset.categories] == [(1, "cat"), (2, "ant")]
 
@@ -106,8 +106,8 @@ def test_tracks_over_frames(tmp_path: Path, picture: Write) -> None:
     assert [image.file for image in found] == [f"images/frame_00000{frame}.PNG" for frame in (0, 1, 2)] + [""]
     assert [[one.box for one in image.objects] for image in found[:3]] == [[(0, 2, 12, 6)], [], [(2, 2, 10, 6)]]
     assert found[0].objects[0].name == "ant"
-    assert found[3].fault
-    assert found[3].fault.code == "missing_image"
+    assert found[3].issue
+    assert found[3].issue.code == "missing_image"
 
 
 def test_a_video_that_says_it_is_endless(tmp_path: Path, picture: Write) -> None:
@@ -148,10 +148,10 @@ def test_faulty_shapes(tmp_path: Path, picture: Write, shape: str, code: str, sa
     picture(tmp_path / "a.png")
     written(tmp_path / "annotations.xml", image(shape))
     [one] = cvat.read(tmp_path).splits["all"].images[0].objects
-    assert one.fault
-    assert one.fault.code == code
-    assert said in one.fault.message
-    assert one.where == "annotations.xml: image a.png: shape 1"
+    assert one.issue
+    assert one.issue.code == code
+    assert said in one.issue.message
+    assert one.source == "annotations.xml: image a.png: shape 1"
 
 
 @pytest.mark.parametrize(

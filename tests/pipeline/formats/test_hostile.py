@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.errors import PipelineError
 from pipeline.formats import FORMATS, read, recognize
-from pipeline.formats.images import listed
+from pipeline.formats.image_index import list_files
 from pipeline.formats.records import RawDataset, RawImage, RawObject
 
 COCO = {
@@ -74,28 +74,28 @@ def check_sound(dataset: RawDataset, files: set[str]) -> None:
     for split in dataset.splits.values():
         for image in split.images:
             check_image(image, files, set(names))
-        for orphan in split.orphans:
-            assert orphan.fault
+        for orphan in split.orphan_objects:
+            assert orphan.issue
             check_object(orphan, set(names))
 
 
 def check_image(image: RawImage, files: set[str], names: set[str]) -> None:
-    assert (image.file in files) != (image.fault is not None)
+    assert (image.file in files) != (image.issue is not None)
     assert image.id is None or type(image.id) is int
-    assert image.declared is None or all(type(side) is int and side > 0 for side in image.declared)
-    check_line(image.where + (image.fault.message if image.fault else ""))
+    assert image.declared_size is None or all(type(side) is int and side > 0 for side in image.declared_size)
+    check_line(image.source + (image.issue.message if image.issue else ""))
     for item in image.objects:
         check_object(item, names)
 
 
 def check_object(item: RawObject, names: set[str]) -> None:
-    assert item.fault is not None or item.name in names
+    assert item.issue is not None or item.name in names
     assert len(item.box) == 4
     assert all(isinstance(side, int | float) for side in item.box)
     assert item.area is None or 0 <= item.area < float("inf")
     assert item.iscrowd in (0, 1)
     assert item.difficult in (0, 1)
-    check_line(item.where + (item.fault.message if item.fault else ""))
+    check_line(item.source + (item.issue.message if item.issue else ""))
 
 
 def check_line(text: str) -> None:
@@ -119,10 +119,10 @@ def test_small_ones_are_read_whole(tmp_path: Path, name: str) -> None:
     laid_out(tmp_path, name, SMALL[name][1].encode())
     assert recognize(tmp_path) == name
     dataset = read(tmp_path)
-    check_sound(dataset, {str(file) for file in listed(tmp_path)})
+    check_sound(dataset, {str(file) for file in list_files(tmp_path)})
     images = dataset.splits["train"].images
-    assert not any(image.fault for image in images)
-    assert not any(item.fault for image in images for item in image.objects)
+    assert not any(image.issue for image in images)
+    assert not any(item.issue for image in images for item in image.objects)
     assert sum(len(image.objects) for image in images) >= 1
 
 
@@ -131,7 +131,7 @@ def test_small_ones_are_read_whole(tmp_path: Path, name: str) -> None:
 @given(edits=st.lists(edit, min_size=1, max_size=4))
 def test_damaged(tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]]) -> None:
     laid_out(tmp_path, name, edited(SMALL[name][1].encode(), edits))
-    files = {str(file) for file in listed(tmp_path)}
+    files = {str(file) for file in list_files(tmp_path)}
     check_outcome(lambda: FORMATS[name].read(tmp_path), files)
     check_outcome(lambda: recognize(tmp_path), files)
 
@@ -140,6 +140,6 @@ def test_damaged(tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]
 @pytest.mark.parametrize("content", PIECES, ids=lambda piece: repr(piece[:12]))
 def test_nothing_but(tmp_path: Path, name: str, content: bytes) -> None:
     laid_out(tmp_path, name, content)
-    files = {str(file) for file in listed(tmp_path)}
+    files = {str(file) for file in list_files(tmp_path)}
     check_outcome(lambda: FORMATS[name].read(tmp_path), files)
     check_outcome(lambda: recognize(tmp_path), files)

@@ -34,7 +34,7 @@ def test_the_kits_layout(kit: Path) -> None:
     assert [image.file for image in (empty, first)] == [f"training/image_2/00000{number}.png" for number in (0, 1)]
     assert empty.objects == ()
     assert first.objects[0].box == (10.5, 5.25, 19.5, 15.5)
-    assert first.objects[0].where == "training/label_2/000001.txt: object 1"
+    assert first.objects[0].source == "training/label_2/000001.txt: object 1"
 
 
 def test_an_area_to_ignore_is_a_crowd_of_every_class(kit: Path) -> None:
@@ -57,8 +57,8 @@ def test_lists_are_splits(kit: Path) -> None:
         "val": ["1", ""],
     }
     lost = splits["val"].images[1]
-    assert lost.fault
-    assert (lost.fault.code, lost.where) == ("missing_annotation", "ImageSets/val.txt: 000009")
+    assert lost.issue
+    assert (lost.issue.code, lost.source) == ("missing_annotation", "ImageSets/val.txt: 000009")
 
 
 def test_folders_are_splits_and_own_classes_go_by_the_alphabet(tmp_path: Path, picture: Write) -> None:
@@ -77,16 +77,16 @@ def test_faults(kit: Path) -> None:
     (labels / "000002.txt").write_bytes(b"\xff\xfe")
     (labels / "000003.txt").write_text(CAR)
     _, first, binary, lost = kitti.read(kit).splits["all"].images
-    assert [one.fault and one.fault.message for one in first.objects] == [
+    assert [one.issue and one.issue.message for one in first.objects] == [
         None,
         "it has 4 columns, not 15",
         "its left, top, right, bottom are 10.50 x 30.00 20.75, not four numbers",
         "it has 16 columns, not 15",
     ]
-    assert binary.fault
-    assert binary.fault.code == "invalid_record"
-    assert lost.fault
-    assert lost.fault.code == "missing_image"
+    assert binary.issue
+    assert binary.issue.code == "invalid_record"
+    assert lost.issue
+    assert lost.issue.code == "missing_image"
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,6 @@ def test_faults(kit: Path) -> None:
 )
 def test_other_text_is_not_taken_for_it(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.txt").write_text(line)
-    assert kitti.evidence(tmp_path, [PurePosixPath("a.txt")]) is None
+    assert kitti.find_evidence(tmp_path, [PurePosixPath("a.txt")]) is None
     with pytest.raises(PipelineError, match="no KITTI labels found"):
         kitti.read(tmp_path)

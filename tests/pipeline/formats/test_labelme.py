@@ -39,8 +39,8 @@ def test_shapes(tmp_path: Path, picture: Write, drawn: Any, box: tuple[float, ..
     written(tmp_path / "a.json", [drawn])
     assert recognize(tmp_path) == "labelme"
     [image] = labelme.read(tmp_path).splits["all"].images
-    assert (image.file, image.declared) == ("a.png", (40, 30))
-    assert [(one.name, one.box, one.fault) for one in image.objects] == [("cat", box, None)]
+    assert (image.file, image.declared_size) == ("a.png", (40, 30))
+    assert [(one.name, one.box, one.issue) for one in image.objects] == [("cat", box, None)]
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_faulty_shapes(tmp_path: Path, picture: Write, drawn: Any, said: str) ->
     picture(tmp_path / "a.png")
     written(tmp_path / "a.json", [shape([[1, 2], [3, 4]]), drawn])
     good, bad = labelme.read(tmp_path).splits["all"].images[0].objects
-    assert good.fault is None
-    assert bad.fault
-    assert bad.fault.code == "invalid_record"
-    assert said in bad.fault.message
-    assert bad.where == "a.json: shape 2"
+    assert good.issue is None
+    assert bad.issue
+    assert bad.issue.code == "invalid_record"
+    assert said in bad.issue.message
+    assert bad.source == "a.json: shape 2"
 
 
 def test_difficult(tmp_path: Path, picture: Write) -> None:
@@ -83,8 +83,8 @@ def test_images_elsewhere_renamed_and_embedded(tmp_path: Path, picture: Write) -
     written(tmp_path / "labels" / "x.json", [shape([[1, 2], [3, 4]])], imageData="AAAA")
     found = labelme.read(tmp_path).splits["all"].images
     assert [image.file for image in found] == ["images/a.png", "images/renamed.png", ""]
-    assert found[2].fault
-    assert found[2].fault.code == "missing_image"
+    assert found[2].issue
+    assert found[2].issue.code == "missing_image"
 
 
 def test_a_broken_file_among_others_is_a_fault_and_another_tools_is_left_alone(tmp_path: Path, picture: Write) -> None:
@@ -98,8 +98,8 @@ def test_a_broken_file_among_others_is_a_fault_and_another_tools_is_left_alone(t
     assert [category.name for category in dataset.categories] == ["train", "val"]
     assert len(dataset.splits["train"].images) == 1
     good, broken, deep = dataset.splits["val"].images
-    assert good.fault is None
-    assert broken.fault
-    assert "line 1 column 13" in broken.fault.message
-    assert deep.fault
-    assert deep.fault.code == "invalid_record"
+    assert good.issue is None
+    assert broken.issue
+    assert "line 1 column 13" in broken.issue.message
+    assert deep.issue
+    assert deep.issue.code == "invalid_record"

@@ -25,12 +25,12 @@ def test_official_layout(tmp_path: Path, picture: Write) -> None:
     assert dataset.categories == (Category(1, "Cat"), Category(2, "Dog, big"), Category(3, "Cow"))
     [train] = dataset.splits["train"].images
     assert train.file == "train/0001.jpg"
-    assert train.declared is None  # nothing is: the size that made pixels of shares is the image's own
+    assert train.declared_size is None  # nothing is: the size that made pixels of shares is the image's own
     assert [(item.name, item.box, item.iscrowd) for item in train.objects] == [
         ("Cat", (10, 2, 10, 18), 0),
         ("Dog, big", (0, 0, 40, 10), 1),
     ]
-    assert train.objects[1].where == "oidv6-train-annotations-bbox.csv: line 3"
+    assert train.objects[1].source == "oidv6-train-annotations-bbox.csv: line 3"
     assert dataset.splits["validation"].images[0].file == "validation/0001.jpg"
 
 
@@ -50,16 +50,16 @@ def test_faults(tmp_path: Path, picture: Write) -> None:
     (tmp_path / "train.csv").write_text(HEAD + rows)
     split = openimages.read(tmp_path).splits["train"]
     good, lost, broken = split.images
-    assert [item.fault and item.fault.message for item in good.objects] == [
+    assert [item.issue and item.issue.message for item in good.objects] == [
         "it has no LabelName",
         "its XMin, XMax, YMin, YMax are ['0', 'x', '0', '1'], not four numbers",
     ]
-    assert lost.fault
-    assert lost.fault.code == "missing_image"
-    assert broken.fault
-    assert broken.fault.code == "undecodable_image"
-    [orphan] = split.orphans
-    assert orphan.where == "train.csv: line 4"
+    assert lost.issue
+    assert lost.issue.code == "missing_image"
+    assert broken.issue
+    assert broken.issue.code == "undecodable_image"
+    [orphan] = split.orphan_objects
+    assert orphan.source == "train.csv: line 4"
 
 
 def test_descriptions_that_disagree(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_boxes_are_one_based_and_inclusive(annotated: Callable[..., Path], newli
     found = formats.read(folder)
     assert [(one.id, one.name) for one in found.categories] == [(1, "PASpersonStanding"), (2, "PASpersonWalking")]
     (image,) = found.splits["all"].images
-    assert (image.file, image.declared, image.fault) == (
+    assert (image.file, image.declared_size, image.issue) == (
         "PennFudanPed/PNGImages/FudanPed00001.png",
         (559, 536),
         None,
@@ -75,13 +75,13 @@ def test_boxes_are_one_based_and_inclusive(annotated: Callable[..., Path], newli
 )
 def test_a_record_that_is_not_whole(annotated: Callable[..., Path], old: str, new: str, said: str) -> None:
     (image,) = formats.read(annotated(TEXT.replace(old, new))).splits["all"].images
-    assert image.fault is not None
-    assert image.fault.message == said
+    assert image.issue is not None
+    assert image.issue.message == said
 
 
 def test_a_box_that_is_none(annotated: Callable[..., Path]) -> None:
     (image,) = formats.read(annotated(TEXT.replace("(160, 182)", "(160, nan)"))).splits["all"].images
-    assert [item.fault is None for item in image.objects] == [False, True]
+    assert [item.issue is None for item in image.objects] == [False, True]
 
 
 def test_other_text_is_not_taken_for_it(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_rows_images_without_objects_and_classes(tmp_path: Path, picture: Write)
     first, empty, other = dataset.splits["train"].images
     assert [image.file for image in (first, empty, other)] == ["images/a.png", "images/c.png", "images/deep/b.png"]
     assert [(item.name, item.box) for item in first.objects] == [("dog", (1, 2, 10, 20)), ("cat", (3, 2, -2, 3))]
-    assert [item.where for item in first.objects] == ["train.csv: line 1", "train.csv: line 5"]
+    assert [item.source for item in first.objects] == ["train.csv: line 1", "train.csv: line 5"]
     assert empty.objects == ()
     assert other.objects[0].box == (0.5, 0, 2.5, 4)
 
@@ -60,17 +60,17 @@ def test_faulty_rows(tmp_path: Path, picture: Write, row: str, code: str | None,
     (tmp_path / "train.csv").write_text(f"a.png,,,,,\n{row}\n")
     [image] = retinanet.read(tmp_path).splits["train"].images
     [item] = image.objects
-    assert item.where == "train.csv: line 2"
-    assert (item.fault.code if item.fault else None) == code
-    assert said in (item.fault.message if item.fault else "")
+    assert item.source == "train.csv: line 2"
+    assert (item.issue.code if item.issue else None) == code
+    assert said in (item.issue.message if item.issue else "")
 
 
 def test_rows_without_an_image(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "train.csv").write_text("a.png,,,,,\nlost.png,,,,,\n,1,2,3,4,cat\n")
     split = retinanet.read(tmp_path).splits["train"]
-    assert [image.fault and image.fault.code for image in split.images] == [None, "missing_image"]
-    assert [orphan.where for orphan in split.orphans] == ["train.csv: line 3"]
+    assert [image.issue and image.issue.code for image in split.images] == [None, "missing_image"]
+    assert [orphan.source for orphan in split.orphan_objects] == ["train.csv: line 3"]
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,12 @@ def test_records(tmp_path: Path, picture: Write) -> None:
     dataset = tfrecord.read(tmp_path)
     empty, image = dataset.splits["all"].images
     assert (empty.file, empty.objects) == ("images/b.png", ())
-    assert (image.file, image.declared) == ("images/a.png", (40, 30))
+    assert (image.file, image.declared_size) == ("images/a.png", (40, 30))
     assert [(one.name, one.box, one.iscrowd, one.difficult) for one in image.objects] == [
         ("cat", (10, 15, 20, 15), 1, 0),
         ("ant", (0, 0, 20, 15), 0, 1),
     ]
-    assert image.objects[1].where == "default.tfrecord: record 2 (a.png): object 2"
+    assert image.objects[1].source == "default.tfrecord: record 2 (a.png): object 2"
     assert [(category.id, category.name) for category in dataset.categories] == [(1, "ant"), (2, "cat")]
 
 
@@ -64,8 +64,8 @@ def test_label_map(tmp_path: Path, picture: Write) -> None:
     assert [(category.id, category.name) for category in dataset.categories] == [(3, "Ant"), (7, "Cat")]
     objects = dataset.splits["all"].images[0].objects
     assert [one.name for one in objects] == ["Cat", "Ant", ""]
-    assert objects[2].fault
-    assert objects[2].fault.code == "unknown_class"
+    assert objects[2].issue
+    assert objects[2].issue.code == "unknown_class"
     (tmp_path / "other.pbtxt").write_text(MAP.format(1, "dog", "dog"))
     with pytest.raises(PipelineError, match=r"^other\.pbtxt: its classes are not those of label_map\.pbtxt"):
         tfrecord.read(tmp_path)
@@ -86,10 +86,10 @@ def test_pictures_inside_the_record_only(tmp_path: Path) -> None:
     inside = record("a.png", [BOX], encoded=(b"\x89PNG", "byte"))
     written(tmp_path / "default.tfrecord", inside, record("b.png", [BOX]))
     one, other = tfrecord.read(tmp_path).splits["all"].images
-    assert one.fault
-    assert other.fault
-    assert one.fault.code == other.fault.code == "missing_image"
-    assert "inside the record only; unpack the pictures" in one.fault.message
+    assert one.issue
+    assert other.issue
+    assert one.issue.code == other.issue.code == "missing_image"
+    assert "inside the record only; unpack the pictures" in one.issue.message
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_faulty_records(tmp_path: Path, picture: Write, wrong: dict[str, Any]) -
     picture(tmp_path / "a.png")
     written(tmp_path / "default.tfrecord", {**record("a.png", [BOX]), **record("a.png", [BOX], **wrong)})
     [image] = tfrecord.read(tmp_path).splits["all"].images
-    assert image.fault
-    assert image.fault.code == "invalid_record"
+    assert image.issue
+    assert image.issue.code == "invalid_record"
 
 
 @pytest.mark.parametrize(

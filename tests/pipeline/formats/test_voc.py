@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.formats import voc
-from pipeline.formats.records import Fault, RawDataset
+from pipeline.formats.records import Issue, RawDataset
 
 Write = Callable[..., Path]
 
@@ -89,8 +89,8 @@ def test_coordinates_are_one_based_and_inclusive(tmp_path: Path, voc_xml: Write,
     [image] = voc.read(tmp_path).splits["all"].images
     assert [item.box for item in image.objects] == [(0, 0, 40, 30), (4, 6, 1, 3), (1.5, 9, 1.5, 3.25)]
     assert [item.difficult for item in image.objects] == [0, 1, 0]
-    assert [item.where for item in image.objects] == [f"a.xml: object {n}" for n in (1, 2, 3)]
-    assert image.declared == (40, 30)
+    assert [item.source for item in image.objects] == [f"a.xml: object {n}" for n in (1, 2, 3)]
+    assert image.declared_size == (40, 30)
 
 
 def test_image_by_the_annotations_name_then_by_what_it_says(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
@@ -101,7 +101,7 @@ def test_image_by_the_annotations_name_then_by_what_it_says(tmp_path: Path, voc_
     picture(tmp_path / "original.png")
     images = voc.read(tmp_path).splits["all"].images
     assert [image.file for image in images] == ["a.png", "original.png"]
-    assert images[1].declared is None
+    assert images[1].declared_size is None
 
 
 def test_faults_are_named_with_their_record(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
@@ -113,23 +113,23 @@ def test_faults_are_named_with_their_record(tmp_path: Path, voc_xml: Write, pict
     (tmp_path / "2.xml").write_text(entity)
     voc_xml(tmp_path / "4.xml", [("cat", 1, 1, 4, 4)])
     good, broken, hostile, lost = voc.read(tmp_path).splits["all"].images
-    assert [item.fault and item.fault.code for item in good.objects] == ["invalid_record", "invalid_record", None]
-    assert broken.fault
-    assert "line 2 column 12" in broken.fault.message
-    assert hostile.fault
-    assert "entities" in hostile.fault.message
-    assert lost.fault
-    assert lost.fault.code == "missing_image"
-    assert lost.where == "4.xml"
+    assert [item.issue and item.issue.code for item in good.objects] == ["invalid_record", "invalid_record", None]
+    assert broken.issue
+    assert "line 2 column 12" in broken.issue.message
+    assert hostile.issue
+    assert "entities" in hostile.issue.message
+    assert lost.issue
+    assert lost.issue.code == "missing_image"
+    assert lost.source == "4.xml"
 
 
 def test_list_that_names_what_is_not_there(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
     devkit(tmp_path, voc_xml, picture)
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("000009\n")
     [image] = voc.read(tmp_path).splits["val"].images
-    assert image.fault
-    assert image.fault.code == "missing_annotation"
-    assert "000009" in image.where
+    assert image.issue
+    assert image.issue.code == "missing_annotation"
+    assert "000009" in image.source
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(PipelineError, match=r"ImageSets/Main/val\.txt: it is not UTF-8 text"):
         voc.read(tmp_path)
@@ -145,7 +145,7 @@ def test_a_list_that_may_mean_either_is_no_guess(tmp_path: Path, voc_xml: Write,
     (lists / "val.txt").write_text("two/1\n")
     splits = voc.read(tmp_path).splits
     said = "a list names 1, which may be Annotations/one/1.xml or Annotations/two/1.xml"
-    assert [image.fault for image in splits["train"].images] == [Fault("invalid_record", said)]
+    assert [image.issue for image in splits["train"].images] == [Issue("invalid_record", said)]
     assert [image.file for image in splits["val"].images] == ["JPEGImages/two/1.jpg"]
 
 
@@ -191,7 +191,7 @@ def test_parts_are_no_objects_and_missing_fields_are_silent(tmp_path: Path, pict
     part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
     (tmp_path / "a.xml").write_text(f"<annotation><object>{part}<name> cat </name>{box}</object></annotation>")
     [image] = voc.read(tmp_path).splits["all"].images
-    assert image.declared is None
+    assert image.declared_size is None
     assert [(item.name, item.box, item.difficult) for item in image.objects] == [("cat", (1.5, 2, 6.5, 7), 0)]
 
 
@@ -212,7 +212,7 @@ HOSTILE = '<!DOCTYPE a [<!ENTITY b "ha">]><annotation>&b;</annotation>'
 def test_entities_in_any_encoding_are_refused(tmp_path: Path, voc_xml: Write, content: bytes) -> None:
     voc_xml(tmp_path / "a.xml", [])
     (tmp_path / "b.xml").write_bytes(content)
-    fault = voc.read(tmp_path).splits["all"].images[1].fault
+    fault = voc.read(tmp_path).splits["all"].images[1].issue
     assert fault
     assert fault.code == "invalid_xml"
     assert "ha" not in fault.message.split()

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.formats import recognize, yolo
-from pipeline.formats.records import Fault, RawDataset
+from pipeline.formats.records import Issue, RawDataset
 
 Write = Callable[..., Path]
 LINE = "1 0.5 0.5 0.25 0.2\n"
@@ -49,7 +49,7 @@ def test_data_yaml_with_folders(coco8: Path) -> None:
     assert [len(image.objects) for image in images] == [1, 0, 0]
     assert images[0].objects[0].name == "cat"
     assert images[0].objects[0].box == pytest.approx(BOX)
-    assert images[0].objects[0].where == "labels/train/a.txt: object 1"
+    assert images[0].objects[0].source == "labels/train/a.txt: object 1"
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_lists_of_images_and_of_folders(tmp_path: Path, picture: Write) -> None:
         "val": ["images/two/two.png", "images/one/one.png", "", ""],
     }
     lost, unnamed = dataset.splits["val"].images[2:]
-    assert unnamed.fault
-    assert unnamed.fault.message == "its line / names no image"
+    assert unnamed.issue
+    assert unnamed.issue.message == "its line / names no image"
     assert [len(image.objects) for image in dataset.splits["val"].images[:2]] == [1, 1]
-    assert lost.fault
-    assert (lost.fault.code, lost.where) == ("missing_image", "listed.txt")
+    assert lost.issue
+    assert (lost.issue.code, lost.source) == ("missing_image", "listed.txt")
 
 
 def test_labels_that_may_be_either_are_no_guess(tmp_path: Path, picture: Write) -> None:
@@ -99,7 +99,7 @@ def test_labels_that_may_be_either_are_no_guess(tmp_path: Path, picture: Write) 
     texts(tmp_path, one__set__a=LINE, two__set__a="", one__set__b=LINE, train="set/a.png\nset/b.png\n")
     yaml(tmp_path, "train: train.txt\nnames: [ant, cat]\n")
     either, whole = yolo.read(tmp_path).splits["train"].images
-    assert either.fault == Fault("invalid_record", "its labels may be one/set/a.txt or two/set/a.txt")
+    assert either.issue == Issue("invalid_record", "its labels may be one/set/a.txt or two/set/a.txt")
     assert (whole.file, len(whole.objects)) == ("pictures/b.png", 1)
 
 
@@ -140,8 +140,8 @@ def test_classes_txt_with_folders_apart(tmp_path: Path, picture: Write) -> None:
     assert files(dataset)["train"] == ["train/images/a.png"]
     assert files(dataset)["valid"] == ["valid/images/a.png", "", "valid/images/a.png"]
     lost = dataset.splits["valid"].images[1]
-    assert lost.fault
-    assert (lost.fault.code, lost.where) == ("missing_image", "valid/labels/x.txt")
+    assert lost.issue
+    assert (lost.issue.code, lost.source) == ("missing_image", "valid/labels/x.txt")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_classes_txt_with_folders_apart(tmp_path: Path, picture: Write) -> None:
 def test_polygons_and_numbers(coco8: Path, line: str, box: tuple[float, ...]) -> None:
     texts(coco8, labels__train__a=line)
     [found] = yolo.read(coco8).splits["train"].images[0].objects
-    assert (found.name, found.fault) == ("ant", None)
+    assert (found.name, found.issue) == ("ant", None)
     assert found.box == pytest.approx(box)
 
 
@@ -164,7 +164,7 @@ def test_key_points_are_no_polygon(coco8: Path) -> None:
     texts(coco8, labels__train__a="1 0.5 0.5 0.25 0.2 0.1 0.1 2 0.9 0.9 1\n1 0.1 0.1 0.2 0.2 0.3 0.3\n")
     good, bad = yolo.read(coco8).splits["train"].images[0].objects
     assert good.box == pytest.approx(BOX)
-    assert bad.fault
+    assert bad.issue
 
 
 @pytest.mark.parametrize(
@@ -183,9 +183,9 @@ def test_key_points_are_no_polygon(coco8: Path) -> None:
 def test_faulty_lines(coco8: Path, line: str, code: str) -> None:
     texts(coco8, labels__train__a=f"{LINE}{line}\n")
     good, bad = yolo.read(coco8).splits["train"].images[0].objects
-    assert good.fault is None
-    assert bad.fault
-    assert bad.fault.code == code
+    assert good.issue is None
+    assert bad.issue
+    assert bad.issue.code == code
 
 
 def test_faulty_images(coco8: Path) -> None:
@@ -194,7 +194,7 @@ def test_faulty_images(coco8: Path) -> None:
     (coco8 / "labels/train/b.txt").write_bytes(b"\xff\xfe")
     (coco8 / "images/train/a.png").write_bytes(b"no image")
     images = yolo.read(coco8).splits["train"].images
-    assert [(image.where, image.fault and image.fault.code) for image in images] == [
+    assert [(image.source, image.issue and image.issue.code) for image in images] == [
         ("labels/train/a.txt", "undecodable_image"),
         ("labels/train/b.txt", "invalid_record"),
         ("images/train/c.png", None),

@@ -173,7 +173,7 @@ def test_bccd(home: Path, archive: Callable[[str], Path], setting: Setting, stag
         in said
     )
     found = report(home)
-    assert [(entry["code"], entry["where"].rsplit("/", 1)[1]) for entry in found["entries"]] == [
+    assert [(entry["code"], entry["source"].rsplit("/", 1)[1]) for entry in found["entries"]] == [
         ("near_duplicate_leak", "BloodImage_00038.xml"),  # 00037, of val, but for its compression
         ("tiny_box", "BloodImage_00343.xml: object 4"),
         ("tiny_box", "BloodImage_00338.xml: object 13"),

@@ -15,11 +15,11 @@ from PIL import Image as Picture
 from ruamel.yaml import YAML
 
 from pipeline import params
-from pipeline.conversion import own_splits
-from pipeline.conversion.export import EXPORTS, IMAGES
+from pipeline.conversion import survey_original_splits
+from pipeline.conversion.export import IMAGE_MODES, WRITERS
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.formats import FORMATS
-from pipeline.formats.writers.image_files import Pictures
+from pipeline.formats.writers.image_files import ImageSource
 from tests.support.projects import PROJECT
 
 Splits = dict[str, AnnotationSet]
@@ -115,12 +115,12 @@ def draw_images(splits: Splits, folder: Path) -> None:
 def exported(splits: Splits, to: str, home: Path) -> Path:
     draw_images(splits, home / "raw")
     (home / "out").mkdir()
-    EXPORTS[to](splits, home / "out", Pictures(home / "raw", IMAGES["copy"]))
+    WRITERS[to](splits, home / "out", ImageSource(home / "raw", IMAGE_MODES["copy"]))
     return home / "out"
 
 
 def read_back(folder: Path, format: str) -> Splits:
-    return own_splits(folder, OPTIONS, format).splits
+    return survey_original_splits(folder, OPTIONS, format).splits
 
 
 def known(splits: Splits, folder: Path) -> list[dict[bytes, list[tuple[Any, ...]]]]:

@@ -8,15 +8,15 @@ from pathlib import Path, PurePosixPath
 import PIL.Image
 
 from pipeline.errors import PipelineError
-from pipeline.formats.naming import is_text, shown
-from pipeline.formats.records import Fault
+from pipeline.formats.naming import is_utf8, show_value
+from pipeline.formats.records import Issue
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 # Where data sets keep their pictures, as against masks and previews of the same name.
-PICTURES = {"jpegimages", "images", "image", "imgs", "img"}
+IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img"}
 
 
-def listed(folder: Path) -> list[PurePosixPath]:
+def list_files(folder: Path) -> list[PurePosixPath]:
     """Every file below `folder`, sorted, as relative paths; hidden files and macOS's leftovers are left out.
 
     Links to folders are followed, each folder once.
@@ -56,13 +56,13 @@ def _entries(folder: Path, path: str) -> list[tuple[str, bool]]:
     except OSError as error:
         raise PipelineError(f"{folder / path}: can't be read: {error.strerror}") from None
     for name, _ in entries:
-        if not name.isascii() and not is_text(name):
+        if not name.isascii() and not is_utf8(name):
             raise PipelineError(f"{folder / path}: the file name {name!r} there is not UTF-8; rename it")
     kept = [(name, is_folder) for name, is_folder in entries if not name.startswith(".") and name != "__MACOSX"]
     return [(f"{path}/{name}" if path else name, is_folder) for name, is_folder in sorted(kept)]
 
 
-def head(path: Path, size: int = 4096) -> bytes:
+def read_head(path: Path, size: int = 4096) -> bytes:
     """A file's first bytes.
 
     Raises:
@@ -71,7 +71,7 @@ def head(path: Path, size: int = 4096) -> bytes:
     return _part(path, 0, size)
 
 
-def tail(path: Path, size: int) -> bytes:
+def read_tail(path: Path, size: int) -> bytes:
     """A file's last bytes.
 
     Raises:
@@ -90,17 +90,17 @@ def _part(path: Path, start: int, size: int) -> bytes:
         raise PipelineError(f"{path}: can't be read: {error.strerror}") from None
 
 
-def measured(path: Path) -> tuple[int, int] | Fault:
+def read_image_size(path: Path) -> tuple[int, int] | Issue:
     """Width and height from an image file's header, for formats whose boxes are shares of them."""
     try:
         with PIL.Image.open(path) as image:
             return image.size
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise whatever their parsing stumbles on
         reason = str(error).replace(str(path), path.name).split("\n")[0]
-        return Fault("undecodable_image", f"the size of its image {path.name} can't be read: {reason}")
+        return Issue("undecodable_image", f"the size of its image {path.name} can't be read: {reason}")
 
 
-class ImageFiles:
+class ImageIndex:
     """The image files of a data set, found by what a record calls them.
 
     A look-up takes the same time among a hundred files and among a million, also where many have one name, as in
@@ -108,7 +108,7 @@ class ImageFiles:
     """
 
     def __init__(self, files: list[PurePosixPath]) -> None:
-        images = [file for file in files if file.suffix.lower() in SUFFIXES]
+        images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
         self.count = len(images)
         self._depth = max((len(image.parts) for image in images), default=0)
         self._by_tail: dict[str, list[PurePosixPath]] = defaultdict(list)  # "a.jpg", "train/a.jpg", …
@@ -124,7 +124,7 @@ class ImageFiles:
         """File names without folder and ending, each once."""
         return self._by_stem.keys()
 
-    def named(self, name: str, near: PurePosixPath, split: str = "") -> str | Fault:
+    def find(self, name: str, near: PurePosixPath, split: str = "") -> str | Issue:
         """The file whose path ends as `name` does, in as many parts as can be; its folders may be another machine's.
 
         Of several, the one in a folder named after the split wins, then one in a folder called as the annotation
@@ -137,12 +137,12 @@ class ImageFiles:
                 return self._nearest(tail, self._by_tail[tail], near, split)
         return _missing(name)
 
-    def of_stem(self, stem: str, near: PurePosixPath, split: str = "") -> str | Fault:
+    def find_stem(self, stem: str, near: PurePosixPath, split: str = "") -> str | Issue:
         """The file called `stem` with whatever ending, chosen as `named` does, rather in a folder of pictures."""
         # "/" can't be in a stem: the key is no tail's.
         return self._nearest(f"{stem}/", self._by_stem[stem], near, split) if stem in self._by_stem else _missing(stem)
 
-    def _nearest(self, called: str, candidates: list[PurePosixPath], near: PurePosixPath, split: str) -> str | Fault:
+    def _nearest(self, called: str, candidates: list[PurePosixPath], near: PurePosixPath, split: str) -> str | Issue:
         if len(candidates) == 1:
             return str(candidates[0])
         if (called, split) not in self._namesakes:
@@ -151,7 +151,9 @@ class ImageFiles:
             self._namesakes[called, split] = _Namesakes(of_split or candidates)
         best = self._namesakes[called, split].closest(near)
         if len(best) > 1:
-            return Fault("ambiguous_image", f"its image '{shown(called.rstrip('/'))}' may be {best[0]} or {best[1]}")
+            return Issue(
+                "ambiguous_image", f"its image '{show_value(called.rstrip('/'))}' may be {best[0]} or {best[1]}"
+            )
         return str(best[0])
 
 
@@ -170,7 +172,7 @@ class _Namesakes:
         below = self._in_room.get(near.name, self._below)
         close = next(below[folder] for folder in (near, *near.parents) if folder in below)
         beside = [file for file in close if file.parent == near]
-        pictures = [file for file in close if any(part.lower() in PICTURES for part in file.parts[:-1])]
+        pictures = [file for file in close if any(part.lower() in IMAGE_FOLDERS for part in file.parts[:-1])]
         best = beside or pictures or close
         depth = min(len(file.parts) for file in best)
         return [file for file in best if len(file.parts) == depth]
@@ -184,5 +186,5 @@ def _by_folder(files: list[PurePosixPath]) -> dict[PurePosixPath, list[PurePosix
     return dict(found)
 
 
-def _missing(name: str) -> Fault:
-    return Fault("missing_image", f"its image '{shown(name)}' is not there")
+def _missing(name: str) -> Issue:
+    return Issue("missing_image", f"its image '{show_value(name)}' is not there")

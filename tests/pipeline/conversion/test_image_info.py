@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.conversion import images
-from pipeline.conversion.images import Look, glance, look, looks, trusted
-from pipeline.formats.records import Fault, RawImage
+from pipeline.conversion import image_info
+from pipeline.conversion.image_info import ImageInfo, decode_image, read_header, read_images, trust_record
+from pipeline.formats.records import Issue, RawImage
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def test_whole_and_cut(tmp_path: Path, pixels: Image.Image, suffix: str) -> None
     path = tmp_path / f"x.{suffix}"
     pixels.save(path)
     content = path.read_bytes()
-    whole = look(path)
-    assert isinstance(whole, Look)
+    whole = decode_image(path)
+    assert isinstance(whole, ImageInfo)
     assert (whole.width, whole.height, whole.digest) == (90, 60, hashlib.sha256(content).hexdigest())
     path.write_bytes(content[: len(content) // 2])
-    cut = look(path)
-    assert isinstance(cut, Fault)
+    cut = decode_image(path)
+    assert isinstance(cut, Issue)
     assert cut.code in {"webp": ["undecodable_image"], "tif": ["undecodable_image", "truncated_image"]}.get(
         suffix, ["truncated_image"]
     )
@@ -44,16 +44,16 @@ def test_whole_and_cut(tmp_path: Path, pixels: Image.Image, suffix: str) -> None
 )
 def test_no_image(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "x.jpg").write_bytes(content)
-    for found in (look(tmp_path / "x.jpg"), glance(tmp_path / "x.jpg")):
-        assert isinstance(found, Fault)
+    for found in (decode_image(tmp_path / "x.jpg"), read_header(tmp_path / "x.jpg")):
+        assert isinstance(found, Issue)
         assert found.code == "undecodable_image"
         assert said in found.message
 
 
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.jpg", tmp_path):
-        found = look(path)
-        assert isinstance(found, Fault)
+        found = decode_image(path)
+        assert isinstance(found, Issue)
         assert found.code == "undecodable_image"
 
 
@@ -62,20 +62,20 @@ def test_a_header_is_read_without_its_pixels(tmp_path: Path, pixels: Image.Image
     pixels.save(path)
     content = path.read_bytes()
     path.write_bytes(content[:-2000])
-    found = glance(path)
-    assert found == Look(90, 60, hashlib.sha256(content[:-2000]).hexdigest())
+    found = read_header(path)
+    assert found == ImageInfo(90, 60, hashlib.sha256(content[:-2000]).hexdigest())
 
 
 def test_a_trusted_record_is_not_looked_at() -> None:
-    found = trusted(RawImage("x", "nowhere/x.jpg", declared=(7, 5)))
-    assert isinstance(found, Look)
+    found = trust_record(RawImage("x", "nowhere/x.jpg", declared_size=(7, 5)))
+    assert isinstance(found, ImageInfo)
     assert (found.width, found.height) == (7, 5)
-    assert found != trusted(RawImage("x", "nowhere/y.jpg", declared=(7, 5)))
-    other = trusted(RawImage("x", "nowhere/x.jpg", declared=(5, 7)))
-    assert isinstance(other, Look)
+    assert found != trust_record(RawImage("x", "nowhere/y.jpg", declared_size=(7, 5)))
+    other = trust_record(RawImage("x", "nowhere/x.jpg", declared_size=(5, 7)))
+    assert isinstance(other, ImageInfo)
     assert found.digest == other.digest
-    silent = trusted(RawImage("x", "nowhere/x.jpg"))
-    assert isinstance(silent, Fault)
+    silent = trust_record(RawImage("x", "nowhere/x.jpg"))
+    assert isinstance(silent, Issue)
     assert (silent.code, "-S convert.image_check=header" in silent.message) == ("invalid_record", True)
 
 
@@ -85,20 +85,20 @@ def test_several_are_looked_at_at_once(tmp_path: Path, pixels: Image.Image, monk
     pixels.save(tmp_path / "x.png")
     together = threading.Barrier(2, timeout=20)
 
-    def one(path: Path) -> Look | Fault:
+    def one(path: Path) -> ImageInfo | Issue:
         together.wait()
-        return look(path)
+        return decode_image(path)
 
-    monkeypatch.setattr(images, "look", one)
-    assert len(list(looks(tmp_path, ["x.png", "x.png"], "decode"))) == 2
+    monkeypatch.setattr(image_info, "decode_image", one)
+    assert len(list(read_images(tmp_path, ["x.png", "x.png"], "decode"))) == 2
 
 
 def test_progress_is_shown(
     tmp_path: Path, pixels: Image.Image, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pixels.save(tmp_path / "x.png")
-    monkeypatch.setattr(images, "DELAY", 0.0)
-    list(looks(tmp_path, ["x.png"] * 3, "header"))
+    monkeypatch.setattr(image_info, "DELAY", 0.0)
+    list(read_images(tmp_path, ["x.png"] * 3, "header"))
     shown = capsys.readouterr().err
     assert re.search(r"reading images' headers: 100%\|.*\| 3/3 \[\d+:\d+<\d+:\d+, +[\d.]+image/s\]", shown), shown
 
@@ -108,5 +108,5 @@ def test_order_is_kept(tmp_path: Path, pixels: Image.Image) -> None:
         pixels.crop((0, 0, width, 20)).save(tmp_path / f"{width}.png")
     files = [f"{width}.png" for width in range(10, 40)]
     for mode in ("decode", "header"):
-        found = list(looks(tmp_path, files, mode))
-        assert [item.width for item in found if isinstance(item, Look)] == list(range(10, 40))
+        found = list(read_images(tmp_path, files, mode))
+        assert [item.width for item in found if isinstance(item, ImageInfo)] == list(range(10, 40))

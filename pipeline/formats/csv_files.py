@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
-from pipeline.formats.images import head
+from pipeline.formats.image_index import read_head
 
 
 def rows(folder: Path, file: PurePosixPath) -> Iterator[tuple[int, list[str]]]:
@@ -32,7 +32,7 @@ def rows(folder: Path, file: PurePosixPath) -> Iterator[tuple[int, list[str]]]:
 
 def first_row(folder: Path, file: PurePosixPath) -> list[str]:
     """The first row, by which a file is recognized; empty where there is none, or none that can be read."""
-    text = head(folder / file).decode("utf-8-sig", errors="replace")
+    text = read_head(folder / file).decode("utf-8-sig", errors="replace")
     try:
         return next(([field.strip() for field in row] for row in csv.reader(text.splitlines()) if row), [])
     except csv.Error:

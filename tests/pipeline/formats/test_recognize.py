@@ -75,7 +75,7 @@ def unpacked(tmp_path: Path, archive: Callable[[str], Path]) -> Callable[[str], 
 )
 def test_real_ones(unpacked: Callable[[str], Path], name: str, splits: dict[str, tuple[int, int]]) -> None:
     dataset = read(unpacked(name))
-    assert not any(image.fault for split in dataset.splits.values() for image in split.images)
+    assert not any(image.issue for split in dataset.splits.values() for image in split.images)
     found = {name: (len(s.images), sum(len(image.objects) for image in s.images)) for name, s in dataset.splits.items()}
     assert found == splits
 
@@ -92,7 +92,7 @@ def boxes(dataset: RawDataset) -> Found:
     """Class and box of every object, by image file; corners to a hundredth of a pixel."""
     [split] = dataset.splits.values()
     return {
-        image.file: sorted((item.name, corners(item.box)) for item in image.objects if not item.fault)
+        image.file: sorted((item.name, corners(item.box)) for item in image.objects if not item.issue)
         for image in split.images
     }
 

@@ -5,8 +5,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.formats.images import ImageFiles, listed, measured
-from pipeline.formats.records import Fault
+from pipeline.formats.image_index import ImageIndex, list_files, read_image_size
+from pipeline.formats.records import Issue
 
 
 def paths(*names: str) -> list[PurePosixPath]:
@@ -14,8 +14,8 @@ def paths(*names: str) -> list[PurePosixPath]:
 
 
 def named(files: list[PurePosixPath], name: str, near: str = ".", split: str = "") -> str:
-    found = ImageFiles(files).named(name, PurePosixPath(near), split)
-    return found.code if isinstance(found, Fault) else found
+    found = ImageIndex(files).find(name, PurePosixPath(near), split)
+    return found.code if isinstance(found, Issue) else found
 
 
 def test_files_in_the_order_of_their_paths_without_hidden_ones(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_files_in_the_order_of_their_paths_without_hidden_ones(tmp_path: Path) -
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    found = listed(tmp_path)
+    found = list_files(tmp_path)
     assert found == paths("a/B/c.txt", "a/b.txt", "a.txt", "z/deep/er/f")
     assert found == sorted(found)
 
@@ -34,15 +34,15 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "pictures").symlink_to(tmp_path / "data" / "images")
     (tmp_path / "set" / "self").symlink_to(tmp_path / "set")
-    assert listed(tmp_path / "set") == paths("pictures/a.png")
+    assert list_files(tmp_path / "set") == paths("pictures/a.png")
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.png")).touch()
     with pytest.raises(PipelineError, match="is not UTF-8; rename it"):
-        listed(tmp_path)
+        list_files(tmp_path)
     with pytest.raises(PipelineError, match="nowhere: can't be read"):
-        listed(tmp_path / "nowhere")
+        list_files(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -70,16 +70,16 @@ def test_which_file(name: str, near: str, split: str, found: str) -> None:
 def test_look_up_takes_no_longer_among_many_of_one_name() -> None:
     """A frame of one name in each of 4,000 videos: a search through all of a name would be 16 million steps."""
     files = [PurePosixPath(f"frames/{video:04}/00001.jpg") for video in range(4000)]
-    images = ImageFiles(files)
+    images = ImageIndex(files)
     begun = time.process_time()
     for file in files:
-        assert images.of_stem(file.stem, PurePosixPath("notes") / file.parent.name) == str(file)
+        assert images.find_stem(file.stem, PurePosixPath("notes") / file.parent.name) == str(file)
     assert time.process_time() - begun < 3
 
 
 def test_size_of_what_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     for name in ("a.png", "nowhere.png"):
-        found = measured(tmp_path / name)
-        assert isinstance(found, Fault)
+        found = read_image_size(tmp_path / name)
+        assert isinstance(found, Issue)
         assert found.code == "undecodable_image"

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from pipeline.formats.records import Fault, RawImage
+from pipeline.formats.records import Issue, RawImage
 
 Mode = Literal["decode", "header", "trust"]
 UPRIGHT = 1
@@ -29,7 +29,7 @@ _FLAT = 8  # gray levels of 256 between the darkest and the brightest place
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageInfo:
     width: int  # pixels as stored: an EXIF rotation is ignored, since annotations refer to stored pixels
     height: int
     digest: str  # SHA-256 of the file's bytes, in hexadecimal; of its path, where it isn't read
@@ -39,9 +39,9 @@ class Look:
     )
 
 
-def looks(folder: Path, files: Sequence[str], mode: Mode) -> Generator[Look | Fault]:
+def read_images(folder: Path, files: Sequence[str], mode: Mode) -> Generator[ImageInfo | Issue]:
     """Looks at images in turn and yields what was seen, in the order of `files`; threads keep all cores busy."""
-    one: Callable[[Path], Look | Fault] = look if mode == "decode" else glance
+    one: Callable[[Path], ImageInfo | Issue] = decode_image if mode == "decode" else read_header
     doing = "decoding images" if mode == "decode" else "reading images' headers"
     pool = ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0))))
     try:
@@ -51,27 +51,27 @@ def looks(folder: Path, files: Sequence[str], mode: Mode) -> Generator[Look | Fa
         pool.shutdown(cancel_futures=True)
 
 
-def look(path: Path) -> Look | Fault:
+def decode_image(path: Path) -> ImageInfo | Issue:
     """Size, content and perceptual hash of one image, decoded to its last pixel."""
     return _seen(path, decode=True)
 
 
-def glance(path: Path) -> Look | Fault:
+def read_header(path: Path) -> ImageInfo | Issue:
     """Size by the image's header, and content; its pixels may still be broken."""
     return _seen(path, decode=False)
 
 
-def trusted(record: RawImage) -> Look | Fault:
+def trust_record(record: RawImage) -> ImageInfo | Issue:
     """What the record says of its image, of which nothing is read."""
-    if record.declared is None:
-        return Fault(
+    if record.declared_size is None:
+        return Issue(
             "invalid_record", "it gives no size of its image, and none is read; -S convert.image_check=header reads it"
         )
-    width, height = record.declared
-    return Look(width, height, hashlib.sha256(os.fsencode(record.file)).hexdigest())
+    width, height = record.declared_size
+    return ImageInfo(width, height, hashlib.sha256(os.fsencode(record.file)).hexdigest())
 
 
-def _seen(path: Path, *, decode: bool) -> Look | Fault:
+def _seen(path: Path, *, decode: bool) -> ImageInfo | Issue:
     recognized = False
     try:
         content = path.read_bytes()
@@ -81,14 +81,14 @@ def _seen(path: Path, *, decode: bool) -> Look | Fault:
                 image.load()
             orientation = int(image.getexif().get(ExifTags.Base.Orientation, UPRIGHT))
             alike = _perceptual(image) if decode else None
-            return Look(image.width, image.height, hashlib.sha256(content).hexdigest(), orientation, alike)
+            return ImageInfo(image.width, image.height, hashlib.sha256(content).hexdigest(), orientation, alike)
     except _UNDECODABLE as error:
         reason = str(error).replace(str(path), path.name).split("\n")[0]
         if recognized and (isinstance(error, EOFError) or "truncated" in reason.lower()):
-            return Fault("truncated_image", f"its image {path.name} ends too early: {reason}")
+            return Issue("truncated_image", f"its image {path.name} ends too early: {reason}")
         if "cannot identify image file" in reason:
             reason = "not in a known image format" if content else "the file is empty"
-        return Fault("undecodable_image", f"its image {path.name} can't be decoded: {reason}")
+        return Issue("undecodable_image", f"its image {path.name} can't be decoded: {reason}")
 
 
 def _perceptual(image: Image.Image) -> int | None:
