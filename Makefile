@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help environment repro test bench ui app clean
+.PHONY: help environment repro test bench ui app docs clean
 
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
@@ -54,8 +54,27 @@ app: environment ## serve FiftyOne's App on 127.0.0.1 to look at detections and 
 	@$(in_venv)
 	fcos app
 
-clean: ## remove .venv and caches, but no data, models or results
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+docs: ## build the documentation as a site, in site/; links and anchors are checked
+	@expected="$$(sha256sum < requirements-docs.txt) $(CURDIR)"
+	if [[ ! -f .venv-docs/.complete || "$$(< .venv-docs/.complete)" != "$$expected" ]]; then
+	    python3 -m venv --clear .venv-docs
+	    .venv-docs/bin/python -m pip install --quiet --no-deps -r requirements-docs.txt
+	    echo "$$expected" > .venv-docs/.complete
+	fi
+	# The site's pages: docs/, the root's Markdown files and the benchmarks' cards, with their links adjusted.
+	rm -rf build/docs
+	mkdir -p build/docs/benchmarks
+	cp -r docs/. build/docs
+	cp README.md build/docs/index.md
+	cp CHANGELOG.md CONTRIBUTING.md Containerfile LICENSE build/docs
+	find benchmarks -name '*.md' -exec cp {} build/docs/benchmarks \;
+	sed -i -E 's#\((\.\./)?params\.yaml\)#(parameters.md)#g; s#\((\.\./)?benchmarks/(results/)?#(benchmarks/#g
+	    s#\(\.\./README\.md#(index.md#g; s#\(\.\./(C[A-Za-z]+(\.md)?|LICENSE)#(\1#g; s#\(docs/#(#g' build/docs/*.md
+	.venv-docs/bin/zensical build --strict --clean
+	echo "site/: read it with \`python3 -m http.server --directory site\`"
+
+clean: ## remove environments and caches, but no data, models or results
+	@rm -rf .venv .venv-docs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .cache build site *.egg-info
 	find benchmarks fcos pipeline tests -name __pycache__ -prune -exec rm -rf {} +
 
 # .venv/.complete is written last. It names the requirements and the folder that the installation is for (scripts in
