@@ -42,7 +42,7 @@ def test_one_becomes_the_detector_and_the_other_lies_beside_it(tmp_path: Path, k
 def test_an_early_end_is_told() -> None:
     history, best = History([STEP] * 4, EPOCHS, stopped_early=True), Best(EPOCHS[0], {})
     assert early_stopping_message(history, best, 8) == (
-        "stopped early, after epoch 2 of 8: AP 0.250 of epoch 1 was not bettered"
+        "stopped early after epoch 2 of 8: no improvement on AP 0.250 of epoch 1"
     )
     assert early_stopping_message(History([STEP] * 4, EPOCHS), best, 2) == ""
     told = training_summary(history, best, overfit=0, images_per_second=10.0)
