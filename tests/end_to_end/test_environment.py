@@ -207,7 +207,7 @@ def test_help_lists_every_target() -> None:
     outside = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     run = subprocess.run(["make"], cwd=PROJECT, capture_output=True, text=True, check=True, env=outside)
     listed = [line.split()[1] for line in run.stdout.splitlines()]
-    assert listed == ["help", "repro", "test", "bench", "ui", "app", "clean"]
+    assert listed == ["help", "repro", "test", "bench", "ui", "app", "docs", "clean"]
 
 
 def test_imported_modules_have_bytecode() -> None:

@@ -11,7 +11,9 @@ def test_readmes_own_data(reproduced: Path, tmp_path: Path) -> None:
     """The archive is in COCO layout. A change in it runs the stages again."""
     project = copy(reproduced, tmp_path / "project")
     params = project / "params.yaml"
-    params.write_text(params.read_text().replace("  limit: null", "  limit: 8"))
+    text = params.read_text()
+    assert text.count("  max_images: null") == 1
+    params.write_text(text.replace("  max_images: null", "  max_images: 8"))
     archive = tmp_path / "mine.zip"
     shutil.make_archive(str(archive.with_suffix("")), "zip", project / "data/raw/digits")
     validate, command = (
