@@ -13,7 +13,7 @@ from pipeline import params
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
 from pipeline.training.build import learning_rate, make_batches, make_trainer, to_iterations
-from tests.support.noise_images import written
+from tests.support.noise_images import write_noise_images
 
 
 def test_a_relative_file_of_weights_lies_under_the_main_repository(
@@ -109,7 +109,7 @@ def test_a_precision_that_the_cpu_lacks_is_told_in_one_line(
 
 
 def test_batches_are_what_the_parameters_say(home: Path) -> None:
-    split = written(home / "raw", [(48, 64), (64, 48), (40, 80), *[(48, 64)] * 7])
+    split = write_noise_images(home / "raw", [(48, 64), (64, 48), (40, 80), *[(48, 64)] * 7])
     values = params.load(home / "params.yaml")
     train = replace(values.train, max_images=5, batch_size=2, size=(64, 96))
     values = replace(values, machine=replace(values.machine, cache=True, workers=0))
