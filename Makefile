@@ -42,7 +42,7 @@ test: environment ## every check and test
 	# tests/conftest.py puts the longest files first. One thread a worker, and one more than two cores: some tests wait for servers and for `dvc`.
 	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12
 
-bench: environment ## compare with torchvision's FCOS and write a dated card into benchmarks/
+bench: environment ## compare with torchvision's FCOS and write a dated card into benchmarks/results/
 	@$(in_venv)
 	python -m benchmarks
 
