@@ -24,7 +24,7 @@ from benchmarks.criterion import highest_memory
 from benchmarks.harness import Limit, Measurement
 from fcos.backbones import Backbone
 from fcos.criterion import Criterion
-from fcos.detector import Detector, build
+from fcos.detector import Detector, batch_images, build
 from fcos.fast.training_view import training_view
 from fcos.structures import make_targets
 from fcos.torchvision_weights import TORCHVISION, from_torchvision, rename_tensor
@@ -143,12 +143,13 @@ def _ours(
     network, criterion = compile_model(make_network(detector)), Criterion(detector.config, box_loss="giou")
     optimizer = make_optimizer(detector, name="sgd", lr=_LR, weight_decay=_DECAY, momentum=_MOMENTUM)
     amp = Precision(precision, device)  # type: ignore[arg-type]
-    sizes, objects = torch.tensor([pixels.shape[2:]] * len(pixels)).to(device), make_targets(boxes, labels).to(device)
+    batch, sizes = (tensor.to(device) for tensor in batch_images(list(pixels.cpu())))
+    objects = make_targets(boxes, labels).to(device)
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with amp.forward():
-            outputs = network(detector.normalize_batch(pixels, sizes))
+            outputs = network(detector.normalize_batch(batch, sizes))
         loss = criterion(outputs.float(), objects).total
         amp.backward(loss)
         amp.clip_gradients(optimizer, detector, _CLIP)
