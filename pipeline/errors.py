@@ -1,6 +1,7 @@
-"""The one exception that people see: its message is the whole explanation, in one line."""
+"""Text for people: the exception whose message is printed as one line, counted nouns and plain-text tables."""
 
 import re
+from collections.abc import Sequence
 
 # Whatever str.splitlines parts at: names of files and classes may have any of them.
 _BREAKS = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
@@ -21,3 +22,17 @@ def one_line(text: str) -> str:
 def count_noun(number: int, singular: str, plural: str | None = None) -> str:
     """A number with its noun, such as `1 image` or `2,000 images`; `plural` defaults to `singular` with an s."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def format_table(rows: Sequence[Sequence[str]], alignment: str) -> str:
+    """Rows as lines of text, columns padded to equal width and separated by two spaces.
+
+    Args:
+        alignment: one letter for each column, `l` (left) or `r` (right).
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = ["<" if letter == "l" else ">" for letter in alignment]
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
+        for row in rows
+    )

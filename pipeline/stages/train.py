@@ -108,7 +108,7 @@ def _work(params: Params, key: str) -> None:
     with launching.join_processes(params) as processes:
         chosen = params
         if params.train.overfit:
-            chosen, train_split = overfit_subset(params, train_split, processes)
+            chosen, train_split = overfit_subset(params, train_split, processes.count)
             val_split = train_split
         work = Work(chosen, train_split, val_split, here / "data/raw" / params.dataset, processes)
         if processes.rank:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from fcos.training.batch import Batch
-from fcos.training.distributed import ALONE, Processes
 from fcos.training.history import History
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
@@ -37,14 +36,14 @@ class RepeatedBatches:
             yield next(self.batches(pass_, place))
 
 
-def overfit_subset(params: Params, split: AnnotationSet, processes: Processes = ALONE) -> tuple[Params, AnnotationSet]:
+def overfit_subset(params: Params, split: AnnotationSet, world_size: int = 1) -> tuple[Params, AnnotationSet]:
     """For `train.overfit`: so many images with objects, chosen by the seed, and parameters that change none of them.
 
     The images are also those to be judged on. A batch is no larger than they are, but where processes and
     parts need it to be.
     """
     train = params.train
-    unit = processes.count * train.accumulate
+    unit = world_size * train.accumulate
     plain = replace(
         train.augment,
         flip=0.0,

@@ -8,7 +8,6 @@ import PIL.Image
 import pytest
 import torch
 
-from fcos.training.distributed import Alone
 from fcos.training.history import History
 from pipeline import params
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
@@ -66,10 +65,8 @@ def test_crowds_and_difficult_objects_are_none_to_learn_by_heart(tmp_path: Path)
 def test_batches_fit_images_parts_and_processes(
     tmp_path: Path, overfit: int, batch_size: int, accumulate: int, processes: int, batch: int
 ) -> None:
-    together = Alone()
-    together.count = processes
     asked = wanted(overfit=overfit, batch_size=batch_size, accumulate=accumulate)
-    train = overfit_subset(asked, squares(tmp_path), together)[0].train
+    train = overfit_subset(asked, squares(tmp_path), processes)[0].train
     assert train.batch_size == batch
     assert train.batch_size % (accumulate * processes) == 0
 
