@@ -93,7 +93,7 @@ def test_what_a_person_may_get_wrong(project: Path) -> None:
     shutil.move(project / "data/unified", project / "elsewhere")
     done = show()
     assert done.exit_code == 1
-    assert done.stderr.endswith("data/unified/train.json: not there yet: run `dvc repro convert` first\n")
+    assert done.stderr.endswith("data/unified/train.json: does not exist yet; run `dvc repro convert` first\n")
     assert not (project / "batches").exists()
 
 
