@@ -1,10 +1,12 @@
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from tests.support import projects
@@ -44,12 +46,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _LONGEST.index(name) if (name := item.path.name) in _LONGEST else len(_LONGEST))
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with very small parameters in which `dvc repro` has run once."""
-    folder = projects.clone(tmp_path_factory.mktemp("project"))
-    projects.run(folder, "dvc", "repro")
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with very small parameters in which `dvc repro` has run, once for all workers. Tests work on copies."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, complete = shared / "reproduced", shared / "reproduced.complete"
+    with FileLock(shared / "reproduced.lock"):
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            projects.clone(folder)
+            projects.run(folder, "dvc", "repro")
+            complete.touch()
     return folder
+
+
+@pytest.fixture(scope="module")
+def project(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which every stage has run, shared by the tests of a module."""
+    return projects.copy(reproduced, tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ from torch import Tensor
 from fcos.assigners import ASSIGNERS
 from fcos.config import ModelConfig
 from fcos.detector import padded_size
-from fcos.locations import Points, points
+from fcos.locations import Locations, make_locations
 from fcos.losses import centerness
 from fcos.ops.boxes import ltrb_from_boxes
-from fcos.structures import Outputs, Targets, targets
+from fcos.structures import Outputs, Targets, make_targets
 from pipeline.data.annotations import Annotation
 
 # Assigners that need a detector's predictions; the others need only the locations.
@@ -36,7 +36,7 @@ class ImageAssignment:
     """The assignment of all locations of one image."""
 
     objects: tuple[ObjectAssignment, ...]
-    locations: Points
+    locations: Locations
     positive: Tensor  # [P] bool
     index: Tensor  # [P] int64, the index of the assigned object; meaningful where positive
     centerness: Tensor  # [P] in 0…1; meaningful where positive
@@ -48,20 +48,20 @@ def level_name(stride: int) -> str:
     return f"P{round(math.log2(stride))}"
 
 
-def split_levels(values: Tensor, locations: Points) -> tuple[Tensor, ...]:
+def split_levels(values: Tensor, locations: Locations) -> tuple[Tensor, ...]:
     """Splits values [P, …] of all locations into one tensor per level."""
     return torch.split(values, list(locations.counts))
 
 
-def input_locations(config: ModelConfig, height: int, width: int) -> Points:
+def input_locations(config: ModelConfig, height: int, width: int) -> Locations:
     """The locations of a detector for an input of this size before padding."""
     padded = padded_size(height, width)
     # A convolution of stride 2 halves the sides and rounds up; so do the levels.
     shapes = [(-(-padded[0] // stride), -(-padded[1] // stride)) for stride in config.strides]
-    return points(shapes, config.strides, locations=config.locations, ends=config.regression_ranges)
+    return make_locations(shapes, config.strides, mode=config.locations, ends=config.regression_ranges)
 
 
-def zero_outputs(config: ModelConfig, locations: Points, images: int) -> Outputs:
+def zero_outputs(config: ModelConfig, locations: Locations, images: int) -> Outputs:
     """Outputs that are zero everywhere, for assigners that use only the locations.
 
     Raises:
@@ -69,12 +69,12 @@ def zero_outputs(config: ModelConfig, locations: Points, images: int) -> Outputs
     """
     if config.assigner in NEEDS_PREDICTIONS:
         raise ValueError(f"assigner: {config.assigner} needs the predictions of a trained detector")
-    zero, count = torch.zeros(()), len(locations.locations)
+    zero, count = torch.zeros(()), len(locations.xy)
     return Outputs(
         logits=zero.expand(images, count, 1),
         ltrb=zero.expand(images, count, 4),
         quality=None if config.quality == "none" else zero.expand(images, count),
-        points=locations,
+        locations=locations,
     )
 
 
@@ -89,12 +89,12 @@ def assign_image(
         boxes: [M, 4] in pixels of the network input.
         labels: [M] int64.
     """
-    device = outputs.points.locations.device
-    batch: Targets = targets([boxes], [labels]).to(device)
+    device = outputs.locations.xy.device
+    batch: Targets = make_targets([boxes], [labels]).to(device)
     assignment = ASSIGNERS[config.assigner](outputs, batch, config)
     positive, index = assignment.positive[0].cpu(), assignment.index[0].cpu()
     central = centerness(assignment.ltrb)[0].cpu()
-    locations = _on_cpu(outputs.points)
+    locations = _on_cpu(outputs.locations)
     objects = []
     for number, (annotation, box) in enumerate(zip(annotations, boxes, strict=True)):
         assigned = positive & (index == number)
@@ -110,20 +110,20 @@ def assign_image(
     return ImageAssignment(tuple(objects), locations, positive, index, central, by_size=config.assigner == "fcos")
 
 
-def _on_cpu(locations: Points) -> Points:
-    return Points(locations.locations.cpu(), locations.strides.cpu(), locations.ranges.cpu(), locations.grids)
+def _on_cpu(locations: Locations) -> Locations:
+    return Locations(locations.xy.cpu(), locations.strides.cpu(), locations.ranges.cpu(), locations.grids)
 
 
-def unassigned_reason(config: ModelConfig, locations: Points, box: Tensor) -> str:
+def unassigned_reason(config: ModelConfig, locations: Locations, box: Tensor) -> str:
     """Why a box [4] has no positive location, in a few words."""
     if config.assigner != "fcos":
         return f"the assigner {config.assigner} assigned no location"
-    ltrb = ltrb_from_boxes(locations.locations, box)
+    ltrb = ltrb_from_boxes(locations.xy, box)
     inside, sizes = ltrb.amin(dim=-1) > 0, ltrb.amax(dim=-1)
     if not inside.any():
         return f"too small: no location inside its box of {_size_text(box)}"
     if config.center_sampling_radius > 0:
-        offset = (locations.locations - (box[:2] + box[2:]) / 2).abs().amax(dim=-1)
+        offset = (locations.xy - (box[:2] + box[2:]) / 2).abs().amax(dim=-1)
         inside &= offset < config.center_sampling_radius * locations.strides
         if not inside.any():
             return f"no location within the radius of {config.center_sampling_radius:g} strides around its center"
@@ -134,7 +134,7 @@ def unassigned_reason(config: ModelConfig, locations: Points, box: Tensor) -> st
     return f"{mismatch}, and no other level has a location inside"
 
 
-def _size_mismatch(too_small: Tensor, too_large: Tensor, locations: Points) -> str:
+def _size_mismatch(too_small: Tensor, too_large: Tensor, locations: Locations) -> str:
     texts = []
     for word, mismatched in (("small", too_small), ("large", too_large)):
         names = [

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fcos.assigners import ASSIGNERS
 from fcos.config import ModelConfig
-from fcos.structures import targets
+from fcos.structures import make_targets
 from pipeline.analysis.assignment import input_locations, level_name, split_levels, zero_outputs
 from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.data.boxes import box_tensor
@@ -103,7 +103,7 @@ def _positives(config: ModelConfig, scenes: Sequence[_Scene]) -> Tensor:
     height, width = (max(scene.input_size[side] for scene in scenes) for side in (0, 1))
     locations = input_locations(config, height, width)
     boxes = [scene.boxes for scene in scenes]
-    batch = targets(boxes, [torch.zeros(len(image), dtype=torch.int64) for image in boxes])
+    batch = make_targets(boxes, [torch.zeros(len(image), dtype=torch.int64) for image in boxes])
     assignment = ASSIGNERS[config.assigner](zero_outputs(config, locations, len(scenes)), batch, config)
     slots = batch.boxes.shape[1]  # objects of the batch are numbered image by image, padding included
     negative = len(scenes) * slots

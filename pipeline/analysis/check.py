@@ -77,11 +77,11 @@ class StepClock:
         self.rows: list[Row] = []
         self.times: list[float] = []
 
-    def stepped(self, row: Row, images: int) -> None:  # noqa: ARG002
+    def on_step(self, row: Row, images: int) -> None:  # noqa: ARG002
         self.rows.append(row)
         self.times.append(time.perf_counter())
 
-    def validated(self, row: Row) -> None:
+    def on_validation(self, row: Row) -> None:
         """Does nothing: TimedValidation measures validations."""
 
 
@@ -170,7 +170,7 @@ def _measure(
         batches=batches,
         validate=validation,
         classes=len(train.categories),
-        watcher=clock,
+        callback=clock,
         checkpoint=checkpoint,
     )
     if device.type == "cuda":

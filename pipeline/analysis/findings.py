@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.conversion import Survey
 from pipeline.conversion.checks import CHECKS, Action, actions
 from pipeline.conversion.issues import LoggedIssue
-from pipeline.errors import count_noun, one_line
+from pipeline.errors import count_noun, escape_line_breaks
 from pipeline.formats.records import Box, RawDataset, RawImage
 
 _MAX_COORDINATE = 1e6  # pixels: larger than any image
@@ -93,10 +93,10 @@ def locate_records(dataset: RawDataset, sources: Collection[str]) -> dict[str, R
 
 def _locations(image: RawImage) -> Iterator[tuple[str, RecordLocation]]:
     if image.file:
-        yield one_line(image.source), RecordLocation(image.file, None)
+        yield escape_line_breaks(image.source), RecordLocation(image.file, None)
         for item in image.objects:
             drawable = not item.issue and all(abs(value) < _MAX_COORDINATE for value in item.box)  # excludes NaN
-            yield one_line(item.source), RecordLocation(image.file, item.box if drawable else None)
+            yield escape_line_breaks(item.source), RecordLocation(image.file, item.box if drawable else None)
 
 
 def headline(survey: Survey) -> str:

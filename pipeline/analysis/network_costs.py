@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fcos.config import ModelConfig
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
-from fcos.structures import targets
+from fcos.structures import make_targets
 from fcos.training.optimization import make_optimizer
 from pipeline.errors import PipelineError
 from pipeline.params import Params
@@ -93,7 +93,7 @@ def network_costs(detector: Detector, size: tuple[int, int]) -> NetworkCosts:
         parameters=_count_parameters(detector),
         trainable=sum(parameter.numel() for parameter in _trainable(detector)),
         flops=counter.get_total_flops(),
-        locations=sum(outputs.points.counts),
+        locations=sum(outputs.locations.counts),
     )
 
 
@@ -172,7 +172,7 @@ def _activation_bytes(params: Params, detector: Detector, size: tuple[int, int],
 
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         outputs = detector(_batch(detector, size, images))
-        truth = targets([torch.zeros(1, 4)] * images, [torch.zeros(1, dtype=torch.int64)] * images)
+        truth = make_targets([torch.zeros(1, 4)] * images, [torch.zeros(1, dtype=torch.int64)] * images)
         # The loss keeps the graph alive until all storages are counted.
         loss = Criterion(params.model, box_loss=params.loss)(outputs, truth.to(torch.device("meta"))).total
     total = sum(storage.nbytes() for identity, storage in saved.items() if identity not in weights)

@@ -267,7 +267,7 @@ def _object_records(assignment: ImageAssignment, class_names: dict[int, str]) ->
 
 
 def _prediction_record(prediction: Prediction, model: Model) -> dict[str, Any]:
-    locations, quality = prediction.outputs.points, prediction.outputs.quality
+    locations, quality = prediction.outputs.locations, prediction.outputs.quality
     probabilities = split_levels(prediction.outputs.logits[0].float().sigmoid().amax(dim=-1).cpu(), locations)
     levels: list[dict[str, Any]] = [
         {"name": level_name(grid.stride), "highest_class": round(float(values.max()), 4)}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import ImageDraw
 from torch import Tensor
 
-from fcos.locations import Grid
+from fcos.locations import LevelGrid
 from fcos.postprocess import Detections
 from fcos.structures import Outputs
 from pipeline.analysis.assignment import level_name, split_levels
@@ -61,7 +61,7 @@ def heat_map(
     """
     scale = _LONG_SIDE / max(image.size)
     large = enlarge(image, scale)
-    locations, grids = outputs.points, outputs.points.grids
+    locations, grids = outputs.locations, outputs.locations.grids
     probability, label = outputs.logits[0].float().sigmoid().cpu().max(dim=-1)
     probabilities, labels = split_levels(probability, locations), split_levels(label, locations)
     class_panels = [
@@ -98,7 +98,7 @@ def _truth_panel(large: PIL.Image.Image, scale: float, truth: Sequence[tuple[Box
     return Panel(picture, "Ground truth", f"{count_noun(len(truth), 'object')}." if truth else "No object is known.")
 
 
-def _overlay(large: PIL.Image.Image, scale: float, grid: Grid, values: Tensor) -> PIL.Image.Image:
+def _overlay(large: PIL.Image.Image, scale: float, grid: LevelGrid, values: Tensor) -> PIL.Image.Image:
     """The values of a level over the image, each cell centered on its location."""
     cells: NDArray[np.float32] = values.view(grid.height, grid.width).numpy()
     left, top = (grid.first - grid.step_x / 2) * scale, (grid.first - grid.step_y / 2) * scale
@@ -107,17 +107,17 @@ def _overlay(large: PIL.Image.Image, scale: float, grid: Grid, values: Tensor) -
 
 
 def _class_panel(
-    large: PIL.Image.Image, scale: float, grid: Grid, values: Tensor, labels: Tensor, names: Sequence[str]
+    large: PIL.Image.Image, scale: float, grid: LevelGrid, values: Tensor, labels: Tensor, names: Sequence[str]
 ) -> Panel:
     picture = _overlay(large, scale, grid, values)
     for index in _peaks(grid, values):
-        x, y = (grid.locations()[index] * scale).tolist()
+        x, y = (grid.xy()[index] * scale).tolist()
         label = int(labels[index])
         draw_tag(picture, (x, y), names[label], class_color(label), 14)
     return Panel(picture, f"{level_name(grid.stride)}: class", f"A location every {grid.stride} px. {_highest(values)}")
 
 
-def _peaks(grid: Grid, values: Tensor) -> list[int]:
+def _peaks(grid: LevelGrid, values: Tensor) -> list[int]:
     """Indices of the locations with the highest values that are also higher than their neighbors."""
     neighborhood = F.max_pool2d(values.view(1, grid.height, grid.width), 3, stride=1, padding=1).flatten()
     peaks = values.where((values == neighborhood) & (values >= _MIN_PEAK), 0.0).sort(descending=True, stable=True)

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 from PIL import ImageDraw
 
-from fcos.locations import Grid
+from fcos.locations import LevelGrid
 from pipeline.analysis.assignment import ImageAssignment, level_name
 from pipeline.errors import count_noun
 from pipeline.visualization.boxes import (
@@ -111,7 +111,7 @@ def _dots(assignment: ImageAssignment, level: int, scale: float, size: tuple[int
     max_radius, background_radius = float(np.clip(0.46 * step, 2.6, 15.0)), float(np.clip(0.08 * step, 0.7, 2.6))
     positive, background = [], []
     for (x, y), is_positive, index, centerness in zip(
-        (assignment.locations.locations[rows] * scale).tolist(),
+        (assignment.locations.xy[rows] * scale).tolist(),
         assignment.positive[rows].tolist(),
         assignment.index[rows].tolist(),
         assignment.centerness[rows].tolist(),
@@ -124,7 +124,7 @@ def _dots(assignment: ImageAssignment, level: int, scale: float, size: tuple[int
     return positive, background
 
 
-def _size_range(grid: Grid) -> str:
+def _size_range(grid: LevelGrid) -> str:
     """The range of max(l, t, r, b) that a level is responsible for, in words."""
     if math.isinf(grid.up_to):
         return (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fcos.training.amp import Precision
-from fcos.training.guards import NonFiniteLoss
+from fcos.training.guards import NonFiniteLossError
 from fcos.training.optimization import make_schedule
 from tests.support.tiny_trainer import TINY, batch, tiny_trainer
 
@@ -66,7 +66,7 @@ def test_the_network_alone_is_in_16_bits(name: str) -> None:
 
     trainer.criterion = watched  # type: ignore[assignment]
     trainer.fit()
-    assert trainer.detector.normalized(PART.pixels, PART.sizes).dtype == torch.float32
+    assert trainer.detector.normalize_batch(PART.pixels, PART.sizes).dtype == torch.float32
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
     assert seen == [kind, kind, torch.float32, torch.float32, torch.float32]  # two levels
 
@@ -95,7 +95,7 @@ def test_a_loss_that_overflows_is_an_error_in_fp16_too() -> None:
     trainer = tiny_trainer([[PART]], precision="fp16")
     with torch.no_grad():
         trainer.detector.head.class_logits.bias.fill_(torch.inf)
-    with pytest.raises(NonFiniteLoss):
+    with pytest.raises(NonFiniteLossError):
         trainer.fit()
 
 
@@ -109,24 +109,22 @@ def test_the_scale_is_part_of_the_state() -> None:
     assert Precision("bf16", torch.device("cpu")).state_dict() == {}
 
 
-def test_a_cpu_without_16_bit_instructions_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warning_if_the_cpu_has_no_16_bit_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     assert Precision("bf16", cpu).warning is None
     assert Precision("float32", cpu).warning is None
-    assert Precision("fp16", cpu).warning == (
-        "train.precision: this CPU has no instructions for fp16, so float32 is faster"
-    )
+    assert Precision("fp16", cpu).warning == ("this CPU has no instructions for fp16, so float32 is faster")
     assert Precision("fp16", torch.device("meta")).warning is None
 
 
 def test_another_layout_gives_the_same_within_rounding() -> None:
     def of(layout: torch.memory_format) -> torch.Tensor:
         trainer = tiny_trainer([[PART]])
-        trainer.detector.lay_out(layout)
+        trainer.detector.set_memory_format(layout)
         weight = trainer.detector.head.class_tower[0].weight
         assert weight.is_contiguous(memory_format=layout)
-        assert trainer.detector.normalized(PART.pixels, PART.sizes).is_contiguous(memory_format=layout)
+        assert trainer.detector.normalize_batch(PART.pixels, PART.sizes).is_contiguous(memory_format=layout)
         trainer.fit()
         return gradients(trainer)
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import build
-from fcos.structures import targets
+from fcos.structures import make_targets
 from pipeline import params
 from pipeline.analysis import assignment, best_possible_recall, network_costs, summary
 from pipeline.analysis.network_costs import meta_detector, training_memory
@@ -94,7 +94,7 @@ def test_activations_equal_those_of_a_real_step(values: Params) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         outputs = detector(detector.prepare([torch.zeros(3, 64, 64, dtype=torch.uint8)] * 2))
-        truth = targets([torch.tensor([[0.0, 0, 40, 40]])] * 2, [torch.zeros(1, dtype=torch.int64)] * 2)
+        truth = make_targets([torch.tensor([[0.0, 0, 40, 40]])] * 2, [torch.zeros(1, dtype=torch.int64)] * 2)
         loss = Criterion(values.model, box_loss=values.loss)(outputs, truth).total
     expected = sum(tensor.untyped_storage().nbytes() for address, tensor in saved.items() if address not in weights)
     assert loss.isfinite()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fcos.detector import Detector
-from fcos.training.history import Row
+from fcos.training.history import NullCallback, Row
 from pipeline import params
 from pipeline.conversion import convert
 from pipeline.data import annotations
@@ -26,11 +26,6 @@ from tests.support.dataset_layouts import LAYOUTS, SPLITS, small
 
 
 def one_step(values: Params, split: annotations.AnnotationSet, raw: Path) -> Row:
-    class Silent:
-        def stepped(self, row: Row, images: int) -> None: ...
-
-        def validated(self, row: Row) -> None: ...
-
     def validate(_: Detector) -> Row:
         return {}
 
@@ -44,7 +39,7 @@ def one_step(values: Params, split: annotations.AnnotationSet, raw: Path) -> Row
         batches=batches,
         validate=validate,
         classes=len(split.categories),
-        watcher=Silent(),
+        callback=NullCallback(),
         checkpoint=None,
     )
     (step,) = trainer.fit().steps

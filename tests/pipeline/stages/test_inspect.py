@@ -1,10 +1,7 @@
 """The whole stage as DVC runs it, on a scene with one error of each kind."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +15,11 @@ from pipeline.evaluation import error_kinds
 from pipeline.files import digest
 from pipeline.integrations import mlflow
 from pipeline.visualization import failure_sheets
-from tests.support.paths import PROJECT
-
-
-def inspect(folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.stages.inspect"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from tests.support.projects import run_stage
 
 
 def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(inspected: Any) -> None:
-    done = inspect(inspected.root)
+    done = run_stage(inspected.root, "inspect")
     assert (done.returncode, done.stderr) == (0, "")
     numbers = json.loads((inspected.root / "metrics/inspect.json").read_text())
     assert numbers["errors"] == {
@@ -97,7 +83,7 @@ def test_one_picture_a_sheet_shows_the_worst_alone(inspected: Any) -> None:
 
 def test_an_unreadable_picture_is_one_line_and_leaves_nothing_half_written(inspected: Any) -> None:
     (inspected.root / "data/raw/digits/pictures/13.png").write_bytes(b"\x89PNG")
-    done = inspect(inspected.root)
+    done = run_stage(inspected.root, "inspect")
     assert done.returncode == 1
     file = inspected.root / "data/raw/digits/pictures/13.png"
     assert done.stderr.startswith(f"inspect: {file}: can't be decoded as an image")
@@ -108,7 +94,7 @@ def test_an_unreadable_picture_is_one_line_and_leaves_nothing_half_written(inspe
 
 def test_a_database_that_does_not_answer_is_one_line(inspected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9")
-    done = inspect(inspected.root)
+    done = run_stage(inspected.root, "inspect")
     assert done.returncode == 1
     assert done.stderr.startswith("inspect: FIFTYONE_DATABASE_URI=mongodb://127.0.0.1:9: no answer; ")
     assert done.stderr.count("\n") == 1

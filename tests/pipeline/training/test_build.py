@@ -6,18 +6,14 @@ import pytest
 import torch
 
 from fcos.backbones import build_backbone
-from fcos.fast.compiled import Compiled
+from fcos.fast.compiled import CompiledModel
+from fcos.training.history import NullCallback
 from fcos.training.trainer import Trainer
 from pipeline import params
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
 from pipeline.training.build import learning_rate, make_batches, make_trainer, to_iterations
-from tests.support.noise_images import written
-
-
-class Silent:
-    def stepped(self, row: dict[str, float], images: int) -> None: ...
-    def validated(self, row: dict[str, float]) -> None: ...
+from tests.support.noise_images import write_noise_images
 
 
 def test_a_relative_file_of_weights_lies_under_the_main_repository(
@@ -36,7 +32,7 @@ def test_a_relative_file_of_weights_lies_under_the_main_repository(
     def start(name: str) -> torch.nn.Module:
         chosen = replace(own, seed=1, model=replace(own.model, pretrained=name, batch_norm="trained"))
         batches = make_batches(chosen, split, home)
-        made = make_trainer(chosen, batches=batches, validate=dict, classes=1, watcher=Silent(), checkpoint=None)
+        made = make_trainer(chosen, batches=batches, validate=dict, classes=1, callback=NullCallback(), checkpoint=None)
         return made.detector.backbone.parts
 
     theirs = start("start.pth").state_dict()
@@ -49,7 +45,7 @@ def made(own: params.Params, home: Path) -> Trainer:
     one = Annotation(1, 1, 1, (1.0, 1.0, 9.0, 9.0), 81.0)
     split = AnnotationSet((Category(1, "cat"),), (Image(1, "a.png", 40, 30),), (one,))
     batches = make_batches(own, split, home)
-    return make_trainer(own, batches=batches, validate=dict, classes=1, watcher=Silent(), checkpoint=None)
+    return make_trainer(own, batches=batches, validate=dict, classes=1, callback=NullCallback(), checkpoint=None)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +69,7 @@ def test_the_parameters_reach_the_trainer(home: Path, capsys: pytest.CaptureFixt
     plain = made(own, home)
     weight = plain.detector.head.class_logits.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert plain.compiled(plain.detector) is plain.detector
+    assert plain.compile_model(plain.detector) is plain.detector
     assert plain.precision.dtype is None
     assert capsys.readouterr().err == ""
     assert len(plain.optimizer.param_groups) == 2
@@ -94,7 +90,7 @@ def test_the_parameters_reach_the_trainer(home: Path, capsys: pytest.CaptureFixt
     weight = other.detector.head.class_logits.weight
     assert weight.is_contiguous()
     assert not weight.is_contiguous(memory_format=torch.channels_last)
-    assert isinstance(other.compiled(other.detector), Compiled)
+    assert isinstance(other.compile_model(other.detector), CompiledModel)
     assert other.precision.dtype is torch.float16
     assert [group["lr"] for group in other.optimizer.param_groups] == [0.05, 0.05]
     assert other.ema is None
@@ -113,7 +109,7 @@ def test_a_precision_that_the_cpu_lacks_is_told_in_one_line(
 
 
 def test_batches_are_what_the_parameters_say(home: Path) -> None:
-    split = written(home / "raw", [(48, 64), (64, 48), (40, 80), *[(48, 64)] * 7])
+    split = write_noise_images(home / "raw", [(48, 64), (64, 48), (40, 80), *[(48, 64)] * 7])
     values = params.load(home / "params.yaml")
     train = replace(values.train, max_images=5, batch_size=2, size=(64, 96))
     values = replace(values, machine=replace(values.machine, cache=True, workers=0))

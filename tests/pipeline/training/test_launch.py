@@ -46,7 +46,7 @@ def test_a_killed_process_is_started_again_and_all_ends_as_undisturbed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], undisturbed: dict[str, torch.Tensor]
 ) -> None:
     launching.launch("tests.support.distributed_training", str(tmp_path), "killed", count=2)
-    said = "training process 1 was killed by SIGKILL; all start again from the last saved state\n"
+    said = "training process 1 was killed by SIGKILL; restarting all processes from the last saved state\n"
     assert capfd.readouterr().err == said
     ended_as(undisturbed, tmp_path)
 
@@ -91,6 +91,6 @@ def test_images_of_a_step_are_shared_out_evenly_or_not_at_all() -> None:
 
     assert processes("auto", 1) == 1
     assert processes(4, 2) == 4
-    said = r"batch_size is 8, which 3 processes \(machine\.devices\) of 2 parts.*; 12 can be"
+    said = r"batch_size is 8, .* 3 processes \(machine\.devices\) with 2 parts.*: set it to 12"
     with pytest.raises(PipelineError, match=said):
         processes(3, 2)

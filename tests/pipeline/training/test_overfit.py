@@ -100,7 +100,7 @@ def test_what_is_not_learned_fails_and_says_where_to_look(tmp_path: Path) -> Non
     row = {"epoch": 1.0, "step": 50.0, "AP": 0.3}
     check_overfit(History([{}] * 50, [row | {"AP50": 0.2}, row | {"AP50": 0.95}]), split)
     with pytest.raises(
-        PipelineError, match=r"AP50 came to 0\.940, not to 0\.95, in 50 steps on 4 images \(0\.png"
+        PipelineError, match=r"AP50 reached only 0\.940 of 0\.95 in 50 steps on 4 images \(0\.png"
     ) as told:
         check_overfit(History([{}] * 50, [row | {"AP50": 0.94}, row | {"AP50": 0.5}]), split)
     assert "fcos explain" in str(told.value)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from defusedxml import ElementTree
 
+from fcos.training.history import NullCallback
 from pipeline import params
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.params import Params
@@ -16,11 +17,6 @@ from pipeline.training.build import make_batches, make_trainer, make_validation
 NAMES = ("000017", "000044", "000048", "000063")
 CLASSES = ("bird", "cat", "chair", "dog", "horse", "person")
 STEPS = 32
-
-
-class Silent:
-    def stepped(self, row: dict[str, float], images: int) -> None: ...
-    def validated(self, row: dict[str, float]) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +93,7 @@ def test_four_photographs_are_learned_by_heart(
         batches=make_batches(chosen, photographs, unpacked),
         validate=make_validation(chosen, photographs, unpacked),
         classes=len(CLASSES),
-        watcher=Silent(),
+        callback=NullCallback(),
         checkpoint=None,
     )
     history = trainer.fit()

@@ -106,10 +106,10 @@ def test_an_object_behind_another_is_hidden() -> None:
 def test_locations_equal_those_of_the_detector(levels: tuple[int, ...]) -> None:
     detector = build(replace(SMALL, levels=levels), 1).eval()
     with torch.inference_mode():
-        points = detector(detector.prepare([torch.zeros(3, 140, 290, dtype=torch.uint8)])).points
+        locations = detector(detector.prepare([torch.zeros(3, 140, 290, dtype=torch.uint8)])).locations
     here = assignment.input_locations(detector.config, 140, 290)
-    assert here.grids == points.grids
-    assert torch.equal(here.locations, points.locations)
+    assert here.grids == locations.grids
+    assert torch.equal(here.xy, locations.xy)
 
 
 @pytest.fixture
