@@ -138,11 +138,11 @@ def test_durations(seconds: float, words: str) -> None:
     assert format_duration(seconds) == words
 
 
-def test_a_gpu_without_enough_memory_is_one_line(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_lack_of_gpu_memory_is_one_line(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore")
 
-    monkeypatch.setattr("fcos.training.trainer.Trainer._learn", full)
+    monkeypatch.setattr("fcos.training.trainer.Trainer._step", full)
     answer = fcos_check()
     assert answer.exit_code == 1
     assert answer.stderr.startswith("fcos: CUDA out of memory. Tried to allocate 20 GiB. Raise train.accumulate")
@@ -161,7 +161,7 @@ def test_a_batch_that_gpus_cannot_share_is_the_error_of_training(
     answer = fcos_check()
     assert answer.exit_code == 1
     assert answer.stdout == ""
-    assert answer.stderr.startswith("fcos: params.yaml: train.batch_size is 6, which 2 processes")
+    assert answer.stderr.startswith("fcos: params.yaml: train.batch_size is 6, which can't be divided evenly among 2 ")
     assert answer.stderr.count("\n") == 1
     setting(**{"machine.devices": 3})
     assert fcos_check().stderr == "fcos: params.yaml: machine.devices is 3, but torch finds 2 GPUs\n"
