@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fcos.backbones import build_backbone
-from fcos.fast.compiled import Compiled
+from fcos.fast.compiled import CompiledModel
 from fcos.training.history import NullCallback
 from fcos.training.trainer import Trainer
 from pipeline import params
@@ -90,7 +90,7 @@ def test_the_parameters_reach_the_trainer(home: Path, capsys: pytest.CaptureFixt
     weight = other.detector.head.class_logits.weight
     assert weight.is_contiguous()
     assert not weight.is_contiguous(memory_format=torch.channels_last)
-    assert isinstance(other.compile_model(other.detector), Compiled)
+    assert isinstance(other.compile_model(other.detector), CompiledModel)
     assert other.precision.dtype is torch.float16
     assert [group["lr"] for group in other.optimizer.param_groups] == [0.05, 0.05]
     assert other.ema is None
