@@ -48,13 +48,12 @@ sys.meta_path[:] = [Finder if finder is PathFinder else finder for finder in sys
 DETECTOR = """
 import dataclasses, pathlib
 import torch, fcos
-from fcos.config import PAPER
-from fcos.detector import build
 assert pathlib.Path(fcos.__file__).is_relative_to(target), fcos.__file__
-detector = build(dataclasses.replace(PAPER, backbone="tiny", pretrained=False), num_classes=3).eval()
+detector = fcos.build(dataclasses.replace(fcos.PAPER, backbone="tiny", pretrained=False), num_classes=3).eval()
 with torch.inference_mode():
     outputs = detector(detector.prepare([torch.zeros(3, 64, 96, dtype=torch.uint8)]))
-print(tuple(outputs.logits.shape))
+    (detections,) = fcos.Postprocess()(outputs, [(64, 96)])
+print(tuple(outputs.logits.shape), type(detections).__name__)
 """
 COMMANDS = """
 import importlib, pathlib, pkgutil, warnings
@@ -137,7 +136,7 @@ def applies(requirement: Requirement, extras: frozenset[str]) -> bool:
 
 def test_detector_works_with_the_core_dependencies(installed: Path) -> None:
     """An image of 64×96 pixels has 8·12 + 4·6 + 2·3 + 1·2 + 1·1 locations at strides 8 to 128."""
-    assert isolated(installed, CORE, DETECTOR) == "(1, 129, 3)\n"
+    assert isolated(installed, CORE, DETECTOR) == "(1, 129, 3) Detections\n"
 
 
 def test_detector_imports_nothing_of_the_pipeline(installed: Path) -> None:
@@ -162,7 +161,7 @@ def test_wheel_has_every_file_of_the_packages(installed: Path) -> None:
 
 
 def test_wheel_is_typed(installed: Path) -> None:
-    assert (installed / "pipeline/py.typed").is_file()
+    assert all((installed / package / "py.typed").is_file() for package in ("fcos", "pipeline"))
 
 
 def imported(package: str) -> set[str]:
