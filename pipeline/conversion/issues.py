@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.conversion.checks import CHECKS, Action, Fix, actions
-from pipeline.errors import PipelineError, one_line
+from pipeline.errors import PipelineError, escape_line_breaks
 from pipeline.formats.records import Issue
 from pipeline.params import ConvertParams
 
@@ -53,7 +53,9 @@ class IssueLog:
         if does == "error" and self.stops:
             raise PipelineError(f"{source}: {issue.message}; mend it there, or have it {self._remedy(issue.code, fix)}")
         does = does if does == "error" else fix
-        problem = LoggedIssue(issue.code, split, one_line(source), one_line(issue.message), does, check.describe(does))
+        problem = LoggedIssue(
+            issue.code, split, escape_line_breaks(source), escape_line_breaks(issue.message), does, check.describe(does)
+        )
         self.issues.append(problem)
         return fix
 

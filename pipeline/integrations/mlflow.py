@@ -82,11 +82,13 @@ class Run:
 
 
 @contextmanager
-def train_run(params: Params, *, key: str) -> Iterator[Run]:
-    """Opens a run, or continues the one of the same key that was interrupted.
+def train_run(params: Params, *, key: str, resumed: bool = False) -> Iterator[Run]:
+    """Opens a run, or continues the interrupted run with the same key.
 
-    Arguments:
-        key: identifies all that determines the training, as its resumable state does.
+    Args:
+        key: identifies everything that determines the training, as the key of its resumable state does.
+        resumed: whether the training continues from a saved state. Then a finished run is continued too: its stage
+            failed afterwards, because an input had changed.
 
     Raises:
         PipelineError: the store can't be opened; or, after the body, something could not be logged.
@@ -96,7 +98,7 @@ def train_run(params: Params, *, key: str) -> Iterator[Run]:
         values = {name: value for name, value in _experiment(params).items() if not name.startswith(LATER_STAGES)}
         machine = {name: str(value) for name, value in params.flat().items() if name.startswith(MACHINE)}
         tags = {**_tags(params), **machine, "key": key}
-        found = store.find_run({"key": key}, without="weights", params=values)
+        found = store.find_run({"key": key}, without=None if resumed else "weights", params=values)
         run = store.open_run(found, values, tags, _name(params))
     with _open(Run(store, run, "weights")) as opened:
         yield opened
@@ -262,10 +264,12 @@ class Store:
             connection.close()
         return cls(client, str(number))
 
-    def find_run(self, tags: Mapping[str, str], *, without: str, params: Mapping[str, Any] | None = None) -> str | None:
+    def find_run(
+        self, tags: Mapping[str, str], *, without: str | None, params: Mapping[str, Any] | None = None
+    ) -> str | None:
         """The newest run with these tags, without that tag, and with no parameter that contradicts `params`."""
         condition = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items() if value)
-        empty = [name for name, value in tags.items() if not value] + [without]
+        empty = [name for name, value in tags.items() if not value] + ([without] if without else [])
         for run in self.client.search_runs([self.experiment], condition, order_by=["attributes.start_time DESC"]):
             logged, wanted = run.data.params, params or {}
             # MLflow refuses to change a parameter.

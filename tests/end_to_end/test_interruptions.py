@@ -48,7 +48,7 @@ def test_training_resumes_after_any_signal_with_the_same_result(project: Path) -
         assert running.returncode == status, output
         if number == signal.SIGKILL:
             continue
-        line = rf"^train: stopped by {number.name} at step \d of 6; its state is saved: `dvc repro` goes on from there$"
+        line = rf"^train: stopped by {number.name} at step \d of 6; its state is saved: `dvc repro` resumes from it$"
         assert re.search(line, output.decode(), re.MULTILINE), output
         assert b"Traceback" not in output
         assert list(runs(project, known).values()) == ["KILLED"]
@@ -125,7 +125,7 @@ def kill_stage(stage: str, running: subprocess.Popen[bytes]) -> None:
     running.communicate(timeout=240)
 
 
-def test_parameters_changed_while_a_stage_runs_are_an_error(project: Path) -> None:
+def test_parameters_changed_while_a_stage_runs_are_an_error_that_keeps_the_state(project: Path) -> None:
     """DVC would record the changed parameters in dvc.lock."""
     params = project / "params.yaml"
     original = params.read_text()
@@ -138,6 +138,8 @@ def test_parameters_changed_while_a_stage_runs_are_an_error(project: Path) -> No
     output, _ = running.communicate(timeout=240)
     assert running.returncode != 0
     assert b"train: params.yaml: train changed while this stage ran" in output
+    assert b"undo the edit and run `dvc repro` to keep the result" in output
+    assert list((project / ".fcos/training").glob("*/state.pt"))
     params.write_text(original)
     run(project, "dvc", "repro")
 

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +64,22 @@ def test_remove_spares_what_a_link_points_to(tmp_path: Path) -> None:
     remove(tmp_path / "link")
     remove(tmp_path / "never there")
     assert names(tmp_path) == ["kept"]
+
+
+@pytest.mark.parametrize("name", ["a[1].jpg", "a*b?.jpg", "a.b"])
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    for left in (path, tmp_path / f"other-{name}"):
+        left.with_name(f".{left.stem}.{killed.pid}.partial{left.suffix}").touch()
+    running = path.with_name(f".{path.stem}.{os.getppid()}.partial{path.suffix}")
+    unrelated = path.with_name(f".{path.stem}.notes.partial{path.suffix}")
+    running.touch()
+    unrelated.touch()
+    write_text(path, "new")
+    other = f".{Path(f'other-{name}').stem}.{killed.pid}.partial{path.suffix}"
+    assert names(tmp_path) == sorted([name, other, running.name, unrelated.name])
 
 
 @pytest.mark.parametrize(

@@ -145,4 +145,5 @@ def test_a_gpu_without_enough_memory_is_one_line(small: Path, monkeypatch: pytes
     answer = fcos_check()
     assert answer.exit_code == 1
     assert answer.stderr.startswith("fcos: CUDA out of memory. Tried to allocate 20 GiB. Raise train.accumulate")
+    assert answer.stderr.endswith("training then starts from the beginning\n")
     assert answer.stderr.count("\n") == 1

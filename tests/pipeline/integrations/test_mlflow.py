@@ -188,6 +188,17 @@ with mlflow.train_run(params.load(), key="mine") as run:
     assert len(runs()) == 3
 
 
+def test_a_finished_run_is_continued_if_its_training_is(values: Params) -> None:
+    """Its stage failed after all, since an input had changed, and was repeated from the saved state."""
+    with mlflow.train_run(values, key="mine") as run:
+        run.log_steps([{"step": 1, "loss/total": 3.0}])
+        run.mark_finished(WEIGHTS)
+    with mlflow.train_run(values, key="mine", resumed=True) as run:
+        run.mark_finished(WEIGHTS)
+    (only,) = runs()
+    assert (only.info.status, only.data.metrics) == ("FINISHED", {"loss/total": 3.0})
+
+
 def train_and_evaluate(values: Params, ap: float) -> None:
     with mlflow.train_run(values, key="k") as run:
         run.mark_finished(WEIGHTS)
