@@ -130,7 +130,7 @@ def _lead(job: Job, logged_params: Params, state: Path) -> None:
     """
     if message := prune.remove_stale_states(state.parent, state.name):
         write_line(message)
-    checkpoint, batches, train = Checkpoint(state, tell=write_line), job.make_batches(), job.params.train
+    checkpoint, batches, train = Checkpoint(state, warn=write_line), job.make_batches(), job.params.train
     if not train.overfit:
         for line in advice(job.params, job.train_split, job.val_split, steps=len(batches)):
             write_line(line)

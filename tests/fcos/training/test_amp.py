@@ -110,14 +110,12 @@ def test_the_scale_is_part_of_the_state() -> None:
     assert Precision("bf16", torch.device("cpu")).state_dict() == {}
 
 
-def test_a_cpu_without_16_bit_instructions_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warning_if_the_cpu_has_no_16_bit_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     assert Precision("bf16", cpu).warning is None
     assert Precision("float32", cpu).warning is None
-    assert Precision("fp16", cpu).warning == (
-        "train.precision: this CPU has no instructions for fp16, so float32 is faster"
-    )
+    assert Precision("fp16", cpu).warning == ("this CPU has no instructions for fp16, so float32 is faster")
     assert Precision("fp16", torch.device("meta")).warning is None
 
 

@@ -106,7 +106,7 @@ def test_errors_are_those_of_training(small: Path, setting: Callable[..., None])
     setting(**{"train.lr": 1e38})
     answer = fcos_check()
     assert answer.exit_code == 1
-    assert re.fullmatch(r"fcos: step \d: total .*: the loss is not finite any more.*\n", answer.stderr)
+    assert re.fullmatch(r"fcos: step \d: the loss is not finite: total .*; try a lower train\.lr, .*\n", answer.stderr)
 
 
 def test_time_of_a_whole_training() -> None:
