@@ -83,8 +83,8 @@ def _remedy(error: NonFiniteLossError | NothingToLearnError | CheckpointError) -
             return "look at `fcos show-batches`, and weaken train.augment"
         case NothingToLearnError():
             return (
-                "look at `fcos explain`, and check whether model.levels and model.regression_ranges fit the sizes of the "
-                "objects at train.size"
+                "look at `fcos explain`, and check whether model.levels and model.regression_ranges fit the sizes of "
+                "the objects at train.size"
             )
         case NonFiniteLossError(skipped_steps=0):
             bf16 = ", or train.precision bf16" if error.loss_scaling else ""
