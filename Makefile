@@ -39,7 +39,8 @@ test: environment ## every check and test
 	ruff check .
 	mypy
 	lint-imports --no-logo
-	# tests/conftest.py puts the longest files first. One thread a worker, and one more than two cores: some tests wait for servers and for `dvc`.
+	# tests/conftest.py sorts the longest files first. Three workers with one thread each occupy two cores, since some
+	# tests wait for servers and for `dvc`. `pytest -m "not slow" -n 2` gives a first answer in two minutes.
 	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12
 
 bench: environment ## compare with torchvision's FCOS and write a dated card into benchmarks/results/

@@ -1,6 +1,6 @@
 """A very small training in several processes.
 
-A launcher starts `python -m tests.support.distributed_training FOLDER [FAILURE]` as each process.
+A launcher starts `python -m tests.support.distributed_training FOLDER [FAILURE ...]` as each process.
 """
 
 import os
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from fcos.criterion import Criterion
@@ -23,7 +24,7 @@ from fcos.training.distributed import Processes
 from fcos.training.ema import ModelEMA
 from fcos.training.history import NullCallback, Row
 from fcos.training.optimization import make_optimizer, make_schedule
-from fcos.training.trainer import Trainer
+from fcos.training.trainer import PeerFailedError, Trainer
 from pipeline import process, recipes
 from pipeline.errors import PipelineError
 from pipeline.training import launch as launching
@@ -102,17 +103,25 @@ def trainer(folder: Path, processes: Processes, failure: str, request: process.S
     )
 
 
+def fit(folder: Path, processes: Processes, failure: str) -> None:
+    request = process.StopRequest()
+    training = trainer(folder, processes, failure, request)
+    with request.deferred():
+        training.fit()
+    if processes.rank == 0:
+        torch.save(training.result.state_dict(), folder / "weights.pt")
+
+
 def main() -> None:
-    folder, failure = Path(sys.argv[1]), " ".join(sys.argv[2:])
+    folder, *failures = Path(sys.argv[1]), *sys.argv[2:]
     values = recipes.defaults()
     values = replace(values, machine=replace(values.machine, device="cpu"))
     with launching.join_processes(values) as processes:
-        request = process.StopRequest()
-        training = trainer(folder, processes, failure, request)
-        with request.deferred():
-            training.fit()
-        if processes.rank == 0:
-            torch.save(training.result.state_dict(), folder / "weights.pt")
+        for failure in failures[:-1]:  # each ends in an error, which is written to a file of the process
+            with pytest.raises((PipelineError, PeerFailedError)) as error:
+                fit(folder / failure, processes, failure)
+            (folder / f"{failure}-{processes.rank}").write_text(f"{error.type.__name__}: {error.value}")
+        fit(folder, processes, failures[-1] if failures else "")
 
 
 if __name__ == "__main__":
