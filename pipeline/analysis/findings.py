@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pipeline.conversion import Survey
-from pipeline.conversion.checks import CHECKS, Action, actions
+from pipeline.conversion.checks import CHECKS, Action, resolve_actions
 from pipeline.conversion.issues import LoggedIssue
 from pipeline.errors import count_noun, one_line
 from pipeline.formats.records import Box, RawDataset, RawImage
@@ -72,7 +72,7 @@ def findings(found: Survey) -> tuple[Finding, ...]:
     groups: dict[str, list[LoggedIssue]] = {}
     for problem in found.issue_log.issues:
         groups.setdefault(problem.code, []).append(problem)
-    done = actions(found.issue_log.options)
+    done = resolve_actions(found.issue_log.options)
     listed = [Finding(code, tuple(group), _choices(code, done[code])) for code, group in groups.items()]
     return tuple(sorted(listed, key=lambda one: (not one.stops, not one.changes, list(CHECKS).index(one.code))))
 

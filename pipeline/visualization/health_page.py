@@ -107,7 +107,7 @@ def _facts(found: Survey) -> list[tuple[str, str]]:
 
 def _splits(found: Survey) -> list[dict[str, Any]]:
     return [
-        {"name": name, "source": found.source[name], "numbers": _sums(split)} for name, split in found.splits.items()
+        {"name": name, "source": found.sources[name], "numbers": _sums(split)} for name, split in found.splits.items()
     ]
 
 

@@ -165,7 +165,7 @@ def test_conversion_without_annotations(home: Path, own: Path, setting: Setting,
 def test_bccd(home: Path, archive: Callable[[str], Path], setting: Setting, stage: Stage) -> None:
     setting(**{"dataset": "custom", "download.path": str(archive("bccd.zip"))})
     succeeds(stage, "download")
-    fails(stage, "convert", "BloodImage_00343.xml: object 4: ", "no more than 1 px across")
+    fails(stage, "convert", "BloodImage_00343.xml: object 4: ", "is at most 1 px wide or high")
     setting(**{"convert.issues": "repair"})
     said = succeeds(stage, "convert")
     assert (
