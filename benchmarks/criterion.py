@@ -14,8 +14,8 @@ from benchmarks.harness import Limit, Measurement
 from fcos.assigners import ASSIGNERS
 from fcos.config import PAPER
 from fcos.criterion import Criterion
-from fcos.locations import points
-from fcos.structures import Outputs, targets
+from fcos.locations import make_locations
+from fcos.structures import Outputs, make_targets
 
 CONFIG = replace(
     PAPER, pretrained=False, locations="torchvision", box_loss_weighting="none"
@@ -55,8 +55,8 @@ def sides(*, images: int, objects: int, pixels: int, classes: int = 91, seed: in
 
 def _ours(predicted: list[Tensor], boxes: Tensor, labels: Tensor, shapes: list[tuple[int, int]]) -> Side:
     logits, distances, quality = predicted
-    places = points(shapes, CONFIG.strides, locations=CONFIG.locations)
-    criterion, batch = Criterion(CONFIG, box_loss="giou"), targets(list(boxes), list(labels))
+    places = make_locations(shapes, CONFIG.strides, mode=CONFIG.locations)
+    criterion, batch = Criterion(CONFIG, box_loss="giou"), make_targets(list(boxes), list(labels))
 
     def side() -> tuple[dict[str, Tensor], list[Tensor]]:
         ltrb = distances * places.strides[:, None]
@@ -96,14 +96,14 @@ def assignment_memory(assigner: str, *, images: int = 16, objects: int = 300, pi
 
 
 def _peak(assigner: str, images: int, objects: int, pixels: int) -> float:
-    places = points([(-(-pixels // s), -(-pixels // s)) for s in PAPER.strides], PAPER.strides)
-    count, generator = len(places.locations), torch.Generator().manual_seed(0)
+    places = make_locations([(-(-pixels // s), -(-pixels // s)) for s in PAPER.strides], PAPER.strides)
+    count, generator = len(places.xy), torch.Generator().manual_seed(0)
     outputs = Outputs(
         torch.zeros(images, count, 80), torch.rand(images, count, 4, generator=generator) * 64, None, places
     )
     corners = torch.rand(images, objects, 2, generator=generator) * pixels * 0.8
     boxes = torch.cat([corners, corners + 4 + 120 * torch.rand(images, objects, 2, generator=generator)], dim=-1)
-    batch = targets(list(boxes), [torch.zeros(objects, dtype=torch.int64)] * images)
+    batch = make_targets(list(boxes), [torch.zeros(objects, dtype=torch.int64)] * images)
     before = highest_memory()
     ASSIGNERS[assigner](outputs, batch, PAPER)
     return (highest_memory() - before) / 2**20

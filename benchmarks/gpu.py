@@ -11,13 +11,13 @@ from benchmarks.harness import Limit, Measurement, Side, Unavailable, compare
 from benchmarks.inference import lively
 from fcos.criterion import Criterion
 from fcos.detector import Detector
-from fcos.fast.fused import fused
-from fcos.structures import targets
+from fcos.fast.fused import fuse
+from fcos.structures import make_targets
 from fcos.torchvision_weights import TORCHVISION, TORCHVISION_POSTPROCESS, from_torchvision
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
-from fcos.training.ema import make_ema
-from fcos.training.history import Row
+from fcos.training.ema import ModelEMA
+from fcos.training.history import NullCallback, Row
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.trainer import Trainer
 
@@ -41,7 +41,7 @@ def _inference(count: int) -> tuple[Side, Side]:
     _need_gpu()
     theirs = lively(_CLASSES)
     theirs.transform.min_size, theirs.transform.max_size = _SIZE[:1], _SIZE[1]
-    detector, theirs = fused(from_torchvision(theirs.state_dict(), range(_CLASSES))).cuda(), theirs.cuda()
+    detector, theirs = fuse(from_torchvision(theirs.state_dict(), range(_CLASSES))).cuda(), theirs.cuda()
     generator = torch.Generator().manual_seed(0)
     images = list(torch.randint(0, 256, (count, 3, *_SIZE), generator=generator, dtype=torch.uint8).cuda())
 
@@ -94,12 +94,6 @@ def _memory(images: int, pixels: int) -> float:
     return peaks[0] / peaks[1]
 
 
-class _Silent:
-    def stepped(self, row: Row, images: int) -> None: ...
-
-    def validated(self, row: Row) -> None: ...
-
-
 def trainer(batches: Callable[[int, int], Iterator[Sequence[Batch]]], *, device: torch.device, amp: str) -> Trainer:
     """A training of one epoch with everything on: AMP, clipping, the moving average, a schedule."""
     torch.manual_seed(0)
@@ -116,13 +110,13 @@ def trainer(batches: Callable[[int, int], Iterator[Sequence[Batch]]], *, device:
         optimizer=optimizer,
         schedule=make_schedule(optimizer, name="cosine", steps=100, warmup=10, drops=[], gamma=0.1),
         precision=Precision(amp, device),  # type: ignore[arg-type]
-        ema=make_ema(detector, 0.999),
+        ema=ModelEMA(detector, 0.999),
         batches=batches,
         validate=validate,
         epochs=1,
         validate_every=1,
         clip_grad_norm=10.0,
-        watcher=_Silent(),
+        callback=NullCallback(),
         log_every=100,
     )
 
@@ -133,7 +127,7 @@ def batch(images: int, height: int, width: int) -> Batch:
     return Batch(
         pixels=torch.randint(0, 256, (images, 3, height, width), dtype=torch.uint8),
         sizes=torch.tensor([[height, width]] * images),
-        targets=targets([boxes] * images, [torch.tensor([3, 7])] * images),
+        targets=make_targets([boxes] * images, [torch.tensor([3, 7])] * images),
         names=["noise"] * images,
         objects=2 * images,
         annotated=2 * images,

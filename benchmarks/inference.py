@@ -13,8 +13,8 @@ from torchvision.models.detection.image_list import ImageList
 
 from benchmarks.harness import Measurement, Unavailable
 from fcos.config import InputSize
-from fcos.fast.fused import fused
-from fcos.locations import points
+from fcos.fast.fused import fuse
+from fcos.locations import make_locations
 from fcos.postprocess import Detections
 from fcos.structures import Outputs
 from fcos.torchvision_weights import TORCHVISION, TORCHVISION_POSTPROCESS, from_torchvision
@@ -31,7 +31,7 @@ def images_to_boxes(*, images: int = 1, height: int = 800, width: int = 1066, cl
         AssertionError: the detections differ.
     """
     model = lively(classes)
-    detector = fused(from_torchvision(model.state_dict(), range(classes)))
+    detector = fuse(from_torchvision(model.state_dict(), range(classes)))
     random = torch.Generator().manual_seed(0)
     pixels = [torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=random) for _ in range(images)]
     size = (min(height, width), max(height, width))
@@ -61,11 +61,11 @@ def postprocessing(*, images: int = 8, height: int = 640, width: int = 800, clas
     model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes)
     batch = ImageList(torch.zeros(images, 1, height, width), sizes)
     anchors = model.anchor_generator(batch, [torch.zeros(1, 1, *shape) for shape in shapes])
-    counts = list(outputs.points.counts)
+    counts = list(outputs.locations.counts)
     assert outputs.quality is not None
     heads = {
         "cls_logits": list(torch.split(outputs.logits, counts, dim=1)),
-        "bbox_regression": list(torch.split(outputs.ltrb / outputs.points.strides[:, None], counts, dim=1)),
+        "bbox_regression": list(torch.split(outputs.ltrb / outputs.locations.strides[:, None], counts, dim=1)),
         "bbox_ctrness": list(torch.split(outputs.quality[..., None], counts, dim=1)),
     }
     split_anchors = [list(one.split(counts)) for one in anchors]
@@ -97,16 +97,16 @@ def lively(classes: int) -> FCOS:
 def _trained(images: int, height: int, width: int, classes: int, shapes: Sequence[tuple[int, int]]) -> Outputs:
     """Background nearly everywhere; around each object's center its class and box, a little off."""
     random = torch.Generator().manual_seed(0)
-    places = points(shapes, TORCHVISION.strides, locations=TORCHVISION.locations)
-    count, objects = len(places.locations), 30
+    places = make_locations(shapes, TORCHVISION.strides, mode=TORCHVISION.locations)
+    count, objects = len(places.xy), 30
     center = torch.rand(images, objects, 2, generator=random) * torch.tensor([width, height])
     half = (torch.rand(images, objects, 2, generator=random) * 3).exp() * 10
     labels = torch.randint(1, classes, (images, objects), generator=random)
-    away = ((places.locations[None, :, None] - center[:, None]).abs() / half[:, None]).amax(dim=-1)  # [B, P, M]
+    away = ((places.xy[None, :, None] - center[:, None]).abs() / half[:, None]).amax(dim=-1)  # [B, P, M]
     distance, nearest = away.min(dim=-1)
     index = nearest[..., None].expand(-1, -1, 2)
     low, high = center - half, center + half
-    ltrb = torch.cat([places.locations - low.gather(1, index), high.gather(1, index) - places.locations], dim=-1)
+    ltrb = torch.cat([places.xy - low.gather(1, index), high.gather(1, index) - places.xy], dim=-1)
     logits = torch.randn(images, count, classes, generator=random) - 6
     # A level answers for sizes of its own.
     size, (above, up_to) = ltrb.amax(dim=-1), places.ranges.unbind(-1)

@@ -80,7 +80,7 @@ def _ours(split: AnnotationSet, folder: Folder, workers: int, *, flip: float) ->
 
     def epoch() -> Iterator[Tensor]:
         for (part,) in batches(0):
-            yield detector.normalized(part.pixels, part.sizes)
+            yield detector.normalize_batch(part.pixels, part.sizes)
 
     return epoch
 

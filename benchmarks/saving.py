@@ -15,9 +15,9 @@ from benchmarks.harness import Limit
 from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
-from fcos.structures import targets
+from fcos.structures import make_targets
 from fcos.training.checkpoints import Checkpoint
-from fcos.training.ema import make_ema
+from fcos.training.ema import ModelEMA
 from fcos.training.optimization import make_optimizer
 
 _CLASSES = 80
@@ -49,7 +49,7 @@ def _measured() -> _Cost:
     torch.manual_seed(0)
     detector = build(replace(PAPER, pretrained=False), _CLASSES).to(device).train()
     optimizer = make_optimizer(detector, name="adamw", lr=1e-6, weight_decay=0.0, momentum=0.9)
-    parts = {"detector": detector, "optimizer": optimizer, "ema": make_ema(detector, 0.99)}
+    parts = {"detector": detector, "optimizer": optimizer, "ema": ModelEMA(detector, 0.99)}
     step = _steps(detector, optimizer, device)
     for _ in range(3):
         step()
@@ -73,7 +73,7 @@ def _steps(detector: Detector, optimizer: torch.optim.Optimizer, device: torch.d
     criterion = Criterion(PAPER, box_loss="giou")
     batch = torch.randn(2, 3, _SIZE, _SIZE, device=device)
     boxes = torch.tensor([[20.0, 30.0, 100.0, 90.0]])
-    objects = targets([boxes, boxes], [torch.tensor([3]), torch.tensor([5])]).to(device)
+    objects = make_targets([boxes, boxes], [torch.tensor([3]), torch.tensor([5])]).to(device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -19,8 +19,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from benchmarks.criterion import highest_memory
 from benchmarks.harness import Limit, Measurement
 from fcos.criterion import Criterion
-from fcos.fast.training_view import twin
-from fcos.structures import targets
+from fcos.fast.training_view import training_view
+from fcos.structures import make_targets
 from fcos.torchvision_weights import TORCHVISION, from_torchvision
 from fcos.training.amp import Precision
 from fcos.training.optimization import make_optimizer
@@ -37,7 +37,7 @@ def sides(
     width: int,
     device: torch.device | None = None,
     precision: str = "float32",
-    compiled: Callable[[nn.Module], nn.Module] = lambda network: network,
+    compile_model: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> tuple[Side, Side]:
     """Ours and torchvision's: each call is one step, and gives its loss, on its device."""
     device = device or torch.device("cpu")
@@ -45,7 +45,7 @@ def sides(
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, height, width), dtype=torch.uint8, generator=random)
     boxes, labels = _objects(images, height, width, random)
-    ours = _ours(model, pixels.to(device), boxes, labels, precision, compiled)
+    ours = _ours(model, pixels.to(device), boxes, labels, precision, compile_model)
     return ours, _torchvisions(model.to(device), pixels.to(device), boxes, labels, precision)
 
 
@@ -71,22 +71,22 @@ def _ours(
     boxes: Sequence[Tensor],
     labels: Sequence[Tensor],
     precision: str,
-    compiled: Callable[[nn.Module], nn.Module],
+    compile_model: Callable[[nn.Module], nn.Module],
 ) -> Side:
     device = pixels.device
     detector = from_torchvision(model.state_dict(), range(_CLASSES)).train().to(device)
-    network, criterion = compiled(twin(detector)), Criterion(TORCHVISION, box_loss="giou")
+    network, criterion = compile_model(training_view(detector)), Criterion(TORCHVISION, box_loss="giou")
     optimizer = make_optimizer(detector, name="sgd", lr=_LR, weight_decay=_DECAY, momentum=_MOMENTUM)
     amp = Precision(precision, device)  # type: ignore[arg-type]
-    sizes, objects = torch.tensor([pixels.shape[2:]] * len(pixels)).to(device), targets(boxes, labels).to(device)
+    sizes, objects = torch.tensor([pixels.shape[2:]] * len(pixels)).to(device), make_targets(boxes, labels).to(device)
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with amp.forward():
-            outputs = network(detector.normalized(pixels, sizes))
+            outputs = network(detector.normalize_batch(pixels, sizes))
         loss = criterion(outputs.float(), objects).total
         amp.backward(loss)
-        amp.clipped(optimizer, detector, _CLIP)
+        amp.clip_gradients(optimizer, detector, _CLIP)
         amp.step(optimizer)
         return loss.detach()
 
@@ -109,7 +109,7 @@ def _torchvisions(
         with amp.forward():
             loss: Tensor = sum(model([image / 255 for image in pixels], truth).values())
         amp.backward(loss)
-        amp.clipped(optimizer, model, _CLIP)
+        amp.clip_gradients(optimizer, model, _CLIP)
         amp.step(optimizer)
         return loss.detach()
 

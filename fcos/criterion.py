@@ -125,7 +125,7 @@ def _pairs(outputs: Outputs, truth: Assignment) -> tuple[Tensor, Tensor]:
     Around it, not in the image: far from the corner, float32 would lose the small boxes' sides. Where the location
     isn't positive, both are the same, so that nothing infinite comes from what doesn't count.
     """
-    objects = truth.ltrb / outputs.points.strides[:, None]
-    predicted = (outputs.ltrb.float() / outputs.points.strides[:, None]).where(truth.positive[..., None], objects)
+    objects = truth.ltrb / outputs.locations.strides[:, None]
+    predicted = (outputs.ltrb.float() / outputs.locations.strides[:, None]).where(truth.positive[..., None], objects)
     origin = objects.new_zeros(2)
     return boxes_from_ltrb(origin, predicted), boxes_from_ltrb(origin, objects)

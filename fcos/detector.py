@@ -9,7 +9,7 @@ from fcos.backbones import Backbone, build_backbone
 from fcos.backbones.batch_norm import convert_batch_norm
 from fcos.config import ModelConfig
 from fcos.head import Head
-from fcos.locations import points
+from fcos.locations import make_locations
 from fcos.necks import NECKS
 from fcos.structures import Outputs
 
@@ -21,7 +21,7 @@ def padded_size(height: int, width: int) -> tuple[int, int]:
     return -(-height // _MULTIPLE) * _MULTIPLE, -(-width // _MULTIPLE) * _MULTIPLE
 
 
-def stacked(images: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+def batch_images(images: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
     """Pads images, at the right and the bottom, to one batch.
 
     Args:
@@ -53,12 +53,12 @@ class Detector(nn.Module):
         self.register_buffer("mean", torch.tensor(backbone.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 
-    def lay_out(self, memory_format: torch.memory_format) -> None:
+    def set_memory_format(self, memory_format: torch.memory_format) -> None:
         """Keeps weights and batches in this order in memory; it changes rounding, and nothing else."""
         self.memory_format = memory_format
         self.to(memory_format=memory_format)
 
-    def normalize(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def set_normalization(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
         """Prepares images from now on with this mean and standard deviation of each channel, in 0…1."""
         self.backbone.mean, self.backbone.std = tuple(mean), tuple(std)
         for buffer, values in ((self.mean, mean), (self.std, std)):
@@ -74,10 +74,10 @@ class Detector(nn.Module):
         Returns:
             float32 [B, 3, H', W'] on the detector's device, 0 where it is padding.
         """
-        return self.normalized(*stacked(images, canvas))
+        return self.normalize_batch(*batch_images(images, canvas))
 
-    def normalized(self, pixels: Tensor, sizes: Tensor) -> Tensor:
-        """A batch as `stacked` gives it, 0 in its padding, on any device, to one as `forward` takes it.
+    def normalize_batch(self, pixels: Tensor, sizes: Tensor) -> Tensor:
+        """A batch as `batch_images` gives it, 0 in its padding, on any device, to one as `forward` takes it.
 
         Nothing waits for a GPU.
         """
@@ -97,10 +97,10 @@ class Detector(nn.Module):
         """[B, 3, H, W] as `prepare` gives it to Outputs."""
         levels = self.neck(self.backbone(batch))
         shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
-        places = points(
+        places = make_locations(
             shapes,
             self.config.strides,
-            locations=self.config.locations,
+            mode=self.config.locations,
             ends=self.config.regression_ranges,
             device=batch.device,
         )

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Locations = Literal["center", "corner", "torchvision"]
+LocationMode = Literal["center", "corner", "torchvision"]
 
 
 @dataclass(frozen=True)
-class Grid:
+class LevelGrid:
     """One level's cells: cell (i, j), row and column, looks at (first + j·step_x, first + i·step_y)."""
 
     height: int  # cells
@@ -29,7 +29,7 @@ class Grid:
     def count(self) -> int:
         return self.height * self.width
 
-    def locations(self, device: torch.device | None = None) -> Tensor:
+    def xy(self, device: torch.device | None = None) -> Tensor:
         """[height·width, 2] x, y in pixels, row by row."""
         y = torch.arange(self.height, device=device) * self.step_y + self.first
         x = torch.arange(self.width, device=device) * self.step_x + self.first
@@ -37,13 +37,13 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Points:
+class Locations:
     """All levels' locations in one list of P, finest level first, row by row."""
 
-    locations: Tensor  # [P, 2] x, y in pixels of the network's input
+    xy: Tensor  # [P, 2] x, y in pixels of the network's input
     strides: Tensor  # [P] pixels
     ranges: Tensor  # [P, 2] the object sizes max(l, t, r, b) that a location learns: above the first, up to the second
-    grids: tuple[Grid, ...]  # the levels
+    grids: tuple[LevelGrid, ...]  # the levels
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -62,18 +62,18 @@ def size_ranges(strides: Sequence[int], ends: Sequence[float] | None = None) -> 
     return list(zip([0.0, *ends], [*ends, math.inf], strict=True))
 
 
-def points(
+def make_locations(
     shapes: Sequence[tuple[int, int]],
     strides: Sequence[int],
     *,
-    locations: Locations = "center",
+    mode: LocationMode = "center",
     ends: Sequence[float] | None = None,
     device: torch.device | None = None,
-) -> Points:
+) -> Locations:
     """The locations of a pyramid whose levels have these heights and widths in cells.
 
     Args:
-        locations: `center`: cell (i, j) looks at ((j + ½)·s, (i + ½)·s) (TPAMI paper, section 3.1); `corner`:
+        mode: `center`: cell (i, j) looks at ((j + ½)·s, (i + ½)·s) (TPAMI paper, section 3.1); `corner`:
             (j·s, i·s); `torchvision`: (j·⌊W/w⌋, i·⌊H/h⌋), H and W being the input's, which is what torchvision does
             where a level's cells don't fill its stride, and ranges without their upper ends.
         ends: see `size_ranges`.
@@ -82,23 +82,23 @@ def points(
     height, width = (side * strides[0] for side in shapes[0])
     grids = []
     for (h, w), stride, (above, up_to) in zip(shapes, strides, size_ranges(strides, ends), strict=True):
-        odd = locations == "torchvision"
+        odd = mode == "torchvision"
         grids.append(
-            Grid(
+            LevelGrid(
                 height=h,
                 width=w,
                 stride=stride,
                 step_x=width // w if odd else stride,
                 step_y=height // h if odd else stride,
-                first=stride / 2 if locations == "center" else 0.0,
+                first=stride / 2 if mode == "center" else 0.0,
                 above=above,
                 # The float32 just below: max(l, t, r, b) < end is then max(l, t, r, b) ≤ up_to.
                 up_to=float(np.nextafter(np.float32(up_to), np.float32(0))) if odd and not math.isinf(up_to) else up_to,
             )
         )
     # Filled on the device: a copy from the host would make a GPU wait.
-    return Points(
-        locations=torch.cat([grid.locations(device) for grid in grids]),
+    return Locations(
+        xy=torch.cat([grid.xy(device) for grid in grids]),
         strides=torch.cat([torch.full((grid.count,), float(grid.stride), device=device) for grid in grids]),
         ranges=torch.cat(
             [

@@ -61,7 +61,7 @@ class Postprocess:
             sizes: height and width of each image in the batch, without padding: boxes end there.
         """
         found = _candidates(outputs, self)
-        boxes = boxes_from_ltrb(outputs.points.locations[found.location], outputs.ltrb[found.image, found.location])
+        boxes = boxes_from_ltrb(outputs.locations.xy[found.location], outputs.ltrb[found.image, found.location])
         ends = torch.tensor(sizes, dtype=boxes.dtype, device=boxes.device).flip(-1).repeat(1, 2)
         boxes = boxes.clamp(min=0).minimum(ends[found.image])
         whole = (boxes[:, 2:] > boxes[:, :2]).all(dim=-1)  # relu can give a box without area, and so does padding
@@ -119,7 +119,7 @@ def _floor(how: Postprocess, outputs: Outputs) -> Tensor:
 
 def _best_of_levels(found: _Candidates, outputs: Outputs, count: int) -> Tensor:
     """Indices, rising, of the candidates among the best `count` of their image's level."""
-    levels = outputs.points.counts
+    levels = outputs.locations.counts
     ends = torch.tensor(levels, device=found.location.device).cumsum(0)
     group = found.image * len(levels) + torch.bucketize(found.location, ends, right=True)
     bounds = _bounds(group, len(outputs.logits) * len(levels))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fcos.locations import Points
+from fcos.locations import Locations
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Outputs:
     logits: Tensor  # [B, P, K] class logits
     ltrb: Tensor  # [B, P, 4] distances to the box's sides, pixels of the network's input
     quality: Tensor | None  # [B, P] logits of the centerness or the IoU; None where the head has no such branch
-    points: Points
+    locations: Locations
 
     def float(self) -> "Outputs":
         """In float32, for losses: 16 bits can't add up thousands of small numbers."""
@@ -49,7 +49,7 @@ class Assignment:
     alignment: Tensor | None = None
 
 
-def targets(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Targets:
+def make_targets(boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Targets:
     """Pads one [m, 4] and one [m] tensor an image into a batch; images without objects are welcome."""
     most = max(1, *(len(one) for one in boxes)) if boxes else 1
     padded = torch.zeros(len(boxes), most, 4)

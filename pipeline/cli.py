@@ -13,6 +13,7 @@ from pipeline.commands import (
     check,
     convert,
     datasets,
+    env,
     evaluate,
     explain,
     import_weights,
@@ -39,6 +40,7 @@ COMMANDS: tuple[click.Command, ...] = (
     validate.validate,
     datasets.datasets,
     convert.convert,
+    env.env,
 )
 
 
@@ -54,6 +56,7 @@ class _OneLineErrors(click.Group):
 
 
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fcos-pipeline", prog_name="fcos")
 def main() -> None:
     """FCOS object detection: data, training, evaluation, inspection."""
 

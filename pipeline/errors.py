@@ -1,21 +1,21 @@
-"""The one exception that people see: its message is the whole explanation, in one line."""
+"""The exception whose message people see, and the phrases that many messages need."""
 
 import re
 
-# Whatever str.splitlines parts at: names of files and classes may have any of them.
-_BREAKS = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
+# Everything that str.splitlines splits at: names of files and classes may contain it.
+_LINE_BREAKS = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
 
 
 class PipelineError(Exception):
-    """Something a person can mend: the message names the file, the record, the problem and the remedy."""
+    """An error that a person can fix. Its message is one line: the file, the record, the problem, the remedy."""
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        return escape_line_breaks(super().__str__())
 
 
-def one_line(text: str) -> str:
-    r"""The text with each line break as Python writes it, such as `\n`."""
-    return _BREAKS.sub(lambda found: repr(found[0])[1:-1], text)
+def escape_line_breaks(text: str) -> str:
+    r"""Replaces each line break by its escape sequence in Python, such as `\n`."""
+    return _LINE_BREAKS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def count_noun(number: int, singular: str, plural: str | None = None) -> str:

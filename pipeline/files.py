@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that are written completely or not at all, JSON with one-line errors, digests."""
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,18 +15,16 @@ from pipeline.errors import PipelineError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success the file or folder written there takes `path`'s place.
+def atomic_replace(path: Path) -> Iterator[Path]:
+    """Yields a temporary path next to `path`; the file or folder written there replaces `path` on success.
 
-    A file is flushed to disk before it is renamed, so that a crash leaves the old one or the new one. On an
-    error, or an interrupt, the temporary file or folder is removed and `path` stays as it was.
+    A file is flushed to disk before it is renamed, so that a crash leaves either the old file or the new one. After an
+    exception, the temporary file or folder is removed and `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept: libraries choose a file's format by it.
+    _remove_abandoned(path)
+    # The suffix stays last: libraries choose a file's format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    for left_over in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
-        if not _alive(int(left_over.name.split(".")[-2 - bool(path.suffix)])):  # of a process that was killed
-            remove(left_over)
     remove(temporary)
     try:
         yield temporary
@@ -33,24 +32,34 @@ def replacing(path: Path) -> Iterator[Path]:
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
         elif path.is_dir():
-            shutil.rmtree(path)  # a folder can't be renamed over another that isn't empty
+            shutil.rmtree(path)  # rename can't replace a folder that has content
         temporary.rename(path)
     finally:
         remove(temporary)
 
 
-def _alive(pid: int) -> bool:
+def _remove_abandoned(path: Path) -> None:
+    """Removes temporary files for `path` of processes that were killed."""
+    # A regular expression, since a glob pattern would give the brackets of a file name a meaning.
+    pattern = re.compile(rf"\.{re.escape(path.stem)}\.(\d+)\.partial{re.escape(path.suffix)}")
+    for other in path.parent.iterdir():
+        match = pattern.fullmatch(other.name)
+        if match and not _is_running(int(match[1])):
+            remove(other)
+
+
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # another user's process
         return True
     return True
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a whole folder; nothing there is fine."""
+    """Removes a file, a link or a whole folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -58,20 +67,25 @@ def remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
+    """Writes UTF-8 text with Unix line ends, atomically."""
+    with atomic_replace(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    """Writes JSON with a final newline; NaN is refused, since other readers don't know it."""
+    """Writes JSON with a final newline, atomically.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON doesn't have.
+    """
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON.
+    """Reads a JSON file.
 
     Raises:
-        PipelineError: the file is missing, or see `parse_json`.
+        PipelineError: the file is missing, or `parse_json` fails.
     """
     try:
         return parse_json(path.read_bytes(), path)
@@ -80,36 +94,40 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(
-    content: bytes, where: PurePath, object_hook: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    content: bytes, path: PurePath, object_hook: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 ) -> Any:
-    """The JSON in the content of the file `where`; `object_hook` is json.loads'.
+    """Parses a file's content as JSON.
+
+    Args:
+        path: the file's name in error messages.
+        object_hook: as in json.loads.
 
     Raises:
-        PipelineError: it isn't JSON (with line and column), or none that can be held.
+        PipelineError: the content isn't JSON (with line and column), or Python can't represent it.
     """
     try:
-        # Windows' editors put a byte order mark before it.
+        # Editors on Windows may write a byte order mark first.
         return json.loads(content.decode("utf-8-sig"), object_hook=object_hook)
     except json.JSONDecodeError as error:
-        raise PipelineError(f"{where}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+        raise PipelineError(f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except UnicodeDecodeError:
-        raise PipelineError(f"{where}: not JSON: it is not UTF-8 text") from None
-    except ValueError as error:  # a whole number of thousands of digits
-        raise PipelineError(f"{where}: not read: {str(error).split(';')[0]}") from None
+        raise PipelineError(f"{path}: not JSON: it is not UTF-8 text") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise PipelineError(f"{path}: not read: {str(error).split(';')[0]}") from None
     except RecursionError:
-        raise PipelineError(f"{where}: not read: its lists are nested too deeply") from None
+        raise PipelineError(f"{path}: not read: its lists are nested too deeply") from None
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def out_names(paths: Sequence[Path]) -> list[str]:
-    """A picture's file name for each image: its own, with a number where that is taken."""
-    given: dict[str, None] = {}
+def unique_jpg_names(paths: Sequence[Path]) -> list[str]:
+    """A distinct .jpg file name for each path: its stem, with a number if the name is taken."""
+    names: dict[str, None] = {}
     for path in paths:
         numbered = (f"{path.stem}-{number}.jpg" for number in count(2))
-        given[next(name for name in chain([f"{path.stem}.jpg"], numbered) if name not in given)] = None
-    return list(given)
+        names[next(name for name in chain([f"{path.stem}.jpg"], numbered) if name not in names)] = None
+    return list(names)

@@ -1,4 +1,4 @@
-"""How a process ends: signals that it listens to, and the death of its parent."""
+"""How a stage's process ends: after a signal, or when its parent process dies."""
 
 import ctypes
 import os
@@ -12,23 +12,57 @@ from types import FrameType
 from typing import NoReturn
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_ONE_KEY = 1.0  # seconds within which one Ctrl-C may come twice: from the terminal, and from who started us
+# Seconds within which two SIGINT count as one Ctrl-C: the terminal sends it, and the parent process may pass it on.
+_SAME_CTRL_C = 1.0
 
 
-def listen(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> "Request":
-    """From now on, SIGTERM and Ctrl-C end the stage at once, with one line.
+@dataclass
+class StopRequest:
+    """Records SIGTERM or Ctrl-C, for work that may only end at certain points: there it calls the object.
+
+    A second Ctrl-C ends the process at once.
+    """
+
+    number: int | None = None  # of the first signal
+    first_ctrl_c: float | None = None  # time.monotonic()
+
+    def __call__(self) -> bool:
+        """Whether a signal has arrived."""
+        return self.number is not None
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within this context, signals are only recorded."""
+        handlers = {number: signal.signal(number, self._record) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _record(self, number: int, _frame: FrameType | None) -> None:
+        self.number = self.number or number
+        if number == signal.SIGINT:
+            self.first_ctrl_c = self.first_ctrl_c or time.monotonic()
+            if time.monotonic() - self.first_ctrl_c > _SAME_CTRL_C:
+                os._exit(128 + number)
+
+
+def handle_signals(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> StopRequest:
+    """Makes SIGTERM and Ctrl-C end the process with one line.
 
     Args:
-        leave: ends the process: sys.exit tidies up, os._exit is sure to come through.
+        name: of the stage, which begins the line.
+        leave: ends the process. sys.exit runs `finally` clauses; os._exit works while a module is being imported, too.
 
     Returns:
-        What knows of the signal that came.
+        The request that records the signal.
     """
-    request = Request()
+    request = StopRequest()
 
     def stop(number: int, _frame: FrameType | None) -> NoReturn:
         request.number = number
-        _say(name, number)
+        _write_line(name, number)
         leave(128 + number)
 
     for number in _SIGNALS:
@@ -36,56 +70,26 @@ def listen(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> "Request":
     return request
 
 
-def stopped(name: str, number: int, more: str = "") -> NoReturn:
-    """Ends the stage with a line that says by what signal, and the exit status that a shell gives to that."""
-    _say(name, number, more)
+def exit_stopped(name: str, number: int, details: str = "") -> NoReturn:
+    """Exits with a line that names the signal, and with the status that shells give to it."""
+    _write_line(name, number, details)
     sys.exit(128 + number)
 
 
-def _say(name: str, number: int, more: str = "") -> None:
-    # Not by print: a signal may have come in the middle of another one, which can't be entered twice.
-    os.write(sys.stderr.fileno(), f"{name}: stopped by {signal.Signals(number).name}{more}\n".encode())
-
-
-@dataclass
-class Request:
-    """The wish that a stage ends, for a body that must not end just anywhere: it asks now and then.
-
-    A second Ctrl-C ends the stage at once.
-    """
-
-    number: int | None = None
-    pressed: float | None = None  # when Ctrl-C was, first
-
-    def __call__(self) -> bool:
-        """Whether there was a signal."""
-        return self.number is not None
-
-    @contextmanager
-    def noted(self) -> Iterator[None]:
-        """Within this, signals are noted and nothing else."""
-        before = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.number = self.number or number
-        if number == signal.SIGINT:
-            self.pressed = self.pressed or time.monotonic()
-            if time.monotonic() - self.pressed > _ONE_KEY:
-                os._exit(128 + number)
+def _write_line(name: str, number: int, details: str = "") -> None:
+    # Not print, which isn't reentrant: the signal may have interrupted another print.
+    os.write(sys.stderr.fileno(), f"{name}: stopped by {signal.Signals(number).name}{details}\n".encode())
 
 
 def die_with_parent() -> None:
-    """Asks Linux for SIGTERM when DVC (or whoever started this) dies, however it dies: an orphan would go on writing
-    under the next run."""
+    """Makes Linux send SIGTERM when the parent process (usually DVC) dies.
+
+    Otherwise the orphan would write files while the next run writes them too.
+    """
     if sys.platform != "linux":
         return
     parent = os.getppid()
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before we asked
-        sys.exit(143)
+    if os.getppid() != parent:  # the parent died before the call
+        sys.exit(128 + signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""What every stage has in common: one line for an error, no orphan, and a result that is what its inputs say."""
+"""What every stage does: one-line errors, no orphan processes, and a result that matches its declared inputs."""
 
 import errno
 import hashlib
@@ -15,71 +15,83 @@ from pipeline import params
 from pipeline.errors import PipelineError
 from pipeline.files import digest
 from pipeline.params import Params
-from pipeline.process import die_with_parent, listen
+from pipeline.process import die_with_parent, handle_signals
 from pipeline.workspace import workspace
 
+Cleanup = Callable[[], object]  # what a stage removes once its result has been accepted
 
-def run(name: str, body: Callable[[Params], None]) -> None:
-    """Runs one stage and exits: 0 when its outputs are whole, 1 after a line that says why they aren't.
 
-    DVC writes parameters and code into its lock as they are when a stage ends. So what determines the result
-    is noted at the start, and where it is something else at the end the stage fails: the lock never lies.
+def run_stage(name: str, run: Callable[[Params], Cleanup | None]) -> None:
+    """Runs a stage and exits with status 1, after one line, if it fails.
+
+    DVC records parameters and code in dvc.lock as they are when a stage ends. Therefore the stage's inputs are compared
+    at its start and its end, and the stage fails if they differ.
+
+    Args:
+        run: writes the outputs. It may return a function that removes resumable state; that function is called last,
+            so that a stage which fails before can resume.
     """
     die_with_parent()
-    signaled = listen(name)
+    stop_request = handle_signals(name)
     try:
-        with full_disk_told():
+        with full_disk_errors():
             values = params.load()
             before = _inputs(name)
-            body(values)
-            _still(before, _inputs(name), name)
+            cleanup = run(values)
+            _check_unchanged(before, _inputs(name), name, resumable=cleanup is not None)
+            if cleanup:
+                cleanup()
     except PipelineError as error:
         print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
     except Exception:
-        if signaled.number is None:
+        if stop_request.number is None:
             raise
-        sys.exit(128 + signaled.number)  # some libraries, stopped in the middle, raise something of their own
+        sys.exit(128 + stop_request.number)  # a library may raise its own exception when a signal interrupts it
 
 
 @contextmanager
-def full_disk_told() -> Iterator[None]:
-    """Makes a full disk a PipelineError."""
+def full_disk_errors() -> Iterator[None]:
+    """Turns the error of a full disk into a PipelineError."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        where = error.filename or workspace()
-        raise PipelineError(f"{where}: {error.strerror}; make room, and run `dvc repro` again") from None
+        path = error.filename or workspace()
+        raise PipelineError(f"{path}: {error.strerror}; free some space and run `dvc repro` again") from None
 
 
 def fingerprint(name: str) -> str:
-    """Identifies everything that determines a stage's result: its parameters, code and data, in hexadecimal.
+    """Hash of everything that determines a stage's result: parameters, code and data; 32 hexadecimal digits.
 
-    Data files count by name and size, and annotation files by content: reading every image again would take
+    Code and annotation files count by content, other data files by name and size: reading every image would take
     longer than some stages.
     """
-    return hashlib.sha256(json.dumps(_inputs(name, data=_identity)).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(_inputs(name, data_version=_size_or_digest)).encode()).hexdigest()[:32]
 
 
-def _inputs(name: str, data: Callable[[Path], str] | None = None) -> dict[str, str]:
-    """Parameters and files that dvc.yaml declares for the stage, each with what tells a change."""
+def _inputs(name: str, data_version: Callable[[Path], str] | None = None) -> dict[str, str]:
+    """The parameters and files that dvc.yaml declares for a stage, each with a string that changes with its content."""
     yaml = YAML(typ="safe")
-    declared = yaml.load(workspace() / "dvc.yaml")["stages"][name]
+    stage = yaml.load(workspace() / "dvc.yaml")["stages"][name]
     values = yaml.load(workspace() / "params.yaml")
-    found = {f"params.yaml: {key}": json.dumps(_value(values, key), default=str) for key in declared.get("params", [])}
-    for entry in declared.get("deps", []):
-        path = workspace() / _filled(entry, values)
+    inputs = {f"params.yaml: {key}": json.dumps(_value(values, key), default=str) for key in stage.get("params", [])}
+    for entry in stage.get("deps", []):
+        path = workspace() / _interpolate(entry, values)
         for file in [path] if path.is_file() else sorted(path.rglob("*")):
             if file.is_file() and file.suffix != ".pyc":
-                tell = digest if file.suffix == ".py" else (data or _stamp)
-                found[str(file.relative_to(workspace()) if file.is_relative_to(workspace()) else file)] = tell(file)
-    return found
+                version = digest if file.suffix == ".py" else (data_version or _size_and_time)
+                inputs[_display_path(file)] = version(file)
+    return inputs
 
 
-def _filled(entry: str, values: dict[str, Any]) -> str:
-    """A path of dvc.yaml with its `${a.b}` filled in from params.yaml."""
+def _display_path(file: Path) -> str:
+    return str(file.relative_to(workspace()) if file.is_relative_to(workspace()) else file)
+
+
+def _interpolate(entry: str, values: dict[str, Any]) -> str:
+    """A path of dvc.yaml with each `${section.key}` replaced by its value in params.yaml."""
     while "${" in entry:
         head, _, rest = entry.partition("${")
         key, _, tail = rest.partition("}")
@@ -93,20 +105,24 @@ def _value(values: Any, key: str) -> Any:
     return values
 
 
-def _stamp(file: Path) -> str:
+def _size_and_time(file: Path) -> str:
     status = file.stat()
     return f"{status.st_size} bytes, {status.st_mtime_ns}"
 
 
-def _identity(file: Path) -> str:
+def _size_or_digest(file: Path) -> str:
     return digest(file) if file.suffix == ".json" else f"{file.stat().st_size} bytes"
 
 
-def _still(before: dict[str, str], after: dict[str, str], name: str) -> None:
+def _check_unchanged(before: dict[str, str], after: dict[str, str], name: str, *, resumable: bool) -> None:
+    """Raises PipelineError if an input changed while the stage ran."""
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    if changed:
-        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        raise PipelineError(
-            f"{changed[0]}{more} changed while this stage ran, so its result is not what they say now: "
-            f"run `dvc repro {name}` again"
-        )
+    if not changed:
+        return
+    others = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    remedy = f"run `dvc repro {name}` again"
+    if resumable:
+        remedy = f"undo the edit and run `dvc repro` to keep the result, or run `dvc repro {name}` to start anew"
+    raise PipelineError(
+        f"{changed[0]}{others} changed while this stage ran, so its result doesn't match its inputs: {remedy}"
+    )

@@ -1,4 +1,4 @@
-"""Where things lie: the workspace a stage runs in, and the main repository that outlives it."""
+"""Locations: the workspace that a stage runs in, and the main repository, which outlives temporary workspaces."""
 
 import os
 from pathlib import Path
@@ -7,30 +7,34 @@ from pipeline.errors import PipelineError
 
 
 def workspace() -> Path:
-    """The folder that holds dvc.yaml: the repository, or a temporary clone of it under `dvc exp run --queue`."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
+    """The folder that holds dvc.yaml: the repository, or a temporary clone of it during `dvc exp run --queue`.
+
+    Raises:
+        PipelineError: neither the current folder nor one above it holds dvc.yaml.
+    """
+    current = Path.cwd()
+    for folder in (current, *current.parents):
         if (folder / "dvc.yaml").is_file():
             return folder
-    raise PipelineError(f"{here}: no dvc.yaml here or above: run this inside the project's folder")
+    raise PipelineError(f"{current}: no dvc.yaml in this folder or above it: run the command inside the project")
 
 
 def root() -> Path:
-    """The main repository's root, also inside a temporary clone (DVC names it in DVC_ROOT).
+    """The main repository's root. In a temporary workspace, DVC gives it in the environment variable DVC_ROOT.
 
-    Whatever must outlive a temporary workspace is addressed from here: MLflow's store, resumable training
-    state, FiftyOne's database.
+    Whatever must outlive a temporary workspace is located from here: MLflow's store, resumable training states,
+    FiftyOne's database.
     """
     return Path(os.environ.get("DVC_ROOT") or workspace()).resolve()
 
 
-def state() -> Path:
-    """The folder, made when missing, for what outlives runs and is nobody's output: `<root>/.fcos`."""
+def state_dir() -> Path:
+    """The folder `<root>/.fcos`, created if missing: files that outlive a run and aren't outputs of a stage."""
     folder = root() / ".fcos"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 def from_root(path: str | Path) -> Path:
-    """A path of params.yaml as a person means it: relative to the main repository's root."""
+    """A path from params.yaml; relative paths start at the main repository's root."""
     return root() / path

@@ -1,12 +1,13 @@
-"""dvc.yaml tells the truth: a stage depends on the code that determines its result, and on the parameters it reads.
+"""dvc.yaml is complete: a stage depends on the code that determines its result, and on the parameters that it reads.
 
-Without that, an edit would leave an old result "up to date", or run a stage that nothing changed.
+Otherwise an edit would leave an old result "up to date", or run a stage whose result can't change.
 `python tests/test_dvc_yaml.py STAGE` prints the files that the stage imports and that can change its result.
 """
 
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ import yaml
 from tests.support.paths import PROJECT
 
 PACKAGES = ("fcos", "pipeline")
-# What can't change a stage's result: the ground that carries it, advice, progress, pictures, MLflow and FiftyOne.
-# A stage whose result is pictures declares the visualization it uses.
+# Code that can't change a result: the runner and its modules, advice, progress, images, MLflow and FiftyOne.
 NEUTRAL = (
+    "fcos/__init__.py",  # only public names, which no module of the project imports
     "pipeline/analysis",
     "pipeline/errors.py",
     "pipeline/files.py",
@@ -31,9 +32,15 @@ NEUTRAL = (
     "pipeline/visualization",
     "pipeline/workspace.py",
 )
-# Small packages that are declared whole, whichever of their modules a stage imports.
+# Images that inspect writes are its results, so these modules are not neutral.
+RESULT_IMAGES = (
+    "pipeline/visualization/boxes.py",
+    "pipeline/visualization/contact_sheets.py",
+    "pipeline/visualization/failure_sheets.py",
+)
+# Small packages, declared as a whole whichever of their modules a stage imports.
 WHOLE = {"fcos/fast", "pipeline/data"}
-# Parts of a declared package that the stage does not import. To run it again for these costs little.
+# Parts of a declared package that the stage does not import. Running the stage again for a change there costs little.
 UNUSED = {
     "convert": {"pipeline/conversion/export.py", "pipeline/formats/writers"},
     "evaluate": {
@@ -43,9 +50,9 @@ UNUSED = {
         "pipeline/inference/predict.py",
     },
 }
-MOST_LINES = 50  # of code dependencies, in all stages together
+MAX_LINES = 50  # of code dependencies, in all stages together
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
-# download is keyed by its parameters alone: an edit of its code must not fetch gigabytes again (see dvc.yaml).
+# download depends on its parameters alone: an edit of its code must not download gigabytes again (see dvc.yaml).
 WITH_CODE = [name for name in STAGES if name != "download"]
 
 
@@ -55,8 +62,8 @@ def source(module: str) -> Path:
     return path.with_suffix(".py") if (PROJECT / path).with_suffix(".py").is_file() else path / "__init__.py"
 
 
-def says_nothing(file: Path) -> bool:
-    """Whether a file is an `__init__.py` with a docstring at most."""
+def is_empty(file: Path) -> bool:
+    """Whether a file is an `__init__.py` without code."""
     body = ast.parse((PROJECT / file).read_text()).body
     return file.name == "__init__.py" and all(isinstance(node, ast.Expr) for node in body)
 
@@ -65,25 +72,34 @@ def within(file: Path, names: Iterator[str] | tuple[str, ...] | set[str] | list[
     return any(file == Path(name) or Path(name) in file.parents for name in names)
 
 
-def imported(stage: str) -> set[Path]:
-    """The files that the stage imports and that can change its result, itself included.
+def is_neutral(file: Path) -> bool:
+    return within(file, NEUTRAL) and not within(file, RESULT_IMAGES)
 
-    What neutral modules import in turn can't change it either.
+
+@cache
+def import_graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+
+
+@cache
+def imported(stage: str) -> frozenset[Path]:
+    """The stage's module and the files that it imports, directly or not.
+
+    Imports of neutral modules are not followed: they can't change a result either.
     """
-    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
-    todo, seen = {f"pipeline.stages.{stage}"}, set()
-    while todo:
-        module = todo.pop()
-        seen.add(module)
-        if within(source(module), NEUTRAL):
+    pending, visited = {f"pipeline.stages.{stage}"}, set()
+    while pending:
+        module = pending.pop()
+        visited.add(module)
+        if is_neutral(source(module)):
             continue
-        parents = {module.rsplit(".", depth)[0] for depth in range(1, module.count(".") + 1)}  # they run first
-        todo |= (graph.find_modules_directly_imported_by(module) | parents) - seen
-    return {file for file in map(source, seen) if not says_nothing(file)}
+        parents = {module.rsplit(".", depth)[0] for depth in range(1, module.count(".") + 1)}  # are imported first
+        pending |= (import_graph().find_modules_directly_imported_by(module) | parents) - visited
+    return frozenset(file for file in map(source, visited) if not is_empty(file))
 
 
 def determining(stage: str) -> set[Path]:
-    return {file for file in imported(stage) if not within(file, NEUTRAL)}
+    return {file for file in imported(stage) if not is_neutral(file)}
 
 
 def code(stage: str) -> list[str]:
@@ -91,9 +107,9 @@ def code(stage: str) -> list[str]:
 
 
 def covered(deps: list[str]) -> set[Path]:
-    """Every file of fcos/ and pipeline/ that the deps name, by themselves or by their folder."""
+    """The files that the dependencies name, directly or by their folder."""
     files = {file for dep in deps for file in ([Path(dep)] if dep.endswith(".py") else modules_in(Path(dep)))}
-    return {file for file in files if not says_nothing(file)}
+    return {file for file in files if not is_empty(file)}
 
 
 def modules_in(folder: Path) -> Iterator[Path]:
@@ -107,15 +123,15 @@ def test_deps_cover_the_code_that_determines_the_result(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", WITH_CODE)
-def test_deps_name_nothing_that_the_stage_does_not_use(stage: str) -> None:
+def test_deps_name_only_code_that_the_stage_imports(stage: str) -> None:
     used, allowed = imported(stage), UNUSED.get(stage, set())
-    idle = {file for file in covered(code(stage)) - used if not within(file, allowed | WHOLE)}
-    assert not idle, f"dvc.yaml, stage {stage}: deps name {sorted(map(str, idle))}, which the stage doesn't import"
+    unused = {file for file in covered(code(stage)) - used if not within(file, allowed | WHOLE)}
+    assert not unused, f"dvc.yaml, stage {stage}: deps name {sorted(map(str, unused))}, which the stage doesn't import"
     assert not [name for name in allowed if any(within(file, {name}) for file in used)], "listed as unused, but used"
 
 
-def test_few_lines_say_it() -> None:
-    assert sum(len(code(stage)) for stage in WITH_CODE) <= MOST_LINES
+def test_code_dependencies_are_few_lines() -> None:
+    assert sum(len(code(stage)) for stage in WITH_CODE) <= MAX_LINES
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -123,15 +139,15 @@ def test_deps_exist(stage: str) -> None:
     assert [dep for dep in code(stage) if not (PROJECT / dep).exists()] == []
 
 
-# They record, compare and check all parameters.
+# Modules that record, compare and check all parameters.
 RECORDERS = {Path("pipeline/integrations/mlflow.py"), Path("pipeline/runner.py"), Path("pipeline/params.py")}
 
 
 def read_params(stage: str) -> set[str]:
     """The parameters that a stage reads: `train.lr` for `params.train.lr`, in any function of the code it imports.
 
-    The rule that makes this simple: only an argument annotated as `Params` is the whole; sections and values are
-    handed on as such.
+    Code follows a rule that makes this simple: an argument with all parameters is annotated as `Params`. Any other
+    argument is a section or a value.
     """
     files = {file for file in imported(stage) if file not in RECORDERS}
     trees = [ast.parse((PROJECT / file).read_text()) for file in files]
@@ -145,7 +161,7 @@ def read_params(stage: str) -> set[str]:
 
 
 def is_params(argument: ast.arg) -> bool:
-    """Whether an argument is annotated as `Params`, the whole, not as one section's class."""
+    """Whether an argument is annotated as `Params`, not as the class of a section."""
     return argument.annotation is not None and ast.unparse(argument.annotation) in ("Params", "params.Params")
 
 
@@ -166,10 +182,14 @@ def known_params() -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_those_that_the_stage_reads(stage: str) -> None:
     declared, read = STAGES[stage]["params"], read_params(stage)
-    undeclared = {name for name in read if not any(inside(name, each) or inside(each, name) for each in declared)}
-    unread = {each for each in declared if not any(inside(name, each) or inside(each, name) for name in read)}
+    undeclared = {name for name in read if not any(overlap(name, section) for section in declared)}
+    unread = {section for section in declared if not any(overlap(name, section) for name in read)}
     assert not undeclared, f"dvc.yaml, stage {stage}: params lacks {sorted(undeclared)}"
     assert not unread, f"dvc.yaml, stage {stage}: params has {sorted(unread)}, which the stage never reads"
+
+
+def overlap(a: str, b: str) -> bool:
+    return inside(a, b) or inside(b, a)
 
 
 def inside(name: str, section: str) -> bool:

@@ -6,7 +6,7 @@ from torch import Tensor
 from fcos.assigners.conflicts import assignment, resolve
 from fcos.assigners.windows import columns_and_rows, places
 from fcos.config import ModelConfig
-from fcos.locations import Grid, Points
+from fcos.locations import LevelGrid, Locations
 from fcos.ops.boxes import aligned_iou, contains
 from fcos.structures import Assignment, Outputs, Targets
 
@@ -25,29 +25,29 @@ def assign_atss(outputs: Outputs, batch: Targets, config: ModelConfig) -> Assign
         outputs: their P locations alone are used.
         batch: B images of up to M objects.
     """
-    points = outputs.points
-    cells = _candidates(points, batch.boxes, config.atss_topk)
-    locations, boxes = points.locations[cells], batch.boxes[:, :, None]
-    half = _ANCHOR / 2 * points.strides[cells][..., None]
-    overlap, _ = aligned_iou(torch.cat([locations - half, locations + half], dim=-1), boxes)
+    locations = outputs.locations
+    cells = _candidates(locations, batch.boxes, config.atss_topk)
+    xy, boxes = locations.xy[cells], batch.boxes[:, :, None]
+    half = _ANCHOR / 2 * locations.strides[cells][..., None]
+    overlap, _ = aligned_iou(torch.cat([xy - half, xy + half], dim=-1), boxes)
     deviation = overlap.std(dim=-1, correction=min(1, cells.shape[-1] - 1), keepdim=True)
-    positive = contains(boxes, locations) & batch.valid[..., None]
+    positive = contains(boxes, xy) & batch.valid[..., None]
     positive &= overlap >= overlap.mean(dim=-1, keepdim=True) + deviation
     costs = (-overlap).where(positive, torch.inf)
-    return assignment(points, batch, *resolve(cells, costs, len(points.locations)))
+    return assignment(locations, batch, *resolve(cells, costs, len(locations.xy)))
 
 
-def _candidates(points: Points, boxes: Tensor, count: int) -> Tensor:
+def _candidates(locations: Locations, boxes: Tensor, count: int) -> Tensor:
     """Places [B, M, C] of the locations nearest to the centers of boxes [B, M, 4], `count` or all of each level."""
     centers = (boxes[..., :2] + boxes[..., 2:]) / 2
     cells, start = [], 0
-    for grid in points.grids:
+    for grid in locations.grids:
         cells.append(_nearest(grid, centers, count) + start)
         start += grid.count
     return torch.cat(cells, dim=-1)
 
 
-def _nearest(grid: Grid, centers: Tensor, count: int) -> Tensor:
+def _nearest(grid: LevelGrid, centers: Tensor, count: int) -> Tensor:
     # The n nearest cells lie in the n nearest columns and rows; one more, for rounding.
     columns, rows = columns_and_rows(grid, centers, count + 1, count + 1)
     x = columns * grid.step_x + grid.first - centers[..., :1]

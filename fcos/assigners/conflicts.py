@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fcos.locations import Points
+from fcos.locations import Locations
 from fcos.ops.boxes import ltrb_from_boxes
 from fcos.structures import Assignment, Targets
 
@@ -37,14 +37,14 @@ def per_candidate(values: Tensor, cells: Tensor) -> Tensor:
 
 
 def assignment(
-    points: Points, batch: Targets, index: Tensor, positive: Tensor, alignment: Tensor | None = None
+    locations: Locations, batch: Targets, index: Tensor, positive: Tensor, alignment: Tensor | None = None
 ) -> Assignment:
     """What every location learns, given its object's index and whether it has one, both [B, P]."""
     boxes = batch.boxes.gather(1, index[..., None].expand(-1, -1, 4))
     return Assignment(
         positive=positive,
         labels=batch.labels.gather(1, index),
-        ltrb=ltrb_from_boxes(points.locations, boxes).where(positive[..., None], boxes.new_ones(())),
+        ltrb=ltrb_from_boxes(locations.xy, boxes).where(positive[..., None], boxes.new_ones(())),
         index=index,
         alignment=alignment,
     )

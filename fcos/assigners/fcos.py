@@ -8,7 +8,7 @@ from torch import Tensor
 from fcos.assigners.conflicts import assignment, resolve
 from fcos.assigners.windows import columns_and_rows, places
 from fcos.config import ModelConfig
-from fcos.locations import Grid, Points
+from fcos.locations import LevelGrid, Locations
 from fcos.ops.boxes import area, contains
 from fcos.structures import Assignment, Outputs, Targets
 
@@ -29,23 +29,23 @@ def assign_fcos(outputs: Outputs, batch: Targets, config: ModelConfig) -> Assign
         outputs: their P locations alone are used.
         batch: B images of up to M objects.
     """
-    points, radius = outputs.points, config.center_sampling_radius
-    cells = sum(math.prod(_window(grid, radius)) for grid in points.grids)
-    near = radius > 0 and cells <= _WORTHWHILE * len(points.locations)
+    locations, radius = outputs.locations, config.center_sampling_radius
+    cells = sum(math.prod(_window(grid, radius)) for grid in locations.grids)
+    near = radius > 0 and cells <= _WORTHWHILE * len(locations.xy)
     match = match_near_centers if near else match_everywhere
-    return assignment(points, batch, *match(points, batch, radius))
+    return assignment(locations, batch, *match(locations, batch, radius))
 
 
-def match_everywhere(points: Points, batch: Targets, radius: float) -> tuple[Tensor, Tensor]:
+def match_everywhere(locations: Locations, batch: Targets, radius: float) -> tuple[Tensor, Tensor]:
     """Compares every location with every object: the index of each one's object [B, P], and whether it has one.
 
     O(B·P·M), in chunks of whole images.
     """
     images, objects = batch.valid.shape
-    step = max(1, _CHUNK // (len(points.locations) * objects))
+    step = max(1, _CHUNK // (len(locations.xy) * objects))
     index, positive = zip(
         *(
-            _match(points, batch.boxes[start : start + step], batch.valid[start : start + step], radius)
+            _match(locations, batch.boxes[start : start + step], batch.valid[start : start + step], radius)
             for start in range(0, images, step)
         ),
         strict=True,
@@ -53,39 +53,39 @@ def match_everywhere(points: Points, batch: Targets, radius: float) -> tuple[Ten
     return torch.cat(index), torch.cat(positive)
 
 
-def _match(points: Points, boxes: Tensor, valid: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    x, y = torch.unbind(points.locations[:, None], dim=-1)  # [P, 1], against boxes' [b, 1, M]
+def _match(locations: Locations, boxes: Tensor, valid: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    x, y = torch.unbind(locations.xy[:, None], dim=-1)  # [P, 1], against boxes' [b, 1, M]
     x1, y1, x2, y2 = torch.unbind(boxes[:, None], dim=-1)
-    candidate = contains(boxes[:, None], points.locations[:, None]) & valid[:, None]
+    candidate = contains(boxes[:, None], locations.xy[:, None]) & valid[:, None]
     if radius > 0:
         center_x, center_y = torch.unbind(_centers(boxes)[:, None], dim=-1)
         offset = torch.maximum((x - center_x).abs(), (y - center_y).abs())
-        candidate &= offset < radius * points.strides[:, None]
+        candidate &= offset < radius * locations.strides[:, None]
     size = torch.maximum(torch.maximum(x - x1, x2 - x), torch.maximum(y - y1, y2 - y))  # max(l, t, r, b)
-    candidate &= (size > points.ranges[:, :1]) & (size <= points.ranges[:, 1:])
+    candidate &= (size > locations.ranges[:, :1]) & (size <= locations.ranges[:, 1:])
     # Infinity, not 1e8 − area: in float32 that loses the difference of small areas.
     smallest, index = area(boxes)[:, None].where(candidate, torch.inf).min(dim=-1)
     positive = smallest.isfinite()
     return index.where(positive, 0), positive
 
 
-def match_near_centers(points: Points, batch: Targets, radius: float) -> tuple[Tensor, Tensor]:
+def match_near_centers(locations: Locations, batch: Targets, radius: float) -> tuple[Tensor, Tensor]:
     """What `match_everywhere` gives, looking only at the few cells of each level near each object's center.
 
     O(B·M·levels·window²): a location further away than the radius can't be positive, and a grid tells which aren't.
     """
     cells, candidates, start = [], [], 0
-    for grid in points.grids:
+    for grid in locations.grids:
         place, candidate = _near(grid, batch.boxes, radius)
         cells.append(place + start)
         candidates.append(candidate)
         start += grid.count
     candidate = torch.cat(candidates, dim=-1) & batch.valid[..., None]
     costs = area(batch.boxes)[..., None].where(candidate, torch.inf)
-    return resolve(torch.cat(cells, dim=-1), costs, len(points.locations))
+    return resolve(torch.cat(cells, dim=-1), costs, len(locations.xy))
 
 
-def _near(grid: Grid, boxes: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+def _near(grid: LevelGrid, boxes: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     """A level's cells near the centers of boxes [B, M, 4], and which of them are positive: both [B, M, cells]."""
     centers = _centers(boxes)
     columns, rows = columns_and_rows(grid, centers, *_window(grid, radius))
@@ -104,7 +104,7 @@ def _along(places: Tensor, low: Tensor, high: Tensor, center: Tensor, reach: flo
     return inside, torch.maximum(before, behind)
 
 
-def _window(grid: Grid, radius: float) -> tuple[int, int]:
+def _window(grid: LevelGrid, radius: float) -> tuple[int, int]:
     """Columns and rows that may hold positive cells: those within the radius, and one for rounding."""
     width, height = (math.ceil(2 * radius * grid.stride / step) + 1 for step in (grid.step_x, grid.step_y))
     return min(width, grid.width), min(height, grid.height)

@@ -25,8 +25,8 @@ def assign_task_aligned(outputs: Outputs, batch: Targets, config: ModelConfig) -
         outputs: what is predicted at P locations; nothing flows back into it.
         batch: B images of up to M objects.
     """
-    count = len(outputs.points.locations)
-    predicted = boxes_from_ltrb(outputs.points.locations, outputs.ltrb.detach().float())
+    count = len(outputs.locations.xy)
+    predicted = boxes_from_ltrb(outputs.locations.xy, outputs.ltrb.detach().float())
     step = max(1, _CHUNK // (count * len(predicted)))
     parts = [
         _best(outputs, predicted, part, config)
@@ -38,7 +38,7 @@ def assign_task_aligned(outputs: Outputs, batch: Targets, config: ModelConfig) -
     won = (per_candidate(index, cells) == objects) & aligned.isfinite()
     scaled = _scale(aligned.where(won, 0), overlap.where(won, 0))
     alignment = scaled.new_zeros(positive.shape).scatter_reduce_(1, cells.flatten(1), scaled.flatten(1), "amax")
-    return assignment(outputs.points, batch, index, positive, alignment)
+    return assignment(outputs.locations, batch, index, positive, alignment)
 
 
 def _split(batch: Targets, objects: int) -> list[Targets]:
@@ -48,13 +48,13 @@ def _split(batch: Targets, objects: int) -> list[Targets]:
 
 def _best(outputs: Outputs, predicted: Tensor, batch: Targets, config: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Each object's best locations, their alignment (−∞: not inside the box) and IoU: all [B, M, candidates]."""
-    boxes, locations = batch.boxes[:, :, None], outputs.points.locations
+    boxes, xy = batch.boxes[:, :, None], outputs.locations.xy
     overlap, _ = aligned_iou(boxes, predicted[:, None])  # [B, M, P]
-    labels = batch.labels[..., None].expand(-1, -1, len(locations))
+    labels = batch.labels[..., None].expand(-1, -1, len(xy))
     probability = outputs.logits.detach().transpose(1, 2).gather(1, labels).float().sigmoid()
     aligned = probability**config.task_aligned_alpha * overlap**config.task_aligned_beta
-    inside = contains(boxes, locations) & batch.valid[..., None]
-    best, cells = aligned.where(inside, -torch.inf).topk(min(config.task_aligned_topk, len(locations)), dim=-1)
+    inside = contains(boxes, xy) & batch.valid[..., None]
+    best, cells = aligned.where(inside, -torch.inf).topk(min(config.task_aligned_topk, len(xy)), dim=-1)
     return cells, best, overlap.gather(-1, cells)
 
 

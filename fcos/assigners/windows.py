@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from fcos.locations import Grid
+from fcos.locations import LevelGrid
 
 
-def columns_and_rows(grid: Grid, centers: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
+def columns_and_rows(grid: LevelGrid, centers: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
     """The columns and the rows of a level's cells that are nearest to points, in rising order.
 
     Args:
@@ -23,7 +23,7 @@ def columns_and_rows(grid: Grid, centers: Tensor, width: int, height: int) -> tu
     )
 
 
-def places(grid: Grid, columns: Tensor, rows: Tensor) -> Tensor:
+def places(grid: LevelGrid, columns: Tensor, rows: Tensor) -> Tensor:
     """Places [..., rows · columns] in the level's list of the cells where columns and rows [..., n] meet, rising."""
     return (rows[..., :, None] * grid.width + columns[..., None, :]).flatten(-2)
 

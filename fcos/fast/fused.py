@@ -18,7 +18,7 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _ACTIVATIONS = (F.relu, torch.relu)
 
 
-def fused(detector: Detector) -> Detector:
+def fuse(detector: Detector) -> Detector:
     """A copy in evaluation mode whose weights can't learn any more; its outputs are equal within 1e-4.
 
     Batch norm is folded into the convolution before it, and what else follows a convolution, a residual's addition and

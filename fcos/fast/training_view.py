@@ -10,7 +10,7 @@ from fcos.detector import Detector
 from fcos.fast.tracing import fold, rewrite
 
 
-def twin(detector: Detector) -> Detector:
+def training_view(detector: Detector) -> Detector:
     """Returns a detector that shares parameters, buffers and layers with another; outputs are equal but for rounding.
 
     Each frozen batch norm is folded into the convolution before it, again in every step. This saves one pass over the

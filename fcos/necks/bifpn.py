@@ -54,8 +54,8 @@ class Layer(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, config: ModelConfig) -> None:
         super().__init__()
-        self.mode = config.upsample_mode
-        self.upsample_mode = nn.ModuleList(Fusion(2, config) for _ in range(inputs - 1))
+        self.upsample_mode = config.upsample_mode
+        self.top_down = nn.ModuleList(Fusion(2, config) for _ in range(inputs - 1))
         # The coarsest level has no node on the way down.
         self.bottom_up = nn.ModuleList(Fusion(2 if i == inputs - 1 else 3, config) for i in range(1, outputs))
 
@@ -63,7 +63,7 @@ class Layer(nn.Module):
         """Levels from fine to coarse, in and out."""
         down = list(levels)
         for i in range(len(levels) - 2, -1, -1):
-            down[i] = self.upsample_mode[i]([levels[i], enlarge(down[i + 1], levels[i], self.mode)])
+            down[i] = self.top_down[i]([levels[i], enlarge(down[i + 1], levels[i], self.upsample_mode)])
         up = [down[0]]
         for i, fusion in enumerate(self.bottom_up, start=1):
             middle = [down[i]] if i < len(levels) - 1 else []

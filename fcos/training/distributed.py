@@ -1,4 +1,4 @@
-"""The processes that train one detector together, of which there is one at least."""
+"""Communication between the processes that train one detector; a single process is the simplest case."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,117 +11,121 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class Processes(Protocol):
-    """What training asks of its fellow processes. All of them call each method alike."""
+    """The operations between processes that training needs. All processes must call each method together."""
 
     @property
     def rank(self) -> int:
-        """This process's number, from 0; the first one writes and speaks."""
+        """This process's number, from 0. Process 0 writes files and messages."""
 
     @property
-    def count(self) -> int:
-        """How many there are."""
+    def world_size(self) -> int:
+        """Number of processes."""
 
-    def joined(self, network: nn.Module) -> nn.Module:
-        """The network with its gradients averaged over all processes as they are made."""
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Returns the network with its gradients averaged over all processes in the backward pass.
 
-    def apart(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Within this, gradients of a joined network add up in each process alone."""
+        Buffers stay separate: batch norm's statistics are those of each process's own images.
+        """
 
-    def alike(self, network: nn.Module) -> None:
-        """Gives every process the first one's buffers: batch norm's statistics, which each has of its own images."""
+    def no_sync(self, network: nn.Module) -> AbstractContextManager[None]:
+        """Context in which a wrapped network accumulates gradients without averaging them."""
+
+    def broadcast_buffers(self, network: nn.Module) -> None:
+        """Copies process 0's buffers to all processes, so that all evaluate the same network."""
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a float tensor over all processes, on its device, without waiting for a GPU."""
+        """Mean of a float tensor over all processes, on its device, without waiting for a GPU."""
 
-    def highest(self, value: int) -> int:
-        """The highest of the processes' numbers; the device isn't waited for."""
+    def max(self, value: int) -> int:
+        """Maximum over all processes, without waiting for a GPU."""
 
-    def gathered(self, value: Any) -> Sequence[Any]:
-        """Each process's value, in the order of their ranks."""
+    def all_gather_object(self, value: Any) -> Sequence[Any]:
+        """The values of all processes, ordered by rank."""
 
-    def of_first(self, value: Any) -> Any:
-        """The first process's value."""
+    def broadcast_object(self, value: Any) -> Any:
+        """Process 0's value."""
 
 
-class Alone:
-    """One process."""
+class SingleProcess:
+    """Training in one process."""
 
     rank = 0
-    count = 1
+    world_size = 1
 
-    def joined(self, network: nn.Module) -> nn.Module:
+    def wrap(self, network: nn.Module) -> nn.Module:
         return network
 
-    def apart(self, network: nn.Module) -> AbstractContextManager[None]:  # noqa: ARG002
+    def no_sync(self, network: nn.Module) -> AbstractContextManager[None]:  # noqa: ARG002
         return nullcontext()
 
-    def alike(self, network: nn.Module) -> None:
+    def broadcast_buffers(self, network: nn.Module) -> None:
         pass
 
     def mean(self, value: Tensor) -> Tensor:
         return value
 
-    def highest(self, value: int) -> int:
+    def max(self, value: int) -> int:
         return value
 
-    def gathered(self, value: Any) -> Sequence[Any]:
+    def all_gather_object(self, value: Any) -> Sequence[Any]:
         return [value]
 
-    def of_first(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         return value
 
 
-class Group:
-    """The processes of torch.distributed's default group. What lies on a CPU goes by gloo, what on a GPU by NCCL."""
+class DistributedProcesses:
+    """The processes of torch.distributed's default group: gloo for tensors on a CPU, NCCL for tensors on a GPU."""
 
     def __init__(self) -> None:
-        self.rank, self.count = dist.get_rank(), dist.get_world_size()
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
-    def joined(self, network: nn.Module) -> nn.Module:
-        # Every parameter that learns has a gradient in every step, also without objects: none has to be looked for.
-        return DistributedDataParallel(network, gradient_as_bucket_view=True)
+    def wrap(self, network: nn.Module) -> nn.Module:
+        # find_unused_parameters stays False: every trained parameter has a gradient in every step, with or without
+        # objects. forward_sync_buffers: DDP would overwrite batch norm's statistics with process 0's in each step.
+        return DistributedDataParallel(network, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
-    def apart(self, network: nn.Module) -> AbstractContextManager[None]:
+    def no_sync(self, network: nn.Module) -> AbstractContextManager[None]:
         assert isinstance(network, DistributedDataParallel)
         return network.no_sync()
 
-    def alike(self, network: nn.Module) -> None:
+    def broadcast_buffers(self, network: nn.Module) -> None:
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
 
     def mean(self, value: Tensor) -> Tensor:
         total = value.detach().clone()
         dist.all_reduce(total)
-        return total.div_(self.count)
+        return total.div_(self.world_size)
 
-    def highest(self, value: int) -> int:
+    def max(self, value: int) -> int:
         number = torch.tensor(value)
         dist.all_reduce(number, op=dist.ReduceOp.MAX)
         return int(number)
 
-    def gathered(self, value: Any) -> Sequence[Any]:
-        values = [None] * self.count
+    def all_gather_object(self, value: Any) -> Sequence[Any]:
+        values = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def of_first(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
 
 @contextmanager
-def group(device: torch.device) -> Iterator[Processes]:
-    """Joins the processes that torch's launcher has started, as its environment variables say.
+def process_group(device: torch.device) -> Iterator[Processes]:
+    """Joins the process group that torch's launcher describes in environment variables.
 
-    Where they train on GPUs, the current one becomes this process's own.
+    On GPUs, each process makes the GPU of its local rank the current device.
     """
     if device.type == "cuda":
         torch.cuda.set_device(dist.get_node_local_rank())
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    yield Group()
-    # Not after an error: the others, who know nothing of it yet, would be waited for.
+    yield DistributedProcesses()
+    # Not after an error: this would wait for the other processes, which do not know of it yet.
     dist.destroy_process_group()
 
 
-ALONE: Processes = Alone()
+SINGLE_PROCESS: Processes = SingleProcess()

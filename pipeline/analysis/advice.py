@@ -7,7 +7,7 @@ is worth a line.
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Situation:
+class Context:
     """What advice is drawn from."""
 
     params: Params
@@ -73,17 +73,17 @@ def advice(params: Params, train: AnnotationSet, val: AnnotationSet, *, steps: i
         val: the split to be judged on.
         steps: of an epoch.
     """
-    situation = look(params, train, val, steps=steps)
-    return [line for tell in ADVICE if (line := tell(situation))]
+    context = look(params, train, val, steps=steps)
+    return [line for tell in ADVICE if (line := tell(context))]
 
 
-def look(params: Params, train: AnnotationSet, val: AnnotationSet, *, steps: int) -> Situation:
-    """The situation of a training; with 118,000 images in a few seconds, most of them for `recall`."""
+def look(params: Params, train: AnnotationSet, val: AnnotationSet, *, steps: int) -> Context:
+    """The context of a training; with 118,000 images in a few seconds, most of them for `recall`."""
     shape_of = {image.id: (image.height, image.width) for image in train.images}
     objects = trainable_annotations(train.annotations, include_difficult=params.train.include_difficult)
     stored = np.array([shape_of[one.image_id] for one in objects], dtype=np.float64).reshape(-1, 2)
     boxes = np.array([one.bbox for one in objects], dtype=np.float64).reshape(-1, 4)
-    return Situation(
+    return Context(
         params=params,
         images=min(_kept(params, train), params.train.max_images or len(train.images)),
         steps=steps,
@@ -126,9 +126,7 @@ def _by_class(split: AnnotationSet, *, difficult: bool) -> Counter[str]:
 
 def _sample(split: AnnotationSet) -> AnnotationSet:
     """Images at even distances, with what is in them."""
-    images = split.images[:: -(-len(split.images) // _SAMPLE)]
-    chosen = {image.id for image in images}
-    return replace(split, images=images, annotations=tuple(one for one in split.annotations if one.image_id in chosen))
+    return split.subset(split.images[:: -(-len(split.images) // _SAMPLE)])
 
 
 def _names(names: Sequence[str]) -> str:
@@ -139,7 +137,7 @@ def _names(names: Sequence[str]) -> str:
 # What is learned
 
 
-def unknown_classes(now: Situation) -> str | None:
+def unknown_classes(now: Context) -> str | None:
     """Judged on what is never shown."""
     names = [name for name, count in now.missed.items() if count and not now.learned[name]]
     if not names:
@@ -147,7 +145,7 @@ def unknown_classes(now: Situation) -> str | None:
     return f"val has objects of {_names(names)}, and train none, so all are missed: split otherwise, see convert"
 
 
-def missing_classes(now: Situation) -> str | None:
+def missing_classes(now: Context) -> str | None:
     """Neither learned nor judged."""
     names = [name for name, count in now.learned.items() if not count and not now.missed[name]]
     if not names:
@@ -157,7 +155,7 @@ def missing_classes(now: Situation) -> str | None:
     )
 
 
-def unequal_classes(now: Situation) -> str | None:
+def unequal_classes(now: Context) -> str | None:
     """A thousand times more often."""
     ranked = [(name, count) for name, count in now.learned.most_common() if count]
     if not ranked or ranked[0][1] <= 1000 * ranked[-1][1]:
@@ -172,7 +170,7 @@ def unequal_classes(now: Situation) -> str | None:
 # Sizes
 
 
-def small_boxes(now: Situation) -> str | None:
+def small_boxes(now: Context) -> str | None:
     """Smaller than a location's stride: hardly anything of them is left in a feature map."""
     share = float((np.sqrt(now.sides.prod(axis=1)) < _SMALL).mean()) if len(now.sides) else 0.0
     if share < 0.1:
@@ -181,7 +179,7 @@ def small_boxes(now: Situation) -> str | None:
     return f"{share:.0%} of boxes are under {_SMALL} px at this input size: a larger {now.size}{finer}"
 
 
-def empty_levels(now: Situation) -> str | None:
+def empty_levels(now: Context) -> str | None:
     """Levels whose range of sizes no object comes into, however it is zoomed."""
     if now.params.model.assigner != "fcos" or not len(now.sides):
         return None
@@ -202,7 +200,7 @@ def empty_levels(now: Situation) -> str | None:
     )
 
 
-def _reached(now: Situation) -> list[bool]:
+def _reached(now: Context) -> list[bool]:
     """Whether one of a level's locations could learn any object at all, by its size alone.
 
     The longest of a location's distances to an object's sides is at least half the longer side, and at most that and
@@ -218,7 +216,7 @@ def _reached(now: Situation) -> list[bool]:
     ]
 
 
-def _sizes(now: Situation) -> tuple[Floats, Floats]:
+def _sizes(now: Context) -> tuple[Floats, Floats]:
     """[M] each: the objects' longer sides at the smallest, and at the largest, that augmentation makes them."""
     augment, train = now.train.augment, now.train
     fitted = [side / train.size[0] for side in train.multi_scale or (train.size[0], train.size[0])]
@@ -227,7 +225,7 @@ def _sizes(now: Situation) -> tuple[Floats, Floats]:
     return now.longest * low * fitted[0], np.minimum(now.longest * high, max(train.size)) * fitted[1]
 
 
-def unlearnable(now: Situation) -> str | None:
+def unlearnable(now: Context) -> str | None:
     """Objects that no location learns: the best possible recall (ICCV paper, section 4.1.1)."""
     if now.found is None or not now.found.objects["all"]:
         return None
@@ -240,7 +238,7 @@ def unlearnable(now: Situation) -> str | None:
     )
 
 
-def large_images(now: Situation) -> str | None:
+def large_images(now: Context) -> str | None:
     """Most of what is decoded is thrown away."""
     scale = float(np.median(_scales(now.params, now.shapes)))
     if scale > 0.25 or now.machine.cache:
@@ -251,13 +249,13 @@ def large_images(now: Situation) -> str | None:
 # Steps
 
 
-def large_batch(now: Situation) -> str | None:
+def large_batch(now: Context) -> str | None:
     if now.train.batch_size <= now.images:
         return None
     return f"train.batch_size {now.train.batch_size} is more than the {now.images} images: at most {now.images}"
 
 
-def high_rate(now: Situation) -> str | None:
+def high_rate(now: Context) -> str | None:
     """Rates at which no detector is known to learn."""
     rate, images = learning_rate(now.train), now.train.batch_size
     most, usual = (0.1 * max(1.0, images / 16), 0.01) if now.train.optimizer == "sgd" else (0.01, 0.001)
@@ -267,7 +265,7 @@ def high_rate(now: Situation) -> str | None:
     return f"a learning rate of {rate:g}{scaled} is far too high for {now.train.optimizer}: try train.lr {usual:g}"
 
 
-def long_warmup(now: Situation) -> str | None:
+def long_warmup(now: Context) -> str | None:
     steps = now.train.epochs * now.steps
     warmup = to_iterations(now.train, now.steps, now.train.warmup)
     if warmup <= max(1, steps // 2):
@@ -275,7 +273,7 @@ def long_warmup(now: Situation) -> str | None:
     return f"train.warmup takes {warmup:,} of {steps:,} steps: a tenth is usual; mind train.schedule_unit"
 
 
-def late_drops(now: Situation) -> str | None:
+def late_drops(now: Context) -> str | None:
     """Counted in iterations of somebody else's data set, drops may never come."""
     if now.train.schedule not in ("step", "multi_step"):
         return None
@@ -288,7 +286,7 @@ def late_drops(now: Situation) -> str | None:
 # Epochs
 
 
-def frozen_backbone(now: Situation) -> str | None:
+def frozen_backbone(now: Context) -> str | None:
     epochs, model = now.train.backbone_frozen_epochs, now.params.model
     name = f"train.backbone_frozen_epochs {epochs}"
     if epochs and not model.pretrained:
@@ -298,7 +296,7 @@ def frozen_backbone(now: Situation) -> str | None:
     return f"{name} of {now.train.epochs} epochs: the backbone never learns; lower it"
 
 
-def always_plain(now: Situation) -> str | None:
+def always_plain(now: Context) -> str | None:
     augment = now.train.augment
     if augment.close_mosaic_epochs < now.train.epochs or not (augment.mosaic or augment.mixup):
         return None
@@ -308,7 +306,7 @@ def always_plain(now: Situation) -> str | None:
     )
 
 
-def costly_validation(now: Situation) -> str | None:
+def costly_validation(now: Context) -> str | None:
     """Without a backward pass an image takes about a third of a training image's time."""
     validations = -(-now.train.epochs // now.train.validate_every)
     learning = now.train.epochs * now.steps * now.train.batch_size
@@ -321,26 +319,26 @@ def costly_validation(now: Situation) -> str | None:
 # Machine
 
 
-def no_gpu(now: Situation) -> str | None:
+def no_gpu(now: Context) -> str | None:
     pixels = now.train.size[0] * now.train.size[1]
     if now.device != "cpu" or pixels < _LONG or now.train.epochs * now.images < 1000:
         return None
     return f"no GPU for images of {pixels / 1e6:.1f} megapixels: a smaller {now.size}, or a recipe for CPUs (cpu_lite0)"
 
 
-def many_workers(now: Situation) -> str | None:
+def many_workers(now: Context) -> str | None:
     if now.machine.workers <= now.cores:
         return None
     return f"machine.workers {now.machine.workers} on {now.cores} cores: at most {now.cores}"
 
 
-def no_workers(now: Situation) -> str | None:
+def no_workers(now: Context) -> str | None:
     if now.device == "cpu" or now.machine.workers or now.train.overfit:
         return None
     return f"machine.workers 0: the GPU waits while images are decoded; try {max(1, min(8, now.cores - 1))}"
 
 
-ADVICE: tuple[Callable[[Situation], str | None], ...] = (
+ADVICE: tuple[Callable[[Context], str | None], ...] = (
     unknown_classes,
     missing_classes,
     unequal_classes,

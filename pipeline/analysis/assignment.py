@@ -10,10 +10,10 @@ from torch import Tensor
 from fcos.assigners import ASSIGNERS
 from fcos.config import ModelConfig
 from fcos.detector import padded_size
-from fcos.locations import Points, points
+from fcos.locations import Locations, make_locations
 from fcos.losses import centerness
 from fcos.ops.boxes import ltrb_from_boxes
-from fcos.structures import Outputs, Targets, targets
+from fcos.structures import Outputs, Targets, make_targets
 from pipeline.data.annotations import Annotation
 
 # These ask what a detector predicts; to the others a location is enough.
@@ -36,7 +36,7 @@ class Explanation:
     """What every location of an image has to learn."""
 
     objects: tuple[Object, ...]
-    places: Points
+    places: Locations
     positive: Tensor  # [P] bool
     index: Tensor  # [P] int64, the place in `objects`; meaningful where positive
     centerness: Tensor  # [P] in 0…1; meaningful where positive
@@ -48,20 +48,20 @@ def level_name(stride: int) -> str:
     return f"P{round(math.log2(stride))}"
 
 
-def by_level(values: Tensor, where: Points) -> tuple[Tensor, ...]:
+def by_level(values: Tensor, where: Locations) -> tuple[Tensor, ...]:
     """Values [P, …] of all locations, level by level."""
     return torch.split(values, list(where.counts))
 
 
-def places(config: ModelConfig, height: int, width: int) -> Points:
+def places(config: ModelConfig, height: int, width: int) -> Locations:
     """The locations of a detector whose input has this size before it is padded."""
     padded = padded_size(height, width)
     # A convolution of stride 2 halves and rounds up, so the levels' sides do too.
     shapes = [(-(-padded[0] // stride), -(-padded[1] // stride)) for stride in config.strides]
-    return points(shapes, config.strides, locations=config.locations, ends=config.regression_ranges)
+    return make_locations(shapes, config.strides, mode=config.locations, ends=config.regression_ranges)
 
 
-def unpredicted(config: ModelConfig, where: Points, images: int) -> Outputs:
+def unpredicted(config: ModelConfig, where: Locations, images: int) -> Outputs:
     """Outputs that say nothing, for assigners that look at the locations alone.
 
     Raises:
@@ -69,12 +69,12 @@ def unpredicted(config: ModelConfig, where: Points, images: int) -> Outputs:
     """
     if config.assigner in NEEDS_PREDICTIONS:
         raise ValueError(f"assigner: {config.assigner} assigns by what a detector predicts, so it needs a trained one")
-    nothing, count = torch.zeros(()), len(where.locations)
+    nothing, count = torch.zeros(()), len(where.xy)
     return Outputs(
         logits=nothing.expand(images, count, 1),
         ltrb=nothing.expand(images, count, 4),
         quality=None if config.quality == "none" else nothing.expand(images, count),
-        points=where,
+        locations=where,
     )
 
 
@@ -89,12 +89,12 @@ def explain(
         boxes: [M, 4] pixels of the network's input, and
         labels: [M] int64.
     """
-    where = outputs.points
-    batch: Targets = targets([boxes], [labels]).to(where.locations.device)
+    where = outputs.locations
+    batch: Targets = make_targets([boxes], [labels]).to(where.xy.device)
     found = ASSIGNERS[config.assigner](outputs, batch, config)
     positive, index = found.positive[0].cpu(), found.index[0].cpu()
     central = centerness(found.ltrb)[0].cpu()
-    here = Points(where.locations.cpu(), where.strides.cpu(), where.ranges.cpu(), where.grids)
+    here = Locations(where.xy.cpu(), where.strides.cpu(), where.ranges.cpu(), where.grids)
     objects = []
     for number, (annotation, box) in enumerate(zip(annotations, boxes, strict=True)):
         own = positive & (index == number)
@@ -110,16 +110,16 @@ def explain(
     return Explanation(tuple(objects), here, positive, index, central, by_range=config.assigner == "fcos")
 
 
-def reason(config: ModelConfig, where: Points, box: Tensor) -> str:
+def reason(config: ModelConfig, where: Locations, box: Tensor) -> str:
     """Why a box [4] has no positive location, in a few words that follow its name."""
     if config.assigner != "fcos":
         return f"the assigner {config.assigner} gave it no location"
-    ltrb = ltrb_from_boxes(where.locations, box)
+    ltrb = ltrb_from_boxes(where.xy, box)
     inside, sizes = ltrb.amin(dim=-1) > 0, ltrb.amax(dim=-1)
     if not inside.any():
         return f"too small: no location inside its box of {_sides(box)}"
     if config.center_sampling_radius > 0:
-        offset = (where.locations - (box[:2] + box[2:]) / 2).abs().amax(dim=-1)
+        offset = (where.xy - (box[:2] + box[2:]) / 2).abs().amax(dim=-1)
         inside &= offset < config.center_sampling_radius * where.strides
         if not inside.any():
             return f"no location within the radius of {config.center_sampling_radius:g} strides around its center"
@@ -129,7 +129,7 @@ def reason(config: ModelConfig, where: Points, box: Tensor) -> str:
     return f"{_misfit(inside & too_small, inside & too_large, where)}, and no other level has a location inside"
 
 
-def _misfit(too_small: Tensor, too_large: Tensor, where: Points) -> str:
+def _misfit(too_small: Tensor, too_large: Tensor, where: Locations) -> str:
     texts = []
     for word, wrong in (("small", too_small), ("large", too_large)):
         names = [

@@ -73,11 +73,11 @@ class Clock:
         self.rows: list[Row] = []
         self.at: list[float] = []
 
-    def stepped(self, row: Row, images: int) -> None:  # noqa: ARG002
+    def on_step(self, row: Row, images: int) -> None:  # noqa: ARG002
         self.rows.append(row)
         self.at.append(time.perf_counter())
 
-    def validated(self, row: Row) -> None:
+    def on_validation(self, row: Row) -> None:
         """Timed where it is done."""
 
 
@@ -129,14 +129,14 @@ def _measure(
     )
     loaded, decoding = _load(share, train, raw)
     clock = Clock()
-    part = replace(val, images=val.images[:: -(-len(val.images) // share.train.batch_size)])
-    judging = Judging(share, replace(part, annotations=_of(part)), raw)
+    part = val.subset(val.images[:: -(-len(val.images) // share.train.batch_size)])
+    judging = Judging(share, part, raw)
     trainer = make_trainer(
         share,
         batches=loaded,
         validate=judging,
         classes=len(train.categories),
-        watcher=clock,
+        callback=clock,
         checkpoint=checkpoint,
     )
     if device.type == "cuda":
@@ -199,12 +199,6 @@ class Judging:
         row = self.validate(detector)
         self.seconds = time.perf_counter() - started
         return row
-
-
-def _of(split: AnnotationSet) -> tuple[annotations.Annotation, ...]:
-    """What is in its images."""
-    chosen = {image.id for image in split.images}
-    return tuple(one for one in split.annotations if one.image_id in chosen)
 
 
 def _run(trainer: Trainer) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.conversion import Survey
 from pipeline.conversion.checks import CHECKS, Action, resolve_actions
 from pipeline.conversion.issues import LoggedIssue
-from pipeline.errors import count_noun, one_line
+from pipeline.errors import count_noun, escape_line_breaks
 from pipeline.formats.records import Box, RawDataset, RawImage
 
 _FAR = 1e6  # pixels: no image is as large
@@ -92,10 +92,10 @@ def places(dataset: RawDataset, wanted: Collection[str]) -> dict[str, Place]:
 
 def _placed(image: RawImage) -> Iterator[tuple[str, Place]]:
     if image.file:
-        yield one_line(image.source), Place(image.file, None)
+        yield escape_line_breaks(image.source), Place(image.file, None)
         for one in image.objects:
             drawable = not one.issue and all(abs(side) < _FAR for side in one.box)  # NaN and infinity aren't
-            yield one_line(one.source), Place(image.file, one.box if drawable else None)
+            yield escape_line_breaks(one.source), Place(image.file, one.box if drawable else None)
 
 
 def headline(found: Survey) -> str:

@@ -11,7 +11,7 @@ from pipeline import formats, params, recipes
 from pipeline.analysis.findings import Health, findings, headline, notes, verdict
 from pipeline.conversion.survey import survey_records
 from pipeline.datasets import registry
-from pipeline.datasets.archives import archive_at, unpack
+from pipeline.datasets.archives import find_archive, unpack
 from pipeline.errors import PipelineError
 from pipeline.params import ConvertParams, Params
 from pipeline.workspace import workspace
@@ -72,7 +72,7 @@ def opened(path: Path) -> Iterator[Path]:
     """
     if not path.exists():
         raise PipelineError(f"{path}: no such file or folder; give the folder or the archive of a data set")
-    archive = archive_at(path)  # of a file, whatever it is: unpacking says what is wrong with it
+    archive = find_archive(path)  # of a file, whatever it is: unpacking says what is wrong with it
     if archive is None:
         yield path
         return
@@ -91,7 +91,7 @@ def look(raw: Path, options: ConvertParams, format: str = "auto") -> Health:
     Raises:
         PipelineError: it can't be read at all.
     """
-    entry = registry.describing(raw.resolve().name, raw) if _downloaded(raw) else None
+    entry = registry.entry_for(raw.resolve().name, raw) if _downloaded(raw) else None
     format = entry.format if entry and format == "auto" else format
     name = formats.recognize(raw) if format == "auto" else format
     dataset = formats.read(raw, name)

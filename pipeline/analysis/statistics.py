@@ -9,9 +9,10 @@ import numpy as np
 
 from fcos.locations import size_ranges
 from pipeline.analysis import advice
-from pipeline.analysis.advice import Floats, Situation
+from pipeline.analysis.advice import Context, Floats
 from pipeline.analysis.assignment import level_name
 from pipeline.data.annotations import AnnotationSet
+from pipeline.errors import count_noun
 from pipeline.loading.dataset import trainable_annotations
 
 # Of all advice, that which is about the data and the input size; the rest is about the training's course.
@@ -106,7 +107,7 @@ def image_sizes(shapes: Floats) -> list[Share]:
     return rows
 
 
-def levels(now: Situation) -> list[Share]:
+def levels(now: Context) -> list[Share]:
     """Objects that each pyramid level learns, and those that none does; empty where only a detector can tell.
 
     One may be learned by several levels.
@@ -124,7 +125,7 @@ def levels(now: Situation) -> list[Share]:
     return [*rows, Share("none", "objects that no location learns", every - now.found.learned["all"], every)]
 
 
-def told(now: Situation) -> list[str]:
+def told(now: Context) -> list[str]:
     """What to change, as far as data and input size go."""
     return [line for tell in DATA_ADVICE if (line := tell(now))]
 
@@ -157,7 +158,7 @@ def _ranges(edges: Sequence[str], unit: str) -> list[str]:
 def _whole(low: int, high: int | None) -> str:
     if high is None:
         return f"{low} objects or more"
-    return f"{low} object{'' if low == 1 else 's'}" if high == low + 1 else f"{low} to {high - 1} objects"
+    return count_noun(low, "object") if high == low + 1 else f"{low} to {high - 1} objects"
 
 
 def _ratio(value: float) -> str:

@@ -14,12 +14,13 @@ from fcos.assigners import ASSIGNERS
 from fcos.config import ModelConfig
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
-from fcos.structures import targets
+from fcos.structures import make_targets
 from fcos.training.optimization import make_optimizer
 from pipeline.analysis.assignment import NEEDS_PREDICTIONS, by_level, level_name, places, unpredicted
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet
-from pipeline.errors import PipelineError
+from pipeline.data.boxes import box_tensor
+from pipeline.errors import PipelineError, count_noun
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.params import Params
 
@@ -115,7 +116,7 @@ def network(detector: Detector, size: tuple[int, int]) -> Network:
         parameters=_size(detector),
         learned=sum(p.numel() for p in detector.parameters() if p.requires_grad),
         flops=counter.get_total_flops(),
-        locations=sum(outputs.points.counts),
+        locations=sum(outputs.locations.counts),
     )
 
 
@@ -190,7 +191,7 @@ def _kept(params: Params, detector: Detector, size: tuple[int, int], images: int
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         outputs = detector(_batch(detector, size, images))
-        truth = targets([torch.zeros(1, 4)] * images, [torch.zeros(1, dtype=torch.int64)] * images)
+        truth = make_targets([torch.zeros(1, 4)] * images, [torch.zeros(1, dtype=torch.int64)] * images)
         # Held until all is counted, like everything that it needs.
         loss = Criterion(params.model, box_loss=params.loss)(outputs, truth.to(torch.device("meta"))).total
     total = sum(storage.nbytes() for identity, storage in saved.items() if identity not in own)
@@ -262,7 +263,7 @@ def _positives(config: ModelConfig, scenes: Sequence[_Scene]) -> Tensor:
     height, width = (max(scene[0][side] for scene in scenes) for side in (0, 1))
     where = places(config, height, width)
     boxes = [_boxes(scene) for scene in scenes]
-    batch = targets(boxes, [torch.zeros(len(own), dtype=torch.int64) for own in boxes])
+    batch = make_targets(boxes, [torch.zeros(len(own), dtype=torch.int64) for own in boxes])
     found = ASSIGNERS[config.assigner](unpredicted(config, where, len(scenes)), batch, config)
     most = batch.boxes.shape[1]
     # Each object of the batch has a number; negatives get one beyond all.
@@ -276,9 +277,7 @@ def _positives(config: ModelConfig, scenes: Sequence[_Scene]) -> Tensor:
 
 def _boxes(scene: _Scene) -> Tensor:
     (new_height, new_width), (height, width), own = scene
-    x, y, w, h = torch.tensor([one.bbox for one in own]).unbind(-1)
-    factors = torch.tensor([new_width / width, new_height / height] * 2)
-    return torch.stack([x, y, x + w, y + h], dim=-1) * factors
+    return box_tensor(own) * torch.tensor([new_width / width, new_height / height] * 2)
 
 
 def text(params: Params, classes: int, made: Network, needed: Memory) -> str:
@@ -298,7 +297,7 @@ def text(params: Params, classes: int, made: Network, needed: Memory) -> str:
     ]
     return "\n".join(
         [
-            f"{model.backbone}, {model.neck} with {levels}, {classes} class{'' if classes == 1 else 'es'}; "
+            f"{model.backbone}, {model.neck} with {levels}, {count_noun(classes, 'class', 'classes')}; "
             f"one image of {height}×{width} pixels",
             "",
             _table([("part", "channels × sides", "parameters", "GFLOPs"), *parts]),

@@ -8,8 +8,8 @@ import click
 def app(port: int) -> None:
     """Look at detections and failures: FiftyOne's App on 127.0.0.1, until Ctrl-C."""
     from pipeline import params
-    from pipeline.integrations import fiftyone as viewer
+    from pipeline.integrations import fiftyone
 
-    with viewer.app(viewer.source(params.load()), port) as server:
+    with fiftyone.app(fiftyone.dataset_spec(params.load()), port) as server:
         click.echo(f"FiftyOne: {server.address}  (Ctrl-C stops it)")
         server.wait()

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.conversion.survey import Survey, survey, survey_original_splits
 from pipeline.data.annotations import write
 from pipeline.errors import PipelineError
-from pipeline.files import replacing, write_json
+from pipeline.files import atomic_replace, write_json
 from pipeline.params import ConvertParams
 
 __all__ = ["Survey", "convert", "survey", "survey_original_splits"]
@@ -34,7 +34,7 @@ def convert(raw: Path, unified: Path, options: ConvertParams, format: str = "aut
     for obstacle in surveyed.obstacles():
         raise PipelineError(obstacle)
     report = {"issues": options.issues, **surveyed.report()}
-    with replacing(unified) as folder:
+    with atomic_replace(unified) as folder:
         for split, annotations in surveyed.splits.items():
             write(annotations, folder / f"{split}.json")
         write_json(folder / "report.json", report)

@@ -11,9 +11,9 @@ from pathlib import Path
 from pipeline import params, recipes
 from pipeline.conversion import Survey, survey_original_splits
 from pipeline.data.annotations import AnnotationSet
-from pipeline.datasets.archives import archive_at, is_archive, unpack
+from pipeline.datasets.archives import find_archive, is_archive, unpack
 from pipeline.errors import PipelineError, count_noun
-from pipeline.files import replacing
+from pipeline.files import atomic_replace
 from pipeline.formats.writers import coco, voc, yolo
 from pipeline.formats.writers.image_files import IMAGE_MODES, SourceImages
 
@@ -53,7 +53,7 @@ def export(
     source, out = source.absolute(), out.absolute()
     _check_paths(source, out)
     try:
-        with replacing(out) as folder:
+        with atomic_replace(out) as folder:
             folder.mkdir()
             with _adapted_errors(source, folder), _unpacked(source, folder) as raw:
                 survey = survey_original_splits(raw, _options(repair=repair), format)
@@ -71,7 +71,7 @@ def _unpacked(source: Path, folder: Path) -> Iterator[Path]:
     A folder that contains only an archive stands for the archive, as in `fcos validate` and download.path. Unpacking
     inside `folder` keeps hard links on one file system, and the next run cleans up after a killed process.
     """
-    archive = archive_at(source)
+    archive = find_archive(source)
     if archive is None:
         yield source
         return

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.conversion.checks import CHECKS, Action, Fix, resolve_actions
-from pipeline.errors import PipelineError, one_line
+from pipeline.errors import PipelineError, escape_line_breaks
 from pipeline.formats.records import Issue
 from pipeline.params import ConvertParams
 
@@ -54,7 +54,8 @@ class IssueLog:
             raise PipelineError(f"{source}: {issue.message}; {self._remedy(issue.code, fix)}")
         action = action if action == "error" else fix
         outcome = check.describe(action)
-        self.issues.append(LoggedIssue(issue.code, split, one_line(source), one_line(issue.message), action, outcome))
+        location, message = escape_line_breaks(source), escape_line_breaks(issue.message)
+        self.issues.append(LoggedIssue(issue.code, split, location, message, action, outcome))
         return fix
 
     def _remedy(self, code: str, fix: Fix) -> str:

@@ -7,8 +7,8 @@ and height. `difficult` is VOC's flag; metrics count such an object neither as m
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -56,6 +56,12 @@ class AnnotationSet:
         for annotation in self.annotations:
             groups[annotation.image_id].append(annotation)
         return groups
+
+    def subset(self, images: Iterable[Image]) -> "AnnotationSet":
+        """An annotation set with some of its images, in the order given, and their annotations."""
+        images, groups = tuple(images), self.by_image()
+        annotations = tuple(annotation for image in images for annotation in groups[image.id])
+        return replace(self, images=images, annotations=annotations)
 
     def label_of(self) -> dict[int, int]:
         """Training label by category id."""

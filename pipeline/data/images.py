@@ -54,6 +54,20 @@ def read_image(path: Path) -> torch.Tensor:
         raise PipelineError(f"{path}: can't be decoded as an image: {error}") from None
 
 
+def open_image(path: Path) -> PIL.Image.Image:
+    """The image that `read_image` decodes, as an RGB picture to draw on.
+
+    Raises:
+        PipelineError: the file is missing or can't be decoded.
+    """
+    return to_pil(read_image(path))
+
+
+def to_pil(image: torch.Tensor) -> PIL.Image.Image:
+    """uint8 [3, H, W] RGB as a picture."""
+    return PIL.Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
 def _by_torchvision(content: NDArray[np.uint8]) -> torch.Tensor | None:
     """None where torchvision can't or shouldn't; Pillow then decides, and words the error."""
     head = content[:12].tobytes()

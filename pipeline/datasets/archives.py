@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, NoReturn, cast
 
-from pipeline.datasets.progress import bar, in_bytes
+from pipeline.datasets.progress import byte_bar, format_bytes
 from pipeline.errors import PipelineError
 
 # Images hardly shrink and annotations by 20 at most; a bomb's zeros shrink by 1000.
@@ -56,7 +56,7 @@ def is_archive(path: Path) -> bool:
         return False
 
 
-def held(folder: Path) -> list[Path]:
+def visible_entries(folder: Path) -> list[Path]:
     """What lies in a folder, hidden files apart.
 
     Raises:
@@ -68,22 +68,25 @@ def held(folder: Path) -> list[Path]:
         raise PipelineError(f"{folder}: can't be read: {error.strerror}") from None
 
 
-def archive_at(path: Path) -> Path | None:
+def find_archive(path: Path) -> Path | None:
     """The archive that a path means: itself, or what alone lies in a folder; None for a folder of anything else."""
     if not path.is_dir():
         return path
-    inside = held(path)
+    inside = visible_entries(path)
     return inside[0] if len(inside) == 1 and is_archive(inside[0]) else None
 
 
 def unpack(archive: Path, into: Path) -> None:
-    """Unpacks a .zip, .tar or compressed .tar, told by its content, into the folder `into`; no file there is replaced.
+    """Unpacks a .zip, .tar or compressed .tar into the folder `into`, without replacing files.
 
-    Several archives may go into one folder. On an error it may hold a part: write by way of `pipeline.files.replacing`.
+    The content determines the kind of archive, not the file name.
+
+    Several archives may go into one folder. After an error the folder may hold a part of the archive: use
+    `pipeline.files.atomic_replace`.
 
     Raises:
         PipelineError: it is not an archive, empty, truncated, corrupt or encrypted; a member would land outside the
-            folder, is there already, or is no plain file or folder; or it would take more room than the disk has or
+            folder, is there already, or is no plain file or folder; or it would take more budget than the disk has or
             than is plausible.
     """
     into.mkdir(parents=True, exist_ok=True)
@@ -91,25 +94,25 @@ def unpack(archive: Path, into: Path) -> None:
     with (
         _one_line(archive),
         archive.open("rb") as raw,
-        bar(f"unpacking {archive.name}", archive.stat().st_size) as shown,
+        byte_bar(f"unpacking {archive.name}", archive.stat().st_size) as shown,
     ):
-        room = Room(archive, shutil.disk_usage(into).free)
-        for name, size, content in _members(archive, raw, room):
+        budget = SizeBudget(archive, shutil.disk_usage(into).free)
+        for name, size, content in _members(archive, raw, budget):
             target = into / _safe(archive, name)
-            room.members += 1
+            budget.members += 1
             folder = target if content is None else target.parent
             if folder not in folders:
                 folder.mkdir(parents=True, exist_ok=True)
                 folders.add(folder)
             if content is not None:
-                _write(archive, name, target, content, size, room)
+                _write(archive, name, target, content, size, budget)
             shown.update(max(0, raw.tell() - shown.n))
-    if not room.members:
+    if not budget.members:
         raise PipelineError(f"{archive}: nothing is in it; fetch it again or pack it anew")
 
 
 @dataclass
-class Room:
+class SizeBudget:
     """How much an archive may unpack to: counted as it is written, since headers may lie."""
 
     archive: Path
@@ -120,7 +123,7 @@ class Room:
     def announce(self, size: int) -> None:
         """What the archive says it will take."""
         if size > self.free:
-            raise PipelineError(f"{self.archive}: unpacks to {in_bytes(size)}, and {self._free()}")
+            raise PipelineError(f"{self.archive}: unpacks to {format_bytes(size)}, and {self._free()}")
 
     def take(self, size: int, member: str) -> None:
         self.taken += size
@@ -131,28 +134,28 @@ class Room:
             )
         if self.taken > self.free:
             raise PipelineError(
-                f"{self.archive}: {_plain(member)}: unpacks to {in_bytes(self.taken)} and more, and {self._free()}"
+                f"{self.archive}: {_plain(member)}: unpacks to {format_bytes(self.taken)} and more, and {self._free()}"
             )
 
     def _free(self) -> str:
-        return f"{in_bytes(self.free)} are free on the disk: make room"
+        return f"{format_bytes(self.free)} are free on the disk: make room"
 
 
-def _members(archive: Path, raw: IO[bytes], room: Room) -> Iterator[Member]:
+def _members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[Member]:
     # A .tar may end with a .zip as its last member, and would pass for that one.
     if tarfile.is_tarfile(archive):
-        return _tar_members(archive, raw, room)
+        return _tar_members(archive, raw, budget)
     if zipfile.is_zipfile(archive):
-        return _zip_members(archive, raw, room)
+        return _zip_members(archive, raw, budget)
     raise PipelineError(f"{archive}: not a whole .zip, .tar or .tar.gz archive; fetch it again or pack it anew")
 
 
-def _zip_members(archive: Path, raw: IO[bytes], room: Room) -> Iterator[Member]:
+def _zip_members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[Member]:
     with zipfile.ZipFile(raw) as opened:
         members = opened.infolist()
         _all_listed(archive, raw, len(members))
         _apart(archive, opened)
-        room.announce(sum(member.file_size for member in members))
+        budget.announce(sum(member.file_size for member in members))
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -187,13 +190,13 @@ def _apart(archive: Path, opened: zipfile.ZipFile) -> None:
             _refuse(archive, member.filename, "shares its bytes with another, like a bomb, or the archive is corrupt")
 
 
-def _tar_members(archive: Path, raw: IO[bytes], room: Room) -> Iterator[Member]:
+def _tar_members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[Member]:
     stream = _Stream(_decompressed(raw))
     # Its seek and read are all that tarfile uses of a file.
     with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:") as opened:
         last = ""
         if stream.content is raw:
-            room.announce(archive.stat().st_size)
+            budget.announce(archive.stat().st_size)
         for member in opened:
             last = member.name
             if member.isdir():
@@ -203,7 +206,7 @@ def _tar_members(archive: Path, raw: IO[bytes], room: Room) -> Iterator[Member]:
             else:
                 _refuse(archive, member.name, "is a link or a device")
             opened.members.clear()  # type: ignore[attr-defined]  # it would keep each: 100 MB for COCO's images
-        _end(archive, stream, opened.offset, last, room)
+        _end(archive, stream, opened.offset, last, budget)
 
 
 def _decompressed(raw: IO[bytes]) -> IO[bytes]:
@@ -233,7 +236,7 @@ class _Stream:
         return self.content.tell()
 
 
-def _end(archive: Path, stream: _Stream, offset: int, last: str, room: Room) -> None:
+def _end(archive: Path, stream: _Stream, offset: int, last: str, budget: SizeBudget) -> None:
     """Reads what follows the last member: only at its end does a compressed stream tell whether it is the right one.
 
     tarfile takes a header that is cut off or damaged for the end. The true end is a block of zeros, and no archive
@@ -244,7 +247,7 @@ def _end(archive: Path, stream: _Stream, offset: int, last: str, room: Room) -> 
     if rest[:_BLOCK] != bytes(_BLOCK):
         raise PipelineError(f"{archive}: truncated or corrupt after {_plain(last)}; fetch it again")
     while rest:
-        room.take(len(rest), "what follows its end")
+        budget.take(len(rest), "what follows its end")
         if any(rest[place : place + 5] == b"ustar" for place in range(257, len(rest), _BLOCK)):
             raise PipelineError(f"{archive}: another archive follows {_plain(last)}; pack them as one, or apart")
         rest = stream.read(_CHUNK)
@@ -257,7 +260,7 @@ def _safe(archive: Path, name: str) -> PurePosixPath:
     return path
 
 
-def _write(archive: Path, name: str, target: Path, content: IO[bytes], size: int, room: Room) -> None:
+def _write(archive: Path, name: str, target: Path, content: IO[bytes], size: int, budget: SizeBudget) -> None:
     try:
         file = target.open("xb")
     except FileExistsError:
@@ -265,7 +268,7 @@ def _write(archive: Path, name: str, target: Path, content: IO[bytes], size: int
     with file, _naming(archive, name):
         left = size
         while chunk := content.read(_CHUNK):
-            room.take(len(chunk), name)
+            budget.take(len(chunk), name)
             left -= len(chunk)
             file.write(chunk)
     if left:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.datasets import published, registry
-from pipeline.datasets.archives import archive_at, held, unpack
+from pipeline.datasets.archives import find_archive, unpack, visible_entries
 from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.workspace import from_root, root, workspace
@@ -44,7 +44,7 @@ def _source(path: str) -> Path:
 
 
 def _inside(folder: Path) -> Path:
-    inside = held(folder)
+    inside = visible_entries(folder)
     if not inside:
         raise PipelineError(
             f"{folder}: nothing is in there; put your images with their annotations there, as a folder or a "
@@ -52,13 +52,13 @@ def _inside(folder: Path) -> Path:
         )
     if len(inside) == 1 and registry.is_entry(inside[0]):
         return inside[0]
-    return archive_at(folder) or folder
+    return find_archive(folder) or folder
 
 
 def _described(path: Path, into: Path, mirror: str | None) -> Sequence[Path]:
     """Fetches what a person's own entry describes, and leaves the entry with the data: conversion reads it there."""
     fetched = published.fetch(registry.read(path), f"custom-{path.stem}", into, mirror)
-    shutil.copyfile(path, into / registry.OWN)
+    shutil.copyfile(path, into / registry.ENTRY_COPY)
     return fetched
 
 

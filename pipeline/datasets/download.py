@@ -14,8 +14,8 @@ from urllib.parse import quote, urlsplit
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from pipeline.datasets.http import Part, Patience, Transfer, Unfit, session
-from pipeline.datasets.progress import bar, in_bytes
+from pipeline.datasets.http import Part, RetryPolicy, SourceError, Transfer, session
+from pipeline.datasets.progress import byte_bar, format_bytes
 from pipeline.errors import PipelineError
 from pipeline.workspace import from_root
 
@@ -43,7 +43,7 @@ def fetch(
     mirror: str | None = None,
     *,
     unpacked: int = 0,
-    patience: Patience | None = None,
+    retry_policy: RetryPolicy | None = None,
 ) -> list[Path]:
     """Brings files into a folder; what is there, from a person or an earlier run, is verified and used.
 
@@ -55,7 +55,7 @@ def fetch(
         mirror: another place for all files, by their names: an http(s) address or a folder; a relative one is the
             project's. Their own addresses aren't asked then.
         unpacked: bytes that their content will take on the same disk; 0 where that isn't known.
-        patience: with servers; None: the usual one.
+        retry_policy: with servers; None: the usual one.
 
     Returns:
         Their paths, in order.
@@ -73,14 +73,14 @@ def fetch(
         for file in missing:
             part = _part(file, into)
             if mirror is None or _is_address(mirror):
-                _download(file, _addresses(file, mirror), part, patience or Patience())
+                _download(file, _addresses(file, mirror), part, retry_policy or RetryPolicy())
             else:
                 _copy(file, _folder(mirror), part)
             _finish(part, into / file.name)
     return [into / file.name for file in files]
 
 
-def fault(path: Path, file: File) -> str | None:
+def find_mismatch(path: Path, file: File) -> str | None:
     """What is wrong with a file's size or checksum, found and expected; None: nothing."""
     size = path.stat().st_size
     if file.size not in (None, size):
@@ -94,7 +94,7 @@ def fault(path: Path, file: File) -> str | None:
 
 def _hash(path: Path, kind: str) -> str:
     total, told = path.stat().st_size, hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file, bar(f"checking {path.name.removesuffix('.part')}", total) as shown:
+    with path.open("rb") as file, byte_bar(f"checking {path.name.removesuffix('.part')}", total) as shown:
         while chunk := file.read(_CHUNK):
             told.update(chunk)
             shown.update(len(chunk))
@@ -147,7 +147,7 @@ def _there(file: File, into: Path) -> bool:
     path = into / file.name
     if not path.is_file():
         return False
-    if problem := fault(path, file):
+    if problem := find_mismatch(path, file):
         raise PipelineError(f"{path}: {problem}: put the right file there, or delete it to have it fetched")
     _part(file, into).discard()  # a person was faster
     return True
@@ -158,20 +158,20 @@ def _room(missing: Sequence[File], into: Path, unpacked: int) -> None:
     free = shutil.disk_usage(into).free
     if coming + unpacked > free:
         raise PipelineError(
-            f"{into}: {in_bytes(coming)} to fetch and {in_bytes(unpacked)} to unpack need "
-            f"{in_bytes(coming + unpacked)}, and {in_bytes(free)} are free on this disk: make room"
+            f"{into}: {format_bytes(coming)} to fetch and {format_bytes(unpacked)} to unpack need "
+            f"{format_bytes(coming + unpacked)}, and {format_bytes(free)} are free on this disk: make room"
         )
 
 
-def _download(file: File, addresses: Sequence[str], part: Part, patience: Patience) -> None:
+def _download(file: File, addresses: Sequence[str], part: Part, retry_policy: RetryPolicy) -> None:
     """Tries each address in turn."""
     told: list[str] = []
-    with session(patience) as opened:
+    with session(retry_policy) as opened:
         for url in addresses:
-            transfer = Transfer(opened, url, part, file.size, file.checksum is not None, patience)
+            transfer = Transfer(opened, url, part, file.size, file.checksum is not None, retry_policy)
             try:
                 return _verified(transfer, file)
-            except Unfit as why:
+            except SourceError as why:
                 told.append(_plain(f"{_shown(url)}: {why}"))
                 if url != addresses[-1]:
                     _say(f"{told[-1]}; trying the next address")
@@ -183,18 +183,18 @@ def _verified(transfer: Transfer, file: File) -> None:
     joined, problem = True, None
     while joined:
         joined = transfer.run() and problem is None
-        problem = fault(transfer.part.path, file)
+        problem = find_mismatch(transfer.part.path, file)
         if problem is None:
             return
         transfer.part.discard()
-    raise Unfit(str(problem))
+    raise SourceError(str(problem))
 
 
 def _failed(file: File, told: Sequence[str], part: Part) -> str:
     target = part.path.with_name(file.name)
     if not told:
         return f"{target}: its publisher gives no address to fetch it from: put it there by hand"
-    kept = f" ({in_bytes(part.length())} of it are kept and will be continued)" if part.length() else ""
+    kept = f" ({format_bytes(part.length())} of it are kept and will be continued)" if part.length() else ""
     return (
         f"{target}: not fetched: {'; '.join(told)}. Try again later{kept}, set download.mirror to a place that has it, "
         "or put it there by hand"
@@ -206,11 +206,11 @@ def _copy(file: File, folder: Path, part: Part) -> None:
     if not source.is_file():
         raise PipelineError(f"{source}: no such file in the mirror; put it there, or set download.mirror to null")
     part.discard()
-    with source.open("rb") as old, part.path.open("wb") as new, bar(file.name, source.stat().st_size) as shown:
+    with source.open("rb") as old, part.path.open("wb") as new, byte_bar(file.name, source.stat().st_size) as shown:
         while chunk := old.read(_CHUNK):
             new.write(chunk)
             shown.update(len(chunk))
-    if problem := fault(part.path, file):
+    if problem := find_mismatch(part.path, file):
         part.discard()
         raise PipelineError(f"{source}: {problem}: put the right file there, or set download.mirror to null")
 

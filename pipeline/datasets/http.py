@@ -19,7 +19,7 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from pipeline.datasets.progress import bar
+from pipeline.datasets.progress import byte_bar
 from pipeline.files import write_json
 
 _CHUNK = 1 << 20
@@ -33,7 +33,7 @@ _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for a server, and how often to ask again."""
 
     connect: float = 10.0  # seconds to a connection
@@ -48,7 +48,7 @@ class Patience:
         time.sleep(min(self.longest, self.backoff * 2 ** (failures - 1)) if failures else 0)
 
 
-class Unfit(Exception):
+class SourceError(Exception):
     """An address that doesn't give the file; the message says why."""
 
 
@@ -102,15 +102,15 @@ class Part:
         self.note.unlink(missing_ok=True)
 
 
-def session(patience: Patience) -> requests.Session:
+def session(retry_policy: RetryPolicy) -> requests.Session:
     """Asks again, later and later, where there is no connection or the server is busy; proxies from the environment."""
     retry = Retry(
-        total=patience.retries,
+        total=retry_policy.retries,
         status_forcelist=_BUSY,
         allowed_methods={"GET"},
-        backoff_factor=patience.backoff,
-        backoff_max=patience.longest,
-        retry_after_max=patience.longest,
+        backoff_factor=retry_policy.backoff,
+        backoff_max=retry_policy.longest,
+        retry_after_max=retry_policy.longest,
         raise_on_status=False,
     )
     opened = requests.Session()
@@ -130,7 +130,7 @@ class Transfer:
     part: Part
     size: int | None  # bytes, as published
     checked: bool  # whether a checksum will tell if the bytes are the right ones
-    patience: Patience
+    retry_policy: RetryPolicy
 
     def run(self) -> bool:
         """Asks until the part is as long as the file; what is there already is kept where it can be continued.
@@ -139,8 +139,7 @@ class Transfer:
             Whether it is put together from several answers, so that wrong bytes may not be this server's fault.
 
         Raises:
-            Unfit: the address has no such file, or one that the disk has no room for, or several requests brought it no
-                further.
+            SourceError: the server doesn't have the file, the disk is too small, or repeated requests make no progress.
         """
         joined, longest, failures = self.part.length() > 0, self.part.length(), 0
         while not self._complete():
@@ -150,9 +149,9 @@ class Transfer:
                 length, joined = self.part.length(), True
                 failures = 0 if length > longest and not isinstance(cut, _Slow) else failures + 1
                 longest = max(longest, length)
-                if failures > self.patience.resumes:
-                    raise Unfit(str(cut)) from None
-                self.patience.wait(failures)
+                if failures > self.retry_policy.resumes:
+                    raise SourceError(str(cut)) from None
+                self.retry_policy.wait(failures)
         return joined
 
     def _complete(self) -> bool:
@@ -189,11 +188,11 @@ class Transfer:
             headers["Range"] = f"bytes={start}-"
             if origin.validator and origin.url == self.url:
                 headers["If-Range"] = origin.validator
-        timeout = (self.patience.connect, self.patience.read)
+        timeout = (self.retry_policy.connect, self.retry_policy.read)
         try:
             return self.session.get(self.url, headers=headers, stream=True, timeout=timeout)
         except _NETWORK as error:
-            raise Unfit(_cause(error)) from None
+            raise SourceError(_cause(error)) from None
 
     def _begun(self, answer: requests.Response, start: int) -> int | None:
         """Empties the part for an answer that is the whole file; its length, where it is known."""
@@ -201,7 +200,7 @@ class Transfer:
             self.part.discard()
             raise _Cut("refuses to continue the file")
         if answer.status_code != HTTPStatus.OK:
-            raise Unfit(f"answers {answer.status_code} {answer.reason}")
+            raise SourceError(f"answers {answer.status_code} {answer.reason}")
         total = _length(answer)
         self._expect(total)
         if not self.checked:
@@ -226,25 +225,25 @@ class Transfer:
 
     def _expect(self, total: int | None) -> None:
         if total is not None and self.size is not None and total != self.size:
-            raise Unfit(f"offers {total:,} bytes where {self.size:,} are published")
+            raise SourceError(f"offers {total:,} bytes where {self.size:,} are published")
 
     def _tellable(self, answer: requests.Response, total: int | None) -> None:
         """Without a checksum, only a length or the end of chunks tells a whole file from a cut one."""
         if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise Unfit("sends it encoded, and without a checksum nobody can tell whether it is right")
+            raise SourceError("sends it encoded, and without a checksum nobody can tell whether it is right")
         if total is None and self.size is None and not _chunked(answer):
-            raise Unfit("doesn't say how long the file is; its entry needs a size or a checksum")
+            raise SourceError("doesn't say how long the file is; its entry needs a size or a checksum")
 
     def _room(self, total: int) -> None:
         """Where only the server tells the size."""
         free = shutil.disk_usage(self.part.path.parent).free + self.part.length()
         if total > free:
-            raise Unfit(f"has {total:,} bytes, and {free:,} are free on the disk")
+            raise SourceError(f"has {total:,} bytes, and {free:,} are free on the disk")
 
     def _append(self, answer: requests.Response, length: int, total: int | None) -> int:
         """Writes what comes behind the part's first `length` bytes; how long it is then."""
-        pace = _Pace(self.patience)
-        with self.part.path.open("ab") as file, bar(self.part.path.stem, total, done=length, delay=0) as shown:
+        throughput = _Throughput(self.retry_policy)
+        with self.part.path.open("ab") as file, byte_bar(self.part.path.stem, total, done=length, delay=0) as shown:
             for chunk in _chunks(answer):
                 length += len(chunk)
                 if total is not None and length > total:
@@ -252,24 +251,24 @@ class Transfer:
                     raise _Cut(f"sends more than {total:,} bytes")
                 file.write(chunk)
                 shown.update(len(chunk))
-                pace.hold(len(chunk))
+                throughput.hold(len(chunk))
         return length
 
 
-class _Pace:
+class _Throughput:
     """Tells a connection that drips from one that runs."""
 
-    def __init__(self, patience: Patience) -> None:
-        self.patience = patience
+    def __init__(self, retry_policy: RetryPolicy) -> None:
+        self.retry_policy = retry_policy
         self.since, self.received = time.monotonic(), 0
 
     def hold(self, received: int) -> None:
         self.received += received
         elapsed = time.monotonic() - self.since
-        if elapsed <= self.patience.read:
+        if elapsed <= self.retry_policy.read:
             return
-        if self.received < self.patience.slowest * elapsed:
-            raise _Slow(f"sends less than {self.patience.slowest:g} bytes a second")
+        if self.received < self.retry_policy.slowest * elapsed:
+            raise _Slow(f"sends less than {self.retry_policy.slowest:g} bytes a second")
         self.since, self.received = time.monotonic(), 0
 
 
@@ -311,7 +310,9 @@ def _led_elsewhere(answer: requests.Response, *_: object, **__: object) -> None:
     answer.close()  # requests would read it all and undo its encoding: it may be endless, or not what it says
     target = urlsplit(urljoin(answer.url, answer.headers["Location"]))
     if answer.url.startswith("https:") and target.scheme != "https":
-        raise Unfit(f"leads from https to {target.scheme}://{target.hostname}, where anyone could change the file")
+        raise SourceError(
+            f"leads from https to {target.scheme}://{target.hostname}, where anyone could change the file"
+        )
 
 
 def _cause(error: BaseException) -> str:

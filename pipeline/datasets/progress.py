@@ -5,7 +5,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 
-def bar(what: str, total: int | None, *, done: int = 0, delay: float = 1.0) -> "tqdm[NoReturn]":
+def byte_bar(what: str, total: int | None, *, done: int = 0, delay: float = 1.0) -> "tqdm[NoReturn]":
     """A bar of bytes, shown after `delay` seconds; nothing where nobody looks at a terminal.
 
     Args:
@@ -24,6 +24,6 @@ def bar(what: str, total: int | None, *, done: int = 0, delay: float = 1.0) -> "
     )
 
 
-def in_bytes(count: int) -> str:
+def format_bytes(count: int) -> str:
     """`1.5GB`."""
     return str(tqdm.format_sizeof(count, "B", 1000))

@@ -12,7 +12,7 @@ from pipeline.datasets.download import fetch as download
 from pipeline.datasets.registry import Entry
 from pipeline.errors import PipelineError
 from pipeline.files import remove
-from pipeline.workspace import state
+from pipeline.workspace import state_dir
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _OURS = ".fetched"  # in a folder of downloads: the names of files that no person put there
@@ -30,7 +30,7 @@ def fetch(entry: Entry, name: str, into: Path, mirror: str | None) -> Sequence[P
     Raises:
         PipelineError: a file can't be had, isn't what it should be, or can't be unpacked.
     """
-    folder = state() / "downloads" / name
+    folder = state_dir() / "downloads" / name
     folder.mkdir(parents=True, exist_ok=True)
     files = [File(file.name, file.urls, file.size, file.checksum) for file in entry.files]
     with _noting(folder, [file.name for file in files]):

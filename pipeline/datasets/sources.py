@@ -6,10 +6,10 @@ from pathlib import Path
 from pipeline.datasets import custom, digits, published, registry
 from pipeline.params import Params
 
-MADE: dict[str, Callable[[Params, Path], Sequence[Path]]] = {"digits": digits.make, "custom": custom.fetch}
+BUILT_IN: dict[str, Callable[[Params, Path], Sequence[Path]]] = {"digits": digits.make, "custom": custom.fetch}
 
 
-def get(params: Params, into: Path) -> Sequence[Path]:
+def fetch(params: Params, into: Path) -> Sequence[Path]:
     """Brings the data set `params.dataset`, as published, into the folder `into`.
 
     Returns:
@@ -19,6 +19,6 @@ def get(params: Params, into: Path) -> Sequence[Path]:
         PipelineError: the data set is not known, or can't be had.
     """
     name = params.dataset
-    if name in MADE:
-        return MADE[name](params, into)
+    if name in BUILT_IN:
+        return BUILT_IN[name](params, into)
     return published.fetch(registry.find(name), name, into, params.download.mirror)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.annotations import Annotation, AnnotationSet
+from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.detections import Detection
 
 Kind = Literal["correct", "wrong_class", "poor_box", "duplicate", "background"]
@@ -16,7 +17,7 @@ KINDS: tuple[Kind, ...] = ("correct", "wrong_class", "poor_box", "duplicate", "b
 # Below this overlap a box says nothing about an object (TIDE, arXiv:2008.08115, has the same border).
 NEAR = 0.1
 
-Boxes = NDArray[np.float64]
+Ious = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def _judge_image(objects: list[Annotation], detections: list[Detection], thresho
     return ImageErrors(tuple(verdicts), tuple(item for item in counted if item.id not in taken))
 
 
-def _judge(detection: Detection, objects: list[Annotation], ious: Boxes, taken: set[int], threshold: float) -> Verdict:
+def _judge(detection: Detection, objects: list[Annotation], ious: Ious, taken: set[int], threshold: float) -> Verdict:
     own = np.array([item.category_id == detection.category_id for item in objects], dtype=bool)
     free = np.array([item.id not in taken for item in objects], dtype=bool)
     rules: tuple[tuple[Kind, NDArray[np.bool_]], ...] = (
@@ -103,7 +104,7 @@ def _judge(detection: Detection, objects: list[Annotation], ious: Boxes, taken: 
     return Verdict(detection, "background", None, 0.0)
 
 
-def _excuse(detection: Detection, ignored: list[Annotation], ious: Boxes, threshold: float) -> Verdict | None:
+def _excuse(detection: Detection, ignored: list[Annotation], ious: Ious, threshold: float) -> Verdict | None:
     """A detection of a difficult or crowd object of its class is no error."""
     for index in np.argsort(-ious, kind="stable"):
         if ious[index] >= threshold and ignored[index].category_id == detection.category_id:
@@ -111,15 +112,17 @@ def _excuse(detection: Detection, ignored: list[Annotation], ious: Boxes, thresh
     return None
 
 
-def overlaps(detections: Sequence[Detection], objects: Sequence[Annotation]) -> Boxes:
+def overlaps(detections: Sequence[Detection], objects: Sequence[Annotation]) -> Ious:
     """IoU of each detection with each object, (detections, objects); with a crowd: intersection over detection."""
-    mine = np.array([item.bbox for item in detections], dtype=np.float64).reshape(-1, 1, 4)
-    theirs = np.array([item.bbox for item in objects], dtype=np.float64).reshape(1, -1, 4)
+    detected = np.array([item.bbox for item in detections], dtype=np.float64).reshape(-1, 4).T[:, :, None]
+    annotated = np.array([item.bbox for item in objects], dtype=np.float64).reshape(-1, 4).T[:, None, :]
     crowd = np.array([item.iscrowd for item in objects], dtype=bool)
-    starts = np.maximum(mine[..., :2], theirs[..., :2])
-    ends = np.minimum(mine[..., :2] + mine[..., 2:], theirs[..., :2] + theirs[..., 2:])
-    shared = np.clip(ends - starts, 0, None).prod(axis=-1)
-    area, other = mine[..., 2:].prod(axis=-1), theirs[..., 2:].prod(axis=-1)
-    whole = np.where(crowd, area + 0 * other, area + other - shared)
-    ious: Boxes = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+    x1, y1, x2, y2 = xywh_to_xyxy(detected)
+    left, top, right, bottom = xywh_to_xyxy(annotated)
+    width = (np.minimum(x2, right) - np.maximum(x1, left)).clip(min=0)
+    height = (np.minimum(y2, bottom) - np.maximum(y1, top)).clip(min=0)
+    intersection = width * height
+    detection_area, object_area = detected[2] * detected[3], annotated[2] * annotated[3]
+    union = np.where(crowd, detection_area, detection_area + object_area - intersection)
+    ious: Ious = np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
     return ious

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.annotations import Annotation, AnnotationSet
+from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.detections import Detection
 
 THRESHOLD = 0.5  # smallest overlap (IoU) of a right detection
@@ -142,9 +143,8 @@ def _boxes(truth: AnnotationSet, records: Sequence[Annotation] | Sequence[Detect
     image = {each.id: index for index, each in enumerate(truth.images)}
     label = truth.label_of()
     boxes = np.array([record.bbox for record in records], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
     groups = [label[record.category_id] * len(image) + image[record.image_id] for record in records]
-    return boxes, np.array(groups, dtype=np.int64)
+    return np.stack(xywh_to_xyxy(boxes.T), axis=-1), np.array(groups, dtype=np.int64)
 
 
 def _iou(first: _Floats, second: _Floats) -> _Floats:

@@ -8,12 +8,30 @@ import torch
 from fcos.config import InputSize
 from fcos.detector import Detector
 from fcos.postprocess import Detections, Postprocess
+from fcos.structures import Outputs
 from pipeline.data.annotations import AnnotationSet, Image
+from pipeline.data.boxes import xyxy_to_xywh
 from pipeline.data.detections import Detection
 from pipeline.data.images import read_image, resized
 
 
 @torch.inference_mode()
+def forward(
+    detector: Detector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
+) -> tuple[Outputs, list[Detections]]:
+    """Runs the network and post-processing on one batch.
+
+    Args:
+        images: uint8 [3, H, W] each, resized for the network.
+        input_size: the size that the detector was trained at; images are padded to its canvas.
+
+    Returns:
+        The outputs at all locations, and the detections of each image, in the pixels of `images`.
+    """
+    outputs = detector(detector.prepare(images, input_size.canvas))
+    return outputs, postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in images])
+
+
 def detect(
     detector: Detector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
 ) -> list[Detections]:
@@ -27,8 +45,7 @@ def detect(
         The detections of each image, on the CPU, boxes in pixels of the stored image.
     """
     inputs = [resized(image, *input_size.resized(image.shape[-2], image.shape[-1])) for image in images]
-    outputs = detector(detector.prepare(inputs, input_size.canvas))
-    batch = postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in inputs])
+    _, batch = forward(detector, inputs, input_size, postprocess)
     return [_rescale(*parts) for parts in zip(batch, inputs, images, strict=True)]
 
 
@@ -78,7 +95,7 @@ def detect_split(
 
 
 def _to_records(image: Image, detections: Detections, split: AnnotationSet) -> Iterator[Detection]:
-    for (x1, y1, x2, y2), score, label in zip(
+    for box, score, label in zip(
         detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
     ):
-        yield Detection(image.id, split.categories[label].id, (x1, y1, x2 - x1, y2 - y1), score)
+        yield Detection(image.id, split.categories[label].id, xyxy_to_xywh(box), score)

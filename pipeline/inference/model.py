@@ -7,7 +7,7 @@ from typing import Self
 import torch
 
 from fcos.detector import Detector
-from fcos.fast.fused import fused
+from fcos.fast.fused import fuse
 from fcos.weights import Description, load_detector
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
@@ -31,7 +31,7 @@ class Model:
             detector, description = load_detector(path, device)
         except ValueError as error:
             raise PipelineError(str(error)) from None
-        return cls(fused(detector), description)
+        return cls(fuse(detector), description)
 
     @property
     def class_names(self) -> list[str]:

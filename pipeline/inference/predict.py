@@ -9,7 +9,8 @@ from typing import Any
 import PIL.Image
 
 from fcos.postprocess import Detections, Postprocess
-from pipeline.data.images import read_image
+from pipeline.data.boxes import xyxy_to_xywh
+from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError
 from pipeline.inference.detect import detect
 from pipeline.inference.model import Model
@@ -68,8 +69,7 @@ def predict(
     for path in paths:
         pixels = read_image(path)
         (detections,) = detect(model.detector, [pixels], model.description.input_size, postprocess)
-        image = PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
-        yield Prediction(path, image, detections[detections.scores >= score_threshold])
+        yield Prediction(path, to_pil(pixels), detections[detections.scores >= score_threshold])
 
 
 def to_record(prediction: Prediction, model: Model) -> dict[str, Any]:
@@ -84,9 +84,9 @@ def to_record(prediction: Prediction, model: Model) -> dict[str, Any]:
                 "category_id": model.description.categories[label][0],
                 "category": model.class_names[label],
                 "score": round(score, 4),
-                "bbox": [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)],
+                "bbox": [round(value, 2) for value in xyxy_to_xywh(box)],
             }
-            for (x1, y1, x2, y2), score, label in zip(
+            for box, score, label in zip(
                 detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
             )
         ],

@@ -27,10 +27,10 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Image
 from pipeline.errors import PipelineError
 from pipeline.evaluation import error_kinds as errors
 from pipeline.evaluation.error_kinds import ImageErrors, Verdict
-from pipeline.files import digest, replacing
+from pipeline.files import atomic_replace, digest
 from pipeline.integrations import mongo, servers
 from pipeline.params import Params
-from pipeline.workspace import root, state, workspace
+from pipeline.workspace import root, state_dir, workspace
 
 # Saved views, by their key in metrics/inspect.json: the name in the App, what it shows.
 VIEWS = {
@@ -44,7 +44,7 @@ VIEWS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DatasetSpec:
     """What a dataset is made from. Paths are absolute."""
 
     name: str  # of the dataset
@@ -55,7 +55,7 @@ class Source:
     iou_threshold: float
 
 
-def source(params: Params) -> Source:
+def dataset_spec(params: Params) -> DatasetSpec:
     """The files of this workspace, under the data set's name and DVC's experiment's, if there is one.
 
     Raises:
@@ -68,7 +68,7 @@ def source(params: Params) -> Source:
         if not file.is_file():
             raise PipelineError(f"{file}: not there yet; run `dvc repro`")
     name = "-".join(["fcos", params.dataset, *([experiment] if experiment else [])])
-    return Source(
+    return DatasetSpec(
         name=name,
         annotations=str(files[0]),
         predictions=str(files[1]),
@@ -88,8 +88,8 @@ def _lasting_images(dataset: str, split: AnnotationSet, name: str) -> Path:
     files = [image.file_name for image in split.images]
     if here.resolve() == lasting.resolve() or all(_same(here / file, lasting / file) for file in files):
         return lasting
-    copies = state() / "images" / name
-    with replacing(copies) as folder:
+    copies = state_dir() / "images" / name
+    with atomic_replace(copies) as folder:
         for file in files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(here / file, folder / file)
@@ -100,7 +100,7 @@ def _same(a: Path, b: Path) -> bool:
     return b.is_file() and filecmp.cmp(a, b, shallow=False)
 
 
-def refresh(source: Source) -> dict[str, int]:
+def refresh(spec: DatasetSpec) -> dict[str, int]:
     """Builds the dataset where it is missing or stale.
 
     Returns: images in each saved view, by the keys of `VIEWS`.
@@ -108,10 +108,10 @@ def refresh(source: Source) -> dict[str, int]:
     Raises:
         PipelineError: there is no database, or an input is wrong.
     """
-    with mongo.server() as uri, FileLock(state() / "viewer.lock"):
+    with mongo.server() as uri, FileLock(state_dir() / "fiftyone.lock"):
         child = subprocess.run(
             [sys.executable, "-m", "pipeline.integrations.fiftyone"],
-            input=json.dumps(asdict(source)),
+            input=json.dumps(asdict(spec)),
             env=mongo.fiftyone_environment(uri),
             cwd=Path(__file__).resolve().parents[2],  # the same code as ours, also in a temporary workspace
             capture_output=True,
@@ -120,38 +120,38 @@ def refresh(source: Source) -> dict[str, int]:
         )
     if child.returncode:
         told = child.stderr.strip().splitlines() or ["nothing said"]
-        raise PipelineError(told[-1] if child.returncode == 3 else f"FiftyOne, dataset {source.name}: {told[-1]}")
+        raise PipelineError(told[-1] if child.returncode == 3 else f"FiftyOne, dataset {spec.name}: {told[-1]}")
     sizes: dict[str, int] = json.loads(child.stdout)
     return sizes
 
 
 @contextmanager
-def app(source: Source, port: int) -> Iterator[servers.Server]:
+def app(spec: DatasetSpec, port: int) -> Iterator[servers.Server]:
     """Yields FiftyOne's App once it answers, on 127.0.0.1 alone, with the dataset fresh; stops it at the end.
 
     Raises:
         PipelineError: the port is taken, or what `refresh` raises.
     """
-    servers.require_free(port)  # FiftyOne would join whatever App answers there
+    servers.require_free_port(port)  # FiftyOne would join whatever App answers there
     with mongo.server() as uri:
-        refresh(source)
+        refresh(spec)
         # The server that `launch_app` starts, without a session: one process, that ends when it is told to.
         # Without an explicit address it may choose 0.0.0.0, and it serves any file of the machine.
         command = [sys.executable, "-m", "fiftyone.server.main", "--address", servers.LOOPBACK, "--port", str(port)]
         page = f"http://{servers.LOOPBACK}:{port}"
-        with servers.serving(
+        with servers.run_server(
             "FiftyOne",
             command,
             probe=f"{page}/fiftyone",
-            address=f"{page}/datasets/{quote(source.name)}",
+            address=f"{page}/datasets/{quote(spec.name)}",
             environment=mongo.fiftyone_environment(uri) | {"FIFTYONE_SERVER": "1"},
         ) as started:
             yield started
 
 
 def main() -> None:
-    """The child: a Source as JSON on standard input, the views' sizes as JSON on standard output."""
-    asked = Source(**json.load(sys.stdin))
+    """The child: a DatasetSpec as JSON on standard input, the views' sizes as JSON on standard output."""
+    asked = DatasetSpec(**json.load(sys.stdin))
     try:
         with redirect_stdout(sys.stderr):  # where FiftyOne may chat
             sizes = _refresh(asked)
@@ -161,40 +161,38 @@ def main() -> None:
     print(json.dumps(sizes))  # noqa: T201
 
 
-def _refresh(source: Source) -> dict[str, int]:
+def _refresh(spec: DatasetSpec) -> dict[str, int]:
     import fiftyone as fo
 
-    stamp = _stamp(source)
-    if not fo.dataset_exists(source.name) or fo.load_dataset(source.name).info.get("stamp") != stamp:
-        _build(source, stamp)
-    dataset = fo.load_dataset(source.name)
+    stamp = _stamp(spec)
+    if not fo.dataset_exists(spec.name) or fo.load_dataset(spec.name).info.get("stamp") != stamp:
+        _build(spec, stamp)
+    dataset = fo.load_dataset(spec.name)
     return {key: len(dataset.load_saved_view(name)) for key, (name, _) in VIEWS.items()}
 
 
-def _stamp(source: Source) -> str:
+def _stamp(spec: DatasetSpec) -> str:
     """Tells whether a dataset is what these inputs and this code make."""
-    files = [Path(source.annotations), Path(source.predictions), Path(__file__), Path(errors.__file__)]
-    told = [source.images, source.score_threshold, source.iou_threshold, *(digest(file) for file in files)]
+    files = [Path(spec.annotations), Path(spec.predictions), Path(__file__), Path(errors.__file__)]
+    told = [spec.images, spec.score_threshold, spec.iou_threshold, *(digest(file) for file in files)]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _build(source: Source, stamp: str) -> None:
+def _build(spec: DatasetSpec, stamp: str) -> None:
     import fiftyone as fo
 
-    truth = annotations.read(Path(source.annotations))
-    detections = results.read(Path(source.predictions), truth)
-    judged = errors.analyze(
-        truth, detections, score_threshold=source.score_threshold, iou_threshold=source.iou_threshold
-    )
-    dataset = fo.Dataset(source.name, persistent=True, overwrite=True)
+    truth = annotations.read(Path(spec.annotations))
+    detections = results.read(Path(spec.predictions), truth)
+    judged = errors.analyze(truth, detections, score_threshold=spec.score_threshold, iou_threshold=spec.iou_threshold)
+    dataset = fo.Dataset(spec.name, persistent=True, overwrite=True)
     _declare(dataset, [category.name for category in truth.categories])
-    dataset.add_samples(_samples(truth, judged, Path(source.images)))
+    dataset.add_samples(_samples(truth, judged, Path(spec.images)))
     dataset.evaluate_detections(
-        "predictions", gt_field="ground_truth", eval_key="eval", iou=source.iou_threshold, iscrowd="ignored"
+        "predictions", gt_field="ground_truth", eval_key="eval", iou=spec.iou_threshold, iscrowd="ignored"
     )
     _save_views(dataset)
     # Last: a dataset whose making was interrupted has no stamp, and is made again.
-    dataset.info = {"stamp": stamp, **asdict(source)}
+    dataset.info = {"stamp": stamp, **asdict(spec)}
     dataset.save()
 
 

@@ -21,10 +21,10 @@ from pipeline.errors import PipelineError
 from pipeline.files import write_json
 from pipeline.integrations import mongo
 from pipeline.params import ZooParams
-from pipeline.workspace import state
+from pipeline.workspace import state_dir
 
 PREFIX = "fiftyone:"
-WHOLE = "all"  # the split of a data set without any
+ONLY_SPLIT = "all"  # the split of a data set without any
 _FIELDS = ("ground_truth", "detections")  # where the zoo's data sets have their objects, the likeliest first
 # Regions of many objects: COCO's own word, and Open Images'.
 _CROWD = ("iscrowd", "IsGroupOf")
@@ -43,7 +43,7 @@ def fetch(name: str, wanted: ZooParams, into: Path) -> Sequence[Path]:
     if not name or "/" in name or name.startswith("."):
         raise PipelineError(f"dataset: {PREFIX}{name}: give a name that `fiftyone zoo datasets list` has")
     theirs = os.environ.get("FIFTYONE_DATASET_ZOO_DIR")
-    home = Path(theirs) if theirs else state() / "downloads/fiftyone"
+    home = Path(theirs) if theirs else state_dir() / "downloads/fiftyone"
     asked = {"name": name, "into": str(into.absolute()), **asdict(wanted)}
     with mongo.server() as uri:
         _run(asked, {**mongo.fiftyone_environment(uri), "FIFTYONE_DATASET_ZOO_DIR": str(home.absolute())})
@@ -95,12 +95,12 @@ def _fetch(name: str, into: Path, splits: list[str] | None, classes: list[str] |
         **{key: value for key, value in wanted.items() if value is not None},
     )
     try:
-        export(dataset, into, splits or zoo.get_zoo_dataset(name).supported_splits, classes, samples)
+        write_coco(dataset, into, splits or zoo.get_zoo_dataset(name).supported_splits, classes, samples)
     finally:
         fo.delete_dataset(dataset.name)
 
 
-def export(
+def write_coco(
     dataset: Any, into: Path, splits: Sequence[str] | None, classes: Sequence[str] | None, samples: int | None
 ) -> None:
     """Writes a FiftyOne dataset in COCO's layout, a folder for each split that has labels.
@@ -118,7 +118,7 @@ def export(
     field = _field(dataset)
     names = _classes(dataset, field)
     written = 0
-    for split in splits or (WHOLE,):
+    for split in splits or (ONLY_SPLIT,):
         view = dataset.match_tags(split) if splits else dataset
         found = _labeled(view, field, classes)
         if found:

@@ -23,7 +23,7 @@ from filelock import FileLock
 from pipeline.errors import PipelineError
 from pipeline.integrations import servers
 from pipeline.params import Params
-from pipeline.workspace import root, state, workspace
+from pipeline.workspace import root, state_dir, workspace
 
 EXPERIMENT = "fcos"
 EVALUATE = ("evaluate.", "postprocess.")  # sections that the evaluate stage adds
@@ -48,27 +48,27 @@ class Run:
     done_tag: str
     problems: list[str] = field(default_factory=list)
 
-    def steps(self, rows: Sequence[Mapping[str, float]]) -> None:
+    def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Logs many steps' metrics at once. Each row has "step"; its other keys are metrics: `loss/total`."""
         points = [
             (name, value, int(row["step"])) for row in rows for name, value in row.items() if name != "step"
         ]  # fmt: skip
         with self._noted("metrics"):
-            self.store.metrics(self.id, points)
+            self.store.log_metrics(self.id, points)
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        self.steps([{**values, "step": step}])
+    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        self.log_steps([{**values, "step": step}])
 
-    def artifacts(self, *paths: Path) -> None:
+    def log_artifacts(self, *paths: Path) -> None:
         """Copies files, and folders with all they hold, under their own names."""
         for path in paths:
             with self._noted(path.name):
-                self.store.artifact(self.id, path)
+                self.store.log_artifact(self.id, path)
 
-    def finished(self, digest: str) -> None:
+    def mark_finished(self, digest: str) -> None:
         """Marks the stage's work as done: the next stage finds the run by this digest of its result."""
         with self._noted(f"tag {self.done_tag}"):
-            self.store.tag(self.id, {self.done_tag: digest})
+            self.store.set_tags(self.id, {self.done_tag: digest})
 
     @contextmanager
     def _noted(self, what: str) -> Iterator[None]:
@@ -82,11 +82,13 @@ class Run:
 
 
 @contextmanager
-def train(params: Params, *, key: str) -> Iterator[Run]:
-    """Opens a run, or continues the one of the same key that was interrupted.
+def train_run(params: Params, *, key: str, resumed: bool = False) -> Iterator[Run]:
+    """Opens a run, or continues the interrupted run with the same key.
 
-    Arguments:
-        key: identifies all that determines the training, as its resumable state does.
+    Args:
+        key: identifies everything that determines the training, as the key of its resumable state does.
+        resumed: whether the training continues from a saved state. Then a finished run is continued too: its stage
+            failed afterwards, because an input had changed.
 
     Raises:
         PipelineError: the store can't be opened; or, after the body, something could not be logged.
@@ -96,14 +98,14 @@ def train(params: Params, *, key: str) -> Iterator[Run]:
         values = {name: value for name, value in _experiment(params).items() if not name.startswith(LATER_STAGES)}
         machine = {name: str(value) for name, value in params.flat().items() if name.startswith(MACHINE)}
         tags = {**_tags(params), **machine, "key": key}
-        found = store.find({"key": key}, without="weights", params=values)
-        run = store.start(found, values, tags, _name(params))
+        found = store.find_run({"key": key}, without=None if resumed else "weights", params=values)
+        run = store.open_run(found, values, tags, _name(params))
     with _open(Run(store, run, "weights")) as opened:
         yield opened
 
 
 @contextmanager
-def evaluate(params: Params, weights: str) -> Iterator[Run]:
+def evaluate_run(params: Params, weights: str) -> Iterator[Run]:
     """Continues the run that trained the weights with this digest, where that wasn't evaluated yet.
 
     Where training came from DVC's cache, another experiment's numbers would be overwritten there: a run of its
@@ -112,33 +114,35 @@ def evaluate(params: Params, weights: str) -> Iterator[Run]:
     Raises:
         PipelineError: as for `train`.
     """
-    with _later(params, EVALUATE, ("weights", weights), "predictions", "trained_by") as run:
+    with _later_stage_run(params, EVALUATE, ("weights", weights), "predictions", "trained_by") as run:
         yield run
 
 
 @contextmanager
-def inspect(params: Params, predictions: str) -> Iterator[Run]:
+def inspect_run(params: Params, predictions: str) -> Iterator[Run]:
     """Continues the run that made the predictions with this digest; else, a run of its own names it: `evaluated_by`.
 
     Raises:
         PipelineError: as for `train`.
     """
-    with _later(params, ("inspect.",), ("predictions", predictions), "inspected", "evaluated_by") as run:
+    with _later_stage_run(params, ("inspect.",), ("predictions", predictions), "inspected", "evaluated_by") as run:
         yield run
 
 
 @contextmanager
-def _later(params: Params, sections: tuple[str, ...], done: tuple[str, str], then: str, origin: str) -> Iterator[Run]:
+def _later_stage_run(
+    params: Params, sections: tuple[str, ...], done: tuple[str, str], then: str, origin: str
+) -> Iterator[Run]:
     with _one_line("opening the store"):
         store, flat, tags = Store.open(), _experiment(params), _tags(params)
         mine = {name: value for name, value in flat.items() if name.startswith(sections)}
         same = {"dvc_experiment": tags["dvc_experiment"]}
-        found = store.find({done[0]: done[1], **same}, without=then, params=mine)
+        found = store.find_run({done[0]: done[1], **same}, without=then, params=mine)
         if found is None:
-            maker = store.find({done[0]: done[1]}, without=origin)
+            maker = store.find_run({done[0]: done[1]}, without=origin)
             tags |= {done[0]: done[1]} | ({origin: maker} if maker else {})
             mine = flat
-        run = store.start(found, mine, tags if found is None else {}, _name(params))
+        run = store.open_run(found, mine, tags if found is None else {}, _name(params))
     with _open(Run(store, run, then)) as opened:
         yield opened
 
@@ -155,7 +159,7 @@ def _open(run: Run) -> Iterator[Run]:
         raise
     finally:
         with run._noted("the run's end"):
-            run.store.end(run.id, status)
+            run.store.end_run(run.id, status)
     if run.problems:
         raise PipelineError(run.problems[0])
 
@@ -219,13 +223,13 @@ def ui(port: int) -> Iterator[servers.Server]:
     Raises:
         PipelineError: the port is taken, the store can't be opened, or the server doesn't start.
     """
-    servers.require_free(port)
+    servers.require_free_port(port)
     prepare()  # a server that makes the store first would keep artifacts from direct clients
     command = [sys.executable, "-m", "mlflow", "ui", "--host", servers.LOOPBACK, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store_uri(), "--default-artifact-root", artifacts_uri()]
     command += ["--uvicorn-opts", "--log-level warning"]
     address = f"http://{servers.LOOPBACK}:{port}"
-    with servers.serving(
+    with servers.run_server(
         "MLflow", command, probe=f"{address}/health", address=address, environment=UI_ENVIRONMENT
     ) as started:
         yield started
@@ -244,7 +248,7 @@ class Store:
 
         The experiment gets its artifact folder explicitly: otherwise it is `./mlruns` of whoever came first.
         """
-        with FileLock(state() / "mlflow.lock"), _quiet():
+        with FileLock(state_dir() / "mlflow.lock"), _quiet():
             from mlflow import MlflowClient
 
             client = MlflowClient(tracking_uri=store_uri())
@@ -260,10 +264,12 @@ class Store:
             connection.close()
         return cls(client, str(number))
 
-    def find(self, tags: Mapping[str, str], *, without: str, params: Mapping[str, Any] | None = None) -> str | None:
+    def find_run(
+        self, tags: Mapping[str, str], *, without: str | None, params: Mapping[str, Any] | None = None
+    ) -> str | None:
         """The newest run with these tags, without that tag, and with no parameter that contradicts `params`."""
         condition = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items() if value)
-        empty = [name for name, value in tags.items() if not value] + [without]
+        empty = [name for name, value in tags.items() if not value] + ([without] if without else [])
         for run in self.client.search_runs([self.experiment], condition, order_by=["attributes.start_time DESC"]):
             logged, wanted = run.data.params, params or {}
             # MLflow refuses to change a parameter.
@@ -272,13 +278,13 @@ class Store:
                 return str(run.info.run_id)
         return None
 
-    def start(self, found: str | None, params: Mapping[str, Any], tags: Mapping[str, str], name: str) -> str:
+    def open_run(self, found: str | None, params: Mapping[str, Any], tags: Mapping[str, str], name: str) -> str:
         """Continues the run that was found, or opens one; with these parameters and tags."""
         if found is None:
             found = str(self.client.create_run(self.experiment, tags=dict(tags), run_name=name).info.run_id)
         else:
             self.client.update_run(found, status="RUNNING")
-            self.tag(found, tags)
+            self.set_tags(found, tags)
         from mlflow.entities import Param
 
         entries = [Param(key, str(value)) for key, value in params.items()]
@@ -286,7 +292,7 @@ class Store:
             self.client.log_batch(found, params=entries[start : start + PARAMS_BATCH])
         return found
 
-    def metrics(self, run: str, points: Sequence[tuple[str, float, int]]) -> None:
+    def log_metrics(self, run: str, points: Sequence[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -294,19 +300,19 @@ class Store:
         for start in range(0, len(entries), BATCH):
             self.client.log_batch(run, metrics=entries[start : start + BATCH])
 
-    def tag(self, run: str, tags: Mapping[str, str]) -> None:
+    def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
         if tags:
             self.client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
 
-    def artifact(self, run: str, path: Path) -> None:
+    def log_artifact(self, run: str, path: Path) -> None:
         if path.is_dir():
             self.client.log_artifacts(run, str(path), path.name)
         else:
             self.client.log_artifact(run, str(path))
 
-    def end(self, run: str, status: str) -> None:
+    def end_run(self, run: str, status: str) -> None:
         self.client.set_terminated(run, status)
 
 

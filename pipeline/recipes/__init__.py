@@ -93,6 +93,12 @@ def write(recipe: Recipe, path: Path, *, force: bool) -> None:
         raise PipelineError(f"{path}: not written: {error.strerror}") from None
 
 
+def comments() -> dict[str, str]:
+    """The comment of each line of defaults.yaml, by the parameter's or the section's dotted name."""
+    lines = DEFAULTS.read_text(encoding="utf-8").splitlines()
+    return {key: match["comment"] for key, match in _keys(lines, DEFAULTS) if match["comment"]}
+
+
 def _read(path: Path) -> Recipe:
     text = path.read_text(encoding="utf-8")
     header = _HEADER.match(text)

@@ -3,17 +3,17 @@
 from collections import Counter
 from typing import Any
 
-from pipeline import runner
 from pipeline.conversion import convert
 from pipeline.datasets import registry
 from pipeline.errors import count_noun
 from pipeline.params import Params
+from pipeline.runner import run_stage
 from pipeline.workspace import workspace
 
 
 def run(params: Params) -> None:
     raw = workspace() / "data/raw" / params.dataset
-    entry = registry.describing(params.dataset, raw)
+    entry = registry.entry_for(params.dataset, raw)
     format = params.download.format if params.dataset == "custom" else "auto"
     if entry and format == "auto":
         format = entry.format
@@ -58,9 +58,5 @@ def _describe_issues(report: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
-    runner.run("convert", run)
-
-
 if __name__ == "__main__":
-    main()
+    run_stage("convert", run)

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.datasets import sources
-from pipeline.files import remove, replacing
+from pipeline.files import atomic_replace, remove
 from pipeline.integrations import fiftyone_zoo
 from pipeline.params import Params
-from pipeline.runner import run
+from pipeline.runner import run_stage
 from pipeline.workspace import workspace
 
 
-def body(params: Params) -> None:
+def run(params: Params) -> None:
     raw = workspace() / "data/raw" / params.dataset
-    with replacing(raw) as folder:
+    with atomic_replace(raw) as folder:
         spent = fetch(params, folder)
     for download in spent:
         remove(download)
@@ -25,7 +25,7 @@ def fetch(params: Params, into: Path) -> Sequence[Path]:
     if params.dataset.startswith(fiftyone_zoo.PREFIX):
         name = params.dataset.removeprefix(fiftyone_zoo.PREFIX)
         return fiftyone_zoo.fetch(name, params.download.zoo, into)
-    return sources.get(params, into)
+    return sources.fetch(params, into)
 
 
 def _summary(folder: Path) -> str:
@@ -33,9 +33,5 @@ def _summary(folder: Path) -> str:
     return f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB"
 
 
-def main() -> None:
-    run("download", body)
-
-
 if __name__ == "__main__":
-    main()
+    run_stage("download", run)

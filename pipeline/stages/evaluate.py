@@ -4,7 +4,6 @@ import sys
 
 from tqdm import tqdm
 
-from pipeline import runner as stage
 from pipeline.data import annotations
 from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet
@@ -16,17 +15,14 @@ from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
 from pipeline.inference.model import Model
 from pipeline.inference.postprocess import make_postprocess
-from pipeline.integrations import mlflow as tracking
+from pipeline.integrations import mlflow
 from pipeline.params import Params
+from pipeline.runner import run_stage
 from pipeline.visualization import curves
 from pipeline.workspace import workspace
 
 
-def main() -> None:
-    stage.run("evaluate", evaluate)
-
-
-def evaluate(params: Params) -> None:
+def run(params: Params) -> None:
     """Detects in every image of the split, then writes detections, metrics and curves, and tells MLflow."""
     here, name = workspace(), params.evaluate.split
     source = here / f"data/unified/{name}.json"
@@ -46,10 +42,10 @@ def evaluate(params: Params) -> None:
     by_class = voc.evaluate(split, found)
     curves.write_precision_recall(by_class, table)
     curves.plot_precision_recall(by_class, picture)
-    with tracking.evaluate(params, digest(weights)) as run:
-        run.metrics(logged(scores), step=0)
-        run.artifacts(here / "metrics/evaluate.json", table, picture)
-        run.finished(digest(predictions))
+    with mlflow.evaluate_run(params, digest(weights)) as mlflow_run:
+        mlflow_run.log_metrics(logged(scores), step=0)
+        mlflow_run.log_artifacts(here / "metrics/evaluate.json", table, picture)
+        mlflow_run.mark_finished(digest(predictions))
     print(report.table(scores, "coco"))  # noqa: T201
 
 
@@ -80,4 +76,4 @@ def logged(scores: dict[str, dict[str, float | None]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run_stage("evaluate", run)

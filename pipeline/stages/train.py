@@ -1,4 +1,4 @@
-"""Unified data in, a trained detector out: `python -m pipeline.stages.train`."""
+"""The train stage: data/unified and data/raw/<dataset> → models/, metrics/train.json and training plots."""
 
 import os
 import sys
@@ -6,232 +6,226 @@ import sys
 from pipeline import process, runner
 
 if __name__ == "__main__" and len(sys.argv) == 1:
-    process.listen("train", leave=os._exit)  # before torch is imported: that takes seconds
+    process.handle_signals("train", leave=os._exit)  # before the imports below, which take seconds
 
 import math
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
-
-from filelock import FileLock
+from typing import NoReturn, Self
 
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.distributed import Processes
-from fcos.training.guards import NonFiniteLoss, NothingToLearn
-from fcos.training.history import UNREPORTED, Best, History, Row, Watcher
-from fcos.training.trainer import FailedElsewhere, Interrupted, Trainer
+from fcos.training.guards import NonFiniteLossError, NothingToLearnError
+from fcos.training.history import UNREPORTED, Best, Callback, History, NullCallback, Row
+from fcos.training.trainer import PeerFailedError, Trainer, TrainingInterrupted
 from pipeline.analysis.advice import advice
 from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.files import digest, write_json
-from pipeline.integrations import mlflow as tracking
+from pipeline.integrations import mlflow
 from pipeline.params import Params, load
-from pipeline.training import launch as launching
-from pipeline.training import prune as states
+from pipeline.training import launch, prune
 from pipeline.training.artifacts import describe, early_stopping_message, training_summary, write_weights
 from pipeline.training.build import EpochBatches, make_batches, make_trainer, make_validation, one_line_errors
 from pipeline.training.overfit import check_overfit, overfit_subset
 from pipeline.visualization.curves import write_training_curves
 from pipeline.visualization.progress import Progress, write_line
-from pipeline.workspace import state, workspace
+from pipeline.workspace import state_dir, workspace
 
-_LOGGED_TOGETHER = 25  # steps: one call to MLflow for each would cost more than the call tells
-_PLOTS = ("loss.csv", "loss.png", "optimizer.png")
-
-
-def main() -> None:
-    if len(sys.argv) > 1:  # one of several processes, started by `train`, for the training of this key
-        process.die_with_parent()
-        launching.run_worker(lambda: _help(sys.argv[1]))
-    runner.run("train", train)
+_STEPS_PER_LOG = 25  # steps that are logged to MLflow in one call
+_LOGGED_PLOTS = ("loss.csv", "loss.png", "optimizer.png")
 
 
-def train(params: Params) -> None:
-    """Trains, then writes weights, curves and metrics, and tells MLflow; in several processes where there are to be."""
-    key = runner.fingerprint("train")
-    if launching.is_worker() or (count := launching.num_processes(params)) == 1:
-        _work(params, key)
+def run(params: Params) -> Callable[[], None]:
+    """Trains, writes weights, curves and metrics, and logs them to MLflow; launches several processes if needed.
+
+    Returns:
+        A function that removes the training's state. Until it is called, the stage can be repeated in seconds.
+    """
+    state = _state(runner.fingerprint("train"))
+    if launch.is_worker() or (count := launch.num_processes(params)) == 1:
+        _train(params, state)
     else:
-        with _locked(f"{key}.launch"):
-            launching.launch("pipeline.stages.train", key, count=count)
+        with prune.launch_lock(state):
+            launch.launch("pipeline.stages.train", state.name, count=count)
+    return partial(prune.remove_finished_state, state)
 
 
-def _help(key: str) -> None:
-    if runner.fingerprint("train") != key:  # it is what the state is kept under
+def _run_worker(key: str) -> None:
+    """Trains in one of several processes that `run` launched."""
+    if runner.fingerprint("train") != key:  # the state's key
         raise PipelineError("parameters, code or data changed while this stage ran: run `dvc repro train` again")
-    with runner.full_disk_told():
-        _work(load(), key)
+    with runner.full_disk_errors():
+        _train(load(), _state(key))
 
 
-def _locked(name: str) -> FileLock:
-    """The same training may run in another workspace (two queued experiments that differ in evaluation alone): it
-    shares the state, so one waits for the other."""
-    folder = state() / "training"
-    folder.mkdir(exist_ok=True)
-    return FileLock(folder / f"{name}.lock")
+def _state(key: str) -> Path:
+    """The folder of a training's state. Queued experiments with the same training share it, one after the other."""
+    return state_dir() / "training" / key
 
 
 @dataclass(frozen=True)
-class Work:
-    """One training, as every process of it sees it."""
+class Job:
+    """What every process of a training needs."""
 
     params: Params
     train_split: AnnotationSet
     val_split: AnnotationSet
-    raw: Path
+    images: Path
     processes: Processes
-    request: process.Request = field(default_factory=process.Request)
+    stop_request: process.StopRequest = field(default_factory=process.StopRequest)
 
-    def batches(self) -> EpochBatches:
-        return make_batches(self.params, self.train_split, self.raw, self.processes)
+    def make_batches(self) -> EpochBatches:
+        return make_batches(self.params, self.train_split, self.images, self.processes)
 
-    def trainer(self, batches: EpochBatches, watcher: Watcher, checkpoint: Checkpoint | None) -> Trainer:
-        """The trainer, which no other process waits for yet."""
+    def make_trainer(self, batches: EpochBatches, callback: Callback, checkpoint: Checkpoint | None) -> Trainer:
         return make_trainer(
             self.params,
             batches=batches,
-            validate=make_validation(self.params, self.val_split, self.raw, self.request, self.processes),
+            validate=make_validation(self.params, self.val_split, self.images, self.stop_request, self.processes),
             classes=len(self.train_split.categories),
-            watcher=watcher,
+            callback=callback,
             checkpoint=checkpoint,
             processes=self.processes,
-            interrupted=self.request,
+            interrupted=self.stop_request,
         )
 
 
-def _work(params: Params, key: str) -> None:
-    """What one process does: the first leads, the others only learn."""
-    here = workspace()
-    train_split, val_split = (annotations.read(here / f"data/unified/{name}.json") for name in ("train", "val"))
-    with launching.join_processes(params) as processes:
-        chosen = params
+def _train(params: Params, state: Path) -> None:
+    """Trains in this process. The process of rank 0 also saves states, reports progress and writes the results."""
+    unified = workspace() / "data/unified"
+    train_split, val_split = annotations.read(unified / "train.json"), annotations.read(unified / "val.json")
+    with launch.join_processes(params) as processes:
+        job_params = params
         if params.train.overfit:
-            chosen, train_split = overfit_subset(params, train_split, processes)
+            job_params, train_split = overfit_subset(params, train_split, processes)
             val_split = train_split
-        work = Work(chosen, train_split, val_split, here / "data/raw" / params.dataset, processes)
+        job = Job(job_params, train_split, val_split, workspace() / "data/raw" / params.dataset, processes)
         if processes.rank:
-            _follow(work)
+            _follow(job)
         else:
-            with _locked(key):
-                _lead(work, params, key)
+            with prune.state_lock(state):
+                _lead(job, params, state)
 
 
-def _follow(work: Work) -> None:
-    trainer = work.trainer(work.batches(), Silent(), checkpoint=None)
+def _follow(job: Job) -> None:
+    """Trains in a process of rank 1 or higher."""
+    trainer = job.make_trainer(job.make_batches(), NullCallback(), checkpoint=None)
     try:
-        with work.request.noted():
+        with job.stop_request.deferred():
             trainer.fit()
-    except (NonFiniteLoss, NothingToLearn):
-        raise FailedElsewhere from None  # the first process says the same
+    except (NonFiniteLossError, NothingToLearnError):
+        raise PeerFailedError from None  # rank 0 reports the error
 
 
-class Silent:
-    """Tells nobody."""
-
-    def stepped(self, row: Row, images: int) -> None: ...
-    def validated(self, row: Row) -> None: ...
-
-
-def _lead(work: Work, told: Params, key: str) -> None:
-    """Trains, tells and writes.
+def _lead(job: Job, logged_params: Params, state: Path) -> None:
+    """Trains in the process of rank 0.
 
     Args:
-        told: the parameters as params.yaml has them, which MLflow is told.
+        logged_params: the parameters as params.yaml has them, for MLflow.
     """
-    if freed := states.remove_stale_states(state() / "training", key):
-        write_line(freed)
-    checkpoint, batches, params = Checkpoint(state() / "training" / key, tell=write_line), work.batches(), work.params
-    for line in [] if params.train.overfit else advice(params, work.train_split, work.val_split, steps=len(batches)):
-        write_line(line)
-    with tracking.train(told, key=key) as run, Watching(Progress(params.train.epochs * len(batches)), run) as watcher:
-        trainer = work.trainer(batches, watcher, checkpoint)
-        history, best = _fit(trainer, work.request, watcher)
-        watcher.flush()
-        if history.stopped_early and not params.train.overfit:
-            write_line(early_stopping_message(history, best, params.train.epochs))
-        if params.train.overfit:
-            check_overfit(history, work.train_split)
-        _write(trainer, history, best, work, watcher.progress.images_per_second, run)
-    checkpoint.clear()
+    if message := prune.remove_stale_states(state.parent, state.name):
+        write_line(message)
+    checkpoint, batches, train = Checkpoint(state, warn=write_line), job.make_batches(), job.params.train
+    if not train.overfit:
+        for line in advice(job.params, job.train_split, job.val_split, steps=len(batches)):
+            write_line(line)
+    with (
+        mlflow.train_run(logged_params, key=state.name, resumed=checkpoint.newest.is_file()) as mlflow_run,
+        LoggingCallback(Progress(train.epochs * len(batches)), mlflow_run) as callback,
+    ):
+        trainer = job.make_trainer(batches, callback, checkpoint)
+        history, best = _fit(trainer, job.stop_request, callback)
+        callback.flush()
+        if train.overfit:
+            check_overfit(history, job.train_split)
+        elif history.stopped_early:
+            write_line(early_stopping_message(history, best, train.epochs))
+        _write_results(trainer, history, best, job, callback.progress.images_per_second, mlflow_run)
 
 
-def _fit(trainer: Trainer, request: process.Request, watcher: "Watching") -> tuple[History, Best]:
-    """Trains, or ends the stage: with a line, and a state that the next training goes on from."""
+def _fit(trainer: Trainer, stop_request: process.StopRequest, callback: "LoggingCallback") -> tuple[History, Best]:
+    """Trains to the end, or exits with a line after a signal; `dvc repro` then resumes from the saved state."""
     try:
-        with request.noted(), one_line_errors():
+        with stop_request.deferred(), one_line_errors():
             history = trainer.fit()
-    except Interrupted:
-        _stop(trainer, request, watcher, "its state is saved")
+    except TrainingInterrupted:
+        _exit_stopped(trainer, stop_request, callback, "its state is saved")
     except RuntimeError:
-        if not request() or trainer.processes.count > 1:  # of several, a launcher ends those that lost another
+        # With several processes, the launcher ends the others when one is lost.
+        if not stop_request() or trainer.processes.world_size > 1:
             raise
-        # The signal went to all processes, and ended the loader's workers in the middle of a step.
-        _stop(trainer, request, watcher, "the state before is kept")
-    if request():  # in the last moment: if DVC is no more, nobody would take the result
-        _stop(trainer, request, watcher, "its state is saved")
+        # The signal also ended the loader's workers, in the middle of a step.
+        _exit_stopped(trainer, stop_request, callback, "the previous state is kept")
+    if stop_request():  # after the last step; if DVC was killed, it can't store the result
+        _exit_stopped(trainer, stop_request, callback, "its state is saved")
     assert trainer.best
     return history, trainer.best
 
 
-def _stop(trainer: Trainer, request: process.Request, watcher: "Watching", state: str) -> NoReturn:
-    watcher.progress.close()
-    at = f" at step {trainer.step} of {watcher.progress.steps}; {state}: `dvc repro` goes on from there"
-    process.stopped("train", request.number or signal.SIGTERM, at)
+def _exit_stopped(
+    trainer: Trainer, stop_request: process.StopRequest, callback: "LoggingCallback", state: str
+) -> NoReturn:
+    callback.progress.close()
+    details = f" at step {trainer.step} of {callback.progress.steps}; {state}: `dvc repro` resumes from it"
+    process.exit_stopped("train", stop_request.number or signal.SIGTERM, details)
 
 
-def _write(
-    trainer: Trainer, history: History, best: Best, work: Work, images_per_second: float, run: "tracking.Run"
+def _write_results(
+    trainer: Trainer, history: History, best: Best, job: Job, images_per_second: float, mlflow_run: mlflow.Run
 ) -> None:
-    here, train = workspace(), work.params.train
-    weights = write_weights(
-        trainer.result, best, describe(work.params, work.train_split), here / "models", keep=train.final_weights
-    )
-    write_training_curves(history, here / "plots", early_stopping_message(history, best, train.epochs))
-    write_json(
-        here / "metrics/train.json",
-        training_summary(history, best, overfit=train.overfit, images_per_second=images_per_second),
-    )
+    project, train = workspace(), job.params.train
+    description = describe(job.params, job.train_split)
+    weights = write_weights(trainer.result, best, description, project / "models", keep=train.final_weights)
+    write_training_curves(history, project / "plots", early_stopping_message(history, best, train.epochs))
+    summary = training_summary(history, best, overfit=train.overfit, images_per_second=images_per_second)
+    write_json(project / "metrics/train.json", summary)
     files = [file for path in weights for file in (path, path.with_suffix(".json"))]
-    run.artifacts(*files, *(here / "plots" / name for name in _PLOTS))
-    run.finished(digest(weights[0]))
+    mlflow_run.log_artifacts(*files, *(project / "plots" / name for name in _LOGGED_PLOTS))
+    mlflow_run.mark_finished(digest(weights[0]))
 
 
-class Watching:
-    """Passes what training tells on: to the bar at once, to MLflow in groups."""
+class LoggingCallback:
+    """Shows steps and validations in the progress bar at once, and logs them to MLflow in groups."""
 
-    def __init__(self, progress: Progress, run: "tracking.Run") -> None:
-        self.progress, self.run = progress, run
-        self.waiting: list[Row] = []
+    def __init__(self, progress: Progress, mlflow_run: mlflow.Run) -> None:
+        self.progress, self.mlflow_run = progress, mlflow_run
+        self._pending: list[Row] = []
 
-    def __enter__(self) -> "Watching":
+    def __enter__(self) -> Self:
         self.progress.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.flush()  # MLflow gets all steps, also of a training that stops here
+        self.flush()  # MLflow gets every step, also if the training stops here
         self.progress.__exit__(None, None, None)
 
-    def stepped(self, row: Row, images: int) -> None:
-        self.progress.stepped(row, images)
-        told = {k: v for k, v in row.items() if k not in ("step", *UNREPORTED) and math.isfinite(v)}
-        self.waiting.append({"step": row["step"]} | {f"train/{k}": v for k, v in told.items()})
-        if len(self.waiting) >= _LOGGED_TOGETHER:
+    def on_step(self, row: Row, images: int) -> None:
+        self.progress.on_step(row, images)
+        values = {f"train/{k}": v for k, v in row.items() if k not in ("step", *UNREPORTED) and math.isfinite(v)}
+        self._pending.append({"step": row["step"], **values})
+        if len(self._pending) >= _STEPS_PER_LOG:
             self.flush()
 
-    def validated(self, row: Row) -> None:
-        self.progress.validated(row)
+    def on_validation(self, row: Row) -> None:
+        self.progress.on_validation(row)
         self.flush()
         values = {f"val/{name}": value for name, value in row.items() if name not in ("epoch", "step")}
-        self.run.metrics(values | {"epoch": row["epoch"]}, step=int(row["step"]))
+        self.mlflow_run.log_metrics({**values, "epoch": row["epoch"]}, step=int(row["step"]))
 
     def flush(self) -> None:
-        """Logs what hasn't been logged yet."""
-        if self.waiting:
-            self.run.steps(self.waiting)
-            self.waiting = []
+        """Logs the pending steps to MLflow."""
+        if self._pending:
+            self.mlflow_run.log_steps(self._pending)
+            self._pending = []
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:  # a process that `run` launched for the training with this key
+        process.die_with_parent()
+        launch.run_worker(partial(_run_worker, sys.argv[1]))
+    runner.run_stage("train", run)

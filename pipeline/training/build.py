@@ -1,4 +1,4 @@
-"""Parameters and unified data to a trainer: the parts of fcos/, put together."""
+"""Builds a trainer, its batches and its validation from parameters and unified data."""
 
 import math
 import sys
@@ -19,17 +19,17 @@ from tqdm import tqdm
 from fcos.config import InputSize, ModelConfig
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
-from fcos.fast.compiled import Compiled
+from fcos.fast.compiled import CompiledModel
 from fcos.postprocess import Postprocess
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
-from fcos.training.checkpoints import Checkpoint, NotSaved
-from fcos.training.distributed import ALONE, Processes
-from fcos.training.ema import make_ema
-from fcos.training.guards import NonFiniteLoss, NothingToLearn
-from fcos.training.history import Row, Watcher
+from fcos.training.checkpoints import Checkpoint, CheckpointError
+from fcos.training.distributed import SINGLE_PROCESS, Processes
+from fcos.training.ema import ModelEMA
+from fcos.training.guards import NonFiniteLossError, NothingToLearnError
+from fcos.training.history import Callback, Row
 from fcos.training.optimization import make_optimizer, make_schedule
-from fcos.training.trainer import Interrupted, Trainer
+from fcos.training.trainer import Trainer, TrainingInterrupted
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
@@ -42,13 +42,13 @@ from pipeline.loading.dataset import TrainingData
 from pipeline.loading.transforms import Augmentation
 from pipeline.params import Params, TrainParams
 from pipeline.training.overfit import STEPS_PER_EPOCH, TARGET_AP50, RepeatedBatches
-from pipeline.workspace import from_root, state
+from pipeline.workspace import from_root, state_dir
 
-_FETCHED_TOGETHER = 20  # steps on a GPU whose losses are waited for together
+_GPU_LOG_EVERY = 20  # steps on a GPU whose losses are copied to the host together
 
 
 class EpochBatches(Protocol):
-    """What `Trainer.batches` is, with the number of steps of an epoch."""
+    """The type of `Trainer.batches`, with its length: the number of steps per epoch."""
 
     def __len__(self) -> int: ...
 
@@ -57,37 +57,69 @@ class EpochBatches(Protocol):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What ends a training by itself, as the one line that people see.
+    """Converts the errors that end a training into one-line errors.
 
     Raises:
-        PipelineError: the loss isn't finite, nothing is learned, the state can't be saved, or a GPU's memory is too
-            small.
+        PipelineError: the loss is not finite, there is nothing to learn, the state can't be saved, or the memory of the
+            GPU does not suffice.
     """
     try:
         yield
-    except (NonFiniteLoss, NothingToLearn, NotSaved) as error:
-        raise PipelineError(str(error)) from None
+    except (NonFiniteLossError, NothingToLearnError, CheckpointError) as error:
+        raise PipelineError(f"{error}; {_remedy(error)}") from None
     except torch.OutOfMemoryError as error:
-        first = str(error).splitlines()[0]
+        cause = str(error).splitlines()[0]
         raise PipelineError(
-            f"{first} Raise train.accumulate (the same batch in smaller parts), lower train.batch_size or train.size, "
-            "or set train.precision to bf16"
+            f"{cause} Raise train.accumulate (the same batch in smaller parts), lower train.batch_size or train.size, "
+            "or set train.precision to bf16; training then starts from the beginning"
         ) from None
 
 
-def make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes = ALONE) -> EpochBatches:
+def _remedy(error: NonFiniteLossError | NothingToLearnError | CheckpointError) -> str:
+    match error:
+        case CheckpointError():
+            return "free some space and run the command again: training resumes from the state before it"
+        case NothingToLearnError(reason="no_objects"):
+            return "look at `fcos show-batches`, and weaken train.augment"
+        case NothingToLearnError():
+            return (
+                "look at `fcos explain`, and see whether model.levels and model.regression_ranges fit the objects' "
+                "sizes at train.size"
+            )
+        case NonFiniteLossError(skipped_steps=0):
+            bf16 = ", or train.precision bf16" if error.loss_scaling else ""
+            return f"try a lower train.lr, a longer train.warmup or a smaller train.clip_grad_norm{bf16}"
+        case _:
+            return "set train.precision to bf16 or float32, or try a lower train.lr"
+
+
+def make_batches(
+    params: Params, split: AnnotationSet, raw: Path, processes: Processes = SINGLE_PROCESS
+) -> EpochBatches:
     """The training batches that the parameters describe.
 
     Raises:
-        PipelineError: there is nothing to learn from, or no room for the cache.
+        PipelineError: the images contain no trainable object, or the disk has no space for the cache.
     """
-    batches = _make_batches(params, split, raw, processes)
-    return RepeatedBatches(batches, STEPS_PER_EPOCH) if params.train.overfit else batches
-
-
-def _make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Processes) -> Batches:
     train = params.train
-    cache = _cache(train, split, raw) if params.machine.cache else None
+    batches = Batches(
+        data=_training_data(params, split, raw),
+        batch_size=train.batch_size,
+        workers=params.machine.workers,
+        seed=params.seed,
+        canvas=train.input_size.canvas,
+        group_by_aspect_ratio=train.group_by_aspect_ratio,
+        accumulate=train.accumulate,
+        rank=processes.rank,
+        world_size=processes.world_size,
+        pin_memory=choose_device(params.machine.device).type == "cuda",
+    )
+    return RepeatedBatches(batches, STEPS_PER_EPOCH) if train.overfit else batches
+
+
+def _training_data(params: Params, split: AnnotationSet, raw: Path) -> TrainingData:
+    train = params.train
+    cache = _open_cache(train, split, raw) if params.machine.cache else None
     data = TrainingData(
         split,
         raw,
@@ -107,24 +139,13 @@ def _make_batches(params: Params, split: AnnotationSet, raw: Path, processes: Pr
         data = data.random_subset(train.max_images, params.seed)
     if cache:
         cache.check_free_space(data.image_indices.numpy())
-    return Batches(
-        data=data,
-        batch_size=train.batch_size,
-        workers=params.machine.workers,
-        seed=params.seed,
-        canvas=train.input_size.canvas,
-        group_by_aspect_ratio=train.group_by_aspect_ratio,
-        accumulate=train.accumulate,
-        rank=processes.rank,
-        world_size=processes.count,
-        pin_memory=choose_device(params.machine.device).type == "cuda",
-    )
+    return data
 
 
-def _cache(train: TrainParams, split: AnnotationSet, raw: Path) -> ImageCache:
-    """At the size of zoom 1, or at the largest that is drawn."""
+def _open_cache(train: TrainParams, split: AnnotationSet, raw: Path) -> ImageCache:
+    """A cache at the input size, or at the largest one with multi_scale."""
     largest = InputSize((train.multi_scale[1], train.size[1])) if train.multi_scale else train.input_size
-    return ImageCache(state() / "cache", raw, split.images, largest)
+    return ImageCache(state_dir() / "cache", raw, split.images, largest)
 
 
 def make_validation(
@@ -132,73 +153,73 @@ def make_validation(
     split: AnnotationSet,
     raw: Path,
     interrupted: Callable[[], bool] = lambda: False,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Callable[[Detector], Row]:
-    """What a detector is measured by after an epoch: AP and AP50, by the fast engine.
+    """The validation during training: a function that returns AP and AP50 of a detector.
 
-    Every process detects in its share of the images; the first one measures, and all get its row. Interrupted is
-    raised between two batches, in all of them, where `interrupted` says so in one.
+    Each process detects objects in its share of the images. The first process computes the metrics with the fast
+    engine, and all processes return them. Post-processing has its defaults, whatever params.yaml says, so changing it
+    there does not retrain.
+
+    Args:
+        interrupted: whether to stop; if it is true in one process, the function raises TrainingInterrupted in all of
+            them, between two batches.
     """
 
-    def go_on(_images: int) -> None:
-        if processes.highest(int(interrupted())):
-            raise Interrupted
+    def check_interrupted(_images: int) -> None:
+        if processes.max(int(interrupted())):
+            raise TrainingInterrupted
 
     def validate(detector: Detector) -> Row:
-        processes.alike(detector)
+        processes.broadcast_buffers(detector)
         share = detect_split(
             detector,
             split,
             raw,
             input_size=params.train.input_size,
             postprocess=Postprocess(),
-            batch_size=max(1, params.train.batch_size // processes.count),
-            progress=go_on,
+            batch_size=max(1, params.train.batch_size // processes.world_size),
+            progress=check_interrupted,
             rank=processes.rank,
-            world_size=processes.count,
+            world_size=processes.world_size,
         )
-        # As plain values, which pass in a tenth of the time.
-        found = processes.gathered([(one.image_id, one.category_id, one.bbox, one.score) for one in share])
-        row: Row = processes.of_first(_measured(split, found) if processes.rank == 0 else None)
+        # Tuples are exchanged in a tenth of the time that objects take.
+        gathered = processes.all_gather_object([(d.image_id, d.category_id, d.bbox, d.score) for d in share])
+        row: Row = processes.broadcast_object(_measure(split, gathered) if processes.rank == 0 else None)
         return row
 
     return validate
 
 
-def _measured(split: AnnotationSet, found: Sequence[Sequence[tuple[Any, ...]]]) -> Row:
-    # In the order of images, whichever process had them: of equal scores, the first detection counts first.
-    detections = sorted((Detection(*values) for values in chain(*found)), key=lambda one: one.image_id)
-    measured = coco.fast_ap(split, detections)
-    return {name: measured[name] or 0.0 for name in ("AP", "AP50")}
+def _measure(split: AnnotationSet, gathered: Sequence[Sequence[tuple[Any, ...]]]) -> Row:
+    # Sorted by image, so that the result does not depend on the processes: the order breaks ties between equal scores.
+    detections = sorted((Detection(*values) for values in chain(*gathered)), key=lambda detection: detection.image_id)
+    metrics = coco.fast_ap(split, detections)
+    return {name: metrics[name] or 0.0 for name in ("AP", "AP50")}
 
 
-def to_iterations(train: TrainParams, steps: int, value: float) -> int:
-    """A length in the unit of train.schedule_unit as a number of steps.
-
-    Args:
-        steps: of one epoch.
-    """
-    of_one = {"fraction": train.epochs * steps, "epochs": steps, "iterations": 1}[train.schedule_unit]
-    return round(value * of_one)
+def to_iterations(train: TrainParams, steps_per_epoch: int, value: float) -> int:
+    """Converts a length from the unit train.schedule_unit to a number of steps."""
+    units = {"fraction": train.epochs * steps_per_epoch, "epochs": steps_per_epoch, "iterations": 1}
+    return round(value * units[train.schedule_unit])
 
 
 def learning_rate(train: TrainParams) -> float:
-    """The peak, for the batch that there really is (Goyal et al., 1706.02677)."""
+    """The peak learning rate, scaled in proportion to the batch size (Goyal et al., 1706.02677)."""
     return train.lr * train.batch_size / (train.base_batch_size or train.batch_size)
 
 
-def _rooted(model: ModelConfig) -> ModelConfig:
-    """With its file of weights under the main repository's root: a temporary workspace has no copy of it."""
+def _resolve_pretrained(model: ModelConfig) -> ModelConfig:
+    """Makes the path of a weights file relative to the main repository: temporary workspaces have no copy of it."""
     return replace(model, pretrained=str(from_root(model.pretrained))) if isinstance(model.pretrained, str) else model
 
 
-def _batch_norm(model: ModelConfig, device: torch.device, processes: Processes) -> ModelConfig:
-    """With batch norm as this device has it."""
-    if model.batch_norm != "synchronized" or device.type != "cpu" or processes.count == 1:
+def _resolve_batch_norm(model: ModelConfig, device: torch.device, processes: Processes) -> ModelConfig:
+    """Replaces synchronized batch norm, which torch supports on GPUs only, by unsynchronized on a CPU."""
+    if model.batch_norm != "synchronized" or device.type != "cpu" or processes.world_size == 1:
         return model
-    if processes.rank == 0:
-        said = "torch synchronizes batch norm on GPUs only: each process takes the statistics of its own images"
-        print(f"train: model.batch_norm: {said}", file=sys.stderr, flush=True)  # noqa: T201
+    reason = "torch synchronizes batch norm on GPUs only: each process uses the statistics of its own images"
+    _write_line(processes, f"model.batch_norm: {reason}")
     return replace(model, batch_norm="trained")
 
 
@@ -208,62 +229,66 @@ def make_trainer(
     batches: EpochBatches,
     validate: Callable[[Detector], Row],
     classes: int,
-    watcher: Watcher,
+    callback: Callback,
     checkpoint: Checkpoint | None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Trainer:
-    """Everything that `Trainer.fit` needs, weights drawn from the seed.
+    """The trainer that the parameters describe, its weights initialized from the seed.
+
+    Args:
+        classes: number of classes.
+        checkpoint: where the state for a resume is kept; None: it is not saved.
 
     Raises:
-        PipelineError: ImageNet weights were asked for and aren't there.
+        PipelineError: the pretrained weights are not available.
     """
     train = params.train
     device = choose_device(params.machine.device)
-    detector = _detector(params, classes, device, processes)
-    optimizer = _optimizer(train, detector)
+    detector = _make_detector(params, classes, device, processes)
+    optimizer = _make_optimizer(train, detector)
     return Trainer(
         detector=detector,
         criterion=Criterion(
-            params.model, box_loss=params.loss, mean_over_processes=processes.mean, processes=processes.count
+            params.model, box_loss=params.loss, mean_over_processes=processes.mean, processes=processes.world_size
         ),
         optimizer=optimizer,
-        schedule=_schedule(train, optimizer, len(batches)),
-        precision=_precision(train, device, processes),
+        schedule=_make_schedule(train, optimizer, len(batches)),
+        precision=_make_precision(train, device, processes),
         processes=processes,
-        compiled=_compiled(train, processes),
+        compile_model=_make_compiler(train, processes),
         seed=params.seed,
         backbone_frozen_epochs=train.backbone_frozen_epochs,
         score="AP50" if train.overfit else "AP",
-        enough=TARGET_AP50 if train.overfit else math.inf,
+        target_score=TARGET_AP50 if train.overfit else math.inf,
         patience=train.early_stopping,
         checkpoint_steps=params.machine.checkpoint_steps,
-        log_every=1 if device.type == "cpu" else _FETCHED_TOGETHER,
+        log_every=1 if device.type == "cpu" else _GPU_LOG_EVERY,
         interrupted=interrupted,
-        ema=make_ema(detector, train.ema_decay) if train.ema_decay else None,
+        ema=ModelEMA(detector, train.ema_decay) if train.ema_decay else None,
         batches=batches,
         validate=validate,
         epochs=train.epochs,
         validate_every=train.validate_every,
         clip_grad_norm=train.clip_grad_norm,
-        watcher=watcher,
+        callback=callback,
         checkpoint=checkpoint,
         checkpoint_seconds=params.machine.checkpoint_seconds,
     )
 
 
-def _detector(params: Params, classes: int, device: torch.device, processes: Processes) -> Detector:
+def _make_detector(params: Params, classes: int, device: torch.device, processes: Processes) -> Detector:
     torch.manual_seed(params.seed)
     try:
-        detector = build(_batch_norm(_rooted(params.model), device, processes), classes).to(device)
+        detector = build(_resolve_batch_norm(_resolve_pretrained(params.model), device, processes), classes).to(device)
     except ValueError as error:
         raise PipelineError(f"params.yaml: model.{error}") from None
     if not params.train.channels_last:
-        detector.lay_out(torch.contiguous_format)
+        detector.set_memory_format(torch.contiguous_format)
     return detector
 
 
-def _optimizer(train: TrainParams, detector: Detector) -> Optimizer:
+def _make_optimizer(train: TrainParams, detector: Detector) -> Optimizer:
     return make_optimizer(
         detector,
         name=train.optimizer,
@@ -273,32 +298,33 @@ def _optimizer(train: TrainParams, detector: Detector) -> Optimizer:
     )
 
 
-def _schedule(train: TrainParams, optimizer: Optimizer, steps: int) -> LRScheduler:
-    """Over the whole training, of so many steps an epoch."""
+def _make_schedule(train: TrainParams, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
     return make_schedule(
         optimizer,
         name=train.schedule,
-        steps=train.epochs * steps,
-        warmup=to_iterations(train, steps, train.warmup),
-        drops=[to_iterations(train, steps, step) for step in train.steps],
+        steps=train.epochs * steps_per_epoch,
+        warmup=to_iterations(train, steps_per_epoch, train.warmup),
+        drops=[to_iterations(train, steps_per_epoch, step) for step in train.steps],
         gamma=train.gamma,
     )
 
 
-def _precision(train: TrainParams, device: torch.device, processes: Processes) -> Precision:
+def _make_precision(train: TrainParams, device: torch.device, processes: Processes) -> Precision:
     precision = Precision(train.precision, device)
     if precision.warning:
-        _tell(processes, precision.warning)
+        _write_line(processes, f"train.precision: {precision.warning}")
     return precision
 
 
-def _compiled(train: TrainParams, processes: Processes) -> Callable[[nn.Module], nn.Module]:
-    """What the network is trained through. Images on a canvas all have its shape."""
+def _make_compiler(train: TrainParams, processes: Processes) -> Callable[[nn.Module], nn.Module]:
+    """The function that compiles the network if train.compile is set; with letterbox, all batches have one shape."""
     if not train.compile:
         return lambda network: network
-    return partial(Compiled, fixed=train.letterbox, tell=partial(_tell, processes))
+    return partial(
+        CompiledModel, fixed_shape=train.letterbox, warn=lambda line: _write_line(processes, f"train.compile: {line}")
+    )
 
 
-def _tell(processes: Processes, line: str) -> None:
+def _write_line(processes: Processes, line: str) -> None:
     if processes.rank == 0:
-        tqdm.write(f"train: {line}", file=sys.stderr)  # beside the bar
+        tqdm.write(f"train: {line}", file=sys.stderr)  # above the progress bar

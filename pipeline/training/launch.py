@@ -1,5 +1,4 @@
-"""One training in several processes, by torch's elastic launcher: started, watched, and started again where one is
-killed."""
+"""One training in several processes, started and restarted by torch's elastic launcher."""
 
 import logging
 import os
@@ -16,21 +15,21 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, get_error_handler
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fcos.training.distributed import ALONE, Processes, group
-from fcos.training.trainer import FailedElsewhere, Interrupted
+from fcos.training.distributed import SINGLE_PROCESS, Processes, process_group
+from fcos.training.trainer import PeerFailedError, TrainingInterrupted
 from pipeline.errors import PipelineError
 from pipeline.inference.device import choose_device
 from pipeline.params import Params, TrainParams
 
 _RESTARTS = 3
-_STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of one that was asked to stop
+_STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes of a process that was stopped
 
 
 def num_processes(params: Params) -> int:
-    """How many processes machine.devices means on this machine.
+    """The number of training processes on this machine, from machine.devices.
 
     Raises:
-        PipelineError: there are fewer GPUs, or a step's images can't be shared out evenly.
+        PipelineError: there are fewer GPUs, or the batch can't be divided evenly among the processes.
     """
     train, machine = params.train, params.machine
     if choose_device(machine.device).type == "cpu":
@@ -44,50 +43,50 @@ def num_processes(params: Params) -> int:
     return count
 
 
-def check_batch_divides(train: TrainParams, processes: int) -> None:
-    """Makes sure that every process gets as many images in each part of a step.
+def check_batch_divides(train: TrainParams, world_size: int) -> None:
+    """Makes sure that each part of a step has the same number of images in every process.
 
     Raises:
-        PipelineError: it doesn't; the message names a batch size that would do.
+        PipelineError: it does not; the message names a batch size that does.
     """
-    parts = processes * train.accumulate
+    parts = world_size * train.accumulate
     if train.batch_size % parts:
-        fitting = -(-train.batch_size // parts) * parts
+        divisible = -(-train.batch_size // parts) * parts
         raise PipelineError(
-            f"params.yaml: train.batch_size is {train.batch_size}, which {processes} processes (machine.devices) of "
-            f"{train.accumulate} parts each (train.accumulate) can't share evenly; {fitting} can be"
+            f"params.yaml: train.batch_size is {train.batch_size}, which can't be divided evenly among {world_size} "
+            f"processes (machine.devices) with {train.accumulate} parts each (train.accumulate): set it to {divisible}"
         )
 
 
 def is_worker() -> bool:
-    """Whether a launcher, `launch` or a person's torchrun, has started this process as one of several."""
+    """Whether this process was started as one of several, by `launch` or by a user's torchrun."""
     return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
 def join_processes(params: Params) -> AbstractContextManager[Processes]:
-    """Those that this process trains with: the launcher's, or none.
+    """Joins the process group of the launcher; without a launcher, training has a single process.
 
     Raises:
-        PipelineError: a step's images can't be shared out evenly between them.
-        SystemExit: at the end, where training failed in another process, or was asked to stop.
+        PipelineError: the batch can't be divided evenly among the processes.
+        SystemExit: on leaving the context, if training failed in another process or was stopped.
     """
-    return _joined(params) if is_worker() else nullcontext(ALONE)
+    return _join_group(params) if is_worker() else nullcontext(SINGLE_PROCESS)
 
 
 @contextmanager
-def _joined(params: Params) -> Iterator[Processes]:
+def _join_group(params: Params) -> Iterator[Processes]:
     check_batch_divides(params.train, int(os.environ["WORLD_SIZE"]))
     try:
-        with group(choose_device(params.machine.device)) as joined:
-            yield joined
-    except FailedElsewhere:
+        with process_group(choose_device(params.machine.device)) as processes:
+            yield processes
+    except PeerFailedError:
         sys.exit(1)
-    except Interrupted:
+    except TrainingInterrupted:
         sys.exit(128 + signal.SIGTERM)
 
 
 def run_worker(body: Callable[[], None]) -> NoReturn:
-    """Runs what a process that `launch` started has to do, and exits. What goes wrong is left for `launch` to tell."""
+    """Runs the body of a process that `launch` started, and exits. `launch` reports its errors."""
     try:
         body()
     except Exception as error:  # noqa: BLE001 - `launch` raises it again
@@ -97,22 +96,23 @@ def run_worker(body: Callable[[], None]) -> NoReturn:
 
 
 def launch(module: str, *arguments: str, count: int) -> None:
-    """Runs `python -m module arguments` in so many processes on this machine, and returns when all have ended well.
+    """Runs `python -m module arguments` in `count` processes on this machine, and waits until all have succeeded.
 
-    When the system kills one (a signal, lack of memory), all are started again; they go on from the last saved state.
+    If the system kills a process (a signal, lack of memory), all are restarted; training resumes from its saved state.
 
     Raises:
-        PipelineError: one of them raised it; or they were killed too often.
-        SystemExit: they were asked to stop, and did; or one failed with a traceback, which is told.
+        PipelineError: a process raised it, or processes were killed too often.
+        SystemExit: the processes were stopped, or one failed with a traceback, which is printed.
     """
-    for left in reversed(range(_RESTARTS + 1)):
+    for restarts_left in reversed(range(_RESTARTS + 1)):
         try:
             _launch(module, *arguments, count=count)
         except ChildFailedError as error:
-            killed = _killed(error.failures)
-            if not left:
-                raise PipelineError(f"{killed}, as others before; is there enough memory?") from None
-            print(f"{killed}; all start again from the last saved state", file=sys.stderr, flush=True)  # noqa: T201
+            killed = _describe_killed(error.failures)
+            if not restarts_left:
+                raise PipelineError(f"{killed}, after {_RESTARTS} restarts: is there enough memory?") from None
+            line = f"{killed}; restarting all processes from the last saved state"
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
         except SignalException as error:
             sys.exit(128 + error.sigval)
         else:
@@ -120,7 +120,7 @@ def launch(module: str, *arguments: str, count: int) -> None:
 
 
 def _launch(module: str, *arguments: str, count: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, _quiet(), _handlers_kept(), _environment(count):
+    with tempfile.TemporaryDirectory() as folder, _silence_launcher(), _restore_handlers(), _worker_environment(count):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -129,15 +129,20 @@ def _launch(module: str, *arguments: str, count: int) -> None:
             rdzv_backend="c10d",
             rdzv_endpoint="127.0.0.1:0",  # any free port
             local_addr="127.0.0.1",
-            max_restarts=0,  # torch's would also be for errors that come again
+            max_restarts=0,  # torch would also restart after errors that occur again
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         elastic_launch(config, sys.executable)("-m", module, *arguments)
 
 
-def _killed(failures: Mapping[int, ProcessFailure]) -> str:
-    """Says which process the system killed, where that was what happened; raises what it was otherwise."""
-    raised = {rank: each for rank, each in failures.items() if isinstance(each.error_file_data["message"], dict)}
+def _describe_killed(failures: Mapping[int, ProcessFailure]) -> str:
+    """Describes which process the system killed. Any other failure is raised instead.
+
+    Raises:
+        PipelineError: a process raised it.
+        SystemExit: the processes were stopped, or one failed with a traceback, which is printed.
+    """
+    raised = {rank: failure for rank, failure in failures.items() if _has_exception(failure)}
     for failure in raised.values():
         kind, _, text = failure.error_file_data["message"]["message"].partition(": ")
         if kind == PipelineError.__name__:
@@ -145,21 +150,28 @@ def _killed(failures: Mapping[int, ProcessFailure]) -> str:
     for rank, failure in failures.items():
         if failure.exitcode < 0 and failure.exitcode not in _STOPPED:
             return f"training process {rank} was killed by {failure.signal_name()}"
-    # The others were stopped in the middle of something, and may have raised for that alone.
-    own = [failure.error_file_data["message"] for failure in raised.values() if failure.exitcode not in _STOPPED]
-    for message in own:
+    # Processes that were stopped in the middle of a step may have raised just because of that.
+    messages = [failure.error_file_data["message"] for failure in raised.values() if failure.exitcode not in _STOPPED]
+    for message in messages:
         print(message["extraInfo"]["py_callstack"], file=sys.stderr)  # noqa: T201
-    sys.exit(1 if own else 128 + signal.SIGTERM)
+    sys.exit(1 if messages else 128 + signal.SIGTERM)
+
+
+def _has_exception(failure: ProcessFailure) -> bool:
+    return isinstance(failure.error_file_data["message"], dict)
 
 
 @contextmanager
-def _environment(count: int) -> Iterator[None]:
-    """What the processes find in theirs: a fair share of the cores, and no network but this machine's own."""
-    ours = {"OMP_NUM_THREADS": str(max(1, _cores() // count)), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300"}
+def _worker_environment(count: int) -> Iterator[None]:
+    """Sets environment variables for the processes: an equal share of the cores, and only the loopback interface.
+
+    Variables that are already set keep their values.
+    """
+    defaults = {"OMP_NUM_THREADS": str(max(1, _cores() // count)), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "300"}
     if sys.platform == "linux":
-        ours["GLOO_SOCKET_IFNAME"] = "lo"
+        defaults["GLOO_SOCKET_IFNAME"] = "lo"
     before = dict(os.environ)
-    os.environ.update(ours | before)
+    os.environ.update(defaults | before)
     try:
         yield
     finally:
@@ -172,25 +184,26 @@ def _cores() -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The launcher's warnings tell a person nothing that `launch` doesn't."""
+def _silence_launcher() -> Iterator[None]:
+    """Suppresses the launcher's log messages; `launch` reports failures itself."""
     logger = logging.getLogger("torch.distributed.elastic")
-    handler, propagated = logging.NullHandler(), logger.propagate
+    handler, propagate = logging.NullHandler(), logger.propagate
     logger.addHandler(handler)
     logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.propagate = propagated
+        logger.propagate = propagate
 
 
 @contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Torch's launcher installs its own handlers of signals, for good."""
-    kept = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
+def _restore_handlers() -> Iterator[None]:
+    """Restores the signal handlers that torch's launcher replaces."""
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = {number: signal.getsignal(number) for number in signals}
     try:
         yield
     finally:
-        for each, handler in kept.items():
-            signal.signal(each, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

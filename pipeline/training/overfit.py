@@ -1,4 +1,4 @@
-"""`train.overfit`: some images learned by heart, which shows whether everything before the training is right."""
+"""`train.overfit`: trains on a few images until it fits them, as a check of data, assignment and learning rate."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -6,23 +6,23 @@ from dataclasses import dataclass, replace
 import torch
 
 from fcos.training.batch import Batch
-from fcos.training.distributed import ALONE, Processes
+from fcos.training.distributed import SINGLE_PROCESS, Processes
 from fcos.training.history import History
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.loading.batches import Batches
 from pipeline.loading.dataset import trainable_annotations
-from pipeline.loading.transforms import generator
+from pipeline.loading.transforms import torch_generator
 from pipeline.params import Params
 
-TARGET_AP50 = 0.95  # AP50 from which images count as learned by heart
-STEPS_PER_EPOCH = 50  # of an epoch
-_EPOCHS = 20  # at most
+TARGET_AP50 = 0.95  # training ends here; a lower AP50 at the end is an error
+STEPS_PER_EPOCH = 50
+_MAX_EPOCHS = 20
 
 
 @dataclass(frozen=True)
 class RepeatedBatches:
-    """Epochs of so many steps, each made of as many passes over few images as that takes."""
+    """Epochs of a given number of steps, which repeat the batches of a few images."""
 
     batches: Batches
     steps: int
@@ -31,21 +31,26 @@ class RepeatedBatches:
         return self.steps
 
     def __call__(self, epoch: int, first: int = 0) -> Iterator[list[Batch]]:
-        """An epoch's steps, from the first-th on."""
+        """The steps of an epoch, from the step `first` on."""
         for step in range(epoch * self.steps + first, (epoch + 1) * self.steps):
-            pass_, place = divmod(step, len(self.batches))
-            yield next(self.batches(pass_, place))
+            repetition, index = divmod(step, len(self.batches))
+            yield next(self.batches(repetition, index))
 
 
-def overfit_subset(params: Params, split: AnnotationSet, processes: Processes = ALONE) -> tuple[Params, AnnotationSet]:
-    """For `train.overfit`: so many images with objects, chosen by the seed, and parameters that change none of them.
+def overfit_subset(
+    params: Params, split: AnnotationSet, processes: Processes = SINGLE_PROCESS
+) -> tuple[Params, AnnotationSet]:
+    """Parameters and images for `train.overfit`: no augmentation, and images with objects, chosen by the seed.
 
-    The images are also those to be judged on. A batch is no larger than they are, but where processes and
-    parts need it to be.
+    The images serve for training and validation. The batch size is at most their number, rounded to what can be divided
+    among processes and parts.
+
+    Returns:
+        The changed parameters, and the subset of the split.
     """
     train = params.train
-    unit = processes.count * train.accumulate
-    plain = replace(
+    unit = processes.world_size * train.accumulate
+    no_augmentation = replace(
         train.augment,
         flip=0.0,
         scale=(1.0, 1.0),
@@ -60,45 +65,44 @@ def overfit_subset(params: Params, split: AnnotationSet, processes: Processes = 
         params,
         train=replace(
             train,
-            epochs=_EPOCHS,
+            epochs=_MAX_EPOCHS,
             batch_size=max(unit, min(train.batch_size, train.overfit) // unit * unit),
             max_images=None,
             early_stopping=0,
             multi_scale=None,
             backbone_frozen_epochs=0,
-            augment=plain,
+            augment=no_augmentation,
             validate_every=1,
         ),
-        machine=replace(params.machine, workers=0),  # a pass over a few images is too short to start one for
-    ), _some(split, params)
+        machine=replace(params.machine, workers=0),  # starting workers takes longer than reading a few images
+    ), _choose_images(split, params)
 
 
-def _some(split: AnnotationSet, params: Params) -> AnnotationSet:
-    """As many images with objects as `train.overfit` says, or all where there are fewer; and what is in them."""
+def _choose_images(split: AnnotationSet, params: Params) -> AnnotationSet:
+    """A subset of `train.overfit` images with trainable objects, or of all such images if there are fewer."""
     groups, train = split.by_image(), params.train
-    fit = [
+    usable = [
         image
         for image in split.images
         if trainable_annotations(own := groups[image.id], include_difficult=train.include_difficult)
         and (train.include_crowd or not any(a.iscrowd for a in own))
     ]
-    order = torch.randperm(len(fit), generator=generator(params.seed, "overfit")).tolist()
-    images = tuple(fit[index] for index in sorted(order[: train.overfit]))
-    return replace(split, images=images, annotations=tuple(one for image in images for one in groups[image.id]))
+    order = torch.randperm(len(usable), generator=torch_generator(params.seed, "overfit")).tolist()
+    return split.subset(usable[index] for index in sorted(order[: train.overfit]))
 
 
 def check_overfit(history: History, split: AnnotationSet) -> None:
-    """Makes sure that the images were learned.
+    """Makes sure that training has fit the images.
 
     Raises:
-        PipelineError: AP50 stayed too low.
+        PipelineError: the AP50 of every validation is below the target.
     """
     best = max(row["AP50"] for row in history.epochs)
     if best < TARGET_AP50:
         names = ", ".join(image.file_name for image in split.images[:4])
         more = f" and {len(split.images) - 4} more" if len(split.images) > 4 else ""
         raise PipelineError(
-            f"train.overfit: AP50 came to {best:.3f}, not to {TARGET_AP50}, in {len(history.steps):,} steps on "
-            f"{len(split.images)} images ({names}{more}): see whether boxes and classes are right and some location "
-            "learns each object (`fcos explain`), then whether train.lr fits (plots and `fcos check`)"
+            f"train.overfit: AP50 reached only {best:.3f} of {TARGET_AP50} in {len(history.steps):,} steps on "
+            f"{len(split.images)} images ({names}{more}): check the boxes and classes, whether each object is assigned "
+            "a location (`fcos explain`), and train.lr (`fcos check`)"
         )

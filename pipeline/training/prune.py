@@ -1,52 +1,105 @@
-"""The states of trainings that were interrupted: those that nobody takes up again don't stay for ever."""
+"""Locks of training states, and removal of states that are no longer needed.
+
+The state of a training is the folder `.fcos/training/<key>/`. Beside it, `<key>.lock` is held by the process that uses
+the state, and `<key>.launch.lock` by the process that launches several.
+
+A lock file is deleted only by a process that holds it. A process that waits for the deleted file doesn't get a lock of
+its own: FileLock opens the path again if the file that it locked has no name any more.
+"""
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_FORGOTTEN = 30 * 24 * 3600  # seconds without a change
+from fcos.training.checkpoints import Checkpoint
+
+_STALE_SECONDS = 30 * 24 * 3600  # since the last change
+_USE, _LAUNCH = ".lock", ".launch.lock"
 
 
-def remove_stale_states(folder: Path, own: str) -> str | None:
-    """Removes states that weren't touched for 30 days, but none whose training runs: it holds the state's lock.
+def state_lock(state: Path) -> FileLock:
+    """The lock of a process that reads and writes the state."""
+    return _lock(state, _USE)
+
+
+def launch_lock(state: Path) -> FileLock:
+    """The lock of a process that launches the processes of a training."""
+    return _lock(state, _LAUNCH)
+
+
+def _lock(state: Path, suffix: str) -> FileLock:
+    state.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(state.with_name(state.name + suffix))
+
+
+def remove_finished_state(state: Path) -> None:
+    """Removes a state and its lock files; does nothing if another process uses them, which removes them in turn."""
+    with suppress(Timeout), _exclusive(state):
+        Checkpoint(state).clear()
+
+
+def remove_stale_states(folder: Path, current_key: str) -> str | None:
+    """Removes states unchanged for 30 days and lock files without a state, except those that a process uses.
 
     Args:
-        folder: a folder for each training, and beside it a lock of the same name: `<key>/`, `<key>.lock`.
-        own: the key of the training that is about to go on from its state.
+        folder: holds `<key>/`, `<key>.lock` and `<key>.launch.lock` of each training.
+        current_key: the training that is about to use its state, which is kept.
 
     Returns:
-        A line about what was removed; None where nothing was.
+        A message about the freed disk space; None if no state was removed.
     """
-    others = (state for state in sorted(folder.iterdir()) if state.is_dir() and state.name != own)
-    old = [state for state in others if _untouched(state) > _FORGOTTEN]
-    sizes = [_remove(state) for state in old]
-    removed = [size for size in sizes if size is not None]
-    if not removed:
+    keys = {path.name.removesuffix(_LAUNCH).removesuffix(_USE) for path in folder.iterdir()} - {current_key}
+    sizes = [size for key in sorted(keys) if (size := _remove_if_stale(folder / key)) is not None]
+    if not sizes:
         return None
     return (
-        f"removed the states of {len(removed)} interrupted trainings that nobody touched for 30 days: "
-        f"{sum(removed) / 1e6:,.1f} MB are free again"
+        f"removed the states of {len(sizes)} interrupted trainings, unchanged for 30 days: {sum(sizes) / 1e6:,.1f} MB"
     )
 
 
-def _untouched(state: Path) -> float:
-    """Seconds since something in it changed."""
-    try:
-        return time.time() - max(path.stat().st_mtime for path in (state, *state.iterdir()))
-    except FileNotFoundError:  # its training ends just now
-        return 0.0
-
-
-def _remove(state: Path) -> int | None:
-    """Returns its size in bytes; None where its training runs."""
-    try:
-        with FileLock(state.with_suffix(".lock"), timeout=0):
-            if _untouched(state) <= _FORGOTTEN:  # it was taken up again in the meantime
-                return None
+def _remove_if_stale(state: Path) -> int | None:
+    """Returns the removed state's size in bytes; None if there was none, or if it is recent or in use."""
+    if _is_recent(state):
+        return None
+    with suppress(Timeout), _exclusive(state):
+        if state.is_dir() and not _is_recent(state):  # another process may have resumed it meanwhile
             size = sum(path.stat().st_size for path in state.iterdir())
             shutil.rmtree(state)
             return size
-    except Timeout:
-        return None
+    return None
+
+
+def _is_recent(state: Path) -> bool:
+    if not state.is_dir():
+        return False
+    try:
+        changed = max(path.stat().st_mtime for path in (state, *state.iterdir()))
+    except FileNotFoundError:  # its training is removing it
+        return True
+    return time.time() - changed <= _STALE_SECONDS
+
+
+@contextmanager
+def _exclusive(state: Path) -> Iterator[None]:
+    """Holds both locks of a state.
+
+    Raises:
+        Timeout: another process holds one of them.
+    """
+    with _held(launch_lock(state), state), _held(state_lock(state), state):
+        yield
+
+
+@contextmanager
+def _held(lock: FileLock, state: Path) -> Iterator[None]:
+    """Holds a lock, and deletes its file at the end if the state doesn't exist."""
+    with lock.acquire(timeout=0):
+        try:
+            yield
+        finally:
+            if not state.is_dir():
+                Path(lock.lock_file).unlink(missing_ok=True)

@@ -25,9 +25,11 @@ from pipeline.analysis.assignment import (
 )
 from pipeline.analysis.lookup import DataSet, Found
 from pipeline.data.annotations import Annotation
-from pipeline.data.images import read_image
-from pipeline.errors import PipelineError
-from pipeline.files import out_names, write_json
+from pipeline.data.boxes import box_tensor
+from pipeline.data.images import read_image, to_pil
+from pipeline.errors import PipelineError, count_noun
+from pipeline.files import unique_jpg_names, write_json
+from pipeline.inference.detect import forward
 from pipeline.inference.device import choose_device
 from pipeline.inference.model import Model
 from pipeline.loading.dataset import trainable_annotations
@@ -105,23 +107,19 @@ def explain_image(
 
 
 def _sample(found: Found, objects: Sequence[Annotation], label_of: dict[int, int]) -> Sample:
-    boxes = torch.tensor([one.bbox for one in objects], dtype=torch.float32).view(-1, 4)
-    boxes = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=-1)
     labels = torch.tensor([label_of[one.category_id] for one in objects], dtype=torch.int64)
-    return Sample(read_image(found.path), boxes, labels, found.name)
+    return Sample(read_image(found.path), box_tensor(objects), labels, found.name)
 
 
 def _fitted(sample: Sample, input_size: InputSize) -> Sample:
     return resize(sample, input_size.scale(sample.image.shape[-2], sample.image.shape[-1]))
 
 
-@torch.inference_mode()
 def _listen(model: Model, whole: Sample, postprocess: Postprocess) -> Said:
     sample = _fitted(whole, model.description.input_size)
-    outputs = model.detector(model.detector.prepare([sample.image], model.description.input_size.canvas))
-    (all_of_them,) = postprocess(outputs, [(sample.image.shape[-2], sample.image.shape[-1])])
-    sure = all_of_them.scores >= sheets.SURE
-    return Said(sample, outputs, Detections(*(part[sure].cpu() for part in vars(all_of_them).values())))
+    outputs, (detections,) = forward(model.detector, [sample.image], model.description.input_size, postprocess)
+    confident = detections[detections.scores >= sheets.SURE]
+    return Said(sample, outputs, Detections(*(values.cpu() for values in vars(confident).values())))
 
 
 def _teach(
@@ -150,7 +148,7 @@ def write(
     check(params, data, model)
     found = [data.find(path) for path in images]
     inputs = {one.path.resolve() for one in found}
-    stems = [Path(name).stem for name in out_names([one.path for one in found])]
+    stems = [Path(name).stem for name in unique_jpg_names([one.path for one in found])]
     records = []
     with TemporaryDirectory() as staging:
         for one, stem in zip(found, stems, strict=True):
@@ -206,7 +204,7 @@ def _title(sample: Sample, what: str) -> str:
 
 
 def _image(sample: Sample) -> PIL.Image.Image:
-    return PIL.Image.fromarray(sample.image.permute(1, 2, 0).numpy())
+    return to_pil(sample.image)
 
 
 def _boxes(sample: Sample) -> list[tuple[float, float, float, float]]:
@@ -267,14 +265,14 @@ def _objects(taught: Explanation, class_of: dict[int, str]) -> list[dict[str, An
 
 
 def _heat(said: Said, model: Model) -> dict[str, Any]:
-    points, quality = said.outputs.points, said.outputs.quality
-    best = by_level(said.outputs.logits[0].float().sigmoid().amax(dim=-1).cpu(), points)
+    locations, quality = said.outputs.locations, said.outputs.quality
+    best = by_level(said.outputs.logits[0].float().sigmoid().amax(dim=-1).cpu(), locations)
     levels: list[dict[str, Any]] = [
         {"name": level_name(grid.stride), "highest_class": round(float(values.max()), 4)}
-        for grid, values in zip(points.grids, best, strict=True)
+        for grid, values in zip(locations.grids, best, strict=True)
     ]
     if quality is not None:
-        for level, values in zip(levels, by_level(quality[0].float().sigmoid().cpu(), points), strict=True):
+        for level, values in zip(levels, by_level(quality[0].float().sigmoid().cpu(), locations), strict=True):
             level[f"highest_{model.description.model.quality}"] = round(float(values.max()), 4)
     return {
         "network_size": list(said.sample.image.shape[-2:]),
@@ -283,19 +281,15 @@ def _heat(said: Said, model: Model) -> dict[str, Any]:
     }
 
 
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
-
-
 def line(record: dict[str, Any]) -> str:
     """A record as a person reads it: objects, positive locations of each level, and objects that have none."""
     if "objects" not in record:
-        return f"{record['file']}: no ground truth, {_count(record['detector']['detections'], 'detection')}"
+        return f"{record['file']}: no ground truth, {count_noun(record['detector']['detections'], 'detection')}"
     levels = ", ".join(f"{level['name']} {level['positives']}" for level in record["levels"])
     total = sum(level["positives"] for level in record["levels"])
     lost = [one for one in record["objects"] if one["without_location"]]
     named = "; ".join(f"{one['category']} ({one['without_location']})" for one in lost)
     return (
-        f"{record['file']} ({record['split']}): {_count(len(record['objects']), 'object')}, "
+        f"{record['file']} ({record['split']}): {count_noun(len(record['objects']), 'object')}, "
         f"{total} positive locations ({levels}), {len(lost)} without any{': ' if lost else ''}{named}"
     )

@@ -13,6 +13,7 @@ from pipeline.analysis.findings import Finding, Health, Place, headline, notes, 
 from pipeline.analysis.statistics import Histogram, Share
 from pipeline.conversion import Survey
 from pipeline.data.annotations import AnnotationSet
+from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.errors import PipelineError
 from pipeline.files import write_text
 from pipeline.params import Params
@@ -139,7 +140,7 @@ def _problem(finding: Finding, raw: Path, seen: Mapping[str, Place]) -> dict[str
 
 
 def _example(where: str, place: Place, raw: Path) -> Sample:
-    marked = (samples.corners(place.box),) if place.box else ()
+    marked = (xywh_to_xyxy(place.box),) if place.box else ()
     return Sample(raw / place.file, marked, (), where, _SIDE)
 
 
@@ -166,7 +167,7 @@ def _numbers(found: Survey, params: Params) -> Numbers | None:
     )
 
 
-def _levels_note(now: advice.Situation) -> str:
+def _levels_note(now: advice.Context) -> str:
     if now.found is None:
         return ""
     images, objects = now.found.images, now.found.objects["all"]

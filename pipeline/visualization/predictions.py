@@ -10,16 +10,16 @@ import PIL.Image
 
 from fcos.postprocess import Postprocess
 from pipeline.errors import PipelineError
-from pipeline.files import out_names, write_json
+from pipeline.files import unique_jpg_names, write_json
 from pipeline.inference.model import Model
 from pipeline.inference.predict import Prediction, predict, to_record
-from pipeline.visualization.boxes import class_color, draw
+from pipeline.visualization.boxes import class_color, draw_boxes
 
 
 def draw_prediction(prediction: Prediction, names: Sequence[str]) -> PIL.Image.Image:
     """The image with the box, class and score of each detection."""
     labels = prediction.detections.labels.tolist()
-    return draw(
+    return draw_boxes(
         prediction.image,
         prediction.detections.boxes.tolist(),
         [names[label] for label in labels],
@@ -39,7 +39,7 @@ def write(
     Raises:
         PipelineError: an image can't be decoded, or a picture would overwrite an input.
     """
-    names = out_names(images)
+    names = unique_jpg_names(images)
     if out:
         _check_overwrites(images, [out / name for name in names])
     records = []

@@ -1,4 +1,4 @@
-"""`fcos show-batches`: pictures of what training will see."""
+"""`fcos show-batches`: pictures of training batches."""
 
 import math
 import shutil
@@ -9,59 +9,63 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import PIL.Image
-from torch import Tensor
 
 from fcos.training.batch import Batch
 from pipeline.analysis.lookup import DataSet
+from pipeline.data.images import to_pil
 from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.training.build import make_batches
-from pipeline.visualization.boxes import class_color, contact_sheet, draw
+from pipeline.visualization.boxes import class_color, draw_boxes
+from pipeline.visualization.contact_sheets import contact_sheet
 
 _TILE = 400  # pixels
 
 
 def write(params: Params, home: Path, *, epoch: int, count: int, out: Path) -> list[str]:
-    """Writes a contact sheet of each of an epoch's first steps, as all processes together see it, all or nothing.
+    """Writes a contact sheet for each of the first steps of an epoch, all or nothing.
+
+    A sheet has the images of all processes.
 
     Args:
-        home: the workspace, with data/unified.
+        home: the workspace, which contains data/unified.
         epoch: counted from 0.
-        count: of steps; an epoch may have fewer.
+        count: number of steps; fewer if the epoch has fewer.
+        out: the folder of the pictures.
 
     Returns:
-        a line a step: images, objects and sizes.
+        A line per step: its file, numbers of images and objects, and sizes.
 
     Raises:
-        PipelineError: no such epoch, no data yet, an image can't be decoded, or is where a picture would go.
+        PipelineError: the epoch does not exist, the data set is not converted yet, an image can't be decoded, or a
+            picture would overwrite an image of the data set.
     """
     if epoch >= params.train.epochs:
         raise PipelineError(f"epoch {epoch}: train.epochs in params.yaml is {params.train.epochs}, counted from 0")
     data = DataSet(home, params.dataset, "train")
     split = data.first
-    # As many workers as there are give the same batches, but would decode far more than is looked at.
-    alone = replace(params, machine=replace(params.machine, workers=0))
-    batches = make_batches(alone, split, data.raw)
+    # Without workers the batches are the same, but no more images are decoded than drawn.
+    params = replace(params, machine=replace(params.machine, workers=0))
+    steps = islice(make_batches(params, split, data.raw)(epoch), count)
     inputs = {(data.raw / image.file_name).resolve() for image in split.images}
     names = [category.name for category in split.categories]
     lines = []
     with TemporaryDirectory() as staging:
-        for step, parts in enumerate(islice(batches(epoch), count)):
-            file = f"epoch-{epoch}-step-{step}.jpg"
+        for number, parts in enumerate(steps):
+            file = f"epoch-{epoch}-step-{number}.jpg"
             if (out / file).resolve() in inputs:
                 raise PipelineError(f"{out / file}: is an image of the data set: choose another --out")
-            lines.append(f"{file}: {line(parts)}")
-            sheet(parts, names, title=f"epoch {epoch}, step {step}: {line(parts)}").save(
-                Path(staging) / file, quality=90
-            )
+            lines.append(f"{file}: {describe_step(parts)}")
+            sheet = draw_step(parts, names, title=f"epoch {epoch}, step {number}: {describe_step(parts)}")
+            sheet.save(Path(staging) / file, quality=90)
         out.mkdir(parents=True, exist_ok=True)
-        for written in sorted(Path(staging).iterdir()):
-            shutil.move(written, out / written.name)
+        for picture in sorted(Path(staging).iterdir()):
+            shutil.move(picture, out / picture.name)
     return lines
 
 
-def line(parts: Sequence[Batch]) -> str:
-    """Images, objects and sizes of a step."""
+def describe_step(parts: Sequence[Batch]) -> str:
+    """The numbers of images and objects of a step, and their sizes in pixels."""
     images, objects = sum(len(part.names) for part in parts), sum(part.objects for part in parts)
     heights, widths = zip(*(size for part in parts for size in part.sizes.tolist()), strict=True)
     padded = ", ".join(dict.fromkeys(_size(part.pixels.shape[-2], part.pixels.shape[-1]) for part in parts))
@@ -71,8 +75,8 @@ def line(parts: Sequence[Batch]) -> str:
     )
 
 
-def sheet(parts: Sequence[Batch], names: Sequence[str], *, title: str) -> PIL.Image.Image:
-    """The images of a step, as padded, with their objects."""
+def draw_step(parts: Sequence[Batch], names: Sequence[str], *, title: str) -> PIL.Image.Image:
+    """A contact sheet of the padded images of a step, with their objects."""
     tiles = [_tile(part, index, names) for part in parts for index in range(len(part.names))]
     return contact_sheet(tiles, columns=math.ceil(math.sqrt(len(tiles))), tile_size=_TILE, title=title)
 
@@ -80,13 +84,11 @@ def sheet(parts: Sequence[Batch], names: Sequence[str], *, title: str) -> PIL.Im
 def _tile(part: Batch, index: int, names: Sequence[str]) -> tuple[PIL.Image.Image, str]:
     valid = part.targets.valid[index]
     boxes, labels = part.targets.boxes[index][valid].tolist(), part.targets.labels[index][valid].tolist()
-    drawn = draw(_image(part.pixels[index]), boxes, [names[i] for i in labels], [class_color(i) for i in labels])
+    picture = draw_boxes(
+        to_pil(part.pixels[index]), boxes, [names[i] for i in labels], [class_color(i) for i in labels]
+    )
     height, width = part.sizes[index].tolist()
-    return drawn, f"{_size(height, width)}  {part.names[index]}"
-
-
-def _image(pixels: Tensor) -> PIL.Image.Image:
-    return PIL.Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return picture, f"{_size(height, width)}  {part.names[index]}"
 
 
 def _size(height: int, width: int) -> str:

@@ -10,12 +10,12 @@ from io import BytesIO
 from pathlib import Path
 
 import PIL.Image
-from torchvision.transforms.v2 import functional
 
 from pipeline.data.annotations import Annotation, AnnotationSet, Image
-from pipeline.data.images import read_image
+from pipeline.data.boxes import xywh_to_xyxy
+from pipeline.data.images import open_image
 from pipeline.errors import PipelineError
-from pipeline.visualization.boxes import Box, Color, frame
+from pipeline.visualization.boxes import Box, Color, draw_outline
 
 MARKED: Color = (255, 196, 0)
 OTHER: Color = (255, 255, 255)
@@ -57,10 +57,9 @@ def draw_all(samples: Sequence[Sample]) -> list[Picture | None]:
 
 def _drawn(sample: Sample) -> Picture | None:
     try:
-        pixels = read_image(sample.path)
+        image = open_image(sample.path)
     except PipelineError:
         return None
-    image = functional.to_pil_image(pixels)
     factor = min(1.0, sample.side / max(image.size))
     size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
     small = image.resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -69,11 +68,11 @@ def _drawn(sample: Sample) -> Picture | None:
     canvas = PIL.Image.new("RGB", (left + small.width + right, top + small.height + bottom), _OUTSIDE)
     canvas.paste(small, (left, top))
     for box in sample.others:
-        frame(canvas, _moved(_scaled(box, factor), left, top), OTHER, width=1)
+        draw_outline(canvas, _moved(_scaled(box, factor), left, top), OTHER, width=1)
     for box in marked:
         x1, y1, x2, y2 = _moved(box, left, top)
-        frame(canvas, (x1 - 1, y1 - 1, x2 + 1, y2 + 1), _RIM, width=3)
-        frame(canvas, (x1, y1, x2, y2), MARKED, width=2)
+        draw_outline(canvas, (x1 - 1, y1 - 1, x2 + 1, y2 + 1), _RIM, width=3)
+        draw_outline(canvas, (x1, y1, x2, y2), MARKED, width=2)
     return Picture(_uri(canvas), canvas.width, canvas.height, sample.caption)
 
 
@@ -148,12 +147,6 @@ def _spread(members: Sequence[Annotation], images: dict[int, Image], count: int)
 def _sample(raw: Path, image: Image, one: Annotation, group: Sequence[Annotation], side: int) -> Sample:
     same = [other for other in group if other.category_id == one.category_id and other is not one]
     others = [other for other in group if other.category_id != one.category_id]
-    marked = tuple(corners(each.bbox) for each in [one, *same][:_BOXES])
-    around = tuple(corners(each.bbox) for each in others[:_BOXES])
+    marked = tuple(xywh_to_xyxy(each.bbox) for each in [one, *same][:_BOXES])
+    around = tuple(xywh_to_xyxy(each.bbox) for each in others[:_BOXES])
     return Sample(raw / image.file_name, marked, around, image.file_name, side)
-
-
-def corners(bbox: tuple[float, float, float, float]) -> Box:
-    """x1, y1, x2, y2 of x, y, width, height."""
-    x, y, width, height = bbox
-    return x, y, x + width, y + height

@@ -1,10 +1,12 @@
-"""The Makefile makes .venv when it is missing, finishes it when it was cut, and leaves it alone when it is right.
+"""The Makefile creates a missing .venv, completes an interrupted installation, and leaves a complete one unchanged.
 
-All with real venvs and pip, in a scratch project with packages of its own: nothing is downloaded.
+The tests use real virtual environments and pip in a scratch project, whose packages are built here: no downloads.
 """
 
 import hashlib
+import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,9 +19,9 @@ import pytest
 
 from tests.support.paths import PROJECT
 
-FILES = 3000  # of the large package: copying takes long enough to be cut in its midst
+FILES = 3000  # of the large package: copying takes long enough to be interrupted
 
-# Builds the scratch project's editable wheel by hand, so that no setuptools need be there.
+# Builds the editable wheel of the scratch project without setuptools.
 BACKEND = """
 import os, zipfile
 def build_editable(folder, config_settings=None, metadata_directory=None):
@@ -37,11 +39,11 @@ project = {name = "scratch", version = "1"}
 
 
 def wheel(folder: Path, name: str, files: dict[str, str]) -> None:
-    """Writes NAME-1.0's wheel: its description first, so that a copy cut half-way holds it."""
-    about = f"{name}-1.0.dist-info"
+    """Writes the wheel of NAME 1.0, metadata first, so that a partial copy contains them."""
+    metadata = f"{name}-1.0.dist-info"
     content = {
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
-        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{metadata}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{metadata}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         **files,
     }
     record = "".join(
@@ -49,13 +51,13 @@ def wheel(folder: Path, name: str, files: dict[str, str]) -> None:
         for path, text in content.items()
     )
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
-        for path, text in (content | {f"{about}/RECORD": record}).items():
+        for path, text in (content | {f"{metadata}/RECORD": record}).items():
             archive.writestr(path, text)
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with our Makefile, in a folder with a space in its name; its requirements: one small package."""
+    """A project with our Makefile, in a folder whose name contains a space. It requires one small package."""
     folder = tmp_path / "a project"
     packages = tmp_path / "packages"
     folder.mkdir()
@@ -71,10 +73,15 @@ def project(tmp_path: Path) -> Path:
 
 
 def start(project: Path, **environment: str) -> subprocess.Popen[str]:
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(project.parent / "packages"), "PIP_CONFIG_FILE": os.devnull}
+    offline = {
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(project.parent / "packages"),
+        "PIP_CONFIG_FILE": os.devnull,
+    }
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "MAKE", "VIRTUAL_ENV"))}
     return subprocess.Popen(
-        ["make", "environment"],
+        ["make", "environment", "IMPORTED=small absent"],
         cwd=project,
         env=inherited | offline | environment,
         stdout=subprocess.PIPE,
@@ -90,28 +97,33 @@ def make(project: Path, **environment: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def site(project: Path) -> Path:
+def site_packages(project: Path) -> Path:
     [folder] = (project / ".venv" / "lib").glob("python3*/site-packages")
     return folder
 
 
+def has_bytecode(project: Path, name: str) -> bool:
+    return bool(list((site_packages(project) / "__pycache__").glob(f"{name}.*.pyc")))
+
+
 def imports(project: Path, name: str) -> bool:
-    command = [project / ".venv" / "bin" / "python", "-c", f"import {name}"]
+    command = [project / ".venv" / "bin" / "python", "-B", "-c", f"import {name}"]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def lines(err: str) -> list[str]:
-    """What the recipe said; make itself adds `make: *** [Makefile:1: environment] Error 1`."""
+    """The lines of the recipe, without `make: *** [Makefile:1: environment] Error 1`."""
     return [line for line in err.splitlines() if "***" not in line]
 
 
 def test_life_of_an_environment(project: Path) -> None:
-    """One story, for a venv costs seconds: made once by two at once, left alone, renewed, moved, cut, finished."""
+    """Created by two makes at once, unchanged, renewed, moved, interrupted, completed: one test, since it is slow."""
     with start(project) as first, start(project) as second:
         outputs = [process.communicate() for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
-    assert sum("Installing what" in out for out, _ in outputs) == 1
+    assert sum("Installing the packages" in out for out, _ in outputs) == 1
     assert imports(project, "small")
+    assert has_bytecode(project, "small")
 
     before = time.monotonic()
     assert make(project) == (0, "", "")
@@ -120,78 +132,96 @@ def test_life_of_an_environment(project: Path) -> None:
     (project / "requirements.txt").write_text("small==1.0\nfurther==1.0\n")
     status, _, err = make(project)
     assert (status, imports(project, "further")) == (0, True), err
+    assert not has_bytecode(project, "further")  # is not among the imported modules
+    assert make(project) == (0, "", "")
+
+    (project / "pyproject.toml").write_text(BUILD + "# another version, or a new command\n")
+    status, output, err = make(project)
+    assert (status, "Installing the packages" in output) == (0, True), err
     assert make(project) == (0, "", "")
 
     (project / "requirements.txt").write_text("small==1.0\nnowhere==1.0\n")
     assert make(project)[0] != 0
-    assert make(project)[0] != 0  # still: it is not taken for complete
+    assert make(project)[0] != 0  # again, since the installation is still incomplete
     (project / "requirements.txt").write_text("small==1.0\nfurther==1.0\n")
 
-    moved = project.with_name("elsewhere")  # its scripts hold the old path
+    moved = project.with_name("elsewhere")  # the scripts hold the old path
     project.rename(moved)
     assert make(moved)[0] == 0
     pip = [moved / ".venv" / "bin" / "pip", "--version"]
     assert subprocess.run(pip, check=False, capture_output=True).returncode == 0
-    assert_cut_is_finished(moved)
-    assert_tarball_is_told_what_to_do(moved)
+    assert_interruption_is_completed(moved)
+    assert_tarball_is_an_error(moved)
 
 
-def assert_tarball_is_told_what_to_do(project: Path) -> None:
-    """`make repro` in a folder that is no git clone, as an unpacked tarball is."""
+def assert_tarball_is_an_error(project: Path) -> None:
+    """`make repro` in a folder that is not a git clone, such as an unpacked tarball."""
     outside = os.environ | {"GIT_CEILING_DIRECTORIES": str(project.parent)}
     run = subprocess.run(["make", "repro"], cwd=project, env=outside, capture_output=True, text=True, check=False)
     assert run.returncode == 2
     [line] = lines(run.stderr)
-    assert line.startswith("make: this folder is no git clone; clone it, or run")
+    assert line.startswith("make: this folder is not a git clone; clone the repository, or run")
 
 
-def assert_cut_is_finished(project: Path) -> None:
-    """Killed while pip copies a large package."""
+def assert_interruption_is_completed(project: Path) -> None:
+    """make is killed while pip copies a large package."""
     (project / "requirements.txt").write_text("small==1.0\nlarge==1.0\n")
     with start(project) as process:
-        while not (site(project) / "large" / "part0000.py").exists():
+        while not (site_packages(project) / "large" / "part0000.py").exists():
             assert process.poll() is None
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
-    about = site(project) / "large-1.0.dist-info"
-    assert (about / "METADATA").is_file()  # so pip would call it installed
-    assert not (about / "INSTALLER").exists()
+    metadata = site_packages(project) / "large-1.0.dist-info"
+    assert (metadata / "METADATA").is_file()  # so pip takes the package for installed
+    assert not (metadata / "INSTALLER").exists()
     assert not (project / ".venv" / ".complete").exists()
 
     status, _, err = make(project)
     assert status == 0, err
-    assert len(list((site(project) / "large").glob("*.py"))) == FILES
+    assert len(list((site_packages(project) / "large").glob("*.py"))) == FILES
     assert make(project) == (0, "", "")
 
 
-def test_no_python_is_said_in_one_line(project: Path, tmp_path: Path) -> None:
+def test_missing_python_is_one_line(project: Path, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in ("bash", "sha256sum", "flock", "make"):
-        (tools / name).symlink_to(shutil.which(name) or pytest.fail(f"{name} is not there"))
+        (tools / name).symlink_to(shutil.which(name) or pytest.fail(f"{name} does not exist"))
     status, out, err = make(project, PATH=str(tools))
     assert (status, out, len(lines(err))) == (2, "", 1)
-    assert "Python 3.11 or newer is needed, and no python3 is what there is" in err
+    assert "Python 3.11, 3.12 or 3.13 is required, but found no python3" in err
     assert not (project / ".venv").exists()
 
 
-def test_old_python_is_said_in_one_line(project: Path, tmp_path: Path) -> None:
+def test_old_python_is_one_line(project: Path, tmp_path: Path) -> None:
     old = sorted(Path.home().glob(".pyenv/versions/3.[0-9].*/bin/python3"))
     if not old:
-        pytest.skip("no Python older than 3.11 is there")
+        pytest.skip("no Python older than 3.11 is installed")
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in ("bash", "sha256sum", "flock", "make"):
-        (tools / name).symlink_to(shutil.which(name) or pytest.fail(f"{name} is not there"))
+        (tools / name).symlink_to(shutil.which(name) or pytest.fail(f"{name} does not exist"))
     (tools / "python3").symlink_to(old[0])
     status, out, err = make(project, PATH=str(tools))
     assert (status, out, len(lines(err))) == (2, "", 1)
-    assert f"needed, and Python {old[0].parts[-3]} is what there is" in err
+    assert f"required, but found Python {old[0].parts[-3]}" in err
 
 
 def test_help_lists_every_target() -> None:
-    # Under `make test` this make would say which folder it enters.
+    # A make within `make test` would print the folders that it enters and leaves.
     outside = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     run = subprocess.run(["make"], cwd=PROJECT, capture_output=True, text=True, check=True, env=outside)
     listed = [line.split()[1] for line in run.stdout.splitlines()]
-    assert listed == ["help", "repro", "test", "bench", "ui", "app", "clean"]
+    assert listed == ["help", "repro", "test", "bench", "ui", "app", "docs", "clean"]
+
+
+def test_imported_modules_have_bytecode() -> None:
+    """Every module that the Makefile imports after the installation exists. A wrong name would go unnoticed."""
+    (lists,) = re.findall(r"^IMPORTED := ((?:.*\\\n)*.*)$", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+    modules = lists.replace("\\\n", " ").replace(",", " ").split()
+    assert len(modules) > 10
+    for module in modules:
+        path = site_packages(PROJECT).joinpath(*module.split("."))
+        source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        assert source.is_file(), module
+        assert Path(importlib.util.cache_from_source(str(source))).is_file(), module

@@ -1,6 +1,6 @@
-"""Stages that are killed, disturbed or given nonsense: real `dvc`, real signals, in a clone of this project.
+"""Stages that are killed, disturbed or given invalid parameters: real `dvc` and signals in a clone of this project.
 
-The tests share one project and build on each other, in order.
+The tests share one project, in which every stage has run, and depend on their order.
 """
 
 import os
@@ -21,19 +21,19 @@ from ruamel.yaml import YAML
 from tests.support.projects import environment, run
 
 
-@pytest.mark.parametrize("stage", ["download", "convert", "evaluate", "inspect"])  # training: the test after this
-def test_a_killed_stage_ends_well_when_run_again(project: Path, stage: str) -> None:
+@pytest.mark.parametrize("stage", ["download", "convert", "evaluate", "inspect"])  # train: see the next test
+def test_a_killed_stage_succeeds_when_run_again(project: Path, stage: str) -> None:
     before = outputs(project, stage)
     running = start(project, "dvc", "repro", "-f", "-s", stage)
-    kill_when_at_work(stage, running)
-    # By force: DVC could bring the result back from its cache, and what the killed stage left would stay.
+    kill_stage(stage, running)
+    # --force: DVC would restore the result from its cache, and the files of the killed stage would stay.
     run(project, "dvc", "repro", "-f", "-s", stage)
     assert outputs(project, stage) == before
     assert not list(project.rglob("*.partial*"))
 
 
-def test_training_goes_on_after_any_signal_and_ends_as_if_undisturbed(project: Path) -> None:
-    """`kill -9`, SIGTERM, Ctrl-C: exit statuses, a line where there can be one, one run in MLflow, the same weights."""
+def test_training_resumes_after_any_signal_with_the_same_result(project: Path) -> None:
+    """`kill -9`, SIGTERM, Ctrl-C: exit status, one line (except SIGKILL), one MLflow run, the same weights."""
     states = project / ".fcos/training"
     undisturbed = (project / "models/detector.safetensors").read_bytes()
     known = runs(project)
@@ -48,30 +48,30 @@ def test_training_goes_on_after_any_signal_and_ends_as_if_undisturbed(project: P
         assert running.returncode == status, output
         if number == signal.SIGKILL:
             continue
-        line = rf"^train: stopped by {number.name} at step \d of 6; its state is saved: `dvc repro` goes on from there$"
+        line = rf"^train: stopped by {number.name} at step \d of 6; its state is saved: `dvc repro` resumes from it$"
         assert re.search(line, output.decode(), re.MULTILINE), output
         assert b"Traceback" not in output
         assert list(runs(project, known).values()) == ["KILLED"]
-    run(project, "dvc", "repro", "-f", "-s", "train")  # by force: DVC has the result in its cache
+    run(project, "dvc", "repro", "-f", "-s", "train")  # --force: DVC has the result in its cache
     assert list(runs(project, known).values()) == ["FINISHED"]
     assert (project / "models/detector.safetensors").read_bytes() == undisturbed
 
 
 def outputs(project: Path, stage: str) -> dict[str, str]:
-    """The digest of each file or folder that the stage made, from DVC's lock."""
+    """The digest of each output of the stage, from dvc.lock."""
     locked = YAML(typ="safe").load((project / "dvc.lock").read_text())["stages"][stage]["outs"]
     return {out["path"]: out["md5"] for out in locked}
 
 
 def runs(project: Path, known: Collection[str] = ()) -> dict[str, str]:
-    """MLflow's runs and what became of them."""
+    """The status of each MLflow run, except of the known ones."""
     with closing(sqlite3.connect(project / "mlflow.db")) as store:
-        found = store.execute("SELECT run_uuid, status FROM runs").fetchall()
-    return {name: status for name, status in found if name not in known}
+        rows = store.execute("SELECT run_uuid, status FROM runs").fetchall()
+    return {name: status for name, status in rows if name not in known}
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_before_training_begins_is_one_line(project: Path, number: signal.Signals, status: int) -> None:
+def test_a_signal_before_the_first_step_is_one_line(project: Path, number: signal.Signals, status: int) -> None:
     running = start(project, sys.executable, "-m", "pipeline.stages.train")
     while "torch" not in Path(f"/proc/{running.pid}/maps").read_text():  # it is being imported
         time.sleep(0.01)
@@ -80,12 +80,12 @@ def test_a_signal_before_training_begins_is_one_line(project: Path, number: sign
     assert (running.returncode, output) == (status, f"train: stopped by {number.name}\n".encode())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
-def test_training_saves_and_ends_when_dvc_dies(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHELL", "/bin/sh")  # DVC starts stages through it, and dash would stay between them
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can signal a process when its parent dies")
+def test_training_saves_its_state_and_ends_when_dvc_dies(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHELL", "/bin/sh")  # DVC starts stages through the shell, and dash would stay as their parent
     params = project / "params.yaml"
     original = params.read_text()
-    params.write_text(original.replace("  epochs: 2 ", "  epochs: 200 "))  # it can't be over before DVC is killed
+    params.write_text(original.replace("  epochs: 2 ", "  epochs: 200 "))  # training can't end before DVC is killed
     shutil.rmtree(project / ".fcos/training", ignore_errors=True)
     running = start(project, "dvc", "repro", "-s", "train")
     while not list((project / ".fcos/training").glob("*/state.pt")):
@@ -98,7 +98,7 @@ def test_training_saves_and_ends_when_dvc_dies(project: Path, monkeypatch: pytes
 
 
 def start(project: Path, *command: str) -> subprocess.Popen[bytes]:
-    """Starts a command in a process group of its own."""
+    """Starts a command in a new process group."""
     return subprocess.Popen(
         command,
         cwd=project,
@@ -109,25 +109,24 @@ def start(project: Path, *command: str) -> subprocess.Popen[bytes]:
     )
 
 
-def kill_when_at_work(stage: str, running: subprocess.Popen[bytes]) -> None:
-    """`kill -9` for the stage's own process, a moment after it has begun to work."""
+def kill_stage(stage: str, running: subprocess.Popen[bytes]) -> None:
+    """Sends SIGKILL to the process of the stage one second after it started."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        found = subprocess.run(
-            ["pgrep", "-g", str(running.pid), "-f", f"stages.{stage}"], capture_output=True, text=True
-        )
-        if found.stdout:
+        command = ["pgrep", "-g", str(running.pid), "-f", f"stages.{stage}"]
+        pids = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+        if pids:
             time.sleep(1)
-            for pid in found.stdout.split():
-                with suppress(ProcessLookupError):  # the shell around it went with it
+            for pid in pids:
+                with suppress(ProcessLookupError):  # the shell that started the stage ended with it
                     os.kill(int(pid), signal.SIGKILL)
             break
         time.sleep(0.05)
     running.communicate(timeout=240)
 
 
-def test_parameters_changed_while_a_stage_runs_are_told(project: Path) -> None:
-    """DVC would write a lock that lies."""
+def test_parameters_changed_while_a_stage_runs_are_an_error_that_keeps_the_state(project: Path) -> None:
+    """DVC would record the changed parameters in dvc.lock."""
     params = project / "params.yaml"
     original = params.read_text()
     shutil.rmtree(project / ".fcos/training", ignore_errors=True)
@@ -139,11 +138,13 @@ def test_parameters_changed_while_a_stage_runs_are_told(project: Path) -> None:
     output, _ = running.communicate(timeout=240)
     assert running.returncode != 0
     assert b"train: params.yaml: train changed while this stage ran" in output
+    assert b"undo the edit and run `dvc repro` to keep the result" in output
+    assert list((project / ".fcos/training").glob("*/state.pt"))
     params.write_text(original)
     run(project, "dvc", "repro")
 
 
-def test_an_impossible_parameter_is_one_line(project: Path) -> None:
+def test_an_invalid_parameter_is_one_line(project: Path) -> None:
     params = project / "params.yaml"
     original = params.read_text()
     params.write_text(original.replace("loss: iou", "loss: iuo"))

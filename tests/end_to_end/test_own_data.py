@@ -1,20 +1,19 @@
-"""README's way to bring data of one's own: real `dvc` on an archive outside the project."""
+"""The commands of README.md for custom data: real `dvc` on an archive outside the project."""
 
 import shutil
 import zipfile
 from pathlib import Path
 
-from tests.support.projects import clone, read, readme, run, stages_run
+from tests.support.projects import copy, read, readme, run, stages_run
 
 
-def test_readmes_own_data(tmp_path: Path) -> None:
-    """An archive outside the project, in COCO layout; a change in it is noticed."""
-    project = tmp_path / "project"
-    project.mkdir()
-    clone(project)
-    run(project, "dvc", "repro", "download")
+def test_readmes_own_data(reproduced: Path, tmp_path: Path) -> None:
+    """The archive is in COCO layout. A change in it runs the stages again."""
+    project = copy(reproduced, tmp_path / "project")
     params = project / "params.yaml"
-    params.write_text(params.read_text().replace("  limit: null", "  limit: 8"))
+    text = params.read_text()
+    assert text.count("  max_images: null") == 1
+    params.write_text(text.replace("  max_images: null", "  max_images: 8"))
     archive = tmp_path / "mine.zip"
     shutil.make_archive(str(archive.with_suffix("")), "zip", project / "data/raw/digits")
     validate, command = (

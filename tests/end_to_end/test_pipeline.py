@@ -1,10 +1,11 @@
-"""The whole pipeline as people run it: real `dvc` commands on a very small `digits`, in a clone of this project.
+"""The whole pipeline as users run it: real `dvc` commands on a very small `digits`, in a clone of this project.
 
-The tests share one project and build on each other, in order.
+The tests share one project, in which every stage has run, and depend on their order.
 """
 
 import json
 import shutil
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -17,14 +18,14 @@ from tests.support.projects import read, readme, run, stages_run
 
 def mlflow_runs(project: Path) -> list[mlflow.entities.Run]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's own, of SQLAlchemy
+        warnings.simplefilter("ignore", DeprecationWarning)  # raised by MLflow, about SQLAlchemy
         client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
     experiment = client.get_experiment_by_name("fcos")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))
 
 
-def test_every_promised_file_is_there(project: Path) -> None:
+def test_every_documented_file_exists(project: Path) -> None:
     for name in (
         "data/raw/digits",
         "data/unified/train.json",
@@ -58,31 +59,31 @@ def test_every_promised_file_is_there(project: Path) -> None:
     assert read(project, "metrics/train.json")["steps"] == 2 * 24 // 8
 
 
-def test_nothing_is_left_for_git_but_what_belongs_there(project: Path) -> None:
+def test_git_sees_only_the_lock_and_metrics(project: Path) -> None:
     status = run(project, "git", "status", "--short").splitlines()
     assert {line.split()[-1] for line in status} <= {"dvc.lock", "metrics/"}, status
 
 
-def test_a_second_run_runs_nothing(project: Path) -> None:
+def test_a_second_repro_runs_no_stage(project: Path) -> None:
     assert stages_run(run(project, "dvc", "repro")) == set()
     (project / "README.md").write_text("changed\n")
     assert stages_run(run(project, "dvc", "repro")) == set()
 
 
 def test_one_mlflow_run_holds_the_experiment(project: Path) -> None:
-    (only,) = mlflow_runs(project)
-    assert only.info.status == "FINISHED"
-    assert only.data.params["train.lr"] == "0.002"
-    assert only.data.params["evaluate.split"] == "val"
-    assert {"coco/AP50", "train/total", "val/AP"} <= set(only.data.metrics)
+    (only_run,) = mlflow_runs(project)
+    assert only_run.info.status == "FINISHED"
+    assert only_run.data.params["train.lr"] == "0.002"
+    assert only_run.data.params["evaluate.split"] == "val"
+    assert {"coco/AP50", "train/total", "val/AP"} <= set(only_run.data.metrics)
     commit = run(project, "git", "rev-parse", "HEAD").strip()
-    assert only.data.tags["git_revision"] == commit
-    assert only.data.tags["git_dirty"] == "false"
+    assert only_run.data.tags["git_revision"] == commit
+    assert only_run.data.tags["git_dirty"] == "false"
 
 
-def test_readmes_commands_to_look(project: Path) -> None:
+def test_readmes_commands_to_look_at_results(project: Path) -> None:
     ui, app, predict, evaluate = readme("Look")
-    assert (ui, app) == (["make", "ui"], ["make", "app"])  # tests/pipeline/looking/ runs what these run
+    assert (ui, app) == (["make", "ui"], ["make", "app"])  # tests/pipeline/integrations runs their commands
     shutil.copytree(project / "data/raw/digits/images/val", project / "folder")
     (project / "folder/000001.jpg").rename(project / "photo.jpg")
     run(project, *predict, "--score", "0.01")
@@ -100,7 +101,8 @@ def test_readmes_commands_to_look(project: Path) -> None:
 
 
 def test_predictions_as_json(project: Path) -> None:
-    printed = run(project, "fcos", "predict", "photo.jpg", "--json", "--score", "0")
+    installed = str(Path(sys.executable).with_name("fcos"))  # as a process, with the installed entry point
+    printed = run(project, installed, "predict", "photo.jpg", "--json", "--score", "0")
     (record,) = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert record["file"] == "photo.jpg"
     assert len(record["detections"]) == 100
@@ -108,12 +110,12 @@ def test_predictions_as_json(project: Path) -> None:
 
 
 def test_readmes_commands_to_choose_a_detector(project: Path) -> None:
-    listing, writing, summing, explaining = readme("Choose a detector")
+    listing, recipe, summary, explain = readme("Choose a detector")
     assert "paper_r50_improved\n" in run(project, *listing)
-    run(project, *writing)
+    run(project, *recipe)
     assert (project / "lite0.yaml").read_text() == recipes.find("cpu_lite0").text
-    assert "backbone C5" in run(project, *summing)
-    assert "pictures and explained.json in explained" in run(project, *explaining)
+    assert "backbone C5" in run(project, *summary)
+    assert "pictures and explained.json in explained" in run(project, *explain)
     assert {path.name for path in (project / "explained").iterdir()} == {
         "000001-centers.jpg",
         "000001-heat.jpg",
@@ -122,7 +124,7 @@ def test_readmes_commands_to_choose_a_detector(project: Path) -> None:
 
 
 def test_a_changed_evaluation_does_not_train_again(project: Path) -> None:
-    """And its numbers go into a run of their own, which names the one that trained."""
+    """Its metrics go into a new MLflow run, which names the run that trained."""
     output = run(project, "dvc", "exp", "run", "-S", "postprocess.max_detections=50")
     assert stages_run(output) == {"evaluate", "inspect"}
     first, second = mlflow_runs(project)
@@ -131,9 +133,9 @@ def test_a_changed_evaluation_does_not_train_again(project: Path) -> None:
     assert first.data.params["postprocess.max_detections"] == "100"
 
 
-def test_readmes_experiments_stand_beside_each_other(project: Path) -> None:
+def test_readmes_experiments_can_be_compared(project: Path) -> None:
     run(project, "git", "checkout", "-q", "params.yaml", "README.md")
-    known = {one.info.run_id for one in mlflow_runs(project)}
+    known = {experiment.info.run_id for experiment in mlflow_runs(project)}
     for command in readme("Experiment"):
         if "&&" in command:
             split = command.index("&&")
@@ -143,25 +145,25 @@ def test_readmes_experiments_stand_beside_each_other(project: Path) -> None:
         if command == ["dvc", "metrics", "diff"]:
             assert "coco.AP50" in printed
         if command == ["dvc", "queue", "status"]:
-            wait_for_experiments(project, 4)  # these three, and the one of the test before
+            wait_for_experiments(project, 4)  # these three, and that of the previous test
         if command == ["dvc", "exp", "show"]:
             table = printed
-    made = [one for one in mlflow_runs(project) if one.info.run_id not in known]
-    assert [one.info.status for one in made] == ["FINISHED"] * 3
-    changed = [[one.data.params[name] for name in ("loss", "train.lr", "model.tower_depth")] for one in made]
-    assert sorted(changed) == [["giou", "0.002", "2"], ["iou", "0.001", "2"], ["iou", "0.002", "4"]]
-    for one in made:
-        name = one.data.tags["dvc_experiment"]
-        assert name in table
-        assert "coco/AP50" in one.data.metrics
-        # What outlives the temporary workspaces lies in the project.
-        artifacts = Path(one.info.artifact_uri.removeprefix("file://"))
+    new = [experiment for experiment in mlflow_runs(project) if experiment.info.run_id not in known]
+    assert [experiment.info.status for experiment in new] == ["FINISHED"] * 3
+    changed = ("loss", "train.lr", "model.tower_depth")
+    values = sorted([experiment.data.params[name] for name in changed] for experiment in new)
+    assert values == [["giou", "0.002", "2"], ["iou", "0.001", "2"], ["iou", "0.002", "4"]]
+    for experiment in new:
+        assert experiment.data.tags["dvc_experiment"] in table
+        assert "coco/AP50" in experiment.data.metrics
+        # Artifacts lie in the project, not in the temporary workspaces, which DVC removes.
+        artifacts = Path(experiment.info.artifact_uri.removeprefix("file://"))
         assert artifacts.is_relative_to(project)
         assert (artifacts / "detector.safetensors").is_file()
 
 
 def wait_for_experiments(project: Path, count: int) -> None:
-    """Until so many have ended well. `dvc queue status` in a loop would take a core from them."""
+    """Waits until so many experiments have succeeded. `dvc queue status` in a loop would occupy a core."""
     deadline = time.monotonic() + 300
     while len(run(project, "git", "for-each-ref", "refs/exps/??/*/*").splitlines()) < count:
         assert time.monotonic() < deadline, run(project, "dvc", "queue", "status")

@@ -1,4 +1,4 @@
-"""`dvc exp run --queue`: three experiments, two at a time, one killed and queued again; all three end right."""
+"""`dvc exp run --queue`: three experiments, two at a time; one is killed and queued again; all results are correct."""
 
 import os
 import re
@@ -14,22 +14,21 @@ from ruamel.yaml import YAML
 from tests.support import projects
 from tests.support.projects import run
 
-# The first is killed. What becomes of a killed process of several: tests/pipeline/training/test_launch.py.
+# The first is killed. tests/pipeline/training/test_launch.py kills one process of several.
 LOSSES = {"killed": "giou", "second": "linear_iou", "third": "diou"}
 
 
 @pytest.fixture(scope="module")
-def queue(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = projects.clone(tmp_path_factory.mktemp("queue"))
+def queue(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = projects.copy(reproduced, tmp_path_factory.mktemp("queue"))
     params = project / "params.yaml"
-    params.write_text(params.read_text().replace("  epochs: 2 ", "  epochs: 6 "))  # long enough to be killed in
-    run(project, "dvc", "repro", "convert")
+    params.write_text(params.read_text().replace("  epochs: 2 ", "  epochs: 6 "))  # long enough to be killed
     run(project, "git", "add", "-A")
-    run(project, "git", "commit", "-qm", "converted")
+    run(project, "git", "commit", "-qm", "reproduced")
     return project
 
 
-def test_a_killed_experiment_of_a_queue_ends_as_an_undisturbed_one(queue: Path) -> None:
+def test_a_killed_experiment_queued_again_has_the_same_result(queue: Path) -> None:
     for name in LOSSES:
         enqueue(queue, name)
     start(queue)
@@ -45,16 +44,16 @@ def test_a_killed_experiment_of_a_queue_ends_as_an_undisturbed_one(queue: Path) 
         run(queue, "dvc", "queue", "stop", "--kill")
     results = {name: models(run(queue, "git", "show", f"{reference(queue, name)}:dvc.lock")) for name in LOSSES}
     assert len(set(results.values())) == 3
-    # By force: DVC would bring the result back from its cache.
-    run(queue, "dvc", "exp", "run", "-f", "-s", "-S", "loss=giou", "train")
+    params = queue / "params.yaml"
+    params.write_text(params.read_text().replace("loss: iou", "loss: giou"))
+    run(queue, "dvc", "repro", "-f", "-s", "train")  # --force: DVC would restore the result from its cache
     assert models((queue / "dvc.lock").read_text()) == results["killed"]
 
 
 def start(project: Path) -> None:
-    """Two workers, which outlive the command and would hold its pipes open."""
-    command = ["dvc", "queue", "start", "-j", "2"]
-    silent = subprocess.DEVNULL
-    subprocess.run(command, cwd=project, env=projects.environment(), stdout=silent, stderr=silent, check=True)
+    """Starts two workers, which outlive the command and would keep its pipes open."""
+    command, null = ["dvc", "queue", "start", "-j", "2"], subprocess.DEVNULL
+    subprocess.run(command, cwd=project, env=projects.environment(), stdout=null, stderr=null, check=True)
 
 
 def enqueue(project: Path, name: str) -> None:
@@ -62,31 +61,31 @@ def enqueue(project: Path, name: str) -> None:
 
 
 def kill(project: Path, loss: str) -> None:
-    """`kill -9` for the training with this loss, once it has saved a state."""
+    """Sends SIGKILL to the training with this loss once it has saved a state."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, IndexError):
                 command = (process / "cmdline").read_text().split("\0")
-                here = (process / "cwd").resolve()
-                if "pipeline.stages.train" not in command[1:3] or not here.is_relative_to(project):
+                workspace = (process / "cwd").resolve()
+                if "pipeline.stages.train" not in command[1:3] or not workspace.is_relative_to(project):
                     continue
-                saved = (project / ".fcos/training" / locked(process) / "state.pt").is_file()
-                if saved and loss in (here / "params.yaml").read_text():
+                saved = (project / ".fcos/training" / training_key(process) / "state.pt").is_file()
+                if saved and loss in (workspace / "params.yaml").read_text():
                     os.kill(int(process.name), signal.SIGKILL)
                     return
         time.sleep(0.05)
-    raise AssertionError(f"no training with {loss} was seen to save a state")
+    raise AssertionError(f"no training with {loss} saved a state")
 
 
-def locked(process: Path) -> str:
-    """The key of the training whose lock it holds."""
-    files = [each.resolve() for each in (process / "fd").iterdir()]
+def training_key(process: Path) -> str:
+    """The key of the training whose lock the process holds."""
+    files = [descriptor.resolve() for descriptor in (process / "fd").iterdir()]
     return next((file.stem for file in files if file.match(".fcos/training/*.lock")), "none")
 
 
 def wait_for(project: Path, *names: str) -> None:
-    """Until each has ended well. `dvc queue status` in a loop would take a core from them."""
+    """Waits until the experiments have succeeded. `dvc queue status` in a loop would occupy a core."""
     deadline = time.monotonic() + 300
     while not all(reference(project, name) for name in names):
         assert time.monotonic() < deadline, run(project, "dvc", "queue", "status")
@@ -94,11 +93,11 @@ def wait_for(project: Path, *names: str) -> None:
 
 
 def reference(project: Path, name: str) -> str | None:
-    listed = run(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
-    return next((each for each in listed if each.endswith(f"/{name}")), None)
+    references = run(project, "git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    return next((reference for reference in references if reference.endswith(f"/{name}")), None)
 
 
 def models(lock: str) -> str:
-    """The digest of what training made."""
+    """The digest of the folder models in a dvc.lock."""
     outputs = YAML(typ="safe").load(lock)["stages"]["train"]["outs"]
     return next(str(output["md5"]) for output in outputs if output["path"] == "models")

@@ -10,31 +10,31 @@ from torch import Tensor
 from fcos.assigners import ASSIGNERS
 from fcos.config import PAPER, LossWeights, ModelConfig
 from fcos.criterion import Criterion
-from fcos.locations import points
+from fcos.locations import make_locations
 from fcos.losses import BOX_LOSSES, CLASSIFICATION_LOSSES, centerness
 from fcos.losses.box import giou_loss, iou_loss, l1_loss
 from fcos.losses.classification import quality_focal_loss, sigmoid_focal_loss
 from fcos.ops.boxes import aligned_iou, boxes_from_ltrb
-from fcos.structures import Outputs, targets
+from fcos.structures import Outputs, make_targets
 from tests.support.device_sync import NoWaiting
 from tests.support.paths import PROJECT
 
 CONFIG = replace(PAPER, pretrained=False, levels=(3, 4))
-PYRAMID = points([(8, 8), (4, 4)], [8, 16])
+PYRAMID = make_locations([(8, 8), (4, 4)], [8, 16])
 BOXES = [torch.tensor([[4.0, 4.0, 40.0, 30.0], [20.0, 20.0, 60.0, 60.0]]), torch.zeros(0, 4)]
-BATCH = targets(BOXES, [torch.tensor([2, 0]), torch.zeros(0, dtype=torch.int64)])
-NOTHING = targets([torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2)
+BATCH = make_targets(BOXES, [torch.tensor([2, 0]), torch.zeros(0, dtype=torch.int64)])
+NOTHING = make_targets([torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2)
 PARTS = ("classification", "box", "quality", "quality_floor")
 
 
 def outputs(seed: int = 0) -> Outputs:
     generator = torch.Generator().manual_seed(seed)
-    count = len(PYRAMID.locations)
+    count = len(PYRAMID.xy)
     return Outputs(
         logits=torch.randn(2, count, 3, generator=generator).requires_grad_(),
         ltrb=(torch.rand(2, count, 4, generator=generator) * 30).requires_grad_(),
         quality=torch.randn(2, count, generator=generator).requires_grad_(),
-        points=PYRAMID,
+        locations=PYRAMID,
     )
 
 
@@ -50,7 +50,7 @@ def test_against_a_loop_over_locations() -> None:
     count = int(truth.positive.sum())
     assert given.quality is not None
     for i in range(2):
-        for p, location in enumerate(PYRAMID.locations):
+        for p, location in enumerate(PYRAMID.xy):
             goal = torch.zeros(3)
             if truth.positive[i, p]:
                 goal[truth.labels[i, p]] = 1
@@ -80,7 +80,7 @@ def test_soft_targets_and_iou_quality_against_a_loop_over_locations() -> None:
     count = int(truth.positive.sum())
     assert given.quality is not None
     for i in range(2):
-        for p, (location, stride) in enumerate(zip(PYRAMID.locations, PYRAMID.strides, strict=True)):
+        for p, (location, stride) in enumerate(zip(PYRAMID.xy, PYRAMID.strides, strict=True)):
             goal = torch.zeros(3)
             if truth.positive[i, p]:
                 pair = [boxes_from_ltrb(location, ltrb) for ltrb in (given.ltrb[i, p], truth.ltrb[i, p])]
@@ -116,7 +116,7 @@ def test_alignment_is_the_soft_target_where_there_is_one() -> None:
 def test_unweighted_box_loss_is_the_mean_over_positives() -> None:
     given = outputs()
     truth = ASSIGNERS["fcos"](given, BATCH, CONFIG)
-    pair = [boxes_from_ltrb(PYRAMID.locations, ltrb)[truth.positive] for ltrb in (given.ltrb, truth.ltrb)]
+    pair = [boxes_from_ltrb(PYRAMID.xy, ltrb)[truth.positive] for ltrb in (given.ltrb, truth.ltrb)]
     losses = Criterion(replace(CONFIG, box_loss_weighting="none"), box_loss="giou")(given, BATCH)
     torch.testing.assert_close(losses.box, giou_loss(*pair).mean())
 
@@ -209,16 +209,14 @@ def test_half_precision_gives_float32_losses(config: ModelConfig) -> None:
 
 def test_boxes_far_from_the_corner_lose_as_much_as_near_ones() -> None:
     """The box loss knows distances only: an object of a large image counts as one of a small image."""
-    near = points([(1, 1)], [8])
-    far = replace(
-        near, locations=near.locations + 2**20, grids=(replace(near.grids[0], first=near.grids[0].first + 2**20),)
-    )
+    near = make_locations([(1, 1)], [8])
+    far = replace(near, xy=near.xy + 2**20, grids=(replace(near.grids[0], first=near.grids[0].first + 2**20),))
     ltrb = torch.tensor([[[1.25, 1.5, 1.0, 1.75]]])
     found = []
     for pyramid in (near, far):
-        box = boxes_from_ltrb(pyramid.locations, torch.tensor([[2.0, 2.0, 2.0, 2.0]]))
+        box = boxes_from_ltrb(pyramid.xy, torch.tensor([[2.0, 2.0, 2.0, 2.0]]))
         given = Outputs(torch.zeros(1, 1, 1), ltrb, torch.zeros(1, 1), pyramid)
-        found.append(Criterion(CONFIG, box_loss="giou")(given, targets([box], [torch.tensor([0])])).box)
+        found.append(Criterion(CONFIG, box_loss="giou")(given, make_targets([box], [torch.tensor([0])])).box)
     assert found[0] > 0
     torch.testing.assert_close(found[0], found[1])
 

@@ -9,7 +9,7 @@ import torch
 
 from fcos.config import PAPER
 from fcos.detector import Detector, build
-from fcos.locations import points
+from fcos.locations import make_locations
 
 SMALL = replace(
     PAPER, backbone="tiny", pretrained=False, channels=32, tower_depth=1, frozen_stages=0, batch_norm="auto"
@@ -34,7 +34,7 @@ def test_prepare_normalizes_and_pads_with_zero() -> None:
 
 def test_another_normalization_is_used_and_kept() -> None:
     detector = build(SMALL, 2)
-    detector.normalize(mean=(1.0, 0.5, 0.0), std=(1.0, 0.5, 0.25))
+    detector.set_normalization(mean=(1.0, 0.5, 0.0), std=(1.0, 0.5, 0.25))
     white = torch.full((3, 32, 32), 255, dtype=torch.uint8)
     assert detector.prepare([white])[0, :, 0, 0].tolist() == [0, 1, 4]
     assert (detector.backbone.mean, detector.backbone.std) == ((1.0, 0.5, 0.0), (1.0, 0.5, 0.25))
@@ -50,14 +50,14 @@ def test_shapes_on_mixed_sizes(neck: Any, levels: tuple[int, ...]) -> None:
     assert outputs.logits.shape == (2, locations, 7)
     assert outputs.ltrb.shape == (2, locations, 4)
     assert outputs.quality.shape == (2, locations)
-    assert outputs.points.locations.shape == (locations, 2)
+    assert outputs.locations.xy.shape == (locations, 2)
     assert (outputs.ltrb >= 0).all()
 
 
 def test_a_single_small_image_passes_all_levels() -> None:
     """P6 and P7 have one cell."""
     detector = build(SMALL, 2).eval()
-    assert [grid.count for grid in detector(detector.prepare([image(20, 30)])).points.grids] == [16, 4, 1, 1, 1]
+    assert [grid.count for grid in detector(detector.prepare([image(20, 30)])).locations.grids] == [16, 4, 1, 1, 1]
 
 
 def test_synchronized_norms_are_so_in_every_part() -> None:
@@ -91,15 +91,15 @@ def test_forward_never_asks_for_a_number(change: dict[str, Any]) -> None:
 
 def test_corner_grid_by_hand() -> None:
     """No half-cell offset."""
-    made = points([(2, 3), (1, 2)], [8, 16], locations="corner")
-    assert made.locations.tolist() == [[0, 0], [8, 0], [16, 0], [0, 8], [8, 8], [16, 8], [0, 0], [16, 0]]
+    made = make_locations([(2, 3), (1, 2)], [8, 16], mode="corner")
+    assert made.xy.tolist() == [[0, 0], [8, 0], [16, 0], [0, 8], [8, 8], [16, 8], [0, 0], [16, 0]]
     assert made.ranges[0].tolist() == [0, 64]
 
 
 def test_torchvision_grid_by_hand() -> None:
     """Of 24 pixels two cells of stride 16 get ⌊24/2⌋ each, and no level's range includes its end."""
-    made = points([(2, 3), (1, 2)], [8, 16], locations="torchvision")
-    assert made.locations.tolist()[6:] == [[0, 0], [12, 0]]
+    made = make_locations([(2, 3), (1, 2)], [8, 16], mode="torchvision")
+    assert made.xy.tolist()[6:] == [[0, 0], [12, 0]]
     assert made.strides.tolist()[6:] == [16, 16]
     below = made.ranges[0, 1].item()
     assert below < 64
@@ -118,22 +118,22 @@ def test_torchvision_grid_is_torchvisions(height: int, width: int, last: list[li
     from torchvision.models.detection.image_list import ImageList
 
     detector = build(replace(SMALL, locations="torchvision"), 1)
-    grids = detector(torch.zeros(1, 3, height, width)).points
+    grids = detector(torch.zeros(1, 3, height, width)).locations
     generator = AnchorGenerator(((8,), (16,), (32,), (64,), (128,)), ((1.0,),) * 5)
     maps = [torch.zeros(1, 1, grid.height, grid.width) for grid in grids.grids]
     [anchors] = generator(ImageList(torch.zeros(1, 3, height, width), [(height, width)]), maps)
     middles = (anchors[:, :2] + anchors[:, 2:]) / 2
-    assert torch.equal(grids.locations, middles)
+    assert torch.equal(grids.xy, middles)
     ends = [grids.counts[0] - 1, sum(grids.counts) - 1]
-    assert grids.locations[ends].tolist() == last
+    assert grids.xy[ends].tolist() == last
 
 
 @pytest.mark.parametrize("locations", ["center", "corner", "torchvision"])
 def test_the_detectors_points_are_the_configurations(locations: Any) -> None:
     detector = build(replace(SMALL, locations=locations, levels=(4, 5), regression_ranges=(50.0,)), 1)
-    made = detector(torch.zeros(1, 3, 64, 96)).points
-    expected = points([(4, 6), (2, 3)], [16, 32], locations=locations, ends=[50.0])
-    assert torch.equal(made.locations, expected.locations)
+    made = detector(torch.zeros(1, 3, 64, 96)).locations
+    expected = make_locations([(4, 6), (2, 3)], [16, 32], mode=locations, ends=[50.0])
+    assert torch.equal(made.xy, expected.xy)
     assert torch.equal(made.ranges, expected.ranges)
 
 

@@ -2,30 +2,30 @@ import math
 
 import torch
 
-from fcos.locations import Grid, points, size_ranges
+from fcos.locations import LevelGrid, make_locations, size_ranges
 
 
 def test_locations_by_hand() -> None:
     """Row by row, in the middle of 8-pixel cells, x first."""
-    grid = Grid(height=2, width=3, stride=8, step_x=8, step_y=8, first=4.0, above=0.0, up_to=math.inf)
-    assert grid.locations().tolist() == [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
+    grid = LevelGrid(height=2, width=3, stride=8, step_x=8, step_y=8, first=4.0, above=0.0, up_to=math.inf)
+    assert grid.xy().tolist() == [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
 
 
 def test_corner_locations_by_hand() -> None:
-    assert points([(2, 2)], [8], locations="corner").locations.tolist() == [[0, 0], [8, 0], [0, 8], [8, 8]]
+    assert make_locations([(2, 2)], [8], mode="corner").xy.tolist() == [[0, 0], [8, 0], [0, 8], [8, 8]]
 
 
 def test_torchvisions_grid_divides_the_input_where_cells_dont_fill_their_stride() -> None:
     """24×40 pixels: the second level has 2×3 cells of stride 16, 12 and 13 pixels apart."""
-    made = points([(3, 5), (2, 3)], [8, 16], locations="torchvision")
-    assert made.locations[15:].tolist() == [[0, 0], [13, 0], [26, 0], [0, 12], [13, 12], [26, 12]]
+    made = make_locations([(3, 5), (2, 3)], [8, 16], mode="torchvision")
+    assert made.xy[15:].tolist() == [[0, 0], [13, 0], [26, 0], [0, 12], [13, 12], [26, 12]]
 
 
 def test_torchvisions_ranges_are_open() -> None:
-    made = points([(2, 2), (1, 1)], [8, 16], locations="torchvision").ranges
+    made = make_locations([(2, 2), (1, 1)], [8, 16], mode="torchvision").ranges
     assert made[-1, 0] == 64
     assert torch.nextafter(made[0, 1], torch.tensor(math.inf)) == 64
-    assert points([(2, 2), (1, 1)], [8, 16]).ranges[0, 1] == 64
+    assert make_locations([(2, 2), (1, 1)], [8, 16]).ranges[0, 1] == 64
 
 
 def test_the_papers_ranges() -> None:
@@ -42,10 +42,10 @@ def test_a_single_level_answers_for_every_size() -> None:
 
 
 def test_levels_come_one_after_the_other() -> None:
-    made = points([(4, 6), (2, 3)], [8, 16])
+    made = make_locations([(4, 6), (2, 3)], [8, 16])
     assert made.counts == (24, 6)
-    assert made.locations.shape == (30, 2)
+    assert made.xy.shape == (30, 2)
     assert made.strides.tolist() == [8] * 24 + [16] * 6
     assert made.ranges[0].tolist() == [0, 64]
     assert made.ranges[-1].tolist() == [64, math.inf]
-    assert torch.equal(made.locations[24:], made.grids[1].locations())
+    assert torch.equal(made.xy[24:], made.grids[1].xy())

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from fcos.assigners import assign_fcos
 from fcos.config import PAPER
-from fcos.locations import points
+from fcos.locations import make_locations
 from fcos.losses import centerness
 from fcos.postprocess import SUPPRESSIONS, Postprocess
-from fcos.structures import Outputs, targets
+from fcos.structures import Outputs, make_targets
 
-PYRAMID = points([(4, 4), (2, 2)], [8, 16])  # of an image of 32×32; 20 locations
+PYRAMID = make_locations([(4, 4), (2, 2)], [8, 16])  # of an image of 32×32; 20 locations
 
 
 def outputs(entries: dict[tuple[int, int], tuple[float, float, list[float]]], classes: int = 2) -> Outputs:
@@ -89,7 +89,7 @@ def test_nothing_found() -> None:
 def test_the_truth_comes_back_as_detections() -> None:
     """A network that says what assignment wants to hear detects the very objects."""
     boxes = torch.tensor([[2.0, 3.0, 14.0, 12.0], [10.0, 14.0, 31.0, 30.0]])
-    truth = assign_fcos(outputs({}), targets([boxes], [torch.tensor([0, 1])]), PAPER)
+    truth = assign_fcos(outputs({}), make_targets([boxes], [torch.tensor([0, 1])]), PAPER)
     hot = (truth.labels[..., None] == torch.arange(2)) & truth.positive[..., None]
     given = Outputs(torch.where(hot, 8.0, -8.0), truth.ltrb, torch.logit(centerness(truth.ltrb), eps=1e-4), PYRAMID)
     (found,) = Postprocess()(given, [(32, 32)])
@@ -168,10 +168,10 @@ def oracle(given: Outputs, image: int, size: tuple[int, int], how: Postprocess) 
     """Plain words: one image, level, location and class at a time."""
     candidates: Found = []
     first = 0
-    for count in given.points.counts:
+    for count in given.locations.counts:
         level: Found = []
         for place in range(first, first + count):
-            x, y = given.points.locations[place].tolist()
+            x, y = given.locations.xy[place].tolist()
             left, top, right, bottom = given.ltrb[image, place].tolist()
             box = [x - left, y - top, x + right, y + bottom]
             box = [rounded(min(max(side, 0), end)) for side, end in zip(box, (size[1], size[0]) * 2, strict=True)]
@@ -252,7 +252,7 @@ def test_a_crowd_of_equals_does_not_hide_the_next(nms: str) -> None:
     """Fifteen boxes at one place, best first, before the only other: far more than are looked at to begin with."""
     entries = {}
     for place in range(15):
-        x, y = PYRAMID.locations[place].tolist()
+        x, y = PYRAMID.xy[place].tolist()
         entries[place, 0] = (0.9 - 0.01 * place, 0.9, [x, y, 20 - x, 20 - y])
     entries[15, 0] = (0.3, 0.9, [2.0, 2.0, 2.0, 2.0])
     how: dict[str, Any] = {"nms": nms, "max_detections": 2, "soft_nms_sigma": 0.1}

@@ -10,7 +10,7 @@ from torchvision.models.detection import FCOS
 
 from fcos.criterion import Criterion
 from fcos.detector import Detector
-from fcos.structures import Outputs, targets
+from fcos.structures import Outputs, make_targets
 from fcos.torchvision_weights import (
     TORCHVISION,
     TORCHVISION_POSTPROCESS,
@@ -66,8 +66,8 @@ def test_raw_outputs(theirs: FCOS, images: list[Tensor], outputs: Outputs) -> No
         anchors = theirs.anchor_generator(batch, features)[0]
     strides = anchors[:, 2] - anchors[:, 0]
     places = torch.stack([anchors[:, 0] + anchors[:, 2], anchors[:, 1] + anchors[:, 3]], dim=-1) / 2
-    assert torch.equal(outputs.points.locations, places)
-    assert torch.equal(outputs.points.strides, strides)
+    assert torch.equal(outputs.locations.xy, places)
+    assert torch.equal(outputs.locations.strides, strides)
     assert outputs.quality is not None
     assert head["cls_logits"].std() > 0.5
     for mine, other in (
@@ -117,7 +117,7 @@ def test_losses(theirs: FCOS, ours: Detector, images: list[Tensor], counts: tupl
         expected = theirs(floats(images), [{"boxes": boxes, "labels": labels} for boxes, labels in truth])
         found = Criterion(TORCHVISION, box_loss="giou")(
             ours(ours.prepare(images).contiguous()),
-            targets([boxes for boxes, _ in truth], [labels for _, labels in truth]),
+            make_targets([boxes for boxes, _ in truth], [labels for _, labels in truth]),
         )
     assert (found.positives > 0) == any(counts)
     torch.testing.assert_close(found.classification, expected["classification"], rtol=1e-5, atol=1e-6)

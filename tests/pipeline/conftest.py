@@ -1,18 +1,19 @@
 """Workspaces for stages that run as DVC runs them, and small real data sets."""
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial, partialmethod
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from ruamel.yaml import YAML
+from tqdm import tqdm
 
 from tests.support.paths import PROJECT
+from tests.support.projects import run_stage
 
 
 @pytest.fixture
@@ -47,22 +48,10 @@ def setting(home: Path) -> Callable[..., None]:
 
 
 @pytest.fixture
-def stage(home: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
-    """Runs a stage as dvc.yaml does: `python -m pipeline.stages.NAME` in the workspace."""
-
-    def run(name: str) -> subprocess.CompletedProcess[str]:
-        environment = {key: value for key, value in os.environ.items() if key != "DVC_ROOT"}
-        return subprocess.run(
-            [sys.executable, "-W", "error", "-m", f"pipeline.stages.{name}"],
-            cwd=home,
-            env=environment | {"PYTHONPATH": str(PROJECT), "TQDM_DISABLE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-
-    return run
+def stage(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """Runs a stage in the workspace, in this process and without progress bars; tests/end_to_end starts processes."""
+    monkeypatch.setattr(tqdm, "__init__", partialmethod(tqdm.__init__, disable=True))
+    return partial(run_stage, home)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.errors import PipelineError, count_noun, one_line
+from pipeline.errors import PipelineError, count_noun, escape_line_breaks
 
 
 @pytest.mark.parametrize("broken", ["\n", "\r\n", "\x85", "\u2028", "\x0b", "\x1e"])
@@ -13,7 +13,7 @@ def test_line_breaks_are_written_out(broken: str) -> None:
 
 
 def test_all_else_stays() -> None:
-    assert one_line("Größe\t3 × 4, 犬.jpg") == "Größe\t3 × 4, 犬.jpg"
+    assert escape_line_breaks("Größe\t3 × 4, 犬.jpg") == "Größe\t3 × 4, 犬.jpg"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.files import digest, out_names, read_json, remove, replacing, write_json, write_text
+from pipeline.files import atomic_replace, digest, read_json, remove, unique_jpg_names, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -11,13 +14,13 @@ def names(folder: Path) -> list[str]:
 
 
 def write_half(path: Path, failure: BaseException) -> None:
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         temporary.write_text("half")
         raise failure
 
 
 def make_half(folder: Path, failure: BaseException) -> None:
-    with replacing(folder) as temporary:
+    with atomic_replace(folder) as temporary:
         temporary.mkdir()
         raise failure
 
@@ -44,7 +47,7 @@ def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "old").touch()
-    with replacing(folder) as temporary:
+    with atomic_replace(folder) as temporary:
         temporary.mkdir()
         (temporary / "new").touch()
         assert (folder / "sub" / "old").exists()
@@ -61,6 +64,22 @@ def test_remove_spares_what_a_link_points_to(tmp_path: Path) -> None:
     remove(tmp_path / "link")
     remove(tmp_path / "never there")
     assert names(tmp_path) == ["kept"]
+
+
+@pytest.mark.parametrize("name", ["a[1].jpg", "a*b?.jpg", "a.b"])
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    for left in (path, tmp_path / f"other-{name}"):
+        left.with_name(f".{left.stem}.{killed.pid}.partial{left.suffix}").touch()
+    running = path.with_name(f".{path.stem}.{os.getppid()}.partial{path.suffix}")
+    unrelated = path.with_name(f".{path.stem}.notes.partial{path.suffix}")
+    running.touch()
+    unrelated.touch()
+    write_text(path, "new")
+    other = f".{Path(f'other-{name}').stem}.{killed.pid}.partial{path.suffix}"
+    assert names(tmp_path) == sorted([name, other, running.name, unrelated.name])
 
 
 @pytest.mark.parametrize(
@@ -109,4 +128,4 @@ def test_json_that_cannot_be_held_is_one_line(tmp_path: Path, text: str, said: s
 
 def test_names_are_never_given_twice() -> None:
     paths = [Path("x/a.jpg"), Path("y/a.png"), Path("z/a-2.jpg"), Path("b.tif")]
-    assert out_names(paths) == ["a.jpg", "a-2.jpg", "a-2-2.jpg", "b.jpg"]
+    assert unique_jpg_names(paths) == ["a.jpg", "a-2.jpg", "a-2-2.jpg", "b.jpg"]

@@ -1,13 +1,19 @@
-"""What signals and a full disk do to a stage: a line, and the exit status that is theirs."""
+"""What every stage does: signals, a full disk, inputs that change meanwhile, the fingerprint of a training."""
 
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-WORKING = """
+from pipeline import process, runner
+from pipeline.params import Params
+
+SCRIPT = """
 import sys, time
 from pipeline import process, runner
 
@@ -18,18 +24,27 @@ def working():
 {before}
 {body}
 """
-LOOP = "while working(): time.sleep(60)"
-ASKED = """
-request = process.Request()
-with request.noted():
+ENDLESS = "while working(): time.sleep(60)"
+DEFERRED = """
+request = process.StopRequest()
+with request.deferred():
     {work}
-process.stopped("train", request.number, " at its end")
+process.exit_stopped("train", request.number, " at its end")
 """
+OTHER_MACHINE = {
+    "machine.device": "cpu",
+    "machine.devices": 2,
+    "machine.workers": 7,
+    "machine.cache": True,
+    "machine.checkpoint_seconds": 5.0,
+    "machine.checkpoint_steps": 7,
+}
 
 
-def begin(before: str, body: str) -> subprocess.Popen[str]:
+def start(before: str, body: str) -> subprocess.Popen[str]:
+    """Starts a script and returns when it has printed `working`."""
     started = subprocess.Popen(
-        [sys.executable, "-c", WORKING.format(before=before, body=body)],
+        [sys.executable, "-c", SCRIPT.format(before=before, body=body)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -41,44 +56,109 @@ def begin(before: str, body: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_stage_with_one_line(number: signal.Signals, status: int) -> None:
-    started = begin("process.listen('convert')", LOOP)
+    started = start("process.handle_signals('convert')", ENDLESS)
     started.send_signal(number)
-    _, told = started.communicate(timeout=20)
-    assert (started.returncode, told) == (status, f"convert: stopped by {number.name}\n")
+    _, stderr = started.communicate(timeout=20)
+    assert (started.returncode, stderr) == (status, f"convert: stopped by {number.name}\n")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stage_that_asked_for_time_ends_its_work_first(number: signal.Signals, status: int) -> None:
-    started = begin(
-        "process.listen('train')", ASKED.format(work="working()\n    while not request(): time.sleep(0.01)")
-    )
+def test_a_stage_that_defers_signals_ends_its_work_first(number: signal.Signals, status: int) -> None:
+    work = DEFERRED.format(work="working()\n    while not request(): time.sleep(0.01)")
+    started = start("process.handle_signals('train')", work)
     started.send_signal(number)
-    _, told = started.communicate(timeout=20)
-    assert (started.returncode, told) == (status, f"train: stopped by {number.name} at its end\n")
+    _, stderr = started.communicate(timeout=20)
+    assert (started.returncode, stderr) == (status, f"train: stopped by {number.name} at its end\n")
 
 
-def test_a_second_ctrl_c_ends_it_at_once_but_not_one_key_that_comes_twice() -> None:
-    started = begin("process.listen('train')", ASKED.format(work=LOOP))
+def test_a_second_ctrl_c_ends_it_at_once_but_not_one_key_that_arrives_twice() -> None:
+    started = start("process.handle_signals('train')", DEFERRED.format(work=ENDLESS))
     for _ in range(2):
         started.send_signal(signal.SIGINT)
         time.sleep(0.2)
-    started.send_signal(signal.SIGTERM)  # as whoever started it sends
+    started.send_signal(signal.SIGTERM)  # as the parent process sends it
     time.sleep(0.2)
     assert started.poll() is None
     time.sleep(1)
     started.send_signal(signal.SIGINT)
-    _, told = started.communicate(timeout=20)
-    assert (started.returncode, told) == (130, "")
+    _, stderr = started.communicate(timeout=20)
+    assert (started.returncode, stderr) == (130, "")
 
 
 def test_a_full_disk_is_one_line() -> None:
     body = (
         "working()\n"
-        "def body(values): raise OSError(28, 'No space left on device', 'models/x')\n"
+        "def run(params): raise OSError(28, 'No space left on device', 'models/x')\n"
         "from pipeline import params\n"
-        "runner.run('convert', body)"
+        "runner.run_stage('convert', run)"
     )
-    started = begin("", body)
-    _, told = started.communicate(timeout=20)
+    started = start("", body)
+    _, stderr = started.communicate(timeout=20)
     assert started.returncode == 1
-    assert told == "convert: models/x: No space left on device; make room, and run `dvc repro` again\n"
+    assert stderr == "convert: models/x: No space left on device; free some space and run `dvc repro` again\n"
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test call `run_stage` without changing how the test process ends."""
+    monkeypatch.setattr(runner, "die_with_parent", lambda: None)
+    monkeypatch.setattr(runner, "handle_signals", lambda _: process.StopRequest())
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_cleanup_comes_last_and_only_if_no_input_changed(
+    home: Path, setting: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[str] = []
+
+    def run(_: Params) -> Callable[[], None]:
+        calls.append("run")
+        return lambda: calls.append("cleanup")
+
+    def run_and_edit(params: Params) -> Callable[[], None]:
+        setting(**{"train.lr": 0.5})
+        return run(params)
+
+    original = (home / "params.yaml").read_text()
+    with pytest.raises(SystemExit) as exited:
+        runner.run_stage("train", run_and_edit)
+    assert exited.value.code == 1
+    assert calls == ["run"]
+    assert capsys.readouterr().err == (
+        "train: params.yaml: train changed while this stage ran, so its result doesn't match its inputs: "
+        "undo the edit and run `dvc repro` to keep the result, or run `dvc repro train` to start anew\n"
+    )
+    (home / "params.yaml").write_text(original)
+    runner.run_stage("train", run)
+    assert calls == ["run", "run", "cleanup"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_stage_without_resumable_state_is_run_again(
+    setting: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: Params) -> None:
+        setting(**{"convert.val_fraction": 0.5})
+
+    with pytest.raises(SystemExit):
+        runner.run_stage("convert", run)
+    assert capsys.readouterr().err.endswith("doesn't match its inputs: run `dvc repro convert` again\n")
+
+
+def test_the_machine_changes_no_fingerprint(home: Path, setting: Callable[..., None]) -> None:
+    section = YAML(typ="safe").load((home / "params.yaml").read_text())["machine"]
+    assert {f"machine.{name}" for name in section} == OTHER_MACHINE.keys()
+    before = runner.fingerprint("train")
+    for name, value in OTHER_MACHINE.items():
+        assert section[name.removeprefix("machine.")] != value
+        setting(**{name: value})
+        assert runner.fingerprint("train") == before, name
+    setting(**{"train.accumulate": 2})
+    assert runner.fingerprint("train") != before
+
+
+def test_no_stage_depends_on_the_machine(home: Path) -> None:
+    stages = YAML(typ="safe").load((home / "dvc.yaml").read_text())["stages"]
+    listed = [name for stage in stages.values() for name in stage["params"]]
+    assert not [name for name in listed if name.split(".")[0] == "machine"]
+    assert "train" in listed

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
-from fcos.structures import targets
+from fcos.structures import make_targets
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
 from fcos.training.checkpoints import Checkpoint
-from fcos.training.ema import make_ema
+from fcos.training.ema import ModelEMA
 from fcos.training.history import Row
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.trainer import Trainer
@@ -34,12 +34,12 @@ class Log:
     steps: list[Row] = field(default_factory=list)
     epochs: list[Row] = field(default_factory=list)
 
-    def stepped(self, row: Row, images: int) -> None:
+    def on_step(self, row: Row, images: int) -> None:
         assert images == 2
         self.steps.append(row)
         self.told(row)
 
-    def validated(self, row: Row) -> None:
+    def on_validation(self, row: Row) -> None:
         self.epochs.append(row)
 
 
@@ -52,7 +52,7 @@ def batches(epoch: int, first: int) -> Iterator[list[Batch]]:
             Batch(
                 pixels=torch.randint(0, 256, (2, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8),
                 sizes=torch.full((2, 2), SIZE),
-                targets=targets([torch.cat([at, at + 20], dim=1) for at in corner], [torch.tensor([0])] * 2),
+                targets=make_targets([torch.cat([at, at + 20], dim=1) for at in corner], [torch.tensor([0])] * 2),
                 names=["a", "b"],
                 objects=2,
                 annotated=2,
@@ -78,12 +78,12 @@ def trainer(
     made = make_optimizer(detector, name=optimizer, lr=1e-3, weight_decay=0.01, momentum=0.9)
     steps = epochs * STEPS
     parts = {
-        "ema": make_ema(detector, 0.9),
+        "ema": ModelEMA(detector, 0.9),
         "batches": batches,
         "validate": score,
         "validate_every": 1,
         "clip_grad_norm": 10.0,
-        "watcher": Log(),
+        "callback": Log(),
         "checkpoint_seconds": 0.0,
     }
     return Trainer(
@@ -113,7 +113,7 @@ def train(folder: Path, epochs: int) -> None:
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
 
-    def stepped(_row: Row) -> None:
+    def on_step(_row: Row) -> None:
         with (folder / "steps").open("a") as file:
             file.write(".")
 
@@ -126,7 +126,7 @@ def train(folder: Path, epochs: int) -> None:
     learning = trainer(
         epochs=epochs,
         precision="bf16",
-        watcher=Log(stepped),
+        callback=Log(on_step),
         validate=validate,
         checkpoint=Checkpoint(folder / "state"),
     )

@@ -1,4 +1,4 @@
-"""A small data set of noise, its training data and batches."""
+"""A small data set of noise images, its training data and its batches."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,8 +20,8 @@ from tests.support.projects import PROJECT
 SIZE = InputSize((32, 48))
 
 
-def written(folder: Path, shapes: list[tuple[int, int]], skipped: tuple[int, ...] = ()) -> AnnotationSet:
-    """Noise of these heights and widths, an object in each but the skipped ones."""
+def write_noise_images(folder: Path, shapes: list[tuple[int, int]], empty: tuple[int, ...] = ()) -> AnnotationSet:
+    """Writes noise images of these heights and widths; each has an object, except those at the indices `empty`."""
     folder.mkdir(exist_ok=True)
     for index, (height, width) in enumerate(shapes):
         noise = np.random.default_rng(index).integers(0, 255, (height, width, 3), dtype=np.uint8)
@@ -29,34 +29,34 @@ def written(folder: Path, shapes: list[tuple[int, int]], skipped: tuple[int, ...
     annotations = tuple(
         Annotation(index, index, 5, (4.0, 4.0, 12.0 + index % 3, 20.0), 250.0)
         for index in range(len(shapes))
-        if index not in skipped
+        if index not in empty
     )
     images = tuple(Image(index, f"{index}.png", width, height) for index, (height, width) in enumerate(shapes))
     return AnnotationSet((Category(5, "thing"),), images, annotations)
 
 
 def training_data(folder: Path, split: AnnotationSet | None = None, **changed: Any) -> TrainingData:
-    """Of ten images of three shapes unless `split` says others; no augmentation but flips and, by default, a zoom."""
-    split = split or written(folder, [(48, 64), (64, 48), (40, 80), *[(48, 64)] * 7])
-    standard = params.load(PROJECT / "params.yaml").train.augment
-    how = Augmentation(
-        params=replace(standard, **({"flip": 0.5, "scale": (0.8, 1.2)} | changed)),
+    """Training data with flips and random zooms; by default of ten images of three shapes."""
+    split = split or write_noise_images(folder, [(48, 64), (64, 48), (40, 80), *[(48, 64)] * 7])
+    defaults = params.load(PROJECT / "params.yaml").train.augment
+    augmentation = Augmentation(
+        params=replace(defaults, **({"flip": 0.5, "scale": (0.8, 1.2)} | changed)),
         input_size=SIZE,
         multi_scale=None,
         epochs=8,
         seed=3,
     )
-    return TrainingData(split, folder, augmentation=how, include_difficult=False, include_empty=True)
+    return TrainingData(split, folder, augmentation=augmentation, include_difficult=False, include_empty=True)
 
 
 def batches(data: TrainingData, **changed: Any) -> Batches:
     return Batches(**({"data": data, "batch_size": 4, "workers": 0, "seed": 3} | changed))
 
 
-def same(ours: list[list[Batch]], theirs: list[list[Batch]]) -> bool:
-    """Byte for byte, in the same order."""
-    assert [len(parts) for parts in ours] == [len(parts) for parts in theirs]
-    pairs = [pair for both in zip(ours, theirs, strict=True) for pair in zip(*both, strict=True)]
+def batches_equal(actual: list[list[Batch]], expected: list[list[Batch]]) -> bool:
+    """Whether two lists of steps have the same bytes in the same order."""
+    assert [len(parts) for parts in actual] == [len(parts) for parts in expected]
+    pairs = [pair for steps in zip(actual, expected, strict=True) for pair in zip(*steps, strict=True)]
     return all(
         list(a.names) == list(b.names)
         and (a.objects, a.annotated) == (b.objects, b.annotated)

@@ -1,13 +1,23 @@
-"""Clones of this project with a very small `digits`, and what tests do with them."""
+"""Clones of this project with a very small `digits` data set, copies of them, and commands that run in them."""
 
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import chdir, closing, contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest import mock
+
+from click.testing import CliRunner
 
 from tests.support.paths import PROJECT
 
@@ -23,17 +33,55 @@ SMALL = {
 
 
 def run(project: Path, *command: str, check: bool = True) -> str:
-    """Runs a command there as a person would, and gives back all it printed."""
-    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=870)
-    output = done.stdout + done.stderr
+    """Runs a command in the project and returns what it printed, standard output first.
+
+    `fcos` runs in this process: importing torch takes a new process seconds.
+    """
+    if command[0] == "fcos":
+        status, output = _run_fcos(project, *command[1:])
+    else:
+        done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=870)
+        status, output = done.returncode, done.stdout + done.stderr
     if check:
-        assert done.returncode == 0, f"{command}: exit {done.returncode}\n{output}"
+        assert status == 0, f"{command}: exit {status}\n{output}"
     return output
 
 
+def _run_fcos(project: Path, *arguments: str) -> tuple[int, str]:
+    from pipeline.cli import main
+
+    with _working_in(project):
+        result = CliRunner(catch_exceptions=False).invoke(main, arguments)
+    return result.exit_code, result.stdout + result.stderr
+
+
+def run_stage(project: Path, name: str) -> subprocess.CompletedProcess[str]:
+    """Runs a stage in this process, otherwise as dvc.yaml does: `python -m pipeline.stages.NAME` in the project."""
+    out, err, status = StringIO(), StringIO(), 0
+    with _working_in(project), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"'pipeline\.stages\.\w+' found in sys.modules", RuntimeWarning)
+        try:
+            runpy.run_module(f"pipeline.stages.{name}", run_name="__main__")
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return subprocess.CompletedProcess(["pipeline.stages", name], status, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def _working_in(project: Path) -> Iterator[None]:
+    """The current folder and the environment of a process in the project; signal handlers are restored."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with chdir(project), mock.patch.dict(os.environ, environment(), clear=True):
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
 def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-    return kept | {
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+    return inherited | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "GIT_AUTHOR_NAME": "test",
         "GIT_AUTHOR_EMAIL": "test@example.org",
@@ -43,11 +91,11 @@ def environment() -> dict[str, str]:
 
 
 def clone(folder: Path) -> Path:
-    """The files that git knows, with very small parameters, committed; nothing has run yet."""
+    """Copies the files that git tracks, makes the parameters very small, and commits; no stage has run."""
     listed = run(PROJECT, "git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
     for name in listed:
-        made = name == "dvc.lock" or name.startswith("metrics/")  # by a `make repro` here, and staged by DVC
-        if not made and (PROJECT / name).is_file():
+        result = name == "dvc.lock" or name.startswith("metrics/")  # of a `make repro` in this folder, staged by DVC
+        if not result and (PROJECT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(PROJECT / name, folder / name)
     text = (folder / "params.yaml").read_text()
@@ -57,23 +105,43 @@ def clone(folder: Path) -> Path:
     (folder / "params.yaml").write_text(text)
     for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "start")):
         run(folder, "git", *command)
-    # `dvc exp run --queue` asks git's own configuration for a name.
+    # `dvc exp run --queue` reads the name from git's configuration.
     run(folder, "git", "config", "user.name", "test")
     run(folder, "git", "config", "user.email", "test@example.org")
     return folder
 
 
+def copy(source: Path, target: Path) -> Path:
+    """Copies a project with the results of its stages, as if they had run in the copy.
+
+    FiftyOne's database is left out, hundreds of megabytes: `inspect` creates it again.
+    """
+    databases = {str(source / ".fcos/mongo"), str(source / ".fcos/fiftyone")}
+    shutil.copytree(
+        source,
+        target,
+        symlinks=True,
+        dirs_exist_ok=True,
+        ignore=lambda folder, names: [name for name in names if f"{folder}/{name}" in databases],
+    )
+    # MLflow stores the absolute paths of artifacts.
+    with closing(sqlite3.connect(target / "mlflow.db")) as store, store:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (f"{source}/", f"{target}/"))
+    return target
+
+
 def readme(section: str, file: str = "README.md") -> list[list[str]]:
-    """The commands of a section of README, as README has them; or of another document."""
+    """The commands in a section of README.md, or of another document, split into words."""
     text = (PROJECT / file).read_text().split(f"# {section}\n")[1].split("\n## ")[0]
-    text = re.sub(r"(?ms)^```.*?^```", "", text)  # what is printed, or in a file
+    text = re.sub(r"(?ms)^```.*?^```", "", text)  # output and files
     return [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("    ")]
 
 
 def read(project: Path, name: str) -> dict:  # type: ignore[type-arg]
-    found = json.loads((project / name).read_text())
-    assert isinstance(found, dict)
-    return found
+    content = json.loads((project / name).read_text())
+    assert isinstance(content, dict)
+    return content
 
 
 def stages_run(output: str) -> set[str]:

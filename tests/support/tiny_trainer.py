@@ -9,10 +9,10 @@ import torch
 from fcos.config import PAPER, ModelConfig
 from fcos.criterion import Criterion
 from fcos.detector import build
-from fcos.structures import targets
+from fcos.structures import make_targets
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
-from fcos.training.history import Row
+from fcos.training.history import NullCallback
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.trainer import Trainer
 
@@ -26,11 +26,6 @@ TINY: ModelConfig = replace(
     frozen_stages=0,
     batch_norm="trained",
 )
-
-
-class Silent:
-    def stepped(self, row: Row, images: int) -> None: ...
-    def validated(self, row: Row) -> None: ...
 
 
 def batch(seed: int, images: int = 2, side: int = 64) -> Batch:
@@ -48,7 +43,7 @@ def batch(seed: int, images: int = 2, side: int = 64) -> Batch:
     return Batch(
         pixels=pixels,
         sizes=torch.tensor([[side, side]] * images),
-        targets=targets(boxes, labels),
+        targets=make_targets(boxes, labels),
         names=[f"{seed}-{place}" for place in range(images)],
         objects=sum(map(len, boxes)),
         annotated=sum(map(len, boxes)),
@@ -75,7 +70,7 @@ def tiny_trainer(
         "validate": lambda _detector: {},
         "validate_every": 1,
         "clip_grad_norm": 0.0,
-        "watcher": Silent(),
+        "callback": NullCallback(),
     }
     return Trainer(
         detector=detector,

@@ -21,9 +21,9 @@ from pipeline.errors import PipelineError
 from pipeline.params import ConvertParams
 
 FOLDER = Path(__file__).parent
-OWN = ".dataset.yaml"  # a copy of one's own entry in data/raw/custom: hidden, since readers list the others
+ENTRY_COPY = ".dataset.yaml"  # a copy of one's own entry in data/raw/custom: hidden, since readers list the others
 # What params.yaml's `dataset` may be besides the entries.
-OTHERS = {
+BUILT_IN = {
     "digits": "handwritten digits over photographs, made on the spot",
     "custom": "your own: download.path names a folder, an archive, or an entry like these",
     "fiftyone:NAME": "any data set with boxes of FiftyOne's zoo",
@@ -110,7 +110,7 @@ def path_of(name: str) -> Path:
         PipelineError: as `find`.
     """
     if name not in names():
-        known = ", ".join((*OTHERS, *names()))
+        known = ", ".join((*BUILT_IN, *names()))
         raise PipelineError(f"dataset: {name!r} is not known; known ones: {known} (`fcos datasets` tells more)")
     return FOLDER / f"{name}.yaml"
 
@@ -144,14 +144,14 @@ def read(path: Path) -> Entry:
         raise PipelineError(f"{path}: keys should be words, and values words, numbers or lists") from None
 
 
-def describing(dataset: str, raw: Path) -> Entry | None:
+def entry_for(dataset: str, raw: Path) -> Entry | None:
     """The entry that describes what lies in data/raw/<dataset>; None for a data set that needs none.
 
     One's own is read from the copy that came with the data: what was downloaded is what it describes.
     """
     if dataset in names():
         return find(dataset)
-    return read(raw / OWN) if (raw / OWN).is_file() else None
+    return read(raw / ENTRY_COPY) if (raw / ENTRY_COPY).is_file() else None
 
 
 def with_splits(options: ConvertParams, entry: Entry | None) -> ConvertParams:
@@ -161,9 +161,9 @@ def with_splits(options: ConvertParams, entry: Entry | None) -> ConvertParams:
     return replace(options, train=entry.splits.train, val=entry.splits.val, test=entry.splits.test)
 
 
-def listing() -> list[str]:
+def summary_lines() -> list[str]:
     """A line for each data set: name, images, bytes to download, title and license."""
-    rows = [(name, "", "", about) for name, about in OTHERS.items()]
+    rows = [(name, "", "", about) for name, about in BUILT_IN.items()]
     for name in names():
         entry = find(name)
         size = f"{entry.size / 1e9:.2f} GB" if entry.size else "size unknown"
@@ -174,14 +174,14 @@ def listing() -> list[str]:
     ]
 
 
-def text(name: str) -> str:
+def entry_text(name: str) -> str:
     """A whole entry, as its file has it: of the registry, or a person's own file, which is checked.
 
     Raises:
         PipelineError: there is none, or it is wrong.
     """
-    if name in OTHERS:
-        return f"{name}: {OTHERS[name]}"
+    if name in BUILT_IN:
+        return f"{name}: {BUILT_IN[name]}"
     path = Path(name) if is_entry(Path(name)) else path_of(name)
     read(path)
     return path.read_text(encoding="utf-8").rstrip()

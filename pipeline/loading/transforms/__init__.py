@@ -1,8 +1,8 @@
-"""From an image as stored to an image as training sees it: resized and changed at random.
+"""Resizing and random augmentation: from a stored image to the image that training uses.
 
-Compose, then change. Each image is cut (crop, zoom) and resized, in this order, so that few pixels are worked on;
-mosaic and mixup put several together; the colors of what they give are changed; it is warped (affine and perspective
-in one) and flipped. The primitives are torchvision's transforms v2.
+Each image is first cropped and zoomed, then resized, so that the other transforms work on few pixels. Mosaic and mixup
+combine several images. The result is color-jittered, warped (affine and perspective in a single interpolation) and
+flipped. The elementary operations are those of torchvision's transforms v2.
 """
 
 import math
@@ -11,22 +11,29 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from fcos.config import InputSize
-from pipeline.loading.transforms.color import jitter
-from pipeline.loading.transforms.geometry import affine, aside, corners_of, crop_with_object, warp, zoom_in
-from pipeline.loading.transforms.mixup import mixup, weight_of
-from pipeline.loading.transforms.mosaic import center_of, mosaic
-from pipeline.loading.transforms.rng import SampleRng, generator
-from pipeline.loading.transforms.sample import FILL, Sample, flip, inside, resize
+from pipeline.loading.transforms.color import random_color_jitter
+from pipeline.loading.transforms.geometry import (
+    image_corners,
+    random_affine,
+    random_crop_with_object,
+    random_perspective,
+    random_zoom_in,
+    warp,
+)
+from pipeline.loading.transforms.mixup import mixup, random_weight
+from pipeline.loading.transforms.mosaic import mosaic, random_center
+from pipeline.loading.transforms.rng import SampleRng, torch_generator
+from pipeline.loading.transforms.sample import FILL, Sample, clip_boxes, flip, resize
 from pipeline.params import AugmentParams
 
-__all__ = ["FILL", "Augmentation", "Sample", "flip", "generator", "resize"]
+__all__ = ["FILL", "Augmentation", "Sample", "flip", "resize", "torch_generator"]
 
-Read = Callable[[int], Sample]
+ReadSample = Callable[[int], Sample]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What happens to an image on its way to a training batch."""
+    """The transforms between a stored image and a training batch."""
 
     params: AugmentParams
     input_size: InputSize
@@ -34,92 +41,97 @@ class Augmentation:
     epochs: int
     seed: int
 
-    def __call__(self, read: Read, count: int, epoch: int, index: int) -> Sample:
-        """The index-th image as this epoch sees it; its randomness comes from (seed, epoch, its name) alone.
+    def __call__(self, read: ReadSample, count: int, epoch: int, index: int) -> Sample:
+        """The augmented image of an epoch. Its random draws depend only on the seed, the epoch and the image's name.
 
-        It may lose all of its objects.
+        The result may have no objects, even if the stored image has some.
 
         Args:
-            read: gives an image as stored, with its objects; mosaic and mixup ask for others too.
-            count: how many there are.
+            read: returns the image with the given index as stored, with its objects. Mosaic and mixup read others too.
+            count: number of images.
+            epoch: counted from 0.
+            index: of the image, in 0…count−1.
         """
         sample = read(index)
         rng = SampleRng((self.seed, epoch, sample.name))
-        others = Others(read, count, index) if epoch < self.epochs - self.params.close_mosaic_epochs else None
-        sample = self._composed(sample, others, rng)
-        if random := rng.maybe("jitter", self.params.color_jitter):
-            sample = replace(sample, image=jitter(sample.image, self.params.color_jitter_strength, random))
-        sample = self._warped(sample, rng)
-        return inside(flip(sample) if rng.maybe("flip", self.params.flip) else sample)
+        combine = epoch < self.epochs - self.params.close_mosaic_epochs
+        sample = self._compose(sample, OtherImages(read, count, index) if combine else None, rng)
+        if draws := rng.maybe("jitter", self.params.color_jitter):
+            sample = replace(sample, image=random_color_jitter(sample.image, self.params.color_jitter_strength, draws))
+        sample = self._warp(sample, rng)
+        return clip_boxes(flip(sample) if rng.maybe("flip", self.params.flip) else sample)
 
-    def _composed(self, sample: Sample, others: "Others | None", rng: SampleRng) -> Sample:
-        """Cut, resized, and put together with other images where there are any to take."""
-        target = self._target(rng)
-        if others and (random := rng.maybe("mosaic", self.params.mosaic)):
-            sample = self._mosaic(sample, others, target, rng, random)
+    def _compose(self, sample: Sample, others: "OtherImages | None", rng: SampleRng) -> Sample:
+        """Crops, zooms and resizes the image, and combines it with others unless `others` is None."""
+        target = self._target_size(rng)
+        if others and (draws := rng.maybe("mosaic", self.params.mosaic)):
+            sample = self._mosaic(sample, others, target, rng, draws)
         else:
-            sample = resize(*self._part(sample, target, rng))
-        if others and (random := rng.maybe("mixup", self.params.mixup)):
-            other, _ = self._part(others.one(random), target, rng.child("mixup"))
-            sample = mixup(sample, other, weight_of(random))
+            sample = resize(*self._crop_and_zoom(sample, target, rng))
+        if others and (draws := rng.maybe("mixup", self.params.mixup)):
+            other, _ = self._crop_and_zoom(others.sample_one(draws), target, rng.child("mixup"))
+            sample = mixup(sample, other, random_weight(draws))
         return sample
 
-    def _mosaic(self, sample: Sample, others: "Others", target: InputSize, rng: SampleRng, random: Random) -> Sample:
-        """With three others, of the size that the image alone would have, or of the canvas."""
-        parts = [self._part(sample, target, rng)]
-        parts += [self._part(other, target, rng.child("mosaic", i)) for i, other in enumerate(others.three(random))]
-        random.shuffle(parts)
+    def _mosaic(
+        self, sample: Sample, others: "OtherImages", target: InputSize, rng: SampleRng, draws: Random
+    ) -> Sample:
+        """Combines the image with three others; the mosaic has the canvas's size, or else the resized image's."""
+        parts = [self._crop_and_zoom(sample, target, rng)]
+        for number, other in enumerate(others.sample_three(draws)):
+            parts.append(self._crop_and_zoom(other, target, rng.child("mosaic", number)))
+        draws.shuffle(parts)
         size = target.canvas or target.resized(*sample.size)
-        return replace(mosaic(parts, size, center_of(size, random), random), name=sample.name)
+        return replace(mosaic(parts, size, random_center(size, draws), draws), name=sample.name)
 
-    def _target(self, rng: SampleRng) -> InputSize:
-        """What images are resized to, where the shorter side is drawn at random too."""
+    def _target_size(self, rng: SampleRng) -> InputSize:
+        """The size that the image is resized to; with multi_scale, its shorter side is random."""
         if self.multi_scale is None:
             return self.input_size
         shorter = rng.stream("multi_scale").randint(*self.multi_scale)
         return replace(self.input_size, size=(shorter, self.input_size.size[1]))
 
-    def _part(self, sample: Sample, target: InputSize, rng: SampleRng) -> tuple[Sample, float]:
-        """What crop and zoom leave of an image as stored, and the factor that it is to be resized by."""
-        if random := rng.maybe("crop", self.params.crop):
-            sample = crop_with_object(sample, self.params.min_crop, random)
-        random = rng.stream("scale")
-        zoom = math.exp(random.uniform(*map(math.log, self.params.scale)))
+    def _crop_and_zoom(self, sample: Sample, target: InputSize, rng: SampleRng) -> tuple[Sample, float]:
+        """Crops a stored image; returns it with the factor that it must be resized by."""
+        if draws := rng.maybe("crop", self.params.crop):
+            sample = random_crop_with_object(sample, self.params.min_crop, draws)
+        draws = rng.stream("scale")
+        zoom = math.exp(draws.uniform(*map(math.log, self.params.scale)))
         if zoom > 1:
-            sample = zoom_in(sample, zoom, random)
+            sample = random_zoom_in(sample, zoom, draws)
         return sample, target.scale(*sample.size) * min(zoom, 1)
 
-    def _warped(self, sample: Sample, rng: SampleRng) -> Sample:
-        corners = unmoved = corners_of(sample.size)
-        if random := rng.maybe("perspective", self.params.perspective):
-            corners = aside(corners, self.params.perspective_distortion, random)
-        if random := rng.maybe("affine", self.params.affine):
-            corners = affine(
+    def _warp(self, sample: Sample, rng: SampleRng) -> Sample:
+        """Applies perspective and affine transforms together, so that the image is interpolated once."""
+        corners = original = image_corners(sample.size)
+        if draws := rng.maybe("perspective", self.params.perspective):
+            corners = random_perspective(corners, self.params.perspective_distortion, draws)
+        if draws := rng.maybe("affine", self.params.affine):
+            corners = random_affine(
                 corners,
                 size=sample.size,
                 degrees=self.params.degrees,
                 shear=self.params.shear,
                 translate=self.params.translate,
-                random=random,
+                rng=draws,
             )
-        return sample if corners is unmoved else warp(sample, corners)
+        return sample if corners is original else warp(sample, corners)
 
 
 @dataclass(frozen=True)
-class Others:
-    """The images that one may be put together with."""
+class OtherImages:
+    """The images that an image can be combined with."""
 
-    read: Read
+    read: ReadSample
     count: int  # of all images
-    index: int  # of that one
+    index: int  # of the image that they are combined with
 
-    def one(self, random: Random) -> Sample:
-        """Another image, or the same where there is but one."""
-        step = random.randint(1, self.count - 1) if self.count > 1 else 0
+    def sample_one(self, rng: Random) -> Sample:
+        """A random image other than the one at `index`, or that one if there is no other."""
+        step = rng.randint(1, self.count - 1) if self.count > 1 else 0
         return self.read((self.index + step) % self.count)
 
-    def three(self, random: Random) -> list[Sample]:
-        """Three images, all different where there are as many."""
-        enough = self.count > 3
-        steps = random.sample(range(1, self.count), 3) if enough else random.choices(range(self.count), k=3)
+    def sample_three(self, rng: Random) -> list[Sample]:
+        """Three random images: different ones other than the one at `index`, if there are enough."""
+        steps = rng.sample(range(1, self.count), 3) if self.count > 3 else rng.choices(range(self.count), k=3)
         return [self.read((self.index + step) % self.count) for step in steps]

@@ -1,31 +1,32 @@
-"""Colors changed at random."""
+"""Random changes of color."""
 
 from random import Random
 
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from pipeline.loading.transforms.sample import picture, pixels
+from pipeline.data.images import to_pil
+from pipeline.loading.transforms.sample import from_pil
 
 
-def jitter(image: Tensor, strength: tuple[float, float, float, float], random: Random) -> Tensor:
-    """Changes brightness, contrast, saturation and hue, in random order, as torchvision's ColorJitter does.
+def random_color_jitter(image: Tensor, strength: tuple[float, float, float, float], rng: Random) -> Tensor:
+    """Changes brightness, contrast, saturation and hue in random order, as torchvision's ColorJitter does.
 
     Args:
         image: uint8 [3, H, W].
-        strength: how far each is changed at most: factors from 1 − strength to 1 + strength, the hue by ± a share of
-            the color circle. A strength of 0 costs nothing.
+        strength: the largest change of each. Brightness, contrast and saturation are multiplied by a factor in
+            1 ± strength; the hue is shifted by up to ± strength of the color circle. A strength of 0 skips the change.
     """
-    *shares, turn = strength
+    *factors, hue = strength
     changes = [
-        (functional.adjust_brightness, 1 + random.uniform(-shares[0], shares[0])),
-        (functional.adjust_contrast, 1 + random.uniform(-shares[1], shares[1])),
-        (functional.adjust_saturation, 1 + random.uniform(-shares[2], shares[2])),
-        (functional.adjust_hue, random.uniform(-turn, turn)),
+        (functional.adjust_brightness, 1 + rng.uniform(-factors[0], factors[0])),
+        (functional.adjust_contrast, 1 + rng.uniform(-factors[1], factors[1])),
+        (functional.adjust_saturation, 1 + rng.uniform(-factors[2], factors[2])),
+        (functional.adjust_hue, rng.uniform(-hue, hue)),
     ]
-    wanted = [change for change, most in zip(changes, strength, strict=True) if most]
-    random.shuffle(wanted)
-    changed = picture(image)
-    for adjust, amount in wanted:
-        changed = adjust(changed, amount)
-    return pixels(changed)
+    active = [change for change, largest in zip(changes, strength, strict=True) if largest]
+    rng.shuffle(active)
+    result = to_pil(image)
+    for adjust, amount in active:
+        result = adjust(result, amount)
+    return from_pil(result)

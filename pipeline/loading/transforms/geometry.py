@@ -1,4 +1,4 @@
-"""Random cuts, and the image seen turned, sheared, moved and from aside."""
+"""Random crops and zooms, and random perspective, rotation, shear and translation."""
 
 import math
 from random import Random
@@ -9,105 +9,107 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxFormat
 
-from pipeline.loading.transforms.sample import FILL, Sample, crop, picture, pixels, with_visible
+from pipeline.data.images import to_pil
+from pipeline.loading.transforms.sample import FILL, Sample, crop, from_pil, keep_visible
 
 
-def zoom_in(sample: Sample, zoom: float, random: Random) -> Sample:
-    """Cuts to 1/zoom of height and width, anywhere; what is resized after that shows it so much larger."""
+def random_zoom_in(sample: Sample, zoom: float, rng: Random) -> Sample:
+    """Crops to 1/zoom of height and width at a random position; resizing later enlarges the content by `zoom`."""
     height, width = sample.size
     new_height, new_width = max(1, round(height / zoom)), max(1, round(width / zoom))
-    top, left = random.randint(0, height - new_height), random.randint(0, width - new_width)
+    top, left = rng.randint(0, height - new_height), rng.randint(0, width - new_width)
     return crop(sample, top, left, new_height, new_width)
 
 
-def crop_with_object(sample: Sample, least: float, random: Random) -> Sample:
-    """Cuts to a part of the image's shape, anywhere but with at least one object in it that is whole.
+def random_crop_with_object(sample: Sample, min_fraction: float, rng: Random) -> Sample:
+    """Crops at a random position so that at least one object stays whole; keeps the aspect ratio.
 
-    The shape stays because batches are made of images of like shape.
+    The aspect ratio stays because images of similar shape are grouped into batches.
 
     Args:
-        least: share of height and width that stays, at least; more does where the object needs it.
+        min_fraction: smallest fraction of height and width that stays; more stays if the object needs it.
     """
     height, width = sample.size
-    share = random.uniform(least, 1)
-    left, top, right, bottom = _around_one(sample, random)
-    share = max(share, (bottom - top) / height, (right - left) / width)
-    new_height, new_width = (max(1, math.ceil(side * share - 1e-6)) for side in (height, width))
-    top = random.randint(max(0, bottom - new_height), min(top, height - new_height))
-    left = random.randint(max(0, right - new_width), min(left, width - new_width))
+    fraction = rng.uniform(min_fraction, 1)
+    left, top, right, bottom = _random_object(sample, rng)
+    fraction = max(fraction, (bottom - top) / height, (right - left) / width)
+    new_height, new_width = (max(1, math.ceil(side * fraction - 1e-6)) for side in (height, width))
+    top = rng.randint(max(0, bottom - new_height), min(top, height - new_height))
+    left = rng.randint(max(0, right - new_width), min(left, width - new_width))
     return crop(sample, top, left, new_height, new_width)
 
 
-def _around_one(sample: Sample, random: Random) -> tuple[int, int, int, int]:
-    """One of the objects, in whole pixels that are inside the image; a point of the image where there is none."""
+def _random_object(sample: Sample, rng: Random) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 of a random object, in whole pixels inside the image; of a random point if there is no object."""
     height, width = sample.size
-    x, y = random.uniform(0, width), random.uniform(0, height)
-    x1, y1, x2, y2 = random.choice(sample.boxes.tolist() or [[x, y, x, y]])
+    x, y = rng.uniform(0, width), rng.uniform(0, height)
+    x1, y1, x2, y2 = rng.choice(sample.boxes.tolist() or [[x, y, x, y]])
     return max(0, math.floor(x1)), max(0, math.floor(y1)), min(width, math.ceil(x2)), min(height, math.ceil(y2))
 
 
-def aside(corners: Tensor, distortion: float, random: Random) -> Tensor:
-    """Moves corners as a look from aside does: each inwards by at most distortion/2 of the sides.
+def random_perspective(corners: Tensor, distortion: float, rng: Random) -> Tensor:
+    """Moves each corner inward by up to distortion/2 of the sides, as torchvision's RandomPerspective does.
 
-    That is torchvision's RandomPerspective. It lets corners meet or pass each other where distortion is over 2/3, and
-    no view is like that: then each goes half as far.
+    With a distortion above 2/3, torchvision's corners can meet or cross, which no perspective view can show. In that
+    case each corner moves half as far.
 
     Args:
         corners: [4, 2] x, y of a rectangle: upper left, upper right, lower right, lower left.
     """
-    shares = corners.new_tensor([[random.uniform(0, distortion / 2) for _ in range(2)] for _ in range(4)])
-    inwards = (corners[[2, 3, 0, 1]] - corners) * shares
-    return corners + (inwards if _convex(corners + inwards) else inwards / 2)
+    fractions = corners.new_tensor([[rng.uniform(0, distortion / 2) for _ in range(2)] for _ in range(4)])
+    inward = (corners[[2, 3, 0, 1]] - corners) * fractions
+    return corners + (inward if _is_convex(corners + inward) else inward / 2)
 
 
-def _convex(corners: Tensor) -> bool:
-    """Whether the way along the corners turns right at each of them, and not by a hair."""
+def _is_convex(corners: Tensor) -> bool:
+    """Whether the path along the corners turns right, by a clear margin, at each of them."""
     before, after = corners - corners.roll(1, dims=0), corners.roll(-1, dims=0) - corners
     turns = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
     return bool((turns > 0.02 * turns.abs().sum()).all())
 
 
-def affine(
-    corners: Tensor, *, size: tuple[int, int], degrees: float, shear: float, translate: float, random: Random
+def random_affine(
+    corners: Tensor, *, size: tuple[int, int], degrees: float, shear: float, translate: float, rng: Random
 ) -> Tensor:
-    """Turns and shears corners around the image's middle, and moves them.
+    """Rotates and shears corners around the center of the image, and translates them.
 
     Args:
         corners: [4, 2] x, y.
         size: height and width of the image.
-        degrees: at most so far, either way; shear likewise, along x and along y.
-        translate: share of a side, likewise.
+        degrees: largest rotation in either direction.
+        shear: largest shear in degrees, in either direction, along x and along y.
+        translate: largest translation in either direction, as a fraction of the side.
     """
-    moves = [random.uniform(-translate, translate) * side for side in reversed(size)]
+    offsets = [rng.uniform(-translate, translate) * side for side in reversed(size)]
+    moved: Tensor
     moved, _ = functional.affine_keypoints(
         corners,
         size,
-        angle=random.uniform(-degrees, degrees),
-        translate=moves,
+        angle=rng.uniform(-degrees, degrees),
+        translate=offsets,
         scale=1.0,
-        shear=[random.uniform(-shear, shear) for _ in range(2)],
+        shear=[rng.uniform(-shear, shear) for _ in range(2)],
     )
-    answer: Tensor = moved
-    return answer
+    return moved
 
 
-def corners_of(size: tuple[int, int]) -> Tensor:
+def image_corners(size: tuple[int, int]) -> Tensor:
     """[4, 2] x, y of an image's corners: upper left, upper right, lower right, lower left."""
     height, width = size
     return torch.tensor([[0, 0], [width, 0], [width, height], [0, height]], dtype=torch.float32)
 
 
 def warp(sample: Sample, corners: Tensor) -> Sample:
-    """The image as a projective map shows it that takes its corners there; its size stays.
+    """Applies the projective transform that maps the image's corners to the given ones; keeps the image's size.
 
-    A box becomes the one around its four corners. `FILL` comes into view at the edges.
+    A box becomes the bounding box of its four mapped corners. Pixels without image content get `FILL`.
 
     Args:
-        corners: [4, 2] as `corners_of` orders them, around a convex shape.
+        corners: [4, 2] in the order of `image_corners`, a convex quadrilateral.
     """
-    ends = corners_of(sample.size).tolist(), corners.tolist()
-    image = functional.perspective(picture(sample.image), *ends, InterpolationMode.BILINEAR, fill=list(FILL))
+    endpoints = image_corners(sample.size).tolist(), corners.tolist()
+    image = functional.perspective(to_pil(sample.image), *endpoints, InterpolationMode.BILINEAR, fill=list(FILL))
     boxes = functional.perspective_bounding_boxes(
-        sample.boxes, BoundingBoxFormat.XYXY, sample.size, *ends, clamping_mode=None
+        sample.boxes, BoundingBoxFormat.XYXY, sample.size, *endpoints, clamping_mode=None
     )
-    return with_visible(sample, pixels(image), boxes)
+    return keep_visible(sample, from_pil(image), boxes)

@@ -1,4 +1,4 @@
-"""Two images in one: mixup (Zhang et al., 1710.09412) as detectors use it (Zhang et al., 1902.04103)."""
+"""Mixup of two images (Zhang et al., 1710.09412), as used for detection (Zhang et al., 1902.04103)."""
 
 from dataclasses import replace
 from random import Random
@@ -7,28 +7,29 @@ import PIL.Image
 import torch
 
 from fcos.config import InputSize
-from pipeline.loading.transforms.sample import Sample, picture, pixels, resize
+from pipeline.data.images import to_pil
+from pipeline.loading.transforms.sample import Sample, from_pil, resize
 
-# Of the Beta distribution that weights come from: 0.5 ± 0.12. Every object counts in full here, not by its weight as in
-# 1902.04103 (1.5), so each has to be seen.
+# Parameter of the Beta distribution of weights: 0.5 ± 0.12. 1902.04103 uses 1.5 and weights each object's loss; here
+# every object counts in full, so both images must be clearly visible.
 _ALPHA = 8.0
 
 
-def weight_of(random: Random) -> float:
-    """How much of the second image is seen, in 0…1."""
-    return random.betavariate(_ALPHA, _ALPHA)
+def random_weight(rng: Random) -> float:
+    """The weight of the second image, in 0…1."""
+    return rng.betavariate(_ALPHA, _ALPHA)
 
 
 def mixup(sample: Sample, other: Sample, weight: float) -> Sample:
-    """The first image with another shining through, fitted into it at its upper left: the objects of both.
+    """Blends a second image, resized to fit, into the upper left of the first; keeps the objects of both.
 
-    Where the other ends, the first is seen alone.
+    Pixels that the second image does not cover stay unchanged.
     """
     fit = InputSize(sample.size, letterbox=True)
     other = resize(other, fit.scale(*other.size))
     height, width = other.size
     image = sample.image.clone()
-    covered = picture(image[:, :height, :width])
-    image[:, :height, :width] = pixels(PIL.Image.blend(covered, picture(other.image), weight))
+    covered = to_pil(image[:, :height, :width])
+    image[:, :height, :width] = from_pil(PIL.Image.blend(covered, to_pil(other.image), weight))
     boxes, labels = torch.cat([sample.boxes, other.boxes]), torch.cat([sample.labels, other.labels])
     return replace(sample, image=image, boxes=boxes, labels=labels)

@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key alone, the same in every process and on every machine."""
+"""Random numbers that depend only on a key, so that they are the same in every process and on every machine."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,32 +7,32 @@ from random import Random
 import torch
 
 
-def generator(*key: object) -> torch.Generator:
-    """torch's random numbers of a key."""
+def torch_generator(*key: object) -> torch.Generator:
+    """A torch generator seeded by the key."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 @dataclass(frozen=True)
 class SampleRng:
-    """The randomness of one image in one epoch.
+    """The random numbers of one image in one epoch.
 
-    Every transformation has random numbers of its own, so that switching one on doesn't change another's.
+    Every transform draws from a stream of its own, so switching a transform on does not change the draws of the others.
     """
 
-    key: tuple[object, ...]  # seed, epoch, the image's name, and what it is for
+    key: tuple[object, ...]  # seed, epoch, file name of the image; then the use
 
-    def stream(self, transformation: str) -> Random:
-        """The transformation's random numbers, from the first on."""
-        return Random(repr((*self.key, transformation)))
+    def stream(self, transform: str) -> Random:
+        """The transform's random numbers, from the first one on."""
+        return Random(repr((*self.key, transform)))
 
-    def maybe(self, transformation: str, probability: float) -> Random | None:
-        """The transformation's random numbers where it is to happen, which has this probability; else None."""
+    def maybe(self, transform: str, probability: float) -> Random | None:
+        """The transform's random numbers with this probability, otherwise None: the transform is skipped."""
         if not probability:
             return None
-        random = self.stream(transformation)
-        return random if random.random() < probability else None
+        rng = self.stream(transform)
+        return rng if rng.random() < probability else None
 
-    def child(self, *what: object) -> "SampleRng":
-        """Another's, as far from this one as another image's: of an image that is put together with this one."""
-        return SampleRng((*self.key, *what))
+    def child(self, *key: object) -> "SampleRng":
+        """Independent random numbers for another image that is combined with this one."""
+        return SampleRng((*self.key, *key))

@@ -10,8 +10,8 @@ import torch
 
 from fcos.assigners.atss import assign_atss
 from fcos.config import PAPER
-from fcos.locations import Points, points
-from fcos.structures import Assignment, Outputs, targets
+from fcos.locations import Locations, make_locations
+from fcos.structures import Assignment, Outputs, make_targets
 
 Box = list[float]
 
@@ -23,10 +23,10 @@ def iou(a: Box, b: Box) -> float:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def positives(pyramid: Points, box: Box, count: int) -> dict[int, float]:
+def positives(pyramid: Locations, box: Box, count: int) -> dict[int, float]:
     """One object's positive locations, and the IoU of their anchors."""
     center = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    locations, candidates, start = pyramid.locations.tolist(), [], 0
+    locations, candidates, start = pyramid.xy.tolist(), [], 0
     for cells in pyramid.counts:
         level = sorted(range(start, start + cells), key=lambda p: (math.dist(locations[p], center) ** 2, p))
         candidates += level[:count]
@@ -43,8 +43,8 @@ def positives(pyramid: Points, box: Box, count: int) -> dict[int, float]:
     }
 
 
-def oracle(pyramid: Points, boxes: list[Box], count: int) -> list[int | None]:
-    chosen: list[int | None] = [None] * len(pyramid.locations)
+def oracle(pyramid: Locations, boxes: list[Box], count: int) -> list[int | None]:
+    chosen: list[int | None] = [None] * len(pyramid.xy)
     best = [0.0] * len(chosen)
     for index, box in enumerate(boxes):
         for p, overlap in positives(pyramid, box, count).items():
@@ -53,11 +53,11 @@ def oracle(pyramid: Points, boxes: list[Box], count: int) -> list[int | None]:
     return chosen
 
 
-def assign(pyramid: Points, images: list[list[Box]], count: int = 9) -> Assignment:
+def assign(pyramid: Locations, images: list[list[Box]], count: int = 9) -> Assignment:
     each = [torch.tensor(one).view(-1, 4) for one in images]
-    cells = len(pyramid.locations)
+    cells = len(pyramid.xy)
     given = Outputs(torch.zeros(len(images), cells, 1), torch.zeros(len(images), cells, 4), None, pyramid)
-    batch = targets(each, [torch.arange(len(one)) for one in each])
+    batch = make_targets(each, [torch.arange(len(one)) for one in each])
     return assign_atss(given, batch, replace(PAPER, pretrained=False, atss_topk=count))
 
 
@@ -73,7 +73,7 @@ def learned(made: Assignment, image: int) -> list[int | None]:
 def test_assignment_is_the_oracles(kind: str, count: int) -> None:
     """Also on levels with fewer cells than candidates, and for boxes whose center is off the grid."""
     draw = random.Random(f"{kind} {count}")
-    pyramid = points([(9, 13), (5, 7), (2, 3), (1, 2)], [8, 16, 32, 64], locations=kind)  # type: ignore[arg-type]
+    pyramid = make_locations([(9, 13), (5, 7), (2, 3), (1, 2)], [8, 16, 32, 64], mode=kind)  # type: ignore[arg-type]
     images = []
     for objects in (0, 1, 5, 9):
         # Odd quarters of pixels: no two cells are equally near, and float32 holds the distances' squares.
@@ -92,17 +92,17 @@ def test_by_hand() -> None:
     The box (0, 0, 24, 24) lies around (8, 8), and its IoU with the anchor (−56, −56, 72, 72) there is 576/16384. The
     second candidate, (24, 8), looks at the same share; so the deviation is 0, and only the first is inside.
     """
-    made = assign(points([(2, 2)], [16]), [[[0.0, 0.0, 24.0, 24.0]]], count=2)
+    made = assign(make_locations([(2, 2)], [16]), [[[0.0, 0.0, 24.0, 24.0]]], count=2)
     assert made.positive.tolist() == [[True, False, False, False]]
     assert made.ltrb[0, 0].tolist() == [8, 8, 16, 16]
 
 
 def test_a_single_candidate_has_no_deviation() -> None:
-    made = assign(points([(2, 2)], [16]), [[[20.0, 20.0, 30.0, 30.0]]], count=1)
+    made = assign(make_locations([(2, 2)], [16]), [[[20.0, 20.0, 30.0, 30.0]]], count=1)
     assert made.positive.tolist() == [[False, False, False, True]]
 
 
 def test_of_equally_near_cells_the_first_are_candidates() -> None:
     """All four cells are equally near to (16, 16); two are looked at."""
-    made = assign(points([(2, 2)], [16]), [[[2.0, 2.0, 30.0, 30.0]]], count=2)
+    made = assign(make_locations([(2, 2)], [16]), [[[2.0, 2.0, 30.0, 30.0]]], count=2)
     assert made.positive.tolist() == [[True, True, False, False]]

@@ -16,33 +16,33 @@ from fcos.assigners import ASSIGNERS
 from fcos.assigners.conflicts import resolve
 from fcos.assigners.fcos import assign_fcos, match_everywhere, match_near_centers
 from fcos.config import PAPER, ModelConfig
-from fcos.locations import Points, points
-from fcos.structures import Assignment, Outputs, Targets, targets
+from fcos.locations import Locations, make_locations
+from fcos.structures import Assignment, Outputs, Targets, make_targets
 from tests.support.device_sync import NoWaiting
 
-PYRAMID = points([(16, 16), (8, 8), (4, 4)], [8, 16, 32])  # of an image of 128×128
+PYRAMID = make_locations([(16, 16), (8, 8), (4, 4)], [8, 16, 32])  # of an image of 128×128
 
 
 def config(**fields: object) -> ModelConfig:
     return replace(PAPER, pretrained=False, levels=(3, 4, 5), **fields)  # type: ignore[arg-type]
 
 
-def outputs(pyramid: Points, images: int, classes: int = 6, seed: int = 0) -> Outputs:
+def outputs(pyramid: Locations, images: int, classes: int = 6, seed: int = 0) -> Outputs:
     generator = torch.Generator().manual_seed(seed)
-    count = len(pyramid.locations)
+    count = len(pyramid.xy)
     return Outputs(
         logits=torch.randn(images, count, classes, generator=generator),
         ltrb=torch.rand(images, count, 4, generator=generator) * 40,
         quality=None,
-        points=pyramid,
+        locations=pyramid,
     )
 
 
-def oracle(pyramid: Points, boxes: list[list[float]], radius: float) -> list[int | None]:
+def oracle(pyramid: Locations, boxes: list[list[float]], radius: float) -> list[int | None]:
     """The object that each location learns, by the paper's words."""
     chosen: list[int | None] = []
     for (x, y), stride, (low, high) in zip(
-        pyramid.locations.tolist(), pyramid.strides.tolist(), pyramid.ranges.tolist(), strict=True
+        pyramid.xy.tolist(), pyramid.strides.tolist(), pyramid.ranges.tolist(), strict=True
     ):
         best, best_area = None, math.inf
         for index, (x1, y1, x2, y2) in enumerate(boxes):
@@ -59,10 +59,10 @@ def oracle(pyramid: Points, boxes: list[list[float]], radius: float) -> list[int
 def batch(images: list[list[list[float]]]) -> Targets:
     """Each image's boxes, the label being the box's place in its image."""
     each = [torch.tensor(one).view(-1, 4) for one in images]
-    return targets(each, [torch.arange(len(one)) for one in each])
+    return make_targets(each, [torch.arange(len(one)) for one in each])
 
 
-def assign(images: list[list[list[float]]], radius: float, pyramid: Points = PYRAMID) -> Assignment:
+def assign(images: list[list[list[float]]], radius: float, pyramid: Locations = PYRAMID) -> Assignment:
     return assign_fcos(outputs(pyramid, len(images)), batch(images), config(center_sampling_radius=radius))
 
 
@@ -102,7 +102,7 @@ def test_looking_near_centers_changes_nothing(kind: str, radius: float) -> None:
     """Bit for bit, also where torchvision's steps aren't the strides, and where a level has a cell or two."""
     shapes = [(23, 37), (12, 19), (6, 10), (3, 5), (2, 3)]
     for ends in (None, [33.3, 50.1, 111.7, 200.0]):
-        pyramid = points(shapes, [8, 16, 32, 64, 128], locations=kind, ends=ends)  # type: ignore[arg-type]
+        pyramid = make_locations(shapes, [8, 16, 32, 64, 128], mode=kind, ends=ends)  # type: ignore[arg-type]
         for seed in range(4):
             made = random_batch(3, 25, 296.0, seed)
             made.boxes[0] = made.boxes[0].round()  # many ties, and centers on cells' very places
@@ -116,7 +116,7 @@ def test_looking_near_centers_changes_nothing(kind: str, radius: float) -> None:
 def test_by_hand() -> None:
     """A box of 16×16 around (24, 24): with radius 1.5·8 = 12 the four locations within 12 pixels of its center."""
     made = assign([[[16.0, 16.0, 32.0, 32.0]]], radius=1.5)
-    assert PYRAMID.locations[made.positive[0]].tolist() == [[20, 20], [28, 20], [20, 28], [28, 28]]
+    assert PYRAMID.xy[made.positive[0]].tolist() == [[20, 20], [28, 20], [20, 28], [28, 28]]
     assert made.ltrb[0, made.positive[0]].tolist() == [[4, 4, 12, 12], [12, 4, 4, 12], [4, 12, 12, 4], [12, 12, 4, 4]]
 
 
@@ -130,13 +130,13 @@ def test_the_smaller_of_two_boxes_wins_even_by_a_hair(radius: float) -> None:
 def test_ranges_move_an_object_to_another_level() -> None:
     """A box of side 40: with the first level for sizes up to 20, the second has it."""
     for ends, stride in ((None, 8), ([20.0, 64.0], 16)):
-        pyramid = points([(16, 16), (8, 8), (4, 4)], [8, 16, 32], ends=ends)
+        pyramid = make_locations([(16, 16), (8, 8), (4, 4)], [8, 16, 32], ends=ends)
         made = assign([[[44.0, 44.0, 84.0, 84.0]]], radius=1.0, pyramid=pyramid)
         assert set(pyramid.strides[made.positive[0]].tolist()) == {stride}
 
 
 def test_no_images() -> None:
-    assert targets([], []).boxes.shape == (0, 1, 4)
+    assert make_targets([], []).boxes.shape == (0, 1, 4)
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ class TestEveryAssigner:
     def test_of_identical_boxes_the_first_wins(self, name: str) -> None:
         # Of one class, so that task alignment can't prefer either.
         one = torch.tensor([[20.0, 20.0, 60.0, 60.0]] * 3)
-        given_ = targets([one], [torch.zeros(3, dtype=torch.int64)])
+        given_ = make_targets([one], [torch.zeros(3, dtype=torch.int64)])
         made = ASSIGNERS[name](outputs(PYRAMID, 1), given_, config())
         assert made.positive.any()
         assert (made.index[made.positive] == 0).all()
@@ -190,7 +190,7 @@ class TestEveryAssigner:
         made = ASSIGNERS[name](outputs(PYRAMID, 3), given_, config())
         assert made.positive.sum() > 10
         assert (made.ltrb > 0).all()
-        boxes = torch.cat([PYRAMID.locations - made.ltrb[..., :2], PYRAMID.locations + made.ltrb[..., 2:]], dim=-1)
+        boxes = torch.cat([PYRAMID.xy - made.ltrb[..., :2], PYRAMID.xy + made.ltrb[..., 2:]], dim=-1)
         expected = torch.stack([one[index] for one, index in zip(given_.boxes, made.index, strict=True)])
         torch.testing.assert_close(boxes[made.positive], expected[made.positive])
 
@@ -216,14 +216,14 @@ import torch
 from fcos.assigners import ASSIGNERS
 from fcos.config import PAPER
 from fcos.structures import Outputs
-from fcos.locations import points
+from fcos.locations import make_locations
 from fcos.structures import Targets
 
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
 
-pyramid = points([(640 // s, 640 // s) for s in (8, 16, 32, 64, 128)], [8, 16, 32, 64, 128])
-count = len(pyramid.locations)
+pyramid = make_locations([(640 // s, 640 // s) for s in (8, 16, 32, 64, 128)], [8, 16, 32, 64, 128])
+count = len(pyramid.xy)
 outputs = Outputs(torch.randn(16, count, 20), torch.rand(16, count, 4) * 60, None, pyramid)
 corners = torch.rand(16, 300, 2) * 500
 boxes = torch.cat([corners, corners + 5 + torch.rand(16, 300, 2) * 130], dim=-1)

@@ -9,21 +9,21 @@ import torch
 import fcos.assigners.task_aligned
 from fcos.assigners.task_aligned import assign_task_aligned
 from fcos.config import PAPER
-from fcos.locations import points
-from fcos.structures import Outputs, Targets, targets
+from fcos.locations import make_locations
+from fcos.structures import Outputs, Targets, make_targets
 
-PYRAMID = points([(6, 7), (3, 4)], [8, 16])
+PYRAMID = make_locations([(6, 7), (3, 4)], [8, 16])
 CONFIG = replace(PAPER, pretrained=False, assigner="task_aligned", task_aligned_topk=5)
 
 
 def outputs(images: int = 2, seed: int = 0) -> Outputs:
     generator = torch.Generator().manual_seed(seed)
-    count = len(PYRAMID.locations)
+    count = len(PYRAMID.xy)
     return Outputs(
         logits=torch.randn(images, count, 4, generator=generator).requires_grad_(),
         ltrb=(torch.rand(images, count, 4, generator=generator) * 25).requires_grad_(),
         quality=None,
-        points=PYRAMID,
+        locations=PYRAMID,
     )
 
 
@@ -46,7 +46,7 @@ def iou(a: list[float], b: list[float]) -> float:
 
 def oracle(given: Outputs, batch: Targets, image: int, alpha: float, beta: float) -> list[tuple[int | None, float]]:
     """Each location's object and alignment."""
-    locations = PYRAMID.locations.tolist()
+    locations = PYRAMID.xy.tolist()
     taken: dict[int, tuple[int, float, float]] = {}  # location: object, t, u
     for index, (box, label) in enumerate(zip(batch.boxes[image].tolist(), batch.labels[image].tolist(), strict=True)):
         bids = []
@@ -87,11 +87,11 @@ def test_assignment_is_the_oracles(alpha: float, beta: float, seed: int) -> None
 
 def test_the_best_aligned_location_of_an_object_has_its_largest_iou() -> None:
     """Predicted boxes of IoU ½ and ¼, equal probabilities: with β = 2, t is as 4 to 1, so alignment is ½ and ⅛."""
-    pyramid = points([(1, 2)], [8])
+    pyramid = make_locations([(1, 2)], [8])
     ltrb = torch.tensor([[[4.0, 4.0, 4.0, 4.0], [4.0, 4.0, 0.0, 4.0]]])
     box = torch.tensor([[0.0, 0.0, 16.0, 8.0]])
     given = Outputs(torch.zeros(1, 2, 1), ltrb, None, pyramid)
-    batch = targets([box], [torch.tensor([0])])
+    batch = make_targets([box], [torch.tensor([0])])
     made = assign_task_aligned(given, batch, replace(CONFIG, task_aligned_beta=2.0))
     assert made.positive.tolist() == [[True, True]]
     assert made.alignment is not None

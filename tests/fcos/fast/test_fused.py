@@ -9,7 +9,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from fcos.config import PAPER
 from fcos.detector import Detector, build
-from fcos.fast.fused import ConvolutionRelu, fused
+from fcos.fast.fused import ConvolutionRelu, fuse
 
 SMALL = replace(
     PAPER, backbone="tiny", pretrained=False, batch_norm="auto", frozen_stages=0, channels=32, tower_depth=1
@@ -58,14 +58,14 @@ def test_outputs_stay_and_batch_norm_goes(backbone: str, frozen: bool) -> None:
     if frozen:
         freeze(detector.backbone)
     before = norms(detector)
-    quick = fused(detector)
+    quick = fuse(detector)
     assert_same(quick, detector, torch.randn(2, 3, 64, 96))
     assert norms(quick) == 0
     assert norms(detector) == before > 0
 
 
 def test_every_relu_of_a_resnet_joins_its_convolution() -> None:
-    quick = fused(lively("resnet18"))
+    quick = fuse(lively("resnet18"))
     assert sum(isinstance(layer, ConvolutionRelu) for layer in quick.backbone.modules()) == 17
     assert not any(isinstance(layer, nn.ReLU) for layer in quick.backbone.modules())
 
@@ -73,7 +73,7 @@ def test_every_relu_of_a_resnet_joins_its_convolution() -> None:
 def test_gradients_of_activations_pass() -> None:
     """What explains a detection needs them: there the joined convolution is its parts."""
     detector = lively("resnet18")
-    quick = fused(detector)
+    quick = fuse(detector)
     images = torch.randn(2, 3, 64, 64)
     slopes = []
     for one in (detector, quick):
@@ -119,13 +119,13 @@ def test_odd_modules_stay_right(stem: type[nn.Module], left: int) -> None:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.5, 0.5)
     detector.eval()
-    quick = fused(detector)
+    quick = fuse(detector)
     assert_same(quick, detector, torch.randn(2, 3, 64, 64))
     assert norms(quick) == left
 
 
 def test_a_neck_is_left_alone_where_nothing_can_be_folded() -> None:
     detector = lively("tiny")
-    quick = fused(detector)
+    quick = fuse(detector)
     assert str(quick.neck) == str(detector.neck)
     assert str(quick.head) == str(detector.head)

@@ -11,8 +11,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
-from fcos.fast.training_view import FoldedConvolution, twin
-from fcos.structures import targets
+from fcos.fast.training_view import FoldedConvolution, training_view
+from fcos.structures import make_targets
 from tests.support.device_sync import NoWaiting
 
 SMALL = replace(
@@ -54,9 +54,9 @@ def batch() -> tuple[Tensor, Tensor]:
 def gradients(detector: Detector, network: nn.Module) -> dict[str, Tensor]:
     """Of the loss, by the names of the detector's parameters."""
     boxes = torch.tensor([[10.0, 20.0, 70.0, 90.0], [60.0, 30.0, 150.0, 120.0]])
-    objects = targets([boxes, boxes[:1]], [torch.tensor([0, 2]), torch.tensor([1])])
+    objects = make_targets([boxes, boxes[:1]], [torch.tensor([0, 2]), torch.tensor([1])])
     detector.zero_grad()
-    outputs = network(detector.normalized(*batch()))
+    outputs = network(detector.normalize_batch(*batch()))
     Criterion(detector.config, box_loss="giou")(outputs, objects).total.backward()
     return {name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None}
 
@@ -64,7 +64,7 @@ def gradients(detector: Detector, network: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_same_gradients(name: str) -> None:
     detector = lively(name)
-    plain, fast = gradients(detector, detector), gradients(detector, twin(detector))
+    plain, fast = gradients(detector, detector), gradients(detector, training_view(detector))
     assert plain.keys() == fast.keys()
     assert sum(slope.abs().sum() > 0 for slope in plain.values()) > len(plain) / 2
     largest = max(float(slope.norm()) for slope in plain.values())
@@ -77,7 +77,7 @@ def test_same_gradients(name: str) -> None:
 
 
 def test_every_frozen_norm_is_folded() -> None:
-    network = twin(lively("bottleneck"))
+    network = training_view(lively("bottleneck"))
     assert not any(isinstance(layer, nn.Conv2d) for layer in network.backbone.parts[1].children())
     folded = [layer for layer in network.modules() if isinstance(layer, FoldedConvolution)]
     assert len(folded) == 53
@@ -86,23 +86,23 @@ def test_every_frozen_norm_is_folded() -> None:
 def test_it_is_the_same_detector() -> None:
     detector = lively("trained")
     before = dict(detector.state_dict())
-    network = twin(detector)
+    network = training_view(detector)
     assert {id(p) for p in network.parameters()} == {id(p) for p in detector.parameters()}
     assert {id(b) for b in network.buffers()} == {id(b) for b in detector.buffers()}
     assert list(detector.state_dict()) == list(before)
     counter = detector.backbone.parts[2][0].bn1.num_batches_tracked
-    network(detector.normalized(*batch()))
+    network(detector.normalize_batch(*batch()))
     assert counter == 1
     detector.eval()  # its layers' mode is the network's
-    network(detector.normalized(*batch()))
+    network(detector.normalize_batch(*batch()))
     assert counter == 1
 
 
 def test_frozen_weights_may_change_later() -> None:
     detector = lively("frozen")
-    network = twin(detector)
+    network = training_view(detector)
     detector.load_state_dict({name: tensor * 1.1 for name, tensor in detector.state_dict().items()})
-    images = detector.normalized(*batch())
+    images = detector.normalize_batch(*batch())
     with torch.no_grad():
         mine, other = network(images), detector(images)
     torch.testing.assert_close(mine.logits, other.logits, rtol=1e-4, atol=1e-4)
@@ -110,7 +110,7 @@ def test_frozen_weights_may_change_later() -> None:
 
 def test_nothing_waits_for_a_gpu() -> None:
     detector = lively("frozen")
-    network = twin(detector)
-    images = detector.normalized(*batch())
+    network = training_view(detector)
+    images = detector.normalize_batch(*batch())
     with NoWaiting():
         network(images).logits.sum().backward()

@@ -143,7 +143,7 @@ def slow_layer(layer: Layer, inputs: Sequence[Tensor], outputs: int) -> list[Ten
     def down(fine: Tensor) -> Tensor:
         return F.max_pool2d(fine, 3, 2, 1)
 
-    to_p3, to_p4, to_p5, to_p6 = layer.upsample_mode
+    to_p3, to_p4, to_p5, to_p6 = layer.top_down
     td6 = fuse(to_p6, p6, up(p7, p6))
     td5 = fuse(to_p5, p5, up(td6, p5))
     td4 = fuse(to_p4, p4, up(td5, p4))

@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fcos.detector import build
 from fcos.training.checkpoints import Checkpoint
-from fcos.training.ema import make_ema
+from fcos.training.ema import ModelEMA
 from fcos.training.optimization import make_optimizer, make_schedule
-from fcos.training.trainer import Interrupted
+from fcos.training.trainer import TrainingInterrupted
 from tests.support.device_sync import NoWaiting
 from tests.support.tiny_trainer import TINY, batch, tiny_trainer
 
@@ -36,8 +36,8 @@ def test_no_decay_on_norms_biases_scales_and_fusions() -> None:
     decayed, free = groups(build(replace(TINY, neck="bifpn", neck_norm="batch", levels=(3, 4, 5, 6)), 3))
     assert "head.scales" in free
     assert "head.class_logits.bias" in free
-    assert "neck.layers.0.upsample_mode.0.weights" in free
-    assert {"head.class_logits.weight", "neck.layers.0.upsample_mode.0.depthwise.weight"} <= decayed
+    assert "neck.layers.0.top_down.0.weights" in free
+    assert {"head.class_logits.weight", "neck.layers.0.top_down.0.depthwise.weight"} <= decayed
     assert not [name for name in decayed if not name.endswith(".weight")]
 
 
@@ -208,9 +208,9 @@ def test_parts_of_a_step_give_the_mean_of_their_gradients() -> None:
     plain = tiny_trainer([PARTS])
     plain.detector.train()
     for part in PARTS:
-        outputs = plain.detector(plain.detector.normalized(part.pixels, part.sizes))
+        outputs = plain.detector(plain.detector.normalize_batch(part.pixels, part.sizes))
         (plain.criterion(outputs, part.targets).total / 4).backward()
-    trainer.ema = make_ema(trainer.detector, 0.9)
+    trainer.ema = ModelEMA(trainer.detector, 0.9)
     history = trainer.fit()
     for name, gradient in gradients(plain).items():
         torch.testing.assert_close(gradients(trainer)[name], gradient)
@@ -237,12 +237,12 @@ def test_frozen_epochs_leave_the_backbone_alone_and_then_teach_it(tmp_path: Path
 
     joined: list[bool] = []
 
-    def compiled(network: nn.Module) -> nn.Module:
+    def compile_model(network: nn.Module) -> nn.Module:
         joined.append(next(network.parameters()).requires_grad)
         return network
 
     trainer = tiny_trainer(
-        steps, epochs=3, backbone_frozen_epochs=2, validate=note, compiled=compiled, optimizer=optimizer
+        steps, epochs=3, backbone_frozen_epochs=2, validate=note, compile_model=compile_model, optimizer=optimizer
     )
     before = {name: value.clone() for name, value in trainer.detector.state_dict().items()}
     trainer.fit()
@@ -258,7 +258,7 @@ def test_frozen_epochs_leave_the_backbone_alone_and_then_teach_it(tmp_path: Path
         interrupted = iter([False] * stop + [True] * 9)
         folder = Checkpoint(tmp_path / str(stop))
         options: Any = {"epochs": 3, "backbone_frozen_epochs": 2, "optimizer": optimizer, "checkpoint": folder}
-        with pytest.raises(Interrupted):
+        with pytest.raises(TrainingInterrupted):
             tiny_trainer(steps, **options, interrupted=lambda it=interrupted: next(it)).fit()
         resumed = tiny_trainer(steps, **options)
         resumed.fit()
@@ -267,11 +267,11 @@ def test_frozen_epochs_leave_the_backbone_alone_and_then_teach_it(tmp_path: Path
 
 def test_the_average_waits_for_nothing_and_forgets_nothing() -> None:
     detector = build(TINY, 2)
-    average = make_ema(detector, 0.9)
+    average = ModelEMA(detector, 0.9)
     with NoWaiting():
         for _ in range(3):
             average.update_parameters(detector)
-    again = make_ema(build(TINY, 2), 0.9)
+    again = ModelEMA(build(TINY, 2), 0.9)
     again.load_state_dict(average.state_dict())
     for kept in (average, again):
         with torch.no_grad():

@@ -16,7 +16,7 @@ import torch
 from fcos.detector import Detector
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.history import Row
-from fcos.training.trainer import Interrupted, Trainer
+from fcos.training.trainer import Trainer, TrainingInterrupted
 from tests.support import interrupted_training as trainings
 from tests.support.interrupted_training import STEPS, Log, trainer, weights
 
@@ -92,12 +92,12 @@ def test_a_crash_in_any_step(tmp_path: Path, optimizer: str, schedule: str, prec
         if row["step"] == 6:
             raise InterruptedError
 
-    broken = trainer(epochs=2, checkpoint=Checkpoint(tmp_path), watcher=Log(fail), **kind)
+    broken = trainer(epochs=2, checkpoint=Checkpoint(tmp_path), callback=Log(fail), **kind)
     with pytest.raises(InterruptedError):
         broken.fit()
     torch.manual_seed(99)  # another process has another generator
     log = Log()
-    resumed = trainer(epochs=2, checkpoint=Checkpoint(tmp_path), watcher=log, **kind)
+    resumed = trainer(epochs=2, checkpoint=Checkpoint(tmp_path), callback=log, **kind)
     resumed.fit()
     assert equal(resumed, whole)
     assert len(log.steps) < 2 * STEPS
@@ -107,11 +107,11 @@ def test_two_epochs_and_two_are_four(tmp_path: Path) -> None:
     whole, first = trainer(), trainer(checkpoint=Checkpoint(tmp_path), checkpoint_seconds=1000.0)
     whole.fit()
     first.interrupted = lambda: first.epoch == 2
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingInterrupted):
         first.fit()
     assert first.step == 2 * STEPS
     log = Log()
-    second = trainer(checkpoint=Checkpoint(tmp_path), watcher=log)
+    second = trainer(checkpoint=Checkpoint(tmp_path), callback=log)
     second.fit()
     assert equal(second, whole)
     assert [row["epoch"] for row in log.epochs] == [3, 4]
@@ -120,14 +120,14 @@ def test_two_epochs_and_two_are_four(tmp_path: Path) -> None:
 
 def test_stopped_while_validating_the_state_is_that_of_the_epochs_end(tmp_path: Path) -> None:
     def stop(_detector: Detector) -> Row:
-        raise Interrupted
+        raise TrainingInterrupted
 
     whole = trainer(epochs=2)
     whole.fit()
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingInterrupted):
         trainer(epochs=2, validate=stop, checkpoint=Checkpoint(tmp_path), checkpoint_seconds=1000.0).fit()
     log = Log()
-    resumed = trainer(epochs=2, checkpoint=Checkpoint(tmp_path), watcher=log)
+    resumed = trainer(epochs=2, checkpoint=Checkpoint(tmp_path), callback=log)
     resumed.fit()
     assert equal(resumed, whole)
     assert [row["epoch"] for row in log.epochs] == [1, 2]
@@ -142,7 +142,7 @@ def test_a_stop_is_no_failure_of_the_loader(tmp_path: Path) -> None:
         yield
 
     stopped = trainer(batches=batches, checkpoint=Checkpoint(tmp_path), interrupted=lambda: True)
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingInterrupted):
         stopped.fit()
     with pytest.raises(RuntimeError, match="worker"):
         trainer(batches=batches).fit()
@@ -152,7 +152,7 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     first = trainer(epochs=1, checkpoint=Checkpoint(tmp_path))
     first.fit()
     log = Log()
-    again = trainer(epochs=1, checkpoint=Checkpoint(tmp_path), watcher=log)
+    again = trainer(epochs=1, checkpoint=Checkpoint(tmp_path), callback=log)
     again.fit()
     assert log == Log(told=log.told)
     assert equal(again, first)
@@ -183,7 +183,7 @@ def test_training_ends_early_and_its_best_weights_are_those_of_its_best_epoch() 
 def test_patience_goes_on_after_an_interruption(tmp_path: Path) -> None:
     first = trainer(epochs=5, patience=2, validate=scores(0.3, 0.2), checkpoint=Checkpoint(tmp_path))
     first.interrupted = lambda: first.epoch == 2
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingInterrupted):
         first.fit()
     second = trainer(epochs=5, patience=2, validate=scores(0.1), checkpoint=Checkpoint(tmp_path))
     assert second.fit().stopped_early
@@ -205,7 +205,7 @@ def test_without_a_score_the_last_weights_are_the_best() -> None:
 def test_best_weights_that_are_damaged_are_told_and_found_anew(tmp_path: Path) -> None:
     first = trainer(epochs=3, validate=scores(0.5, 0.4), checkpoint=Checkpoint(tmp_path))
     first.interrupted = lambda: first.epoch == 2
-    with pytest.raises(Interrupted):
+    with pytest.raises(TrainingInterrupted):
         first.fit()
     (tmp_path / "best.pt").write_bytes(b"")
     told: list[str] = []

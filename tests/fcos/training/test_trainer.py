@@ -10,13 +10,13 @@ from torch import nn
 
 from fcos.config import PAPER
 from fcos.criterion import Criterion
-from fcos.detector import Detector, build, stacked
+from fcos.detector import Detector, batch_images, build
 from fcos.postprocess import Postprocess
-from fcos.structures import targets
+from fcos.structures import make_targets
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
-from fcos.training.ema import make_ema
-from fcos.training.guards import NonFiniteLoss
+from fcos.training.ema import ModelEMA
+from fcos.training.guards import NonFiniteLossError
 from fcos.training.history import Row
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.trainer import Trainer
@@ -38,11 +38,11 @@ BOXES = [
     torch.tensor([[20.0, 15.0, 115.0, 120.0]]),
 ]
 LABELS = [torch.tensor([0, 1]), torch.tensor([2])]
-PIXELS, SIZES = stacked(PICTURES)
+PIXELS, SIZES = batch_images(PICTURES)
 BATCH = Batch(
     pixels=PIXELS,
     sizes=SIZES,
-    targets=targets(BOXES, LABELS),
+    targets=make_targets(BOXES, LABELS),
     names=["pagoda", "blossom"],
     objects=3,
     annotated=3,
@@ -56,11 +56,11 @@ class Log:
         self.steps: list[Row] = []
         self.epochs: list[Row] = []
 
-    def stepped(self, row: Row, images: int) -> None:
+    def on_step(self, row: Row, images: int) -> None:
         assert images == 2
         self.steps.append(row)
 
-    def validated(self, row: Row) -> None:
+    def on_validation(self, row: Row) -> None:
         self.epochs.append(row)
 
 
@@ -90,13 +90,13 @@ def trainer(
             made, name="cosine", steps=epochs * steps, warmup=round(0.2 * epochs * steps), drops=[], gamma=0.1
         ),
         precision=Precision("float32", torch.device("cpu")),
-        ema=make_ema(detector, 0.9),
+        ema=ModelEMA(detector, 0.9),
         batches=batches,
         validate=lambda detector: {"mean": detector.head.box.weight.mean().item()},
         epochs=epochs,
         validate_every=2,
         clip_grad_norm=10.0,
-        watcher=log or Log(),
+        callback=log or Log(),
     )
 
 
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_weights() -> 
     before = {name: tensor.clone() for name, tensor in broken.detector.named_parameters()}
     with torch.no_grad():
         broken.detector.head.quality.bias.fill_(torch.nan)
-    with pytest.raises(NonFiniteLoss, match=r"quality nan.*images pagoda, blossom; try a lower train\.lr"):
+    with pytest.raises(NonFiniteLossError, match=r"quality nan.*images pagoda, blossom$"):
         broken.fit()
     after = dict(broken.detector.named_parameters())
     assert all(torch.equal(after[name], value) for name, value in before.items() if name != "head.quality.bias")
@@ -158,7 +158,7 @@ def test_ema_by_hand() -> None:
     """After the first copy, decay is (1 + n)/(10 + n) while that is below the one asked for."""
     layer = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(layer.weight)
-    average = make_ema(layer, 0.5)
+    average = ModelEMA(layer, 0.5)
     expected = 0.0
     for n, value in enumerate([8.0, 8.0, 8.0, 16.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]):
         nn.init.constant_(layer.weight, value)
@@ -170,7 +170,7 @@ def test_ema_by_hand() -> None:
 
 def test_ema_takes_batch_norms_buffers_along() -> None:
     layer = nn.BatchNorm2d(1)
-    average = make_ema(layer, 0.9)
+    average = ModelEMA(layer, 0.9)
     layer.running_mean.fill_(4.0)
     layer.num_batches_tracked.fill_(7)
     average.update_parameters(layer)

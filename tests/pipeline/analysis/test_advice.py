@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import params, recipes
 from pipeline.analysis import advice as advising
-from pipeline.analysis.advice import ADVICE, Situation, advice, look
+from pipeline.analysis.advice import ADVICE, Context, advice, look
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.params import Params
 from tests.support.paths import PROJECT
@@ -66,14 +66,14 @@ def training(values: Params = DIGITS, **changes: object) -> Params:
     )
 
 
-def situation(
+def context(
     values: Params, train: AnnotationSet | None = None, val: AnnotationSet | None = None, *, steps: int = 500
-) -> Situation:
+) -> Context:
     train = split() if train is None else train
     return replace(look(values, train, train if val is None else val, steps=steps), cores=16, device="cpu")
 
 
-def told(now: Situation) -> dict[str, str]:
+def told(now: Context) -> dict[str, str]:
     return {tell.__name__: line for tell in ADVICE if (line := tell(now))}
 
 
@@ -81,15 +81,15 @@ def told(now: Situation) -> dict[str, str]:
 def test_recipes_for_voc_have_no_advice_on_a_gpu(name: str) -> None:
     """letterbox640_r50 isn't among them: of its levels one is really idle there."""
     values = recipes.load(name)
-    now = replace(situation(values), device="cuda")
+    now = replace(context(values), device="cuda")
     allowed = {"no_workers"} if values.machine.workers == 0 else set()
     assert set(told(now)) <= allowed
 
 
 def test_no_advice_for_digits_but_on_its_idle_level() -> None:
     scenes = split(200, size=(256, 256), boxes=((20, 21), (40, 60), (70, 110)))
-    assert list(told(situation(DIGITS, scenes, steps=125))) == ["empty_levels"]
-    assert told(situation(training(levels=(3, 4)), scenes, steps=125)) == {}
+    assert list(told(context(DIGITS, scenes, steps=125))) == ["empty_levels"]
+    assert told(context(training(levels=(3, 4)), scenes, steps=125)) == {}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_no_advice_for_digits_but_on_its_idle_level() -> None:
     ],
 )  # fmt: skip
 def test_parameters(name: str, changes: dict[str, object], expected: str) -> None:
-    assert expected in told(situation(training(**changes)))[name]
+    assert expected in told(context(training(**changes)))[name]
 
 
 @pytest.mark.parametrize(
@@ -129,28 +129,28 @@ def test_parameters(name: str, changes: dict[str, object], expected: str) -> Non
     ],
 )
 def test_right_parameters_are_left_alone(name: str, changes: dict[str, object]) -> None:
-    assert name not in told(situation(training(**changes)))
+    assert name not in told(context(training(**changes)))
 
 
 def test_workers_for_a_gpu() -> None:
-    assert "try 8" in told(replace(situation(DIGITS), device="cuda"))["no_workers"]
+    assert "try 8" in told(replace(context(DIGITS), device="cuda"))["no_workers"]
 
 
 def test_classes() -> None:
     three = ("cat", "dog", "emu")
     train, val = split(names=three, only=("cat",)), split(names=three, only=("cat", "dog"))
-    lines = told(situation(DIGITS, train, val))
+    lines = told(context(DIGITS, train, val))
     assert lines["unknown_classes"].startswith("val has objects of dog, and train none")
     assert lines["missing_classes"].startswith("no object of 1 of 3 classes (emu)")
     many = tuple(f"c{number}" for number in range(12))
-    line = told(situation(DIGITS, split(names=many, only=("c0",))))["missing_classes"]
+    line = told(context(DIGITS, split(names=many, only=("c0",))))["missing_classes"]
     assert "11 of 12 classes (c1, c2, c3, c4, c5 and 6 more)" in line
 
 
 def test_unequal_classes() -> None:
     common = split(1001, boxes=((90, 90),), only=("cat",))
     rare = replace(common.annotations[0], id=5000, category_id=2)
-    lines = told(situation(DIGITS, replace(common, annotations=(*common.annotations, rare))))
+    lines = told(context(DIGITS, replace(common, annotations=(*common.annotations, rare))))
     assert lines["unequal_classes"].startswith("cat has 1,001 objects and dog 1:")
 
 
@@ -164,9 +164,9 @@ def test_difficult_objects_are_no_objects_unless_they_are_learned() -> None:
 def test_small_boxes() -> None:
     """At 256 of 375 pixels, 11 pixels become 7.5, and 12 become 8.2."""
     boxes = ((11, 11), (11, 11), (12, 12), (90, 90), (90, 90))
-    lines = told(situation(DIGITS, split(size=(375, 375), boxes=boxes)))
+    lines = told(context(DIGITS, split(size=(375, 375), boxes=boxes)))
     assert lines["small_boxes"] == "40% of boxes are under 8 px at this input size: a larger train.size, now [256, 256]"
-    coarse = told(situation(training(levels=(4, 5)), split(size=(375, 375), boxes=boxes)))
+    coarse = told(context(training(levels=(4, 5)), split(size=(375, 375), boxes=boxes)))
     assert coarse["small_boxes"].endswith(", and model.levels that begin at 3")
 
 
@@ -186,37 +186,37 @@ def test_small_boxes() -> None:
     ],
 )
 def test_levels_at_the_top(longest: int, changes: dict[str, object], expected: str | None) -> None:
-    lines = told(situation(training(**changes), split(size=(256, 256), boxes=((20, 20), (100, 20), (longest, 20)))))
+    lines = told(context(training(**changes), split(size=(256, 256), boxes=((20, 20), (100, 20), (longest, 20)))))
     assert (lines.get("empty_levels") or "").startswith(expected or "")
     assert ("empty_levels" in lines) == bool(expected)
 
 
 def test_levels_that_are_not_reached() -> None:
-    lines = told(situation(DIGITS, split(size=(256, 256), boxes=((20, 20),))))
+    lines = told(context(DIGITS, split(size=(256, 256), boxes=((20, 20),))))
     assert lines["empty_levels"].startswith("no object falls on P4, P5, for sizes over 64 px: leave")
-    lines = told(situation(training(levels=(3, 4, 5, 6)), split(size=(256, 256), boxes=((250, 250),))))
+    lines = told(context(training(levels=(3, 4, 5, 6)), split(size=(256, 256), boxes=((250, 250),))))
     assert lines["empty_levels"].startswith("no object falls on P3, P6: choose model.regression_ranges")
 
 
 def test_unlearnable() -> None:
     """Boxes that no location lies in, beside others that are learned."""
     boxes = ((2.0, 2.0), (30.0, 30.0), (50.0, 50.0), (90.0, 90.0))
-    lines = told(situation(DIGITS, split(size=(256, 256), boxes=boxes)))
+    lines = told(context(DIGITS, split(size=(256, 256), boxes=boxes)))
     assert lines["unlearnable"].startswith("no location learns 25.0% of the objects")
-    assert "unlearnable" not in told(situation(training(assigner="task_aligned"), split(boxes=boxes)))
+    assert "unlearnable" not in told(context(training(assigner="task_aligned"), split(boxes=boxes)))
 
 
 def test_large_images() -> None:
     large = split(size=(4000, 3000), boxes=((900, 900),))
-    assert told(situation(DIGITS, large))["large_images"].startswith("images are 16 times as large as train.size")
-    assert "large_images" not in told(situation(training(cache=True), large))
+    assert told(context(DIGITS, large))["large_images"].startswith("images are 16 times as large as train.size")
+    assert "large_images" not in told(context(training(cache=True), large))
 
 
 def test_validation_that_takes_most_of_the_time() -> None:
     train, val = split(16), split(100)
-    lines = told(situation(DIGITS, train, val, steps=2))
+    lines = told(context(DIGITS, train, val, steps=2))
     assert lines["costly_validation"] == "validation takes about 68% of the time: raise train.validate_every, now 1"
-    assert "costly_validation" not in told(situation(training(validate_every=8), train, val, steps=2))
+    assert "costly_validation" not in told(context(training(validate_every=8), train, val, steps=2))
 
 
 def test_scales_are_those_of_the_input_size() -> None:
@@ -239,7 +239,7 @@ def test_images_that_are_left_out_do_not_count() -> None:
 def test_nothing_to_learn_is_for_others_to_say() -> None:
     """The training data refuse it; advice doesn't stumble over it."""
     blank = replace(split(), annotations=())
-    assert list(told(situation(DIGITS, blank))) == ["missing_classes"]
+    assert list(told(context(DIGITS, blank))) == ["missing_classes"]
 
 
 def test_lines_come_in_the_order_of_the_list() -> None:
@@ -251,5 +251,5 @@ def test_lines_come_in_the_order_of_the_list() -> None:
 def test_each_piece_is_tested_here() -> None:
     """By its name in this file."""
     text = Path(__file__).read_text()
-    names: list[Callable[[Situation], str | None]] = list(ADVICE)
+    names: list[Callable[[Context], str | None]] = list(ADVICE)
     assert [tell.__name__ for tell in names if f'"{tell.__name__}"' not in text] == []

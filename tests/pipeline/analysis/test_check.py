@@ -106,7 +106,7 @@ def test_errors_are_those_of_training(small: Path, setting: Callable[..., None])
     setting(**{"train.lr": 1e38})
     answer = fcos_check()
     assert answer.exit_code == 1
-    assert re.fullmatch(r"fcos: step \d: total .*: the loss is not finite any more.*\n", answer.stderr)
+    assert re.fullmatch(r"fcos: step \d: the loss is not finite: total .*; try a lower train\.lr, .*\n", answer.stderr)
 
 
 def test_time_of_a_whole_training() -> None:
@@ -145,4 +145,5 @@ def test_a_gpu_without_enough_memory_is_one_line(small: Path, monkeypatch: pytes
     answer = fcos_check()
     assert answer.exit_code == 1
     assert answer.stderr.startswith("fcos: CUDA out of memory. Tried to allocate 20 GiB. Raise train.accumulate")
+    assert answer.stderr.endswith("training then starts from the beginning\n")
     assert answer.stderr.count("\n") == 1

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import build
-from fcos.structures import targets
+from fcos.structures import make_targets
 from pipeline import params
 from pipeline.analysis import assignment, summary
 from pipeline.cli import main
@@ -93,7 +93,7 @@ def test_activations_are_those_of_a_real_step(ours: Params) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         outputs = detector(detector.prepare([torch.zeros(3, 64, 64, dtype=torch.uint8)] * 2))
-        truth = targets([torch.tensor([[0.0, 0, 40, 40]])] * 2, [torch.zeros(1, dtype=torch.int64)] * 2)
+        truth = make_targets([torch.tensor([[0.0, 0, 40, 40]])] * 2, [torch.zeros(1, dtype=torch.int64)] * 2)
         loss = Criterion(ours.model, box_loss=ours.loss)(outputs, truth).total
     expected = sum(tensor.untyped_storage().nbytes() for at, tensor in kept.items() if at not in own)
     assert loss.isfinite()

@@ -23,6 +23,14 @@ def test_written_as_plain_coco(tmp_path: Path) -> None:
     ]
 
 
+def test_a_subset_has_the_images_in_the_order_given_and_their_annotations() -> None:
+    other = Annotation(6, 2, 3, (0.0, 0.0, 5.0, 5.0), 25.0)
+    whole = AnnotationSet(CATEGORIES, IMAGES, (other, *GOOD.annotations))
+    assert whole.subset(reversed(IMAGES)) == AnnotationSet(CATEGORIES, IMAGES[::-1], (other, *GOOD.annotations))
+    assert whole.subset(IMAGES[:1]) == AnnotationSet(CATEGORIES, IMAGES[:1], GOOD.annotations)
+    assert whole.subset([]) == AnnotationSet(CATEGORIES, (), ())
+
+
 def test_labels_follow_the_order_and_empty_images_stay() -> None:
     assert GOOD.label_of() == {3: 0, 1: 1}
     assert GOOD.by_image() == {7: [GOOD.annotations[0]], 2: []}

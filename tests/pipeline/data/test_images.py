@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
-from pipeline.data.images import read_image, resized
+from pipeline.data.images import open_image, read_image, resized
 from pipeline.errors import PipelineError
 
 Save = Callable[..., Path]
@@ -164,3 +164,10 @@ def test_resizing_keeps_type_and_an_equal_size_keeps_the_image(picture: PIL.Imag
     assert resized(image, 61, 83) is image
     assert resized(image, 30, 40).shape == (3, 30, 40)
     assert resized(image, 30, 40).dtype == torch.uint8
+
+
+def test_an_image_to_draw_on_has_the_same_pixels(picture: PIL.Image.Image, save: Save) -> None:
+    path = save(picture, "a.jpg")
+    image = open_image(path)
+    assert image.mode == "RGB"
+    assert np.array_equal(np.asarray(image), read_image(path).permute(1, 2, 0).numpy())

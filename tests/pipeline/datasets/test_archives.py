@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.datasets.archives import Room, is_archive, unpack
+from pipeline.datasets.archives import SizeBudget, is_archive, unpack
 from pipeline.errors import PipelineError
-from pipeline.files import replacing
+from pipeline.files import atomic_replace
 
 FILES = {"top/a.txt": b"first", "top/deep/b.bin": bytes(range(256)) * 40, "top/empty": b""}
 
@@ -46,7 +46,7 @@ def special(path: Path, **fields: object) -> Path:
 def refused(archive: Path, *said: str) -> None:
     """Unpacking fails in one line that names the archive and says so, and leaves nothing."""
     out = archive.parent / "out"
-    with pytest.raises(PipelineError) as caught, replacing(out) as folder:
+    with pytest.raises(PipelineError) as caught, atomic_replace(out) as folder:
         unpack(archive, folder)
     line = str(caught.value)
     assert line.startswith(f"{archive}: ")
@@ -206,7 +206,7 @@ def test_zip_whose_header_lies(tmp_path: Path) -> None:
 
 def test_more_than_the_disk_has(tmp_path: Path) -> None:
     archive = zipped(tmp_path / "a.zip")
-    room = Room(archive, free=1000)
+    room = SizeBudget(archive, free=1000)
     room.announce(1000)
     with pytest.raises(PipelineError, match=r"a\.zip: unpacks to 1\.00kB, and 1\.00kB are free on the disk"):
         room.announce(1001)

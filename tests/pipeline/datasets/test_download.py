@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.datasets.download import File, fetch
-from pipeline.datasets.http import Patience
+from pipeline.datasets.http import RetryPolicy
 from pipeline.errors import PipelineError
 from tests.support.http_servers import FAULTS, LIES, Server, certificate, proxy
 
 CONTENT = bytes(range(256)) * 40 + b"the end"
-HASTY = Patience(connect=2.0, read=0.2, slowest=1000.0, retries=2, resumes=2, backoff=0.001, longest=1)
+FAST_RETRIES = RetryPolicy(connect=2.0, read=0.2, slowest=1000.0, retries=2, resumes=2, backoff=0.001, longest=1)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def described(*urls: str, content: bytes = CONTENT, **other: Any) -> File:
 
 def brought(into: Path, file: File, **how: Any) -> bytes:
     """The content that was fetched; nothing else of it lies there."""
-    paths = fetch([file], into, patience=HASTY, **how)
+    paths = fetch([file], into, retry_policy=FAST_RETRIES, **how)
     assert paths == [into / file.name]
     assert {path.name for path in into.iterdir()} == {file.name, ".lock"}
     return paths[0].read_bytes()
@@ -48,7 +48,7 @@ def brought(into: Path, file: File, **how: Any) -> bytes:
 def refused(into: Path, *files: File, **how: Any) -> str:
     """The one line that it fails with; no file has its name."""
     with pytest.raises(PipelineError) as caught:
-        fetch(files, into, patience=HASTY, **how)
+        fetch(files, into, retry_policy=FAST_RETRIES, **how)
     line = str(caught.value)
     assert line.isprintable()
     assert not any((into / file.name).exists() for file in files)
@@ -152,7 +152,7 @@ def test_a_server_that_ignores_if_range_is_noticed_by_its_etag(tmp_path: Path) -
 def test_a_server_that_never_gets_further_is_given_up(tmp_path: Path) -> None:
     with Server(CONTENT, *["cut", *["no length cut"] * 20]) as server:
         assert "ended after 5,123 of 10,247 bytes" in refused(tmp_path, described(server.url()))
-        assert len(server.asked) == 1 + 1 + HASTY.resumes
+        assert len(server.asked) == 1 + 1 + FAST_RETRIES.resumes
     with Server(CONTENT, *["drip"] * 20) as server:
         assert "sends less than 1000 bytes a second" in refused(tmp_path / "slow", described(server.url()))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fcos.detector import Detector
-from fcos.training.history import Row
+from fcos.training.history import NullCallback, Row
 from pipeline import params
 from pipeline.conversion import convert
 from pipeline.data import annotations
@@ -19,18 +19,13 @@ from pipeline.datasets import published, registry
 from pipeline.datasets.registry import Entry
 from pipeline.errors import PipelineError
 from pipeline.params import Params
-from pipeline.stages import convert as converting
+from pipeline.stages import convert as convert_stage
 from pipeline.stages import download
 from pipeline.training.build import make_batches, make_trainer
 from tests.support.dataset_layouts import LAYOUTS, SPLITS, small
 
 
 def one_step(values: Params, split: annotations.AnnotationSet, raw: Path) -> Row:
-    class Silent:
-        def stepped(self, row: Row, images: int) -> None: ...
-
-        def validated(self, row: Row) -> None: ...
-
     def validate(_: Detector) -> Row:
         return {}
 
@@ -44,7 +39,7 @@ def one_step(values: Params, split: annotations.AnnotationSet, raw: Path) -> Row
         batches=batches,
         validate=validate,
         classes=len(split.categories),
-        watcher=Silent(),
+        callback=NullCallback(),
         checkpoint=None,
     )
     (step,) = trainer.fit().steps
@@ -57,7 +52,7 @@ def test_whole_way(name: str, mirror: Path, address: str, home: Path) -> None:
     spent = published.fetch(entry, name, raw, address)
     assert sorted(path.name for path in spent) == sorted([".fetched", *LAYOUTS[name]])
     values = params.load()
-    options = registry.with_splits(values.convert, registry.describing(name, raw))
+    options = registry.with_splits(values.convert, registry.entry_for(name, raw))
     report = convert(raw, home / "unified", options, entry.format)
     found = {split: annotations.read(home / f"unified/{split}.json") for split in report["splits"]}
     ends = {split: [Path(image.file_name).stem[-3:] for image in read.images] for split, read in found.items()}
@@ -142,7 +137,7 @@ def test_an_entry_of_ones_own(where: str, bccd: Entry, address: str, home: Path,
     path.parent.mkdir(parents=True)
     path.write_text(OWN.format(address=address, checksum=bccd.files[0].checksum))
     setting(dataset="custom", **{"download.path": where})
-    download.body(params.load())
+    download.run(params.load())
     assert list((home / ".fcos/downloads/custom-mine").glob("*.zip")) == []
     assert sources(home) == {"train": "trainval", "val": "test"}
     setting(**{"convert.train": "train"})
@@ -151,7 +146,7 @@ def test_an_entry_of_ones_own(where: str, bccd: Entry, address: str, home: Path,
 
 def sources(home: Path) -> dict[str, str]:
     """Converts, and tells from which of the data set's own splits each came."""
-    converting.body(params.load())
+    convert_stage.run(params.load())
     report = json.loads((home / "data/unified/report.json").read_text())
     return {split: found["source"] for split, found in report["splits"].items()}
 
@@ -162,6 +157,6 @@ def test_an_entry_that_git_has_works_in_a_temporary_workspace(
     (home / "mine.yaml").write_text(OWN.format(address=address, checksum=bccd.files[0].checksum))
     setting(dataset="custom", **{"download.path": "mine.yaml"})
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    download.body(params.load())
-    assert (home / "data/raw/custom" / registry.OWN).is_file()
+    download.run(params.load())
+    assert (home / "data/raw/custom" / registry.ENTRY_COPY).is_file()
     assert (tmp_path / ".fcos/downloads/custom-mine").is_dir()

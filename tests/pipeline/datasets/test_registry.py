@@ -99,7 +99,7 @@ def test_an_unknown_data_set_lists_the_known(home: Path, setting: Callable[..., 
     setting(dataset="coco")
     known = re.escape(", ".join(["digits", "custom", "fiftyone:NAME", *registry.names()]))
     with pytest.raises(PipelineError, match=f"^dataset: 'coco' is not known; known ones: {known} "):
-        download.body(params.load())
+        download.run(params.load())
     assert list((home / "data/raw").iterdir()) == []
 
 

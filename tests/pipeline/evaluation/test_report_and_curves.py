@@ -3,26 +3,25 @@
 import csv
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image as Picture
 
+from pipeline.cli import main
 from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet, Category
 from pipeline.evaluation import ground_truth as truth
 from pipeline.evaluation import report, voc
 from pipeline.visualization import curves
 
-COMMAND = [sys.executable, "-c", "from pipeline.cli import main; main()", "evaluate"]
 A, B = (0.0, 0.0, 40.0, 40.0), (100.0, 0.0, 40.0, 40.0)
 
 
-def evaluate(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False)
+def evaluate(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
 
 
 def test_report_has_the_agreed_shape(coco_fixture: Path) -> None:
@@ -59,7 +58,7 @@ def test_perfect_is_one_and_unknown_is_null(cats: Any, found: Any) -> None:
 def test_command_prints_pycocotools_lines(coco_fixture: Path) -> None:
     run = evaluate("--gt", coco_fixture / "gt.json", "--dets", coco_fixture / "dets.json")
     expected = (coco_fixture / "expected.txt").read_text().split("# printed by summarize()\n")[1].split("\n\n")[0]
-    assert (run.returncode, run.stderr) == (0, "")
+    assert (run.exit_code, run.stderr) == (0, "")
     assert run.stdout.startswith(expected + "\n\n class ")
     assert "\n person             0.533     0.788\n" in run.stdout
     assert "\n fire hydrant      -1.000    -1.000\n" in run.stdout
@@ -84,7 +83,7 @@ def test_command_prints_json(coco_fixture: Path) -> None:
 @pytest.mark.parametrize(("gt", "dets"), [("gt.json", "gt.json"), ("dets.json", "dets.json"), ("no", "dets.json")])
 def test_command_refuses_in_one_line(coco_fixture: Path, gt: str, dets: str) -> None:
     run = evaluate("--gt", coco_fixture / gt, "--dets", coco_fixture / dets)
-    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+    assert (run.exit_code, run.stdout, run.stderr.count("\n")) == (1, "", 1)
     assert run.stderr.startswith(f"fcos: {coco_fixture / (dets if gt == 'gt.json' else gt)}: ")
 
 

@@ -22,9 +22,7 @@ from PIL import Image as Pillow
 from pipeline import params
 from pipeline.cli import main
 from pipeline.errors import PipelineError
-from pipeline.integrations import fiftyone as viewer
-from pipeline.integrations import mongo
-from pipeline.integrations import servers as ports
+from pipeline.integrations import fiftyone, mongo, servers
 from tests.support.paths import PROJECT
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -60,14 +58,14 @@ def look(uri: str) -> Any:
 
 
 def test_views_hold_what_their_names_say_and_the_dataset_is_made_once(inspected: Any) -> None:
-    source = viewer.source(params.load())
+    source = fiftyone.dataset_spec(params.load())
     with mongo.server() as uri:
-        assert viewer.refresh(source) == SIZES
+        assert fiftyone.refresh(source) == SIZES
         made = datetime.now(UTC).replace(tzinfo=None)
-        assert viewer.refresh(source) == SIZES
+        assert fiftyone.refresh(source) == SIZES
         (name, first), *others = look(uri).items()
         inspected.write(())
-        assert viewer.refresh(source) == dict.fromkeys(SIZES, 0) | {"missed_objects": 3, "most_errors": 3}
+        assert fiftyone.refresh(source) == dict.fromkeys(SIZES, 0) | {"missed_objects": 3, "most_errors": 3}
     assert (name, others) == ("fcos-digits", [])
     assert datetime.fromisoformat(first["created"]).replace(tzinfo=None) < made  # the second call made nothing
     assert (first["persistent"], first["size"], first["evaluations"], first["iou"]) == (True, 5, ["eval"], 0.5)
@@ -102,14 +100,14 @@ def test_an_experiment_has_a_dataset_of_its_own_with_pictures_of_the_main_reposi
     monkeypatch.setenv("DVC_ROOT", str(inspected.root))
     monkeypatch.setenv("DVC_EXP_NAME", "giou-1")
     monkeypatch.chdir(clone)
-    source = viewer.source(params.load())
+    source = fiftyone.dataset_spec(params.load())
     assert source.name == "fcos-digits-giou-1"
     assert source.predictions == str(clone / "predictions/val.json")
     assert source.images == str(inspected.root / "data/raw/digits")
     # An experiment on other pictures of the same names keeps its own.
     picture = next(file for file in sorted((clone / "data/raw/digits").rglob("*")) if file.is_file())
     picture.write_bytes(picture.read_bytes() + b"other")
-    kept = Path(viewer.source(params.load()).images)
+    kept = Path(fiftyone.dataset_spec(params.load()).images)
     assert kept == inspected.root / ".fcos/images/fcos-digits-giou-1"
     name = picture.relative_to(clone / "data/raw/digits")
     shutil.rmtree(clone / "data/raw")
@@ -118,7 +116,7 @@ def test_an_experiment_has_a_dataset_of_its_own_with_pictures_of_the_main_reposi
 
 def test_missing_predictions_are_one_line(inspected: Any) -> None:
     (inspected.root / "predictions/val.json").unlink()
-    answer = CliRunner().invoke(main, ["app", "--port", str(ports.free())])
+    answer = CliRunner().invoke(main, ["app", "--port", str(servers.find_free_port())])
     assert answer.exit_code == 1
     assert answer.stderr == f"fcos: {inspected.root}/predictions/val.json: not there yet; run `dvc repro`\n"
 
@@ -126,7 +124,7 @@ def test_missing_predictions_are_one_line(inspected: Any) -> None:
 def test_a_broken_input_is_one_line(inspected: Any) -> None:
     (inspected.root / "data/unified/val.json").write_text("{")
     with pytest.raises(PipelineError, match=r"val\.json: not JSON") as raised:
-        viewer.refresh(viewer.source(params.load()))
+        fiftyone.refresh(fiftyone.dataset_spec(params.load()))
     assert "\n" not in str(raised.value)
 
 
@@ -151,7 +149,7 @@ def app(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
 def test_the_app_shows_boxes_in_a_browser_and_ends_with_ctrl_c(inspected: Any) -> None:
     if not CHROMIUM.is_file():
         pytest.skip("chromium is not installed at /usr/bin/chromium")
-    port = ports.free()
+    port = servers.find_free_port()
     with app(inspected.root, port) as process:
         assert process.stdout is not None
         address = f"http://127.0.0.1:{port}/datasets/fcos-digits"
@@ -166,7 +164,7 @@ def test_the_app_shows_boxes_in_a_browser_and_ends_with_ctrl_c(inspected: Any) -
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert "Traceback" not in (process.stderr.read() if process.stderr else "")
-    assert mongo.running(inspected.root / ".fcos/mongo") is None
+    assert mongo.running_uri(inspected.root / ".fcos/mongo") is None
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     for color in ((60, 180, 75), (245, 130, 48)):  # ground_truth and predictions, as the dataset colors them
         assert (np.abs(pixels.astype(int) - color).max(axis=-1) < 30).sum() > 50, color

@@ -14,8 +14,7 @@ from dvc.utils.hydra import apply_overrides
 
 from pipeline import formats, params
 from pipeline.errors import PipelineError
-from pipeline.integrations import fiftyone_zoo as zoo
-from pipeline.integrations import mongo
+from pipeline.integrations import fiftyone_zoo, mongo
 from pipeline.params import ZooParams
 from tests.support.paths import PROJECT
 from tests.support.projects import readme
@@ -100,7 +99,7 @@ def registered(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def test_a_data_set_of_the_zoo(registered: Path) -> None:
     """Splits, the class list in its order, images without objects, crowds and difficult objects are kept; a test set
     that nobody labeled is not a set of empty images."""
-    downloads = zoo.fetch("little", EVERYTHING, registered)
+    downloads = fiftyone_zoo.fetch("little", EVERYTHING, registered)
     assert [path.relative_to(registered.parent).as_posix() for path in downloads] == [".fcos/downloads/fiftyone/little"]
     assert (downloads[0] / "train/b/b.png").is_file()
     found = formats.read(registered)
@@ -124,12 +123,12 @@ def test_a_data_set_of_the_zoo(registered: Path) -> None:
 OTHERS = """
 import json, sys
 from pathlib import Path
-from pipeline.integrations import fiftyone_zoo as zoo
+from pipeline.integrations import fiftyone_zoo
 
 said = {}
 for case, name, splits, classes, samples in json.load(sys.stdin):
     try:
-        zoo._fetch(name, Path(sys.argv[1], case), splits, classes, samples)
+        fiftyone_zoo._fetch(name, Path(sys.argv[1], case), splits, classes, samples)
     except Exception as error:
         said[case] = f"{type(error).__name__}: {error}"
 print(json.dumps(said))
@@ -195,11 +194,11 @@ def test_the_commands_of_docs_ask_for_what_they_say(home: Path) -> None:
 @pytest.mark.usefixtures("registered")
 def test_the_childs_error_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(PipelineError, match=r"^fiftyone:little: KeyError: 'into'$"):
-        zoo._run({"name": "little"}, dict(os.environ))
+        fiftyone_zoo._run({"name": "little"}, dict(os.environ))
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["", "../x", "https://github.com/a/b"])
 def test_names_that_are_no_names(registered: Path, name: str) -> None:
     with pytest.raises(PipelineError, match="zoo datasets list"):
-        zoo.fetch(name, EVERYTHING, registered)
+        fiftyone_zoo.fetch(name, EVERYTHING, registered)

@@ -18,8 +18,7 @@ from click.testing import CliRunner
 from pipeline import params
 from pipeline.cli import main
 from pipeline.errors import PipelineError
-from pipeline.integrations import mlflow as tracking
-from pipeline.integrations import servers as ports
+from pipeline.integrations import mlflow, servers
 from pipeline.params import Params
 from tests.support.paths import PROJECT
 
@@ -34,7 +33,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("empty")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
-        tracking.prepare()
+        mlflow.prepare()
     return folder / "mlflow.db"
 
 
@@ -48,7 +47,7 @@ def values(inspected: Any, empty_store: Path) -> Params:
 
 def runs() -> list[Any]:
     """All runs, the oldest first, straight from the store."""
-    store = tracking.Store.open()
+    store = mlflow.Store.open()
     return list(store.client.search_runs([store.experiment], order_by=["attributes.start_time ASC"]))
 
 
@@ -89,17 +88,17 @@ def test_the_page_shows_one_run_over_three_stages(inspected: Any) -> None:
     plot = inspected.root / "plots/train"
     plot.mkdir(parents=True)
     (plot / "loss.csv").write_text("step,loss\n1,2\n")
-    with tracking.train(values, key="k") as run:
-        run.steps([{"step": step, "loss/total": 10.0 / step, "lr": 0.1} for step in range(1, 1201)])
-        run.artifacts(plot)
-        run.finished(WEIGHTS)
-    with tracking.evaluate(values, WEIGHTS) as run:
-        run.metrics({"coco/AP": 0.5})
-        run.finished(PREDICTIONS)
-    with tracking.inspect(values, PREDICTIONS) as run:
-        run.metrics({"inspect/errors/missed": 3})
-        run.finished("c" * 64)
-    port = ports.free()
+    with mlflow.train_run(values, key="k") as run:
+        run.log_steps([{"step": step, "loss/total": 10.0 / step, "lr": 0.1} for step in range(1, 1201)])
+        run.log_artifacts(plot)
+        run.mark_finished(WEIGHTS)
+    with mlflow.evaluate_run(values, WEIGHTS) as run:
+        run.log_metrics({"coco/AP": 0.5})
+        run.mark_finished(PREDICTIONS)
+    with mlflow.inspect_run(values, PREDICTIONS) as run:
+        run.log_metrics({"inspect/errors/missed": 3})
+        run.mark_finished("c" * 64)
+    port = servers.find_free_port()
     with fcos("ui", "--port", str(port), folder=inspected.root) as page:
         assert page.stdout is not None
         assert page.stdout.readline() == f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)\n"
@@ -130,7 +129,7 @@ def test_the_page_shows_one_run_over_three_stages(inspected: Any) -> None:
         page.send_signal(signal.SIGINT)
         assert page.wait(30) == 0
         assert "Traceback" not in (page.stderr.read() if page.stderr else "")
-    ports.require_free(port)
+    servers.require_free_port(port)
     assert (inspected.root / "mlartifacts").is_dir()
     with closing(sqlite3.connect(inspected.root / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -138,8 +137,8 @@ def test_the_page_shows_one_run_over_three_stages(inspected: Any) -> None:
 
 def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
     code = (
-        "from pipeline import params\nfrom pipeline.integrations import mlflow as tracking\n"
-        "with tracking.train(params.load(), key='k') as run: run.finished('w')"
+        "from pipeline import params\nfrom pipeline.integrations import mlflow\n"
+        "with mlflow.train_run(params.load(), key='k') as run: run.mark_finished('w')"
     )
     for number in range(2):
         folder = tmp_path / f"round {number}"  # with a space
@@ -159,7 +158,7 @@ def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
 def test_a_training_that_raises_is_marked_and_its_error_goes_on(
     values: Params, error: type[BaseException], status: str
 ) -> None:
-    with pytest.raises(error), tracking.train(values, key="k"):
+    with pytest.raises(error), mlflow.train_run(values, key="k"):
         raise error
     assert [run.info.status for run in runs()] == [status]
 
@@ -167,42 +166,53 @@ def test_a_training_that_raises_is_marked_and_its_error_goes_on(
 def test_a_killed_training_is_continued_under_its_key(values: Params, inspected: Any) -> None:
     code = """import os, signal
 from pipeline import params
-from pipeline.integrations import mlflow as tracking
-with tracking.train(params.load(), key="mine") as run:
-    run.steps([{"step": 1, "loss/total": 3.0}])
+from pipeline.integrations import mlflow
+with mlflow.train_run(params.load(), key="mine") as run:
+    run.log_steps([{"step": 1, "loss/total": 3.0}])
     os.kill(os.getpid(), signal.SIGKILL)"""
     with python(code, folder=inspected.root) as process:
         assert process.wait(60) == -signal.SIGKILL
     assert [run.info.status for run in runs()] == ["RUNNING"]
-    with tracking.train(values, key="another"):
+    with mlflow.train_run(values, key="another"):
         pass
-    with tracking.train(values, key="mine") as run:
-        run.steps([{"step": 2, "loss/total": 2.0}])
-        run.finished(WEIGHTS)
+    with mlflow.train_run(values, key="mine") as run:
+        run.log_steps([{"step": 2, "loss/total": 2.0}])
+        run.mark_finished(WEIGHTS)
     first, second = runs()
     assert (first.data.tags["key"], first.info.status) == ("mine", "FINISHED")
     assert second.data.tags["key"] == "another"
-    history = tracking.Store.open().client.get_metric_history(first.info.run_id, "loss/total")
+    history = mlflow.Store.open().client.get_metric_history(first.info.run_id, "loss/total")
     assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0)]
-    with tracking.train(values, key="mine") as run:  # finished: a new training is a new run
-        run.finished(WEIGHTS)
+    with mlflow.train_run(values, key="mine") as run:  # finished: a new training is a new run
+        run.mark_finished(WEIGHTS)
     assert len(runs()) == 3
 
 
+def test_a_finished_run_is_continued_if_its_training_is(values: Params) -> None:
+    """Its stage failed after all, since an input had changed, and was repeated from the saved state."""
+    with mlflow.train_run(values, key="mine") as run:
+        run.log_steps([{"step": 1, "loss/total": 3.0}])
+        run.mark_finished(WEIGHTS)
+    with mlflow.train_run(values, key="mine", resumed=True) as run:
+        run.mark_finished(WEIGHTS)
+    (only,) = runs()
+    assert (only.info.status, only.data.metrics) == ("FINISHED", {"loss/total": 3.0})
+
+
 def train_and_evaluate(values: Params, ap: float) -> None:
-    with tracking.train(values, key="k") as run:
-        run.finished(WEIGHTS)
-    with tracking.evaluate(values, WEIGHTS) as run:
-        run.metrics({"coco/AP": ap})
-        run.finished(PREDICTIONS)
+    with mlflow.train_run(values, key="k") as run:
+        run.mark_finished(WEIGHTS)
+    with mlflow.evaluate_run(values, WEIGHTS) as run:
+        run.log_metrics({"coco/AP": ap})
+        run.mark_finished(PREDICTIONS)
 
 
 def test_an_evaluation_of_cached_weights_overwrites_nothing(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     train_and_evaluate(values, 0.5)
     monkeypatch.setenv("DVC_EXP_NAME", "other-nms")
-    with tracking.evaluate(values, WEIGHTS) as run:
-        run.metrics({"coco/AP": 0.4})
-        run.finished("d" * 64)
+    with mlflow.evaluate_run(values, WEIGHTS) as run:
+        run.log_metrics({"coco/AP": 0.4})
+        run.mark_finished("d" * 64)
     first, own = runs()
     assert (first.data.metrics["coco/AP"], own.data.metrics["coco/AP"]) == (0.5, 0.4)
     assert own.data.tags["trained_by"] == first.info.run_id
@@ -210,34 +220,34 @@ def test_an_evaluation_of_cached_weights_overwrites_nothing(values: Params, monk
     assert own.data.params == {
         name: str(value) for name, value in values.flat().items() if not name.startswith("machine.")
     }
-    with tracking.inspect(values, "d" * 64) as run:
-        run.finished("e")
+    with mlflow.inspect_run(values, "d" * 64) as run:
+        run.mark_finished("e")
     assert [("inspected" in run.data.tags) for run in runs()] == [False, True]
 
 
 def test_a_second_inspection_names_the_run_that_evaluated(values: Params) -> None:
     train_and_evaluate(values, 0.5)
     for digest in ("e", "f"):
-        with tracking.inspect(values, PREDICTIONS) as run:
-            run.finished(digest)
+        with mlflow.inspect_run(values, PREDICTIONS) as run:
+            run.mark_finished(digest)
     first, own = runs()
     assert first.data.tags["inspected"] == "e"
     assert (own.data.tags["inspected"], own.data.tags["evaluated_by"]) == ("f", first.info.run_id)
 
 
 def test_unknown_weights_get_a_run_that_names_nobody(values: Params) -> None:
-    with tracking.evaluate(values, "0" * 64) as run:
-        run.finished("1" * 64)
+    with mlflow.evaluate_run(values, "0" * 64) as run:
+        run.mark_finished("1" * 64)
     assert "trained_by" not in runs()[0].data.tags
 
 
 def test_a_failed_evaluation_is_repeated_in_its_run(values: Params) -> None:
-    with tracking.train(values, key="k") as run:
-        run.finished(WEIGHTS)
-    with pytest.raises(ZeroDivisionError), tracking.evaluate(values, WEIGHTS):
+    with mlflow.train_run(values, key="k") as run:
+        run.mark_finished(WEIGHTS)
+    with pytest.raises(ZeroDivisionError), mlflow.evaluate_run(values, WEIGHTS):
         raise ZeroDivisionError
-    with tracking.evaluate(values, WEIGHTS) as run:
-        run.finished(PREDICTIONS)
+    with mlflow.evaluate_run(values, WEIGHTS) as run:
+        run.mark_finished(PREDICTIONS)
     assert [run.info.status for run in runs()] == ["FINISHED"]
 
 
@@ -253,11 +263,11 @@ def test_the_revision_is_git_s_and_an_experiment_s_is_its_baseline(
     git("init", "-q")
     git("add", "params.yaml", "dvc.yaml")
     git("commit", "-qm", "Begin")
-    with tracking.train(values, key="1"):
+    with mlflow.train_run(values, key="1"):
         pass
     (inspected.root / "params.yaml").write_text((inspected.root / "params.yaml").read_text() + "# later\n")
     monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123")
-    with tracking.train(values, key="2"):
+    with mlflow.train_run(values, key="2"):
         pass
     first, second = (run.data.tags for run in runs())
     assert (first["git_revision"], first["git_dirty"]) == (git("rev-parse", "HEAD"), "false")
@@ -272,8 +282,8 @@ def test_a_temporary_workspace_writes_into_the_main_store(
     (clone / "dvc.yaml").write_text("stages: {}\n")
     monkeypatch.setenv("DVC_ROOT", str(inspected.root))
     monkeypatch.chdir(clone)
-    with tracking.train(values, key="k") as run:
-        run.finished(WEIGHTS)
+    with mlflow.train_run(values, key="k") as run:
+        run.mark_finished(WEIGHTS)
     assert (inspected.root / "mlflow.db").is_file()
     assert sorted(path.name for path in clone.iterdir()) == ["dvc.yaml"]
 
@@ -282,10 +292,10 @@ def test_what_cannot_be_logged_is_told_in_one_line_after_the_work(
     values: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> None:
-        with tracking.train(values, key="k") as run:
-            run.metrics({"bad*name": 1})
-            run.metrics({"bad*name": 2})
-            run.finished(WEIGHTS)
+        with mlflow.train_run(values, key="k") as run:
+            run.log_metrics({"bad*name": 1})
+            run.log_metrics({"bad*name": 2})
+            run.mark_finished(WEIGHTS)
 
     with pytest.raises(PipelineError, match=r"metrics: .*bad\*name") as raised:
         work()
@@ -296,15 +306,15 @@ def test_what_cannot_be_logged_is_told_in_one_line_after_the_work(
 
 def test_a_broken_store_is_one_line(inspected: Any) -> None:
     (inspected.root / "mlflow.db").write_bytes(b"this is no database" * 100)
-    answer = CliRunner().invoke(main, ["ui", "--port", str(ports.free())])
+    answer = CliRunner().invoke(main, ["ui", "--port", str(servers.find_free_port())])
     assert answer.exit_code == 1
     assert "file is not a database" in answer.stderr
     assert answer.stderr.count("\n") == 1
 
 
 def test_an_experiment_deleted_in_the_ui_comes_back(values: Params) -> None:
-    store = tracking.Store.open()
+    store = mlflow.Store.open()
     store.client.delete_experiment(store.experiment)
-    with tracking.train(values, key="k"):
+    with mlflow.train_run(values, key="k"):
         pass
     assert len(runs()) == 1

@@ -13,17 +13,16 @@ import pytest
 from pymongo import MongoClient
 
 from pipeline.errors import PipelineError
-from pipeline.integrations import mongo
-from pipeline.integrations import servers as ports
-from pipeline.workspace import state
+from pipeline.integrations import mongo, servers
+from pipeline.workspace import state_dir
 from tests.support.paths import PROJECT
 
 pytestmark = pytest.mark.usefixtures("inspected")
 
 
-def servers() -> list[psutil.Process]:
+def mongod_processes() -> list[psutil.Process]:
     """The mongod processes of this test's folder."""
-    folder, found = str(state() / "mongo"), []
+    folder, found = str(state_dir() / "mongo"), []
     for process in psutil.process_iter():
         try:
             if folder in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
@@ -48,14 +47,14 @@ def insert(uri: str, count: int) -> None:
 
 def test_it_listens_on_loopback_alone_and_stops_with_its_last_user() -> None:
     with mongo.server() as uri:
-        (process,) = servers()
+        (process,) = mongod_processes()
         addresses = {item.laddr.ip for item in process.net_connections() if item.status == psutil.CONN_LISTEN}
         assert addresses == {"127.0.0.1"}
         with mongo.server() as second:
             assert second == uri
-        assert servers() == [process]  # the inner user left, the outer one still has it
+        assert mongod_processes() == [process]  # the inner user left, the outer one still has it
         insert(uri, 3)
-    assert servers() == []
+    assert mongod_processes() == []
     with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
         assert client["fiftyone"]["samples"].count_documents({}) == 3
 
@@ -72,7 +71,7 @@ def test_who_started_it_may_leave_first() -> None:
             assert mine == uri
             starter.communicate("\n", timeout=30)
             insert(mine, 1)
-    assert servers() == []
+    assert mongod_processes() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -89,10 +88,10 @@ def test_a_user_told_to_end_stops_it(number: signal.Signals) -> None:
     ) as user:
         assert user.stdout is not None
         user.stdout.readline()
-        assert len(servers()) == 1
+        assert len(mongod_processes()) == 1
         user.send_signal(number)
         assert user.wait(30) != 0
-    assert servers() == []
+    assert mongod_processes() == []
 
 
 def test_after_a_kill_of_everything_the_data_is_there_and_counted() -> None:
@@ -111,17 +110,17 @@ with mongo.server() as uri:
     ) as user:
         assert user.stdout is not None
         old = user.stdout.readline().strip()
-        (process,) = servers()
+        (process,) = mongod_processes()
         time.sleep(0.3)  # the journal is written every 100 ms
         process.kill()
         user.kill()
     assert gone(process)
-    assert (state() / "mongo/mongod.lock").stat().st_size > 0
-    assert (state() / "mongo/address").read_text().strip() == old
+    assert (state_dir() / "mongo/mongod.lock").stat().st_size > 0
+    assert (state_dir() / "mongo/address").read_text().strip() == old
     with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
         samples = client["fiftyone"]["samples"]
         assert samples.estimated_document_count() == samples.count_documents({}) == 8000
-    assert servers() == []
+    assert mongod_processes() == []
 
 
 def test_a_user_that_was_killed_leaves_a_server_that_the_next_one_shares_and_stops() -> None:
@@ -135,7 +134,7 @@ def test_a_user_that_was_killed_leaves_a_server_that_the_next_one_shares_and_sto
         user.kill()
     with mongo.server() as mine:
         assert mine == uri
-    assert servers() == []
+    assert mongod_processes() == []
 
 
 def test_the_users_own_database_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,29 +146,29 @@ def test_the_users_own_database_is_asked_first(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", uri)
     with pytest.raises(PipelineError, match="no answer"), mongo.server():
         pass
-    assert servers() == []
+    assert mongod_processes() == []
 
 
 def test_it_is_found_where_it_is() -> None:
-    assert os.access(mongo.find(), os.X_OK)
+    assert os.access(mongo.find_mongod(), os.X_OK)
 
 
 def test_a_machine_without_libcurl_has_the_one_that_comes_with_pycurl() -> None:
-    mongod = mongo.find()
+    mongod = mongo.find_mongod()
     environment = mongo.with_bundled_curl(dict(os.environ))
     libraries = subprocess.run(["ldd", mongod], env=environment, capture_output=True, text=True, check=True).stdout
     (curl,) = (line for line in libraries.splitlines() if "libcurl.so.4 =>" in line)
-    assert str(state() / "lib/libcurl.so.4") in curl
+    assert str(state_dir() / "lib/libcurl.so.4") in curl
     assert "not found" not in libraries
     # The whole of it works, not the loading alone.
-    data = state() / "elsewhere"
+    data = state_dir() / "elsewhere"
     data.mkdir()
     command = [
         mongod,
         "--dbpath",
         data,
         "--port",
-        str(ports.free()),
+        str(servers.find_free_port()),
         "--nounixsocket",
         "--logpath",
         data / "log",
@@ -184,4 +183,4 @@ def test_a_mongod_that_lacks_a_library_is_told_in_one_line(tmp_path: Path) -> No
     broken.write_text("#!/bin/sh\necho 'mongod: libwhat.so.1: cannot open shared object file' >&2\nexit 127\n")
     broken.chmod(0o755)
     with pytest.raises(PipelineError, match=r"libwhat\.so\.1: cannot open.*; Debian, Ubuntu: apt-get install libcurl4"):
-        mongo.loadable(broken)
+        mongo.mongod_environment(broken)

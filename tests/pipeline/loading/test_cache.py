@@ -1,4 +1,4 @@
-"""The cache of resized images: it changes nothing, and whatever befalls it, it holds what is right."""
+"""The cache of resized images gives the same pixels as the files, also after crashes and on a full disk."""
 
 import multiprocessing
 import os
@@ -17,11 +17,11 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.data.images import read_image, resized
 from pipeline.errors import PipelineError
 from pipeline.loading.cache import ImageCache
-from tests.support.noise_images import SIZE, batches, same, training_data, written
+from tests.support.noise_images import SIZE, batches, batches_equal, training_data, write_noise_images
 
 
 @pytest.fixture
-def cached(tmp_path: Path) -> Callable[..., ImageCache]:
+def open_cache(tmp_path: Path) -> Callable[..., ImageCache]:
     def build(split: AnnotationSet, size: InputSize = SIZE) -> ImageCache:
         return ImageCache(tmp_path / "store", tmp_path / "raw", split.images, size)
 
@@ -29,58 +29,58 @@ def cached(tmp_path: Path) -> Callable[..., ImageCache]:
 
 
 @pytest.mark.parametrize("size", [SIZE, InputSize((33, 47), letterbox=True), InputSize((100, 130))])
-def test_a_cache_changes_nothing_where_nothing_is_zoomed(
-    cached: Callable[..., ImageCache], tmp_path: Path, size: InputSize
+def test_a_cache_does_not_change_pixels_without_zoom(
+    open_cache: Callable[..., ImageCache], tmp_path: Path, size: InputSize
 ) -> None:
-    split = written(tmp_path / "raw", [(48, 64), (64, 49), (41, 83), (480, 640), (17, 90), (61, 61)])
+    split = write_noise_images(tmp_path / "raw", [(48, 64), (64, 49), (41, 83), (480, 640), (17, 90), (61, 61)])
     data = training_data(tmp_path / "raw", split, scale=(1.0, 1.0))
     data.augmentation = replace(data.augmentation, input_size=size)
-    plainly = list(batches(data, batch_size=3, canvas=size.canvas)(1))
-    for _ in range(2):  # first written, then read
-        data.cache = cached(split, size)
+    expected = list(batches(data, batch_size=3, canvas=size.canvas)(1))
+    for _ in range(2):  # the first pass writes, the second reads
+        data.cache = open_cache(split, size)
         for workers in (0, 2):
-            assert same(plainly, list(batches(data, batch_size=3, canvas=size.canvas, workers=workers)(1)))
+            assert batches_equal(expected, list(batches(data, batch_size=3, canvas=size.canvas, workers=workers)(1)))
 
 
-def test_a_cached_image_is_not_decoded_again(cached: Callable[..., ImageCache], tmp_path: Path) -> None:
-    split = written(tmp_path / "raw", [(48, 64), (64, 48)])
+def test_a_cached_image_is_not_decoded_again(open_cache: Callable[..., ImageCache], tmp_path: Path) -> None:
+    split = write_noise_images(tmp_path / "raw", [(48, 64), (64, 48)])
     path = tmp_path / "raw/1.png"
-    cache = cached(split)
+    cache = open_cache(split)
     expected = resized(read_image(path), *SIZE.resized(64, 48))
     assert torch.equal(cache.read(1, path), expected)
     path.unlink()
-    found = cache.read(1, path)
-    assert torch.equal(found, expected)
-    assert found.stride() == expected.stride()
+    image = cache.read(1, path)
+    assert torch.equal(image, expected)
+    assert image.stride() == expected.stride()
 
 
 @pytest.mark.parametrize("lost", ["pixels", "sums"])
-def test_what_a_crash_left_half_written_is_made_again(
-    cached: Callable[..., ImageCache], tmp_path: Path, lost: str
+def test_an_image_that_a_crash_left_incomplete_is_decoded_again(
+    open_cache: Callable[..., ImageCache], tmp_path: Path, lost: str
 ) -> None:
-    """A kill between the two leaves pixels without a sum; a machine that goes down may leave a sum without pixels."""
-    split = written(tmp_path / "raw", [(48, 64), (64, 48)])
+    """A killed process can leave pixels without a checksum, and a machine failure a checksum without pixels."""
+    split = write_noise_images(tmp_path / "raw", [(48, 64), (64, 48)])
     path = tmp_path / "raw/1.png"
-    cache = cached(split)
+    cache = open_cache(split)
     expected = cache.read(1, path)
     content = bytearray((cache.folder / lost).read_bytes())
     content[-8:] = bytes(8)
     (cache.folder / lost).write_bytes(content)
-    again = cached(split)
-    assert torch.equal(again.read(1, path), expected)
+    reopened = open_cache(split)
+    assert torch.equal(reopened.read(1, path), expected)
     path.unlink()
-    assert torch.equal(again.read(1, path), expected)
+    assert torch.equal(reopened.read(1, path), expected)
 
 
-def test_processes_killed_while_they_write_leave_a_right_cache(
-    cached: Callable[..., ImageCache], tmp_path: Path
+def test_processes_killed_while_writing_leave_a_valid_cache(
+    open_cache: Callable[..., ImageCache], tmp_path: Path
 ) -> None:
-    split = written(tmp_path / "raw", [(48, 64), (64, 48), (40, 80)] * 4)
+    split = write_noise_images(tmp_path / "raw", [(48, 64), (64, 48), (40, 80)] * 4)
     paths = [tmp_path / "raw" / image.file_name for image in split.images]
     size = InputSize((320, 480))
 
     def fill() -> None:
-        cache = cached(split, size)
+        cache = open_cache(split, size)
         while True:
             os.truncate(cache.folder / "sums", 0)
             os.truncate(cache.folder / "sums", len(paths) * 8)
@@ -88,67 +88,73 @@ def test_processes_killed_while_they_write_leave_a_right_cache(
                 cache.read(row, path)
 
     for delay in (0.01, 0.03, 0.05, 0.08):
-        filling = [multiprocessing.get_context("fork").Process(target=fill) for _ in range(2)]
-        for process in filling:
+        writers = [multiprocessing.get_context("fork").Process(target=fill) for _ in range(2)]
+        for process in writers:
             process.start()
         time.sleep(delay)
-        cache = cached(split, size)
-        for process in filling:
+        cache = open_cache(split, size)
+        for process in writers:
             process.kill()
             process.join()
         for row, path in enumerate(paths):
             assert torch.equal(cache.read(row, path), resized(read_image(path), *size.resized(*cache.shapes[row])))
 
 
-def test_caches_of_changed_files_are_cleared_unless_in_use(cached: Callable[..., ImageCache], tmp_path: Path) -> None:
-    split = written(tmp_path / "raw", [(48, 64), (64, 48)])
-    first, larger = cached(split), cached(split, InputSize((64, 96)))
+def test_caches_of_changed_files_are_removed_unless_in_use(
+    open_cache: Callable[..., ImageCache], tmp_path: Path
+) -> None:
+    split = write_noise_images(tmp_path / "raw", [(48, 64), (64, 48)])
+    first, larger = open_cache(split), open_cache(split, InputSize((64, 96)))
     assert first.folder.parent == larger.folder.parent
     os.utime(tmp_path / "raw/0.png", ns=(1, 1))
-    second = cached(split)
+    second = open_cache(split)
     assert second.folder.parent != first.folder.parent
     assert first.folder.exists()  # in use
     old = first.folder.parent
     del first, larger
-    third = cached(split)
+    third = open_cache(split)
     assert third.folder == second.folder
     assert not old.exists()
     assert second.folder.exists()
 
 
-def test_no_room_is_one_line_with_the_numbers(cached: Callable[..., ImageCache], tmp_path: Path) -> None:
-    split = written(tmp_path / "raw", [(48, 64), (64, 48)])
-    cache = cached(split, InputSize((2_000_000, 4_000_000)))
+def test_too_little_disk_space_is_a_one_line_error_with_numbers(
+    open_cache: Callable[..., ImageCache], tmp_path: Path
+) -> None:
+    split = write_noise_images(tmp_path / "raw", [(48, 64), (64, 48)])
+    cache = open_cache(split, InputSize((2_000_000, 4_000_000)))
     with pytest.raises(
-        PipelineError, match=r"needs 16000\.0 GB more, and [\d.]+ GB are free there: make room"
+        PipelineError, match=r"needs 16000\.0 GB more, but only [\d.]+ GB are free: free up space"
     ) as caught:
         cache.check_free_space(np.array([1]))
     assert "\n" not in str(caught.value)
     cache.check_free_space(np.array([], dtype=np.int64))
-    cached(split).check_free_space(np.array([0, 1]))
+    open_cache(split).check_free_space(np.array([0, 1]))
 
 
-def test_a_full_disk_leaves_images_out_of_the_cache(cached: Callable[..., ImageCache], tmp_path: Path) -> None:
+def test_on_a_full_disk_images_are_not_cached(open_cache: Callable[..., ImageCache], tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
-    split = written(tmp_path / "raw", [(48, 64), (64, 48)])
+    split = write_noise_images(tmp_path / "raw", [(48, 64), (64, 48)])
     path = tmp_path / "raw/1.png"
-    cache = cached(split)
+    cache = open_cache(split)
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-        found = cache.read(1, path)
+        image = cache.read(1, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert torch.equal(found, resized(read_image(path), *SIZE.resized(64, 48)))
+    assert torch.equal(image, resized(read_image(path), *SIZE.resized(64, 48)))
     assert not any((cache.folder / "sums").read_bytes())
 
 
-def test_another_size_than_the_annotations_say_is_one_line(cached: Callable[..., ImageCache], tmp_path: Path) -> None:
-    split = written(tmp_path / "raw", [(48, 64)])
+def test_a_size_that_differs_from_the_annotations_is_a_one_line_error(
+    open_cache: Callable[..., ImageCache], tmp_path: Path
+) -> None:
+    split = write_noise_images(tmp_path / "raw", [(48, 64)])
     wrong = replace(split, images=(replace(split.images[0], width=65),))
     with pytest.raises(PipelineError, match=r"0\.png has 64×48 pixels, but its annotations are for 65×48: run"):
-        cached(wrong).read(0, tmp_path / "raw/0.png")
+        open_cache(wrong).read(0, tmp_path / "raw/0.png")
     (tmp_path / "raw/0.png").unlink()
     with pytest.raises(PipelineError, match=r"0\.png: no such file"):
-        cached(split)
+        open_cache(split)

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from sklearn.datasets import load_sample_image
 
 from fcos.detector import Detector
-from fcos.training.history import Row
+from fcos.training.history import NullCallback, Row
 from pipeline import params, recipes
 from pipeline.cli import main
 from pipeline.data.annotations import Annotation, AnnotationSet, Category
@@ -28,12 +28,6 @@ from tests.support.paths import PROJECT
 NAMES = sorted(recipes.recipes())
 DOCS = PROJECT / "docs/recipes.md"
 COMMENT = "# mine\n"
-
-
-class Silent:
-    def stepped(self, row: Row, images: int) -> None: ...
-
-    def validated(self, row: Row) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +78,9 @@ def test_recipe_trains(name: str, photograph: tuple[Path, AnnotationSet]) -> Non
         return {}
 
     batches = make_batches(values, split, folder)
-    trainer = make_trainer(values, batches=batches, validate=validate, classes=2, watcher=Silent(), checkpoint=None)
+    trainer = make_trainer(
+        values, batches=batches, validate=validate, classes=2, callback=NullCallback(), checkpoint=None
+    )
     trainer.batches = remember  # type: ignore[assignment]
     (step,) = trainer.fit().steps
     assert step["positives"] > 0

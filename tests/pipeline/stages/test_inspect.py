@@ -1,9 +1,7 @@
 """The whole stage as DVC runs it, on a scene with one error of each kind."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,15 @@ from PIL import Image as Pillow
 
 from pipeline.data import annotations
 from pipeline.data import detections as results
-from pipeline.evaluation import error_kinds as errors
+from pipeline.evaluation import error_kinds
 from pipeline.files import digest
-from pipeline.integrations import mlflow as tracking
-from pipeline.stages import inspect as stage
-from tests.support.paths import PROJECT
-
-
-def inspect(folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.stages.inspect"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+from pipeline.integrations import mlflow
+from pipeline.visualization import failure_sheets
+from tests.support.projects import run_stage
 
 
 def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(inspected: Any) -> None:
-    done = inspect(inspected.root)
+    done = run_stage(inspected.root, "inspect")
     assert (done.returncode, done.stderr) == (0, "")
     numbers = json.loads((inspected.root / "metrics/inspect.json").read_text())
     assert numbers["errors"] == {
@@ -46,7 +33,7 @@ def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(inspe
         "duplicates.jpg", "false_positives.jpg", "index.html", "missed_objects.jpg", "poor_boxes.jpg",
         "wrong_class.jpg",
     ]  # fmt: skip
-    store = tracking.Store.open()
+    store = mlflow.Store.open()
     (run,) = store.client.search_runs([store.experiment])
     assert run.data.tags["predictions"] == digest(inspected.root / "predictions/val.json")
     assert run.data.metrics["inspect/errors/missed"] == 3
@@ -54,12 +41,12 @@ def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(inspe
     assert "failures/index.html" in [item.path for item in store.client.list_artifacts(run.info.run_id, "failures")]
 
 
-def sheets(inspected: Any, worst: int) -> Path:
+def sheets(inspected: Any, max_images: int) -> Path:
     truth = annotations.read(inspected.root / "data/unified/val.json")
     detections = results.read(inspected.root / "predictions/val.json", truth)
-    judged = errors.analyze(truth, detections, score_threshold=0.3, iou_threshold=0.5)
+    errors = error_kinds.analyze(truth, detections, score_threshold=0.3, iou_threshold=0.5)
     folder: Path = inspected.root / "sheets"
-    stage._write_sheets(folder, truth, judged, inspected.root / "data/raw/digits", worst)
+    failure_sheets.write(folder, truth, errors, inspected.root / "data/raw/digits", max_images)
     return folder
 
 
@@ -67,9 +54,22 @@ def sheets(inspected: Any, worst: int) -> Path:
 def test_sheets_show_the_boxes_that_are_meant(inspected: Any, name: str) -> None:
     with Pillow.open(sheets(inspected, 24) / f"{name}.jpg") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    strong, faint = (stage.TRUTH, stage.DETECTION)[:: 1 if name == "missed_objects" else -1]
+    colors = failure_sheets.TRUTH_COLOR, failure_sheets.DETECTION_COLOR
+    strong, faint = colors if name == "missed_objects" else colors[::-1]
     assert (np.abs(pixels - strong).max(axis=-1) < 40).sum() > 500
     assert (np.abs(pixels - faint).max(axis=-1) < 40).sum() < 50
+
+
+def test_a_16_bit_image_looks_like_its_8_bit_version(inspected: Any) -> None:
+    file = inspected.root / "data/raw/digits/pictures/12.png"
+    gray = np.tile(np.arange(200, dtype=np.uint8), (100, 1))
+    Pillow.fromarray(gray).save(file)
+    expected = (sheets(inspected, 24) / "missed_objects.jpg").read_bytes()
+    shutil.rmtree(inspected.root / "sheets")
+    Pillow.fromarray(gray.astype(np.uint16) * 256 + 77).save(file)
+    with Pillow.open(file) as stored:
+        assert stored.mode.startswith("I")
+    assert (sheets(inspected, 24) / "missed_objects.jpg").read_bytes() == expected
 
 
 def test_one_picture_a_sheet_shows_the_worst_alone(inspected: Any) -> None:
@@ -78,14 +78,15 @@ def test_one_picture_a_sheet_shows_the_worst_alone(inspected: Any) -> None:
         assert picture.width < 600
         blue = picture.getpixel((picture.width // 2, picture.height - 100))
     assert np.abs(np.subtract(blue, (40, 90, 120))).max() < 8  # picture 12 has the largest missed object
-    assert "2 images in all" in (folder / "index.html").read_text()
+    assert "2 images in total" in (folder / "index.html").read_text()
 
 
 def test_an_unreadable_picture_is_one_line_and_leaves_nothing_half_written(inspected: Any) -> None:
     (inspected.root / "data/raw/digits/pictures/13.png").write_bytes(b"\x89PNG")
-    done = inspect(inspected.root)
+    done = run_stage(inspected.root, "inspect")
     assert done.returncode == 1
-    assert done.stderr.startswith(f"inspect: {inspected.root}/data/raw/digits/pictures/13.png: can't be read")
+    file = inspected.root / "data/raw/digits/pictures/13.png"
+    assert done.stderr.startswith(f"inspect: {file}: can't be decoded as an image")
     assert done.stderr.count("\n") == 1
     assert not (inspected.root / "metrics/inspect.json").exists()
     assert list((inspected.root / "reports").iterdir()) == []
@@ -93,7 +94,7 @@ def test_an_unreadable_picture_is_one_line_and_leaves_nothing_half_written(inspe
 
 def test_a_database_that_does_not_answer_is_one_line(inspected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9")
-    done = inspect(inspected.root)
+    done = run_stage(inspected.root, "inspect")
     assert done.returncode == 1
     assert done.stderr.startswith("inspect: FIFTYONE_DATABASE_URI=mongodb://127.0.0.1:9: no answer; ")
     assert done.stderr.count("\n") == 1

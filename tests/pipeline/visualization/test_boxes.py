@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from pipeline.visualization.boxes import Box, class_color, contact_sheet, draw, font_of, ink_on
+from pipeline.visualization.boxes import Box, class_color, contrasting_color, draw_boxes, load_font
 
 RED = (255, 0, 0)
 
@@ -17,7 +17,7 @@ def colored(image: Pillow.Image, color: tuple[int, int, int]) -> tuple[np.ndarra
 
 
 def test_a_box_without_a_label_is_drawn_on_its_edges_alone() -> None:
-    image = draw(Pillow.new("RGB", (600, 500)), [(100, 50, 300, 200)], [""], [RED])
+    image = draw_boxes(Pillow.new("RGB", (600, 500)), [(100, 50, 300, 200)], [""], [RED])
     xs, ys = colored(image, RED)
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (100, 299, 50, 199)
     assert image.getpixel((200, 120)) == (0, 0, 0)
@@ -25,17 +25,17 @@ def test_a_box_without_a_label_is_drawn_on_its_edges_alone() -> None:
 
 def test_the_image_handed_in_stays_as_it_was() -> None:
     image = Pillow.new("RGB", (600, 500))
-    draw(image, [(100, 50, 300, 200)], ["cat"], [RED], [0.9])
+    draw_boxes(image, [(100, 50, 300, 200)], ["cat"], [RED], [0.9])
     assert image.getbbox() is None
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
 def test_any_mode_becomes_rgb(mode: str) -> None:
-    assert draw(Pillow.new(mode, (50, 40)), [], [], []).mode == "RGB"
+    assert draw_boxes(Pillow.new(mode, (50, 40)), [], [], []).mode == "RGB"
 
 
 def test_a_small_image_is_enlarged_and_its_box_with_it() -> None:
-    image = draw(Pillow.new("RGB", (48, 24)), [(12, 6, 24, 18)], [""], [RED])
+    image = draw_boxes(Pillow.new("RGB", (48, 24)), [(12, 6, 24, 18)], [""], [RED])
     assert image.size == (480, 240)
     xs, ys = colored(image, RED)
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (120, 239, 60, 179)
@@ -47,11 +47,11 @@ def test_a_label_stays_in_the_image_whole(size: tuple[int, int], corner: tuple[f
     width, height = size
     box: Box = (corner[0] * width, corner[1] * height, (corner[0] + 0.1) * width, (corner[1] + 0.1) * height)
     color = (255, 255, 0)
-    bare = draw(Pillow.new("RGB", size), [box], [""], [color])
-    image = draw(Pillow.new("RGB", size), [box], ["raccoon"], [color])
+    bare = draw_boxes(Pillow.new("RGB", size), [box], [""], [color])
+    image = draw_boxes(Pillow.new("RGB", size), [box], ["raccoon"], [color])
     changed = np.nonzero((np.asarray(bare) != np.asarray(image)).any(axis=-1))
     xs, ys = colored(image, color)
-    text = font_of(max(12, max(image.size) / 36)).getbbox("raccoon")
+    text = load_font(max(12, max(image.size) / 36)).getbbox("raccoon")
     assert len(changed[0]) > 0
     assert xs.max() - xs.min() >= min(text[2] - text[0], image.width) - 1
     assert ys.max() - ys.min() >= text[3] - text[1] - 1
@@ -59,18 +59,18 @@ def test_a_label_stays_in_the_image_whole(size: tuple[int, int], corner: tuple[f
 
 @pytest.mark.parametrize("box", [(-50, -50, 900, 900), (700, 700, 800, 800), (10, 10, 10, 10), (5, 5, 5.2, 5.3)])
 def test_boxes_outside_or_without_size_do_no_harm(box: Box) -> None:
-    assert draw(Pillow.new("RGB", (600, 500)), [box], ["x"], [RED], [0.5]).size == (600, 500)
+    assert draw_boxes(Pillow.new("RGB", (600, 500)), [box], ["x"], [RED], [0.5]).size == (600, 500)
 
 
 def test_the_best_score_is_on_top_and_written_down() -> None:
     boxes: list[Box] = [(100, 100, 300, 300)] * 2
-    image = draw(Pillow.new("RGB", (600, 500)), boxes, ["a", "a"], [RED, (0, 255, 0)], [0.9, 0.3])
+    image = draw_boxes(Pillow.new("RGB", (600, 500)), boxes, ["a", "a"], [RED, (0, 255, 0)], [0.9, 0.3])
     assert image.getpixel((100, 200)) == RED
 
 
 def test_lists_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        draw(Pillow.new("RGB", (60, 50)), [(0, 0, 5, 5)], [], [RED])
+        draw_boxes(Pillow.new("RGB", (60, 50)), [(0, 0, 5, 5)], [], [RED])
 
 
 def test_class_colors_are_stable_and_apart() -> None:
@@ -82,27 +82,5 @@ def test_class_colors_are_stable_and_apart() -> None:
 
 
 def test_ink_contrasts() -> None:
-    assert ink_on((255, 255, 0)) == (0, 0, 0)
-    assert ink_on((0, 0, 128)) == (255, 255, 255)
-
-
-def test_a_contact_sheet_holds_each_picture_in_its_place() -> None:
-    colors = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-    tiles = [(Pillow.new("RGB", (80, 40), color), f"picture {number}") for number, color in enumerate(colors)]
-    sheet = contact_sheet(tiles, 2, 100, title="All")
-    places = [colored(sheet, color) for color in colors]
-    assert [(xs.max() - xs.min() + 1, ys.max() - ys.min() + 1) for xs, ys in places] == [(100, 50)] * 3
-    (x0, y0), (x1, y1), (x2, y2) = [(xs.min(), ys.min()) for xs, ys in places]
-    assert y0 == y1 < y2
-    assert x0 == x2 < x1
-    below = np.asarray(sheet)[places[0][1].max() + 1 : y2, x0 : x0 + 100]
-    assert (below.min(axis=-1) < 100).any()  # the caption's ink
-
-
-def test_a_sheet_of_fewer_pictures_than_columns_is_no_wider_than_they_are() -> None:
-    assert contact_sheet([(Pillow.new("L", (10, 10)), "one")], 6, 100).width < 120
-
-
-def test_a_sheet_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="picture"):
-        contact_sheet([], 3, 100)
+    assert contrasting_color((255, 255, 0)) == (0, 0, 0)
+    assert contrasting_color((0, 0, 128)) == (255, 255, 255)

@@ -20,7 +20,7 @@ from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
-from pipeline.visualization import boxes as pictures
+from pipeline.visualization import boxes, contact_sheets, heat_colors
 
 # Strides 8, 16 and 32: levels for sizes up to 64, up to 128, and more.
 SMALL = replace(
@@ -106,10 +106,10 @@ def test_an_object_behind_another_is_hidden() -> None:
 def test_places_are_the_detectors(levels: tuple[int, ...]) -> None:
     detector = build(replace(SMALL, levels=levels), 1).eval()
     with torch.inference_mode():
-        points = detector(detector.prepare([torch.zeros(3, 140, 290, dtype=torch.uint8)])).points
+        locations = detector(detector.prepare([torch.zeros(3, 140, 290, dtype=torch.uint8)])).locations
     here = assignment.places(detector.config, 140, 290)
-    assert here.grids == points.grids
-    assert torch.equal(here.locations, points.locations)
+    assert here.grids == locations.grids
+    assert torch.equal(here.xy, locations.xy)
 
 
 @pytest.fixture
@@ -264,35 +264,35 @@ def test_an_image_that_went_is_named(project: Path) -> None:
 
 
 def test_object_colors_are_apart() -> None:
-    assert len({pictures.object_color(index) for index in range(60)}) == 60
-    assert all(max(pictures.object_color(index)) >= 230 for index in range(60))
+    assert len({boxes.object_color(index) for index in range(60)}) == 60
+    assert all(max(boxes.object_color(index)) >= 230 for index in range(60))
 
 
 def test_heat_grows_brighter() -> None:
-    brightness = pictures.heat(np.linspace(0, 1, 50)) @ [0.299, 0.587, 0.114]
+    brightness = heat_colors.heat_color(np.linspace(0, 1, 50)) @ [0.299, 0.587, 0.114]
     assert (np.diff(brightness) > 0).all()
 
 
 def test_a_heat_map_lies_where_it_belongs() -> None:
     """Two cells over the right half of a picture: the upper at 0, the lower at 1."""
     black = PIL.Image.new("RGB", (40, 20))
-    pixels = np.asarray(pictures.heated(black, np.array([[0.0], [1.0]]), (20, 0, 40, 20)))
+    pixels = np.asarray(heat_colors.overlay_heat(black, np.array([[0.0], [1.0]]), (20, 0, 40, 20)))
     assert (pixels[:10, 20:] == pixels[0, 20]).all()
     assert (pixels[10:, 20:] == (252, 255, 164)).all()
 
 
 def test_lines_are_no_wider_than_they_may_be() -> None:
-    font = pictures.font_of(20)
+    font = boxes.load_font(20)
     text = "a location learns the object of its color"
-    lines = pictures.wrapped(text, font, 150)
+    lines = contact_sheets.wrap_text(text, font, 150)
     assert " ".join(lines) == text
     assert len(lines) > 1
     assert all(font.getlength(line) <= 150 for line in lines)
-    assert pictures.wrapped("", font, 150) == []
+    assert contact_sheets.wrap_text("", font, 150) == []
 
 
 def test_a_dot_is_round_and_in_its_place() -> None:
-    pixels = np.asarray(pictures.dots(PIL.Image.new("RGB", (40, 40)), [pictures.Dot(10, 20, 6, (255, 0, 0))]))
+    pixels = np.asarray(boxes.draw_dots(PIL.Image.new("RGB", (40, 40)), [boxes.Dot(10, 20, 6, (255, 0, 0))]))
     ys, xs = np.nonzero(pixels[..., 0] > 250)
     assert abs(xs.mean() + 0.5 - 10) < 0.5
     assert abs(ys.mean() + 0.5 - 20) < 0.5
