@@ -136,8 +136,8 @@ def test_ground_truth_keeps_what_it_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"images": []}, "it has no image"),
-        ({"categories": []}, "it has no category"),
+        ({"images": []}, "there is no image"),
+        ({"categories": []}, "there is no category"),
         ({"images": [{"id": 3}, {"id": 3}]}, "image id 3 is used 2 times"),
         ({"images": [{"id": "a"}]}, "images: record 0: value id: input should be a valid integer"),
         ({"categories": [{"id": 2, "name": "x"}, {"id": 4, "name": "x"}]}, "category name 'x' is used 2 times"),
@@ -159,4 +159,4 @@ def test_refuses_bad_ground_truth(tmp_path: Path, change: dict[str, Any], proble
 
 def test_results_are_no_ground_truth(tmp_path: Path) -> None:
     path = saved(tmp_path / "r.json", [GOOD])
-    assert "ground truth is COCO JSON" in refusal(lambda: truth.read(path))
+    assert "ground truth must be COCO JSON" in refusal(lambda: truth.read(path))
