@@ -102,7 +102,7 @@ def _train(params: Params, state: Path) -> None:
     with launch.join_processes(params) as processes:
         job_params = params
         if params.train.overfit:
-            job_params, train_split = overfit_subset(params, train_split, processes)
+            job_params, train_split = overfit_subset(params, train_split, processes.world_size)
             val_split = train_split
         job = Job(job_params, train_split, val_split, workspace() / "data/raw" / params.dataset, processes)
         if processes.rank:

@@ -1,4 +1,4 @@
-"""Both metrics give the numbers that others published, on their data."""
+"""Both metrics reproduce published results on their data."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def section(multiformat: Path, number: int) -> str:
 
 
 def joined(path: Path, objects: AnnotationSet) -> tuple[Detection, ...]:
-    """Detections that a COCO data set holds, joined to the ground truth by file name and class name."""
+    """Detections stored as a COCO data set, matched to the ground truth by file and class name."""
     content = json.loads(path.read_text())
     files = {image["id"]: image["file_name"] for image in content["images"]}
     names = {category["id"]: category["name"] for category in content["categories"]}
@@ -41,7 +41,7 @@ def joined(path: Path, objects: AnnotationSet) -> tuple[Detection, ...]:
 
 
 def with_difficult(objects: AnnotationSet, folder: Path) -> AnnotationSet:
-    """Adds VOC's flag, which the COCO file lacks, from the XML files of the same objects."""
+    """Adds the `difficult` flags of the XML files, which the COCO file lacks."""
     image = {each.file_name: each.id for each in objects.images}
     name = {each.id: each.name for each in objects.categories}
     difficult = set()
@@ -62,7 +62,7 @@ def test_coco_fixture(coco_fixture: Path) -> None:
     objects = truth.read(coco_fixture / "gt.json")
     metrics = coco.evaluate(objects, results.read(coco_fixture / "dets.json", objects))
     expected = (coco_fixture / "expected.txt").read_text()
-    assert metrics.numbers == pytest.approx(numbers_in(expected.split("# the same")[0]), abs=5e-7)
+    assert metrics.values == pytest.approx(numbers_in(expected.split("# the same")[0]), abs=5e-7)
     classes = re.findall(r"^ *(\d+) (\S.*?) +(\d\.\d+)$", expected.split("# per-class")[1], re.MULTILINE)
     assert len(classes) == 70
     known = {name: numbers["AP"] for name, numbers in metrics.per_class.items() if numbers["AP"] is not None}
@@ -72,7 +72,7 @@ def test_coco_fixture(coco_fixture: Path) -> None:
 def test_coco_sample(multiformat: Path) -> None:
     objects = truth.read(multiformat / "coco_sample" / "gt.json")
     metrics = coco.evaluate(objects, joined(multiformat / "coco_sample" / "dets.json", objects))
-    assert metrics.numbers == pytest.approx(numbers_in(section(multiformat, 2)), abs=1e-6)
+    assert metrics.values == pytest.approx(numbers_in(section(multiformat, 2)), abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def voc2012(multiformat: Path) -> tuple[AnnotationSet, tuple[Detection, ...]]:
 
 
 def test_voc2012_by_coco(multiformat: Path, voc2012: tuple[AnnotationSet, tuple[Detection, ...]]) -> None:
-    assert coco.evaluate(*voc2012).numbers == pytest.approx(numbers_in(section(multiformat, 1)), abs=5e-7)
+    assert coco.evaluate(*voc2012).values == pytest.approx(numbers_in(section(multiformat, 1)), abs=5e-7)
 
 
 @pytest.mark.parametrize("difficult", ["difficult objects ignored", "difficult counted as ordinary"])
@@ -103,7 +103,7 @@ def test_voc2012_by_voc(
 
 
 def pascal_case(folder: Path) -> tuple[AnnotationSet, list[Detection]]:
-    """Boxes as the publisher measures them: inclusive pixels, so one wider and higher than in the files."""
+    """Boxes as in the published evaluation: inclusive pixels, one pixel wider and higher than in the files."""
 
     def rows(file: Path) -> list[list[float]]:
         return [[float(word) for word in line.split()[1:]] for line in file.read_text().splitlines() if line.strip()]

@@ -8,7 +8,6 @@ import PIL.Image
 import pytest
 import torch
 
-from fcos.training.distributed import SingleProcess
 from fcos.training.history import History
 from pipeline import params
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
@@ -66,10 +65,8 @@ def test_images_with_only_crowds_or_difficult_objects_are_not_chosen(tmp_path: P
 def test_the_batch_size_fits_images_parts_and_processes(
     tmp_path: Path, overfit: int, batch_size: int, accumulate: int, processes: int, batch: int
 ) -> None:
-    together = SingleProcess()
-    together.world_size = processes
     values = with_train(overfit=overfit, batch_size=batch_size, accumulate=accumulate)
-    train = overfit_subset(values, write_squares(tmp_path), together)[0].train
+    train = overfit_subset(values, write_squares(tmp_path), processes)[0].train
     assert train.batch_size == batch
     assert train.batch_size % (accumulate * processes) == 0
 
