@@ -1,4 +1,4 @@
-"""A detector for inference alone: fewer passes over memory, the same outputs but for rounding."""
+"""Fusion of a detector's layers for inference: fewer passes over memory, equal outputs within rounding."""
 
 import copy
 import operator
@@ -19,15 +19,15 @@ _ACTIVATIONS = (F.relu, torch.relu)
 
 
 def fuse(detector: Detector) -> Detector:
-    """A copy in evaluation mode whose weights can't learn any more; its outputs are equal within 1e-4.
+    """Returns a fused copy in evaluation mode that cannot be trained; its outputs are equal within 1e-4.
 
-    Batch norm is folded into the convolution before it, and what else follows a convolution, a residual's addition and
-    relu, joins it: where nobody else sees the values in between. What has no batch norm keeps its form, and so does
-    what can't be traced, but for its traceable parts.
+    Batch norm is folded into the preceding convolution. A residual's addition and relu after a convolution are computed
+    with it, if no other layer uses the intermediate values. Blocks without batch norm, and blocks that torch.fx cannot
+    trace, stay unchanged.
     """
     copied = copy.deepcopy(detector).eval().requires_grad_(False)
-    _thaw(copied)
-    # A whole noun keeps its type: others ask it for what it has.
+    _unfreeze_batch_norm(copied)
+    # Backbone and head are not traced themselves: other code uses their attributes.
     rewrite(copied, nn.BatchNorm2d, _fuse, never=Backbone | Head | nn.ModuleList)
     return copied.to(memory_format=torch.channels_last)
 
@@ -35,7 +35,7 @@ def fuse(detector: Detector) -> Detector:
 class ConvolutionRelu(nn.Module):
     """relu(convolution(x)), or relu(convolution(x) + other).
 
-    On a CPU this is one call of oneDNN; with gradients wanted, or elsewhere, it is what it says.
+    On a CPU without gradients this is a single call of oneDNN; otherwise separate operations.
     """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
@@ -43,7 +43,7 @@ class ConvolutionRelu(nn.Module):
         self.convolution = convolution
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """[B, C, H, W], and for the other the output's shape, to the output."""
+        """[B, C, H, W] to the output; `other` has the output's shape."""
         layer = self.convolution
         if not _onednn(x):
             out: Tensor = layer(x)
@@ -68,22 +68,22 @@ def _onednn(x: Tensor) -> bool:
     )
 
 
-def _thaw(module: nn.Module) -> None:
-    """Frozen and synchronized batch norm as batch norm in evaluation mode, which computes the same."""
+def _unfreeze_batch_norm(module: nn.Module) -> None:
+    """Replaces frozen and synchronized batch norm by equivalent batch norm in evaluation mode."""
     for name, child in module.named_children():
         if isinstance(child, FrozenBatchNorm2d | nn.SyncBatchNorm):
             norm = nn.BatchNorm2d(len(child.weight), eps=child.eps, device=child.weight.device)
             norm.load_state_dict(norm.state_dict() | child.state_dict())
             setattr(module, name, norm.eval().requires_grad_(False))
         else:
-            _thaw(child)
+            _unfreeze_batch_norm(child)
 
 
 def _fuse(traced: fx.GraphModule) -> None:
-    def joined(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
+    def merge(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
         return fuse_conv_bn_eval(layer, norm) if isinstance(layer, nn.Conv2d) else None  # type: ignore[arg-type]
 
-    fold(traced, nn.BatchNorm2d, joined)
+    fold(traced, nn.BatchNorm2d, merge)
     _join_relu(traced)
 
 
@@ -92,7 +92,7 @@ def _join_relu(traced: fx.GraphModule) -> None:
         if node.target not in _ACTIVATIONS and type(layer_of(traced, node)) is not nn.ReLU:
             continue
         terms = _terms(node.args[0])
-        # `a += b` changes a for whoever looks later: only the convolution's own output may be a.
+        # `a += b` changes a for its later users, so only the output of the convolution may be a.
         candidates = terms[:1] if node.args[0].target is operator.iadd else terms
         source = next((term for term in candidates if _can_join(traced, term)), None)
         if source is None:
@@ -103,17 +103,17 @@ def _join_relu(traced: fx.GraphModule) -> None:
             joined = traced.graph.call_module(name, (source.args[0], *(term for term in terms if term is not source)))
         node.replace_all_uses_with(joined)
         traced.graph.erase_node(node)
-        traced.graph.eliminate_dead_code()  # the addition, which nobody sees now, and the convolution
+        traced.graph.eliminate_dead_code()  # removes the unused addition and convolution
 
 
 def _terms(node: fx.Node) -> list[fx.Node]:
-    """What relu is of: the two nodes of a sum that nothing else sees, or the node itself."""
+    """The input of relu: the two terms of a sum that has no other user, or the node itself."""
     is_sum = node.target in _ADDITIONS and len(node.users) == 1 and not node.kwargs
     return list(node.all_input_nodes) if is_sum and len(node.all_input_nodes) == len(node.args) == 2 else [node]
 
 
 def _can_join(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """A plain convolution whose output goes to one place only."""
+    """Whether the node is a plain convolution whose output has a single user."""
     layer = layer_of(traced, node)
     plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return plain and len(node.users) == 1

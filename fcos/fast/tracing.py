@@ -1,4 +1,4 @@
-"""A block's layers as a graph, to put others in their places (torch.fx)."""
+"""Tracing of blocks with torch.fx, and replacement of their layers."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 
 class _Tracer(fx.Tracer):
-    """Looks into blocks, not into layers, whatever their forward does."""
+    """Traces into blocks but not into layers."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         layers = nn.Conv2d | nn.BatchNorm2d | FrozenBatchNorm2d
@@ -17,25 +17,30 @@ class _Tracer(fx.Tracer):
 
 
 def trace(module: nn.Module) -> fx.GraphModule | None:
-    """The module as a graph of its own layers; None where it can't be followed."""
+    """The module as a graph of its layers; None if it cannot be traced."""
     try:
         return fx.GraphModule(module, _Tracer().trace(module))
-    except Exception:  # noqa: BLE001 — others' code can fail in any way under a tracer
+    except Exception:  # noqa: BLE001 — code of other libraries can fail in any way when traced
         return None
 
 
 def layer_of(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """The layer that a node calls, if it calls one."""
+    """The layer that a node calls, or None."""
     return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def rewrite(
     module: nn.Module, norm: type[nn.Module], change: Callable[[fx.GraphModule], None], *, never: type | UnionType
 ) -> None:
-    """Replaces every block inside that has such a norm by its changed graph, as whole as it can be traced.
+    """Replaces the blocks in a module that contain a norm by their traced and changed graphs.
+
+    A block that cannot be traced is kept, and the blocks inside it are tried.
 
     Args:
-        never: blocks of these types are not traced themselves, but those inside them.
+        module: changed in place.
+        norm: type of the norm.
+        change: changes a traced block in place.
+        never: types of blocks that are not traced themselves; the blocks inside them are.
     """
     for name, child in module.named_children():
         if not any(isinstance(layer, norm) for layer in child.modules()):
@@ -51,13 +56,14 @@ def rewrite(
 
 
 def fold(
-    traced: fx.GraphModule, norm: type[nn.Module], joined: Callable[[nn.Module, nn.Module], nn.Module | None]
+    traced: fx.GraphModule, norm: type[nn.Module], merge: Callable[[nn.Module, nn.Module], nn.Module | None]
 ) -> None:
-    """Puts one layer in the place of a layer and the norm after it, where nobody else sees what lies between.
+    """Replaces a layer and the norm after it by one layer, if the output of the first has no other user.
 
     Args:
-        norm: its exact type.
-        joined: makes the layer of the two; None leaves them.
+        traced: changed in place.
+        norm: exact type of the norm.
+        merge: returns the replacement of a layer and its norm, or None to keep them.
     """
     calls = Counter(node.target for node in traced.graph.nodes)
     for node in list(traced.graph.nodes):
@@ -66,8 +72,8 @@ def fold(
             continue
         source = node.args[0]
         before = layer_of(traced, source)
-        alone = len(source.users) == calls[source.target] == calls[node.target] == 1
-        if alone and before is not None and (both := joined(before, after)) is not None:
-            traced.set_submodule(source.target, both)
+        single_use = len(source.users) == calls[source.target] == calls[node.target] == 1
+        if single_use and before is not None and (merged := merge(before, after)) is not None:
+            traced.set_submodule(source.target, merged)
             node.replace_all_uses_with(source)
             traced.graph.erase_node(node)

@@ -40,8 +40,8 @@ class FoldedConvolution(nn.Module):
 
 
 def _fold_norms(traced: fx.GraphModule) -> None:
-    def joined(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
+    def merge(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
         plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros"
         return FoldedConvolution(layer, norm) if plain else None  # type: ignore[arg-type]
 
-    fold(traced, FrozenBatchNorm2d, joined)
+    fold(traced, FrozenBatchNorm2d, merge)
