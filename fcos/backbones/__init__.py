@@ -1,6 +1,6 @@
-"""Backbones: an image in, its features C3, C4 and C5 (strides 8, 16, 32) out.
+"""Backbones: from images to the features C3, C4 and C5 (strides 8, 16, 32).
 
-Each declares its channels, its strides and the normalization that its weights were trained with.
+A backbone declares its channels, its strides and the normalization that its weights were trained with.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,10 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
 
 
 def build_backbone(config: ModelConfig) -> Backbone:
-    """The backbone that a configuration describes: its weights, its batch norm, and what of it learns.
+    """Builds a backbone from its configuration, with its weights, batch norm and frozen stages.
 
     Raises:
-        ValueError: there is no such backbone, its weights can't be had, or it has fewer stages than are to be frozen.
+        ValueError: the backbone is unknown, its weights cannot be loaded, or it has fewer stages than `frozen_stages`.
     """
     if config.backbone in BACKBONES:
         backbone = BACKBONES[config.backbone](pretrained=config.pretrained)

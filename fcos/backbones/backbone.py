@@ -1,4 +1,4 @@
-"""What every backbone is: C3, C4 and C5 of an image, and what the rest of the detector must know of them."""
+"""The backbone's interface: features C3, C4 and C5, and their channels, strides and normalization."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module):
-    """A network that knows images, with its declarations.
+    """A feature extractor and the properties that the rest of the detector uses.
 
     Args:
         parts: [B, 3, H, W] normalized images to C3, C4, C5.
         channels: of C3, C4, C5.
-        mean, std: of the pixels that its weights learned from, channel by channel, in 0…1.
-        stages: the names of the parameters in `parts`, stage by stage from the image on: what `frozen_stages` counts.
+        mean, std: of each channel, in 0…1, that its weights were trained with.
+        stages: names of the parameters in `parts`, stage by stage from the input on; `frozen_stages` counts these.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
 
 
 class Row(nn.ModuleList):
-    """Stages that run one after the other; the last three end at strides 8, 16 and 32."""
+    """Stages that run one after another; the last three have strides 8, 16 and 32."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """C3, C4, C5."""
@@ -55,6 +55,6 @@ def backbone_of(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Backbone:
-    """The backbone whose stages (stem, C2, C3, C4, C5) follow one another."""
+    """Builds a backbone from consecutive stages (stem, C2, C3, C4, C5)."""
     names = [frozenset(f"{index}.{name}" for name, _ in stage.named_parameters()) for index, stage in enumerate(stages)]
     return Backbone(Row(stages), channels=channels, mean=mean, std=std, stages=names)

@@ -1,6 +1,6 @@
-"""How a backbone's batch norm behaves: frozen, trained, or synchronized over processes.
+"""Modes of batch norm: frozen, trained, or synchronized over processes.
 
-timm has batch norms of its own, which also apply the activation: timm converts those itself.
+timm's batch norm layers also apply the activation, so they are converted by timm's functions.
 """
 
 import importlib
@@ -16,14 +16,14 @@ Mode = Literal["frozen", "trained", "synchronized"]
 
 
 def batch_norm_mode(config: ModelConfig) -> Mode:
-    """What `auto` comes to: batches of a few images would spoil statistics learned from ImageNet's."""
+    """Resolves `auto`: frozen if pretrained, since small batches would degrade ImageNet's statistics; else trained."""
     if config.batch_norm == "auto":
         return "frozen" if config.pretrained else "trained"
     return config.batch_norm
 
 
 def convert_batch_norm(module: nn.Module, mode: Mode) -> None:
-    """Replaces every batch norm inside by one of that mode; one whose weight doesn't learn is frozen in any case."""
+    """Converts all batch norms in a module to a mode; those whose weight is not trained are always frozen."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, _MODES[mode if child.weight.requires_grad else "frozen"](child))

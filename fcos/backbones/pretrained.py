@@ -1,4 +1,4 @@
-"""Weights for a backbone: from torchvision's servers, or from a file."""
+"""Pretrained weights of a backbone, from torchvision's servers or from a file."""
 
 import pickle
 from collections.abc import Callable
@@ -15,15 +15,15 @@ State = dict[str, Tensor]
 def torchvision_network(
     build: Callable[..., nn.Module], weights: object, pretrained: bool | str, *, classifier: str
 ) -> nn.Module:
-    """torchvision's network with its ImageNet weights, with a file's, or with random ones.
+    """Builds torchvision's network with ImageNet weights, the weights of a file, or random weights.
 
     Args:
         build: torchvision's function.
         weights: torchvision's weights, loaded where `pretrained` is true.
-        classifier: how the names of the classifier's tensors begin.
+        classifier: prefix of the classifier's tensors.
 
     Raises:
-        ValueError: the weights can't be had; one line that says what to do.
+        ValueError: the weights cannot be loaded; one line with a remedy.
     """
     if isinstance(pretrained, str):
         network = build(weights=None)
@@ -39,7 +39,7 @@ def torchvision_network(
 
 
 def fill(network: nn.Module, path: str, *, classifier: tuple[str, ...] = ()) -> None:
-    """Copies a file's state dict into a network, whatever begins with `classifier` apart.
+    """Loads a file's state dict into a network, except tensors with the prefix `classifier`.
 
     Raises:
         ValueError: one line with the file and the first tensor that is missing, superfluous or of another shape.
@@ -49,7 +49,7 @@ def fill(network: nn.Module, path: str, *, classifier: tuple[str, ...] = ()) -> 
 
 
 def matching_state(network: nn.Module, path: str, *, classifier: tuple[str, ...] = ()) -> State:
-    """The state dict in a file, compared with a network's, without what begins with `classifier`.
+    """Reads a file's state dict and checks that it fits a network, except tensors with the prefix `classifier`.
 
     Raises:
         ValueError: see `fill`.
@@ -65,13 +65,13 @@ def matching_state(network: nn.Module, path: str, *, classifier: tuple[str, ...]
 
 
 def read_state(path: str) -> State:
-    """A file's tensors: .safetensors, or what torch.save wrote.
+    """Reads the tensors of a .safetensors file or of a state dict saved by torch.save.
 
     Raises:
         ValueError: one line with the file and what is wrong with it.
     """
     if not Path(path).is_file():
-        raise ValueError(f"pretrained: {path}: no such file; give a state dict's, or true, or false")
+        raise ValueError(f"pretrained: {path}: no such file; give the path of a state dict, or true or false")
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
@@ -94,5 +94,5 @@ def _first_difference(ours: State, theirs: State) -> str | None:
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of an exception's message: torch's and Hugging Face's go over many lines."""
+    """The first line of an exception's message: those of torch and Hugging Face have many lines."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""A backbone without a past: learns simple objects in minutes on a CPU."""
+"""A small backbone without pretrained weights, which learns simple objects in minutes on a CPU."""
 
 from itertools import pairwise
 

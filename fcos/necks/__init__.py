@@ -1,4 +1,4 @@
-"""Necks: C3, C4, C5 in, pyramid levels of equal width out."""
+"""Necks: from C3, C4, C5 to pyramid levels with equal numbers of channels."""
 
 from collections.abc import Callable
 

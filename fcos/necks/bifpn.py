@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from fcos.config import ModelConfig
 from fcos.necks.fpn import ExtraLevels, apply_laterals, enlarge, initialize, laterals, neck_convolution
 
-_LAYERS = 3  # EfficientDet-D0's number, the fewest: the larger models' belong to larger images and longer trainings
+_LAYERS = 3  # as in EfficientDet-D0; larger models have more, for larger images and longer training
 _EPSILON = 1e-4  # section 3.3
 
 
 class BiFPN(nn.Module):
-    """EfficientDet's neck (Tan et al., 1911.09070, section 3): three layers, each down and up through all levels.
+    """EfficientDet's neck (Tan et al., 1911.09070, section 3): three layers, each top-down and bottom-up.
 
-    P6 and P7, where there are such levels, take part from the beginning; P6 is made from C5 or from its lateral. Each
-    fusion is followed by a depthwise separable convolution, as in the paper, which also has batch norm and SiLU after
-    it: neck_norm and neck_activation.
+    P6 and P7, if there are such levels, take part from the first layer on; P6 is computed from C5 or from its lateral.
+    A depthwise separable convolution follows each fusion. For the paper's batch norm and SiLU, set `neck_norm` and
+    `neck_activation`.
 
     Args:
         channels_in: of C3, C4, C5.
@@ -30,7 +30,7 @@ class BiFPN(nn.Module):
         self.lateral = laterals(channels_in, config)
         self.extra = ExtraLevels(channels_in[-1], config)
         inputs = len(self.lateral) + len(self.extra)
-        # C5 takes part also where no level P5 is given out: then the last layer doesn't make it.
+        # C5 takes part even if there is no output level P5; the last layer then omits it.
         outputs = [inputs] * (_LAYERS - 1) + [len(config.levels)]
         self.layers = nn.ModuleList(Layer(inputs, made, config) for made in outputs)
         initialize(self)

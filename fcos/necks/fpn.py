@@ -1,4 +1,4 @@
-"""The Feature Pyramid Network, and what other necks share with it."""
+"""The Feature Pyramid Network, and the parts that other necks share with it."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from fcos.ops.layers import convolution
 class FPN(nn.Module):
     """Feature Pyramid Network (Lin et al., 1612.03144), with P6 and P7 by stride-2 convolutions (RetinaNet, FCOS).
 
-    The way down begins at C5 also where no level P5 is given out: what C5 knows is what the finer levels lack.
+    The top-down path starts at C5 even if there is no output level P5, since finer levels need its context.
 
     Args:
         channels_in: of C3, C4, C5.
-        config: channels, levels, what the extra ones are made from, and what follows each convolution.
+        config: channels, levels, input of the extra levels, norm and activation.
     """
 
     def __init__(self, channels_in: Sequence[int], config: ModelConfig) -> None:
@@ -39,9 +39,9 @@ class FPN(nn.Module):
 
 
 class ExtraLevels(nn.ModuleList):
-    """P6 and P7, if the configuration has them: 3×3 convolutions of stride 2.
+    """P6 and P7, if the configuration has them: 3×3 convolutions with stride 2.
 
-    P7 is made from the rectified P6 (RetinaNet, 1708.02002) where the neck's convolutions have no activation anyway.
+    P7 is computed from relu(P6) (RetinaNet, 1708.02002) if the neck's convolutions have no activation.
     """
 
     def __init__(self, c5_channels: int, config: ModelConfig) -> None:
@@ -65,31 +65,31 @@ class ExtraLevels(nn.ModuleList):
 def neck_convolution(
     channels_in: int, channels_out: int, kernel: int, config: ModelConfig, *, stride: int = 1
 ) -> nn.Module:
-    """A convolution with the norm and the activation that a configuration's neck has."""
+    """A convolution with the norm and activation of the configuration's neck."""
     return convolution(
         channels_in, channels_out, kernel, stride=stride, norm=config.neck_norm, activation=config.neck_activation
     )
 
 
 def laterals(channels_in: Sequence[int], config: ModelConfig) -> nn.ModuleList:
-    """1×1 convolutions that bring the first level's feature and the coarser ones, up to C5, to the neck's width."""
+    """1×1 convolutions from the features of the first level up to C5 to the neck's channels."""
     return nn.ModuleList(
         neck_convolution(channels, config.channels, 1, config) for channels in channels_in[config.levels[0] - 3 :]
     )
 
 
 def apply_laterals(layers: nn.ModuleList, features: Sequence[Tensor]) -> list[Tensor]:
-    """The last features, as many as there are laterals, each by its own."""
+    """Applies each lateral convolution to its feature."""
     return [layer(feature) for layer, feature in zip(layers, features[-len(layers) :], strict=True)]
 
 
 def enlarge(coarse: Tensor, fine: Tensor, mode: str) -> Tensor:
-    """To the finer map's own size: it is odd where the image isn't a multiple of the stride."""
+    """Resizes a coarse map to the size of a fine map, which may be odd."""
     return F.interpolate(coarse, size=fine.shape[-2:], mode=mode)
 
 
 def initialize(neck: nn.Module) -> None:
-    """LeCun's variance, since usually no activation follows; biases 0."""
+    """Initializes weights with LeCun's variance, since usually no activation follows, and biases with 0."""
     for layer in neck.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_uniform_(layer.weight, a=1)

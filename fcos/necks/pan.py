@@ -9,10 +9,10 @@ from fcos.necks.fpn import FPN, initialize, neck_convolution
 
 
 class PAN(nn.Module):
-    """PANet's neck (Liu et al., 1803.01534, section 3.1): after the FPN's way from coarse to fine, one back up.
+    """PANet's neck (Liu et al., 1803.01534, section 3.1): an FPN followed by a bottom-up path.
 
-    N of the finest level is its P; N of each next is conv(P + conv of stride 2 (N before)), P6 and P7 included.
-    The paper has a ReLU after each convolution: neck_activation.
+    The finest N is P; each coarser N is conv(P + stride-2 conv(finer N)), also for P6 and P7. For the paper's ReLU
+    after each convolution, set `neck_activation`.
 
     Args:
         channels_in: of C3, C4, C5.
