@@ -39,7 +39,8 @@ test: environment ## every check and test
 	ruff check .
 	mypy
 	lint-imports --no-logo
-	# tests/conftest.py puts the longest files first. One thread a worker, and one more than two cores: some tests wait for servers and for `dvc`.
+	# tests/conftest.py sorts the longest files first. Three workers with one thread each occupy two cores, since some
+	# tests wait for servers and for `dvc`. `pytest -m "not slow" -n 2` gives a first answer in two minutes.
 	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12
 
 bench: environment ## compare with torchvision's FCOS and write a dated card into benchmarks/
@@ -67,8 +68,9 @@ docs: ## build the documentation as a site, in site/; links and anchors are chec
 	cp -r docs/. build/docs
 	cp README.md build/docs/index.md
 	cp CHANGELOG.md CONTRIBUTING.md Containerfile LICENSE build/docs
-	find benchmarks -name '*.md' -exec cp {} build/docs/benchmarks \;
-	sed -i -E 's#\((\.\./)?params\.yaml\)#(parameters.md)#g; s#\((\.\./)?benchmarks/(results/)?#(benchmarks/#g
+	find benchmarks -name '2*.md' -exec cp {} build/docs/benchmarks \;
+	cp benchmarks/README.md build/docs/benchmarks/cards.md # in a list of pages, README would be its section
+	sed -i -E 's#\((\.\./)?params\.yaml\)#(parameters.md)#g; s#\(benchmarks/\)#(benchmarks/cards.md)#g; s#\((\.\./)?benchmarks/(results/)?#(benchmarks/#g
 	    s#\(\.\./README\.md#(index.md#g; s#\(\.\./(C[A-Za-z]+(\.md)?|LICENSE)#(\1#g; s#\(docs/#(#g' build/docs/*.md
 	.venv-docs/bin/zensical build --strict --clean
 	echo "site/: read it with \`python3 -m http.server --directory site\`"
@@ -77,11 +79,12 @@ clean: ## remove environments and caches, but no data, models or results
 	@rm -rf .venv .venv-docs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .cache build site *.egg-info
 	find benchmarks fcos pipeline tests -name __pycache__ -prune -exec rm -rf {} +
 
-# .venv/.complete is written last. It names the requirements and the folder that the installation is for (scripts in
-# .venv/bin hold the folder's path). An interrupted installation lacks the file and is completed by the next make. The
-# lock makes a second, simultaneous make wait for the first.
+# .venv/.complete is written last. It names the requirements, pyproject.toml (the installed version and commands come
+# from it) and the folder that the installation is for (scripts in .venv/bin hold the folder's path). An interrupted
+# installation lacks the file and is completed by the next make. The lock makes a second, simultaneous make wait for the
+# first.
 environment:
-	@expected="$$(sha256sum < requirements.txt) $(CURDIR)"
+	@expected="$$(sha256sum requirements.txt pyproject.toml) $(CURDIR)"
 	complete() { [[ -f .venv/.complete && "$$(< .venv/.complete)" == "$$expected" ]]; }
 	if complete; then exit 0; fi
 	exec 9< requirements.txt
@@ -90,10 +93,10 @@ environment:
 	PATH="$${PATH//"$(CURDIR)/.venv/bin:"/}"
 	python=
 	for candidate in python3 python3.13 python3.12 python3.11; do
-	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi
+	    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then python="$$candidate"; break; fi
 	done
 	if [[ -z "$$python" ]]; then
-	    echo "make: Python 3.11 or newer is required, but found $$(python3 --version 2>/dev/null || echo no python3); install it (Debian 12: apt-get install python3 python3-venv)" >&2
+	    echo "make: Python 3.11, 3.12 or 3.13 is required, but found $$(python3 --version 2>/dev/null || echo no python3); install it (Debian 12: apt-get install python3 python3-venv)" >&2
 	    exit 1
 	fi
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then

@@ -86,7 +86,7 @@ def _ours(
             outputs = network(detector.normalize_batch(pixels, sizes))
         loss = criterion(outputs.float(), objects).total
         amp.backward(loss)
-        amp.clipped(optimizer, detector, _CLIP)
+        amp.clip_gradients(optimizer, detector, _CLIP)
         amp.step(optimizer)
         return loss.detach()
 
@@ -109,7 +109,7 @@ def _torchvisions(
         with amp.forward():
             loss: Tensor = sum(model([image / 255 for image in pixels], truth).values())
         amp.backward(loss)
-        amp.clipped(optimizer, model, _CLIP)
+        amp.clip_gradients(optimizer, model, _CLIP)
         amp.step(optimizer)
         return loss.detach()
 

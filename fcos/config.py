@@ -1,4 +1,4 @@
-"""What a detector is made of and how it learns: frozen, typed, and checked when it is made."""
+"""Configuration of a detector: frozen, typed, and checked when it is created."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -20,7 +20,7 @@ Backbone = Literal[
 BoxLoss = Literal["iou", "linear_iou", "giou", "diou", "ciou", "l1", "smooth_l1"]
 
 
-_LEAST = {
+_MINIMUM = {
     "tower_depth": 0,
     "center_sampling_radius": 0,
     "frozen_stages": 0,
@@ -34,7 +34,7 @@ _LEAST = {
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """What each part of the loss is multiplied by."""
+    """Factors of the parts of the loss."""
 
     classification: float
     box: float
@@ -48,51 +48,53 @@ class LossWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One FCOS detector, but for its classes and its box loss. `params.yaml` explains each field where people set it.
+    """Architecture and losses of an FCOS detector, except its classes and its box loss.
 
     Raises:
-        ValueError: a value that no detector can have; the message starts with the field's name.
+        ValueError: an invalid value; the message starts with the field's name.
     """
 
     # Backbone
-    backbone: str  # one of Backbone, or timm:NAME
-    pretrained: bool | str  # ImageNet weights: the library's own, none, or a file with a state dict
-    batch_norm: Literal["auto", "frozen", "trained", "synchronized"]  # auto: frozen where pretrained, else trained
-    frozen_stages: int  # so many of the backbone's parts, from the image on, don't learn: stem, C2, C3, …
+    backbone: str  # a name of Backbone, or timm:NAME
+    pretrained: bool | str  # True: ImageNet weights; False: random weights; or the path of a state dict
+    batch_norm: Literal["auto", "frozen", "trained", "synchronized"]  # auto: frozen if pretrained, else trained
+    frozen_stages: int  # number of the backbone's first stages (stem, C2, C3, …) that are not trained
     # Neck
     neck: Literal["fpn", "pan", "bifpn"]
-    channels: int  # of the pyramid
-    levels: tuple[int, ...]  # level l has stride 2**l; 3 to 5 come from the backbone, 6 and 7 from further convolutions
-    extra_levels_from: Literal["p5", "c5"]  # what P6 is made from: P5 (TPAMI, torchvision) or C5 (ICCV)
-    upsample_mode: Literal["nearest", "bilinear"]  # how a coarser map is enlarged to be added to a finer one
-    neck_norm: Literal["none", "group", "batch"]  # after each of the neck's convolutions
+    channels: int  # of all pyramid levels
+    levels: tuple[
+        int, ...
+    ]  # level l has stride 2**l; 3 to 5 come from the backbone, 6 and 7 from additional convolutions
+    extra_levels_from: Literal["p5", "c5"]  # input of P6: P5 (TPAMI, torchvision) or C5 (ICCV)
+    upsample_mode: Literal["nearest", "bilinear"]  # interpolation of a coarse map to the size of the next finer one
+    neck_norm: Literal["none", "group", "batch"]  # follows each of the neck's convolutions
     neck_activation: Literal["none", "relu", "silu"]
     # Head
-    tower_depth: int  # 3×3 convolutions in each of the head's two towers
-    tower_channels: int | None  # of the towers; None: those of the pyramid
+    tower_depth: int  # number of 3×3 convolutions in each of the head's two towers
+    tower_channels: int | None  # of the towers; None: same as `channels`
     head_norm: Literal["group", "batch", "none"]
-    quality: Literal["centerness", "iou", "none"]  # the third output: what multiplies the class's probability
-    quality_tower: Literal["box", "class"]  # the tower it stands on
+    quality: Literal[
+        "centerness", "iou", "none"
+    ]  # the third output, combined with the class probability into the score
+    quality_tower: Literal["box", "class"]  # the tower that the quality output follows
     box_output: Literal["relu", "exp"]  # stride·relu(s·x) (TPAMI) or exp(s·x) (ICCV v1)
-    # center: ((j + ½)·s, (i + ½)·s); corner: (j·s, i·s); torchvision: its grid, (j·⌊W/w⌋, i·⌊H/h⌋), and its open ranges
+    # center: ((j + ½)·s, (i + ½)·s); corner: (j·s, i·s); torchvision: (j·⌊W/w⌋, i·⌊H/h⌋), see `make_locations`
     locations: Literal["center", "corner", "torchvision"]
     # Assignment
     assigner: Literal["fcos", "atss", "task_aligned"]
-    center_sampling_radius: (
-        float  # fcos: positive locations lie within this many strides of a box's center; 0: in the whole box
-    )
-    regression_ranges: (
-        tuple[float, ...] | None
-    )  # fcos: the sizes where one level ends and the next begins; None: 8 strides
-    atss_topk: int  # atss: nearest locations of each level
-    task_aligned_topk: int  # task_aligned: best locations of each object
-    task_aligned_alpha: float  # task_aligned: exponent of the class's probability
+    # fcos: positive locations lie within this number of strides of the box's center; 0: anywhere in the box
+    center_sampling_radius: float
+    # fcos: object sizes, in pixels, that separate neighboring levels; None: 8 strides
+    regression_ranges: tuple[float, ...] | None
+    atss_topk: int  # atss: number of nearest locations of each level
+    task_aligned_topk: int  # task_aligned: number of best locations of each object
+    task_aligned_alpha: float  # task_aligned: exponent of the class probability
     task_aligned_beta: float  # task_aligned: exponent of the IoU
     # Losses
     classification_loss: Literal["focal", "quality_focal", "varifocal"]
     focal_alpha: float
     focal_gamma: float
-    box_loss_weighting: Literal["centerness", "iou", "none"]  # of a positive location's box loss
+    box_loss_weighting: Literal["centerness", "iou", "none"]  # weight of a positive location's box loss
     quality_loss: Literal["bce", "l1"]
     loss_weights: LossWeights
 
@@ -102,15 +104,15 @@ class ModelConfig:
         first, last = (self.levels[0], self.levels[-1]) if self.levels else (0, 0)
         if not 3 <= first <= 5 or last > 7 or list(self.levels) != list(range(first, last + 1)):
             raise ValueError(
-                f"levels: {list(self.levels)} must rise one by one, begin at 3, 4 or 5, and end at 7 or before"
+                f"levels: {list(self.levels)} must be consecutive, start at 3, 4 or 5, and end at 7 or below"
             )
         for name in ("channels", "tower_channels"):
             width = getattr(self, name)
             if width is not None and (width < 8 or width % 8):
                 raise ValueError(f"{name}: {width} must be a positive multiple of 8")
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)} must be {least} or more")
+        for name, minimum in _MINIMUM.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}: {getattr(self, name)} must be {minimum} or more")
         if not 0 <= self.focal_alpha <= 1:
             raise ValueError(f"focal_alpha: {self.focal_alpha} must be between 0 and 1")
         if self.regression_ranges is not None and (
@@ -118,13 +120,13 @@ class ModelConfig:
             or list(self.regression_ranges) != sorted({*self.regression_ranges, 0.0} - {0.0})
         ):
             raise ValueError(
-                f"regression_ranges: {list(self.regression_ranges)} must be {len(self.levels) - 1} rising sizes in "
-                "pixels, one between each two levels"
+                f"regression_ranges: {list(self.regression_ranges)} must be {len(self.levels) - 1} increasing "
+                "sizes in pixels, one between each two levels"
             )
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels between neighboring locations, level by level."""
+        """Stride of each level in pixels."""
         return tuple(2**level for level in self.levels)
 
 
@@ -166,31 +168,32 @@ PAPER = ModelConfig(
 
 @dataclass(frozen=True)
 class InputSize:
-    """The rule by which images are resized, in training and ever after.
+    """The rule by which images are resized, in training and inference.
 
-    Without letterbox the shorter side becomes the first of `size`, unless the longer would exceed the second. With
-    it, `size` is height and width of a canvas that the image is fitted into, and padded to at the right and the bottom.
+    Without letterbox, the shorter side is scaled to `size[0]`, or less if the longer side would exceed `size[1]`. With
+    letterbox, `size` is the height and width of a canvas: the image is fitted into it and padded at the right and the
+    bottom.
     """
 
     size: tuple[int, int]  # pixels
     letterbox: bool = False
 
     def scale(self, height: int, width: int) -> float:
-        """The factor by which an image of this height and width is resized."""
+        """The factor by which an image of this height and width is scaled."""
         if self.letterbox:
             return min(self.size[0] / height, self.size[1] / width)
         return min(self.size[0] / min(height, width), self.size[1] / max(height, width))
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of an image after that, in whole pixels, without padding."""
+        """Height and width of the resized image in pixels, without padding."""
         return scaled(height, width, self.scale(height, width))
 
     @property
     def canvas(self) -> tuple[int, int] | None:
-        """Height and width that every image is padded to; None: to the largest of its batch."""
+        """Height and width that all images are padded to; None: the size of the largest image in the batch."""
         return self.size if self.letterbox else None
 
 
 def scaled(height: int, width: int, scale: float) -> tuple[int, int]:
-    """Height and width times a factor, rounded to whole pixels, at least one."""
+    """Height and width times a factor, rounded to whole pixels and at least 1."""
     return max(1, round(height * scale)), max(1, round(width * scale))

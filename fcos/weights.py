@@ -1,4 +1,4 @@
-"""Saved detectors: safetensors for the numbers, JSON for everything needed to use them. No pickle."""
+"""Saved detectors: weights as safetensors, everything else needed to use them as JSON. No pickle."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -18,17 +18,21 @@ _VERSION = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a file of weights is: written beside it, as JSON."""
+    """Description of a file of weights, saved beside it as JSON."""
 
     model: ModelConfig
-    categories: tuple[tuple[int, str], ...]  # the data set's ids and names, in the order of the labels 0…K−1
+    categories: tuple[tuple[int, str], ...]  # ids and names in the data set, in the order of the labels 0…K−1
     input_size: InputSize  # what images are resized to
 
 
-def save_detector(detector: Detector, description: Description, path: Path) -> None:
-    """Writes `path` (.safetensors) and the JSON beside it; the same detector gives the same bytes."""
+def save_detector(detector: Detector, description: Description, path: str | Path) -> None:
+    """Writes the weights to `path` (.safetensors) and the description beside it (.json).
+
+    The same detector gives the same bytes. Both files are replaced atomically.
+    """
+    path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    text = {
+    fields = {
         "version": _VERSION,
         "model": asdict(description.model),
         "categories": [{"id": id, "name": name} for id, name in description.categories],
@@ -37,30 +41,31 @@ def save_detector(detector: Detector, description: Description, path: Path) -> N
         "normalization": {"mean": list(detector.backbone.mean), "std": list(detector.backbone.std)},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = json.dumps(text, indent=2, ensure_ascii=False) + "\n"
-    for file, content in ((path, save(tensors)), (path.with_suffix(".json"), written.encode())):
+    text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+    for file, content in ((path, save(tensors)), (path.with_suffix(".json"), text.encode())):
         partial = file.with_name(f".{file.name}.partial")
         partial.write_bytes(content)
         partial.replace(file)
 
 
-def load_detector(path: Path, device: torch.device | None = None) -> tuple[Detector, Description]:
-    """Reads what `save_detector` wrote, ready to detect (in evaluation mode).
+def load_detector(path: str | Path, device: torch.device | None = None) -> tuple[Detector, Description]:
+    """Loads a detector that `save_detector` wrote, in evaluation mode.
 
     Raises:
-        ValueError: one line that names the file and what is wrong with it.
+        ValueError: a file is missing or invalid; one line with the file and the problem.
     """
+    path = Path(path)
     about = path.with_suffix(".json")
     for needed in (path, about):
         if not needed.is_file():
-            raise ValueError(f"{needed}: no such file; the weights and their .json lie side by side")
+            raise ValueError(f"{needed}: no such file; the weights and their .json file must be in the same folder")
     try:
-        text = _current(json.loads(about.read_text(encoding="utf-8")))
-        description = _description(text)
+        fields = _current(json.loads(about.read_text(encoding="utf-8")))
+        description = _description(fields)
         detector = build(_without_pretrained(description.model), len(description.categories))
-        detector.set_normalization(**text["normalization"])
+        detector.set_normalization(**fields["normalization"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{about}: not a detector's description: {error}") from None
+        raise ValueError(f"{about}: not a description of a detector: {error}") from None
     try:
         _load_state(detector, load_file(path))
     except (SafetensorError, RuntimeError) as error:
@@ -69,7 +74,7 @@ def load_detector(path: Path, device: torch.device | None = None) -> tuple[Detec
     return detector.to(device).eval(), description
 
 
-# What version 3 called differently: keys of the description, keys of its model, values of its model.
+# Names that changed after version 3: keys of the description, keys of its model, values of its model.
 _RENAMED_IN_4 = {"normalisation": "normalization"}
 _MODEL_RENAMED_IN_4 = {
     "top_down": "upsample_mode",
@@ -85,15 +90,15 @@ _VALUES_RENAMED_IN_4 = {"locations": {"centre": "center"}, "batch_norm": {"synch
 
 
 def _current(text: dict[str, Any]) -> dict[str, Any]:
-    """A description as this version writes it, made from one of this or the last version.
+    """Converts a description of version 3 to the current version; a current one is returned as it is.
 
     Raises:
-        ValueError: it is of another version.
+        ValueError: unknown version.
     """
     if text["version"] == _VERSION:
         return text
     if text["version"] != 3:
-        raise ValueError(f"version {text['version']}, but this program reads versions 3 and {_VERSION}")
+        raise ValueError(f"version {text['version']}, but versions 3 and {_VERSION} can be read")
     model = {_MODEL_RENAMED_IN_4.get(key, key): value for key, value in text["model"].items()}
     for key, values in _VALUES_RENAMED_IN_4.items():
         model[key] = values.get(model[key], model[key])
@@ -110,21 +115,21 @@ def _description(text: dict[str, Any]) -> Description:
 
 def _model(fields: dict[str, Any]) -> ModelConfig:
     ranges = fields["regression_ranges"]
-    exact = {
+    converted = {
         "levels": tuple(fields["levels"]),
         "regression_ranges": None if ranges is None else tuple(ranges),
         "loss_weights": LossWeights(**fields["loss_weights"]),
     }
-    return ModelConfig(**{**fields, **exact})
+    return ModelConfig(**{**fields, **converted})
 
 
 def _without_pretrained(config: ModelConfig) -> ModelConfig:
-    """The weights are all in the file: ImageNet's would only be fetched to be overwritten."""
+    """Without pretrained weights: the file replaces all of them, so they need not be downloaded."""
     return replace(config, pretrained=False, batch_norm=batch_norm_mode(config))
 
 
 def _load_state(detector: Detector, tensors: dict[str, torch.Tensor]) -> None:
-    own = detector.state_dict()
-    # Counts that only training's batch norm has are absent where it was frozen.
-    counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
+    # Frozen batch norm has no num_batches_tracked; a detector saved with it has none in its file.
+    state = detector.state_dict()
+    counters = {name: tensor for name, tensor in state.items() if name.endswith("num_batches_tracked")}
     detector.load_state_dict({**counters, **tensors})

@@ -17,22 +17,58 @@ pytest_plugins = (
     "tests.support.voc_folder",
 )
 
-_LONGEST = (
+# As under `make test`: processes started by tests take their bytecode from files, and use one thread.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The longest files first. The second and the third need no reproduced project, which the first makes.
+LONGEST = (
     "test_pipeline.py",
-    "test_interruptions.py",
+    "test_fiftyone.py",
+    "test_launch.py",
     "test_queue.py",
+    "test_interruptions.py",
     "test_docs.py",
+    "test_overfits_photographs.py",
+    "test_amp.py",
+    "test_resume.py",
+    "test_compiled.py",
+    "test_download_convert.py",
+    "test_mlflow.py",
+    "test_backbones.py",
     "test_own_data.py",
-    "test_launching.py",
-    "test_viewer.py",
-    "test_compiling.py",
+    "test_environment.py",
+    "test_check.py",
+    "test_recipes.py",
+    "test_guards.py",
+)
+# Files and folders whose tests take seconds each: `pytest -m "not slow"` leaves them out.
+SLOW = (
+    "tests/benchmarks",
+    "tests/end_to_end",
+    "tests/fcos/assigners/test_fcos.py::test_memory_is_bounded",
+    "tests/fcos/backbones/test_backbones.py",
+    "tests/fcos/fast/test_compiled.py",
+    "tests/fcos/training/test_amp.py",
+    "tests/fcos/training/test_distributed.py",
+    "tests/fcos/training/test_guards.py",
+    "tests/fcos/training/test_resume.py",
+    "tests/fcos/training/test_trainer.py",
+    "tests/pipeline/analysis/test_check.py",
+    "tests/pipeline/datasets/test_download.py",
+    "tests/pipeline/datasets/test_published.py",
+    "tests/pipeline/integrations",
+    "tests/pipeline/recipes/test_recipes.py::test_recipe_trains",
+    "tests/pipeline/stages",
+    "tests/pipeline/training/test_launch.py",
+    "tests/pipeline/training/test_overfits_photographs.py",
 )
 
 
 def pytest_configure() -> None:
-    """The same examples in every run; `HYPOTHESIS_PROFILE=campaign pytest --timeout 0 FILE` looks for new ones.
+    """Uses the same examples in every run; `HYPOTHESIS_PROFILE=campaign pytest --timeout 0 FILE` searches for new ones.
 
-    Where tests are begun in the background of a script, Ctrl-C is ignored, and would be by all that they start.
+    A background job of a script ignores Ctrl-C, and so would every process that the tests start.
     """
     settings.register_profile("suite", derandomize=True)
     settings.register_profile("campaign", max_examples=10_000)
@@ -42,8 +78,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: begun last, one would leave one of two workers idle for minutes."""
-    items.sort(key=lambda item: _LONGEST.index(name) if (name := item.path.name) in _LONGEST else len(_LONGEST))
+    """Marks slow tests, and sorts the longest files first, so that no worker starts one when others have finished."""
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.name) in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

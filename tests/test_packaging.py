@@ -25,6 +25,7 @@ from tests.support.paths import PROJECT
 METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 CORE: list[str] = METADATA["dependencies"]
 EXTRAS: dict[str, list[str]] = METADATA["optional-dependencies"]
+DECLARED = [*CORE, *(requirement for extra in EXTRAS.values() for requirement in extra)]
 # Backbones are imported by the name of a function that needs them (importlib.import_module), never on import.
 OPTIONAL = ("efficientnet_lite", "timm")
 # `dvc` is a command; mongod loads the libcurl that pycurl carries.
@@ -47,13 +48,12 @@ sys.meta_path[:] = [Finder if finder is PathFinder else finder for finder in sys
 DETECTOR = """
 import dataclasses, pathlib
 import torch, fcos
-from fcos.config import PAPER
-from fcos.detector import build
 assert pathlib.Path(fcos.__file__).is_relative_to(target), fcos.__file__
-detector = build(dataclasses.replace(PAPER, backbone="tiny", pretrained=False), num_classes=3).eval()
+detector = fcos.build(dataclasses.replace(fcos.PAPER, backbone="tiny", pretrained=False), num_classes=3).eval()
 with torch.inference_mode():
     outputs = detector(detector.prepare([torch.zeros(3, 64, 96, dtype=torch.uint8)]))
-print(tuple(outputs.logits.shape))
+    (detections,) = fcos.Postprocess()(outputs, [(64, 96)])
+print(tuple(outputs.logits.shape), type(detections).__name__)
 """
 COMMANDS = """
 import importlib, pathlib, pkgutil, warnings
@@ -136,7 +136,7 @@ def applies(requirement: Requirement, extras: frozenset[str]) -> bool:
 
 def test_detector_works_with_the_core_dependencies(installed: Path) -> None:
     """An image of 64×96 pixels has 8·12 + 4·6 + 2·3 + 1·2 + 1·1 locations at strides 8 to 128."""
-    assert isolated(installed, CORE, DETECTOR) == "(1, 129, 3)\n"
+    assert isolated(installed, CORE, DETECTOR) == "(1, 129, 3) Detections\n"
 
 
 def test_detector_imports_nothing_of_the_pipeline(installed: Path) -> None:
@@ -161,7 +161,7 @@ def test_wheel_has_every_file_of_the_packages(installed: Path) -> None:
 
 
 def test_wheel_is_typed(installed: Path) -> None:
-    assert (installed / "pipeline/py.typed").is_file()
+    assert all((installed / package / "py.typed").is_file() for package in ("fcos", "pipeline"))
 
 
 def imported(package: str) -> set[str]:
@@ -190,8 +190,13 @@ def test_declared_packages_are_used() -> None:
     assert names(EXTRAS["pipeline"]) - used == NOT_IMPORTED
 
 
+def test_chosen_packages_are_the_declared_ones() -> None:
+    sections = (PROJECT / "requirements.in").read_text().split("# Build and checks\n")[0]
+    assert names(re.findall(r"^[\w.-]+", sections, re.MULTILINE)) == names(DECLARED)
+
+
 def test_pinned_versions_satisfy_the_declared_ranges() -> None:
     pins = dict(re.findall(r"^([\w.-]+)==([\w.!+-]+)", (PROJECT / "requirements.txt").read_text(), re.MULTILINE))
-    for requirement in map(Requirement, [*CORE, *(entry for extra in EXTRAS.values() for entry in extra)]):
+    for requirement in map(Requirement, DECLARED):
         version = pins[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"requirements.txt pins {version}, outside {requirement}"

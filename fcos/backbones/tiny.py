@@ -16,9 +16,7 @@ def tiny(*, pretrained: bool | str) -> Backbone:
         ValueError: `pretrained` is true, or a file that isn't this network's.
     """
     if pretrained is True:
-        raise ValueError(
-            "pretrained: there are no ImageNet weights for the backbone tiny; set model.pretrained to false"
-        )
+        raise ValueError("pretrained: there are no ImageNet weights for the backbone tiny; set it to false")
     widths = (48, 64, 128, 192)
     stages = [nn.Sequential(_convolution(a, b, 2), _convolution(b, b, 1)) for a, b in pairwise(widths)]
     backbone = backbone_of([_convolution(3, 24, 2), _convolution(24, 48, 2), *stages], (64, 128, 192))

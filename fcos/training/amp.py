@@ -1,6 +1,6 @@
-"""Automatic mixed precision: convolutions in 16 bits, losses and weights in 32.
+"""Automatic mixed precision for training: convolutions in 16 bits, losses and weights in 32.
 
-In training alone: validation and `evaluate` are in float32, so that they measure the same.
+Validation and evaluation always run in float32, so that both measure the same.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What a CPU must be able to do, of x86 and of ARM, to multiply in these.
+# CPU features (x86 and ARM) with which a CPU multiplies in this precision.
 _INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
 
 
 class Precision:
-    """Where which precision is used; fp16's losses are scaled so that small gradients don't become 0."""
+    """Runs the forward pass in a precision; with fp16 it scales the loss so that small gradients do not become 0."""
 
     def __init__(self, name: Literal["float32", "bf16", "fp16"], device: torch.device) -> None:
         self.name, self.device, self.dtype = name, device.type, PRECISIONS[name]
@@ -24,30 +24,30 @@ class Precision:
 
     @property
     def warning(self) -> str | None:
-        """One line where this precision works, but is no faster than float32."""
+        """A one-line warning if this precision works on the device but is no faster than float32."""
         if self.device != "cpu" or self.name == "float32" or not hasattr(torch.cpu, "get_capabilities"):
-            return None  # an older torch can't tell
-        able = torch.cpu.get_capabilities()
-        if any(able.get(instruction) for instruction in _INSTRUCTIONS[self.name]):
+            return None  # older versions of torch do not report capabilities
+        capabilities = torch.cpu.get_capabilities()
+        if any(capabilities.get(instruction) for instruction in _INSTRUCTIONS[self.name]):
             return None
-        return f"train.precision: this CPU has no instructions for {self.name}, so float32 is faster"
+        return f"this CPU has no instructions for {self.name}, so float32 is faster"
 
     @property
-    def skips(self) -> bool:
-        """Whether a step whose gradients overflow is left out, and that is no fault."""
+    def scales_loss(self) -> bool:
+        """Whether the loss is scaled. A step whose gradients overflow is then skipped, which is no error."""
         return self.scaler.is_enabled()
 
     def forward(self) -> AbstractContextManager[None]:
-        """The network runs within this; what comes out is brought to float32 before any loss."""
+        """Context for the network's forward pass; convert its outputs to float32 before computing losses."""
         return torch.autocast(self.device, self.dtype) if self.dtype else nullcontext()
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def clipped(self, optimizer: Optimizer, network: nn.Module, largest: float) -> Tensor:
-        """Clips the gradients to a norm, and returns what it was, on its device."""
+    def clip_gradients(self, optimizer: Optimizer, network: nn.Module, max_norm: float) -> Tensor:
+        """Clips the gradients to a norm (0: no limit) and returns their norm before clipping, on its device."""
         self.scaler.unscale_(optimizer)
-        return torch.nn.utils.clip_grad_norm_(network.parameters(), largest or torch.inf)
+        return torch.nn.utils.clip_grad_norm_(network.parameters(), max_norm or torch.inf)
 
     def step(self, optimizer: Optimizer) -> None:
         self.scaler.step(optimizer)

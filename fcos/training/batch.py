@@ -1,7 +1,7 @@
-"""What a step of training learns from."""
+"""The batch that a training step learns from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -10,18 +10,16 @@ from fcos.structures import Targets
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from, or a part of it."""
+    """The images and targets of one step, or of a part of a step (gradient accumulation)."""
 
     pixels: Tensor  # uint8 [B, 3, H, W], padded
-    sizes: Tensor  # int64 [B, 2]: height and width of each image in it
+    sizes: Tensor  # int64 [B, 2]: height and width of each image without padding
     targets: Targets
     names: Sequence[str]  # of the images, for messages
-    objects: int  # in targets
-    annotated: int  # objects of these images before they were augmented
+    objects: int  # number of objects in `targets`
+    annotated: int  # number of objects in these images before augmentation
 
     def pin_memory(self) -> "Batch":
-        """As a DataLoader asks for, so that copies to a GPU are made while it works."""
-        pinned = Targets(*(tensor.pin_memory() for tensor in vars(self.targets).values()))
-        return Batch(
-            self.pixels.pin_memory(), self.sizes.pin_memory(), pinned, self.names, self.objects, self.annotated
-        )
+        """Returns a copy in pinned memory. DataLoader calls this so that copies to a GPU overlap with its work."""
+        targets = Targets(*(tensor.pin_memory() for tensor in vars(self.targets).values()))
+        return replace(self, pixels=self.pixels.pin_memory(), sizes=self.sizes.pin_memory(), targets=targets)

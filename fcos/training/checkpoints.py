@@ -1,4 +1,4 @@
-"""Resumable training state on disk: whole, checked, and never another experiment's."""
+"""Resumable training state on disk, written atomically and verified by a checksum."""
 
 import os
 import shutil
@@ -13,27 +13,42 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-_CHUNK = 2**20  # bytes that are read at once
-_CHECKSUM = 4  # bytes of CRC-32 at a file's beginning: it costs training a third of what SHA-256 would
+_CHUNK = 2**20  # bytes read at a time
+_CHECKSUM = 4  # bytes of the CRC-32 at the start of a file; CRC-32 takes a third of SHA-256's time
 
 
 class CheckpointError(RuntimeError):
-    """A state can't be written; the message names the folder, the room that is needed, and what to do."""
+    """A state can't be written.
+
+    Args:
+        folder: the folder of the state.
+        reason: the operating system's message.
+        needed: size of the state in bytes.
+        free: free bytes on the disk of the folder.
+    """
+
+    def __init__(self, folder: Path, reason: str, *, needed: int, free: int) -> None:
+        self.folder, self.reason, self.needed, self.free = folder, reason, needed, free
+        super().__init__(
+            f"{folder}: the training state can't be written: {reason}; it needs {_megabytes(needed)}, "
+            f"and {_megabytes(free)} are free there"
+        )
 
 
 class Checkpoint:
-    """The newest state of one training, the one before it in case the newest is damaged, and the best weights.
+    """The newest state of a training, the state before it in case the newest is damaged, and the best weights.
 
-    Training waits for a copy in the host's memory alone; one thread then writes, in order. What it meets is raised
-    by `check` and `wait`, not by `save`: of several processes only the first one saves, and all have to stop.
+    Saving blocks training only while the state is copied to the host's memory; a single thread then writes the copies
+    in order. `check` and `wait` raise the thread's errors. `save` does not: only process 0 saves, but all processes
+    must stop together.
 
     Args:
-        folder: this training's own; its name must come from everything that determines the result.
-        tell: is given a line about each damaged file.
+        folder: used by this training alone; derive its name from everything that determines the result.
+        warn: called with one line for each damaged file.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str], object] = warnings.warn) -> None:
-        self.folder, self.tell = folder, tell
+    def __init__(self, folder: Path, warn: Callable[[str], object] = warnings.warn) -> None:
+        self.folder, self.warn = folder, warn
         self.newest, self.previous = folder / "state.pt", folder / "state.previous.pt"
         self.best = folder / "best.pt"
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -41,87 +56,87 @@ class Checkpoint:
 
     @property
     def writing(self) -> bool:
-        """Whether the last state is still being written, so that a save would wait for it."""
+        """Whether the last state is still being written; `save` would wait for it."""
         return self.newest in self._pending and not self._pending[self.newest].done()
 
     def save(self, state: dict[str, Any]) -> None:
-        """Copies the state and returns; the copy is written meanwhile.
+        """Copies the state to the host's memory and returns; a thread writes the copy.
 
-        Where the last one is still being written, waits: no more than one copy is held. Tuples aren't copied.
+        Waits if the last state is still being written, so that at most one copy is held. Tuples are not copied.
         """
         self._settle(self.newest)
-        self._begin(self.newest, copied(state), _arrival())
+        self._begin(self.newest, copy_to_host(state), _copy_event())
 
     def save_best(self, state: dict[str, Any]) -> None:
-        """Keeps the best weights so far, already in the host's memory and never changed again."""
+        """Saves the best weights so far. They must be in the host's memory and must not change afterwards."""
         self._settle(self.best)
         self._begin(self.best, state, lambda: None)
 
     def check(self) -> None:
-        """Looks whether something could not be written, without waiting.
+        """Raises the error of a failed write, without waiting for writes in progress.
 
         Raises:
-            CheckpointError: so it is; the state before is whole.
+            CheckpointError: a state could not be written; the state before it is intact.
         """
         for future in self._pending.values():
             if future.done():
                 future.result()
 
     def wait(self) -> None:
-        """Returns when all that was saved is on the disk.
+        """Waits until everything saved is on the disk.
 
         Raises:
-            CheckpointError: it can't be written; the state before is whole.
+            CheckpointError: a state could not be written; the state before it is intact.
         """
         for future in self._pending.values():
             future.result()
 
     def load(self) -> dict[str, Any] | None:
-        """The newest undamaged state, on the CPU; None where there is none."""
+        """Returns the newest undamaged state, on the CPU, or None."""
         wait(self._pending.values())
-        found = [path for path in (self.newest, self.previous) if path.is_file()]
+        paths = [path for path in (self.newest, self.previous) if path.is_file()]
         damaged: list[Path] = []
-        for path in found:
+        for path in paths:
             state = _read(path)
             if state is not None:
                 if damaged:
-                    self.tell(f"{damaged[0]}: damaged, its checksum is wrong; going on from the state before it")
+                    self.warn(f"{damaged[0]}: damaged (wrong checksum); training resumes from the state before it")
                 return state
             damaged.append(path)
         if damaged:
             names = " and ".join(path.name for path in damaged)
-            self.tell(f"{self.folder}: {names} damaged, their checksum is wrong; training starts anew")
+            self.warn(f"{self.folder}: {names} damaged (wrong checksum); training starts from the beginning")
         return None
 
     def load_best(self) -> dict[str, Any] | None:
-        """The best weights so far, on the CPU; None where there are none."""
+        """Returns the best weights so far, on the CPU, or None."""
         wait(self._pending.values())
         best = _read(self.best) if self.best.is_file() else None
         if best is None and self.best.is_file():
-            self.tell(f"{self.best}: damaged, its checksum is wrong; the best weights are those from here on")
+            self.warn(f"{self.best}: damaged (wrong checksum); the best weights are chosen again from here on")
         return best
 
     def clear(self) -> None:
-        """Removes what is no longer needed once the result is written."""
+        """Removes all files of the state; call this once the result is written."""
         wait(self._pending.values())
         self._pending.clear()
         for path in (self.newest, self.previous, self.best):
             path.unlink(missing_ok=True)
             _partial(path).unlink(missing_ok=True)
-        with suppress(OSError):  # it isn't there, or someone put a file of theirs into it
+        with suppress(OSError):  # the folder does not exist, or holds a file that is not ours
             self.folder.rmdir()
 
     def _settle(self, path: Path) -> None:
         wait([self._pending[path]] if path in self._pending else [])
 
-    def _begin(self, path: Path, state: dict[str, Any], arrived: Callable[[], None]) -> None:
+    def _begin(self, path: Path, state: dict[str, Any], wait_for_copy: Callable[[], None]) -> None:
         if path in self._pending and self._pending[path].exception():
-            return  # still to be told by `check` or `wait`
-        self._pending[path] = self._writer.submit(self._write, path, state, arrived)
+            return  # `check` or `wait` raises it
+        self._pending[path] = self._writer.submit(self._write, path, state, wait_for_copy)
 
-    def _write(self, path: Path, state: dict[str, Any], arrived: Callable[[], None]) -> None:
-        """Writes beside, flushes, renames: a crash at any moment leaves a whole state."""
-        arrived()
+    def _write(self, path: Path, state: dict[str, Any], wait_for_copy: Callable[[], None]) -> None:
+        """Writes to a temporary file, flushes it and renames it: a crash at any moment leaves an intact state."""
+        wait_for_copy()
         partial = _partial(path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -133,34 +148,29 @@ class Checkpoint:
         except OSError as error:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
-            raise CheckpointError(self._told(error, state)) from None
-
-    def _told(self, error: OSError, state: dict[str, Any]) -> str:
-        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.is_dir())
-        return (
-            f"{self.folder}: the state of the training can't be written: {error.strerror or error}; it needs "
-            f"{_megabytes(_bytes(state))}, and {_megabytes(shutil.disk_usage(there).free)} are free there; make room "
-            "and start again: training goes on from the state before it"
-        )
+            existing = next(folder for folder in (self.folder, *self.folder.parents) if folder.is_dir())
+            free = shutil.disk_usage(existing).free
+            reason = error.strerror or str(error)
+            raise CheckpointError(self.folder, reason, needed=_count_bytes(state), free=free) from None
 
 
-def copied(value: Any) -> Any:
-    """The same dictionaries and lists with every tensor copied to the host's memory; tuples are left as they are.
+def copy_to_host(value: Any) -> Any:
+    """Copies nested dictionaries and lists, and every tensor in them to the host's memory; tuples are not copied.
 
-    A GPU's tensors may still be on their way: it copies them in turn with its other work.
+    Copies from a GPU are asynchronous: `_copy_event` waits for them.
     """
     match value:
         case Tensor():
             return value.detach().to("cpu", copy=True, non_blocking=True)
         case dict():
-            return {key: copied(item) for key, item in value.items()}
+            return {key: copy_to_host(item) for key, item in value.items()}
         case list():
-            return [copied(item) for item in value]
+            return [copy_to_host(item) for item in value]
     return value
 
 
-def _arrival() -> Callable[[], None]:
-    """What returns once the copies made so far are there."""
+def _copy_event() -> Callable[[], None]:
+    """Returns a function that waits for the copies started so far."""
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return lambda: None
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -168,45 +178,45 @@ def _arrival() -> Callable[[], None]:
     return event.synchronize
 
 
-class _Checking:
-    """A file that torch.save writes into; all goes into the checksum too."""
+class _ChecksumWriter:
+    """A file for torch.save that computes the checksum of what is written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.checksum = file, 0
-        self.problem: OSError | None = None
+        self.error: OSError | None = None
 
     def write(self, data: memoryview) -> int:
-        # An exception wouldn't get through torch's C++, which then raises one of its own that says nothing.
-        if self.problem is None:
+        # Not raised here: torch's C++ code would replace it by an exception without the reason.
+        if self.error is None:
             try:
                 self.file.write(data)
                 self.checksum = zlib.crc32(data, self.checksum)
             except OSError as error:
-                self.problem = error
+                self.error = error
         return len(data)
 
     def flush(self) -> None:
-        """Nothing yet: the checksum is still to come."""
+        """Does nothing: `_write` flushes the file after writing the checksum."""
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    """Checksum, then what torch.save makes; on the disk when it returns."""
+    """Writes the checksum and torch.save's output; both are on the disk when it returns."""
     with path.open("wb") as file:
         file.write(bytes(_CHECKSUM))
-        checking = _Checking(file)
-        with _no_second_checksum():
-            torch.save(state, checking)  # type: ignore[arg-type] # write and flush are all it uses
-        if checking.problem:
-            raise checking.problem
+        writer = _ChecksumWriter(file)
+        with _without_torch_crc32():
+            torch.save(state, writer)  # type: ignore[arg-type] # torch.save calls write and flush only
+        if writer.error:
+            raise writer.error
         file.seek(0)
-        file.write(_packed(checking.checksum))
+        file.write(_packed(writer.checksum))
         file.flush()
         os.fsync(file.fileno())
 
 
 @contextmanager
-def _no_second_checksum() -> Iterator[None]:
-    """Torch's own takes as long as ours, and isn't looked at when a state is read."""
+def _without_torch_crc32() -> Iterator[None]:
+    """Disables torch's CRC-32, which takes as long as ours and is not verified when a file is read."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -220,7 +230,7 @@ def _packed(checksum: int) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What `_write` wrote; None where it is damaged."""
+    """Reads what `_write` wrote; None if the file is damaged."""
     try:
         with path.open("rb") as file:
             written, checksum = file.read(_CHECKSUM), 0
@@ -236,7 +246,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _flush(folder: Path) -> None:
-    """Makes renames in a folder last through a power cut, where the system can."""
+    """Flushes a folder, so that renames in it survive a power failure (POSIX only)."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -249,15 +259,15 @@ def _partial(path: Path) -> Path:
     return path.with_suffix(".partial")
 
 
-def _bytes(value: Any) -> int:
-    """Of the tensors in it."""
+def _count_bytes(value: Any) -> int:
+    """Total size of the tensors in nested dictionaries and lists."""
     match value:
         case Tensor():
             return value.nbytes
         case dict():
-            return sum(_bytes(item) for item in value.values())
+            return sum(_count_bytes(item) for item in value.values())
         case list():
-            return sum(_bytes(item) for item in value)
+            return sum(_count_bytes(item) for item in value)
     return 0
 
 

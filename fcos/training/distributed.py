@@ -1,4 +1,4 @@
-"""The processes that train one detector together, of which there is one at least."""
+"""Communication between the processes that train one detector; a single process is the simplest case."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,40 +11,43 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class Processes(Protocol):
-    """What training asks of its fellow processes. All of them call each method alike."""
+    """The operations between processes that training needs. All processes must call each method together."""
 
     @property
     def rank(self) -> int:
-        """This process's number, from 0; the first one writes and speaks."""
+        """This process's number, from 0. Process 0 writes files and messages."""
 
     @property
     def world_size(self) -> int:
-        """How many there are."""
+        """Number of processes."""
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network with its gradients averaged over all processes as they are made."""
+        """Returns the network with its gradients averaged over all processes in the backward pass.
+
+        Buffers stay separate: batch norm's statistics are those of each process's own images.
+        """
 
     def no_sync(self, network: nn.Module) -> AbstractContextManager[None]:
-        """Within this, gradients of a joined network add up in each process alone."""
+        """Context in which a wrapped network accumulates gradients without averaging them."""
 
     def broadcast_buffers(self, network: nn.Module) -> None:
-        """Gives every process the first one's buffers: batch norm's statistics, which each has of its own images."""
+        """Copies process 0's buffers to all processes, so that all evaluate the same network."""
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a float tensor over all processes, on its device, without waiting for a GPU."""
+        """Mean of a float tensor over all processes, on its device, without waiting for a GPU."""
 
     def max(self, value: int) -> int:
-        """The highest of the processes' numbers; the device isn't waited for."""
+        """Maximum over all processes, without waiting for a GPU."""
 
     def all_gather_object(self, value: Any) -> Sequence[Any]:
-        """Each process's value, in the order of their ranks."""
+        """The values of all processes, ordered by rank."""
 
     def broadcast_object(self, value: Any) -> Any:
-        """The first process's value."""
+        """Process 0's value."""
 
 
 class SingleProcess:
-    """One process."""
+    """Training in one process."""
 
     rank = 0
     world_size = 1
@@ -72,14 +75,15 @@ class SingleProcess:
 
 
 class DistributedProcesses:
-    """The processes of torch.distributed's default group. What lies on a CPU goes by gloo, what on a GPU by NCCL."""
+    """The processes of torch.distributed's default group: gloo for tensors on a CPU, NCCL for tensors on a GPU."""
 
     def __init__(self) -> None:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        # Every parameter that learns has a gradient in every step, also without objects: none has to be looked for.
-        return DistributedDataParallel(network, gradient_as_bucket_view=True)
+        # find_unused_parameters stays False: every trained parameter has a gradient in every step, with or without
+        # objects. forward_sync_buffers: DDP would overwrite batch norm's statistics with process 0's in each step.
+        return DistributedDataParallel(network, gradient_as_bucket_view=True, forward_sync_buffers=False)
 
     def no_sync(self, network: nn.Module) -> AbstractContextManager[None]:
         assert isinstance(network, DistributedDataParallel)
@@ -111,16 +115,16 @@ class DistributedProcesses:
 
 
 @contextmanager
-def group(device: torch.device) -> Iterator[Processes]:
-    """Joins the processes that torch's launcher has started, as its environment variables say.
+def process_group(device: torch.device) -> Iterator[Processes]:
+    """Joins the process group that torch's launcher describes in environment variables.
 
-    Where they train on GPUs, the current one becomes this process's own.
+    On GPUs, each process makes the GPU of its local rank the current device.
     """
     if device.type == "cuda":
         torch.cuda.set_device(dist.get_node_local_rank())
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     yield DistributedProcesses()
-    # Not after an error: the others, who know nothing of it yet, would be waited for.
+    # Not after an error: this would wait for the other processes, which do not know of it yet.
     dist.destroy_process_group()
 
 

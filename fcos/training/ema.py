@@ -1,4 +1,4 @@
-"""The moving average of the weights, which detects better than the weights themselves."""
+"""An exponential moving average of the weights, which usually detects better than the weights themselves."""
 
 from copy import deepcopy
 from typing import Any
@@ -9,13 +9,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class ModelEMA:
-    """A model and how it follows another one's parameters and buffers.
+    """An exponential moving average of a model's parameters and buffers; it begins as a copy.
 
-    It starts young: after n updates the decay is at most (1 + n)/(10 + n), or the first, random weights would
-    stay in it for 1/(1 − decay) steps.
+    The decay warms up: after n updates it is at most (1 + n)/(10 + n). Otherwise the random initial weights would
+    dominate the average for about 1/(1 − decay) steps.
 
-    Its arithmetic is torch's, but torch's AveragedModel copies its counter to the GPU, and waits for it, at each
-    update.
+    The arithmetic is torch's. torch's AveragedModel is not used because it copies its counter to the GPU, and waits
+    for the copy, at every update.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -23,13 +23,13 @@ class ModelEMA:
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Moves towards the model as it is now; the first time, all the way."""
+        """Moves the average toward the model's current values; the first update copies them."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
         get_ema_multi_avg_fn(decay)([mean for mean, _ in floats], [value for _, value in floats], self.updates)  # type: ignore[no-untyped-call]
         for mean, value in pairs:
-            if not mean.is_floating_point():  # batch norm's counter of batches
+            if not mean.is_floating_point():  # batch norm's number of batches
                 mean.copy_(value)
         self.updates += 1
 

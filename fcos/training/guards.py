@@ -1,84 +1,105 @@
-"""What stops a training that learns nothing, or nothing right.
+"""Checks that stop a training that diverges or learns nothing.
 
-All processes look at the same numbers, so all of them come to the same end.
+All processes check the same numbers, so all of them raise the same error at the same step.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from fcos.training.distributed import Processes
 from fcos.training.history import Row
 from fcos.training.step_metrics import Step
 
 FIRST_STEPS = 20  # in which something must be learned
-_SKIPPED = 30  # steps in a row: from 2^16, fp16's loss scale has then fallen far below 1, and goes on falling
+_MAX_SKIPPED = 30  # consecutive steps: from 2^16, fp16's loss scale has then fallen far below 1 and keeps falling
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss became NaN or infinite; the message names the step, the losses and the images."""
+    """A loss or a gradient became NaN or infinite.
+
+    Args:
+        row: the step's number, losses, gradient norm and learning rate.
+        images: names of the step's images, of all processes.
+        loss_scaling: whether fp16 training scales the loss.
+        skipped_steps: consecutive steps whose gradients overflowed in fp16; 0 if a loss is not finite.
+        saved_state: where the last good state is; empty if there is none.
+    """
+
+    def __init__(
+        self, row: Row, images: Sequence[str], *, loss_scaling: bool, skipped_steps: int = 0, saved_state: str = ""
+    ) -> None:
+        self.row, self.images = dict(row), list(images)
+        self.loss_scaling, self.skipped_steps, self.saved_state = loss_scaling, skipped_steps, saved_state
+        if skipped_steps:
+            problem = f"the gradients of {skipped_steps} consecutive steps overflowed in fp16 ({_format(row)})"
+        else:
+            wrong = ", ".join(f"{name} {value:g}" for name, value in row.items() if not math.isfinite(value))
+            problem = f"the loss is not finite: {wrong} ({_format(row)}); images {', '.join(images)}"
+        super().__init__(f"step {row['step']:g}: {problem}" + (f"; {saved_state}" if saved_state else ""))
 
 
 class NothingToLearnError(RuntimeError):
-    """The first steps had no object, or no location that learns one; the message says which."""
+    """The first steps have no object, or no location that learns an object.
+
+    Args:
+        reason: `no_objects`: augmentation removed every object; `no_positives`: no location is assigned to an object.
+        objects: number of objects in these steps, for `no_objects` before augmentation.
+        steps: number of steps.
+    """
+
+    def __init__(self, reason: Literal["no_objects", "no_positives"], *, objects: int, steps: int) -> None:
+        self.reason, self.objects, self.steps = reason, objects, steps
+        within = f"of the {objects} objects in the first {steps} steps"
+        super().__init__(
+            f"augmentation removed all {within}"
+            if reason == "no_objects"
+            else f"no location is assigned to any {within}"
+        )
 
 
-def refuse_non_finite(
-    row: Row, step: Step, earlier: Sequence[Row], *, processes: Processes, skips: bool, kept: str
+def check_finite(
+    row: Row, step: Step, earlier: Sequence[Row], *, processes: Processes, loss_scaling: bool, saved_state: str
 ) -> None:
-    """Makes sure that a step's numbers are finite.
+    """Checks that a step's numbers are finite.
 
     Args:
         row: the step's numbers.
-        earlier: those of the steps before.
-        skips: whether a step whose gradients overflow is left out, and that is no fault, unless too many of them are.
-        kept: where the last good state is, to end the message.
+        step: the step itself.
+        earlier: the rows of the steps before.
+        processes: the processes that train together.
+        loss_scaling: whether the loss is scaled (fp16). A step whose gradients overflow is then skipped, which is an
+            error only after many such steps in a row.
+        saved_state: see `NonFiniteLossError`.
 
     Raises:
-        NonFiniteLossError: they aren't.
+        NonFiniteLossError: a number is NaN or infinite.
     """
     wrong = [name for name, value in row.items() if not math.isfinite(value)]
-    if wrong == ["gradient_norm"] and skips:
-        _refuse_skipping(row, earlier, kept)
+    if wrong == ["gradient_norm"] and loss_scaling:
+        norms = [previous["gradient_norm"] for previous in earlier[-_MAX_SKIPPED + 1 :]]
+        if len(norms) + 1 == _MAX_SKIPPED and not any(map(math.isfinite, norms)):
+            raise NonFiniteLossError(row, [], loss_scaling=True, skipped_steps=_MAX_SKIPPED, saved_state=saved_state)
     elif wrong:
-        names = processes.all_gather_object(step.names)
-        raise NonFiniteLossError(
-            f"step {row['step']:g}: {', '.join(f'{name} {row[name]:g}' for name in wrong)}: the loss is not finite "
-            f"any more ({_listed(row)}); images {', '.join(n for own in names for n in own)}; "
-            "try a lower train.lr, a longer train.warmup or a smaller train.clip_grad_norm"
-            + (", or train.precision bf16" if skips else "")
-            + kept
-        )
+        names = [name for part in processes.all_gather_object(step.names) for name in part]
+        raise NonFiniteLossError(row, names, loss_scaling=loss_scaling, saved_state=saved_state)
 
 
-def _refuse_skipping(row: Row, earlier: Sequence[Row], kept: str) -> None:
-    last = [one["gradient_norm"] for one in earlier[-_SKIPPED + 1 :]]
-    if len(last) + 1 == _SKIPPED and not any(math.isfinite(norm) for norm in last):
-        raise NonFiniteLossError(
-            f"step {row['step']:g}: the gradients of {_SKIPPED} steps in a row were not finite in fp16, at an ever "
-            f"smaller loss scale, so that none of them was learned from ({_listed(row)}); "
-            "set train.precision to bf16 or float32, or try a lower train.lr" + kept
-        )
-
-
-def refuse_nothing(steps: Sequence[Row]) -> None:
-    """Makes sure that something is learned: after the first steps, or after the first epoch where it is shorter.
+def check_learning(steps: Sequence[Row]) -> None:
+    """Checks that something is learned: after the first steps, or after the first epoch if it is shorter.
 
     Raises:
-        NothingToLearnError: no object is left after augmentation, or no location learns any.
+        NothingToLearnError: augmentation left no object, or no location is assigned to one.
     """
     first = steps[:FIRST_STEPS]
-    annotated, objects, positives = (sum(row[name] for row in first) for name in ("annotated", "objects", "positives"))
+    annotated, objects, positives = (
+        int(sum(row[name] for row in first)) for name in ("annotated", "objects", "positives")
+    )
     if annotated and not objects:
-        raise NothingToLearnError(
-            f"none of the {annotated:g} objects of the first {len(first)} steps is left after augmentation; "
-            "look at `fcos show-batches`, and weaken train.augment"
-        )
+        raise NothingToLearnError("no_objects", objects=annotated, steps=len(first))
     if objects and not positives:
-        raise NothingToLearnError(
-            f"no location learns any of the {objects:g} objects of the first {len(first)} steps; look at "
-            "`fcos explain`, and see whether model.levels and model.ranges fit the objects' sizes at train.size"
-        )
+        raise NothingToLearnError("no_positives", objects=objects, steps=len(first))
 
 
-def _listed(row: Row) -> str:
+def _format(row: Row) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in row.items() if name != "step")

@@ -1,4 +1,4 @@
-"""What is recorded of a training: a row of numbers for each step and each validation, and the best result."""
+"""Records of a training: a row of numbers for each step and each validation, and the best result."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,29 +8,29 @@ from torch import Tensor
 
 Row = dict[str, float]
 
-UNREPORTED = ("annotated",)  # columns of a step that only the guards read: no curve and no tracked metric
+UNREPORTED = ("annotated",)  # columns of a step that only the guards read: not plotted and not logged
 
 
 @dataclass
 class History:
-    """One row a step, and one a validation."""
+    """One row for each step and one for each validation."""
 
     steps: list[Row] = field(default_factory=list)
     epochs: list[Row] = field(default_factory=list)
-    stopped_early: bool = False  # before the last epoch, since more would have been no better
+    stopped_early: bool = False  # training ended before its last epoch: more epochs would not have helped
 
     def best(self, score: str) -> int | None:
-        """Place of the validation with the highest score, the first of equals; None where no score is known."""
+        """Index of the validation with the highest score (the first of equals); None if no row has this score."""
         scores = [row.get(score, -math.inf) for row in self.epochs]
         return scores.index(max(scores)) if any(score in row for row in self.epochs) else None
 
 
 @dataclass(frozen=True)
 class Best:
-    """The result at its best validation."""
+    """The best validation and the weights it measured."""
 
-    row: Row  # what was measured
-    weights: dict[str, Tensor]  # its state, on the CPU
+    row: Row
+    weights: dict[str, Tensor]  # state dict of the validated detector, on the CPU
 
 
 class Callback(Protocol):

@@ -1,4 +1,4 @@
-"""Optimizer and learning rate schedule, from torch's own parts."""
+"""Optimizers and learning rate schedules, built from torch's."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -16,33 +16,32 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-_FUSED = ("cpu", "cuda")  # devices on which all three optimizers are single kernels
+_FUSED = ("cpu", "cuda")  # devices on which all three optimizers have a fused kernel
 
 
 def make_optimizer(
     model: nn.Module, *, name: Literal["sgd", "adam", "adamw"], lr: float, weight_decay: float, momentum: float
 ) -> Optimizer:
-    """SGD with momentum, Adam or AdamW; weight decay on the weights of convolutions and linear layers alone.
+    """SGD with momentum, Adam or AdamW; weight decay applies only to the weights of convolutions and linear layers.
 
-    Norms' weights, biases, the levels' scales and a fusion's weights are left out: shrinking them only fights what
-    they are for. So are a transformer's tables of positions, matrices though they are.
+    Biases, weights of norms, the head's scales, BiFPN's fusion weights and position embeddings are not decayed.
     """
-    learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    decayed = [parameter for path, parameter in learned if path.endswith("weight") and parameter.ndim > 1]
-    free = [parameter for path, parameter in learned if not (path.endswith("weight") and parameter.ndim > 1)]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-    # One kernel, which also looks itself whether fp16's gradients overflowed: otherwise a GPU is waited for.
-    fused = all(parameter.device.type in _FUSED for _, parameter in learned) or None
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decayed = [parameter for path, parameter in trained if path.endswith("weight") and parameter.ndim > 1]
+    not_decayed = [parameter for path, parameter in trained if not (path.endswith("weight") and parameter.ndim > 1)]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": not_decayed, "weight_decay": 0.0}]
+    # The fused kernel checks by itself whether fp16's gradients overflowed; otherwise the GPU must be waited for.
+    fused = all(parameter.device.type in _FUSED for _, parameter in trained) or None
     if name == "sgd":
         return _with_momentum(SGD(groups, lr=lr, momentum=momentum, fused=fused))
     return (Adam if name == "adam" else AdamW)(groups, lr=lr, fused=fused)
 
 
 def _with_momentum(optimizer: SGD) -> SGD:
-    """Momentum from 0, which is what the first step gives anyway.
+    """Initializes the momentum buffers with 0, which is equivalent to torch's first step.
 
-    Torch's own first step takes memory that nobody has filled, and keeps it where fp16's gradients overflowed; and it
-    has no place for parameters that join later, such as those of a backbone frozen at first.
+    torch's fused SGD allocates them uninitialized in its first step and keeps them so if fp16's gradients overflow
+    there. It also has no buffers for parameters that are trained later, as those of a backbone frozen at first.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"] if group["momentum"] else []:
@@ -56,21 +55,22 @@ Schedule = Literal["cosine", "one_cycle", "multi_step", "step", "constant"]
 def make_schedule(
     optimizer: Optimizer, *, name: Schedule, steps: int, warmup: int, drops: Sequence[int], gamma: float
 ) -> LRScheduler:
-    """Learning rate by step: a linear rise from a thousandth, then what the name says.
+    """Learning rate by step: a linear warm-up from a thousandth of the peak, then the named schedule.
 
-    `one_cycle` (Smith and Topin, 1708.07120) rises and falls along cosines, from a 25th; without a warm-up it only
-    falls, as `cosine` does.
+    `one_cycle` (Smith and Topin, 1708.07120) rises from a 25th of the peak and falls, both along cosines; without
+    warm-up it is `cosine`.
 
     Args:
-        steps: of the whole training.
-        warmup: the first of them, in which the rate rises; the peak is reached in the last step at the latest.
-        drops: `multi_step`: the steps before which the rate is multiplied by gamma; `step`: the first of them, and
-            every multiple of it. Those that fall into the warm-up count from its end on.
+        steps: number of steps of the whole training.
+        warmup: number of warm-up steps, limited so that the peak is reached in the last step at the latest.
+        drops: `multi_step`: the steps before which the rate is multiplied by gamma; `step`: the first of them gives the
+            interval. Drops within the warm-up take effect at its end.
+        gamma: factor of `multi_step` and `step`.
     """
     rising = min(warmup, steps - 1)
     if name == "one_cycle" and rising:
         peaks = [group["lr"] for group in optimizer.param_groups]
-        # One more, so that the end of the fall comes after the last step, as the cosine's does.
+        # One more, so that the rate reaches its end after the last step, as with `cosine`.
         total = steps + 1
         return OneCycleLR(optimizer, peaks, total, pct_start=(rising + 1) / total, cycle_momentum=False)
     after = _AFTER[name](optimizer, steps - rising, [drop - rising for drop in _drops(name, drops, steps)], gamma)
@@ -82,8 +82,8 @@ def make_schedule(
 def _drops(name: Schedule, drops: Sequence[int], steps: int) -> Sequence[int]:
     if name != "step":
         return drops
-    every = max(1, drops[0])  # a share of a short training may round to none
-    return range(every, steps, every)
+    interval = max(1, drops[0])  # a fraction of a short training may round to 0
+    return range(interval, steps, interval)
 
 
 def _cosine(optimizer: Optimizer, steps: int, _drops: Sequence[int], _gamma: float) -> LRScheduler:

@@ -1,4 +1,4 @@
-"""A step's numbers, from the device where it was worked through to a row of its training's history."""
+"""A step's losses and counts: combined over its parts and over processes, then copied to the host as a row."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from fcos.training.batch import Batch
 from fcos.training.distributed import Processes
 from fcos.training.history import Row
 
-_COUNTS = ("positives", "objects", "annotated")  # of a row: over all processes
+_COUNTS = ("positives", "objects", "annotated")  # columns that are summed over processes; the others are averaged
 
 
 @dataclass(frozen=True)
@@ -26,40 +26,44 @@ class Step:
 
     @property
     def names(self) -> list[str]:
-        """Of its images, in this process."""
+        """Names of the step's images in this process."""
         return [name for part in self.parts for name in part.names]
 
-    def counted(self, what: Literal["objects", "annotated"]) -> int:
-        """Of all its parts, in this process."""
-        return sum(getattr(part, what) for part in self.parts)
+    def count(self, column: Literal["objects", "annotated"]) -> int:
+        """Sum of a count over the step's parts in this process."""
+        return sum(getattr(part, column) for part in self.parts)
 
 
-def summed_up(losses: Sequence[Tensor]) -> Tensor:
-    """A step's losses [N]: of those [N] of its parts the mean, and of their positives the sum."""
+def combine_parts(losses: Sequence[Tensor]) -> Tensor:
+    """Combines the losses [N] of a step's parts: the sum of their positives, the mean of the others."""
     if len(losses) == 1:
         return losses[0]
     stacked = torch.stack(list(losses))
-    return torch.cat([stacked[:, :-1].mean(dim=0), stacked[:, -1:].sum(dim=0)])  # positives stand last
+    return torch.cat([stacked[:, :-1].mean(dim=0), stacked[:, -1:].sum(dim=0)])  # positives are the last column
 
 
-def fetched(steps: Sequence[Step], processes: Processes, *, first: int) -> list[Row]:
-    """Brings steps' numbers to the host, all in one copy: a row each, of all processes, numbered from `first` on."""
+def fetch_rows(steps: Sequence[Step], processes: Processes, *, first: int) -> list[Row]:
+    """Copies the numbers of several steps to the host in one transfer.
+
+    Returns:
+        One row for each step, over all processes; steps are numbered from `first`.
+    """
     values = torch.stack([step.values for step in steps])
-    counts = values.new_tensor([[step.counted("objects"), step.counted("annotated")] for step in steps])
+    counts = values.new_tensor([[step.count("objects"), step.count("annotated")] for step in steps])
     numbers = processes.mean(torch.cat([values, counts], dim=1)).tolist()
     return [
-        {"step": first + place, **_named(own, processes.world_size), "learning_rate": step.learning_rate}
-        for place, (step, own) in enumerate(zip(steps, numbers, strict=True))
+        {"step": first + index, **_row(values, processes.world_size), "learning_rate": step.learning_rate}
+        for index, (step, values) in enumerate(zip(steps, numbers, strict=True))
     ]
 
 
-def _named(numbers: Sequence[float], processes: int) -> Row:
-    named = dict(zip([*Losses.names(), "gradient_norm", "objects", "annotated"], numbers, strict=True))
-    for name in _COUNTS:  # the mean over the processes, by their number
-        named[name] = _whole(named[name] * processes)
-    return named
+def _row(numbers: Sequence[float], world_size: int) -> Row:
+    row = dict(zip([*Losses.names(), "gradient_norm", "objects", "annotated"], numbers, strict=True))
+    for name in _COUNTS:  # the sum over processes, from their mean
+        row[name] = _to_count(row[name] * world_size)
+    return row
 
 
-def _whole(number: float) -> float:
-    """A count out of a mean, without its rounding; what isn't finite stays."""
+def _to_count(number: float) -> float:
+    """Removes the rounding error of a count; a number that is not finite stays as it is."""
     return float(round(number)) if math.isfinite(number) else number

@@ -1,4 +1,4 @@
-"""The training loop: batches in, a learned detector and its history out."""
+"""The training loop."""
 
 import math
 import time
@@ -19,28 +19,41 @@ from fcos.training.batch import Batch
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.distributed import SINGLE_PROCESS, Processes
 from fcos.training.ema import ModelEMA
-from fcos.training.guards import FIRST_STEPS, refuse_non_finite, refuse_nothing
+from fcos.training.guards import FIRST_STEPS, check_finite, check_learning
 from fcos.training.history import Best, Callback, History, Row
-from fcos.training.step_metrics import Step, fetched, summed_up
+from fcos.training.step_metrics import Step, combine_parts, fetch_rows
 
-_SAVE, _STOP, _FAILED = 1, 2, 3  # what a process may want before a step; the highest of them wins
+_SAVE, _STOP, _FAILED = 1, 2, 3  # what a process requests before a step; the maximum over processes wins
 
 
 class TrainingInterrupted(RuntimeError):
-    """Training was asked to stop, and its state is saved."""
+    """Training was asked to stop; its state is saved."""
 
 
 class PeerFailedError(RuntimeError):
-    """Another process can't go on, and says why itself."""
+    """Another process failed; that process reports the error."""
 
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Everything that a training is made of, already built.
+    """Trains a detector; all parts are passed in already built.
 
-    `batches(epoch, first)` gives the steps of an epoch from the first-th on, each a list of the parts it is worked
-    through in: the same ones whenever asked. `validate(detector)` gives named numbers, the same in every process; it
-    may raise TrainingInterrupted. `checkpoint` may be None: then nothing can be resumed.
+    Args:
+        batches: `batches(epoch, first)` yields the steps of an epoch from index `first`, each as the list of its parts
+            (gradient accumulation). It must yield the same steps every time.
+        validate: returns named metrics of a detector, the same in every process; may raise TrainingInterrupted.
+        ema: the moving average to validate and keep; None: the weights themselves.
+        compile_model: returns the module to train through, given the network.
+        validate_every: epochs between validations; the last epoch is always validated.
+        clip_grad_norm: largest gradient norm; 0: no limit.
+        backbone_frozen_epochs: number of first epochs in which the backbone is not trained.
+        score: the metric by which the best weights are chosen.
+        patience: number of epochs without a better score after which training ends; 0: never.
+        target_score: score at which training ends.
+        interrupted: whether training should stop; read before each step.
+        checkpoint: where the state is saved; None: training cannot be resumed.
+        checkpoint_seconds, checkpoint_steps: the state is saved after this time or this number of steps.
+        log_every: number of steps whose numbers are copied to the host together; a GPU is waited for only then.
     """
 
     detector: Detector
@@ -58,63 +71,65 @@ class Trainer:
     seed: int = 0
     processes: Processes = SINGLE_PROCESS
     compile_model: Callable[[nn.Module], nn.Module] = lambda network: network
-    backbone_frozen_epochs: int = 0  # first ones, in which the backbone doesn't learn
-    score: str = "AP"  # what the best weights are best by
-    patience: int = 0  # epochs without a better one after which training ends; 0: never
-    target_score: float = math.inf  # score at which training ends
+    backbone_frozen_epochs: int = 0
+    score: str = "AP"
+    patience: int = 0
+    target_score: float = math.inf
     interrupted: Callable[[], bool] = lambda: False
     checkpoint: Checkpoint | None = None
-    checkpoint_seconds: float = 60.0  # seconds
+    checkpoint_seconds: float = 60.0
     checkpoint_steps: int = 1000
-    log_every: int = 1  # steps whose numbers are fetched together: a GPU is waited for then, and only then
+    log_every: int = 1
     history: History = field(default_factory=History)
-    best: Best | None = None  # None until the first validation; without a score, the last one is the best
+    best: Best | None = None  # None before the first validation; without a score, the last validation is the best
     epoch: int = 0  # the next step's epoch, from 0
-    batch: int = 0  # the next step's place in its epoch
+    batch: int = 0  # the next step's index in its epoch
     step: int = 0  # steps done
 
     def __post_init__(self) -> None:
-        self._waiting: list[Step] = []
-        self._saved = time.monotonic(), 0
+        self._pending: list[Step] = []
+        self._saved = time.monotonic(), 0  # time and step of the last saved state
         self._network: nn.Module | None = None
-        self._frozen: bool | None = None  # whether the backbone is, in this epoch
-        self._learned = [parameter for parameter in self.detector.backbone.parameters() if parameter.requires_grad]
+        self._backbone_frozen: bool | None = None
+        self._backbone_parameters = [
+            parameter for parameter in self.detector.backbone.parameters() if parameter.requires_grad
+        ]
 
     @property
     def result(self) -> Detector:
-        """The detector to validate and to keep: the average, where one is kept."""
+        """The detector to validate and save: the moving average if there is one."""
         return self.ema.module if self.ema else self.detector  # type: ignore[return-value]
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch is over, or more would be no better."""
+        """Whether the last epoch is over, the target score is reached, or patience has run out."""
         if self.epoch >= self.epochs:
             return True
         best = self.history.best(self.score)
         if best is None:
             return False
-        late = self.history.epochs[-1]["epoch"] - self.history.epochs[best]["epoch"]
-        return self.history.epochs[best][self.score] >= self.target_score or (0 < self.patience <= late)
+        epochs_since_best = self.history.epochs[-1]["epoch"] - self.history.epochs[best]["epoch"]
+        return self.history.epochs[best][self.score] >= self.target_score or (0 < self.patience <= epochs_since_best)
 
     def fit(self) -> History:
-        """Trains, from where the checkpoint ends if there is one.
+        """Trains to the end, from the checkpoint's state if there is one.
 
         Raises:
-            NonFiniteLossError, NothingToLearnError: the state before is kept.
-            TrainingInterrupted: `interrupted` said so; the state is saved.
-            CheckpointError: a state can't be written; the one before is kept.
-            PeerFailedError: another process raised something.
+            NonFiniteLossError, NothingToLearnError: training diverged or learns nothing; the state before is kept.
+            TrainingInterrupted: `interrupted` returned True; the state is saved.
+            CheckpointError: a state could not be written; the state before it is kept.
+            PeerFailedError: another process raised an error.
         """
         self.resume()
         try:
             while not self.finished:
-                self._train()
+                self._train_epoch()
                 if (self.epoch + 1) % self.validate_every == 0 or self.epoch + 1 == self.epochs:
                     self._validate()
                 self.epoch, self.batch = self.epoch + 1, 0
                 self.save()
             self.history.stopped_early = self.epoch < self.epochs
-            if self.best is None:  # its file was damaged after the last validation
+            if self.best is None:  # the file of the best weights was damaged after the last validation
                 self._keep_best()
         except TrainingInterrupted:
             self.save()
@@ -124,64 +139,66 @@ class Trainer:
                 self.checkpoint.wait()
         return self.history
 
-    def _train(self) -> None:
-        """What is left of this epoch."""
+    def _train_epoch(self) -> None:
+        """Trains the steps that are left of the current epoch."""
         self.detector.train()
-        self._freeze(self.epoch < self.backbone_frozen_epochs)
+        self._freeze_backbone(self.epoch < self.backbone_frozen_epochs)
         if self.epoch < self.backbone_frozen_epochs:
-            self.detector.backbone.eval()  # statistics of batch norm don't move either
-        for parts in self._agreed(self.batches(self.epoch, self.batch)):
+            self.detector.backbone.eval()  # batch norm's statistics must not change either
+        for parts in self._synchronize(self.batches(self.epoch, self.batch)):
             self._step(parts)
             self.batch += 1
         self._fetch()
         if self.epoch == 0 and len(self.history.steps) < FIRST_STEPS:
-            refuse_nothing(self.history.steps)
+            check_learning(self.history.steps)
 
-    def _agreed(self, steps: Iterable[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
-        """The steps, for as long as every process has one and none is to stop."""
+    def _synchronize(self, steps: Iterable[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
+        """Yields the steps; before each, all processes agree whether to continue, save, stop or fail."""
         iterator = iter(steps)
         while True:
-            problem: Exception | None = None
+            failure: Exception | None = None
             parts: Sequence[Batch] | None = None
             try:
                 if self.checkpoint:
                     self.checkpoint.check()
                 parts = next(iterator, None)
-            except Exception as error:  # noqa: BLE001 - raised below, once the others know
-                problem = error
-            # A signal to all processes ends the loader's workers too: that is no failure.
-            state = self.processes.max(_STOP if self.interrupted() else _FAILED if problem else int(self._due()))
-            if state == _FAILED:
-                raise problem or PeerFailedError
-            if state == _STOP:
+            except Exception as error:  # noqa: BLE001 - raised below, once the other processes know
+                failure = error
+            # A signal to all processes also ends the data loader's workers, which is no failure.
+            request = self.processes.max(
+                _STOP if self.interrupted() else _FAILED if failure else int(self._save_is_due())
+            )
+            if request == _FAILED:
+                raise failure or PeerFailedError
+            if request == _STOP:
                 raise TrainingInterrupted
-            if state == _SAVE:
+            if request == _SAVE:
                 self.save()
             if parts is None:
                 return
             yield parts
 
     def _step(self, parts: Sequence[Batch]) -> None:
-        # So that what is random in a network (dropout) depends on the step alone, and a resume changes nothing.
+        # Random layers (dropout) depend on the step alone, so that a resumed training gives the same result.
         torch.manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + self.processes.rank)
         assert self._network is not None
         self.optimizer.zero_grad(set_to_none=True)
         with self.processes.no_sync(self._network):
-            losses = [self._learn(part, len(parts)) for part in parts[:-1]]
-        losses.append(self._learn(parts[-1], len(parts)))
-        norm = self.precision.clipped(self.optimizer, self.detector, self.clip_grad_norm)
+            losses = [self._backward(part, len(parts)) for part in parts[:-1]]
+        losses.append(self._backward(parts[-1], len(parts)))
+        norm = self.precision.clip_gradients(self.optimizer, self.detector, self.clip_grad_norm)
         rate = self.optimizer.param_groups[0]["lr"]
-        self._waiting.append(Step(torch.cat([summed_up(losses), norm.detach()[None]]), rate, parts))
-        if len(self._waiting) >= self.log_every:
-            self._fetch()  # before the optimizer: a loss that isn't finite leaves the weights as they were
+        self._pending.append(Step(torch.cat([combine_parts(losses), norm.detach()[None]]), rate, parts))
+        if len(self._pending) >= self.log_every:
+            self._fetch()  # before the optimizer's step: a loss that is not finite must not change the weights
         self.precision.step(self.optimizer)
         self.schedule.step()
         if self.ema:
             self.ema.update_parameters(self.detector)
         self.step += 1
 
-    def _learn(self, part: Batch, parts: int) -> Tensor:
-        """Forward, losses and backward of one part; its losses as one tensor, on its device."""
+    def _backward(self, part: Batch, parts: int) -> Tensor:
+        """Forward and backward pass of one part of a step; returns its losses as one tensor on its device."""
         assert self._network is not None
         device = self.detector.mean.device
         with self.precision.forward():
@@ -191,28 +208,34 @@ class Trainer:
         return torch.stack(list(losses.named().values()))
 
     def _fetch(self) -> None:
-        """Brings the waiting steps' numbers to the host, all in one copy, and tells them."""
-        if not self._waiting:
+        """Copies the pending steps' numbers to the host in one transfer, checks and records them."""
+        if not self._pending:
             return
-        waiting, self._waiting = self._waiting, []
+        pending, self._pending = self._pending, []
         before = len(self.history.steps)
-        for step, row in zip(waiting, fetched(waiting, self.processes, first=before + 1), strict=True):
+        for step, row in zip(pending, fetch_rows(pending, self.processes, first=before + 1), strict=True):
             self._record(step, row)
         if before < FIRST_STEPS <= len(self.history.steps):
-            refuse_nothing(self.history.steps)
+            check_learning(self.history.steps)
 
     def _record(self, step: Step, row: Row) -> None:
-        done = self.history.steps
-        refuse_non_finite(row, step, done, processes=self.processes, skips=self.precision.skips, kept=self._kept())
-        done.append(row)
+        check_finite(
+            row,
+            step,
+            self.history.steps,
+            processes=self.processes,
+            loss_scaling=self.precision.scales_loss,
+            saved_state=self._saved_state(),
+        )
+        self.history.steps.append(row)
         if self.processes.rank == 0:
             self.callback.on_step(row, len(step.names) * self.processes.world_size)
 
-    def _freeze(self, frozen: bool) -> None:
-        if self._frozen == frozen:
+    def _freeze_backbone(self, frozen: bool) -> None:
+        if self._backbone_frozen == frozen:
             return
-        self._frozen = frozen
-        for parameter in self._learned:
+        self._backbone_frozen = frozen
+        for parameter in self._backbone_parameters:
             parameter.requires_grad_(not frozen)
         self._network = self.processes.wrap(self.compile_model(training_view(self.detector)))
 
@@ -226,27 +249,27 @@ class Trainer:
             self._keep_best()
 
     def _keep_best(self) -> None:
-        """As it is at the last validation."""
+        """Keeps the validated weights as the best."""
         weights = {name: value.detach().to("cpu", copy=True) for name, value in self.result.state_dict().items()}
         self.best = Best(self.history.epochs[-1], weights)
         if self.checkpoint and self.processes.rank == 0:
             self.checkpoint.save_best({"row": self.best.row, "weights": weights})
 
-    def _kept(self) -> str:
-        """Where the last good state is, to end a message."""
-        when = self._saved[1]
-        return f" (the state of step {when} is in {self.checkpoint.folder})" if self.checkpoint and when else ""
+    def _saved_state(self) -> str:
+        """Describes the last saved state for an error's message; empty if there is none."""
+        _, step = self._saved
+        return f"the state of step {step} is in {self.checkpoint.folder}" if self.checkpoint and step else ""
 
-    def _due(self) -> bool:
-        when, at = self._saved
-        due = time.monotonic() - when > self.checkpoint_seconds or self.step - at >= self.checkpoint_steps
+    def _save_is_due(self) -> bool:
         if self.checkpoint is None or self.processes.rank:
             return False
-        return due and self.step > at and not self.checkpoint.writing  # a slow disk doesn't hold training up
+        time_saved, step_saved = self._saved
+        due = time.monotonic() - time_saved > self.checkpoint_seconds or self.step - step_saved >= self.checkpoint_steps
+        return due and self.step > step_saved and not self.checkpoint.writing  # training does not wait for a slow disk
 
     def save(self) -> None:
-        """Keeps everything that the rest of the training depends on; every process takes part."""
-        self._fetch()  # a state is saved only where all before it was finite
+        """Saves everything that the rest of the training depends on; all processes must call it."""
+        self._fetch()  # only a state after finite losses is saved
         self._saved = time.monotonic(), self.step
         if self.checkpoint and self.processes.rank == 0:
             self.checkpoint.save(
@@ -254,22 +277,22 @@ class Trainer:
                     "epoch": self.epoch,
                     "batch": self.batch,
                     "step": self.step,
-                    # A tuple, since rows never change: copying thousands would take longer than all the weights.
+                    # Tuples are not copied: copying thousands of rows would take longer than copying the weights.
                     "history": {"steps": tuple(self.history.steps), "epochs": tuple(self.history.epochs)},
                     **{name: part.state_dict() for name, part in self._parts().items()},
                 }
             )
 
     def resume(self) -> None:
-        """Takes up the checkpoint's state, if there is one."""
-        first = self.checkpoint if self.processes.rank == 0 else None
-        state = self.processes.broadcast_object(first.load() if first else None)
+        """Loads the checkpoint's state, if there is one; all processes must call it."""
+        checkpoint = self.checkpoint if self.processes.rank == 0 else None
+        state = self.processes.broadcast_object(checkpoint.load() if checkpoint else None)
         if state:
             self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
             self.history = History(list(state["history"]["steps"]), list(state["history"]["epochs"]))
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
-            best = self.processes.broadcast_object(first.load_best() if first else None)
+            best = self.processes.broadcast_object(checkpoint.load_best() if checkpoint else None)
             self.best = Best(**best) if best else None
         self._saved = time.monotonic(), self.step
 

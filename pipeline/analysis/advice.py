@@ -1,6 +1,6 @@
-"""What a person should know before a training starts: each piece of advice a line that says what to do.
+"""Advice before a training: one line for each problem of data and parameters, with what to change.
 
-Everything follows from annotations and parameters; no image is read. Only what is surely wrong, or surely wasted,
+The advice follows from annotations and parameters; no image is read. Only what is certainly wrong, or certainly wasted,
 is worth a line.
 """
 
@@ -15,33 +15,33 @@ from numpy.typing import NDArray
 
 from fcos.locations import size_ranges
 from pipeline.analysis.assignment import NEEDS_PREDICTIONS, level_name
-from pipeline.analysis.summary import Recall, recall
+from pipeline.analysis.best_possible_recall import Recall, best_possible_recall
 from pipeline.data.annotations import AnnotationSet
 from pipeline.inference.device import choose_device
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.params import MachineParams, Params, TrainParams
 from pipeline.training.build import learning_rate, to_iterations
 
-_SAMPLE = 400  # images for which the assignment is really made: seconds, also at 1333 pixels
-_NAMED = 5  # classes in a line
-_SMALL = 8  # pixels
-_LONG = 500_000  # pixels of an image: a size for GPUs
+_RECALL_SAMPLE = 400  # images for the best possible recall: takes seconds, even at 1333 pixels
+_MAX_NAMES = 5  # class names in a line
+_SMALL_BOX = 8  # pixels
+_LARGE_INPUT = 500_000  # pixels of an image; larger inputs need a GPU
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What advice is drawn from."""
+    """The facts that advice is based on."""
 
     params: Params
-    images: int  # to learn from in an epoch
-    steps: int  # of an epoch
-    judged: int  # images of the validation split
-    shapes: Floats  # [N, 2] height and width of the images as stored
-    sides: Floats  # [M, 2] height and width of the objects to learn, in pixels at the input size without zoom
-    learned: Counter[str]  # such objects of each class, classes without any included
-    missed: Counter[str]  # objects of the validation split of each class
-    found: Recall | None  # best possible recall on a sample; None where the assigner needs predictions
+    images: int  # training images per epoch
+    steps: int  # per epoch
+    val_images: int
+    image_sizes: Floats  # [N, 2] height and width of the stored images
+    box_sizes: Floats  # [M, 2] height and width of the training objects, in pixels at the input size without zoom
+    train_counts: Counter[str]  # training objects of each class; classes without objects are included
+    val_counts: Counter[str]  # validation objects of each class
+    recall: Recall | None  # best possible recall on a sample; None if the assigner needs predictions
     device: str
     cores: int
 
@@ -54,306 +54,342 @@ class Context:
         return self.params.machine
 
     @cached_property
-    def longest(self) -> Floats:
-        """[M] the objects' longer sides."""
-        answer: Floats = self.sides.max(axis=1)
-        return answer
+    def long_sides(self) -> Floats:
+        """[M] the longer sides of the objects."""
+        sides: Floats = self.box_sizes.max(axis=1)
+        return sides
 
     @property
-    def size(self) -> str:
-        """The input size, in words."""
-        return f"train.size, now {list(self.train.size)}"
+    def size_text(self) -> str:
+        """The parameter of the input size, with its value."""
+        return f"train.size (now {list(self.train.size)})"
 
 
 def advice(params: Params, train: AnnotationSet, val: AnnotationSet, *, steps: int) -> list[str]:
-    """Lines for a person, most important first; none where nothing is to be said.
+    """Lines of advice, most important first.
 
     Args:
-        train: the split to learn from.
-        val: the split to be judged on.
-        steps: of an epoch.
+        train: the training split.
+        val: the validation split.
+        steps: number of steps per epoch.
     """
-    context = look(params, train, val, steps=steps)
-    return [line for tell in ADVICE if (line := tell(context))]
+    context = make_context(params, train, val, steps=steps)
+    return [line for rule in RULES if (line := rule(context))]
 
 
-def look(params: Params, train: AnnotationSet, val: AnnotationSet, *, steps: int) -> Context:
-    """The context of a training; with 118,000 images in a few seconds, most of them for `recall`."""
-    shape_of = {image.id: (image.height, image.width) for image in train.images}
+def make_context(params: Params, train: AnnotationSet, val: AnnotationSet, *, steps: int) -> Context:
+    """Collects the facts of a training. For 118,000 images this takes a few seconds, most of them for the recall."""
+    size_of = {image.id: (image.height, image.width) for image in train.images}
     objects = trainable_annotations(train.annotations, include_difficult=params.train.include_difficult)
-    stored = np.array([shape_of[one.image_id] for one in objects], dtype=np.float64).reshape(-1, 2)
-    boxes = np.array([one.bbox for one in objects], dtype=np.float64).reshape(-1, 4)
+    image_sizes = np.array([size_of[item.image_id] for item in objects], dtype=np.float64).reshape(-1, 2)
+    boxes = np.array([item.bbox for item in objects], dtype=np.float64).reshape(-1, 4)
+    has_recall = bool(objects) and params.model.assigner not in NEEDS_PREDICTIONS
     return Context(
         params=params,
-        images=min(_kept(params, train), params.train.max_images or len(train.images)),
+        images=min(_count_images(params, train), params.train.max_images or len(train.images)),
         steps=steps,
-        judged=len(val.images),
-        shapes=np.array(list(shape_of.values()), dtype=np.float64).reshape(-1, 2),
-        sides=boxes[:, 3:1:-1] * _scales(params, stored)[:, None],
-        learned=_by_class(train, difficult=params.train.include_difficult),
-        missed=_by_class(val, difficult=False),
-        found=None if params.model.assigner in NEEDS_PREDICTIONS or not objects else recall(params, _sample(train)),
+        val_images=len(val.images),
+        image_sizes=np.array(list(size_of.values()), dtype=np.float64).reshape(-1, 2),
+        box_sizes=boxes[:, 3:1:-1] * _scales(params, image_sizes)[:, None],
+        train_counts=_count_classes(train, include_difficult=params.train.include_difficult),
+        val_counts=_count_classes(val, include_difficult=False),
+        recall=best_possible_recall(params, _recall_sample(train)) if has_recall else None,
         device=choose_device(params.machine.device).type,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
     )
 
 
-def _scales(params: Params, shapes: Floats) -> Floats:
-    """[N] the factors by which images are resized, for [N, 2] heights and widths: InputSize.scale, all at once."""
+def _scales(params: Params, image_sizes: Floats) -> Floats:
+    """[N] the resize factors of images of these heights and widths [N, 2]: InputSize.scale for many images."""
     size = np.array(params.train.size, dtype=np.float64)
-    answer: Floats = (size / (shapes if params.train.letterbox else np.sort(shapes, axis=1))).min(axis=1)
-    return answer
+    sides = image_sizes if params.train.letterbox else np.sort(image_sizes, axis=1)
+    scales: Floats = (size / sides).min(axis=1)
+    return scales
 
 
-def _kept(params: Params, split: AnnotationSet) -> int:
-    """Images that train.include_empty and train.include_crowd leave."""
-    with_objects = {
-        one.image_id
-        for one in trainable_annotations(split.annotations, include_difficult=params.train.include_difficult)
-    }
-    crowded = {one.image_id for one in split.annotations if one.iscrowd}
+def _count_images(params: Params, split: AnnotationSet) -> int:
+    """The number of images that train.include_empty and train.include_crowd leave."""
+    objects = trainable_annotations(split.annotations, include_difficult=params.train.include_difficult)
+    with_objects = {item.image_id for item in objects}
+    with_crowd = {item.image_id for item in split.annotations if item.iscrowd}
     return sum(
         (params.train.include_empty or image.id in with_objects)
-        and (params.train.include_crowd or image.id not in crowded)
+        and (params.train.include_crowd or image.id not in with_crowd)
         for image in split.images
     )
 
 
-def _by_class(split: AnnotationSet, *, difficult: bool) -> Counter[str]:
-    count = Counter(one.category_id for one in trainable_annotations(split.annotations, include_difficult=difficult))
-    return Counter({category.name: count[category.id] for category in split.categories})
+def _count_classes(split: AnnotationSet, *, include_difficult: bool) -> Counter[str]:
+    objects = trainable_annotations(split.annotations, include_difficult=include_difficult)
+    counts = Counter(item.category_id for item in objects)
+    return Counter({category.name: counts[category.id] for category in split.categories})
 
 
-def _sample(split: AnnotationSet) -> AnnotationSet:
-    """Images at even distances, with what is in them."""
-    return split.subset(split.images[:: -(-len(split.images) // _SAMPLE)])
+def _recall_sample(split: AnnotationSet) -> AnnotationSet:
+    """Images at equal distances in the list."""
+    return split.subset(split.images[:: -(-len(split.images) // _RECALL_SAMPLE)])
 
 
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _list_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
 
 
-# What is learned
+# Rules about classes. Each rule is a function from a context to a line of advice, or None.
 
 
-def unknown_classes(now: Context) -> str | None:
-    """Judged on what is never shown."""
-    names = [name for name, count in now.missed.items() if count and not now.learned[name]]
-    if not names:
-        return None
-    return f"val has objects of {_names(names)}, and train none, so all are missed: split otherwise, see convert"
-
-
-def missing_classes(now: Context) -> str | None:
-    """Neither learned nor judged."""
-    names = [name for name, count in now.learned.items() if not count and not now.missed[name]]
+def untrained_classes(context: Context) -> str | None:
+    """Classes that are evaluated but never trained."""
+    names = [name for name, count in context.val_counts.items() if count and not context.train_counts[name]]
     if not names:
         return None
     return (
-        f"no object of {len(names)} of {len(now.learned)} classes ({_names(names)}): leave them out by convert.classes"
+        f"val has objects of {_list_names(names)} but train has none, so all of them will be missed: change the split "
+        "(convert.val_fraction, convert.split_seed)"
     )
 
 
-def unequal_classes(now: Context) -> str | None:
-    """A thousand times more often."""
-    ranked = [(name, count) for name, count in now.learned.most_common() if count]
+def missing_classes(context: Context) -> str | None:
+    """Classes without any object."""
+    names = [name for name, count in context.train_counts.items() if not count and not context.val_counts[name]]
+    if not names:
+        return None
+    return (
+        f"{len(names)} of {len(context.train_counts)} classes have no objects ({_list_names(names)}): leave them out "
+        "with convert.classes"
+    )
+
+
+def imbalanced_classes(context: Context) -> str | None:
+    """A class with over a thousand times as many objects as another."""
+    ranked = [(name, count) for name, count in context.train_counts.most_common() if count]
     if not ranked or ranked[0][1] <= 1000 * ranked[-1][1]:
         return None
-    (most, many), (least, few) = ranked[0], ranked[-1]
+    (most, most_count), (fewest, fewest_count) = ranked[0], ranked[-1]
     return (
-        f"{most} has {many:,} objects and {least} {few:,}: look at the rare classes' own AP, and find more images of "
-        "them or leave them out by convert.classes"
+        f"{most} has {most_count:,} objects and {fewest} has {fewest_count:,}: check the AP of the rare classes; add "
+        "images of them, or leave them out with convert.classes"
     )
 
 
-# Sizes
+# Rules about sizes
 
 
-def small_boxes(now: Context) -> str | None:
-    """Smaller than a location's stride: hardly anything of them is left in a feature map."""
-    share = float((np.sqrt(now.sides.prod(axis=1)) < _SMALL).mean()) if len(now.sides) else 0.0
+def small_boxes(context: Context) -> str | None:
+    """Boxes smaller than the stride of P3, of which little is left in a feature map."""
+    sizes = np.sqrt(context.box_sizes.prod(axis=1))
+    share = float((sizes < _SMALL_BOX).mean()) if len(sizes) else 0.0
     if share < 0.1:
         return None
-    finer = "" if now.params.model.levels[0] == 3 else ", and model.levels that begin at 3"
-    return f"{share:.0%} of boxes are under {_SMALL} px at this input size: a larger {now.size}{finer}"
-
-
-def empty_levels(now: Context) -> str | None:
-    """Levels whose range of sizes no object comes into, however it is zoomed."""
-    if now.params.model.assigner != "fcos" or not len(now.sides):
-        return None
-    model, reached = now.params.model, _reached(now)
-    unused = [place for place, any_ in enumerate(reached) if not any_]
-    names = ", ".join(level_name(model.strides[place]) for place in unused)
-    if not unused:
-        return None
-    if unused != list(range(unused[0], len(reached))):  # levels follow each other: only the last ones can go
-        return (
-            f"no object falls on {names}: choose model.regression_ranges, and the first of model.levels, by the "
-            "objects' sizes"
-        )
-    above = size_ranges(model.strides, model.regression_ranges)[unused[0]][0]
+    add_level = "" if context.params.model.levels[0] == 3 else ", and start model.levels at 3"
     return (
-        f"no object falls on {names}, for sizes over {above:g} px: leave it out of model.levels, or train at a larger "
-        f"{now.size}"
+        f"{share:.0%} of the boxes are under {_SMALL_BOX} px at the input size: increase {context.size_text}{add_level}"
     )
 
 
-def _reached(now: Context) -> list[bool]:
-    """Whether one of a level's locations could learn any object at all, by its size alone.
+def empty_levels(context: Context) -> str | None:
+    """Levels whose size range contains no object at any zoom."""
+    if context.params.model.assigner != "fcos" or not len(context.box_sizes):
+        return None
+    model, reached = context.params.model, _reached_levels(context)
+    unused = [index for index, is_reached in enumerate(reached) if not is_reached]
+    names = ", ".join(level_name(model.strides[index]) for index in unused)
+    if not unused:
+        return None
+    if unused != list(range(unused[0], len(reached))):  # only the last levels can be left out
+        return f"no object falls on {names}: adapt model.regression_ranges and model.levels to the sizes of the objects"
+    low = size_ranges(model.strides, model.regression_ranges)[unused[0]][0]
+    return (
+        f"no object falls on {names} (sizes over {low:g} px): leave it out of model.levels, or increase "
+        f"{context.size_text}"
+    )
 
-    The longest of a location's distances to an object's sides is at least half the longer side, and at most that and
-    the center's radius, or the whole side.
+
+def _reached_levels(context: Context) -> list[bool]:
+    """Whether a location of each level could be assigned to any object, by size.
+
+    The largest distance from a location to the sides of an object is at least half the longer side. It is at most half
+    the longer side plus the center sampling radius, and at most the longer side.
     """
-    model, (least, most) = now.params.model, _sizes(now)
-    radius = [
+    model, (smallest, largest) = context.params.model, _zoomed_sides(context)
+    radii = [
         model.center_sampling_radius * stride if model.center_sampling_radius else np.inf for stride in model.strides
     ]
     return [
-        bool(((least / 2 <= up_to) & (np.minimum(most, most / 2 + reach) > above)).any())
-        for (above, up_to), reach in zip(size_ranges(model.strides, model.regression_ranges), radius, strict=True)
+        bool(((smallest / 2 <= high) & (np.minimum(largest, largest / 2 + radius) > low)).any())
+        for (low, high), radius in zip(size_ranges(model.strides, model.regression_ranges), radii, strict=True)
     ]
 
 
-def _sizes(now: Context) -> tuple[Floats, Floats]:
-    """[M] each: the objects' longer sides at the smallest, and at the largest, that augmentation makes them."""
-    augment, train = now.train.augment, now.train
-    fitted = [side / train.size[0] for side in train.multi_scale or (train.size[0], train.size[0])]
+def _zoomed_sides(context: Context) -> tuple[Floats, Floats]:
+    """[M], [M] the longer sides of the objects at the smallest and at the largest zoom of the augmentation."""
+    augment, train = context.train.augment, context.train
+    sizes = [side / train.size[0] for side in train.multi_scale or (train.size[0], train.size[0])]
     low, high = augment.scale
     low, high = low / (2 if augment.mosaic else 1), high / (augment.min_crop if augment.crop else 1)
-    return now.longest * low * fitted[0], np.minimum(now.longest * high, max(train.size)) * fitted[1]
+    sides = context.long_sides
+    return sides * low * sizes[0], np.minimum(sides * high, max(train.size)) * sizes[1]
 
 
-def unlearnable(now: Context) -> str | None:
-    """Objects that no location learns: the best possible recall (ICCV paper, section 4.1.1)."""
-    if now.found is None or not now.found.objects["all"]:
+def unlearnable_objects(context: Context) -> str | None:
+    """Objects without a location: the best possible recall is low (ICCV paper, section 4.1.1)."""
+    if context.recall is None or not context.recall.objects["all"]:
         return None
-    best = now.found.learned["all"] / now.found.objects["all"]
-    if best >= 0.95:
+    recall = context.recall.assigned["all"] / context.recall.objects["all"]
+    if recall >= 0.95:
         return None
     return (
-        f"no location learns {1 - best:.1%} of the objects (`fcos summary` says of which size, `fcos explain` why): "
-        f"a larger {now.size}, finer model.levels, or a larger model.center_sampling_radius"
+        f"{1 - recall:.1%} of the objects have no location and can't be learned (`fcos summary` shows their sizes, "
+        f"`fcos explain` the reasons): increase {context.size_text}, add finer model.levels, or increase "
+        "model.center_sampling_radius"
     )
 
 
-def large_images(now: Context) -> str | None:
-    """Most of what is decoded is thrown away."""
-    scale = float(np.median(_scales(now.params, now.shapes)))
-    if scale > 0.25 or now.machine.cache:
+def large_images(context: Context) -> str | None:
+    """Images that are decoded at many times the input size."""
+    scale = float(np.median(_scales(context.params, context.image_sizes)))
+    if scale > 0.25 or context.machine.cache:
         return None
-    return f"images are {1 / scale:.0f} times as large as {now.size}: machine.cache true decodes and resizes them once"
+    return (
+        f"images are {1 / scale:.0f} times as large as {context.size_text}: with machine.cache true they are decoded "
+        "and resized only once"
+    )
 
 
-# Steps
+# Rules about steps
 
 
-def large_batch(now: Context) -> str | None:
-    if now.train.batch_size <= now.images:
+def large_batch(context: Context) -> str | None:
+    if context.train.batch_size <= context.images:
         return None
-    return f"train.batch_size {now.train.batch_size} is more than the {now.images} images: at most {now.images}"
+    images = context.images
+    return f"train.batch_size {context.train.batch_size} exceeds the {images} images: set it to at most {images}"
 
 
-def high_rate(now: Context) -> str | None:
-    """Rates at which no detector is known to learn."""
-    rate, images = learning_rate(now.train), now.train.batch_size
-    most, usual = (0.1 * max(1.0, images / 16), 0.01) if now.train.optimizer == "sgd" else (0.01, 0.001)
-    if rate < most or (rate == most and now.train.optimizer == "sgd"):
+def high_learning_rate(context: Context) -> str | None:
+    """Learning rates at which no detector is known to train."""
+    rate, images = learning_rate(context.train), context.train.batch_size
+    is_sgd = context.train.optimizer == "sgd"
+    limit, usual = (0.1 * max(1.0, images / 16), 0.01) if is_sgd else (0.01, 0.001)
+    if rate < limit or (rate == limit and is_sgd):
         return None
-    scaled = f" (train.lr {now.train.lr:g} for {now.train.base_batch_size} images)" if now.train.base_batch_size else ""
-    return f"a learning rate of {rate:g}{scaled} is far too high for {now.train.optimizer}: try train.lr {usual:g}"
+    base = context.train.base_batch_size
+    scaled = f" (train.lr {context.train.lr:g} for {base} images)" if base else ""
+    return f"a learning rate of {rate:g}{scaled} is far too high for {context.train.optimizer}: try train.lr {usual:g}"
 
 
-def long_warmup(now: Context) -> str | None:
-    steps = now.train.epochs * now.steps
-    warmup = to_iterations(now.train, now.steps, now.train.warmup)
+def long_warmup(context: Context) -> str | None:
+    steps = context.train.epochs * context.steps
+    warmup = to_iterations(context.train, context.steps, context.train.warmup)
     if warmup <= max(1, steps // 2):
         return None
-    return f"train.warmup takes {warmup:,} of {steps:,} steps: a tenth is usual; mind train.schedule_unit"
+    return f"train.warmup takes {warmup:,} of {steps:,} steps (a tenth is usual): check train.schedule_unit"
 
 
-def late_drops(now: Context) -> str | None:
-    """Counted in iterations of somebody else's data set, drops may never come."""
-    if now.train.schedule not in ("step", "multi_step"):
+def late_drops(context: Context) -> str | None:
+    """A step schedule that was chosen for a larger data set may never lower the learning rate."""
+    if context.train.schedule not in ("step", "multi_step"):
         return None
-    first, steps = to_iterations(now.train, now.steps, min(now.train.steps)), now.train.epochs * now.steps
+    first = to_iterations(context.train, context.steps, min(context.train.steps))
+    steps = context.train.epochs * context.steps
     if first < steps:
         return None
-    return f"the learning rate first falls at step {first:,} of {steps:,}: lower train.steps; mind train.schedule_unit"
-
-
-# Epochs
-
-
-def frozen_backbone(now: Context) -> str | None:
-    epochs, model = now.train.backbone_frozen_epochs, now.params.model
-    name = f"train.backbone_frozen_epochs {epochs}"
-    if epochs and not model.pretrained:
-        return f"{name} keeps a backbone that has learned nothing as it is: set it to 0"
-    if epochs < now.train.epochs:
-        return None
-    return f"{name} of {now.train.epochs} epochs: the backbone never learns; lower it"
-
-
-def always_plain(now: Context) -> str | None:
-    augment = now.train.augment
-    if augment.close_mosaic_epochs < now.train.epochs or not (augment.mosaic or augment.mixup):
-        return None
     return (
-        f"train.augment.close_mosaic_epochs {augment.close_mosaic_epochs} of {now.train.epochs} epochs: mosaic and "
-        "mixup never happen; lower it"
+        f"the learning rate drops first at step {first:,} of {steps:,}: lower train.steps, or check train.schedule_unit"
     )
 
 
-def costly_validation(now: Context) -> str | None:
-    """Without a backward pass an image takes about a third of a training image's time."""
-    validations = -(-now.train.epochs // now.train.validate_every)
-    learning = now.train.epochs * now.steps * now.train.batch_size
-    share = now.judged * validations / (now.judged * validations + 3 * learning)
-    if share < 0.4 or now.train.validate_every >= now.train.epochs:
+# Rules about epochs
+
+
+def frozen_backbone(context: Context) -> str | None:
+    epochs = context.train.backbone_frozen_epochs
+    if epochs and not context.params.model.pretrained:
+        return f"train.backbone_frozen_epochs {epochs} freezes a backbone without pretrained weights: set it to 0"
+    if epochs < context.train.epochs:
         return None
-    return f"validation takes about {share:.0%} of the time: raise train.validate_every, now {now.train.validate_every}"
+    return (
+        f"train.backbone_frozen_epochs {epochs} of {context.train.epochs} epochs: the backbone never trains; lower it"
+    )
 
 
-# Machine
-
-
-def no_gpu(now: Context) -> str | None:
-    pixels = now.train.size[0] * now.train.size[1]
-    if now.device != "cpu" or pixels < _LONG or now.train.epochs * now.images < 1000:
+def no_mosaic_epochs(context: Context) -> str | None:
+    augment = context.train.augment
+    if augment.close_mosaic_epochs < context.train.epochs or not (augment.mosaic or augment.mixup):
         return None
-    return f"no GPU for images of {pixels / 1e6:.1f} megapixels: a smaller {now.size}, or a recipe for CPUs (cpu_lite0)"
+    return (
+        f"train.augment.close_mosaic_epochs {augment.close_mosaic_epochs} of {context.train.epochs} epochs: mosaic and "
+        "mixup are never applied; lower it"
+    )
 
 
-def many_workers(now: Context) -> str | None:
-    if now.machine.workers <= now.cores:
+def costly_validation(context: Context) -> str | None:
+    """Validating an image takes about a third of the time of training on it: there is no backward pass."""
+    validations = -(-context.train.epochs // context.train.validate_every)
+    validated = context.val_images * validations
+    trained = context.train.epochs * context.steps * context.train.batch_size
+    share = validated / (validated + 3 * trained)
+    if share < 0.4 or context.train.validate_every >= context.train.epochs:
         return None
-    return f"machine.workers {now.machine.workers} on {now.cores} cores: at most {now.cores}"
+    return (
+        f"validation takes about {share:.0%} of the time: increase train.validate_every "
+        f"(now {context.train.validate_every})"
+    )
 
 
-def no_workers(now: Context) -> str | None:
-    if now.device == "cpu" or now.machine.workers or now.train.overfit:
+# Rules about the machine
+
+
+def no_gpu(context: Context) -> str | None:
+    pixels = context.train.size[0] * context.train.size[1]
+    if context.device != "cpu" or pixels < _LARGE_INPUT or context.train.epochs * context.images < 1000:
         return None
-    return f"machine.workers 0: the GPU waits while images are decoded; try {max(1, min(8, now.cores - 1))}"
+    return (
+        f"inputs of {pixels / 1e6:.1f} megapixels without a GPU: decrease {context.size_text}, or use a recipe for "
+        "CPUs (cpu_lite0)"
+    )
 
 
-ADVICE: tuple[Callable[[Context], str | None], ...] = (
-    unknown_classes,
+def many_workers(context: Context) -> str | None:
+    if context.machine.workers <= context.cores:
+        return None
+    cores = context.cores
+    return f"machine.workers {context.machine.workers} exceeds the {cores} cores: set it to at most {cores}"
+
+
+def no_workers(context: Context) -> str | None:
+    if context.device == "cpu" or context.machine.workers or context.train.overfit:
+        return None
+    return f"machine.workers 0: the GPU waits while images are decoded; try {max(1, min(8, context.cores - 1))}"
+
+
+Rule = Callable[[Context], str | None]
+RULES: tuple[Rule, ...] = (
+    untrained_classes,
     missing_classes,
-    unequal_classes,
-    unlearnable,
+    imbalanced_classes,
+    unlearnable_objects,
     small_boxes,
     empty_levels,
-    high_rate,
+    high_learning_rate,
     long_warmup,
     late_drops,
     large_batch,
     frozen_backbone,
-    always_plain,
+    no_mosaic_epochs,
     costly_validation,
     no_gpu,
     many_workers,
     no_workers,
+    large_images,
+)
+# Rules about the data and the input size, as opposed to the course of the training.
+DATA_RULES: tuple[Rule, ...] = (
+    untrained_classes,
+    missing_classes,
+    imbalanced_classes,
+    unlearnable_objects,
+    small_boxes,
+    empty_levels,
     large_images,
 )

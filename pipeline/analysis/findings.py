@@ -1,4 +1,4 @@
-"""What a survey found, as a person should read it: what it is, what conversion does about it, how to change that."""
+"""Problems of a data set by kind: what is wrong, what the conversion does, and the parameter that changes it."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pipeline.conversion.issues import LoggedIssue
 from pipeline.errors import count_noun, escape_line_breaks
 from pipeline.formats.records import Box, RawDataset, RawImage
 
-_FAR = 1e6  # pixels: no image is as large
+_MAX_COORDINATE = 1e6  # pixels: larger than any image
 
 
 @dataclass(frozen=True)
@@ -18,113 +18,116 @@ class Finding:
 
     code: str  # a key of CHECKS
     problems: tuple[LoggedIssue, ...]
-    choices: tuple[tuple[Action, str], ...]  # what else may be done, by convert.checks.<code>, and what that means
+    choices: tuple[tuple[Action, str], ...]  # other values of convert.checks.<code>, with their meanings
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         return CHECKS[self.code].description
 
     @property
     def stops(self) -> bool:
-        """Whether the conversion stops at it."""
+        """Whether the problems stop the conversion."""
         return any(problem.action == "error" for problem in self.problems)
 
     @property
     def changes(self) -> bool:
-        """Whether the conversion makes something else of it, or leaves it out."""
+        """Whether the conversion changes or leaves out records because of the problems."""
         return any(problem.action != "note" for problem in self.problems)
 
     @property
-    def does(self) -> str:
-        """What becomes of them; of some boxes something is left, of others nothing."""
+    def outcome(self) -> str:
+        """What the conversion does; some boxes may be repaired and others dropped."""
         return ", ".join(dict.fromkeys(problem.outcome for problem in self.problems))
 
     @property
-    def change(self) -> str:
-        """How to have something else done."""
-        return f"convert.checks.{self.code}=" + " | ".join(f"{action} ({words})" for action, words in self.choices)
+    def setting(self) -> str:
+        """The parameter that changes the outcome, with its other values."""
+        return f"convert.checks.{self.code}=" + " | ".join(f"{action} ({meaning})" for action, meaning in self.choices)
 
 
 @dataclass(frozen=True)
 class Health:
-    """A data set, looked at."""
+    """A data set and everything that was found in it."""
 
-    dataset: RawDataset  # as its files state it
-    survey: Survey  # as conversion would make it
+    dataset: RawDataset  # as stated by its files
+    survey: Survey  # as the conversion would write it
     findings: tuple[Finding, ...]
-    obstacles: tuple[str, ...]  # why there would be nothing to learn from, or to be judged on
+    obstacles: tuple[str, ...]  # splits that can't be trained on or evaluated
 
     @property
     def usable(self) -> bool:
-        return not self.obstacles and not any(one.stops for one in self.findings)
+        return not self.obstacles and not any(finding.stops for finding in self.findings)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a record is to be seen."""
+class RecordLocation:
+    """The image of a record, and its box."""
 
-    file: str  # the image, in the data set's folder
-    box: Box | None  # x, y, width, height as annotated, right or wrong; None where there is none to draw
+    file: str  # relative to the data set's folder
+    box: Box | None  # x, y, width, height as annotated, valid or not; None if there is no box to draw
 
 
-def findings(found: Survey) -> tuple[Finding, ...]:
-    """The problems by kind: those that stop the conversion first, then those that change something."""
+def group_problems(survey: Survey) -> tuple[Finding, ...]:
+    """The problems by kind: first those that stop the conversion, then those that change records."""
     groups: dict[str, list[LoggedIssue]] = {}
-    for problem in found.issue_log.issues:
+    for problem in survey.issue_log.issues:
         groups.setdefault(problem.code, []).append(problem)
-    done = actions(found.issue_log.options)
-    listed = [Finding(code, tuple(group), _choices(code, done[code])) for code, group in groups.items()]
-    return tuple(sorted(listed, key=lambda one: (not one.stops, not one.changes, list(CHECKS).index(one.code))))
+    configured = actions(survey.issue_log.options)
+    found = [Finding(code, tuple(problems), _choices(code, configured[code])) for code, problems in groups.items()]
+    order = list(CHECKS)
+    return tuple(sorted(found, key=lambda item: (not item.stops, not item.changes, order.index(item.code))))
 
 
-def _choices(code: str, now: Action) -> tuple[tuple[Action, str], ...]:
-    every: list[Action] = [*CHECKS[code].fixes, "error"]
-    return tuple((action, CHECKS[code].describe(action)) for action in every if action != now)
+def _choices(code: str, configured: Action) -> tuple[tuple[Action, str], ...]:
+    possible: list[Action] = [*CHECKS[code].fixes, "error"]
+    return tuple((action, CHECKS[code].describe(action)) for action in possible if action != configured)
 
 
-def places(dataset: RawDataset, wanted: Collection[str]) -> dict[str, Place]:
-    """Where records are to be seen, by their `where`; those without an image are left out."""
-    if not wanted:
+def locate_records(dataset: RawDataset, sources: Collection[str]) -> dict[str, RecordLocation]:
+    """The images and boxes of records, by their `source`. Records without an image are left out."""
+    if not sources:
         return {}
-    found = (item for split in dataset.splits.values() for image in split.images for item in _placed(image))
-    return {where: place for where, place in found if where in wanted}
+    images = (image for split in dataset.splits.values() for image in split.images)
+    return {source: location for image in images for source, location in _locations(image) if source in sources}
 
 
-def _placed(image: RawImage) -> Iterator[tuple[str, Place]]:
+def _locations(image: RawImage) -> Iterator[tuple[str, RecordLocation]]:
     if image.file:
-        yield escape_line_breaks(image.source), Place(image.file, None)
-        for one in image.objects:
-            drawable = not one.issue and all(abs(side) < _FAR for side in one.box)  # NaN and infinity aren't
-            yield escape_line_breaks(one.source), Place(image.file, one.box if drawable else None)
+        yield escape_line_breaks(image.source), RecordLocation(image.file, None)
+        for item in image.objects:
+            drawable = not item.issue and all(abs(value) < _MAX_COORDINATE for value in item.box)  # excludes NaN
+            yield escape_line_breaks(item.source), RecordLocation(image.file, item.box if drawable else None)
 
 
-def headline(found: Survey) -> str:
-    """Format, classes, and what there is to use of each split, in a line."""
+def headline(survey: Survey) -> str:
+    """Format, classes, and the usable images and objects of each split, in one line."""
     splits = [
         f"{name} {count_noun(len(split.images), 'image')}, {count_noun(len(split.annotations), 'object')}"
-        for name, split in found.splits.items()
+        for name, split in survey.splits.items()
     ]
-    classes = len(next(iter(found.splits.values())).categories)
-    return f"format {found.format}, {count_noun(classes, 'class', 'classes')}; usable: {'; '.join(splits)}"
+    classes = len(next(iter(survey.splits.values())).categories)
+    return f"format {survey.format}, {count_noun(classes, 'class', 'classes')}; usable: {'; '.join(splits)}"
 
 
 def verdict(health: Health) -> str:
-    """What comes of it, in a sentence."""
-    stopping = [one for one in health.findings if one.stops]
-    mended = sum(len(one.problems) for one in health.findings if one.changes and not one.stops)
+    """Whether the data set can be trained on, in one sentence."""
+    stopping = [finding for finding in health.findings if finding.stops]
     if stopping:
-        count = sum(len(one.problems) for one in stopping)
-        codes = ", ".join(one.code for one in stopping)
-        return f"training would go wrong: {count_noun(count, 'problem')} would stop the conversion ({codes})"
+        count = sum(len(finding.problems) for finding in stopping)
+        codes = ", ".join(finding.code for finding in stopping)
+        return f"not ready for training: {count_noun(count, 'problem')} would stop the conversion ({codes})"
     if health.obstacles:
-        return f"training would go wrong: {health.obstacles[0]}"
-    mends = f"; {count_noun(mended, 'problem')} would be mended" if mended else ""
-    return f"nothing would stop the conversion{mends}"
+        return f"not ready for training: {health.obstacles[0]}"
+    fixed = sum(len(finding.problems) for finding in health.findings if finding.changes)
+    fixes = f"; {count_noun(fixed, 'problem')} would be fixed" if fixed else ""
+    return f"ready for training: nothing would stop the conversion{fixes}"
 
 
-def notes(found: Survey) -> list[str]:
-    """What isn't a problem, but worth knowing."""
-    unused = f"{count_noun(found.unused_image_files, 'image file')} not used"
-    told = [f"{count:,} {what}" for what, count in found.issue_log.notes.items()]
-    left = f"splits not used: {', '.join(found.unused_splits)}"
-    return told + [unused] * bool(found.unused_image_files) + [left] * bool(found.unused_splits)
+def notes(survey: Survey) -> list[str]:
+    """Facts that are not problems."""
+    lines = [f"{count:,} {noun}" for noun, count in survey.issue_log.notes.items()]
+    if survey.unused_image_files:
+        lines.append(f"{count_noun(survey.unused_image_files, 'image file')} not used")
+    if survey.unused_splits:
+        lines.append(f"splits not used: {', '.join(survey.unused_splits)}")
+    return lines

@@ -1,4 +1,4 @@
-"""`fcos validate`: whether a data set, as it lies there, can be learned from."""
+"""`fcos validate`: checks whether a data set can be converted and trained on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline import formats, params, recipes
-from pipeline.analysis.findings import Health, findings, headline, notes, verdict
+from pipeline.analysis.findings import Health, group_problems, headline, notes, verdict
 from pipeline.conversion.survey import survey_records
 from pipeline.datasets import registry
 from pipeline.datasets.archives import find_archive, unpack
@@ -16,30 +16,30 @@ from pipeline.errors import PipelineError
 from pipeline.params import ConvertParams, Params
 from pipeline.workspace import workspace
 
-_EXAMPLES = 3
-# Outside a project: the network and input of a common recipe.
+_MAX_EXAMPLES = 3  # of each kind of problem
+# The recipe whose network and input size are used outside a project.
 _RECIPE = "paper_r50"
 
 
-def parameters(size: tuple[int, int] | None) -> Params:
-    """Those of the project that is worked in; outside any, the usual ones.
+def load_params(size: tuple[int, int] | None) -> Params:
+    """The parameters of the current project, or those of a common recipe outside a project.
 
     Args:
-        size: in place of train.size.
+        size: replaces train.size.
 
     Raises:
-        PipelineError: params.yaml is wrong, or doesn't go with this size.
+        PipelineError: params.yaml is invalid, or the size is.
     """
-    values = _own() or _usual()
+    values = _project_params() or _default_params()
     try:
-        # Only the annotations are looked at: whether a GPU is here doesn't matter.
+        # Validation computes nothing on a device, so a missing GPU is no error.
         train = replace(values.train, size=size or values.train.size)
         return replace(values, train=train, machine=replace(values.machine, device="auto"))
     except ValueError as error:
         raise PipelineError(f"--{error}") from None
 
 
-def _own() -> Params | None:
+def _project_params() -> Params | None:
     try:
         path = workspace() / "params.yaml"
     except PipelineError:
@@ -47,32 +47,32 @@ def _own() -> Params | None:
     return params.load(path) if path.is_file() else None
 
 
-def _usual() -> Params:
+def _default_params() -> Params:
     values = recipes.load(_RECIPE)
-    # A recipe names the splits of the data set it is for.
+    # The recipe names the splits of its own data set.
     return replace(values, convert=replace(values.convert, train=None, val=None, test=None, issues="error"))
 
 
 def check_page_name(path: Path) -> None:
-    """Before the work of a page begins.
+    """Makes sure that the page overwrites no file of the data set by mistake.
 
     Raises:
-        PipelineError: it is not called as a page is: it may be a file of the data set.
+        PipelineError: the name doesn't end in .html.
     """
     if path.suffix.lower() not in (".html", ".htm"):
-        raise PipelineError(f"{path}: the name of a page ends in .html")
+        raise PipelineError(f"{path}: the name of the page must end in .html")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Path]:
-    """The folder of a data set; an archive, or a folder with an archive alone, is unpacked for the time being.
+def open_dataset(path: Path) -> Iterator[Path]:
+    """The folder of a data set. An archive, or a folder that contains only an archive, is unpacked temporarily.
 
     Raises:
-        PipelineError: nothing is there, or an archive that can't be unpacked.
+        PipelineError: the path does not exist, or the archive can't be unpacked.
     """
     if not path.exists():
         raise PipelineError(f"{path}: no such file or folder; give the folder or the archive of a data set")
-    archive = find_archive(path)  # of a file, whatever it is: unpacking says what is wrong with it
+    archive = find_archive(path)  # any file is taken for one: unpacking reports what is wrong with it
     if archive is None:
         yield path
         return
@@ -81,53 +81,60 @@ def opened(path: Path) -> Iterator[Path]:
         unpack(archive, folder)
         try:
             yield folder
-        except PipelineError as error:  # named as the person knows it
+        except PipelineError as error:  # name the archive, not the temporary folder
             raise PipelineError(str(error).replace(str(folder), str(archive))) from None
 
 
-def look(raw: Path, options: ConvertParams, format: str = "auto") -> Health:
-    """Looks at the data set in the folder `raw`, and stops at nothing that conversion has a check for.
+def examine(raw: Path, options: ConvertParams, format: str = "auto") -> Health:
+    """Examines the data set in the folder `raw`, without stopping at any problem that the conversion checks for.
 
     Raises:
-        PipelineError: it can't be read at all.
+        PipelineError: the data set can't be read at all.
     """
     entry = registry.entry_for(raw.resolve().name, raw) if _downloaded(raw) else None
     format = entry.format if entry and format == "auto" else format
     name = formats.recognize(raw) if format == "auto" else format
     dataset = formats.read(raw, name)
-    found = survey_records(raw, name, dataset, registry.with_splits(options, entry), stops=False)
-    return Health(dataset, found, findings(found), tuple(found.obstacles()))
+    survey = survey_records(raw, name, dataset, registry.with_splits(options, entry), stops=False)
+    return Health(dataset, survey, group_problems(survey), tuple(survey.obstacles()))
 
 
 def _downloaded(raw: Path) -> bool:
-    """Whether the project's download stage put it there: then conversion goes by the data set's entry."""
+    """Whether the project's download stage wrote the folder; the conversion then uses the data set's registry entry."""
     try:
         return raw.resolve().parent == (workspace() / "data/raw").resolve()
-    except PipelineError:  # outside any project
+    except PipelineError:  # outside a project
         return False
 
 
-def text(health: Health) -> str:
-    """For a terminal: what there is, each kind of problem with examples, and what comes of it."""
-    width = max((len(one.code) for one in health.findings), default=0)
-    digits = max((len(f"{len(one.problems):,}") for one in health.findings), default=0)
+def report(health: Health) -> str:
+    """Text for a terminal: the splits, each kind of problem with examples, and the verdict."""
+    width = max((len(finding.code) for finding in health.findings), default=0)
+    digits = max((len(f"{len(finding.problems):,}") for finding in health.findings), default=0)
     lines = [headline(health.survey)]
-    for one in health.findings:
-        lines.append(f"\n{one.code:<{width}}  {len(one.problems):>{digits},}  {one.does}: {one.says}")
-        lines += [f"    {problem}" for problem in one.problems[:_EXAMPLES]]
-        if len(one.problems) > _EXAMPLES:
-            lines.append(f"    and {len(one.problems) - _EXAMPLES:,} more")
-        lines.append(f"    to change: {one.change}")
-    said = [*notes(health.survey), *health.obstacles]
-    return "\n".join([*lines, *([""] if said else []), *said, "", verdict(health)])
+    for finding in health.findings:
+        code, count = f"{finding.code:<{width}}", f"{len(finding.problems):>{digits},}"
+        lines.append(f"\n{code}  {count}  {finding.outcome}: {finding.description}")
+        lines += [f"    {problem}" for problem in finding.problems[:_MAX_EXAMPLES]]
+        if len(finding.problems) > _MAX_EXAMPLES:
+            lines.append(f"    and {len(finding.problems) - _MAX_EXAMPLES:,} more")
+        lines.append(f"    to change: {finding.setting}")
+    remarks = [*notes(health.survey), *health.obstacles]
+    return "\n".join([*lines, *([""] if remarks else []), *remarks, "", verdict(health)])
 
 
-def record(health: Health) -> dict[str, Any]:
-    """For JSON: the conversion's report, with what it would do about each kind of problem."""
-    about = [
-        {"code": one.code, "says": one.says, "count": len(one.problems), "stops": one.stops, "does": one.does}
-        | {"choices": dict(one.choices)}
-        for one in health.findings
+def to_record(health: Health) -> dict[str, Any]:
+    """The conversion's report for JSON, with each kind of problem and what the conversion would do about it."""
+    problems = [
+        {
+            "code": finding.code,
+            "description": finding.description,
+            "count": len(finding.problems),
+            "stops": finding.stops,
+            "outcome": finding.outcome,
+            "choices": dict(finding.choices),
+        }
+        for finding in health.findings
     ]
     verdicts = {"usable": health.usable, "verdict": verdict(health), "obstacles": list(health.obstacles)}
-    return {**verdicts, "problems": about, **health.survey.report()}
+    return {**verdicts, "problems": problems, **health.survey.report()}

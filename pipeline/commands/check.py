@@ -11,8 +11,8 @@ def check() -> None:
     from pipeline.workspace import workspace
 
     values, home = params.load(), workspace()
-    train, val = checking.read(home)
-    measured, advice = checking.check(values, train, val, home / "data/raw" / values.dataset)
-    click.echo(checking.text(measured))
+    train, val = checking.read_splits(home)
+    measurements, advice = checking.check(values, train, val, home / "data/raw" / values.dataset)
+    click.echo(checking.report(measurements))
     for line in advice:
         click.echo(f"fcos: {line}", err=True)

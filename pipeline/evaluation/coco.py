@@ -1,4 +1,4 @@
-"""COCO's twelve numbers: by pycocotools where they are reported, by hotcoco where they must be quick."""
+"""COCO's twelve metrics: by pycocotools for reports, by hotcoco for fast validation during training."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -14,56 +14,56 @@ from pycocotools.cocoeval import COCOeval
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 
-# In the order of pycocotools' `stats`.
+# In the order of `stats` in pycocotools.
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 @dataclass(frozen=True, slots=True)
 class CocoMetrics:
-    """Fractions of 1; None where there is no object to judge by (pycocotools says −1)."""
+    """Fractions of 1; None if there is no object to evaluate (−1 in pycocotools)."""
 
-    numbers: Mapping[str, float | None]  # by the names in NAMES
-    per_class: Mapping[str, Mapping[str, float | None]]  # AP and AP50, by category name in the data set's order
+    values: Mapping[str, float | None]  # by the names in NAMES
+    per_class: Mapping[str, Mapping[str, float | None]]  # AP and AP50 of each category, by its name
 
 
 def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> CocoMetrics:
-    """The numbers that are reported, by pycocotools.
+    """Computes the metrics with pycocotools.
 
-    An object marked `difficult` is handed over as a crowd. pycocotools overwrites an annotation's `ignore` by
-    its `iscrowd`, so that is the only way to say "neither missed nor wrong": any number of detections may match
-    it, and do so by the share of their own area that it covers.
+    A `difficult` object is passed as a crowd: pycocotools overwrites `ignore` with `iscrowd`, so an object can't be
+    ignored in another way. As with a crowd, any number of detections may match it, and the IoU is replaced by the share
+    of the detection's area inside the object.
 
     Source: cocodataset/cocoapi, PythonAPI/pycocotools/cocoeval.py.
     """
-    with redirect_stdout(io.StringIO()):  # it prints its progress
-        evaluation = COCOeval(_indexed(_truth(truth)), _indexed(_results(truth, detections)), "bbox")
+    with redirect_stdout(io.StringIO()):  # pycocotools prints progress
+        evaluation = COCOeval(_indexed(_truth_dict(truth)), _indexed(_results_dict(truth, detections)), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    numbers = {name: _known(value) for name, value in zip(NAMES, evaluation.stats, strict=True)}
-    return CocoMetrics(numbers, _per_class(truth, evaluation))
+    values = {name: _or_none(value) for name, value in zip(NAMES, evaluation.stats, strict=True)}
+    return CocoMetrics(values, _per_class(truth, evaluation))
 
 
 def fast_ap(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str, float | None]:
-    """The same twelve numbers, by name, a hundred times quicker: for validation while training.
+    """The same twelve metrics by name, a hundred times faster, for validation during training.
 
-    Source: hotcoco, whose equality with `evaluate` is tested.
+    Source: hotcoco. Its equality with `evaluate` is tested.
     """
-    found = _results(truth, detections)
-    evaluation = hotcoco.COCOeval(hotcoco.COCO(_truth(truth)), hotcoco.COCO(found), "bbox")
+    results = hotcoco.COCO(_results_dict(truth, detections))
+    evaluation = hotcoco.COCOeval(hotcoco.COCO(_truth_dict(truth)), results, "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     with redirect_stdout(io.StringIO()):
         evaluation.summarize()
-    return {name: _known(value) for name, value in zip(NAMES, evaluation.stats, strict=True)}
+    return {name: _or_none(value) for name, value in zip(NAMES, evaluation.stats, strict=True)}
 
 
-def _known(value: float) -> float | None:
+def _or_none(value: float) -> float | None:
     return float(value) if value > -1 else None
 
 
 def _per_class(truth: AnnotationSet, evaluation: Any) -> dict[str, dict[str, float | None]]:
-    precision = evaluation.eval["precision"][..., 0, -1]  # thresholds × recalls × classes, every size, 100 detections
+    precision = evaluation.eval["precision"][..., 0, -1]  # IoUs × recalls × classes, all areas, 100 detections
     column = {category_id: index for index, category_id in enumerate(evaluation.params.catIds)}
     return {
         category.name: {
@@ -75,8 +75,8 @@ def _per_class(truth: AnnotationSet, evaluation: Any) -> dict[str, dict[str, flo
 
 
 def _mean(precision: Any) -> float | None:
-    known = precision[precision > -1]
-    return float(np.mean(known)) if known.size else None
+    valid = precision[precision > -1]
+    return float(np.mean(valid)) if valid.size else None
 
 
 def _indexed(dataset: dict[str, Any]) -> Any:
@@ -86,40 +86,40 @@ def _indexed(dataset: dict[str, Any]) -> Any:
     return coco
 
 
-def _truth(truth: AnnotationSet) -> dict[str, Any]:
-    # Numbered anew from 1: an annotation of id 0 counts as "no match" in pycocotools.
+def _truth_dict(truth: AnnotationSet) -> dict[str, Any]:
+    # New ids from 1, because pycocotools takes id 0 for "no match".
     annotations = [
         {
             "id": number,
-            "image_id": each.image_id,
-            "category_id": each.category_id,
-            "bbox": list(each.bbox),
-            "area": each.area,
-            "iscrowd": int(each.iscrowd or each.difficult),
+            "image_id": item.image_id,
+            "category_id": item.category_id,
+            "bbox": list(item.bbox),
+            "area": item.area,
+            "iscrowd": int(item.iscrowd or item.difficult),
         }
-        for number, each in enumerate(truth.annotations, start=1)
+        for number, item in enumerate(truth.annotations, start=1)
     ]
-    return _frame(truth) | {"annotations": annotations}
+    return _images_and_categories(truth) | {"annotations": annotations}
 
 
-def _results(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str, Any]:
-    # Not by pycocotools' loadRes: it fails on an empty list.
+def _results_dict(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str, Any]:
+    # pycocotools' loadRes fails on an empty list.
     annotations = [
         {
             "id": number,
-            "image_id": each.image_id,
-            "category_id": each.category_id,
-            "bbox": list(each.bbox),
-            "area": each.bbox[2] * each.bbox[3],
+            "image_id": item.image_id,
+            "category_id": item.category_id,
+            "bbox": list(item.bbox),
+            "area": item.bbox[2] * item.bbox[3],
             "iscrowd": 0,
-            "score": each.score,
+            "score": item.score,
         }
-        for number, each in enumerate(detections, start=1)
+        for number, item in enumerate(detections, start=1)
     ]
-    return _frame(truth) | {"annotations": annotations}
+    return _images_and_categories(truth) | {"annotations": annotations}
 
 
-def _frame(truth: AnnotationSet) -> dict[str, Any]:
+def _images_and_categories(truth: AnnotationSet) -> dict[str, Any]:
     return {
         "images": [
             {"id": image.id, "file_name": image.file_name, "width": image.width, "height": image.height}

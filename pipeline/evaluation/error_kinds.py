@@ -1,4 +1,4 @@
-"""What a detector gets wrong, object by object: each detection gets one verdict, each object not found is missed."""
+"""Kinds of errors of a detector: one verdict for each detection, and the missed objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from pipeline.data.detections import Detection
 Kind = Literal["correct", "wrong_class", "poor_box", "duplicate", "background"]
 KINDS: tuple[Kind, ...] = ("correct", "wrong_class", "poor_box", "duplicate", "background")
 
-# Below this overlap a box says nothing about an object (TIDE, arXiv:2008.08115, has the same border).
-NEAR = 0.1
+# Lowest IoU at which a detection is related to an object, as in TIDE (arXiv:2008.08115).
+MIN_RELATED_IOU = 0.1
 
 Ious = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One detection, what it is, and the object that decided so: none for background."""
+    """A detection with its kind, and the object it was compared with: None for background."""
 
     detection: Detection
     kind: Kind
@@ -32,7 +32,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class ImageErrors:
-    """All verdicts on one image, by falling score, and the objects that no detection found."""
+    """The verdicts of one image, highest score first, and its missed objects."""
 
     verdicts: tuple[Verdict, ...]
     missed: tuple[Annotation, ...]
@@ -42,60 +42,64 @@ class ImageErrors:
 
     @property
     def count(self) -> int:
-        """Wrong detections and missed objects together."""
+        """Number of wrong detections and missed objects together."""
         return len(self.missed) + sum(verdict.kind != "correct" for verdict in self.verdicts)
 
 
 def analyze(
     truth: AnnotationSet, detections: Sequence[Detection], *, score_threshold: float, iou_threshold: float
 ) -> dict[int, ImageErrors]:
-    """Judges every detection of at least `score_threshold`, image by image, the highest score first.
+    """Classifies every detection with a score of at least `score_threshold`, in each image the highest score first.
 
-    correct      overlaps a free object of its class by `iou_threshold` or more, and takes the best such object
-    duplicate    only objects of its class that are taken overlap it so much
-    wrong_class  an object of another class overlaps it so much
-    poor_box     the best overlap with an object of its class lies between 0.1 and `iou_threshold`
-    background   none of these
+    The first rule that applies decides:
 
-    The first that holds decides. Difficult and crowd objects are neither missed nor wrong: they are correct to
-    detect, any number of times, and right to leave out. Overlap with a crowd is the share of the detection
-    inside it, as in COCO.
+    correct      IoU ≥ `iou_threshold` with an object of its class that is not matched yet; the best one is matched
+    duplicate    IoU ≥ `iou_threshold` with an object of its class that is already matched
+    wrong_class  IoU ≥ `iou_threshold` with an object of another class
+    poor_box     0.1 ≤ IoU < `iou_threshold` with an object of its class
+    background   otherwise
 
-    Returns: by image id, for every image of `truth`.
+    Difficult objects and crowds are never missed, and any number of detections of them is correct. The IoU with a crowd
+    is the share of the detection inside it, as in COCO.
+
+    Returns:
+        The errors of every image of `truth`, by image id.
     """
     groups: dict[int, list[Detection]] = {image.id: [] for image in truth.images}
     for detection in detections:
         if detection.score >= score_threshold:
             groups[detection.image_id].append(detection)
     objects = truth.by_image()
-    return {image: _judge_image(objects[image], found, iou_threshold) for image, found in groups.items()}
+    return {image: _classify_image(objects[image], group, iou_threshold) for image, group in groups.items()}
 
 
-def _judge_image(objects: list[Annotation], detections: list[Detection], threshold: float) -> ImageErrors:
+def _classify_image(objects: list[Annotation], detections: list[Detection], threshold: float) -> ImageErrors:
     ranked = sorted(detections, key=lambda detection: -detection.score)
     counted = [item for item in objects if not (item.iscrowd or item.difficult)]
     ignored = [item for item in objects if item.iscrowd or item.difficult]
-    to_counted, to_ignored = overlaps(ranked, counted), overlaps(ranked, ignored)
-    taken: set[int] = set()
+    counted_ious, ignored_ious = iou_matrix(ranked, counted), iou_matrix(ranked, ignored)
+    matched: set[int] = set()
     verdicts = []
     for row, detection in enumerate(ranked):
-        verdict = _judge(detection, counted, to_counted[row], taken, threshold)
+        verdict = _classify(detection, counted, counted_ious[row], matched, threshold)
         if verdict.kind != "correct":
-            verdict = _excuse(detection, ignored, to_ignored[row], threshold) or verdict
+            verdict = _match_ignored(detection, ignored, ignored_ious[row], threshold) or verdict
         elif verdict.annotation:
-            taken.add(verdict.annotation.id)
+            matched.add(verdict.annotation.id)
         verdicts.append(verdict)
-    return ImageErrors(tuple(verdicts), tuple(item for item in counted if item.id not in taken))
+    return ImageErrors(tuple(verdicts), tuple(item for item in counted if item.id not in matched))
 
 
-def _judge(detection: Detection, objects: list[Annotation], ious: Ious, taken: set[int], threshold: float) -> Verdict:
-    own = np.array([item.category_id == detection.category_id for item in objects], dtype=bool)
-    free = np.array([item.id not in taken for item in objects], dtype=bool)
+def _classify(
+    detection: Detection, objects: list[Annotation], ious: Ious, matched: set[int], threshold: float
+) -> Verdict:
+    same_class = np.array([item.category_id == detection.category_id for item in objects], dtype=bool)
+    free = np.array([item.id not in matched for item in objects], dtype=bool)
     rules: tuple[tuple[Kind, NDArray[np.bool_]], ...] = (
-        ("correct", own & free & (ious >= threshold)),
-        ("duplicate", own & (ious >= threshold)),
-        ("wrong_class", ~own & (ious >= threshold)),
-        ("poor_box", own & (ious >= NEAR)),
+        ("correct", same_class & free & (ious >= threshold)),
+        ("duplicate", same_class & (ious >= threshold)),
+        ("wrong_class", ~same_class & (ious >= threshold)),
+        ("poor_box", same_class & (ious >= MIN_RELATED_IOU)),
     )
     for kind, eligible in rules:
         if eligible.any():
@@ -104,16 +108,16 @@ def _judge(detection: Detection, objects: list[Annotation], ious: Ious, taken: s
     return Verdict(detection, "background", None, 0.0)
 
 
-def _excuse(detection: Detection, ignored: list[Annotation], ious: Ious, threshold: float) -> Verdict | None:
-    """A detection of a difficult or crowd object of its class is no error."""
+def _match_ignored(detection: Detection, ignored: list[Annotation], ious: Ious, threshold: float) -> Verdict | None:
+    """The verdict `correct` if the detection matches a difficult object or a crowd of its class."""
     for index in np.argsort(-ious, kind="stable"):
         if ious[index] >= threshold and ignored[index].category_id == detection.category_id:
             return Verdict(detection, "correct", ignored[index], float(ious[index]))
     return None
 
 
-def overlaps(detections: Sequence[Detection], objects: Sequence[Annotation]) -> Ious:
-    """IoU of each detection with each object, (detections, objects); with a crowd: intersection over detection."""
+def iou_matrix(detections: Sequence[Detection], objects: Sequence[Annotation]) -> Ious:
+    """IoU of N detections and M objects [N, M]; with a crowd, intersection over the area of the detection."""
     detected = np.array([item.bbox for item in detections], dtype=np.float64).reshape(-1, 4).T[:, :, None]
     annotated = np.array([item.bbox for item in objects], dtype=np.float64).reshape(-1, 4).T[:, None, :]
     crowd = np.array([item.iscrowd for item in objects], dtype=bool)

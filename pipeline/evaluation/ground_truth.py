@@ -1,4 +1,4 @@
-"""Any COCO JSON as ground truth: more lenient than the unified format, which `pipeline.data.annotations` reads."""
+"""Reads any COCO JSON as ground truth, more leniently than `pipeline.data.annotations` reads the unified format."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _Length = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
 class _Image:
     id: int
     file_name: str | None = None
-    width: int = 0  # no metric asks for an image's size
+    width: int = 0  # not used by any metric
     height: int = 0
 
 
@@ -45,55 +45,55 @@ _ADAPTER = TypeAdapter(_Truth)
 
 
 def read(path: Path) -> AnnotationSet:
-    """Reads ground truth for evaluation alone.
+    """Reads ground truth for evaluation.
 
-    Keys that boxes don't need (segmentations, licenses) are passed over; a missing `area` is width × height, a
-    missing `iscrowd` or `difficult` 0. Boxes may leave their image. Annotations are numbered anew from 1, in
-    the file's order: some tools write no ids, or begin at 0, which pycocotools takes for "no match".
+    Other keys, such as segmentations and licenses, are ignored. A missing `area` is width × height, a missing `iscrowd`
+    or `difficult` is 0. Boxes may reach out of their image. Annotations get new ids from 1 in the order of the file:
+    some tools write no ids, or start at 0, which pycocotools takes for "no match".
 
     Raises:
-        PipelineError: the file and its first record that no evaluation can use.
+        PipelineError: the file or a record is invalid; the message names the first such record.
     """
     content = read_bytes(path)
     try:
-        found = _ADAPTER.validate_json(content)
+        parsed = _ADAPTER.validate_json(content)
     except ValidationError as error:
-        remedy = "ground truth is COCO JSON: {images: […], annotations: […], categories: […]}"
+        remedy = "ground truth must be COCO JSON: {images: […], annotations: […], categories: […]}"
         raise PipelineError(f"{path}: {first_problem(error)}; {remedy}") from None
-    for problem in _problems(found):
-        raise PipelineError(f"{path}: {problem}; correct the file, or leave that record out")
+    for problem in _problems(parsed):
+        raise PipelineError(f"{path}: {problem}; correct the record or remove it")
     return AnnotationSet(
-        categories=tuple(found.categories),
-        images=tuple(_image(each) for each in found.images),
-        annotations=tuple(_annotation(number, each) for number, each in enumerate(found.annotations, start=1)),
+        categories=tuple(parsed.categories),
+        images=tuple(_to_image(record) for record in parsed.images),
+        annotations=tuple(_to_annotation(number, record) for number, record in enumerate(parsed.annotations, start=1)),
     )
 
 
-def _image(found: _Image) -> Image:
-    return Image(found.id, found.file_name or str(found.id), found.width, found.height)
+def _to_image(record: _Image) -> Image:
+    return Image(record.id, record.file_name or str(record.id), record.width, record.height)
 
 
-def _annotation(number: int, found: _Annotation) -> Annotation:
-    width, height = found.bbox[2:]
-    area = width * height if found.area is None else found.area
-    crowd, difficult = int(found.iscrowd or False), int(found.difficult or False)
-    return Annotation(number, found.image_id, found.category_id, found.bbox, area, crowd, difficult)
+def _to_annotation(number: int, record: _Annotation) -> Annotation:
+    width, height = record.bbox[2:]
+    area = width * height if record.area is None else record.area
+    crowd, difficult = int(record.iscrowd or False), int(record.difficult or False)
+    return Annotation(number, record.image_id, record.category_id, record.bbox, area, crowd, difficult)
 
 
-def _problems(found: _Truth) -> Iterator[str]:
-    kinds: dict[str, list[Any]] = {"category": found.categories, "image": found.images}
+def _problems(truth: _Truth) -> Iterator[str]:
+    kinds: dict[str, list[Any]] = {"category": truth.categories, "image": truth.images}
     for kind, records in kinds.items():
         if not records:
-            yield f"it has no {kind}"
+            yield f"there is no {kind}"
         for repeated, count in Counter(record.id for record in records).items():
             if count > 1:
                 yield f"{kind} id {repeated} is used {count} times"
-    for name, count in Counter(category.name for category in found.categories).items():
+    for name, count in Counter(category.name for category in truth.categories).items():
         if count > 1:
             yield f"category name {name!r} is used {count} times"
-    images = {image.id for image in found.images}
-    categories = {category.id for category in found.categories}
-    for number, annotation in enumerate(found.annotations):
+    images = {image.id for image in truth.images}
+    categories = {category.id for category in truth.categories}
+    for number, annotation in enumerate(truth.annotations):
         if annotation.image_id not in images:
             yield f"annotations: record {number}: image {annotation.image_id} does not exist"
         if annotation.category_id not in categories:

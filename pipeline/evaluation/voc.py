@@ -1,9 +1,9 @@
-"""VOC's mean average precision at an overlap of 0.5, by both of its protocols.
+"""VOC's mean average precision at an IoU of 0.5, by both protocols.
 
-The rules are the development kit's (VOCevaldet.m). A detection belongs to the object of its image and class that it
-overlaps most. The best-scored detection of an object is right, a further one wrong, as is one that overlaps
-by less than half. What belongs to a `difficult` object, or a crowd, counts for nothing, and neither is missed.
-Boxes here have edges at real coordinates, so overlap has none of the kit's "+ 1".
+The rules are those of the development kit (VOCevaldet.m). A detection is matched to the object of its image and class
+with the highest IoU. The detection of an object with the highest score is correct; further detections of it are wrong,
+and so are detections with an IoU below 0.5. Detections of a `difficult` object or a crowd are ignored, and such objects
+are not missed. Boxes have pixel-edge coordinates, so there is no "+ 1" in the IoU as in the kit.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.detections import Detection
 
-THRESHOLD = 0.5  # smallest overlap (IoU) of a right detection
+THRESHOLD = 0.5  # lowest IoU of a correct detection
 
 _Bools = NDArray[np.bool_]
 _Ints = NDArray[np.int64]
@@ -25,41 +25,41 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curve:
-    """Precision against recall of one class: an entry for each detection that counts, best score first."""
+    """Precision and recall of one class, with one entry for each counted detection, highest score first."""
 
-    objects: int  # that count: neither difficult nor a crowd
-    right: _Bools  # whether the detection found an object
+    objects: int  # without difficult objects and crowds
+    correct: _Bools  # whether the detection is correct
 
     @property
-    def found(self) -> _Ints:
-        """Objects found by each detection and those above it."""
-        return np.cumsum(self.right, dtype=np.int64)
+    def true_positives(self) -> _Ints:
+        """Number of correct detections up to each detection."""
+        return np.cumsum(self.correct, dtype=np.int64)
 
     @property
     def recall(self) -> _Floats:
-        """Share of the objects that are found; empty where there are none."""
-        return self.found / self.objects if self.objects else np.empty(0)
+        """Share of the objects that are found; empty if there are no objects."""
+        return self.true_positives / self.objects if self.objects else np.empty(0)
 
     @property
     def precision(self) -> _Floats:
-        """Share of the detections that are right."""
-        return self.found / np.arange(1, len(self.right) + 1)
+        """Share of the detections that are correct."""
+        return self.true_positives / np.arange(1, len(self.correct) + 1)
 
     def precision_at(self, steps: int) -> _Floats:
-        """The best precision at a recall of at least 0, 1/steps, …, 1; zero where no such recall is reached."""
-        # In floating point, as the kit and pycocotools compare them: the recall 3/10 falls short of 3 × 0.1, which
-        # is 0.30000000000000004. Whole numbers would be neater, and a point off the published results.
+        """The highest precision at a recall of at least 0, 1/steps, …, 1; 0 for recalls that are not reached."""
+        # Compared in floating point, as in the kit and pycocotools: a recall of 3/10 is less than 3 × 0.1, which is
+        # 0.30000000000000004. With exact fractions, results would differ from the published ones.
         first = np.searchsorted(self.recall, np.linspace(0, 1, steps + 1))
         return np.append(self._envelope(), 0.0)[first]
 
     def average_precision_11point(self) -> float | None:
-        """VOC2007's: the mean of the precision at the recalls 0, 0.1, …, 1. None without objects."""
+        """VOC2007: the mean precision at the recalls 0, 0.1, …, 1. None without objects."""
         return float(self.precision_at(10).mean()) if self.objects else None
 
     def average_precision_area(self) -> float | None:
-        """VOC2010's and later: the area under the curve, its precision made to fall only. None without objects."""
-        # Each object found moves recall on by 1/objects.
-        return float(self._envelope()[self.right].sum() / self.objects) if self.objects else None
+        """VOC2010 and later: the area under the monotonically decreasing precision curve. None without objects."""
+        # Each correct detection increases the recall by 1/objects.
+        return float(self._envelope()[self.correct].sum() / self.objects) if self.objects else None
 
     def _envelope(self) -> _Floats:
         envelope: _Floats = np.maximum.accumulate(self.precision[::-1])[::-1]
@@ -68,22 +68,22 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class VocMetrics:
-    """Fractions of 1. A mean is over the classes that have objects; None where none has."""
+    """Fractions of 1. The means are over the classes with objects; None if no class has objects."""
 
     mAP50_11point: float | None
     mAP50_area: float | None
-    per_class: Mapping[str, Curve]  # by category name, in the data set's order
+    per_class: Mapping[str, Curve]  # by category name, in the order of the data set
 
 
 def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> VocMetrics:
-    """Both protocols' numbers and each class's curve. Equal scores keep the order of `detections`."""
+    """Computes both mAPs and the curve of each class. Detections with equal scores keep their order."""
     ranked = sorted(detections, key=lambda detection: -detection.score)
-    right, counts = _judge(truth, ranked)
+    correct, counted = _classify(truth, ranked)
     classes = np.array([detection.category_id for detection in ranked], dtype=np.int64)
     curves = {
         category.name: Curve(
-            objects=sum(each.category_id == category.id and not _ignored(each) for each in truth.annotations),
-            right=right[counts & (classes == category.id)],
+            objects=sum(item.category_id == category.id and not _ignored(item) for item in truth.annotations),
+            correct=correct[counted & (classes == category.id)],
         )
         for category in truth.categories
     }
@@ -103,52 +103,51 @@ def _ignored(annotation: Annotation) -> bool:
     return bool(annotation.difficult or annotation.iscrowd)
 
 
-def _judge(truth: AnnotationSet, ranked: Sequence[Detection]) -> tuple[_Bools, _Bools]:
-    """For each detection, best score first: whether it is right, and whether it counts at all."""
-    matched, found = _best_objects(truth, ranked)
+def _classify(truth: AnnotationSet, ranked: Sequence[Detection]) -> tuple[_Bools, _Bools]:
+    """Whether each detection, highest score first, is correct, and whether it is counted."""
+    matched, objects = _match(truth, ranked)
     ignored = np.array([_ignored(annotation) for annotation in truth.annotations], dtype=bool)
-    counts = np.ones(len(ranked), dtype=bool)
-    counts[matched] = ~ignored[found]
-    right = np.zeros(len(ranked), dtype=bool)
-    _, first = np.unique(found, return_index=True)  # the first to claim its object is the best-scored one
-    right[matched[first]] = True
-    return right & counts, counts
+    counted = np.ones(len(ranked), dtype=bool)
+    counted[matched] = ~ignored[objects]
+    correct = np.zeros(len(ranked), dtype=bool)
+    _, first = np.unique(objects, return_index=True)  # the first detection of an object has the highest score
+    correct[matched[first]] = True
+    return correct & counted, counted
 
 
-def _best_objects(truth: AnnotationSet, ranked: Sequence[Detection]) -> tuple[_Ints, _Ints]:
-    """The detections that overlap an object by THRESHOLD or more, in their order, and the object each overlaps most.
+def _match(truth: AnnotationSet, ranked: Sequence[Detection]) -> tuple[_Ints, _Ints]:
+    """Indices of the detections that have an IoU of at least THRESHOLD with an object, and of the best such object.
 
-    Every pair of a detection and an object of its image and class is looked at in one go, as flat arrays.
+    All pairs of a detection and an object of its image and class are computed together, as flat arrays.
     """
     objects, object_groups = _boxes(truth, truth.annotations)
     boxes, groups = _boxes(truth, ranked)
     order = np.argsort(object_groups, kind="stable")
     start = np.searchsorted(object_groups[order], groups, side="left")
-    many = np.searchsorted(object_groups[order], groups, side="right") - start
-    detection = np.repeat(np.arange(len(ranked)), many)
-    place = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)  # 0, 1, … within each detection's pairs
-    candidate = order[np.repeat(start, many) + place]
-    overlap = _iou(boxes[detection], objects[candidate])
-    by_overlap = np.lexsort(
-        (place, -overlap, detection)
-    )  # each detection's best pair first; of equals, the file's first
-    _, first = np.unique(detection[by_overlap], return_index=True)
-    best = by_overlap[first]
-    best = best[overlap[best] >= THRESHOLD]
+    counts = np.searchsorted(object_groups[order], groups, side="right") - start
+    detection = np.repeat(np.arange(len(ranked)), counts)
+    index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, … for each detection
+    candidate = order[np.repeat(start, counts) + index]
+    iou = _iou(boxes[detection], objects[candidate])
+    # The highest IoU of each detection first; of equal ones, the first object in the file.
+    ranking = np.lexsort((index, -iou, detection))
+    _, first = np.unique(detection[ranking], return_index=True)
+    best = ranking[first]
+    best = best[iou[best] >= THRESHOLD]
     return detection[best], candidate[best]
 
 
 def _boxes(truth: AnnotationSet, records: Sequence[Annotation] | Sequence[Detection]) -> tuple[_Floats, _Ints]:
-    """Boxes as [records, 4] corners, and a number for each record's image and class together."""
-    image = {each.id: index for index, each in enumerate(truth.images)}
+    """Boxes [N, 4] as x1, y1, x2, y2, and a number [N] for each combination of image and class."""
+    image_index = {image.id: index for index, image in enumerate(truth.images)}
     label = truth.label_of()
     boxes = np.array([record.bbox for record in records], dtype=np.float64).reshape(-1, 4)
-    groups = [label[record.category_id] * len(image) + image[record.image_id] for record in records]
+    groups = [label[record.category_id] * len(image_index) + image_index[record.image_id] for record in records]
     return np.stack(xywh_to_xyxy(boxes.T), axis=-1), np.array(groups, dtype=np.int64)
 
 
 def _iou(first: _Floats, second: _Floats) -> _Floats:
-    """Intersection over union of [n, 4] corners, row by row; 0 for two boxes without area."""
+    """Intersection over union of boxes [N, 4] row by row; 0 for two boxes without area."""
     sides = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
     intersection = sides.clip(min=0).prod(axis=1)
     areas = (first[:, 2:] - first[:, :2]).prod(axis=1) + (second[:, 2:] - second[:, :2]).prod(axis=1)

@@ -9,7 +9,7 @@ from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
-from pipeline.evaluation import report, voc
+from pipeline.evaluation import report, tables, voc
 from pipeline.files import digest, write_json
 from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
@@ -46,7 +46,7 @@ def run(params: Params) -> None:
         mlflow_run.log_metrics(logged(scores), step=0)
         mlflow_run.log_artifacts(here / "metrics/evaluate.json", table, picture)
         mlflow_run.mark_finished(digest(predictions))
-    print(report.table(scores, "coco"))  # noqa: T201
+    print(tables.metric_table(scores, "coco"))  # noqa: T201
 
 
 def detect(params: Params, model: Model, split: AnnotationSet) -> list[Detection]:

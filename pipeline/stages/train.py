@@ -102,7 +102,7 @@ def _train(params: Params, state: Path) -> None:
     with launch.join_processes(params) as processes:
         job_params = params
         if params.train.overfit:
-            job_params, train_split = overfit_subset(params, train_split, processes)
+            job_params, train_split = overfit_subset(params, train_split, processes.world_size)
             val_split = train_split
         job = Job(job_params, train_split, val_split, workspace() / "data/raw" / params.dataset, processes)
         if processes.rank:
@@ -130,7 +130,7 @@ def _lead(job: Job, logged_params: Params, state: Path) -> None:
     """
     if message := prune.remove_stale_states(state.parent, state.name):
         write_line(message)
-    checkpoint, batches, train = Checkpoint(state, tell=write_line), job.make_batches(), job.params.train
+    checkpoint, batches, train = Checkpoint(state, warn=write_line), job.make_batches(), job.params.train
     if not train.overfit:
         for line in advice(job.params, job.train_split, job.val_split, steps=len(batches)):
             write_line(line)

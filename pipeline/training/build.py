@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fcos.config import InputSize, ModelConfig
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
-from fcos.fast.compiled import Compiled
+from fcos.fast.compiled import CompiledModel
 from fcos.postprocess import Postprocess
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
@@ -66,13 +66,31 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (NonFiniteLossError, NothingToLearnError, CheckpointError) as error:
-        raise PipelineError(str(error)) from None
+        raise PipelineError(f"{error}; {_remedy(error)}") from None
     except torch.OutOfMemoryError as error:
         cause = str(error).splitlines()[0]
         raise PipelineError(
             f"{cause} Raise train.accumulate (the same batch in smaller parts), lower train.batch_size or train.size, "
             "or set train.precision to bf16; training then starts from the beginning"
         ) from None
+
+
+def _remedy(error: NonFiniteLossError | NothingToLearnError | CheckpointError) -> str:
+    match error:
+        case CheckpointError():
+            return "free some space and run the command again: training resumes from the state before it"
+        case NothingToLearnError(reason="no_objects"):
+            return "look at `fcos show-batches`, and weaken train.augment"
+        case NothingToLearnError():
+            return (
+                "look at `fcos explain`, and see whether model.levels and model.regression_ranges fit the objects' "
+                "sizes at train.size"
+            )
+        case NonFiniteLossError(skipped_steps=0):
+            bf16 = ", or train.precision bf16" if error.loss_scaling else ""
+            return f"try a lower train.lr, a longer train.warmup or a smaller train.clip_grad_norm{bf16}"
+        case _:
+            return "set train.precision to bf16 or float32, or try a lower train.lr"
 
 
 def make_batches(
@@ -294,7 +312,7 @@ def _make_schedule(train: TrainParams, optimizer: Optimizer, steps_per_epoch: in
 def _make_precision(train: TrainParams, device: torch.device, processes: Processes) -> Precision:
     precision = Precision(train.precision, device)
     if precision.warning:
-        _write_line(processes, precision.warning)
+        _write_line(processes, f"train.precision: {precision.warning}")
     return precision
 
 
@@ -302,7 +320,9 @@ def _make_compiler(train: TrainParams, processes: Processes) -> Callable[[nn.Mod
     """The function that compiles the network if train.compile is set; with letterbox, all batches have one shape."""
     if not train.compile:
         return lambda network: network
-    return partial(Compiled, fixed=train.letterbox, tell=partial(_write_line, processes))
+    return partial(
+        CompiledModel, fixed_shape=train.letterbox, warn=lambda line: _write_line(processes, f"train.compile: {line}")
+    )
 
 
 def _write_line(processes: Processes, line: str) -> None:

@@ -15,7 +15,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure, get_error_handler
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fcos.training.distributed import SINGLE_PROCESS, Processes, group
+from fcos.training.distributed import SINGLE_PROCESS, Processes, process_group
 from fcos.training.trainer import PeerFailedError, TrainingInterrupted
 from pipeline.errors import PipelineError
 from pipeline.inference.device import choose_device
@@ -77,7 +77,7 @@ def join_processes(params: Params) -> AbstractContextManager[Processes]:
 def _join_group(params: Params) -> Iterator[Processes]:
     check_batch_divides(params.train, int(os.environ["WORLD_SIZE"]))
     try:
-        with group(choose_device(params.machine.device)) as processes:
+        with process_group(choose_device(params.machine.device)) as processes:
             yield processes
     except PeerFailedError:
         sys.exit(1)

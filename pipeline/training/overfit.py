@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from fcos.training.batch import Batch
-from fcos.training.distributed import SINGLE_PROCESS, Processes
 from fcos.training.history import History
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
@@ -37,9 +36,7 @@ class RepeatedBatches:
             yield next(self.batches(repetition, index))
 
 
-def overfit_subset(
-    params: Params, split: AnnotationSet, processes: Processes = SINGLE_PROCESS
-) -> tuple[Params, AnnotationSet]:
+def overfit_subset(params: Params, split: AnnotationSet, world_size: int = 1) -> tuple[Params, AnnotationSet]:
     """Parameters and images for `train.overfit`: no augmentation, and images with objects, chosen by the seed.
 
     The images serve for training and validation. The batch size is at most their number, rounded to what can be divided
@@ -49,7 +46,7 @@ def overfit_subset(
         The changed parameters, and the subset of the split.
     """
     train = params.train
-    unit = processes.world_size * train.accumulate
+    unit = world_size * train.accumulate
     no_augmentation = replace(
         train.augment,
         flip=0.0,

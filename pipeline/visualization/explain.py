@@ -1,4 +1,4 @@
-"""`fcos explain`: pictures of what an image teaches a detector and of what a detector says of it, and the numbers."""
+"""`fcos explain`: pictures and numbers of the assignment of an image and of a trained detector's outputs for it."""
 
 import math
 import shutil
@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import PIL.Image
 import torch
 
 from fcos.config import InputSize
@@ -16,14 +15,14 @@ from fcos.postprocess import Detections, Postprocess
 from fcos.structures import Outputs
 from pipeline.analysis.assignment import (
     NEEDS_PREDICTIONS,
-    Explanation,
-    by_level,
-    explain,
+    ImageAssignment,
+    assign_image,
+    input_locations,
     level_name,
-    places,
-    unpredicted,
+    split_levels,
+    zero_outputs,
 )
-from pipeline.analysis.lookup import DataSet, Found
+from pipeline.analysis.lookup import DataSet, ImageFile
 from pipeline.data.annotations import Annotation
 from pipeline.data.boxes import box_tensor
 from pipeline.data.images import read_image, to_pil
@@ -35,44 +34,44 @@ from pipeline.inference.model import Model
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.loading.transforms import Sample, resize
 from pipeline.params import Params
-from pipeline.visualization import heat_maps as sheets
+from pipeline.visualization import heat_maps, location_maps
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a trained detector says of an image."""
+class Prediction:
+    """The outputs of a trained detector for an image."""
 
-    sample: Sample  # as the detector sees it, with its objects
+    sample: Sample  # the network input, with its objects
     outputs: Outputs
-    detections: Detections  # the sure ones, in the sample's pixels
+    detections: Detections  # scores of at least MIN_SCORE, boxes in pixels of the network input
 
 
 @dataclass(frozen=True)
-class Explained:
-    """One image, and all that is known of it."""
+class ImageExplanation:
+    """The assignment of an image and the outputs of a detector for it."""
 
-    found: Found
-    objects: tuple[Annotation, ...]  # those that are learned
-    taught: tuple[Sample, Explanation] | None  # None: the image has no ground truth
-    said: Said | None  # None: there is no trained detector
+    file: ImageFile
+    objects: tuple[Annotation, ...]  # the objects that are trained on
+    training: tuple[Sample, ImageAssignment] | None  # network input and assignment; None without ground truth
+    prediction: Prediction | None  # None without a trained detector
 
 
-def detector(weights: Path | None, usual: Path) -> tuple[Model | None, str | None]:
-    """The detector of `weights`, or else of the usual place; there it may be missing, and then a line says why.
+def load_detector(weights: Path | None, default: Path) -> tuple[Model | None, str | None]:
+    """Loads the detector from `weights`, or from `default`, which may be missing: then the reason is returned.
 
     Raises:
-        PipelineError: `weights` was given and can't be used.
+        PipelineError: `weights` was given and can't be loaded.
     """
     try:
-        return Model.load(weights or usual, choose_device("auto")), None
+        return Model.load(weights or default, choose_device("auto")), None
     except PipelineError as error:
         if weights:
             raise
-        return None, f"{error} (`dvc repro train` makes it, or give --weights)"
+        return None, f"{error} (`dvc repro train` creates it; or give --weights)"
 
 
-def check(params: Params, data: DataSet, model: Model | None) -> None:
-    """Makes sure that the configured assigner has what it needs.
+def check_assigner(params: Params, data: DataSet, model: Model | None) -> None:
+    """Makes sure that the configured assigner gets the predictions it needs.
 
     Raises:
         PipelineError: it needs a trained detector of the same classes, and there is none.
@@ -81,116 +80,124 @@ def check(params: Params, data: DataSet, model: Model | None) -> None:
         return
     if model is None:
         raise PipelineError(
-            f"params.yaml: model.assigner {params.model.assigner} assigns by what a trained detector predicts, "
-            "and there is none: `dvc repro train` makes one, or give --weights"
+            f"params.yaml: model.assigner {params.model.assigner} needs the predictions of a trained detector, and "
+            "there is none: run `dvc repro train`, or give --weights"
         )
     model.check_classes(data.first, data.folder)
 
 
 def explain_image(
-    params: Params, data: DataSet, model: Model | None, found: Found, postprocess: Postprocess
-) -> Explained:
-    """Everything about one image.
+    params: Params, data: DataSet, model: Model | None, file: ImageFile, postprocess: Postprocess
+) -> ImageExplanation:
+    """Computes the assignment of an image, and the outputs of the detector for it.
 
     Raises:
-        PipelineError: it can't be decoded, or neither ground truth nor a detector tells of it.
+        PipelineError: the image can't be decoded, or has neither ground truth nor a detector.
     """
-    if found.split is None and model is None:
+    if file.split is None and model is None:
         raise PipelineError(
-            f"{found.path}: not in data/unified, and without a trained detector there is nothing to show"
+            f"{file.path}: not in data/unified, and there is no trained detector, so nothing to explain"
         )
-    objects = tuple(trainable_annotations(found.annotations, include_difficult=params.train.include_difficult))
-    whole = _sample(found, objects, data.first.label_of())
-    said = _listen(model, whole, postprocess) if model else None
-    taught = _teach(params, objects, whole, said) if found.split else None
-    return Explained(found, objects, taught, said)
+    objects = tuple(trainable_annotations(file.annotations, include_difficult=params.train.include_difficult))
+    stored = _read_sample(file, objects, data.first.label_of())
+    prediction = _predict(model, stored, postprocess) if model else None
+    training = _assign(params, objects, stored, prediction) if file.split else None
+    return ImageExplanation(file, objects, training, prediction)
 
 
-def _sample(found: Found, objects: Sequence[Annotation], label_of: dict[int, int]) -> Sample:
-    labels = torch.tensor([label_of[one.category_id] for one in objects], dtype=torch.int64)
-    return Sample(read_image(found.path), box_tensor(objects), labels, found.name)
+def _read_sample(file: ImageFile, objects: Sequence[Annotation], label_of: dict[int, int]) -> Sample:
+    labels = torch.tensor([label_of[annotation.category_id] for annotation in objects], dtype=torch.int64)
+    return Sample(read_image(file.path), box_tensor(objects), labels, file.name)
 
 
-def _fitted(sample: Sample, input_size: InputSize) -> Sample:
+def _network_input(sample: Sample, input_size: InputSize) -> Sample:
     return resize(sample, input_size.scale(sample.image.shape[-2], sample.image.shape[-1]))
 
 
-def _listen(model: Model, whole: Sample, postprocess: Postprocess) -> Said:
-    sample = _fitted(whole, model.description.input_size)
+def _predict(model: Model, stored: Sample, postprocess: Postprocess) -> Prediction:
+    sample = _network_input(stored, model.description.input_size)
     outputs, (detections,) = forward(model.detector, [sample.image], model.description.input_size, postprocess)
-    confident = detections[detections.scores >= sheets.SURE]
-    return Said(sample, outputs, Detections(*(values.cpu() for values in vars(confident).values())))
+    shown = detections[detections.scores >= heat_maps.MIN_SCORE]
+    return Prediction(sample, outputs, Detections(shown.boxes.cpu(), shown.scores.cpu(), shown.labels.cpu()))
 
 
-def _teach(
-    params: Params, objects: Sequence[Annotation], whole: Sample, said: Said | None
-) -> tuple[Sample, Explanation]:
-    if params.model.assigner in NEEDS_PREDICTIONS and said:
-        sample, outputs = said.sample, said.outputs
+def _assign(
+    params: Params, objects: Sequence[Annotation], stored: Sample, prediction: Prediction | None
+) -> tuple[Sample, ImageAssignment]:
+    if params.model.assigner in NEEDS_PREDICTIONS and prediction:
+        sample, outputs = prediction.sample, prediction.outputs
     else:
-        sample = _fitted(whole, params.train.input_size)
-        where = places(params.model, sample.image.shape[-2], sample.image.shape[-1])
-        outputs = unpredicted(params.model, where, images=1)
-    return sample, explain(params.model, outputs, objects, sample.boxes, sample.labels)
+        sample = _network_input(stored, params.train.input_size)
+        locations = input_locations(params.model, sample.image.shape[-2], sample.image.shape[-1])
+        outputs = zero_outputs(params.model, locations, images=1)
+    return sample, assign_image(params.model, outputs, objects, sample.boxes, sample.labels)
 
 
 def write(
-    params: Params, data: DataSet, model: Model | None, images: Sequence[Path], out: Path, postprocess: Postprocess
+    params: Params,
+    data: DataSet,
+    model: Model | None,
+    images: Sequence[Path],
+    out: Path,
+    postprocess: Postprocess,
 ) -> list[dict[str, Any]]:
     """Explains every image: writes its pictures and explained.json into `out`, all or nothing.
 
     Returns:
-        a record an image, as in explained.json.
+        One record per image, as in explained.json.
 
     Raises:
-        PipelineError: an image is nowhere, can't be decoded or can't be explained, or is where a picture would go.
+        PipelineError: an image can't be found, decoded or explained, or a picture would overwrite it.
     """
-    check(params, data, model)
-    found = [data.find(path) for path in images]
-    inputs = {one.path.resolve() for one in found}
-    stems = [Path(name).stem for name in unique_jpg_names([one.path for one in found])]
+    check_assigner(params, data, model)
+    files = [data.find(path) for path in images]
+    stems = [Path(name).stem for name in unique_jpg_names([file.path for file in files])]
     records = []
     with TemporaryDirectory() as staging:
-        for one, stem in zip(found, stems, strict=True):
-            explained = explain_image(params, data, model, one, postprocess)
-            names = _pictures(explained, data, model, Path(staging) / stem)
-            records.append(record(explained, names, data, model))
-        written = sorted(Path(staging).iterdir())
-        for file in written:
-            if (out / file.name).resolve() in inputs:
-                raise PipelineError(
-                    f"{out / file.name}: is an input; a picture would overwrite it: choose another --out"
-                )
-        out.mkdir(parents=True, exist_ok=True)
-        for file in written:
-            shutil.move(file, out / file.name)
+        for file, stem in zip(files, stems, strict=True):
+            explanation = explain_image(params, data, model, file, postprocess)
+            pictures = _write_pictures(explanation, data, model, Path(staging) / stem)
+            records.append(to_record(explanation, pictures, data, model))
+        _move(Path(staging), out, inputs={file.path.resolve() for file in files})
     write_json(out / "explained.json", records)
     return records
 
 
-def _pictures(explained: Explained, data: DataSet, model: Model | None, stem: Path) -> list[str]:
-    class_of = _class_names(data)
-    objects = [class_of[one.category_id] for one in explained.objects]
+def _move(staging: Path, out: Path, inputs: set[Path]) -> None:
+    files = sorted(staging.iterdir())
+    for file in files:
+        if (out / file.name).resolve() in inputs:
+            raise PipelineError(
+                f"{out / file.name}: is an input, and a picture would overwrite it; choose another --out"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.move(file, out / file.name)
+
+
+def _write_pictures(explanation: ImageExplanation, data: DataSet, model: Model | None, stem: Path) -> list[str]:
+    class_names = _class_names(data)
+    names = [class_names[annotation.category_id] for annotation in explanation.objects]
     pictures = {}
-    if explained.taught:
-        sample, taught = explained.taught
-        pictures["centers"] = sheets.centers(
-            _image(sample),
-            taught,
-            objects,
-            left_out=len(explained.found.annotations) - len(objects),
-            title=_title(sample, "what is learned where"),
+    if explanation.training:
+        sample, assignment = explanation.training
+        pictures["centers"] = location_maps.location_map(
+            to_pil(sample.image),
+            assignment,
+            names,
+            left_out=len(explanation.file.annotations) - len(names),
+            title=_title(sample, "assigned locations"),
         )
-    if explained.said and model:
-        said = explained.said
-        pictures["heat"] = sheets.heat_maps(
-            _image(said.sample),
-            said.outputs,
-            said.detections,
-            list(zip(_boxes(said.sample), objects, strict=True)),
+    if explanation.prediction and model:
+        sample = explanation.prediction.sample
+        pictures["heat"] = heat_maps.heat_map(
+            to_pil(sample.image),
+            explanation.prediction.outputs,
+            explanation.prediction.detections,
+            [((x1, y1, x2, y2), name) for (x1, y1, x2, y2), name in zip(sample.boxes.tolist(), names, strict=True)],
             names=model.class_names,
             quality=model.description.model.quality,
-            title=_title(said.sample, "what the detector says where"),
+            title=_title(sample, "outputs of the detector"),
         )
     files = {stem.with_name(f"{stem.name}-{kind}.jpg"): picture for kind, picture in pictures.items()}
     for file, picture in files.items():
@@ -198,98 +205,93 @@ def _pictures(explained: Explained, data: DataSet, model: Model | None, stem: Pa
     return [file.name for file in files]
 
 
-def _title(sample: Sample, what: str) -> str:
+def _title(sample: Sample, content: str) -> str:
     height, width = sample.image.shape[-2:]
-    return f"{Path(sample.name).name}, {width}×{height} as the network sees it: {what}"
-
-
-def _image(sample: Sample) -> PIL.Image.Image:
-    return to_pil(sample.image)
-
-
-def _boxes(sample: Sample) -> list[tuple[float, float, float, float]]:
-    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in sample.boxes.tolist()]
+    return f"{Path(sample.name).name}, network input of {width}×{height} px: {content}"
 
 
 def _class_names(data: DataSet) -> dict[int, str]:
     return {category.id: category.name for category in data.first.categories}
 
 
-def record(explained: Explained, pictures: Sequence[str], data: DataSet, model: Model | None) -> dict[str, Any]:
-    """All numbers of an image for JSON; boxes as [x, y, width, height] in the file's pixels."""
-    found = explained.found
-    told: dict[str, Any] = {"file": found.name, "split": found.split, "pictures": list(pictures)}
-    if explained.taught:
-        sample, taught = explained.taught
-        told |= {
+def to_record(
+    explanation: ImageExplanation, pictures: Sequence[str], data: DataSet, model: Model | None
+) -> dict[str, Any]:
+    """All numbers of an image for JSON; boxes are [x, y, width, height] in pixels of the stored image."""
+    file = explanation.file
+    record: dict[str, Any] = {"file": file.name, "split": file.split, "pictures": list(pictures)}
+    if explanation.training:
+        sample, assignment = explanation.training
+        record |= {
             "network_size": list(sample.image.shape[-2:]),
-            "levels": _levels(taught),
-            "objects": _objects(taught, _class_names(data)),
-            "left_out": len(found.annotations) - len(explained.objects),
+            "levels": _level_records(assignment),
+            "objects": _object_records(assignment, _class_names(data)),
+            "left_out": len(file.annotations) - len(explanation.objects),
         }
-    if explained.said and model:
-        told["detector"] = _heat(explained.said, model)
-    return told
+    if explanation.prediction and model:
+        record["detector"] = _prediction_record(explanation.prediction, model)
+    return record
 
 
-def _levels(taught: Explanation) -> list[dict[str, Any]]:
-    numbers = []
-    for place, grid in enumerate(taught.places.grids):
-        counts = [one.positives[place] for one in taught.objects]
-        numbers.append(
+def _level_records(assignment: ImageAssignment) -> list[dict[str, Any]]:
+    records = []
+    for level, grid in enumerate(assignment.locations.grids):
+        counts = [item.positives[level] for item in assignment.objects]
+        size_range = [grid.above, None if math.isinf(grid.up_to) else grid.up_to]
+        records.append(
             {
                 "name": level_name(grid.stride),
                 "stride": grid.stride,
-                "range": [grid.above, None if math.isinf(grid.up_to) else grid.up_to] if taught.by_range else None,
+                "range": size_range if assignment.by_size else None,
                 "locations": grid.count,
                 "positives": sum(counts),
                 "objects": sum(count > 0 for count in counts),
             }
         )
-    return numbers
+    return records
 
 
-def _objects(taught: Explanation, class_of: dict[int, str]) -> list[dict[str, Any]]:
-    names = [level_name(grid.stride) for grid in taught.places.grids]
+def _object_records(assignment: ImageAssignment, class_names: dict[int, str]) -> list[dict[str, Any]]:
+    levels = [level_name(grid.stride) for grid in assignment.locations.grids]
     return [
         {
-            "id": one.annotation.id,
-            "category": class_of[one.annotation.category_id],
-            "bbox": list(one.annotation.bbox),
-            "positives": dict(zip(names, one.positives, strict=True)),
-            "highest_centerness": round(one.centerness, 4),
-            "without_location": one.reason,
+            "id": item.annotation.id,
+            "category": class_names[item.annotation.category_id],
+            "bbox": list(item.annotation.bbox),
+            "positives": dict(zip(levels, item.positives, strict=True)),
+            "highest_centerness": round(item.centerness, 4),
+            "without_location": item.unassigned_reason,
         }
-        for one in taught.objects
+        for item in assignment.objects
     ]
 
 
-def _heat(said: Said, model: Model) -> dict[str, Any]:
-    locations, quality = said.outputs.locations, said.outputs.quality
-    best = by_level(said.outputs.logits[0].float().sigmoid().amax(dim=-1).cpu(), locations)
+def _prediction_record(prediction: Prediction, model: Model) -> dict[str, Any]:
+    locations, quality = prediction.outputs.locations, prediction.outputs.quality
+    probabilities = split_levels(prediction.outputs.logits[0].float().sigmoid().amax(dim=-1).cpu(), locations)
     levels: list[dict[str, Any]] = [
         {"name": level_name(grid.stride), "highest_class": round(float(values.max()), 4)}
-        for grid, values in zip(locations.grids, best, strict=True)
+        for grid, values in zip(locations.grids, probabilities, strict=True)
     ]
     if quality is not None:
-        for level, values in zip(levels, by_level(quality[0].float().sigmoid().cpu(), locations), strict=True):
+        for level, values in zip(levels, split_levels(quality[0].float().sigmoid().cpu(), locations), strict=True):
             level[f"highest_{model.description.model.quality}"] = round(float(values.max()), 4)
     return {
-        "network_size": list(said.sample.image.shape[-2:]),
-        "detections": len(said.detections.scores),
+        "network_size": list(prediction.sample.image.shape[-2:]),
+        "detections": len(prediction.detections.scores),
         "levels": levels,
     }
 
 
-def line(record: dict[str, Any]) -> str:
-    """A record as a person reads it: objects, positive locations of each level, and objects that have none."""
+def summary_line(record: dict[str, Any]) -> str:
+    """A record as a line of text: objects, positive locations of each level, and objects without a location."""
     if "objects" not in record:
         return f"{record['file']}: no ground truth, {count_noun(record['detector']['detections'], 'detection')}"
     levels = ", ".join(f"{level['name']} {level['positives']}" for level in record["levels"])
     total = sum(level["positives"] for level in record["levels"])
-    lost = [one for one in record["objects"] if one["without_location"]]
-    named = "; ".join(f"{one['category']} ({one['without_location']})" for one in lost)
+    unassigned = [item for item in record["objects"] if item["without_location"]]
+    reasons = "; ".join(f"{item['category']} ({item['without_location']})" for item in unassigned)
     return (
         f"{record['file']} ({record['split']}): {count_noun(len(record['objects']), 'object')}, "
-        f"{total} positive locations ({levels}), {len(lost)} without any{': ' if lost else ''}{named}"
+        f"{total} positive locations ({levels}), {len(unassigned)} without a location{': ' if reasons else ''}{reasons}"
     )

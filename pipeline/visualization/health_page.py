@@ -1,4 +1,4 @@
-"""`fcos validate --html`: all about a data set on one page that needs nothing but itself."""
+"""`fcos validate --html`: everything about a data set on one self-contained page."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,201 +8,200 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.analysis import advice, statistics
-from pipeline.analysis.findings import Finding, Health, Place, headline, notes, places, verdict
-from pipeline.analysis.statistics import Histogram, Share
+from pipeline.analysis import statistics
+from pipeline.analysis.advice import DATA_RULES, Context, make_context
+from pipeline.analysis.findings import Finding, Health, RecordLocation, headline, locate_records, notes, verdict
+from pipeline.analysis.statistics import Bar, Histogram
 from pipeline.conversion import Survey
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.errors import PipelineError
 from pipeline.files import write_text
 from pipeline.params import Params
-from pipeline.visualization import thumbnails as samples
-from pipeline.visualization.thumbnails import Picture, Sample
+from pipeline.visualization.thumbnails import Thumbnail, ThumbnailSpec, class_thumbnails, draw_thumbnails
 
-_LISTED = 30  # examples of a problem,
-_OPEN = 5  # of them at first sight
-_PICTURED = 3  # of these, with a picture
-_SIDE = 360  # pixels of such a picture
-_MANY = 40  # classes from which on their pictures stand closely
+_MAX_LISTED = 30  # examples of each kind of problem
+_MAX_OPEN = 5  # examples that are visible without a click
+_MAX_PICTURES = 3  # examples with a picture
+_PICTURE_SIDE = 360  # pixels
+_MAX_ROWS = 40  # with more classes, their pictures are arranged in a grid
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """What training will see of a split."""
+class TrainingStatistics:
+    """What training sees of the train split."""
 
     box_sizes: Histogram
     aspect_ratios: Histogram
     objects: Histogram
-    image_sizes: list[Share]
-    levels: list[Share]
+    image_sizes: list[Bar]
+    levels: list[Bar]
     levels_note: str
-    told: list[str]
-    counted: str
+    advice: list[str]
+    counted: str  # which objects are counted
 
 
 def write(health: Health, raw: Path, name: str, params: Params, path: Path) -> None:
-    """Writes the page, whole or not at all; the same data set always gives the same bytes.
+    """Writes the page, whole or not at all. The same data set always gives the same bytes.
 
     Args:
-        raw: the data set's folder, unpacked.
-        name: what to call it.
-        params: of a training; for the input size, the pyramid and the assigner.
+        raw: the folder of the data set, unpacked.
+        name: the name of the data set on the page.
+        params: determines the input size, the pyramid and the assigner.
 
     Raises:
-        PipelineError: nothing can be written there.
+        PipelineError: the file can't be written.
     """
-    text = html(health, raw, name, params)
+    page = render(health, raw, name, params)
     try:
-        write_text(path, text)
+        write_text(path, page)
     except OSError as error:
         raise PipelineError(f"{path}: not written: {error.strerror or error}") from None
 
 
-def html(health: Health, raw: Path, name: str, params: Params) -> str:
-    """The page's text."""
-    found = health.survey
-    looked_at = _looked_at(found)
-    drawn = _sampled(raw, looked_at) if looked_at else {}
-    where = {problem.source for one in health.findings for problem in one.problems[:_LISTED]}
-    seen = places(health.dataset, where)
-    classes = _classes(found)
+def render(health: Health, raw: Path, name: str, params: Params) -> str:
+    """The HTML of the page."""
+    survey = health.survey
+    sources = {problem.source for finding in health.findings for problem in finding.problems[:_MAX_LISTED]}
+    locations = locate_records(health.dataset, sources)
+    samples, classes = _class_samples(raw, survey), _class_rows(survey)
     content = {
         "name": name,
-        "line": headline(found),
+        "headline": headline(survey),
         "stops": not health.usable,
         "verdict": verdict(health),
-        "facts": _facts(found),
-        "splits": _splits(found),
-        "problems": [_problem(one, raw, seen) for one in health.findings],
-        "notes": [*notes(found), *health.obstacles],
+        "facts": _facts(survey),
+        "splits": _split_rows(survey),
+        "problems": [_problem(finding, raw, locations) for finding in health.findings],
+        "notes": [*notes(survey), *health.obstacles],
         "size": "×".join(str(side) for side in params.train.size),
-        "numbers": _numbers(found, params),
+        "statistics": _training_statistics(survey, params),
         "classes": classes,
-        "pictured": {category for category, pictures in drawn.items() if pictures},
-        "samples": [one | {"pictures": drawn[one["id"]]} for one in classes if drawn.get(one["id"])],
-        "samples_note": _samples_note(drawn, classes),
-        "rows": len(classes) <= _MANY,
+        "pictured": {category for category, pictures in samples.items() if pictures},
+        "samples": [row | {"pictures": samples[row["id"]]} for row in classes if samples.get(row["id"])],
+        "samples_note": _samples_note(samples, classes),
+        "rows": len(classes) <= _MAX_ROWS,
     }
-    # Names of classes and files are a stranger's: all is escaped but what the template itself says.
+    # Class and file names are untrusted, so everything except the template itself is escaped.
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return templates.get_template("health_page.html.jinja").render(page=content)
 
 
-def _looked_at(found: Survey) -> AnnotationSet | None:
-    """The split that pictures are of: the first that has any."""
-    return next((split for split in found.splits.values() if split.annotations), None)
-
-
-def _facts(found: Survey) -> list[tuple[str, str]]:
-    splits = found.splits.values()
+def _facts(survey: Survey) -> list[tuple[str, str]]:
+    splits = survey.splits.values()
     return [
-        ("format", found.format),
+        ("format", survey.format),
         ("images", f"{sum(len(split.images) for split in splits):,}"),
         ("objects", f"{sum(len(split.annotations) for split in splits):,}"),
         ("classes", f"{len(next(iter(splits)).categories):,}"),
     ]
 
 
-def _splits(found: Survey) -> list[dict[str, Any]]:
+def _split_rows(survey: Survey) -> list[dict[str, Any]]:
     return [
-        {"name": name, "source": found.source[name], "numbers": _sums(split)} for name, split in found.splits.items()
+        {"name": name, "source": survey.source[name], "counts": _split_counts(split)}
+        for name, split in survey.splits.items()
     ]
 
 
-def _sums(split: AnnotationSet) -> tuple[int, ...]:
-    """Images, those without objects, objects, difficult ones, crowds."""
+def _split_counts(split: AnnotationSet) -> tuple[int, ...]:
+    """Number of images, images without objects, objects, difficult objects and crowds."""
     objects, images = split.annotations, len(split.images)
-    difficult, crowds = sum(one.difficult for one in objects), sum(one.iscrowd for one in objects)
-    return images, images - len({one.image_id for one in objects}), len(objects), difficult, crowds
+    difficult, crowds = sum(item.difficult for item in objects), sum(item.iscrowd for item in objects)
+    return images, images - len({item.image_id for item in objects}), len(objects), difficult, crowds
 
 
-def _problem(finding: Finding, raw: Path, seen: Mapping[str, Place]) -> dict[str, Any]:
-    listed = finding.problems[:_LISTED]
-    shown = [problem.source for problem in listed if problem.source in seen]
-    of_file = {seen[where].file: where for where in reversed(shown)}  # an image once, with its first example
-    pictured = sorted(of_file.values(), key=shown.index)[:_PICTURED]
-    pictures = samples.draw_all([_example(where, seen[where], raw) for where in pictured])
+def _problem(finding: Finding, raw: Path, locations: Mapping[str, RecordLocation]) -> dict[str, Any]:
+    listed = finding.problems[:_MAX_LISTED]
+    located = [problem.source for problem in listed if problem.source in locations]
+    first_of_file = {locations[source].file: source for source in reversed(located)}
+    pictured = sorted(first_of_file.values(), key=located.index)[:_MAX_PICTURES]
+    pictures = draw_thumbnails([_problem_spec(source, locations[source], raw) for source in pictured])
     return {
         "code": finding.code,
-        "says": finding.says,
+        "description": finding.description,
         "count": len(finding.problems),
-        "does": finding.does,
+        "outcome": finding.outcome,
         "tone": "bad" if finding.stops else "warn" if finding.changes else "",
         "choices": finding.choices,
-        "entries": [str(problem) for problem in listed[:_OPEN]],
-        "further": [str(problem) for problem in listed[_OPEN:]],
+        "entries": [str(problem) for problem in listed[:_MAX_OPEN]],
+        "further": [str(problem) for problem in listed[_MAX_OPEN:]],
         "more": len(finding.problems) - len(listed),
         "pictures": [picture for picture in pictures if picture],
     }
 
 
-def _example(where: str, place: Place, raw: Path) -> Sample:
-    marked = (xywh_to_xyxy(place.box),) if place.box else ()
-    return Sample(raw / place.file, marked, (), where, _SIDE)
+def _problem_spec(source: str, location: RecordLocation, raw: Path) -> ThumbnailSpec:
+    marked = (xywh_to_xyxy(location.box),) if location.box else ()
+    return ThumbnailSpec(raw / location.file, marked, (), source, _PICTURE_SIDE)
 
 
-def _numbers(found: Survey, params: Params) -> Numbers | None:
-    """None where there is nothing to learn from."""
-    train = found.splits["train"]
+def _training_statistics(survey: Survey, params: Params) -> TrainingStatistics | None:
+    """None if there are no objects to train on."""
+    train = survey.splits["train"]
     if not train.annotations:
         return None
-    val = found.splits.get("val", replace(train, images=(), annotations=()))
-    now = advice.look(params, train, val, steps=-(-len(train.images) // params.train.batch_size))
-    if not len(now.sides):
+    val = survey.splits.get("val", replace(train, images=(), annotations=()))
+    context = make_context(params, train, val, steps=-(-len(train.images) // params.train.batch_size))
+    if not len(context.box_sizes):
         return None
-    return Numbers(
-        box_sizes=statistics.box_sizes(now.sides),
-        aspect_ratios=statistics.aspect_ratios(now.sides),
-        objects=statistics.objects_per_image(train, difficult=params.train.include_difficult),
-        image_sizes=statistics.image_sizes(now.shapes),
-        levels=statistics.levels(now),
-        levels_note=_levels_note(now),
-        told=statistics.told(now),
-        counted="difficult objects included"
-        if params.train.include_difficult
-        else "without crowds and difficult objects",
+    include_difficult = params.train.include_difficult
+    return TrainingStatistics(
+        box_sizes=statistics.box_size_histogram(context.box_sizes),
+        aspect_ratios=statistics.aspect_ratio_histogram(context.box_sizes),
+        objects=statistics.objects_per_image_histogram(train, include_difficult=include_difficult),
+        image_sizes=statistics.image_size_bars(context.image_sizes),
+        levels=statistics.level_bars(context),
+        levels_note=_levels_note(context),
+        advice=[line for rule in DATA_RULES if (line := rule(context))],
+        counted="difficult objects included" if include_difficult else "crowds and difficult objects excluded",
     )
 
 
-def _levels_note(now: advice.Context) -> str:
-    if now.found is None:
+def _levels_note(context: Context) -> str:
+    if context.recall is None:
         return ""
-    images, objects = now.found.images, now.found.objects["all"]
-    where = ", at even distances in the list" if images < now.images else ""
-    each = now.found.positives / objects
+    recall = context.recall
+    sample = ", taken at equal distances in the list" if recall.images < context.images else ""
+    per_object = recall.positives / recall.objects["all"]
     return (
-        f"The assignment was made for {objects:,} objects of {images:,} images{where}. Distances are from a location "
-        f"to the object's farthest side; an object may be learned by several levels, {each:.1f} locations on average."
+        f"Assignment of {recall.objects['all']:,} objects in {recall.images:,} images{sample}. Distances are measured "
+        "from a location to the farthest side of the object. An object may have locations on several levels, "
+        f"{per_object:.1f} locations on average."
     )
 
 
-def _classes(found: Survey) -> list[dict[str, Any]]:
-    """Classes with their number of objects in each split, the commonest first."""
-    counts = [Counter(one.category_id for one in split.annotations) for split in found.splits.values()]
-    categories = next(iter(found.splits.values())).categories
-    most = max(counts[0].values(), default=1)
+def _class_rows(survey: Survey) -> list[dict[str, Any]]:
+    """Classes with their number of objects in each split, most common first."""
+    counts = [Counter(item.category_id for item in split.annotations) for split in survey.splits.values()]
+    categories = next(iter(survey.splits.values())).categories
+    largest = max(counts[0].values(), default=1)
     return [
         {
-            "id": one.id,
-            "name": one.name,
-            "counts": [count[one.id] for count in counts],
-            "share": counts[0][one.id] / most,
+            "id": category.id,
+            "name": category.name,
+            "counts": [count[category.id] for count in counts],
+            "share": counts[0][category.id] / largest,
         }
-        for one in sorted(categories, key=lambda one: -counts[0][one.id])
+        for category in sorted(categories, key=lambda category: -counts[0][category.id])
     ]
 
 
-def _sampled(raw: Path, split: AnnotationSet) -> dict[int, list[Picture]]:
-    """Pictures of each class by category id."""
-    wanted = samples.of_classes(raw, split)
-    drawn = iter(samples.draw_all([one for group in wanted.values() for one in group]))
-    return {category: [one for one in (next(drawn) for _ in group) if one] for category, group in wanted.items()}
+def _class_samples(raw: Path, survey: Survey) -> dict[int, list[Thumbnail]]:
+    """Pictures of each class by category id, from the first split that has objects."""
+    split = next((split for split in survey.splits.values() if split.annotations), None)
+    if split is None:
+        return {}
+    specs = class_thumbnails(raw, split)
+    drawn = iter(draw_thumbnails([spec for group in specs.values() for spec in group]))
+    return {
+        category: [picture for picture in (next(drawn) for _ in group) if picture] for category, group in specs.items()
+    }
 
 
-def _samples_note(drawn: dict[int, list[Picture]], classes: Sequence[dict[str, Any]]) -> str:
-    note = "From a small object to a large one, by their share of the image. Yellow: the class; white: other classes."
-    left_out = len(classes) - len(drawn)
-    return note + (f" Classes without an object there, or too many to show: {left_out:,}." if left_out else "")
+def _samples_note(samples: Mapping[int, list[Thumbnail]], classes: Sequence[dict[str, Any]]) -> str:
+    note = "From small to large objects, relative to the image. Yellow: objects of the class; white: other classes."
+    left_out = len(classes) - len(samples)
+    return note + (f" Not shown: {left_out:,} classes without objects, or beyond the limit." if left_out else "")

@@ -45,9 +45,9 @@ def test_the_commands_on_training(reproduced: Path, tmp_path: Path) -> None:
     """Those of README.md and docs/training.md, except the one that needs two machines."""
     project = copy(reproduced, tmp_path / "project")
     check, show, two_processes = readme("Train for real")
-    assert readme("Before you commit a day to it", "docs/training.md")[:2] == [check, show]
-    overfit = readme("Before you commit a day to it", "docs/training.md")[2]
-    one_machine, two_machines = readme("On several GPUs, or processes", "docs/training.md")
+    assert readme("Before a long training", "docs/training.md")[:2] == [check, show]
+    overfit = readme("Before a long training", "docs/training.md")[2]
+    one_machine, two_machines = readme("Several GPUs or processes", "docs/training.md")
     assert one_machine == two_processes
     assert two_machines[0] == "torchrun"  # tests/pipeline/training/test_launch.py runs it on one machine
     assert "whole training" in run(project, *check)

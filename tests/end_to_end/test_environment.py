@@ -135,6 +135,11 @@ def test_life_of_an_environment(project: Path) -> None:
     assert not has_bytecode(project, "further")  # is not among the imported modules
     assert make(project) == (0, "", "")
 
+    (project / "pyproject.toml").write_text(BUILD + "# another version, or a new command\n")
+    status, output, err = make(project)
+    assert (status, "Installing the packages" in output) == (0, True), err
+    assert make(project) == (0, "", "")
+
     (project / "requirements.txt").write_text("small==1.0\nnowhere==1.0\n")
     assert make(project)[0] != 0
     assert make(project)[0] != 0  # again, since the installation is still incomplete
@@ -184,7 +189,7 @@ def test_missing_python_is_one_line(project: Path, tmp_path: Path) -> None:
         (tools / name).symlink_to(shutil.which(name) or pytest.fail(f"{name} does not exist"))
     status, out, err = make(project, PATH=str(tools))
     assert (status, out, len(lines(err))) == (2, "", 1)
-    assert "Python 3.11 or newer is required, but found no python3" in err
+    assert "Python 3.11, 3.12 or 3.13 is required, but found no python3" in err
     assert not (project / ".venv").exists()
 
 

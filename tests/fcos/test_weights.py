@@ -181,12 +181,12 @@ def damage(path: Path, how: str) -> None:
     [
         ("no weights", r"detector.safetensors: no such file"),
         ("no description", r"detector.json: no such file"),
-        ("not JSON", "detector.json: not a detector's description"),
-        ("another version", "version 99, but this program reads versions 3 and 4"),
+        ("not JSON", "detector.json: not a description of a detector"),
+        ("another version", "version 99, but versions 3 and 4 can be read"),
         ("another architecture", "does not hold the weights"),
         ("another number of classes", "does not hold the weights"),
-        ("no normalization", "not a detector's description"),
-        ("an unknown backbone", "not a detector's description"),
+        ("no normalization", "not a description of a detector"),
+        ("an unknown backbone", "not a description of a detector"),
         ("cut weights", "does not hold the weights"),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.errors import PipelineError, count_noun, escape_line_breaks
+from pipeline.errors import PipelineError, count_noun, escape_line_breaks, format_table
 
 
 @pytest.mark.parametrize("broken", ["\n", "\r\n", "\x85", "\u2028", "\x0b", "\x1e"])
@@ -28,3 +28,16 @@ def test_all_else_stays() -> None:
 )
 def test_count_noun(number: int, nouns: tuple[str, ...], expected: str) -> None:
     assert count_noun(number, *nouns) == expected
+
+
+def test_a_table_aligns_its_columns_and_has_no_trailing_spaces() -> None:
+    rows = [("class", "AP", "comment"), ("cat", "0.5", ""), ("hippopotamus", "0.25", "rare")]
+    assert format_table(rows, "lrl").split("\n") == [
+        "class           AP  comment",
+        "cat            0.5",
+        "hippopotamus  0.25  rare",
+    ]
+
+
+def test_a_table_shows_brackets_and_wide_cells_as_they_are() -> None:
+    assert format_table([("[red]", "x" * 300)], "ll") == "[red]  " + "x" * 300

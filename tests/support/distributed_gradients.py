@@ -1,4 +1,4 @@
-"""Gradients of a batch shared by processes; a test starts two `python -m tests.support.distributed_gradients FILE`."""
+"""Gradients of a batch shared by processes; tests start two `python -m tests.support.distributed_gradients FOLDER`."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from fcos.config import ModelConfig
 from fcos.criterion import Criterion
 from fcos.detector import build
-from fcos.training.distributed import Processes, group
+from fcos.training.distributed import Processes, process_group
 from tests.support.distributed_training import MODEL, batch
 
 _FIRST, _SECOND = [0, 1, 2, 3], [4, 5, 6, 7]
@@ -30,30 +30,30 @@ CASES: dict[str, tuple[ModelConfig, str, Sequence[list[int]]]] = {
 
 
 def gradients(name: str, images: list[int], processes: Processes, parts: int = 1) -> dict[str, Tensor]:
-    """Of a step with these images, worked through in so many parts."""
+    """Gradients of a step with these images, split into equal parts."""
     model, box_loss, _ = CASES[name]
     torch.manual_seed(0)
     detector = build(model, 3)
     network = processes.wrap(detector)
     criterion = Criterion(model, box_loss=box_loss, mean_over_processes=processes.mean, processes=processes.world_size)
 
-    def learn(part: list[int]) -> None:
-        one = batch(part)
-        losses = criterion(network(detector.normalize_batch(one.pixels, one.sizes)).float(), one.targets)
+    def backward(part: list[int]) -> None:
+        images = batch(part)
+        losses = criterion(network(detector.normalize_batch(images.pixels, images.sizes)).float(), images.targets)
         (losses.total / parts).backward()
 
     share = len(images) // parts
     with processes.no_sync(network):
         for part in range(parts - 1):
-            learn(images[part * share : (part + 1) * share])
-    learn(images[-share:])
-    learned = [(name, parameter) for name, parameter in detector.named_parameters() if parameter.requires_grad]
-    assert all(parameter.grad is not None for _, parameter in learned)
-    return {name: parameter.grad.clone() for name, parameter in learned if parameter.grad is not None}
+            backward(images[part * share : (part + 1) * share])
+    backward(images[-share:])
+    trained = [(name, parameter) for name, parameter in detector.named_parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for _, parameter in trained)
+    return {name: parameter.grad.clone() for name, parameter in trained if parameter.grad is not None}
 
 
-def answers(processes: Processes) -> dict[str, Any]:
-    """What processes say to each other."""
+def communicate(processes: Processes) -> dict[str, Any]:
+    """Results of the operations between processes."""
     rank = processes.rank
     value = torch.tensor([1.0 + rank, 5.0])
     norm = torch.nn.BatchNorm2d(2)
@@ -65,16 +65,38 @@ def answers(processes: Processes) -> dict[str, Any]:
         "value": value,
         "max": processes.max(3 - 2 * rank),
         "all_gather_object": processes.all_gather_object({"rank": rank}),
-        "first": processes.broadcast_object({"weights": torch.full((3,), rank)} if rank == 0 else None),
+        "broadcast_object": processes.broadcast_object({"weights": torch.full((3,), rank)} if rank == 0 else None),
         "running mean": norm.running_mean,
     }
 
 
+def running_means(processes: Processes) -> list[Tensor]:
+    """Batch norm's statistics after each of two training steps, then after `broadcast_buffers`."""
+    norm = torch.nn.BatchNorm2d(2, momentum=0.5)
+    network = processes.wrap(norm)
+    means = []
+    for step in (1, 2):
+        network(torch.full((2, 2, 3, 3), float(step + 10 * processes.rank))).sum().backward()
+        means.append(_copy(norm.running_mean))
+    processes.broadcast_buffers(norm)
+    return [*means, _copy(norm.running_mean)]
+
+
+def _copy(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value.clone()
+
+
 def main() -> None:
-    with group(torch.device("cpu")) as processes:
-        found = {name: gradients(name, images[processes.rank], processes) for name, (_, _, images) in CASES.items()}
-        found["in parts"] = gradients("giou", CASES["giou"][2][processes.rank], processes, parts=2)
-        torch.save({"gradients": found, "answers": answers(processes)}, Path(sys.argv[1]) / f"{processes.rank}.pt")
+    with process_group(torch.device("cpu")) as processes:
+        results = {name: gradients(name, images[processes.rank], processes) for name, (_, _, images) in CASES.items()}
+        results["in parts"] = gradients("giou", CASES["giou"][2][processes.rank], processes, parts=2)
+        outcome = {
+            "gradients": results,
+            "communication": communicate(processes),
+            "running means": running_means(processes),
+        }
+        torch.save(outcome, Path(sys.argv[1]) / f"{processes.rank}.pt")
 
 
 if __name__ == "__main__":

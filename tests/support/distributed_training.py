@@ -1,6 +1,6 @@
 """A very small training in several processes.
 
-A launcher starts `python -m tests.support.distributed_training FOLDER [TROUBLE]` as each of them.
+A launcher starts `python -m tests.support.distributed_training FOLDER [FAILURE ...]` as each process.
 """
 
 import os
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from fcos.criterion import Criterion
@@ -23,18 +24,18 @@ from fcos.training.distributed import Processes
 from fcos.training.ema import ModelEMA
 from fcos.training.history import NullCallback, Row
 from fcos.training.optimization import make_optimizer, make_schedule
-from fcos.training.trainer import Trainer
+from fcos.training.trainer import PeerFailedError, Trainer
 from pipeline import process, recipes
 from pipeline.errors import PipelineError
 from pipeline.training import launch as launching
 from tests.support.tiny_trainer import TINY
 
 MODEL = replace(TINY, levels=(3, 4, 5), batch_norm="frozen")
-STEPS = 3  # of each of two epochs
+STEPS = 3  # in each of two epochs
 
 
 def batch(indices: list[int]) -> Batch:
-    """Images of noise, each with one object; but for the fourth, which has none, and the sixth, which has three."""
+    """Images of noise with one object each, except indices 3 and 5 of every 8, which have none and three."""
     images, boxes, labels = [], [], []
     for index in indices:
         generator = torch.Generator().manual_seed(index)
@@ -44,27 +45,27 @@ def batch(indices: list[int]) -> Batch:
         boxes.append(torch.cat([corners, corners + torch.randint(10, 34, (count, 2), generator=generator)], dim=-1))
         labels.append(torch.randint(0, 3, (count,), generator=generator))
     pixels, sizes = batch_images(images)
-    objects = sum(len(each) for each in boxes)
+    objects = sum(map(len, boxes))
     return Batch(pixels, sizes, make_targets(boxes, labels), [f"{index}.png" for index in indices], objects, objects)
 
 
-def cause(trouble: str, folder: Path, request: process.StopRequest) -> None:
-    """Once, whatever it is."""
-    if trouble == "image":
+def fail(failure: str, folder: Path, request: process.StopRequest) -> None:
+    """Causes a failure, or a stop, once for each folder."""
+    if failure == "image":
         raise PipelineError("b.png: not an image")
-    if not trouble or (folder / "caused").exists():
+    if not failure or (folder / "failed").exists():
         return
-    (folder / "caused").touch()
-    if trouble == "killed":
+    (folder / "failed").touch()
+    if failure == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if trouble == "stopped":
+    if failure == "stopped":
         os.kill(os.getppid(), signal.SIGTERM)  # the launcher
         while not request():
             time.sleep(0.01)
 
 
-def trainer(folder: Path, processes: Processes, trouble: str, request: process.StopRequest) -> Trainer:
-    """Goes wrong as `trouble` says, in the second process, in the second epoch."""
+def trainer(folder: Path, processes: Processes, failure: str, request: process.StopRequest) -> Trainer:
+    """A trainer that fails in process 1 in the second epoch."""
     torch.manual_seed(0)
     detector = build(MODEL, 3)
     optimizer = make_optimizer(detector, name="sgd", lr=0.01, weight_decay=1e-4, momentum=0.9)
@@ -73,12 +74,12 @@ def trainer(folder: Path, processes: Processes, trouble: str, request: process.S
     def batches(epoch: int, first: int) -> Iterator[list[Batch]]:
         for step in range(first, STEPS):
             if processes.rank == 1 and (epoch, step) == (1, 1):
-                cause(trouble, folder, request)
+                fail(failure, folder, request)
             start = 4 * (epoch * STEPS + step) + share * processes.rank
             yield [batch(list(range(start, start + share)))]
 
     def validate(_: Detector) -> Row:
-        if processes.rank == 1 and trouble == "validation":
+        if processes.rank == 1 and failure == "validation":
             raise PipelineError("c.png: not an image")
         return {"AP": processes.broadcast_object(0.5)}
 
@@ -102,17 +103,25 @@ def trainer(folder: Path, processes: Processes, trouble: str, request: process.S
     )
 
 
+def fit(folder: Path, processes: Processes, failure: str) -> None:
+    request = process.StopRequest()
+    training = trainer(folder, processes, failure, request)
+    with request.deferred():
+        training.fit()
+    if processes.rank == 0:
+        torch.save(training.result.state_dict(), folder / "weights.pt")
+
+
 def main() -> None:
-    folder, trouble = Path(sys.argv[1]), " ".join(sys.argv[2:])
+    folder, *failures = Path(sys.argv[1]), *sys.argv[2:]
     values = recipes.defaults()
     values = replace(values, machine=replace(values.machine, device="cpu"))
     with launching.join_processes(values) as processes:
-        request = process.StopRequest()
-        training = trainer(folder, processes, trouble, request)
-        with request.deferred():
-            training.fit()
-        if processes.rank == 0:
-            torch.save(training.result.state_dict(), folder / "weights.pt")
+        for failure in failures[:-1]:  # each ends in an error, which is written to a file of the process
+            with pytest.raises((PipelineError, PeerFailedError)) as error:
+                fit(folder / failure, processes, failure)
+            (folder / f"{failure}-{processes.rank}").write_text(f"{error.type.__name__}: {error.value}")
+        fit(folder, processes, failures[-1] if failures else "")
 
 
 if __name__ == "__main__":

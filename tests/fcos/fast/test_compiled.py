@@ -1,4 +1,4 @@
-"""A compiled detector is the plain one, faster; where it can't be compiled, training goes on."""
+"""A compiled detector gives the same outputs and gradients; if it can't be compiled, training continues without."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 
 from fcos.detector import Detector, build
-from fcos.fast.compiled import Compiled
+from fcos.fast.compiled import CompiledModel
 from tests.support.paths import PROJECT
 from tests.support.tiny_trainer import TINY, batch, tiny_trainer
 
@@ -30,12 +30,12 @@ def results(network: nn.Module, detector: Detector, image: Tensor) -> list[Tenso
     return [outputs.logits.detach(), outputs.ltrb.detach(), outputs.locations.xy, *gradients]
 
 
-def test_it_says_the_same_for_images_of_any_size() -> None:
-    """One program for all of them, without a break in it."""
+def test_same_results_for_images_of_any_size() -> None:
+    """A single graph for all sizes, without graph breaks."""
     torch._dynamo.reset()
     torch.manual_seed(0)
-    detector, told = build(SMALL, 2).train(), list[str]()
-    compiled = Compiled(detector, fixed=False, tell=told.append, backend="aot_eager")
+    detector, warnings = build(SMALL, 2).train(), list[str]()
+    compiled = CompiledModel(detector, fixed_shape=False, warn=warnings.append, backend="aot_eager")
     shapes = [(64, 96), (128, 64)]
     for shape in shapes:
         image = torch.randn(2, 3, *shape)
@@ -47,11 +47,11 @@ def test_it_says_the_same_for_images_of_any_size() -> None:
         detector.load_state_dict(state)
         for value, expected in zip(found, results(detector, detector, image), strict=True):
             torch.testing.assert_close(value, expected)
-        # Statistics moved once, though the first batch was rehearsed.
+        # Batch norm's statistics changed once, despite the warm-up with the first batch.
         for name, value in detector.state_dict().items():
             torch.testing.assert_close(after[name], value)
     counters = torch._dynamo.utils.counters
-    assert not told
+    assert not warnings
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
     assert [name for name, _ in compiled.named_parameters()] == [
@@ -63,35 +63,35 @@ def broken(_graph: torch.fx.GraphModule, _example: list[Tensor]) -> Any:
     raise NotImplementedError("no such operator\nand much more")
 
 
-# Goes forward, and fails when it goes backward.
+# The forward pass works, the backward pass fails.
 late = aot_autograd(fw_compiler=lambda graph, _example: make_boxed_func(graph.forward), bw_compiler=broken)
 
 
 @pytest.mark.parametrize("backend", [broken, late], ids=["forward", "backward"])
-def test_where_it_fails_training_goes_on_as_if_it_had_not_been_tried(backend: Any) -> None:
+def test_after_a_failed_compilation_training_gives_the_same_result(backend: Any) -> None:
     torch._dynamo.reset()
-    steps, told = [[batch(0)], [batch(1)]], list[str]()
+    steps, warnings = [[batch(0)], [batch(1)]], list[str]()
     plain = tiny_trainer(steps, model=SMALL)
     plain.fit()
 
     def compile_model(network: nn.Module) -> nn.Module:
-        return Compiled(network, fixed=True, tell=told.append, backend=backend)
+        return CompiledModel(network, fixed_shape=True, warn=warnings.append, backend=backend)
 
     trainer = tiny_trainer(steps, model=SMALL, compile_model=compile_model)
     trainer.fit()
-    assert len(told) == 1
-    assert told[0].startswith("train.compile: torch.compile fails here (")
-    assert "no such operator" in told[0]
-    assert "\n" not in told[0]
-    theirs = plain.detector.state_dict()
-    assert all(torch.equal(value, theirs[name]) for name, value in trainer.detector.state_dict().items())
+    assert len(warnings) == 1
+    assert warnings[0].startswith("torch.compile fails here (")
+    assert "no such operator" in warnings[0]
+    assert "\n" not in warnings[0]
+    expected = plain.detector.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in trainer.detector.state_dict().items())
 
 
 _SMALLEST = """
 import torch
 from fcos.structures import Outputs
 from fcos.locations import make_locations
-from fcos.fast.compiled import Compiled
+from fcos.fast.compiled import CompiledModel
 
 class OneLayer(torch.nn.Linear):
     def forward(self, batch):
@@ -99,15 +99,15 @@ class OneLayer(torch.nn.Linear):
         return Outputs(found, found, None, make_locations([(1, 2)], [8]))
 
 network = OneLayer(4, 4)
-compiled = Compiled(network, fixed=True, tell=print)
+compiled = CompiledModel(network, fixed_shape=True, warn=print)
 batch = torch.ones(1, 2, 4)
 assert torch.equal(compiled(batch).ltrb, network(batch).ltrb)
 """
 
 
-def said(script: str, folder: Path, **environment: str) -> list[str]:
-    """The lines of a process that compiles with the standard compiler, and has no earlier programs to take."""
-    ran = subprocess.run(
+def run(script: str, folder: Path, **environment: str) -> list[str]:
+    """The output lines of a process that compiles with the standard compiler and an empty cache."""
+    process = subprocess.run(
         [sys.executable, "-c", script],
         cwd=PROJECT,
         env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(folder), "OMP_NUM_THREADS": "1"} | environment,
@@ -116,17 +116,17 @@ def said(script: str, folder: Path, **environment: str) -> list[str]:
         timeout=500,
         check=False,
     )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.splitlines()
+    assert process.returncode == 0, process.stderr
+    return process.stdout.splitlines()
 
 
 def test_the_standard_compiler(tmp_path: Path) -> None:
-    # A whole detector takes it a minute and more; that one can be traced whole, test_it_says_the_same_… holds.
+    # A whole detector takes more than a minute to compile; test_same_results_for_images_of_any_size traces one.
     if not shutil.which("g++"):
         pytest.skip("no C++ compiler")
-    assert said(_SMALLEST, tmp_path) == []
+    assert run(_SMALLEST, tmp_path) == []
 
 
 def test_no_cpp_compiler(tmp_path: Path) -> None:
-    (line,) = said(_SMALLEST, tmp_path, CXX="/nowhere/g++")
-    assert line.startswith("train.compile: torch.compile fails here (")
+    (line,) = run(_SMALLEST, tmp_path, CXX="/nowhere/g++")
+    assert line.startswith("torch.compile fails here (")

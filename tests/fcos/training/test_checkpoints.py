@@ -1,4 +1,4 @@
-"""States on the disk: whole or not there, checked, told when they are damaged or can't be written."""
+"""Saved states: atomic, verified, with a warning for damaged files and an error for failed writes."""
 
 import resource
 import subprocess
@@ -31,7 +31,7 @@ def test_training_may_change_tensors_while_they_are_written(tmp_path: Path) -> N
     assert number(loaded["nested"][0]) == 1
 
 
-def test_many_saves_at_once_keep_their_order(tmp_path: Path) -> None:
+def test_many_saves_in_a_row_keep_their_order(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path)
     for count in range(10):
         checkpoint.save(big(count))
@@ -56,31 +56,30 @@ def damaged(data: bytes, how: str) -> bytes:
     "how",
     ["first byte", "checksum's end", "content", "middle", "last byte", "truncated", "longer", "short", "empty"],
 )
-def test_a_damaged_state_is_told_and_the_one_before_it_used(tmp_path: Path, how: str) -> None:
-    told: list[str] = []
-    checkpoint = Checkpoint(tmp_path / "state", told.append)
+def test_a_damaged_state_gives_a_warning_and_the_state_before_it(tmp_path: Path, how: str) -> None:
+    warnings: list[str] = []
+    checkpoint = Checkpoint(tmp_path / "state", warnings.append)
     checkpoint.save(big(1))
     checkpoint.save(big(2))
     checkpoint.wait()
     checkpoint.newest.write_bytes(damaged(checkpoint.newest.read_bytes(), how))
     assert number(checkpoint.load()) == 1
-    assert told == [f"{checkpoint.newest}: damaged, its checksum is wrong; going on from the state before it"]
+    assert warnings == [f"{checkpoint.newest}: damaged (wrong checksum); training resumes from the state before it"]
 
 
-def test_two_damaged_states_are_told_and_training_starts_anew(tmp_path: Path) -> None:
-    told: list[str] = []
-    checkpoint = Checkpoint(tmp_path / "state", told.append)
+def test_two_damaged_states_give_a_warning_and_none(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    checkpoint = Checkpoint(tmp_path / "state", warnings.append)
     assert checkpoint.load() is None
-    assert told == []
+    assert warnings == []
     checkpoint.save(big(1))
     checkpoint.save(big(2))
     checkpoint.wait()
     checkpoint.newest.write_bytes(b"short")
     checkpoint.previous.write_bytes(b"")
     assert checkpoint.load() is None
-    assert told == [
-        f"{checkpoint.folder}: state.pt and state.previous.pt damaged, their checksum is wrong; training starts anew"
-    ]
+    damaged_files = "state.pt and state.previous.pt damaged (wrong checksum)"
+    assert warnings == [f"{checkpoint.folder}: {damaged_files}; training starts from the beginning"]
     (checkpoint.folder / "best.partial").touch()
     checkpoint.clear()
     assert not checkpoint.folder.exists()
@@ -88,8 +87,8 @@ def test_two_damaged_states_are_told_and_training_starts_anew(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "multi_step", "step", "constant"])
-def test_every_schedules_state_comes_back(tmp_path: Path, schedule: str) -> None:
-    """Files are read without pickle's freedoms: a class that isn't allowed there would show."""
+def test_the_state_of_every_schedule_is_restored(tmp_path: Path, schedule: str) -> None:
+    """torch.load(weights_only=True) refuses classes that it does not know."""
     first, second = (trainer(schedule=schedule, checkpoint=Checkpoint(tmp_path)) for _ in range(2))
     first.optimizer.step()
     first.schedule.step()
@@ -125,23 +124,23 @@ def no_file_over(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_one_line_and_the_state_before_stays(small_disk: Path) -> None:
+def test_a_full_disk_is_a_one_line_error_and_the_state_before_stays(small_disk: Path) -> None:
     checkpoint = Checkpoint(small_disk / "state")
     checkpoint.save(big(1))
     checkpoint.save(big(2))
     checkpoint.save(big(3))
-    with pytest.raises(
-        CheckpointError, match=rf"^{checkpoint.folder}: .*: No space left.* needs 2.0 MB, and 1.2 MB are free"
-    ):
+    message = rf"^{checkpoint.folder}: .*: No space left.* needs 2.0 MB, and 1.2 MB are free there$"
+    with pytest.raises(CheckpointError, match=message) as error:
         checkpoint.wait()
-    checkpoint.save(big(4))  # is not even tried, and doesn't hide what happened
+    assert (error.value.folder, error.value.needed) == (checkpoint.folder, 2_000_000)
+    checkpoint.save(big(4))  # not attempted, and the first error stays
     with pytest.raises(CheckpointError):
         checkpoint.check()
     assert number(checkpoint.load()) == 2
     assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["state.previous.pt", "state.pt"]
 
 
-def test_a_quota_is_one_line_too(tmp_path: Path) -> None:
+def test_an_exceeded_quota_is_a_one_line_error(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path)
     checkpoint.save(big(1))
     checkpoint.wait()
@@ -153,7 +152,7 @@ def test_a_quota_is_one_line_too(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
 
 
-def test_training_ends_at_the_next_step_when_its_state_can_not_be_written(tmp_path: Path) -> None:
+def test_training_ends_at_the_step_after_a_failed_write(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     failing = trainer(checkpoint=Checkpoint(tmp_path / "state"))
     with pytest.raises(CheckpointError, match="File exists"):

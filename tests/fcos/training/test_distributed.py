@@ -1,4 +1,4 @@
-"""Two real processes, joined by gloo, against one with all their images."""
+"""Two processes that communicate by gloo, compared with one process that has all their images."""
 
 import os
 import socket
@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from fcos.training.distributed import SINGLE_PROCESS
-from tests.support.distributed_gradients import CASES, answers, gradients
+from tests.support.distributed_gradients import CASES, communicate, gradients
 from tests.support.projects import PROJECT
 
-Found = list[dict[str, Any]]
+Outcomes = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What each process found, by its rank."""
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """The outcome of each process, by its rank."""
     folder = tmp_path_factory.mktemp("processes")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -35,49 +35,58 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
         for rank in range(2)
     ]
     for process in running:
-        _, said = process.communicate(timeout=120)
-        assert (process.returncode, said) == (0, "")
+        _, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors) == (0, "")
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_give_the_gradients_of_one_with_all_images(found: Found, name: str) -> None:
+def test_two_processes_give_the_gradients_of_one_with_all_images(outcomes: Outcomes, name: str) -> None:
     first, second = CASES[name][2]
     whole = gradients(name, first + second, SINGLE_PROCESS)
     assert whole["head.class_logits.bias"].abs().max() > 0
-    for one in found:
-        same(one["gradients"][name], whole)
+    for outcome in outcomes:
+        assert_close(outcome["gradients"][name], whole)
 
 
-def test_parts_add_up_in_each_process_before_they_are_shared(found: Found) -> None:
-    """Each part has its own normalizers, over all processes: two images of each process."""
+def test_gradients_of_parts_accumulate_before_they_are_averaged(outcomes: Outcomes) -> None:
+    """Each part is normalized separately, over all processes: two images of each process."""
     first, second = CASES["giou"][2]
     halves = [gradients("giou", first[half] + second[half], SINGLE_PROCESS) for half in (slice(2), slice(2, 4))]
     whole = {name: (gradient + halves[1][name]) / 2 for name, gradient in halves[0].items()}
-    for one in found:
-        same(one["gradients"]["in parts"], whole)
+    for outcome in outcomes:
+        assert_close(outcome["gradients"]["in parts"], whole)
 
 
-def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """But for float32's rounding."""
-    assert found.keys() == expected.keys()
+def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Equal within float32's rounding."""
+    assert actual.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item() + 1e-9)
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item() + 1e-9)
 
 
-def test_what_processes_say_to_each_other(found: Found) -> None:
-    for rank, each in enumerate(found):
-        said = each["answers"]
-        assert said["world_size"] == 2
-        assert said["mean"].tolist() == [1.5, 5.0]
-        assert said["value"].tolist() == [1.0 + rank, 5.0]  # not touched
-        assert said["max"] == 3
-        assert said["all_gather_object"] == [{"rank": 0}, {"rank": 1}]
-        assert said["first"]["weights"].tolist() == [0, 0, 0]
-        assert said["running mean"].tolist() == pytest.approx([0.1, 0.1])
+def test_operations_between_two_processes(outcomes: Outcomes) -> None:
+    for rank, outcome in enumerate(outcomes):
+        results = outcome["communication"]
+        assert results["world_size"] == 2
+        assert results["mean"].tolist() == [1.5, 5.0]
+        assert results["value"].tolist() == [1.0 + rank, 5.0]  # not changed
+        assert results["max"] == 3
+        assert results["all_gather_object"] == [{"rank": 0}, {"rank": 1}]
+        assert results["broadcast_object"]["weights"].tolist() == [0, 0, 0]
+        assert results["running mean"].tolist() == pytest.approx([0.1, 0.1])
 
 
-def test_one_process_says_it_to_itself() -> None:
-    said = answers(SINGLE_PROCESS)
-    assert (said["world_size"], said["max"], said["all_gather_object"]) == (1, 3, [{"rank": 0}])
-    assert said["mean"].tolist() == [1.0, 5.0]
+def test_batch_norm_keeps_the_statistics_of_each_process_until_they_are_broadcast(outcomes: Outcomes) -> None:
+    """Momentum ½, from 0: process r sees maps of 1 + 10·r, then of 2 + 10·r."""
+    for rank, outcome in enumerate(outcomes):
+        first, second, broadcast = (mean.tolist() for mean in outcome["running means"])
+        assert first == [0.5 + 5 * rank] * 2
+        assert second == [1.25 + 7.5 * rank] * 2
+        assert broadcast == [1.25] * 2
+
+
+def test_operations_of_a_single_process() -> None:
+    results = communicate(SINGLE_PROCESS)
+    assert (results["world_size"], results["max"], results["all_gather_object"]) == (1, 3, [{"rank": 0}])
+    assert results["mean"].tolist() == [1.0, 5.0]

@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_weights() -> 
     before = {name: tensor.clone() for name, tensor in broken.detector.named_parameters()}
     with torch.no_grad():
         broken.detector.head.quality.bias.fill_(torch.nan)
-    with pytest.raises(NonFiniteLossError, match=r"quality nan.*images pagoda, blossom; try a lower train\.lr"):
+    with pytest.raises(NonFiniteLossError, match=r"quality nan.*images pagoda, blossom$"):
         broken.fit()
     after = dict(broken.detector.named_parameters())
     assert all(torch.equal(after[name], value) for name, value in before.items() if name != "head.quality.bias")

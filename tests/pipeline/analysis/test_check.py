@@ -1,4 +1,4 @@
-"""`fcos check`: one step of everything, and nothing of it left behind."""
+"""`fcos check` on small data sets, and its arithmetic by hand."""
 
 import re
 from collections.abc import Callable
@@ -9,34 +9,35 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from pipeline.analysis.check import Measured, duration
+from pipeline import params
+from pipeline.analysis.check import Measurements, check, format_duration, read_splits, share_of_process
 from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 
-MEASURED = Measured(
+MEASUREMENTS = Measurements(
     device="CPU",
     processes=1,
     epochs=10,
     steps=100,
-    images=16,
-    judged=50,
+    batch_size=16,
+    val_images=50,
     validations=5,
     workers=0,
-    decoding=0.01,
-    step=0.8,
-    validating=0.1,
-    saving=0.1,
-    loading=0.1,
-    state=3 << 20,
-    memory=900 << 20,
-    loss=2.0,
+    decode_time=0.01,
+    step_time=0.8,
+    validation_time=0.1,
+    save_time=0.1,
+    load_time=0.1,
+    state_size=3 << 20,
+    peak_memory=900 << 20,
+    first_loss=2.0,
 )
 
 
 @pytest.fixture
 def small(home: Path, setting: Callable[..., None], picture: Callable[..., Path]) -> Path:
-    """A workspace with ten small images to learn from, and three to be judged on."""
+    """A workspace with ten small training images and three validation images."""
     for name, count in (("train", 10), ("val", 3)):
         for number in range(count):
             picture(home / f"data/raw/digits/{name}{number}.png", (64, 64), seed=number)
@@ -59,7 +60,7 @@ def files(folder: Path) -> dict[Path, int]:
 @pytest.mark.parametrize(
     "changes", [{}, {"machine.workers": 2, "train.accumulate": 2, "machine.cache": True}, {"train.overfit": 2}]
 )
-def test_everything_runs_and_nothing_is_left(
+def test_all_lines_are_printed_and_no_file_is_left_behind(
     small: Path,
     setting: Callable[..., None],
     changes: dict[str, object],
@@ -75,11 +76,11 @@ def test_everything_runs_and_nothing_is_left(
     assert answer.stderr == "" or "overfit" not in changes
     for line in (
         r"^CPU$",
-        r"^decoding and augmenting +[\d,.]+ images/s by one core",
+        r"^decoding and augmentation +[\d,.]+ images/s by one core",
         r"^training step +[\d.,]+ images/s \([\d.]+ s for [24] images\)$",
         r"^validation +[\d.,]+ images/s",
-        r"^memory +[\d,]{3,} MiB at its peak$",
-        r"^state +\d+\.\d MiB; \d+\.\d\d s to save",
+        r"^peak memory +[\d,]{3,} MiB$",
+        r"^checkpoint +\d+\.\d MiB; \d+\.\d\d s to save",
         r"^whole training +about .+: (8 epochs of 2|20 epochs of 50) steps, (8 validations of 3|20 validations of 2)",
     ):
         assert re.search(line, answer.stdout, re.MULTILINE), (line, answer.stdout)
@@ -87,7 +88,7 @@ def test_everything_runs_and_nothing_is_left(
     assert list(temporary.iterdir()) == []
 
 
-def test_advice_comes_after(small: Path, setting: Callable[..., None]) -> None:  # noqa: ARG001
+def test_advice_follows_on_stderr(small: Path, setting: Callable[..., None]) -> None:  # noqa: ARG001
     setting(**{"train.lr": 5.0})
     assert "fcos: a learning rate of 5 is far too high for adamw: try train.lr 0.001\n" in fcos_check().stderr
 
@@ -95,7 +96,7 @@ def test_advice_comes_after(small: Path, setting: Callable[..., None]) -> None: 
 def test_without_data(home: Path) -> None:
     answer = fcos_check()
     assert answer.exit_code == 1
-    assert answer.output == f"fcos: {home}/data/unified/train.json: not there yet: run `dvc repro convert` first\n"
+    assert answer.output == f"fcos: {home}/data/unified/train.json: does not exist yet; run `dvc repro convert` first\n"
 
 
 def test_errors_are_those_of_training(small: Path, setting: Callable[..., None]) -> None:
@@ -106,20 +107,20 @@ def test_errors_are_those_of_training(small: Path, setting: Callable[..., None])
     setting(**{"train.lr": 1e38})
     answer = fcos_check()
     assert answer.exit_code == 1
-    assert re.fullmatch(r"fcos: step \d: total .*: the loss is not finite any more.*\n", answer.stderr)
+    assert re.fullmatch(r"fcos: step \d: the loss is not finite: total .*; try a lower train\.lr, .*\n", answer.stderr)
 
 
-def test_time_of_a_whole_training() -> None:
-    assert MEASURED.epoch == pytest.approx(100 * (0.8 + 0.16))
-    assert MEASURED.validation == pytest.approx(5.0)
-    assert MEASURED.whole == pytest.approx(10 * 96 + 5 * 5)
+def test_time_of_the_whole_training_by_hand() -> None:
+    assert MEASUREMENTS.epoch_time == pytest.approx(100 * (0.8 + 0.16))
+    assert MEASUREMENTS.whole_validation_time == pytest.approx(5.0)
+    assert MEASUREMENTS.training_time == pytest.approx(10 * 96 + 5 * 5)
 
 
 @pytest.mark.parametrize(("workers", "processes"), [(1, 1), (4, 2)])
-def test_workers_decode_beside_the_step(workers: int, processes: int) -> None:
-    assert replace(MEASURED, workers=workers, processes=processes).epoch == pytest.approx(100 * 0.8)
-    slow = replace(MEASURED, workers=workers, processes=processes, decoding=1.0)
-    assert slow.epoch == pytest.approx(100 * 16 / workers / processes)
+def test_workers_decode_during_training_steps(workers: int, processes: int) -> None:
+    assert replace(MEASUREMENTS, workers=workers, processes=processes).epoch_time == pytest.approx(100 * 0.8)
+    slow = replace(MEASUREMENTS, workers=workers, processes=processes, decode_time=1.0)
+    assert slow.epoch_time == pytest.approx(100 * 16 / workers / processes)
 
 
 @pytest.mark.parametrize(
@@ -134,16 +135,54 @@ def test_workers_decode_beside_the_step(workers: int, processes: int) -> None:
     ],
 )
 def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    assert format_duration(seconds) == words
 
 
-def test_a_gpu_without_enough_memory_is_one_line(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_lack_of_gpu_memory_is_one_line(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore")
 
-    monkeypatch.setattr("fcos.training.trainer.Trainer._learn", full)
+    monkeypatch.setattr("fcos.training.trainer.Trainer._step", full)
     answer = fcos_check()
     assert answer.exit_code == 1
     assert answer.stderr.startswith("fcos: CUDA out of memory. Tried to allocate 20 GiB. Raise train.accumulate")
     assert answer.stderr.endswith("training then starts from the beginning\n")
     assert answer.stderr.count("\n") == 1
+
+
+def test_a_batch_that_gpus_cannot_share_is_the_error_of_training(
+    small: Path,  # noqa: ARG001
+    setting: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.training.launch.choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    setting(**{"train.batch_size": 6, "train.accumulate": 2, "machine.devices": "auto"})
+    answer = fcos_check()
+    assert answer.exit_code == 1
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("fcos: params.yaml: train.batch_size is 6, which can't be divided evenly among 2 ")
+    assert answer.stderr.count("\n") == 1
+    setting(**{"machine.devices": 3})
+    assert fcos_check().stderr == "fcos: params.yaml: machine.devices is 3, but torch finds 2 GPUs\n"
+
+
+def test_each_process_measures_its_share_of_a_batch(small: Path, setting: Callable[..., None]) -> None:
+    setting(**{"train.batch_size": 8, "train.accumulate": 2, "machine.workers": 4, "machine.cache": True})
+    share = share_of_process(params.load(small / "params.yaml"), 2)
+    assert (share.train.batch_size, share.train.accumulate) == (4, 2)
+    assert (share.machine.workers, share.machine.cache) == (0, False)
+
+
+def test_overfitting_on_two_gpus_gives_each_its_share(
+    small: Path, setting: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images on two GPUs with two parts each need a batch of four: two images for each process."""
+    monkeypatch.setattr("pipeline.analysis.check.num_processes", lambda _: 2)
+    shares = []
+    monkeypatch.setattr("pipeline.analysis.check._measure", lambda params, *_, **__: shares.append(params))
+    setting(**{"train.overfit": 2, "train.accumulate": 2})
+    values = params.load(small / "params.yaml")
+    train, val = read_splits(small)
+    check(values, train, val, small / "data/raw/digits")
+    assert [share_of_process(share, 2).train.batch_size for share in shares] == [2]

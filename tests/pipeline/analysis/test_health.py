@@ -1,4 +1,4 @@
-"""`fcos validate`: what it prints and how it exits, on small data sets with one thing wrong in each."""
+"""Output and exit status of `fcos validate` on small data sets, each with one problem."""
 
 import json
 import re
@@ -15,11 +15,11 @@ from pipeline.cli import main
 from pipeline.conversion.checks import CHECKS
 
 Write = Callable[..., Path]
-Break = Callable[[Path], object]
+Change = Callable[[Path], object]
 XML = "Annotations/a.xml"
 BOX = "<bndbox><xmin>5</xmin><ymin>6</ymin><xmax>10</xmax><ymax>12</ymax></bndbox></object>"
 WHOLE = "3 images, 3 objects"  # of train
-USABLE = "nothing would stop the conversion"
+READY = "ready for training: nothing would stop the conversion"
 
 
 def validate(*arguments: object) -> Result:
@@ -60,8 +60,8 @@ def recode(raw: Path) -> None:
         image.save(raw / "JPEGImages/a.png", compress_level=0)
 
 
-# By check: what is done to the data set; what is left of train; the lines.
-VOC: dict[str, tuple[Break, str, str]] = {
+# By check: the change to the data set; the usable part of train; the expected lines.
+VOC: dict[str, tuple[Change, str, str]] = {
     "missing_image": (
         lambda raw: (raw / "JPEGImages/a.png").unlink(),
         "2 images, 1 object",
@@ -225,19 +225,19 @@ an image of train or val looks like one of a later split (perceptual hash)
 
 
 @pytest.mark.parametrize("code", VOC)
-def test_one_thing_wrong_in_voc(raw: Path, code: str) -> None:
-    breaks, left, lines = VOC[code]
-    breaks(raw)
+def test_one_problem_in_voc(raw: Path, code: str) -> None:
+    change, usable, lines = VOC[code]
+    change(raw)
     warning = CHECKS[code].severity == "warning"
     answer = validate("mine")
-    verdict = USABLE if warning else f"training would go wrong: 1 problem would stop the conversion ({code})"
-    first = f"format voc, 2 classes; usable: train {left}; val 1 image, 2 objects"
+    verdict = READY if warning else f"not ready for training: 1 problem would stop the conversion ({code})"
+    first = f"format voc, 2 classes; usable: train {usable}; val 1 image, 2 objects"
     assert answer.stdout == f"{first}\n\n{lines}\n\n{verdict}\n"
     assert answer.exit_code == (0 if warning else 1)
 
 
 ONE = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 9, 9]}
-# By check: what train.json has instead; what is left of it; the lines.
+# By check: the changed keys of train.json; the usable part of train; the expected lines.
 COCO: dict[str, tuple[dict[str, Any], str, str]] = {
     "missing_image_id": (
         {"annotations": [ONE, ONE | {"id": 2, "image_id": 9}]},
@@ -282,7 +282,7 @@ COCO: dict[str, tuple[dict[str, Any], str, str]] = {
 
 @pytest.fixture
 def coco(home: Path, picture: Write) -> Callable[..., Path]:
-    """Writes a data set of an image in train and one in val: `coco(categories=[…])` changes train's file."""
+    """Writes a data set with one image in train and one in val; `coco(categories=[…])` changes train.json."""
 
     def write(**change: Any) -> Path:
         content: dict[str, Any] = {
@@ -300,19 +300,19 @@ def coco(home: Path, picture: Write) -> Callable[..., Path]:
 
 
 @pytest.mark.parametrize("code", COCO)
-def test_one_thing_wrong_in_coco(coco: Callable[..., Path], code: str) -> None:
-    change, left, lines = COCO[code]
+def test_one_problem_in_coco(coco: Callable[..., Path], code: str) -> None:
+    change, usable, lines = COCO[code]
     warning = CHECKS[code].severity == "warning"
     answer = validate(coco(**change))
-    verdict = USABLE if warning else f"training would go wrong: 1 problem would stop the conversion ({code})"
+    verdict = READY if warning else f"not ready for training: 1 problem would stop the conversion ({code})"
     count = "1 class" if len(change.get("categories", [ONE])) == 1 else "2 classes"
-    first = f"format coco, {count}; usable: train {left}; val 1 image, 1 object"
+    first = f"format coco, {count}; usable: train {usable}; val 1 image, 1 object"
     assert answer.stdout == f"{first}\n\n{lines}\n\n{verdict}\n"
     assert answer.exit_code == (0 if warning else 1)
 
 
-def test_a_split_without_images_is_told_with_a_better_seed(home: Path, picture: Write) -> None:
-    """Of three images, the one list that there is, none is held out with this seed."""
+def test_a_better_seed_is_named_for_a_split_without_images(home: Path, picture: Write) -> None:
+    """With this seed, none of the three images goes to val."""
     for number in range(3):
         picture(home / f"theirs/{number}.png", seed=number)
     (home / "theirs/all.csv").write_text("".join(f"{number}.png,1,2,9,9,cat\n" for number in range(3)))
@@ -329,25 +329,25 @@ def test_a_split_without_images_is_told_with_a_better_seed(home: Path, picture: 
     assert f"val has no images; -S convert.split_seed={found[1]} draws better" in answer.output
 
 
-def test_every_check_is_tried() -> None:
+def test_every_check_has_a_test() -> None:
     assert {*VOC, *COCO, "unbalanced_split"} == set(CHECKS)
 
 
-def test_nothing_wrong(raw: Path) -> None:
+def test_a_data_set_without_problems(raw: Path) -> None:
     answer = validate(raw)
     first = "format voc, 2 classes; usable: train 3 images, 3 objects; val 1 image, 2 objects"
-    assert (answer.stdout, answer.stderr, answer.exit_code) == (f"{first}\n\n{USABLE}\n", "", 0)
+    assert (answer.stdout, answer.stderr, answer.exit_code) == (f"{first}\n\n{READY}\n", "", 0)
 
 
-def test_not_one_object(coco: Callable[..., Path]) -> None:
-    """No check's problem, but nothing to learn from."""
+def test_a_split_without_objects(coco: Callable[..., Path]) -> None:
+    """No check fails, but there are no objects to train on."""
     answer = validate(coco(annotations=[]), "--html", "page.html")
     assert answer.exit_code == 1
-    assert answer.stdout.endswith("\ntraining would go wrong: train has 1 image and not one object\n")
+    assert answer.stdout.endswith("\nnot ready for training: train has 1 image and not one object\n")
     assert "train has 1 image and not one object" in Path("page.html").read_text()
 
 
-def test_examples_are_three_and_kinds_that_stop_come_first(raw: Path) -> None:
+def test_three_examples_are_listed_and_stopping_problems_come_first(raw: Path) -> None:
     for stem in "efgh":
         (raw / f"Annotations/{stem}.xml").write_text((raw / XML).read_text().replace("a.png", f"{stem}.png"))
     (raw / "ImageSets/Main/train.txt").write_text("\n".join("abcefgh"))
@@ -358,7 +358,7 @@ def test_examples_are_three_and_kinds_that_stop_come_first(raw: Path) -> None:
     assert lines[9] == "duplicate_box  1  left as it is: two boxes of a class in an image are equal"
 
 
-def test_what_parameters_say_counts(raw: Path, setting: Callable[..., None]) -> None:
+def test_parameters_decide_what_stops(raw: Path, setting: Callable[..., None]) -> None:
     swap(raw, "<xmin>5<", "<xmin>10<")
     swap(raw, "<xmax>40<", "<xmax>45<")
     setting(**{"convert.issues": "repair", "convert.checks.tiny_box": "error"})
@@ -372,16 +372,16 @@ def test_what_parameters_say_counts(raw: Path, setting: Callable[..., None]) -> 
     )
     setting(**{"convert.checks.tiny_box": "skip"})
     answer = validate("mine")
-    assert (answer.exit_code, answer.stdout.splitlines()[-1]) == (0, f"{USABLE}; 2 problems would be mended")
+    assert (answer.exit_code, answer.stdout.splitlines()[-1]) == (0, f"{READY}; 2 problems would be fixed")
 
 
-def test_what_was_downloaded_is_judged_by_its_entry(raw: Path, home: Path) -> None:
-    """As conversion will: here with train and val the other way round."""
+def test_a_downloaded_data_set_uses_the_splits_of_its_entry(raw: Path, home: Path) -> None:
+    """As in the conversion. The entry swaps train and val."""
     downloaded = home / "data/raw/custom"
     shutil.copytree(raw, downloaded)
     entry = "files: [{urls: [http://a/b.zip]}]\nsplits: {train: val, val: train}\n"
     (downloaded / ".dataset.yaml").write_text(entry)
-    (raw / ".dataset.yaml").write_text(entry)  # elsewhere it is no more than a file
+    (raw / ".dataset.yaml").write_text(entry)  # ignored outside data/raw
     assert "usable: train 1 image, 2 objects; val 3 images, 3 objects" in validate(downloaded).output
     assert "usable: train 3 images, 3 objects; val 1 image, 2 objects" in validate(raw).output
 
@@ -395,10 +395,10 @@ def test_json(raw: Path) -> None:
     assert record["problems"] == [
         {
             "code": "tiny_box",
-            "says": "a box is one pixel or less across",
+            "description": "a box is one pixel or less across",
             "count": 1,
             "stops": True,
-            "does": "stops the conversion",
+            "outcome": "stops the conversion",
             "choices": {"skip": "dropped"},
         }
     ]
@@ -406,24 +406,24 @@ def test_json(raw: Path) -> None:
     assert record["entries"][0]["source"] == "Annotations/a.xml: object 2"
 
 
-def test_an_archive_and_a_folder_that_holds_one(raw: Path, home: Path) -> None:
-    right = validate("mine").stdout
+def test_an_archive_and_a_folder_with_an_archive(raw: Path, home: Path) -> None:
+    expected = validate("mine").stdout
     archive = shutil.make_archive(str(home / "drop/mine"), "zip", raw)
     shutil.rmtree(raw)
     for path in (archive, "drop"):
         answer = validate(path)
-        assert (answer.stdout, answer.exit_code) == (right, 0)
+        assert (answer.stdout, answer.exit_code) == (expected, 0)
 
 
 def test_outside_a_project(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     swap(raw, "<xmin>5<", "<xmin>10<")
     answer = validate(raw, "--html", "page.html")
-    assert answer.stdout.splitlines()[-1] == "training would go wrong: 1 problem would stop the conversion (tiny_box)"
-    assert "What training at 800×1333 px will see" in (tmp_path / "page.html").read_text()
+    assert answer.stdout.splitlines()[-1] == "not ready for training: 1 problem would stop the conversion (tiny_box)"
+    assert "Training at an input size of 800×1333 px" in (tmp_path / "page.html").read_text()
 
 
-def test_what_cannot_be_looked_at_is_one_line(raw: Path, home: Path) -> None:
+def test_errors_are_one_line(raw: Path, home: Path) -> None:
     (home / "notes.txt").write_text("hello")
     (home / "empty").mkdir()
     (home / "bare").mkdir()
@@ -438,7 +438,7 @@ def test_what_cannot_be_looked_at_is_one_line(raw: Path, home: Path) -> None:
         (archive,): f"{archive}: {looked_for} 1 files; looked for ",
         ("mine", "--format", "nosuch"): "format 'nosuch' is not known; known ones: ",
         ("mine", "--format", "coco"): "mine: ",
-        ("mine", "--html", "mine/JPEGImages/a.png"): "mine/JPEGImages/a.png: the name of a page ends in .html",
+        ("mine", "--html", "mine/JPEGImages/a.png"): "mine/JPEGImages/a.png: the name of the page must end in .html",
         ("mine", "--html", "notes.txt/page.html"): "notes.txt/page.html: not written: ",
         ("mine", "--size", "640", "320"): "--size: the shorter side comes first",
     }.items():

@@ -39,13 +39,13 @@ def scenes(draw: st.DrawFn) -> tuple[AnnotationSet, tuple[Detection, ...]]:
 @settings(max_examples=150, deadline=None)
 @given(scenes())
 def test_quick_engine_equals_pycocotools(scene: tuple[AnnotationSet, tuple[Detection, ...]]) -> None:
-    assert coco.fast_ap(*scene) == pytest.approx(coco.evaluate(*scene).numbers, abs=1e-6)
+    assert coco.fast_ap(*scene) == pytest.approx(coco.evaluate(*scene).values, abs=1e-6)
 
 
 def test_quick_engine_equals_pycocotools_on_coco(coco_fixture: Path) -> None:
     objects = truth.read(coco_fixture / "gt.json")
     detections = results.read(coco_fixture / "dets.json", objects)
-    assert coco.fast_ap(objects, detections) == pytest.approx(coco.evaluate(objects, detections).numbers, abs=1e-6)
+    assert coco.fast_ap(objects, detections) == pytest.approx(coco.evaluate(objects, detections).values, abs=1e-6)
 
 
 def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
@@ -96,7 +96,7 @@ def test_voc_equals_slow_oracle(scene: tuple[AnnotationSet, tuple[Detection, ...
         objects = sum(not (each.difficult or each.iscrowd) for each in mine)
         curve = metrics.per_class[category.name]
         judged = verdicts(truth, detections, category.id)
-        assert (curve.objects, curve.right.tolist()) == (objects, judged)
+        assert (curve.objects, curve.correct.tolist()) == (objects, judged)
         if objects:
             eleven, area = average_precisions(judged, objects)
             assert curve.average_precision_11point() == pytest.approx(eleven)

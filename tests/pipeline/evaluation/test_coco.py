@@ -11,7 +11,7 @@ from pipeline.data.detections import Detection
 from pipeline.evaluation import coco
 from pipeline.evaluation import ground_truth as truth
 
-ENGINES = pytest.mark.parametrize("numbers", [lambda *a: coco.evaluate(*a).numbers, coco.fast_ap], ids=["slow", "fast"])
+ENGINES = pytest.mark.parametrize("numbers", [lambda *a: coco.evaluate(*a).values, coco.fast_ap], ids=["slow", "fast"])
 BOX, OTHER, FAR = (10.0, 10.0, 50.0, 50.0), (100.0, 100.0, 50.0, 50.0), (200.0, 200.0, 50.0, 50.0)
 
 

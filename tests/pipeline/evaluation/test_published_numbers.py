@@ -62,7 +62,7 @@ def test_coco_fixture(coco_fixture: Path) -> None:
     objects = truth.read(coco_fixture / "gt.json")
     metrics = coco.evaluate(objects, results.read(coco_fixture / "dets.json", objects))
     expected = (coco_fixture / "expected.txt").read_text()
-    assert metrics.numbers == pytest.approx(numbers_in(expected.split("# the same")[0]), abs=5e-7)
+    assert metrics.values == pytest.approx(numbers_in(expected.split("# the same")[0]), abs=5e-7)
     classes = re.findall(r"^ *(\d+) (\S.*?) +(\d\.\d+)$", expected.split("# per-class")[1], re.MULTILINE)
     assert len(classes) == 70
     known = {name: numbers["AP"] for name, numbers in metrics.per_class.items() if numbers["AP"] is not None}
@@ -72,7 +72,7 @@ def test_coco_fixture(coco_fixture: Path) -> None:
 def test_coco_sample(multiformat: Path) -> None:
     objects = truth.read(multiformat / "coco_sample" / "gt.json")
     metrics = coco.evaluate(objects, joined(multiformat / "coco_sample" / "dets.json", objects))
-    assert metrics.numbers == pytest.approx(numbers_in(section(multiformat, 2)), abs=1e-6)
+    assert metrics.values == pytest.approx(numbers_in(section(multiformat, 2)), abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def voc2012(multiformat: Path) -> tuple[AnnotationSet, tuple[Detection, ...]]:
 
 
 def test_voc2012_by_coco(multiformat: Path, voc2012: tuple[AnnotationSet, tuple[Detection, ...]]) -> None:
-    assert coco.evaluate(*voc2012).numbers == pytest.approx(numbers_in(section(multiformat, 1)), abs=5e-7)
+    assert coco.evaluate(*voc2012).values == pytest.approx(numbers_in(section(multiformat, 1)), abs=5e-7)
 
 
 @pytest.mark.parametrize("difficult", ["difficult objects ignored", "difficult counted as ordinary"])

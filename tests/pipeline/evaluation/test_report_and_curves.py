@@ -60,8 +60,8 @@ def test_command_prints_pycocotools_lines(coco_fixture: Path) -> None:
     expected = (coco_fixture / "expected.txt").read_text().split("# printed by summarize()\n")[1].split("\n\n")[0]
     assert (run.exit_code, run.stderr) == (0, "")
     assert run.stdout.startswith(expected + "\n\n class ")
-    assert "\n person             0.533     0.788\n" in run.stdout
-    assert "\n fire hydrant      -1.000    -1.000\n" in run.stdout
+    assert "\n person           0.533   0.788\n" in run.stdout
+    assert "\n fire hydrant    -1.000  -1.000\n" in run.stdout
 
 
 def test_command_prints_voc(coco_fixture: Path) -> None:

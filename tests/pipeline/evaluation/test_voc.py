@@ -32,7 +32,7 @@ def test_second_match_is_wrong_even_where_another_object_is_free(cats: Any, foun
     near = (10.0, 0.0, 40.0, 40.0)
     scene = cats((6.0, 0.0, 40.0, 40.0), (17.0, 0.0, 40.0, 40.0))
     curve = voc.evaluate(scene, found(((6.0, 0.0, 40.0, 40.0), 0.9), (near, 0.8))).per_class["cat"]
-    assert curve.right.tolist() == [True, False]
+    assert curve.correct.tolist() == [True, False]
 
 
 def test_overlap_of_one_half_is_enough(cats: Any, found: Any) -> None:

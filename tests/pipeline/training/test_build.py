@@ -1,3 +1,5 @@
+"""The trainer and the batches that parameters describe."""
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 
 from fcos.backbones import build_backbone
-from fcos.fast.compiled import Compiled
+from fcos.fast.compiled import CompiledModel
 from fcos.training.history import NullCallback
 from fcos.training.trainer import Trainer
 from pipeline import params
@@ -16,48 +18,45 @@ from pipeline.training.build import learning_rate, make_batches, make_trainer, t
 from tests.support.noise_images import write_noise_images
 
 
-def test_a_relative_file_of_weights_lies_under_the_main_repository(
+def test_a_relative_path_of_pretrained_weights_is_relative_to_the_main_repository(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also for `dvc exp run --queue`, which runs in a temporary workspace without the files that git ignores."""
+    """`dvc exp run --queue` runs in a temporary workspace, which has no copy of ignored files."""
     main = tmp_path / "main"
     main.mkdir()
-    own = params.load(home / "params.yaml")
-    backbone = build_backbone(own.model)
+    values = params.load(home / "params.yaml")
+    backbone = build_backbone(values.model)
     torch.save(backbone.parts.state_dict(), main / "start.pth")
     monkeypatch.setenv("DVC_ROOT", str(main))
-    one = Annotation(1, 1, 1, (1.0, 1.0, 9.0, 9.0), 81.0)
-    split = AnnotationSet((Category(1, "cat"),), (Image(1, "a.png", 40, 30),), (one,))
 
-    def start(name: str) -> torch.nn.Module:
-        chosen = replace(own, seed=1, model=replace(own.model, pretrained=name, batch_norm="trained"))
-        batches = make_batches(chosen, split, home)
-        made = make_trainer(chosen, batches=batches, validate=dict, classes=1, callback=NullCallback(), checkpoint=None)
-        return made.detector.backbone.parts
+    def backbone_from(name: str) -> torch.nn.Module:
+        chosen = replace(values, seed=1, model=replace(values.model, pretrained=name, batch_norm="trained"))
+        return trainer_of(chosen, home).detector.backbone.parts
 
-    theirs = start("start.pth").state_dict()
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in backbone.parts.state_dict().items())
+    loaded = backbone_from("start.pth").state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in backbone.parts.state_dict().items())
     with pytest.raises(PipelineError, match=r"params\.yaml: model\.pretrained: .*main/other\.pth"):
-        start("other.pth")
+        backbone_from("other.pth")
 
 
-def made(own: params.Params, home: Path) -> Trainer:
-    one = Annotation(1, 1, 1, (1.0, 1.0, 9.0, 9.0), 81.0)
-    split = AnnotationSet((Category(1, "cat"),), (Image(1, "a.png", 40, 30),), (one,))
-    batches = make_batches(own, split, home)
-    return make_trainer(own, batches=batches, validate=dict, classes=1, callback=NullCallback(), checkpoint=None)
+def trainer_of(values: params.Params, home: Path) -> Trainer:
+    """A trainer for one image with one object; the image file does not exist."""
+    annotation = Annotation(1, 1, 1, (1.0, 1.0, 9.0, 9.0), 81.0)
+    split = AnnotationSet((Category(1, "cat"),), (Image(1, "a.png", 40, 30),), (annotation,))
+    batches = make_batches(values, split, home)
+    return make_trainer(values, batches=batches, validate=dict, classes=1, callback=NullCallback(), checkpoint=None)
 
 
 @pytest.mark.parametrize(
     ("unit", "value", "expected"), [("fraction", 0.25, 10), ("epochs", 1.5, 15), ("iterations", 7, 7)]
 )
-def test_lengths_in_each_unit(home: Path, unit: str, value: float, expected: int) -> None:
+def test_lengths_are_converted_from_each_unit(home: Path, unit: str, value: float, expected: int) -> None:
     """Of four epochs of ten steps."""
     train = replace(params.load(home / "params.yaml").train, epochs=4, steps=(1.0,), warmup=1.0, schedule_unit=unit)
     assert to_iterations(train, 10, value) == expected
 
 
-def test_the_learning_rate_follows_the_batch(home: Path) -> None:
+def test_the_learning_rate_is_scaled_with_the_batch_size(home: Path) -> None:
     train = replace(params.load(home / "params.yaml").train, lr=0.01, batch_size=8)
     assert learning_rate(train) == 0.01
     assert learning_rate(replace(train, base_batch_size=16)) == pytest.approx(0.005)
@@ -65,16 +64,16 @@ def test_the_learning_rate_follows_the_batch(home: Path) -> None:
 
 
 def test_the_parameters_reach_the_trainer(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = params.load(home / "params.yaml")
-    plain = made(own, home)
-    weight = plain.detector.head.class_logits.weight
+    values = params.load(home / "params.yaml")
+    default = trainer_of(values, home)
+    weight = default.detector.head.class_logits.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    assert plain.compile_model(plain.detector) is plain.detector
-    assert plain.precision.dtype is None
+    assert default.compile_model(default.detector) is default.detector
+    assert default.precision.dtype is None
     assert capsys.readouterr().err == ""
-    assert len(plain.optimizer.param_groups) == 2
+    assert len(default.optimizer.param_groups) == 2
     changed = replace(
-        own.train,
+        values.train,
         channels_last=False,
         compile=True,
         precision="fp16",
@@ -86,40 +85,43 @@ def test_the_parameters_reach_the_trainer(home: Path, capsys: pytest.CaptureFixt
         ema_decay=0.0,
         backbone_frozen_epochs=2,
     )
-    other = made(replace(own, train=changed), home)
+    other = trainer_of(replace(values, train=changed), home)
     weight = other.detector.head.class_logits.weight
     assert weight.is_contiguous()
     assert not weight.is_contiguous(memory_format=torch.channels_last)
-    assert isinstance(other.compile_model(other.detector), Compiled)
+    assert isinstance(other.compile_model(other.detector), CompiledModel)
     assert other.precision.dtype is torch.float16
     assert [group["lr"] for group in other.optimizer.param_groups] == [0.05, 0.05]
     assert other.ema is None
     assert other.backbone_frozen_epochs == 2
 
 
-def test_a_precision_that_the_cpu_lacks_is_told_in_one_line(
+def test_a_precision_that_the_cpu_lacks_gives_a_one_line_warning(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-    own = params.load(home / "params.yaml")
-    made(replace(own, train=replace(own.train, precision="bf16"), machine=replace(own.machine, device="cpu")), home)
+    values = params.load(home / "params.yaml")
+    trainer_of(
+        replace(values, train=replace(values.train, precision="bf16"), machine=replace(values.machine, device="cpu")),
+        home,
+    )
     assert capsys.readouterr().err.splitlines() == [
         "train: train.precision: this CPU has no instructions for bf16, so float32 is faster"
     ]
 
 
-def test_batches_are_what_the_parameters_say(home: Path) -> None:
+def test_the_parameters_reach_the_batches(home: Path) -> None:
     split = write_noise_images(home / "raw", [(48, 64), (64, 48), (40, 80), *[(48, 64)] * 7])
     values = params.load(home / "params.yaml")
     train = replace(values.train, max_images=5, batch_size=2, size=(64, 96))
     values = replace(values, machine=replace(values.machine, cache=True, workers=0))
-    made = make_batches(replace(values, train=train), split, home / "raw")
-    assert len(made.data) == 5
-    assert [len(list(made(epoch))) for epoch in range(2)] == [2, 2]
+    batches = make_batches(replace(values, train=train), split, home / "raw")
+    assert len(batches.data) == 5
+    assert [len(list(batches(epoch))) for epoch in range(2)] == [2, 2]
     (folder,) = home.glob(".fcos/cache/raw/*/sides-64-96")
     sums = np.fromfile(folder / "sums", dtype=np.uint64)
-    assert set(np.flatnonzero(sums)) <= set(made.data.image_indices.tolist())
-    assert not made.pin_memory or torch.cuda.is_available()
+    assert set(np.flatnonzero(sums)) <= set(batches.data.image_indices.tolist())
+    assert not batches.pin_memory or torch.cuda.is_available()
     varied = replace(train, multi_scale=(48, 80))
     make_batches(replace(values, train=varied), split, home / "raw")
     assert list(home.glob(".fcos/cache/raw/*/sides-80-96"))

@@ -1,4 +1,4 @@
-"""One training in two real processes: what it does when one is killed or fails, and who may start it."""
+"""One training in two processes: restarts after a kill, signals, errors, and an external launcher."""
 
 import socket
 import subprocess
@@ -18,17 +18,17 @@ from tests.support.projects import PROJECT
 
 
 @pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(PROJECT)  # so that `python -m tests.support.distributed_training` is this one's
+def run_in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)  # `python -m tests.support.distributed_training` finds its module here
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """Weights of two processes that an outside torchrun started, on a machine each, as far as they can tell."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Weights of an uninterrupted training in two processes, started by two torchrun commands as on two machines."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "1"),
@@ -36,23 +36,23 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Ten
     ]
     nodes = [subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for node in nodes:
-        _, said = node.communicate(timeout=120)
-        assert node.returncode == 0, said
+        _, errors = node.communicate(timeout=120)
+        assert node.returncode == 0, errors
     weights: dict[str, torch.Tensor] = torch.load(folder / "weights.pt")
     return weights
 
 
-def test_a_killed_process_is_started_again_and_all_ends_as_undisturbed(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], undisturbed: dict[str, torch.Tensor]
+def test_after_a_kill_all_processes_restart_and_give_the_same_weights(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], uninterrupted: dict[str, torch.Tensor]
 ) -> None:
     launching.launch("tests.support.distributed_training", str(tmp_path), "killed", count=2)
-    said = "training process 1 was killed by SIGKILL; restarting all processes from the last saved state\n"
-    assert capfd.readouterr().err == said
-    ended_as(undisturbed, tmp_path)
+    line = "training process 1 was killed by SIGKILL; restarting all processes from the last saved state\n"
+    assert capfd.readouterr().err == line
+    assert_same_weights(tmp_path, uninterrupted)
 
 
-def test_a_signal_to_the_launcher_saves_and_stops_all(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], undisturbed: dict[str, torch.Tensor]
+def test_a_signal_to_the_launcher_saves_the_state_and_stops_all_processes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], uninterrupted: dict[str, torch.Tensor]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         launching.launch("tests.support.distributed_training", str(tmp_path), "stopped", count=2)
@@ -61,36 +61,37 @@ def test_a_signal_to_the_launcher_saves_and_stops_all(
     assert not (tmp_path / "weights.pt").exists()
     launching.launch("tests.support.distributed_training", str(tmp_path), "stopped", count=2)
     assert capfd.readouterr().err == ""
-    ended_as(undisturbed, tmp_path)
+    assert_same_weights(tmp_path, uninterrupted)
 
 
-def ended_as(undisturbed: dict[str, torch.Tensor], folder: Path) -> None:
-    found = torch.load(folder / "weights.pt")
-    assert found.keys() == undisturbed.keys()
-    assert all(torch.equal(tensor, undisturbed[name]) for name, tensor in found.items())
+def assert_same_weights(folder: Path, expected: dict[str, torch.Tensor]) -> None:
+    weights = torch.load(folder / "weights.pt")
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights.items())
 
 
-@pytest.mark.parametrize(("trouble", "said"), [("image", "b.png: not an image"), ("validation", "c.png: not an image")])
-def test_an_error_in_one_process_ends_all_with_its_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], trouble: str, said: str
-) -> None:
-    began = time.monotonic()
-    with pytest.raises(PipelineError, match=said):
-        launching.launch("tests.support.distributed_training", str(tmp_path), trouble, count=2)
-    assert time.monotonic() - began < 60
+def test_an_error_in_one_process_ends_all_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """An error in a batch, then, in a second training of the same processes, an error in validation."""
+    started = time.monotonic()
+    (tmp_path / "image").mkdir()
+    with pytest.raises(PipelineError, match=r"^c\.png: not an image$"):
+        launching.launch("tests.support.distributed_training", str(tmp_path), "image", "validation", count=2)
+    assert time.monotonic() - started < 60
     assert capfd.readouterr().err == ""
+    assert (tmp_path / "image-1").read_text() == "PipelineError: b.png: not an image"
+    assert (tmp_path / "image-0").read_text().startswith("PeerFailedError")
 
 
-def test_images_of_a_step_are_shared_out_evenly_or_not_at_all() -> None:
+def test_a_batch_that_processes_can_not_share_evenly_is_an_error() -> None:
     values = recipes.defaults()
 
-    def processes(devices: Any, accumulate: int) -> int:
+    def count(devices: Any, accumulate: int) -> int:
         train = replace(values.train, batch_size=8, accumulate=accumulate)
         machine = replace(values.machine, device="cpu", devices=devices)
         return launching.num_processes(replace(values, train=train, machine=machine))
 
-    assert processes("auto", 1) == 1
-    assert processes(4, 2) == 4
-    said = r"batch_size is 8, .* 3 processes \(machine\.devices\) with 2 parts.*: set it to 12"
-    with pytest.raises(PipelineError, match=said):
-        processes(3, 2)
+    assert count("auto", 1) == 1
+    assert count(4, 2) == 4
+    message = r"batch_size is 8, .* 3 processes \(machine\.devices\) with 2 parts.*: set it to 12"
+    with pytest.raises(PipelineError, match=message):
+        count(3, 2)

@@ -1,4 +1,4 @@
-"""What can't learn four images by heart learns nothing: twelve ways to learn, on real photographs."""
+"""Training overfits four photographs, with each assigner and several combinations of losses."""
 
 import tarfile
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photographs(archive: Callable[[str], Path], unpacked: Path) -> AnnotationSet:
-    """Four images of VOC2007, unpacked once: their objects by person, horse, chair, cat, bird and dog."""
+    """Four images of VOC2007 with their objects, unpacked once."""
     images, annotations = [], []
     with tarfile.open(archive("voc2007-trainval-400.tar")) as tar:
         for name in NAMES:
@@ -38,19 +38,19 @@ def photographs(archive: Callable[[str], Path], unpacked: Path) -> AnnotationSet
             tree = ElementTree.parse(record).getroot()
             width, height = (int(tree.findtext(f"size/{side}", "")) for side in ("width", "height"))
             images.append(Image(len(images) + 1, f"{name}.jpg", width, height))
-            for each in tree.iter("object"):
-                x1, y1, x2, y2 = (float(each.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax"))
+            for node in tree.iter("object"):
+                x1, y1, x2, y2 = (float(node.findtext(f"bndbox/{k}", "")) for k in ("xmin", "ymin", "xmax", "ymax"))
                 box = (x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1)
-                label = CLASSES.index(each.findtext("name", "")) + 1
+                label = CLASSES.index(node.findtext("name", "")) + 1
                 annotations.append(Annotation(len(annotations) + 1, len(images), label, box, box[2] * box[3]))
     categories = tuple(Category(index + 1, name) for index, name in enumerate(CLASSES))
     return AnnotationSet(categories, tuple(images), tuple(annotations))
 
 
 def parameters(loss: str, **model: object) -> Params:
-    """The project's own, but for ImageNet's weights, no augmentation, and four images again and again."""
-    own = params.load()
-    start = {
+    """The parameters of the project, with ImageNet weights, no augmentation, and a batch of four images."""
+    values = params.load()
+    defaults = {
         "backbone": "efficientnet_lite0",
         "pretrained": True,
         "frozen_stages": 4,
@@ -58,15 +58,15 @@ def parameters(loss: str, **model: object) -> Params:
         "levels": (3, 4, 5, 6),
     }
     return replace(
-        own,
+        values,
         loss=loss,
-        model=replace(own.model, **{**start, **model}),
+        model=replace(values.model, **{**defaults, **model}),
         train=replace(
-            own.train,
+            values.train,
             size=(160, 192),
             batch_size=4,
             epochs=STEPS,
-            augment=replace(own.train.augment, scale=(1.0, 1.0)),
+            augment=replace(values.train.augment, scale=(1.0, 1.0)),
             validate_every=STEPS,
             ema_decay=0.0,
         ),
@@ -84,14 +84,14 @@ def parameters(loss: str, **model: object) -> Params:
     ],
 )
 @pytest.mark.usefixtures("home")
-def test_four_photographs_are_learned_by_heart(
+def test_training_overfits_four_photographs(
     photographs: AnnotationSet, unpacked: Path, assigner: str, loss: str, quality: str, classification: str
 ) -> None:
-    chosen = parameters(loss, assigner=assigner, quality=quality, classification_loss=classification)
+    values = parameters(loss, assigner=assigner, quality=quality, classification_loss=classification)
     trainer = make_trainer(
-        chosen,
-        batches=make_batches(chosen, photographs, unpacked),
-        validate=make_validation(chosen, photographs, unpacked),
+        values,
+        batches=make_batches(values, photographs, unpacked),
+        validate=make_validation(values, photographs, unpacked),
         classes=len(CLASSES),
         callback=NullCallback(),
         checkpoint=None,

@@ -93,7 +93,7 @@ def test_mistakes_are_one_line_errors(project: Path) -> None:
     shutil.move(project / "data/unified", project / "elsewhere")
     result = show()
     assert result.exit_code == 1
-    assert result.stderr.endswith("data/unified/train.json: not there yet: run `dvc repro convert` first\n")
+    assert result.stderr.endswith("data/unified/train.json: does not exist yet; run `dvc repro convert` first\n")
     assert not (project / "batches").exists()
 
 
