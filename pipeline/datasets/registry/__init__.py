@@ -5,7 +5,6 @@ for training, validation and test. This module doesn't download, so that reading
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -16,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline import formats
-from pipeline.errors import PipelineError
+from pipeline.errors import Key, PipelineError, describe_validation_error
 from pipeline.params import ConvertParams
 
 FOLDER = Path(__file__).parent
@@ -31,7 +30,11 @@ BUILT_IN = {
 Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+(/\S*)?$")]
 Digest = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha1:[0-9a-f]{40}|sha256:[0-9a-f]{64})$")]
 _AN_ADDRESS = "an address, http://… or https://…"
-_EXPECTED = {"urls": _AN_ADDRESS, "checksum": "md5:…, sha1:… or sha256:… in lower-case hexadecimal"}
+_PATTERNS = {
+    "urls": _AN_ADDRESS,
+    "homepage": _AN_ADDRESS,
+    "checksum": "md5:…, sha1:… or sha256:… in lower-case hexadecimal",
+}
 _TEMPORARY_SUFFIXES = (".part", ".part.json")  # of files that are being downloaded
 
 
@@ -143,7 +146,8 @@ def read(path: Path) -> Entry:
         # JSON's strict mode accepts a list as a tuple, but no "1" as a number.
         return _ADAPTER.validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
     except ValidationError as error:
-        raise PipelineError(f"{path}: {_first_error(error)}") from None
+        message = describe_validation_error(error, _known_keys, patterns=_PATTERNS)
+        raise PipelineError(f"{path}: {message}") from None
     except (TypeError, ValueError, RecursionError):  # a list as a key, a list that contains itself
         raise PipelineError(f"{path}: keys should be words, and values words, numbers or lists") from None
 
@@ -192,28 +196,7 @@ def entry_text(name: str) -> str:
     return path.read_text(encoding="utf-8").rstrip()
 
 
-def _first_error(error: ValidationError) -> str:
-    # A misspelled key is reported as unknown and as missing; "unknown" helps more.
-    details = sorted(error.errors(include_url=False), key=lambda details: details["type"] == "missing")[0]
-    location = details["loc"]
-    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in location) or "it"
-    match details["type"]:
-        case "missing":
-            return f"{key} is missing"
-        case "unexpected_keyword_argument" | "extra_forbidden":
-            return f"{key} is not a key; known ones: {', '.join(_known_keys(location[:-1]))}"
-        case "value_error":
-            message = details["msg"].removeprefix("Value error, ")
-            return f"{key}: {message}" if location else message
-        case "string_pattern_mismatch":
-            expected = next((_EXPECTED[part] for part in location if part in _EXPECTED), _AN_ADDRESS)
-            return f"{key} is {details['input']!r}, but should be {expected}"
-        case "dataclass_type":
-            return f"{key} is {details['input']!r}, but should have the keys {', '.join(_known_keys(location))}"
-    return f"{key} is {details['input']!r}, but should be {details['msg'].removeprefix('Input should be ')}"
-
-
-def _known_keys(location: Sequence[int | str]) -> list[str]:
+def _known_keys(location: Key) -> list[str]:
     kind: Any = {"files": DataFile, "splits": Splits}.get(str(location[0]) if location else "", Entry)
     return [field.name for field in fields(kind)]
 
