@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 from benchmarks.harness import Limit, Measurement, Side
 from pipeline import params
 from pipeline.conversion import survey
-from pipeline.conversion.image_info import ImageInfo, read_images
+from pipeline.conversion.image_info import ImageInfo, read_image_infos
 from pipeline.params import ConvertParams
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
@@ -217,7 +217,7 @@ def every_core_against_one() -> tuple[Side, Side]:
 def _looked(folder: Folder, files: list[str], cores: set[int]) -> int:
     os.sched_setaffinity(0, cores)
     try:
-        return sum(isinstance(info, ImageInfo) for info in read_images(Path(folder.name), files, "decode"))
+        return sum(isinstance(info, ImageInfo) for info in read_image_infos(Path(folder.name), files, "decode"))
     finally:
         os.sched_setaffinity(0, _CORES)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pipeline.conversion import Survey
-from pipeline.conversion.checks import CHECKS, Action, actions
+from pipeline.conversion.checks import CHECKS, Action, resolve_actions
 from pipeline.conversion.issues import LoggedIssue
 from pipeline.errors import count_noun, escape_line_breaks
 from pipeline.formats.records import Box, RawDataset, RawImage
@@ -72,7 +72,7 @@ def group_problems(survey: Survey) -> tuple[Finding, ...]:
     groups: dict[str, list[LoggedIssue]] = {}
     for problem in survey.issue_log.issues:
         groups.setdefault(problem.code, []).append(problem)
-    configured = actions(survey.issue_log.options)
+    configured = resolve_actions(survey.issue_log.options)
     found = [Finding(code, tuple(problems), _choices(code, configured[code])) for code, problems in groups.items()]
     order = list(CHECKS)
     return tuple(sorted(found, key=lambda item: (not item.stops, not item.changes, order.index(item.code))))

@@ -8,14 +8,20 @@ import click
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--to", required=True, metavar="FORMAT", help="coco, voc or yolo.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; must be empty or not there yet.")
-@click.option("--format", default="auto", show_default=True, help="What PATH is in, where that isn't clear.")
-@click.option("--repair", is_flag=True, help="Mend or leave out what is wrong with the data; default: stop there.")
-@click.option("--images", type=click.Choice(["copy", "link", "none"]), default="copy", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder; must be empty or new.")
+@click.option("--format", default="auto", show_default=True, help="Format of PATH, if it is not recognized.")
+@click.option("--repair", is_flag=True, help="Repair issues of the data, or skip their records, instead of stopping.")
+@click.option(
+    "--images",
+    type=click.Choice(["copy", "link", "none"]),
+    default="copy",
+    show_default=True,
+    help="Copy the image files, hard-link them, or leave them out.",
+)
 def convert(path: Path, to: str, out: Path, format: str, repair: bool, images: str) -> None:
-    """Write a data set, a folder or an archive, in another format, with all its splits."""
+    """Convert the data set at PATH, a folder or an archive, to another format, with all its splits."""
     from pipeline.conversion import export
 
-    done = export.export(path, to, out, format=format, repair=repair, images=images)
-    for line in export.describe_export(done, to, out):
+    result = export.export(path, to, out, format=format, repair=repair, images=images)
+    for line in export.describe_export(result, to, out):
         click.echo(line)

@@ -1,12 +1,12 @@
-"""From a data set as published to the unified format: reads, checks, repairs where asked to, and reports.
+"""Conversion of a data set of any supported format to the unified format: read, check, repair, split and report.
 
-Rules, for whatever format:
-- An image's size is the decoded one, as stored. Where EXIF turns the picture, boxes are taken to refer to the stored
-  pixels, unless the declared size is the turned picture's: then they can be turned back.
-- A declared size that differs is a problem: the boxes may belong to another rendition. Repair: the decoded size counts.
-- Boxes: see `boxes.checked`. An image of train or val that is in a later split too, byte for byte, is a problem.
-  Repair: it stays in the later one.
-- What counts as a problem, and what can be done about it, is listed in `checks.CHECKS`.
+Rules for all formats:
+- The image size in the unified files is that of the decoded image as stored. EXIF rotation is ignored, because boxes
+  usually refer to stored pixels. If the annotated size is that of the rotated image, the boxes can be rotated back.
+- An annotated size that differs from the image's is an issue: the boxes may belong to another version of the image.
+- Boxes are checked by `boxes.check_box`.
+- A train or val image that is byte-for-byte identical to an image of a later split is an issue.
+- `checks.CHECKS` lists all issues and what can be done about each.
 """
 
 from pathlib import Path
@@ -22,20 +22,20 @@ __all__ = ["Survey", "convert", "survey", "survey_original_splits"]
 
 
 def convert(raw: Path, unified: Path, options: ConvertParams, format: str = "auto") -> dict[str, Any]:
-    """Converts the data set in the folder `raw` and writes the folder `unified`, whole or not at all.
+    """Converts the data set in the folder `raw` and writes the folder `unified` atomically.
 
     Returns:
-        the report, as written to `report.json`.
+        The report, with the content of `report.json`.
 
     Raises:
-        PipelineError: the data set can't be read, has a problem that is an error, or nothing to learn from.
+        PipelineError: The data set can't be read, has an issue that counts as an error, or has nothing to learn from.
     """
-    found = survey(raw, options, format)
-    for line in found.obstacles():
-        raise PipelineError(line)
-    report = {"issues": options.issues, **found.report()}
+    surveyed = survey(raw, options, format)
+    for obstacle in surveyed.obstacles():
+        raise PipelineError(obstacle)
+    report = {"issues": options.issues, **surveyed.report()}
     with atomic_replace(unified) as folder:
-        for split, annotations in found.splits.items():
+        for split, annotations in surveyed.splits.items():
             write(annotations, folder / f"{split}.json")
         write_json(folder / "report.json", report)
     return report

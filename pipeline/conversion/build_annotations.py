@@ -1,11 +1,11 @@
-"""Records to the unified format: boxes checked, classes looked up, ids kept where they can be."""
+"""Construction of annotations in the unified format from matched records: checked boxes, class ids, unique ids."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.conversion.boxes import check_box, unswap_corners
-from pipeline.conversion.classes import unknown
+from pipeline.conversion.classes import unknown_class_issue
 from pipeline.conversion.issues import IssueLog
 from pipeline.conversion.match_images import MatchedRecord
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
@@ -14,107 +14,113 @@ from pipeline.formats.records import Box, Issue, RawImage, RawObject
 
 @dataclass(frozen=True, slots=True)
 class UsableObject:
-    """An object that can be used."""
-
-    raw: RawObject
+    record: RawObject
     category_id: int
     box: Box
 
 
-def make_annotation_set(
-    split: str, seen: Sequence[MatchedRecord], categories: tuple[Category, ...], issue_log: IssueLog
+def build_annotation_set(
+    split: str, matched: Sequence[MatchedRecord], categories: tuple[Category, ...], issue_log: IssueLog
 ) -> AnnotationSet:
-    """One split in the unified format; what is wrong with its objects goes to the ledger."""
+    """One split in the unified format; issues of its objects are logged."""
     category_ids = {category.name: category.id for category in categories}
-    numbers = _ids([item.raw for item in seen], split, issue_log, least=0)
+    image_ids = _assign_ids([item.record for item in matched], split, issue_log, minimum=0)
     images = tuple(
-        Image(number, item.raw.file, item.image_info.width, item.image_info.height)
-        for number, item in zip(numbers, seen, strict=True)
+        Image(id, item.record.file, item.image_info.width, item.image_info.height)
+        for id, item in zip(image_ids, matched, strict=True)
     )
-    kept = [
-        _kept(split, item.raw.objects, image, category_ids, issue_log) for item, image in zip(seen, images, strict=True)
+    usable = [
+        _usable_objects(split, item.record.objects, image, category_ids, issue_log)
+        for item, image in zip(matched, images, strict=True)
     ]
-    ids = iter(_ids([item.raw for found in kept for item in found], split, issue_log, least=1))
+    # pycocotools reserves annotation id 0 for "no match".
+    ids = iter(_assign_ids([item.record for objects in usable for item in objects], split, issue_log, minimum=1))
     annotations = tuple(
-        Annotation(next(ids), image.id, item.category_id, item.box, _area(item), item.raw.iscrowd, item.raw.difficult)
-        for image, found in zip(images, kept, strict=True)
-        for item in found
+        _annotation(next(ids), image.id, item)
+        for image, objects in zip(images, usable, strict=True)
+        for item in objects
     )
     return AnnotationSet(categories, images, annotations)
 
 
-def _kept(
+def _annotation(id: int, image_id: int, item: UsableObject) -> Annotation:
+    raw = item.record
+    return Annotation(id, image_id, item.category_id, item.box, _area(item), raw.iscrowd, raw.difficult)
+
+
+def _usable_objects(
     split: str, objects: Sequence[RawObject], image: Image, category_ids: Mapping[str, int], issue_log: IssueLog
 ) -> list[UsableObject]:
-    kept = []
+    usable = []
     for raw in objects:
-        issue = raw.issue or (None if raw.name in category_ids else unknown(raw.name, tuple(category_ids)))
+        name = raw.class_name
+        issue = raw.issue or (None if name in category_ids else unknown_class_issue(name, tuple(category_ids)))
         if issue is not None:
-            issue_log.act(issue, split, raw.source)
-        elif (box := _box(split, raw, image, issue_log)) is not None:
-            kept.append(UsableObject(raw, category_ids[raw.name], box))
-    if len({(item.category_id, item.box) for item in kept}) < len(kept):
-        return _without_repeated(split, kept, issue_log)
-    return kept
+            issue_log.handle(issue, split, raw.source)
+        elif (box := _usable_box(split, raw, image, issue_log)) is not None:
+            usable.append(UsableObject(raw, category_ids[name], box))
+    if len({(item.category_id, item.box) for item in usable}) < len(usable):
+        return _handle_duplicates(split, usable, issue_log)
+    return usable
 
 
-def _box(split: str, raw: RawObject, image: Image, issue_log: IssueLog) -> Box | None:
-    own = raw.box
-    box, issue = check_box(own, image.width, image.height)
+def _usable_box(split: str, raw: RawObject, image: Image, issue_log: IssueLog) -> Box | None:
+    original = raw.box
+    box, issue = check_box(original, image.width, image.height)
     if issue is not None and issue.code == "swapped_corners":
-        if issue_log.act(issue, split, raw.source) == "skip":
+        if issue_log.handle(issue, split, raw.source) == "skip":
             return None
-        own = unswap_corners(own)
-        box, issue = check_box(own, image.width, image.height)
+        original = unswap_corners(original)
+        box, issue = check_box(original, image.width, image.height)
     if issue is not None:
-        fix = issue_log.act(issue, split, raw.source, repairable=box is not None)
+        fix = issue_log.handle(issue, split, raw.source, repairable=box is not None)
         return box if fix == "repair" else None
-    if box != own:
-        issue_log.note("boxes up to 1 px outside their image, clipped")
+    if box != original:
+        issue_log.add_note("boxes up to 1 px outside their image, clipped")
     return box
 
 
-def _without_repeated(split: str, kept: Sequence[UsableObject], issue_log: IssueLog) -> list[UsableObject]:
-    first: dict[tuple[int, Box], UsableObject] = {}
-    answer = []
-    for item in kept:
-        twin = first.setdefault((item.category_id, item.box), item)
-        issue = Issue("duplicate_box", f"its box and class {item.raw.name!r} are those of {twin.raw.source}")
-        if twin is item or issue_log.act(issue, split, item.raw.source) == "note":
-            answer.append(item)
-    return answer
+def _handle_duplicates(split: str, objects: Sequence[UsableObject], issue_log: IssueLog) -> list[UsableObject]:
+    originals: dict[tuple[int, Box], UsableObject] = {}
+    kept = []
+    for item in objects:
+        original = originals.setdefault((item.category_id, item.box), item)
+        message = f"box and class {item.record.class_name!r} are identical to {original.record.source}"
+        if original is item or issue_log.handle(Issue("duplicate_box", message), split, item.record.source) == "note":
+            kept.append(item)
+    return kept
 
 
 def _area(item: UsableObject) -> float:
-    area, own = item.box[2] * item.box[3], item.raw.area
-    if own is None or not 0 <= own < math.inf:
-        return area
-    return own if item.box == item.raw.box else min(own, area)  # COCO's is the mask's
+    """The annotated area, which in COCO is the mask's, or that of the box; never more than that of a clipped box."""
+    box_area, annotated = item.box[2] * item.box[3], item.record.area
+    if annotated is None or not 0 <= annotated < math.inf:
+        return box_area
+    return annotated if item.box == item.record.box else min(annotated, box_area)
 
 
-def _ids(records: Sequence[RawImage | RawObject], split: str, issue_log: IssueLog, *, least: int) -> list[int]:
-    """The data set's own ids, where every record has one of its own, `least` or above; otherwise 1, 2, 3, …
-
-    An annotation's must be 1 at least: pycocotools takes annotation 0 for "no match".
-    """
-    anew = list(range(1, len(records) + 1))
-    own = [record.id for record in records]
-    whole = [number for number in own if number is not None and number >= least]
-    if len(set(whole)) == len(own):
-        return whole
-    if any(number is not None for number in own):  # formats without ids are right as they are
-        _take_down(records, split, issue_log, least)
-    return anew
+def _assign_ids(records: Sequence[RawImage | RawObject], split: str, issue_log: IssueLog, *, minimum: int) -> list[int]:
+    """The records' own ids if all are unique integers of at least `minimum`; otherwise 1, 2, 3, …"""
+    ids = [record.id for record in records]
+    valid = [id for id in ids if id is not None and id >= minimum]
+    if len(set(valid)) == len(ids):
+        return valid
+    if any(id is not None for id in ids):  # a format without ids has no issue
+        _log_invalid_ids(records, split, issue_log, minimum)
+    return list(range(1, len(records) + 1))
 
 
-def _take_down(records: Sequence[RawImage | RawObject], split: str, issue_log: IssueLog, least: int) -> None:
-    first: dict[int, RawImage | RawObject] = {}
+def _log_invalid_ids(records: Sequence[RawImage | RawObject], split: str, issue_log: IssueLog, minimum: int) -> None:
+    by_id: dict[int, RawImage | RawObject] = {}
     for record in records:
         if record.id is None:
-            issue_log.act(Issue("duplicate_id", "it has no whole number as its id"), split, record.source)
-        elif record.id < least:
-            issue_log.act(Issue("duplicate_id", f"its id {record.id} is below {least}"), split, record.source)
-        elif (other := first.setdefault(record.id, record)) is not record:
-            # COCO's records are called by their ids: then both are called the same.
-            twin = other.source if other.source != record.source else "another record"
-            issue_log.act(Issue("duplicate_id", f"its id {record.id} is also that of {twin}"), split, record.source)
+            message = "has no integer id"
+        elif record.id < minimum:
+            message = f"id {record.id} is below {minimum}"
+        elif (other := by_id.setdefault(record.id, record)) is not record:
+            # The source of a COCO record is its id, so two records of one id may have the same source.
+            user = other.source if other.source != record.source else "another record"
+            message = f"id {record.id} is already used by {user}"
+        else:
+            continue
+        issue_log.handle(Issue("duplicate_id", message), split, record.source)

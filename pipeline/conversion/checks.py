@@ -1,6 +1,7 @@
-"""The checks that `convert` and `fcos validate` share: what each one looks for, and what can be done about it.
+"""The checks that `convert` and `fcos validate` share: what each check reports, and which fixes it offers.
 
-A code here is a parameter of `convert.checks` and the code of a `Fault`, whoever finds it: a reader or the conversion.
+Each key of CHECKS is also a parameter in `convert.checks` and the code of an `Issue`, whether a reader or the
+conversion reports it.
 """
 
 from collections.abc import Mapping
@@ -11,98 +12,97 @@ from pipeline.params import ConvertParams
 
 Action = Literal["error", "repair", "skip", "note"]
 Fix = Literal["repair", "skip", "note"]
-STOPS = "stops the conversion"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that can be wrong with a data set."""
+    """One kind of issue that a data set can have."""
 
-    description: str  # what is wrong, in a few words
-    fixes: Mapping[Fix, str]  # what may be done instead of stopping, the mildest first: "have it …"
-    severity: Literal["error", "warning"] = "error"  # a warning is only noted, unless parameters say more
+    description: str
+    fixes: Mapping[Fix, str]  # the alternatives to stopping, each with its outcome; the mildest one comes first
+    severity: Literal["error", "warning"] = "error"  # a warning is only noted by default
 
     @property
     def mildest_fix(self) -> Fix:
         return next(iter(self.fixes))
 
     def describe(self, action: Action) -> str:
-        """What an action means here, for people."""
-        return STOPS if action == "error" else self.fixes[action]
+        """The outcome of an action, as text for people."""
+        return "stops the conversion" if action == "error" else self.fixes[action]
 
 
 _SKIP: Mapping[Fix, str] = {"skip": "skipped"}
-_NOTE: Mapping[Fix, str] = {"note": "left as it is"}
+_KEEP: Mapping[Fix, str] = {"note": "kept"}
 _DROP: Mapping[Fix, str] = {"skip": "dropped"}
 
 CHECKS: dict[str, Check] = {
     # Images and their records
-    "missing_image": Check("the annotated image is not there", _SKIP),
-    "ambiguous_image": Check("several files could be the image", _SKIP),
-    "undecodable_image": Check("the file is no image, or none that can be decoded or read", _SKIP),
-    "truncated_image": Check("the image file ends too early", _SKIP),
+    "missing_image": Check("the annotated image file does not exist", _SKIP),
+    "ambiguous_image": Check("several files match the annotated image", _SKIP),
+    "undecodable_image": Check("the image file can't be read or decoded", _SKIP),
+    "truncated_image": Check("the image file is truncated", _SKIP),
     "size_mismatch": Check(
-        "the annotation says another size than the image has",
-        {"repair": "taken at the size that the image has", "skip": "skipped"},
+        "the annotated size differs from the image's size",
+        {"repair": "converted with the image's size", "skip": "skipped"},
     ),
     "exif_rotated": Check(
-        "the annotation's size is the image's as EXIF turns it, and so are its boxes",
-        {"repair": "turned back to the stored pixels", "skip": "skipped"},
+        "the annotated size and boxes refer to the image after EXIF rotation",
+        {"repair": "rotated back to the stored pixels", "skip": "skipped"},
     ),
     "exif_orientation": Check(
-        "EXIF asks viewers to turn the image; boxes are taken to refer to the stored pixels",
-        {"note": "taken as stored", "skip": "skipped"},
+        "the image has an EXIF rotation; its boxes are assumed to refer to the stored pixels",
+        {"note": "used as stored", "skip": "skipped"},
         "warning",
     ),
-    "duplicate_record": Check("an image has two records in a split", {"skip": "skipped, the first counts"}),
-    "missing_annotation": Check("a list names an image without annotation", _SKIP),
-    "invalid_record": Check("a record lacks something, or isn't what its format asks for", _SKIP),
-    "invalid_xml": Check("an annotation file is no XML, or unsafe", _SKIP),
-    "missing_image_id": Check("an object's image doesn't exist", _DROP),
+    "duplicate_record": Check("an image has two records in one split", {"skip": "second record skipped"}),
+    "missing_annotation": Check("a split lists an image that has no annotation", _SKIP),
+    "invalid_record": Check("a record is incomplete or does not follow its format", _SKIP),
+    "invalid_xml": Check("an annotation file is not XML, or contains unsafe declarations", _SKIP),
+    "missing_image_id": Check("an annotation refers to an image that does not exist", _DROP),
     "duplicate_id": Check(
-        "ids are given twice, not to all, or below 1", {"note": "given a new number, like all of its split"}, "warning"
+        "ids are missing, used twice or out of range", {"note": "all ids of the split renumbered"}, "warning"
     ),
     # Boxes
-    "non_finite_box": Check("a box has NaN or infinity", _DROP),
-    "degenerate_box": Check("a box has no width or no height", _DROP),
-    "swapped_corners": Check("a box's corners are swapped", {"repair": "put right", "skip": "dropped"}),
-    "tiny_box": Check("a box is one pixel or less across", _DROP),
+    "non_finite_box": Check("a box has NaN or infinite values", _DROP),
+    "degenerate_box": Check("a box has zero width or height", _DROP),
+    "swapped_corners": Check("a box has swapped corners", {"repair": "corners swapped back", "skip": "dropped"}),
+    "tiny_box": Check("a box is at most 1 px wide or high", _DROP),
     "out_of_bounds_box": Check(
-        "a box reaches out of its image by more than 1 px", {"repair": "clipped", "skip": "dropped"}
+        "a box extends more than 1 px beyond its image", {"repair": "clipped", "skip": "dropped"}
     ),
     "duplicate_box": Check(
-        "two boxes of a class in an image are equal",
-        {"note": "left as it is", "skip": "dropped, the first counts"},
-        "warning",
+        "two boxes of one class in an image are identical", {"note": "kept", "skip": "second box dropped"}, "warning"
     ),
     # Classes
-    "unknown_class": Check("an object's class is not in the list", _DROP),
-    "unused_class": Check("a class has not a single object", _NOTE, "warning"),
-    "similar_class_names": Check("names of classes differ in case, accents, blanks or a letter only", _NOTE, "warning"),
+    "unknown_class": Check("an object's class is not in the class list", _DROP),
+    "unused_class": Check("a class has no objects", _KEEP, "warning"),
+    "similar_class_names": Check("class names differ only in case, accents, spaces or one letter", _KEEP, "warning"),
     # Splits
     "duplicate_image": Check(
-        "two images of a split are, byte for byte, one",
-        {"note": "left as they are", "skip": "skipped, the first counts"},
+        "two images of one split are byte-for-byte identical",
+        {"note": "kept", "skip": "second image skipped"},
         "warning",
     ),
     "leak": Check(
-        "an image of train or val is, byte for byte, in a later split",
-        {"repair": "kept in the later split alone", "note": "left in both"},
+        "a train or val image is byte-for-byte identical to an image of a later split",
+        {"repair": "kept in the later split only", "note": "kept in both splits"},
     ),
     "near_duplicate_leak": Check(
-        "an image of train or val looks like one of a later split (perceptual hash)",
-        {"note": "left in both", "repair": "kept in the later split alone"},
+        "a train or val image looks like an image of a later split (perceptual hash)",
+        {"note": "kept in both splits", "repair": "kept in the later split only"},
         "warning",
     ),
-    "unbalanced_split": Check("what was held out lacks a class, or is far off its share of it", _NOTE, "warning"),
+    "unbalanced_split": Check(
+        "the held-out images lack a class, or have far too much or little of it", _KEEP, "warning"
+    ),
 }
 
 
-def actions(options: ConvertParams) -> dict[str, Action]:
-    """What is done about each code: its own parameter, or where that is `default` what `convert.issues` says."""
-    chosen: dict[str, Action] = {}
+def resolve_actions(options: ConvertParams) -> dict[str, Action]:
+    """The action of each check: that of `convert.checks`, or, if it is `default`, that of `convert.issues`."""
+    actions: dict[str, Action] = {}
     for field in fields(options.checks):
-        own: Literal["default"] | Action = getattr(options.checks, field.name)
-        general: Action = "error" if options.issues == "error" else CHECKS[field.name].mildest_fix
-        chosen[field.name] = general if own == "default" else own
-    return chosen
+        chosen: Literal["default"] | Action = getattr(options.checks, field.name)
+        default: Action = "error" if options.issues == "error" else CHECKS[field.name].mildest_fix
+        actions[field.name] = default if chosen == "default" else chosen
+    return actions

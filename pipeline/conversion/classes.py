@@ -1,4 +1,4 @@
-"""The classes of a data set: which are kept, which are never seen, which are written in two ways."""
+"""The classes of a data set: which ones to keep, and checks for unknown, unused and similarly named classes."""
 
 import difflib
 import unicodedata
@@ -12,88 +12,89 @@ from pipeline.data.annotations import AnnotationSet, Category
 from pipeline.errors import PipelineError
 from pipeline.formats.records import Issue
 
-WHERE = "classes"
-# Shorter names are too often a letter apart: car and cat.
-_LONG = 5
+SOURCE = "classes"  # of an issue that no record has
+# Shorter names often differ in one letter and mean different things: car and cat.
+_MIN_LENGTH = 5
 
 
-def chosen(own: Sequence[Category], wanted: Sequence[str] | None) -> tuple[Category, ...]:
-    """The categories to keep: all, or those named in `convert.classes`, in that order, with the data set's ids.
+def select_categories(categories: Sequence[Category], names: Sequence[str] | None) -> tuple[Category, ...]:
+    """The categories named by `convert.classes`, in that order; all of them if `names` is None.
 
     Raises:
-        PipelineError: a name that the data set doesn't have.
+        PipelineError: The data set has no class of that name.
     """
-    if wanted is None:
-        return tuple(own)
-    by_name = {category.name: category for category in own}
-    for name in wanted:
+    if names is None:
+        return tuple(categories)
+    by_name = {category.name: category for category in categories}
+    for name in names:
         if name not in by_name:
             known = ", ".join(by_name) or "none"
-            raise PipelineError(f"convert.classes: {name!r} is no class of the data set; it has {known}")
-    return tuple(by_name[name] for name in wanted)
+            raise PipelineError(f"convert.classes: the data set has no class {name!r}; it has {known}")
+    return tuple(by_name[name] for name in names)
 
 
-@lru_cache(maxsize=4096)  # a class that is left out on purpose has thousands of objects
-def unknown(name: str, known: tuple[str, ...]) -> Issue:
-    """The fault of an object whose class is in no list."""
-    near = difflib.get_close_matches(name, known, n=1)
-    meant = f"; is it {near[0]!r}?" if near else ""
-    return Issue("unknown_class", f"its class {name!r} is not in convert.classes: {', '.join(known)}{meant}")
+@lru_cache(maxsize=4096)  # a class that is left out on purpose may have thousands of objects
+def unknown_class_issue(name: str, known: tuple[str, ...]) -> Issue:
+    """The issue of an object whose class is not one of those that are kept."""
+    similar = difflib.get_close_matches(name, known, n=1)
+    suggestion = f"; did you mean {similar[0]!r}?" if similar else ""
+    return Issue("unknown_class", f"class {name!r} is not in convert.classes ({', '.join(known)}){suggestion}")
 
 
-def check(categories: Sequence[Category], splits: Iterable[AnnotationSet], issue_log: IssueLog) -> None:
-    """Takes down the classes without an object in any split, and those whose names nearly equal another's."""
-    used = {item.category_id for found in splits for item in found.annotations}
+def check_classes(categories: Sequence[Category], splits: Iterable[AnnotationSet], issue_log: IssueLog) -> None:
+    """Logs the classes that have no object in any split, and pairs of classes with similar names."""
+    used = {annotation.category_id for split in splits for annotation in split.annotations}
     for category in categories:
         if category.id not in used:
-            issue_log.act(Issue("unused_class", f"{category.name!r} has not a single object"), None, WHERE)
-    for one, other in alike([category.name for category in categories]):
-        issue_log.act(
-            Issue("similar_class_names", f"{one!r} and {other!r} are nearly equal; are they one?"), None, WHERE
-        )
+            issue_log.handle(Issue("unused_class", f"{category.name!r} has no objects"), None, SOURCE)
+    for first, second in similar_names([category.name for category in categories]):
+        message = f"{first!r} and {second!r} have similar names; are they the same class?"
+        issue_log.handle(Issue("similar_class_names", message), None, SOURCE)
 
 
-def alike(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of names that differ in case, accents, blanks and the like or a plural's s; long ones, in a letter."""
-    plain = [_plain(name) for name in names]
-    near: dict[str, list[int]] = defaultdict(list)
-    for number, name in enumerate(plain):
+def similar_names(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of names that differ only in case, accents, punctuation, spaces, a plural's s or (if long) in a letter."""
+    normalized = [_normalize(name) for name in names]
+    by_variant: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(normalized):
         for variant in _variants(name):
-            near[variant].append(number)
-    # Only names with a variant in common are compared: a thousand classes have half a million pairs.
-    pairs = {pair for numbers in near.values() for pair in combinations(numbers, 2)}
-    for one, other in sorted(pairs):
-        if _one(plain[one], plain[other]) or _letter_apart(plain[one], plain[other]):
-            yield names[one], names[other]
+            by_variant[variant].append(index)
+    # Only names with a common variant are compared: a thousand classes have half a million pairs.
+    pairs = {pair for indices in by_variant.values() for pair in combinations(indices, 2)}
+    for first, second in sorted(pairs):
+        a, b = normalized[first], normalized[second]
+        if _equal_but_plural(a, b) or _differ_in_one_letter(a, b):
+            yield names[first], names[second]
 
 
-def _plain(name: str) -> str:
-    """Letters and digits without case and accents; a name of nothing else, as it is."""
+def _normalize(name: str) -> str:
+    """The letters and digits of a name without case and accents; the name itself if it has none."""
     return "".join(letter for letter in unicodedata.normalize("NFKD", name.casefold()) if letter.isalnum()) or name
 
 
-def _one(one: str, other: str) -> bool:
-    """Whether they are equal, or one is the other's plural."""
-    return one in (other, f"{other}s") or other == f"{one}s"
+def _equal_but_plural(a: str, b: str) -> bool:
+    return a in (b, f"{b}s") or b == f"{a}s"
 
 
 def _variants(name: str) -> set[str]:
-    """The name, as a singular too, and a long one without each of its letters: names a letter apart share one."""
-    letters = (place for place, letter in enumerate(name) if letter.isalpha() and len(name) >= _LONG)
-    return {name, name.removesuffix("s"), *(name[:place] + name[place + 1 :] for place in letters)}
+    """The name, its singular, and, if it is long, the name without each of its letters.
+
+    Two names that differ in one letter have a variant in common.
+    """
+    letters = (index for index, letter in enumerate(name) if letter.isalpha() and len(name) >= _MIN_LENGTH)
+    return {name, name.removesuffix("s"), *(name[:index] + name[index + 1 :] for index in letters)}
 
 
-def _letter_apart(one: str, other: str) -> bool:
-    """Whether one letter is changed, added or missing; a digit isn't one, since `class1` and `class2` are two."""
-    if abs(len(one) - len(other)) > 1 or max(len(one), len(other)) < _LONG:
+def _differ_in_one_letter(a: str, b: str) -> bool:
+    """Whether one letter is changed, added or missing. Digits don't count: `class1` and `class2` are two classes."""
+    if abs(len(a) - len(b)) > 1 or max(len(a), len(b)) < _MIN_LENGTH:
         return False
-    start = _same(one, other)
-    end = _same(one[start:][::-1], other[start:][::-1])
-    rest = one[start : len(one) - end], other[start : len(other) - end]
+    start = _common_prefix_length(a, b)
+    end = _common_prefix_length(a[start:][::-1], b[start:][::-1])
+    rest = a[start : len(a) - end], b[start : len(b) - end]
     return max(map(len, rest)) == 1 and all(part.isalpha() for part in rest if part)
 
 
-def _same(one: str, other: str) -> int:
-    """The number of letters that both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((number for number, (left, right) in pairs if left != right), min(len(one), len(other)))
+def _common_prefix_length(a: str, b: str) -> int:
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((index for index, (left, right) in pairs if left != right), min(len(a), len(b)))

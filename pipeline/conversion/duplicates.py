@@ -1,4 +1,4 @@
-"""Images that are in two splits, or in one twice: the same bytes, or the same picture saved anew."""
+"""Search for images that occur twice in a split or in two splits: identical files, or the same image saved again."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -6,115 +6,123 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.conversion.image_info import Mode
+from pipeline.conversion.image_info import ImageCheck
 from pipeline.conversion.issues import SKIPPED_OBJECTS, IssueLog
 from pipeline.conversion.match_images import MatchedRecord
 from pipeline.conversion.splits import LATER_SPLITS
 from pipeline.formats.records import Issue
 
-# Bits of 64 in which two perceptual hashes may differ and still be the same picture.
-NEAR = 4
+# Two perceptual hashes of 64 bits that differ in no more bits than this belong to the same image.
+MAX_DISTANCE = 4
+
+Hashes = NDArray[np.uint64]
 
 
 def remove_duplicates(
-    seen: Mapping[str, list[MatchedRecord]], mode: Mode, issue_log: IssueLog
+    splits: Mapping[str, list[MatchedRecord]], image_check: ImageCheck, issue_log: IssueLog
 ) -> dict[str, list[MatchedRecord]]:
-    """The splits, without what is in one twice or in a later one too, where that is asked for."""
-    found = {split: _without_repeated(split, items, issue_log) for split, items in seen.items()}
-    for split in (split for split in LATER_SPLITS if split in found):
-        judged = [(later, item) for later in LATER_SPLITS[split] for item in found.get(later, [])]
-        found[split] = _without_equal(split, found[split], judged, issue_log)
-        found[split] = _without_alike(split, found[split], judged, issue_log)
-    if mode == "trust":
-        issue_log.note(
-            "splits not searched for equal images, only for equal paths: convert.image_check is trust", len(seen)
+    """Logs duplicates within a split and leaks into later splits; removes the images for which a check says so."""
+    result = {split: _handle_repeated(split, items, issue_log) for split, items in splits.items()}
+    for split in (split for split in LATER_SPLITS if split in result):
+        later = [(name, item) for name in LATER_SPLITS[split] for item in result.get(name, [])]
+        result[split] = _handle_leaks(split, result[split], later, issue_log)
+        result[split] = _handle_near_duplicates(split, result[split], later, issue_log)
+    if image_check == "trust":
+        issue_log.add_note(
+            "splits searched for identical paths, not for identical images: convert.image_check is trust", len(splits)
         )
-    if mode != "decode":
-        issue_log.note(f"splits not searched for images that look alike: convert.image_check is {mode}", len(seen))
-    return found
+    if image_check != "decode":
+        issue_log.add_note(f"splits not searched for similar images: convert.image_check is {image_check}", len(splits))
+    return result
 
 
-def _without_repeated(split: str, items: Sequence[MatchedRecord], issue_log: IssueLog) -> list[MatchedRecord]:
-    first: dict[str, MatchedRecord] = {}
+def _handle_repeated(split: str, items: Sequence[MatchedRecord], issue_log: IssueLog) -> list[MatchedRecord]:
+    first_of: dict[str, MatchedRecord] = {}
     kept = []
     for item in items:
-        twin = first.setdefault(item.image_info.digest, item)
-        if twin is not item:
-            issue = Issue("duplicate_image", f"its image {item.raw.file} is, byte for byte, {twin.raw.file}")
-            if issue_log.act(issue, split, item.raw.source) == "skip":
-                issue_log.note(SKIPPED_OBJECTS, len(item.raw.objects))
+        first = first_of.setdefault(item.image_info.digest, item)
+        if first is not item:
+            issue = Issue("duplicate_image", f"image {item.record.file} is identical to {first.record.file}")
+            if issue_log.handle(issue, split, item.record.source) == "skip":
+                issue_log.add_note(SKIPPED_OBJECTS, len(item.record.objects))
                 continue
         kept.append(item)
     return kept
 
 
-def _without_equal(
-    split: str, items: Sequence[MatchedRecord], judged: Sequence[tuple[str, MatchedRecord]], issue_log: IssueLog
+def _handle_leaks(
+    split: str, items: Sequence[MatchedRecord], later: Sequence[tuple[str, MatchedRecord]], issue_log: IssueLog
 ) -> list[MatchedRecord]:
-    by_digest = {item.image_info.digest: (later, item) for later, item in reversed(judged)}
+    by_digest = {item.image_info.digest: (name, item) for name, item in reversed(later)}
     kept = []
     for item in items:
         if item.image_info.digest in by_digest:
-            later, twin = by_digest[item.image_info.digest]
-            issue = Issue("leak", f"its image {item.raw.file} is, byte for byte, {twin.raw.file} of {later}")
-            if issue_log.act(issue, split, item.raw.source) == "repair":
+            name, other = by_digest[item.image_info.digest]
+            issue = Issue("leak", f"image {item.record.file} is identical to {other.record.file} of {name}")
+            if issue_log.handle(issue, split, item.record.source) == "repair":
                 continue
         kept.append(item)
     return kept
 
 
-def _without_alike(
-    split: str, items: Sequence[MatchedRecord], judged: Sequence[tuple[str, MatchedRecord]], issue_log: IssueLog
+def _handle_near_duplicates(
+    split: str, items: Sequence[MatchedRecord], later: Sequence[tuple[str, MatchedRecord]], issue_log: IssueLog
 ) -> list[MatchedRecord]:
-    known = [(later, item) for later, item in judged if item.image_info.alike is not None]
-    equal = {item.image_info.digest for _, item in known}
-    asked = [item for item in items if item.image_info.alike is not None and item.image_info.digest not in equal]
-    twins = nearest_hashes(_hashes(asked), _hashes([item for _, item in known]))
-    gone = set()
-    for number, (other, distance) in twins.items():
-        item, (later, twin) = asked[number], known[other]
-        looks = f"its image {item.raw.file} looks like {twin.raw.file} of {later} ({distance} of 64 bits differ)"
-        if issue_log.act(Issue("near_duplicate_leak", looks), split, item.raw.source) == "repair":
-            gone.add(item.raw.file)
-    return [item for item in items if item.raw.file not in gone]
+    later = [(name, item) for name, item in later if item.image_info.perceptual_hash is not None]
+    digests = {item.image_info.digest for _, item in later}
+    candidates = [
+        item for item in items if item.image_info.perceptual_hash is not None and item.image_info.digest not in digests
+    ]
+    nearest = nearest_hashes(_hashes(candidates), _hashes([item for _, item in later]))
+    removed = set()
+    for index, (other_index, distance) in nearest.items():
+        file, (name, other) = candidates[index].record.file, later[other_index]
+        message = f"image {file} looks like {other.record.file} of {name} ({distance} of 64 bits differ)"
+        source = candidates[index].record.source
+        if issue_log.handle(Issue("near_duplicate_leak", message), split, source) == "repair":
+            removed.add(file)
+    return [item for item in items if item.record.file not in removed]
 
 
-def _hashes(seen: Sequence[MatchedRecord]) -> NDArray[np.uint64]:
-    return np.array([item.image_info.alike for item in seen], dtype=np.uint64)
+def _hashes(items: Sequence[MatchedRecord]) -> Hashes:
+    return np.array([item.image_info.perceptual_hash for item in items], dtype=np.uint64)
 
 
-def nearest_hashes(
-    asked: NDArray[np.uint64], known: NDArray[np.uint64], near: int = NEAR
-) -> dict[int, tuple[int, int]]:
-    """For each hash of `asked` that has one within `near` bits in `known`: the nearest's index there, and the distance.
+def nearest_hashes(queries: Hashes, known: Hashes, max_distance: int = MAX_DISTANCE) -> dict[int, tuple[int, int]]:
+    """The nearest hash in `known` for each query that has one within `max_distance` bits.
 
-    Of equally near ones the first counts. Hashes within n bits agree in at least one of n + 1 bands: only those are
-    compared, so the cost grows with what is alike and not with the product of both lengths.
+    Two hashes within n bits agree in at least one of n + 1 bands of bits. Only hashes that agree in a band are
+    compared, so the cost doesn't grow with the product of both lengths.
+
+    Returns:
+        By index of the query: the index in `known` (the first of equally near hashes) and the Hamming distance.
     """
-    unique, first = np.unique(known, return_index=True)  # flat pictures share one hash: compare it once
-    hashes, own = np.unique(asked, return_inverse=True)
-    pairs = [_pairs(hashes, unique, shift, width) for shift, width in _bands(near + 1)]
-    left, right = np.concatenate(pairs, axis=1) if len(hashes) and len(unique) else np.empty((2, 0), dtype=np.int64)
-    distance = np.bitwise_count(hashes[left] ^ unique[right])
-    left, right, distance = (found[distance <= near] for found in (left, right, distance))
-    best: dict[int, tuple[int, int]] = {}
-    for at in np.lexsort((first[right], distance)).tolist():
-        best.setdefault(int(left[at]), (int(first[right[at]]), int(distance[at])))
-    return {number: best[at] for number, at in enumerate(own.tolist()) if at in best}
+    # Hashes are compared once, even if many images have the same one.
+    unique_known, first_index = np.unique(known, return_index=True)
+    unique_queries, query_of = np.unique(queries, return_inverse=True)
+    pairs = [_pairs_in_band(unique_queries, unique_known, shift, width) for shift, width in _bands(max_distance + 1)]
+    left, right = np.concatenate(pairs, axis=1)
+    distance = np.bitwise_count(unique_queries[left] ^ unique_known[right])
+    left, right, distance = (values[distance <= max_distance] for values in (left, right, distance))
+    nearest: dict[int, tuple[int, int]] = {}
+    for pair in np.lexsort((first_index[right], distance)).tolist():
+        nearest.setdefault(int(left[pair]), (int(first_index[right[pair]]), int(distance[pair])))
+    return {index: nearest[query] for index, query in enumerate(query_of.tolist()) if query in nearest}
 
 
 def _bands(number: int) -> list[tuple[int, int]]:
+    """64 bits divided into `number` bands: the first bit and the width of each."""
     edges = [64 * band // number for band in range(number + 1)]
     return [(low, high - low) for low, high in pairwise(edges)]
 
 
-def _pairs(one: NDArray[np.uint64], other: NDArray[np.uint64], shift: int, width: int) -> NDArray[np.int64]:
-    """Indices [2, pairs] of those that agree in `width` bits from `shift` on."""
+def _pairs_in_band(queries: Hashes, known: Hashes, shift: int, width: int) -> NDArray[np.int64]:
+    """Indices [2, pairs] of the queries and known hashes that agree in the `width` bits from `shift` on."""
     mask = np.uint64((1 << width) - 1)
-    ours, theirs = (one >> np.uint64(shift)) & mask, (other >> np.uint64(shift)) & mask
-    order = np.argsort(theirs, kind="stable")
-    low, high = (np.searchsorted(theirs[order], ours, side=side) for side in ("left", "right"))
-    number = high - low
-    left = np.repeat(np.arange(len(one)), number)
-    right = order[np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number) + np.repeat(low, number)]
+    query_bits, known_bits = (queries >> np.uint64(shift)) & mask, (known >> np.uint64(shift)) & mask
+    order = np.argsort(known_bits, kind="stable")
+    low, high = (np.searchsorted(known_bits[order], query_bits, side=side) for side in ("left", "right"))
+    matches = high - low
+    left = np.repeat(np.arange(len(queries)), matches)
+    right = order[np.arange(matches.sum()) - np.repeat(np.cumsum(matches) - matches, matches) + np.repeat(low, matches)]
     return np.stack([left, right])

@@ -1,41 +1,29 @@
-"""Boxes that were drawn on a picture as EXIF turns it, brought back to the pixels as they are stored."""
+"""Boxes that were annotated on an image after its EXIF rotation, converted to stored pixels."""
 
 import msgspec
 
 from pipeline.conversion.image_info import ImageInfo
 from pipeline.formats.records import Box, RawImage
 
-# Orientations (EXIF 2.32, tag 274) that swap width and height, by what they make of the stored picture.
-_TRANSPOSED, _CLOCKWISE, _TRANSVERSED, _ANTICLOCKWISE = 5, 6, 7, 8
+# The orientations (EXIF 2.32, tag 274) that swap width and height, named after the transformation for display.
+_TRANSPOSED, _CLOCKWISE, _TRANSVERSED, _COUNTERCLOCKWISE = 5, 6, 7, 8
 
 
-def is_annotated_rotated(record: RawImage, image_info: ImageInfo) -> bool:
-    """Whether the size that the record gives is the turned picture's, and can't be the stored one's."""
-    turned = image_info.orientation in (_TRANSPOSED, _CLOCKWISE, _TRANSVERSED, _ANTICLOCKWISE)
-    return (
-        turned
-        and image_info.width != image_info.height
-        and record.declared_size == (image_info.height, image_info.width)
-    )
+def is_annotated_rotated(record: RawImage, info: ImageInfo) -> bool:
+    """Whether the annotated size is that of the rotated image and can't be that of the stored image."""
+    swaps_sides = info.orientation in (_TRANSPOSED, _CLOCKWISE, _TRANSVERSED, _COUNTERCLOCKWISE)
+    return swaps_sides and info.width != info.height and record.declared_size == (info.height, info.width)
 
 
-def to_stored_pixels(record: RawImage, image_info: ImageInfo) -> RawImage:
-    """The record with its size and boxes in the stored picture's pixels."""
-    objects = tuple(msgspec.structs.replace(one, box=_stored(one.box, image_info)) for one in record.objects)
-    return msgspec.structs.replace(record, declared_size=(image_info.width, image_info.height), objects=objects)
+def to_stored_pixels(record: RawImage, info: ImageInfo) -> RawImage:
+    """The record with its size and boxes converted from the rotated image to stored pixels."""
+    objects = tuple(msgspec.structs.replace(item, box=_rotate_back(item.box, info)) for item in record.objects)
+    return msgspec.structs.replace(record, declared_size=(info.width, info.height), objects=objects)
 
 
-def _stored(box: Box, image_info: ImageInfo) -> Box:
-    """A box x, y, width, height of the turned picture in the stored one, which is look.width by look.height pixels."""
+def _rotate_back(box: Box, info: ImageInfo) -> Box:
+    """Converts an xywh box of the rotated image to one of the stored image of info.width × info.height pixels."""
     x, y, width, height = box
-    right = image_info.orientation in (
-        _TRANSVERSED,
-        _ANTICLOCKWISE,
-    )  # the turned picture's top is the stored one's right
-    bottom = image_info.orientation in (_CLOCKWISE, _TRANSVERSED)  # its left is the stored one's bottom
-    return (
-        image_info.width - y - height if right else y,
-        image_info.height - x - width if bottom else x,
-        height,
-        width,
-    )
+    from_right = info.orientation in (_TRANSVERSED, _COUNTERCLOCKWISE)  # the top shown is the right side as stored
+    from_bottom = info.orientation in (_CLOCKWISE, _TRANSVERSED)  # the left side shown is the bottom as stored
+    return (info.width - y - height if from_right else y, info.height - x - width if from_bottom else x, height, width)

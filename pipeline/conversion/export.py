@@ -1,4 +1,4 @@
-"""The unified format as other tools want it. A new format is one module and one line in EXPORTS."""
+"""Export of a data set to the formats of other tools. A new format takes one module and one line in WRITERS."""
 
 import re
 import shutil
@@ -15,63 +15,61 @@ from pipeline.datasets.archives import find_archive, is_archive, unpack
 from pipeline.errors import PipelineError, count_noun
 from pipeline.files import atomic_replace
 from pipeline.formats.writers import coco, voc, yolo
-from pipeline.formats.writers.image_files import IMAGE_MODES, ImageSource
+from pipeline.formats.writers.image_files import IMAGE_MODES, SourceImages
 
-# Writes all splits into a folder; what the format can't hold comes back, counted by what it is called.
-Writer = Callable[[dict[str, AnnotationSet], Path, ImageSource], Counter[str]]
+# Writes all splits to a folder and returns what the format can't hold, counted by description.
+Writer = Callable[[dict[str, AnnotationSet], Path, SourceImages], Counter[str]]
 
 WRITERS: dict[str, Writer] = {"coco": coco.write, "voc": voc.write, "yolo": yolo.write}
 
 _UNPACKED = ".unpacked"
-_REMEDY = re.compile(r"with -S convert\..*")
+_STAGE_REMEDY = re.compile(r"with -S convert\..*")
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was read, and what of it the written format doesn't have."""
-
-    whole: Survey
-    lost: Counter[str]
+    survey: Survey
+    lost: Counter[str]  # what the written format can't hold
 
 
 def export(
     source: Path, to: str, out: Path, *, format: str = "auto", repair: bool = False, images: str
 ) -> ExportResult:
-    """Writes the data set at `source`, a folder or an archive, to the folder `out`: whole or not at all.
+    """Writes the data set at `source`, a folder or an archive, to the folder `out` atomically.
 
-    All its splits go along, by their own names and with all their images. Same input, same bytes.
+    All splits are written under their own names, with all their images. The same input gives the same bytes.
 
     Args:
-        to: a name in EXPORTS.
-        format: a name in `pipeline.formats.FORMATS`, or "auto" to recognize it.
-        repair: mend or leave out what is wrong with the data, in place of stopping there.
-        images: a name in IMAGES.
+        to: A key of WRITERS.
+        format: A key of `pipeline.formats.FORMATS`, or "auto" to recognize the format.
+        repair: Repair issues or skip their records instead of stopping.
+        images: A key of IMAGE_MODES.
 
     Raises:
-        PipelineError: a format is unknown, the data set can't be read or has problems, or `out` is no place for it.
+        PipelineError: A format is unknown, the data set can't be read or has issues, or `out` can't be used.
     """
     if to not in WRITERS:
-        raise PipelineError(f"--to: format {to!r} can't be written; these can: {', '.join(WRITERS)}")
+        raise PipelineError(f"--to: format {to!r} can't be written; choose one of {', '.join(WRITERS)}")
     source, out = source.absolute(), out.absolute()
-    _check_places(source, out)
+    _check_paths(source, out)
     try:
         with atomic_replace(out) as folder:
             folder.mkdir()
-            with _own_words(source, folder), _unpacked(source, folder) as raw:
-                read = survey_original_splits(raw, _options(repair=repair), format)
-                _check_content(raw, read)
-                lost = WRITERS[to](read.splits, folder, ImageSource(raw, IMAGE_MODES[images]))
+            with _adapted_errors(source, folder), _unpacked(source, folder) as raw:
+                survey = survey_original_splits(raw, _options(repair=repair), format)
+                _check_content(raw, survey)
+                lost = WRITERS[to](survey.splits, folder, SourceImages(raw, IMAGE_MODES[images]))
     except OSError as error:
-        raise PipelineError(f"{out}: not written: {error.strerror or error}") from None
-    return ExportResult(read, lost)
+        raise PipelineError(f"{out}: can't be written: {error.strerror or error}") from None
+    return ExportResult(survey, lost)
 
 
 @contextmanager
 def _unpacked(source: Path, folder: Path) -> Iterator[Path]:
-    """The data set's folder: `source`, or, of an archive, one inside `folder` for as long as it is needed.
+    """The data set's folder: `source`, or a temporary folder inside `folder` if `source` is an archive.
 
-    A folder with an archive alone means that one, as in `fcos validate` and for download.path.
-    There links stay on one file system, and a killed process leaves nothing that the next one doesn't clear away.
+    A folder that contains only an archive stands for the archive, as in `fcos validate` and download.path. Unpacking
+    inside `folder` keeps hard links on one file system, and the next run cleans up after a killed process.
     """
     archive = find_archive(source)
     if archive is None:
@@ -84,60 +82,60 @@ def _unpacked(source: Path, folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _own_words(source: Path, folder: Path) -> Iterator[None]:
-    """Errors that name the archive, not where it is unpacked, and the command's way to repair, not the pipeline's."""
+def _adapted_errors(source: Path, folder: Path) -> Iterator[None]:
+    """Adapts error messages: they name the archive instead of the temporary folder, and --repair as the remedy."""
     try:
         yield
     except PipelineError as error:
         line = str(error).replace(str(folder / _UNPACKED), str(source))
-        raise PipelineError(_REMEDY.sub("with --repair", line)) from None
+        raise PipelineError(_STAGE_REMEDY.sub("with --repair", line)) from None
 
 
-def describe_export(done: ExportResult, to: str, out: Path) -> Iterator[str]:
-    """What a person should know: a line of what was written, and one each of what was repaired, noted and lost."""
+def describe_export(result: ExportResult, to: str, out: Path) -> Iterator[str]:
+    """Lines for people: what was written, and what was repaired, noted and lost, if anything."""
+    survey = result.survey
     splits = "; ".join(
         f"{name} {count_noun(len(split.images), 'image')}, {count_noun(len(split.annotations), 'object')}"
-        for name, split in done.whole.splits.items()
+        for name, split in survey.splits.items()
     )
-    yield f"{out}: {done.whole.format} → {to}: {splits}"
-    if repaired := _repaired(done.whole):
+    yield f"{out}: {survey.format} → {to}: {splits}"
+    if repaired := _count_repaired(survey):
         yield "repaired: " + ", ".join(f"{count} {code}" for code, count in repaired.items())
-    told = [f"{count:,} {what}" for what, count in done.whole.issue_log.notes.items()]
-    if unused := done.whole.unused_image_files:
-        told.append(f"{count_noun(unused, 'image file')} not used")
-    if told:
-        yield "; ".join(told)
-    lost = "; ".join(f"{count} {what}" for what, count in done.lost.items() if count)
+    notes = [f"{count:,} {text}" for text, count in survey.issue_log.notes.items()]
+    if unused := survey.unused_image_files:
+        notes.append(f"{count_noun(unused, 'image file')} not used")
+    if notes:
+        yield "; ".join(notes)
+    lost = "; ".join(f"{count} {what}" for what, count in result.lost.items() if count)
     if lost:
-        yield f"not kept: {lost}"
+        yield f"not preserved: {lost}"
 
 
-def _repaired(read: Survey) -> Counter[str]:
-    """How many records were mended or left out, by code; one of trainval is one of train too, and counts once."""
+def _count_repaired(survey: Survey) -> Counter[str]:
+    """The number of records repaired or skipped, by code. A record of trainval and train counts once."""
     checks = _options(repair=True).checks
-    records = dict.fromkeys((problem.code, problem.source) for problem in read.issue_log.issues)
+    records = dict.fromkeys((issue.code, issue.source) for issue in survey.issue_log.issues)
     return Counter(code for code, _ in records if getattr(checks, code) != "note")
 
 
 def _options(*, repair: bool) -> params.ConvertParams:
-    """Every check as it is by default; no project, and no params.yaml, is needed to convert."""
+    """The default parameters: an export needs no project and no params.yaml."""
     default = recipes.defaults().convert
     return replace(default, issues="repair" if repair else "error")
 
 
-def _check_places(source: Path, out: Path) -> None:
+def _check_paths(source: Path, out: Path) -> None:
     if not source.is_dir() and not is_archive(source):
-        what = "neither a folder nor an archive" if source.exists() else "no such file or folder"
-        raise PipelineError(f"{source}: {what}; give the folder or archive that holds annotations and images")
+        problem = "neither a folder nor an archive" if source.exists() else "no such file or folder"
+        raise PipelineError(f"{source}: {problem}; give the folder or archive of a data set")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise PipelineError(f"{out}: something is there already; choose another --out, or remove it")
+        raise PipelineError(f"{out}: already exists; choose another --out, or remove it")
     if out.resolve().is_relative_to(source.resolve()):
-        raise PipelineError(f"{out}: it lies in the data set itself, which would then hold two; choose another --out")
+        raise PipelineError(f"{out}: is inside the data set; choose another --out")
 
 
-def _check_content(folder: Path, read: Survey) -> None:
-    """Raises where there is nothing to write."""
-    if not any(split.images for split in read.splits.values()):
-        raise PipelineError(f"{folder}: no images that can be used; fcos validate says why")
-    if not any(split.categories for split in read.splits.values()):
-        raise PipelineError(f"{folder}: no classes: it has neither a list of them nor an object")
+def _check_content(folder: Path, survey: Survey) -> None:
+    if not any(split.images for split in survey.splits.values()):
+        raise PipelineError(f"{folder}: no usable images; run fcos validate for the reasons")
+    if not any(split.categories for split in survey.splits.values()):
+        raise PipelineError(f"{folder}: no classes: neither a class list nor an object")

@@ -1,17 +1,15 @@
-"""Which images are held out of a split to be judged on: by a seed and each image's content alone, fair to every class.
+"""The choice of held-out images (the val split, or one fold), balanced over the classes.
 
-An image's side follows from (seed, its key): no other image has a say, so that adding some moves none. The key is the
-digest of its content, so that equal files share a side, or its group's.
-
-A rule that looked at the other images could not leave each where it is when some are added, so stratification is a
-choice among seeds: `convert.split_seed: auto` makes it, and a number pins it.
+Whether an image is held out depends only on the seed and on the image's key: the digest of its content, or of its
+group's name. So identical files stay together, and adding images moves no other image. The splitters of scikit-learn
+don't have this property. Since the rule can't look at other images, classes are balanced by choosing the seed:
+`convert.split_seed: auto` takes the first seed that gives a balanced split, and a number fixes the seed.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,101 +23,105 @@ from pipeline.formats.records import Issue
 from pipeline.params import ConvertParams
 
 Keys = NDArray[np.uint64]
-# Fair: no class's objects in val are further from their share than so many standard deviations of a random draw.
-TOLERANCE = 1.5
-FAR = 3.0  # of any seed, standard deviations worth a warning
-SEEDS = 256  # of which the first fair one is taken, else the fairest
+Imbalance = tuple[int, int, float]
+
+# The number of seeds that `auto` tries: it takes the first balanced one, or else the most balanced one.
+NUM_SEEDS = 256
+# No side lacks images or a class, and no class deviates from its share by more standard deviations of a random split.
+BALANCED: Imbalance = (0, 0, 1.5)
+# A split worse than this is reported as unbalanced.
+TOLERABLE: Imbalance = (0, 0, 3.0)
 
 
 @dataclass(frozen=True)
 class HoldOut:
-    """How images were drawn, as report.json has it."""
+    """How the images were held out, for report.json."""
 
     split_seed: int
-    fair: bool  # to every class, by TOLERANCE
-    better_seed: int | None  # where this one is an unfair split, and some other is better
-    share: float  # asked for
+    balanced: bool
+    better_seed: int | None  # for a split that is reported as unbalanced
+    share: float  # of the images, as requested
     fold: int
     folds: int | None
 
-    def report(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def hold_out_images(
-    seen: Sequence[MatchedRecord], categories: Sequence[Category], options: ConvertParams, issue_log: IssueLog
+    matched: Sequence[MatchedRecord], categories: Sequence[Category], options: ConvertParams, issue_log: IssueLog
 ) -> tuple[HoldOut, list[MatchedRecord], list[MatchedRecord]]:
-    """Parts a split's images in those that stay and those that are held out.
+    """Divides a split's images into those that stay and those that are held out.
 
     Raises:
-        PipelineError: no image's path matches `convert.group_pattern`.
+        PipelineError: No image's path matches `convert.group_pattern`.
     """
-    keys = np.array(list(_keys(seen, options.group_pattern, issue_log)), dtype=np.uint64)
+    keys = np.array(list(_keys(matched, options.group_pattern, issue_log)), dtype=np.uint64)
     bounds = _bounds(options)
-    counts = Counts.of(seen, keys, categories)
-    seed = options.split_seed if options.split_seed != "auto" else fairest(counts, bounds)
-    held = parts(keys, seed, bounds) == (options.fold if options.folds else 0)
-    unfair = unfairness(counts, seed, bounds)
-    better = None
-    if seen and unfair > (0, 0, FAR):
-        better = _better(counts, seed, bounds, options.fold)
-        issue = Issue("unbalanced_split", _unfair(Draw.of(counts, seed, bounds), categories, better))
-        issue_log.act(issue, None, f"convert.split_seed={seed}")
-    way = HoldOut(seed, unfair <= FAIR, better, bounds[0], options.fold, options.folds)
-    sides = [[item for item, out in zip(seen, held, strict=True) if out == side] for side in (False, True)]
-    return way, sides[0], sides[1]
+    counts = count_objects(matched, keys, categories)
+    seed = find_balanced_seed(counts, bounds) if options.split_seed == "auto" else options.split_seed
+    split = evaluate_split(counts, seed, bounds)
+    better_seed = None
+    if matched and split.imbalance > TOLERABLE:
+        better_seed = _find_better_seed(counts, split, bounds, options.fold)
+        issue = Issue("unbalanced_split", _describe_imbalance(split, categories, better_seed))
+        issue_log.handle(issue, None, f"convert.split_seed={seed}")
+    hold_out = HoldOut(seed, split.imbalance <= BALANCED, better_seed, bounds[0], options.fold, options.folds)
+    held_out = assign_parts(keys, seed, bounds) == options.fold
+    sides = [[item for item, out in zip(matched, held_out, strict=True) if out == side] for side in (False, True)]
+    return hold_out, sides[0], sides[1]
 
 
-def _better(counts: "Counts", seed: int, bounds: Sequence[float], part: int) -> int | None:
-    """A fairer seed, if there is one with images on both sides."""
-    found = fairest(counts, bounds)
-    better = unfairness(counts, found, bounds) < unfairness(counts, seed, bounds)
-    return found if better and not Draw.of(counts, found, bounds).missed[part, -1] else None
+def _find_better_seed(counts: "ObjectCounts", split: "SplitBalance", bounds: Sequence[float], part: int) -> int | None:
+    """A seed that gives a more balanced split with images on both sides, if there is one."""
+    seed = find_balanced_seed(counts, bounds)
+    other = evaluate_split(counts, seed, bounds)
+    return seed if other.imbalance < split.imbalance and not other.one_sided[part, -1] else None
 
 
-def _unfair(draw: "Draw", categories: Sequence[Category], better: int | None) -> str:
-    """What is drawn worst, and a better seed."""
-    part, kind = draw.worst
-    what = "images" if kind == len(categories) else f"objects of {categories[kind].name!r}"
-    side = "val" if len(draw.share) == 1 else f"fold {part}"
-    total, fair = draw.total[kind], draw.share[part, 0] * draw.total[kind]
-    line = f"{side} gets {draw.held[part, kind]:,.0f} of {total:,.0f} {what}, where {fair:,.1f} would be its share"
-    return line if better is None else f"{line}; -S convert.split_seed={better} is fairer"
+def _describe_imbalance(split: "SplitBalance", categories: Sequence[Category], better_seed: int | None) -> str:
+    part, column = split.worst
+    noun = "images" if column == len(categories) else f"objects of {categories[column].name!r}"
+    side = "val" if len(split.share) == 1 else f"fold {part}"
+    held_out, total, share = split.held_out[part, column], split.total[column], split.share[part, 0]
+    line = f"{side} has {held_out:,.0f} of {total:,.0f} {noun}, expected {share * total:,.1f}"
+    return line if better_seed is None else f"{line}; -S convert.split_seed={better_seed} is more balanced"
 
 
 def _bounds(options: ConvertParams) -> tuple[float, ...]:
+    """The upper bound of each held-out part within [0, 1): one part for val, or one for each fold."""
     if options.folds:
         return tuple((fold + 1) / options.folds for fold in range(options.folds))
     return (options.val_fraction,)
 
 
-def _keys(seen: Sequence[MatchedRecord], groups: str | None, issue_log: IssueLog) -> Iterator[int]:
-    """64 bits of each image's content, or of its group's name; what matches no group is by itself."""
-    names = [groups and _group(groups, item) for item in seen]
-    if groups and seen and not any(name is not None for name in names):
-        raise PipelineError(f"convert.group_pattern: {groups!r} matches no image's path, such as {seen[0].raw.file}")
-    for item, name in zip(seen, names, strict=True):
-        if groups and name is None:
-            issue_log.note("images whose path convert.group_pattern doesn't match: each is by itself")
-        digest = item.image_info.digest if name is None else hashlib.sha256(f"group {name}".encode()).hexdigest()
+def _keys(matched: Sequence[MatchedRecord], pattern: str | None, issue_log: IssueLog) -> Iterator[int]:
+    """64 bits of the digest of each image's group; an image outside any group has that of its content."""
+    groups = [pattern and _group(pattern, item) for item in matched]
+    if pattern and matched and all(group is None for group in groups):
+        example = matched[0].record.file
+        raise PipelineError(f"convert.group_pattern: {pattern!r} matches no image's path, such as {example}")
+    for item, group in zip(matched, groups, strict=True):
+        if pattern and group is None:
+            issue_log.add_note("images that convert.group_pattern does not match; each is a group of one")
+        digest = item.image_info.digest if group is None else hashlib.sha256(f"group {group}".encode()).hexdigest()
         yield int(digest[:16], 16)
 
 
-def _group(groups: str, item: MatchedRecord) -> str | None:
-    match = re.search(groups, item.raw.file)
+def _group(pattern: str, item: MatchedRecord) -> str | None:
+    match = re.search(pattern, item.record.file)
     return match and match[1]
 
 
-def check_groups(seen: Mapping[str, Sequence[MatchedRecord]], groups: str, issue_log: IssueLog) -> None:
-    """Notes images whose group is in a later split too: the data set's own splits needn't keep groups together."""
-    for split, later in LATER_SPLITS.items():
-        judged = {_group(groups, item) for name in later for item in seen.get(name, ())} - {None}
-        torn = sum(_group(groups, item) in judged for item in seen.get(split, ()))
-        issue_log.note(f"images of {split} whose group (convert.group_pattern) is also in {' or '.join(later)}", torn)
+def check_groups(splits: Mapping[str, Sequence[MatchedRecord]], pattern: str, issue_log: IssueLog) -> None:
+    """Notes images whose group is also in a later split: published splits may divide groups."""
+    for split, later_splits in LATER_SPLITS.items():
+        later = {_group(pattern, item) for name in later_splits for item in splits.get(name, ())} - {None}
+        shared = sum(_group(pattern, item) in later for item in splits.get(split, ()))
+        issue_log.add_note(
+            f"images of {split} whose group (convert.group_pattern) is also in {' or '.join(later_splits)}", shared
+        )
 
 
-def ranks(keys: Keys, seed: int) -> NDArray[np.float64]:
-    """A number in [0, 1) for each key, as if drawn at random: SplitMix64 started at the key, its (seed + 1)th number.
+def pseudo_random(keys: Keys, seed: int) -> NDArray[np.float64]:
+    """A pseudo-random number in [0, 1) for each key: output number `seed` of SplitMix64 started at the key.
 
     Steele, Lea, Flood: Fast splittable pseudorandom number generators (OOPSLA 2014), with Vigna's constants.
     """
@@ -130,97 +132,92 @@ def ranks(keys: Keys, seed: int) -> NDArray[np.float64]:
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def parts(keys: Keys, seed: int, bounds: Sequence[float]) -> NDArray[np.int64]:
-    """Each key's part, 0 … len(bounds): where its rank lies between the bounds."""
-    return np.searchsorted(np.asarray(bounds), ranks(keys, seed), side="right")
+def assign_parts(keys: Keys, seed: int, bounds: Sequence[float]) -> NDArray[np.int64]:
+    """The part of each key, 0 … len(bounds); the last part stays in train."""
+    return np.searchsorted(np.asarray(bounds), pseudo_random(keys, seed), side="right")
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many objects of each class every unit (a content, or a group) has; the last class counts its images."""
+class ObjectCounts:
+    """The number of objects of each class in each group, as a sparse matrix; its last column counts images."""
 
-    units: Keys  # [units]
-    unit: NDArray[np.int64]  # [pairs]: index in units
-    kind: NDArray[np.int64]  # [pairs]: the class, 0 … classes
-    number: NDArray[np.float64]  # [pairs]
-    kinds: int  # classes + 1
-    sums: NDArray[np.float64]  # [3, kinds]: Σ n⁰, Σ n¹, Σ n² over the units that have the class
-
-    @classmethod
-    def of(cls, seen: Sequence[MatchedRecord], keys: Keys, categories: Sequence[Category]) -> Self:
-        kinds = len(categories) + 1
-        index = {category.name: number for number, category in enumerate(categories)}
-        units, own = np.unique(keys, return_inverse=True)
-        pairs = [
-            unit * kinds + index[raw.name]
-            for unit, item in zip(own.tolist(), seen, strict=True)
-            for raw in item.raw.objects
-            if raw.issue is None and raw.name in index
-        ]
-        pairs.extend(unit * kinds + kinds - 1 for unit in own.tolist())
-        codes, times = np.unique(np.array(pairs, dtype=np.int64), return_counts=True)
-        unit, kind = np.divmod(codes, kinds)
-        number = times.astype(np.float64)
-        sums = np.stack([np.bincount(kind, number**power, kinds).astype(np.float64) for power in range(3)])
-        return cls(units, unit, kind, number, kinds, sums)
+    keys: Keys  # [groups]
+    group: NDArray[np.int64]  # [entries]: index in keys
+    column: NDArray[np.int64]  # [entries]: the class's index, or the number of classes for images
+    count: NDArray[np.float64]  # [entries]
+    columns: int  # classes + 1
 
 
-Unfairness = tuple[int, int, float]
-FAIR: Unfairness = (0, 0, TOLERANCE)
+def count_objects(matched: Sequence[MatchedRecord], keys: Keys, categories: Sequence[Category]) -> ObjectCounts:
+    columns = len(categories) + 1
+    column_of = {category.name: index for index, category in enumerate(categories)}
+    unique_keys, group_of = np.unique(keys, return_inverse=True)
+    cells = [
+        group * columns + column_of[raw.class_name]
+        for group, item in zip(group_of.tolist(), matched, strict=True)
+        for raw in item.record.objects
+        if raw.issue is None and raw.class_name in column_of
+    ]
+    cells.extend(group * columns + columns - 1 for group in group_of.tolist())
+    unique_cells, count = np.unique(np.array(cells, dtype=np.int64), return_counts=True)
+    group, column = np.divmod(unique_cells, columns)
+    return ObjectCounts(unique_keys, group, column, count.astype(np.float64), columns)
 
 
 @dataclass(frozen=True)
-class Draw:
-    """What a seed gives to each part that is held out, one for each of the bounds.
+class SplitBalance:
+    """How a seed divides the classes. The last column stands for images."""
 
-    A class's objects in a part of share s, among units with n_u of them each, are drawn with a standard deviation of
-    √(s (1 − s) Σ n_u²). A class is missed where a side's share of its units, rounded, is one or more, or where
-    nothing is left to learn it from though another seed would leave some.
-    """
+    share: NDArray[np.float64]  # [parts, 1]: of each held-out part, as requested
+    held_out: NDArray[np.float64]  # [parts, columns]: number of objects
+    total: NDArray[np.float64]  # [columns]: number of objects
+    one_sided: NDArray[np.bool_]  # [parts, columns]: the part has all objects, or none
+    lacking: NDArray[np.bool_]  # [parts, columns]: one-sided, though both sides should have objects
+    deviation: NDArray[np.float64]  # [parts, columns]: standard deviations from the share
 
-    share: NDArray[np.float64]  # [parts, 1]
-    held: NDArray[np.float64]  # [parts, kinds]: objects; of the last kind, images
-    total: NDArray[np.float64]  # [kinds]
-    missed: NDArray[np.bool_]  # [parts, kinds]: one of both sides has none
-    due: NDArray[np.bool_]  # [parts, kinds]: missed where it should not be
-    deviation: NDArray[np.float64]  # [parts, kinds]: standard deviations off the share
-
-    @classmethod
-    def of(cls, counts: Counts, seed: int, bounds: Sequence[float]) -> Self:
-        share = np.diff(np.asarray(bounds), prepend=0.0)[:, None]
-        part = parts(counts.units, seed, bounds)[counts.unit]
-        cells = np.bincount(part * counts.kinds + counts.kind, counts.number, (len(bounds) + 1) * counts.kinds)
-        held = cells.reshape(-1, counts.kinds)[: len(bounds)].astype(np.float64)
-        units, total, squares = counts.sums
-        missed = (held == 0) | (held == total)
-        due = (np.minimum(share, 1 - share) * units >= 0.5) & missed
-        if len(bounds) == 1:  # of several folds, each takes some class's only image
-            due |= (held == total) & (total > 0)
-        deviation = np.abs(held - share * total) / np.sqrt(np.maximum(share * (1 - share) * squares, 1e-12))
-        return cls(share, held, total, missed, due, deviation)
+    @property
+    def imbalance(self) -> Imbalance:
+        """The number of sides without images, that of sides without a class, and the largest deviation."""
+        return int(self.one_sided[:, -1].sum()), int(self.lacking.sum()), float(self.deviation.max())
 
     @property
     def worst(self) -> tuple[int, int]:
-        """The part and the kind: without an image, else without a class, else with the largest deviation."""
-        empty = np.zeros_like(self.missed)
-        empty[:, -1] = self.missed[:, -1]
-        rank = self.deviation + 1e6 * self.due + 1e9 * empty
-        part, kind = np.unravel_index(rank.argmax(), rank.shape)
-        return int(part), int(kind)
+        """The part and column that determine `imbalance`."""
+        without_images = np.zeros_like(self.one_sided)
+        without_images[:, -1] = self.one_sided[:, -1]
+        rank = self.deviation + 1e6 * self.lacking + 1e9 * without_images
+        part, column = np.unravel_index(rank.argmax(), rank.shape)
+        return int(part), int(column)
 
 
-def unfairness(counts: Counts, seed: int, bounds: Sequence[float]) -> Unfairness:
-    """How far a seed is from fair, worst first: sides without an image, without a class, largest deviation."""
-    draw = Draw.of(counts, seed, bounds)
-    return int(draw.missed[:, -1].sum()), int(draw.due.sum()), float(draw.deviation.max())
+def evaluate_split(counts: ObjectCounts, seed: int, bounds: Sequence[float]) -> SplitBalance:
+    """The balance of a seed's split.
+
+    Groups with n_g objects of a class give a part of share s a number of objects with standard deviation
+    √(s (1 − s) Σ n_g²). Both sides should have objects of a class if the smaller side's share of its groups rounds to
+    one or more; train should have objects of every class.
+    """
+    share = np.diff(np.asarray(bounds), prepend=0.0)[:, None]
+    part = assign_parts(counts.keys, seed, bounds)[counts.group]
+    cells = np.bincount(part * counts.columns + counts.column, counts.count, (len(bounds) + 1) * counts.columns)
+    held_out = cells.reshape(-1, counts.columns)[: len(bounds)].astype(np.float64)
+    groups, total, squares = (
+        np.bincount(counts.column, counts.count**power, counts.columns).astype(np.float64) for power in range(3)
+    )
+    one_sided = (held_out == 0) | (held_out == total)
+    lacking = (np.minimum(share, 1 - share) * groups >= 0.5) & one_sided
+    if len(bounds) == 1:  # with several folds, one of them always holds out the only image of a class
+        lacking |= (held_out == total) & (total > 0)
+    deviation = np.abs(held_out - share * total) / np.sqrt(np.maximum(share * (1 - share) * squares, 1e-12))
+    return SplitBalance(share, held_out, total, one_sided, lacking, deviation)
 
 
-def fairest(counts: Counts, bounds: Sequence[float]) -> int:
-    """The first seed 0, 1, 2, … that is fair; where none of SEEDS is, the one nearest to it."""
-    best: tuple[Unfairness, int] | None = None
-    for seed in range(SEEDS):
-        found = unfairness(counts, seed, bounds)
-        if found <= FAIR:  # as tuples: nothing empty, nothing missed, and within the tolerance
+def find_balanced_seed(counts: ObjectCounts, bounds: Sequence[float]) -> int:
+    """The first of NUM_SEEDS seeds that is balanced; if none is, the most balanced one."""
+    candidates = []
+    for seed in range(NUM_SEEDS):
+        imbalance = evaluate_split(counts, seed, bounds).imbalance
+        if imbalance <= BALANCED:
             return seed
-        best = min(best or (found, seed), (found, seed))
-    return best[1] if best else 0
+        candidates.append((imbalance, seed))
+    return min(candidates)[1]

@@ -1,4 +1,4 @@
-"""Records together with their images: which of them can be used."""
+"""Matching of records with their image files: which records can be used."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,80 +7,79 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.conversion.exif import is_annotated_rotated, to_stored_pixels
-from pipeline.conversion.image_info import UPRIGHT, ImageInfo, Mode, read_images, trust_record
+from pipeline.conversion.image_info import UPRIGHT, ImageCheck, ImageInfo, read_image_infos, trust_record
 from pipeline.conversion.issues import IssueLog
 from pipeline.formats.records import Issue, RawImage, RawSplit
 
 
 @dataclass(frozen=True, slots=True)
 class MatchedRecord:
-    """A record with its image, looked at."""
+    """A record whose image file can be used."""
 
-    raw: RawImage
+    record: RawImage
     image_info: ImageInfo
 
 
 def match_splits(
-    folder: Path, splits: Mapping[str, Sequence[RawSplit]], mode: Mode, issue_log: IssueLog
+    folder: Path, splits: Mapping[str, Sequence[RawSplit]], image_check: ImageCheck, issue_log: IssueLog
 ) -> dict[str, list[MatchedRecord]]:
-    """The records of each split whose images can be used, by file name; each of the others is a problem.
+    """The usable records of each split, sorted by file name; the others are logged as issues.
 
-    A file is looked at once, in however many splits it is.
+    Each image file is read once, even if several splits use it.
     """
-    owners: dict[str, list[tuple[str, RawImage]]] = defaultdict(list)
+    by_file: dict[str, list[tuple[str, RawImage]]] = defaultdict(list)
     for split, parts in splits.items():
-        for record in _usable(split, parts, issue_log):
-            owners[record.file].append((split, record))
-    seen: dict[str, list[MatchedRecord]] = {split: [] for split in splits}
-    for record, split, image_info in _looked(folder, owners, mode):
-        if isinstance(image_info, Issue):
-            issue_log.act(image_info, split, record.source)
-        elif (fitted := _fitted(split, record, image_info, issue_log)) is not None:
-            seen[split].append(MatchedRecord(fitted, image_info))
-    return seen
+        for record in _valid_records(split, parts, issue_log):
+            by_file[record.file].append((split, record))
+    matched: dict[str, list[MatchedRecord]] = {split: [] for split in splits}
+    for record, split, info in _read_infos(folder, by_file, image_check):
+        if isinstance(info, Issue):
+            issue_log.handle(info, split, record.source)
+        elif (reconciled := _reconcile(split, record, info, issue_log)) is not None:
+            matched[split].append(MatchedRecord(reconciled, info))
+    return matched
 
 
-def _usable(split: str, parts: Sequence[RawSplit], issue_log: IssueLog) -> Iterable[RawImage]:
-    for stray in (stray for part in parts for stray in part.orphan_objects):
-        issue_log.act(stray.issue or Issue("missing_image_id", "its image does not exist"), split, stray.source)
-    usable: dict[str, RawImage] = {}
-    for image in (image for part in parts for image in part.images):
-        if image.issue is not None:
-            issue_log.act(image.issue, split, image.source)
-        elif image.file in usable:
-            issue = Issue("duplicate_record", f"{image.file} is already in this split, by {usable[image.file].source}")
-            issue_log.act(issue, split, image.source)
+def _valid_records(split: str, parts: Sequence[RawSplit], issue_log: IssueLog) -> Iterable[RawImage]:
+    for orphan in (orphan for part in parts for orphan in part.orphan_objects):
+        issue = orphan.issue or Issue("missing_image_id", "the annotation's image does not exist")
+        issue_log.handle(issue, split, orphan.source)
+    valid: dict[str, RawImage] = {}
+    for record in (record for part in parts for record in part.images):
+        if record.issue is not None:
+            issue_log.handle(record.issue, split, record.source)
+        elif record.file in valid:
+            message = f"{record.file} is already in this split: {valid[record.file].source}"
+            issue_log.handle(Issue("duplicate_record", message), split, record.source)
         else:
-            usable[image.file] = image
-    return usable.values()
+            valid[record.file] = record
+    return valid.values()
 
 
-def _looked(
-    folder: Path, owners: Mapping[str, Sequence[tuple[str, RawImage]]], mode: Mode
+def _read_infos(
+    folder: Path, by_file: Mapping[str, Sequence[tuple[str, RawImage]]], image_check: ImageCheck
 ) -> Iterable[tuple[RawImage, str, ImageInfo | Issue]]:
-    files = sorted(owners)
-    if mode == "trust":
-        yield from ((record, split, trust_record(record)) for file in files for split, record in owners[file])
+    """Each record with its split and the ImageInfo of its file."""
+    files = sorted(by_file)
+    if image_check == "trust":
+        yield from ((record, split, trust_record(record)) for file in files for split, record in by_file[file])
         return
-    with closing(read_images(folder, files, mode)) as looked:  # ends the bar before an error's line
-        for file, image_info in zip(files, looked, strict=True):
-            yield from ((record, split, image_info) for split, record in owners[file])
+    with closing(read_image_infos(folder, files, image_check)) as infos:  # ends the progress bar before an error line
+        for file, info in zip(files, infos, strict=True):
+            yield from ((record, split, info) for split, record in by_file[file])
 
 
-def _fitted(split: str, record: RawImage, image_info: ImageInfo, issue_log: IssueLog) -> RawImage | None:
-    """The record as it fits its image; None: it is skipped."""
-    if is_annotated_rotated(record, image_info):
-        issue = Issue("exif_rotated", f"its size and boxes are those of {record.file} as EXIF asks viewers to turn it")
-        return to_stored_pixels(record, image_info) if issue_log.act(issue, split, record.source) == "repair" else None
-    if image_info.orientation != UPRIGHT:
-        issue = Issue("exif_orientation", f"EXIF asks viewers to turn its image {record.file}")
-        if issue_log.act(issue, split, record.source) == "skip":
+def _reconcile(split: str, record: RawImage, info: ImageInfo, issue_log: IssueLog) -> RawImage | None:
+    """The record with the size and orientation of its image; None if it is skipped."""
+    if is_annotated_rotated(record, info):
+        issue = Issue("exif_rotated", f"size and boxes refer to {record.file} after EXIF rotation")
+        return to_stored_pixels(record, info) if issue_log.handle(issue, split, record.source) == "repair" else None
+    if info.orientation != UPRIGHT:
+        issue = Issue("exif_orientation", f"image {record.file} has an EXIF rotation")
+        if issue_log.handle(issue, split, record.source) == "skip":
             return None
-    if record.declared_size and record.declared_size != (image_info.width, image_info.height):
-        declared_size = f"{record.declared_size[0]}×{record.declared_size[1]}"
-        issue = Issue(
-            "size_mismatch",
-            f"it says that its image is {declared_size}, which is {image_info.width}×{image_info.height}",
-        )
-        return record if issue_log.act(issue, split, record.source) != "skip" else None
+    if record.declared_size and record.declared_size != (info.width, info.height):
+        width, height = record.declared_size
+        issue = Issue("size_mismatch", f"annotated size {width}×{height}, but the image is {info.width}×{info.height}")
+        return record if issue_log.handle(issue, split, record.source) != "skip" else None
     return record

@@ -1,14 +1,14 @@
-"""A data set looked at from end to end, in the unified format, with all that was found on the way. Writes nothing."""
+"""The conversion of a data set in memory: its splits in the unified format, with all issues. No file is written."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import formats
 from pipeline.conversion import classes
-from pipeline.conversion.build_annotations import make_annotation_set
+from pipeline.conversion.build_annotations import build_annotation_set
 from pipeline.conversion.duplicates import remove_duplicates
 from pipeline.conversion.holdout import HoldOut, check_groups, hold_out_images
 from pipeline.conversion.issues import SKIPPED_OBJECTS, IssueLog
@@ -24,42 +24,42 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Survey:
-    """A data set in the unified format, not yet written, and all that was found on the way."""
+    """A data set in the unified format, before it is written, with its issues."""
 
     format: str
-    source: dict[str, str]  # by split: the data set's own name of what it was made from
+    sources: dict[str, str]  # by split: the published split, or the share of one, that it comes from
     splits: dict[str, AnnotationSet]
     issue_log: IssueLog
-    hold_out: HoldOut | None  # None: the data set's own splits
+    hold_out: HoldOut | None  # None: the published splits are used
     unused_splits: tuple[str, ...]
     unused_image_files: int
 
     def obstacles(self) -> Iterator[str]:
-        """A line for each split that nothing can be learned from, or judged on."""
-        for split, found in self.splits.items():
-            if not found.images:
-                yield f"{split} has no images{self._way_out(split)}"
-            elif split != "test" and not found.annotations:
-                yield f"{split} has {count_noun(len(found.images), 'image')} and not one object"
+        """One line for each split that can't be used for training or evaluation."""
+        for name, split in self.splits.items():
+            if not split.images:
+                yield f"{name} has no images{self._remedy(name)}"
+            elif name != "test" and not split.annotations:
+                yield f"{name} has {count_noun(len(split.images), 'image')} and no objects"
 
-    def _way_out(self, split: str) -> str:
-        moved = any(one.split == split and one.code in ("leak", "near_duplicate_leak") for one in self.issue_log.issues)
-        if moved:
-            return " of its own: all are in a later split too (convert.checks.leak)"
+    def _remedy(self, split: str) -> str:
+        leaks = ("leak", "near_duplicate_leak")
+        if any(issue.split == split and issue.code in leaks for issue in self.issue_log.issues):
+            return " left: all of them are also in a later split (convert.checks.leak)"
         if self.hold_out is None or split == "test":
-            return f"; choose another one with -S convert.{split}=NAME"
+            return f"; choose another split with -S convert.{split}=NAME"
         if self.hold_out.better_seed is not None:
-            return f"; -S convert.split_seed={self.hold_out.better_seed} draws better"
-        number = "fewer convert.folds" if self.hold_out.folds else "another convert.val_fraction"
-        return f"; it takes {number} or more images"
+            return f"; -S convert.split_seed={self.hold_out.better_seed} is more balanced"
+        parameter = "reduce convert.folds" if self.hold_out.folds else "change convert.val_fraction"
+        return f"; {parameter}, or add images"
 
     def report(self) -> dict[str, Any]:
-        """As report.json has it."""
+        """The content of report.json."""
         return {
             "format": self.format,
-            "images": self.issue_log.options.image_check,
-            "splits": {split: _summary(self.source[split], found) for split, found in self.splits.items()},
-            "hold_out": self.hold_out and self.hold_out.report(),
+            "image_check": self.issue_log.options.image_check,
+            "splits": {name: _summary(self.sources[name], split) for name, split in self.splits.items()},
+            "hold_out": self.hold_out and asdict(self.hold_out),
             "unused_splits": list(self.unused_splits),
             "unused_image_files": self.unused_image_files,
             **self.issue_log.report(),
@@ -67,59 +67,58 @@ class Survey:
 
 
 def survey(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True) -> Survey:
-    """Reads the data set in the folder `raw` and does with each problem what `options` say.
+    """Reads the data set in the folder `raw` and handles each issue as `options` say.
 
-    With `stops` false, what `options` call an error is listed like the rest and treated by the mildest mend there is,
-    so that one look finds everything.
+    With `stops` false, errors are logged like other issues and their mildest fix is applied, so that one run finds all
+    issues.
 
     Raises:
-        PipelineError: the data set can't be read, or (if `stops`) has a problem that is an error.
+        PipelineError: The data set can't be read, or (if `stops`) has an issue that counts as an error.
     """
     name, dataset = _read(raw, format)
     return survey_records(raw, name, dataset, options, stops=stops)
 
 
-def survey_records(raw: Path, name: str, dataset: RawDataset, options: ConvertParams, *, stops: bool = True) -> Survey:
-    """The same of records that have been read already."""
+def survey_records(
+    raw: Path, format: str, dataset: RawDataset, options: ConvertParams, *, stops: bool = True
+) -> Survey:
+    """Like `survey`, for records that have already been read."""
     issue_log = IssueLog(options, stops)
     choice = choose_splits(dataset.splits, options.train, options.val, options.test, folds=bool(options.folds))
-    names = {split: own for split in SPLITS if (own := getattr(choice, split)) is not None}
-    parts = {split: [dataset.splits[own] for own in asked.split("+")] for split, asked in names.items()}
-    seen = match_splits(raw, parts, options.image_check, issue_log)
-    _note_lost(parts.values(), seen, issue_log)
-    used = _files(seen)
-    categories = classes.chosen(dataset.categories, options.classes)
+    names = {split: name for split in SPLITS if (name := getattr(choice, split)) is not None}
+    parts = {split: [dataset.splits[part] for part in name.split("+")] for split, name in names.items()}
+    matched = _match(raw, parts, issue_log)
+    unused_image_files = dataset.num_image_files - _count_files(matched)
+    categories = classes.select_categories(dataset.categories, options.classes)
     hold_out = None
     if choice.val is None:
-        hold_out, seen["train"], seen["val"] = hold_out_images(seen["train"], categories, options, issue_log)
-    seen = remove_duplicates({split: seen[split] for split in SPLITS if split in seen}, options.image_check, issue_log)
+        hold_out, matched["train"], matched["val"] = hold_out_images(matched["train"], categories, options, issue_log)
+    matched = {split: matched[split] for split in SPLITS if split in matched}
+    matched = remove_duplicates(matched, options.image_check, issue_log)
     if options.group_pattern:
-        check_groups(seen, options.group_pattern, issue_log)
-    splits = {split: make_annotation_set(split, found, categories, issue_log) for split, found in seen.items()}
-    classes.check(categories, splits.values(), issue_log)
-    drawn = f"fold {options.fold} of {options.folds}" if options.folds else "a share"
-    source = {split: names.get(split) or f"{drawn} of {choice.train}" for split in splits}
-    unused = _unused(dataset.splits, names.values())
-    return Survey(name, source, splits, issue_log, hold_out, unused, dataset.files - len(used))
+        check_groups(matched, options.group_pattern, issue_log)
+    splits = {split: build_annotation_set(split, items, categories, issue_log) for split, items in matched.items()}
+    classes.check_classes(categories, splits.values(), issue_log)
+    share = f"fold {options.fold} of {options.folds}" if options.folds else "a share"
+    sources = {split: names.get(split) or f"{share} of {choice.train}" for split in splits}
+    unused_splits = _unused_splits(dataset.splits, names.values())
+    return Survey(format, sources, splits, issue_log, hold_out, unused_splits, unused_image_files)
 
 
 def survey_original_splits(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True) -> Survey:
-    """Every split of the data set by its own name, none held out, no leak looked for or removed.
+    """Like `survey`, with all published splits under their own names, no hold-out, and no search for duplicates.
 
     Raises:
-        PipelineError: as `survey`.
+        PipelineError: As `survey` does.
     """
     name, dataset = _read(raw, format)
     issue_log = IssueLog(options, stops)
-    parts = {own: [found] for own, found in dataset.splits.items()}
-    seen = match_splits(raw, parts, options.image_check, issue_log)
-    _note_lost(parts.values(), seen, issue_log)
-    categories = classes.chosen(dataset.categories, options.classes)
-    splits = {split: make_annotation_set(split, found, categories, issue_log) for split, found in seen.items()}
-    classes.check(categories, splits.values(), issue_log)
-    return Survey(
-        name, {split: split for split in splits}, splits, issue_log, None, (), dataset.files - len(_files(seen))
-    )
+    matched = _match(raw, {split: [part] for split, part in dataset.splits.items()}, issue_log)
+    categories = classes.select_categories(dataset.categories, options.classes)
+    splits = {split: build_annotation_set(split, items, categories, issue_log) for split, items in matched.items()}
+    classes.check_classes(categories, splits.values(), issue_log)
+    unused_image_files = dataset.num_image_files - _count_files(matched)
+    return Survey(name, {split: split for split in splits}, splits, issue_log, None, (), unused_image_files)
 
 
 def _read(raw: Path, format: str) -> tuple[str, RawDataset]:
@@ -127,33 +126,41 @@ def _read(raw: Path, format: str) -> tuple[str, RawDataset]:
     return name, formats.read(raw, name)
 
 
-def _files(seen: dict[str, list[MatchedRecord]]) -> set[str]:
-    return {item.raw.file for found in seen.values() for item in found}
+def _match(raw: Path, parts: Mapping[str, Sequence[RawSplit]], issue_log: IssueLog) -> dict[str, list[MatchedRecord]]:
+    matched = match_splits(raw, parts, issue_log.options.image_check, issue_log)
+    _note_skipped_objects(parts.values(), matched, issue_log)
+    return matched
 
 
-def _note_lost(parts: Iterable[Sequence[RawSplit]], seen: dict[str, list[MatchedRecord]], issue_log: IssueLog) -> None:
-    """A record counts once, in however many of the data set's lists it is."""
-    kept = {item.raw.source for found in seen.values() for item in found}
-    records = (image for found in parts for part in found for image in part.images)
-    lost = {image.source: len(image.objects) for image in records if image.source not in kept}
-    issue_log.note(SKIPPED_OBJECTS, sum(lost.values()))
+def _count_files(matched: Mapping[str, Sequence[MatchedRecord]]) -> int:
+    return len({item.record.file for items in matched.values() for item in items})
 
 
-def _unused(own: Collection[str], names: Collection[str]) -> tuple[str, ...]:
-    used = {name for asked in names for name in asked.split("+")}
-    return tuple(name for name in own if name not in used)
+def _note_skipped_objects(
+    parts: Iterable[Sequence[RawSplit]], matched: Mapping[str, Sequence[MatchedRecord]], issue_log: IssueLog
+) -> None:
+    """Counts the objects of skipped images. A record counts once, even if several splits contain it."""
+    kept = {item.record.source for items in matched.values() for item in items}
+    records = (record for splits in parts for split in splits for record in split.images)
+    skipped = {record.source: len(record.objects) for record in records if record.source not in kept}
+    issue_log.add_note(SKIPPED_OBJECTS, sum(skipped.values()))
 
 
-def _summary(source: str, annotations: AnnotationSet) -> dict[str, Any]:
-    names = {category.id: category.name for category in annotations.categories}
-    objects = Counter(names[item.category_id] for item in annotations.annotations)
-    with_objects = {item.image_id for item in annotations.annotations}
+def _unused_splits(published: Collection[str], choices: Collection[str]) -> tuple[str, ...]:
+    used = {name for choice in choices for name in choice.split("+")}
+    return tuple(name for name in published if name not in used)
+
+
+def _summary(source: str, split: AnnotationSet) -> dict[str, Any]:
+    names = {category.id: category.name for category in split.categories}
+    objects = Counter(names[annotation.category_id] for annotation in split.annotations)
+    with_objects = {annotation.image_id for annotation in split.annotations}
     return {
         "source": source,
-        "images": len(annotations.images),
-        "images_without_objects": len(annotations.images) - len(with_objects),
-        "objects": len(annotations.annotations),
-        "difficult": sum(item.difficult for item in annotations.annotations),
-        "crowds": sum(item.iscrowd for item in annotations.annotations),
+        "images": len(split.images),
+        "images_without_objects": len(split.images) - len(with_objects),
+        "objects": len(split.annotations),
+        "difficult": sum(annotation.difficult for annotation in split.annotations),
+        "crowds": sum(annotation.iscrowd for annotation in split.annotations),
         "classes": {name: objects[name] for name in names.values()},
     }

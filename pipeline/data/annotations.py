@@ -1,7 +1,7 @@
-"""The unified format: strict COCO JSON, one file a split. Model, reader, writer, checker.
+"""The unified format, strict COCO JSON with one file per split: data classes, reading, writing and checks.
 
-Boxes are (x, y, width, height) in pixel-edge coordinates: 0-based, floats, inside the image, of positive width
-and height. `difficult` is VOC's flag; metrics count such an object neither as missed nor as wrong.
+Boxes are (x, y, width, height) in pixel-edge coordinates: 0-based floats inside the image, with positive width and
+height. `difficult` is VOC's flag; metrics ignore such objects.
 """
 
 import json
@@ -26,7 +26,7 @@ class Category:
 @dataclass(frozen=True, slots=True)
 class Image:
     id: int
-    file_name: str  # POSIX, relative to data/raw/<dataset>/
+    file_name: str  # POSIX path relative to data/raw/<dataset>/
     width: int  # pixels of the decoded image
     height: int
 
@@ -44,14 +44,14 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class AnnotationSet:
-    """One split. Categories keep the data set's own ids and order; index 0…K−1 in that order is the training label."""
+    """One split. Categories keep the ids and order of the data set; the index in that order is the training label."""
 
     categories: tuple[Category, ...]
     images: tuple[Image, ...]
     annotations: tuple[Annotation, ...]
 
     def by_image(self) -> dict[int, list[Annotation]]:
-        """Each image's annotations, by image id, with an empty list for an image without objects."""
+        """The annotations of each image by image id; an empty list for an image without objects."""
         groups: dict[int, list[Annotation]] = {image.id: [] for image in self.images}
         for annotation in self.annotations:
             groups[annotation.image_id].append(annotation)
@@ -64,7 +64,7 @@ class AnnotationSet:
         return replace(self, images=images, annotations=annotations)
 
     def label_of(self) -> dict[int, int]:
-        """Training label by category id."""
+        """The training label, 0…K−1, of each category id."""
         return {category.id: label for label, category in enumerate(self.categories)}
 
 
@@ -72,10 +72,10 @@ _ADAPTER = TypeAdapter(AnnotationSet)
 
 
 def write(annotations: AnnotationSet, path: Path) -> None:
-    """Writes one split, whole or not at all: the same content always as the same bytes, a record a line.
+    """Writes one split, whole or not at all, with one record per line. The same content always gives the same bytes.
 
     Raises:
-        PipelineError: the content breaks the format; nothing is written.
+        PipelineError: a record breaks the format; nothing is written.
     """
     for problem in problems(annotations):
         raise PipelineError(f"{path}: {problem}")
@@ -91,8 +91,8 @@ def write(annotations: AnnotationSet, path: Path) -> None:
     write_text(path, "{\n" + ",\n".join(blocks) + "\n}\n")
 
 
-# Written out by hand, in a tenth of the time that a JSON writer takes for a million records: json's bytes, which are
-# Python's own for finite numbers.
+# Formatting by hand takes a tenth of the time of a JSON writer for a million records. The bytes are those of json,
+# which writes finite numbers as Python does.
 
 
 def _category_line(category: Category) -> str:
@@ -117,7 +117,7 @@ def read(path: Path) -> AnnotationSet:
     """Reads one split and checks it.
 
     Raises:
-        PipelineError: the file, and the first record that breaks the format.
+        PipelineError: the file can't be read, or a record breaks the format; the message names the first one.
     """
     try:
         annotations = _ADAPTER.validate_json(path.read_bytes(), strict=True)
@@ -126,18 +126,18 @@ def read(path: Path) -> AnnotationSet:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         if problem["type"] == "json_invalid":
-            read_json(path)  # which says where
-        where = ".".join(str(part) for part in problem["loc"])
-        raise PipelineError(f"{path}: {where}: {problem['msg']}") from None
+            read_json(path)  # raises an error with the position
+        location = ".".join(str(part) for part in problem["loc"])
+        raise PipelineError(f"{path}: {location}: {problem['msg']}") from None
     for broken in problems(annotations):
         raise PipelineError(f"{path}: {broken}; run `dvc repro -f convert`")
     return annotations
 
 
 def problems(annotations: AnnotationSet) -> Iterator[str]:
-    """Yields a line for each record that breaks the format; nothing for a right one."""
+    """Yields one line for each record that breaks the format."""
     if not annotations.categories:
-        yield "it has no categories"
+        yield "there are no categories"
     for kind, records in (
         ("category", annotations.categories), ("image", annotations.images), ("annotation", annotations.annotations)
     ):  # fmt: skip
@@ -176,15 +176,15 @@ def _annotation_problems(annotations: AnnotationSet) -> Iterator[str]:
 
 
 def box_problem(bbox: tuple[float, float, float, float], width: int, height: int) -> str | None:
-    """What is wrong with a box in an image of this size; None for a right one.
+    """The problem of a box in an image of this size; None for a valid box.
 
-    A thousandth of a pixel beyond the edge is rounding, not a fault.
+    Boxes may reach out of the image by a thousandth of a pixel, because of rounding.
     """
     x, y, w, h = bbox
     inside = x >= -1e-3 and y >= -1e-3 and x + w <= width + 1e-3 and y + h <= height + 1e-3
     if inside and w > 0 and h > 0:
         return None
     shown = f"box [x {x:g}, y {y:g}, width {w:g}, height {h:g}]"
-    if not (w > 0 and h > 0):  # NaN ends here too
+    if not (w > 0 and h > 0):  # true for NaN, too
         return f"{shown} has no positive width and height"
     return f"{shown} is outside its image of {width}×{height}"

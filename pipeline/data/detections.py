@@ -1,4 +1,4 @@
-"""The COCO results format: a JSON list of detections, each {image_id, category_id, bbox, score}."""
+"""The COCO results format: a JSON list of detections {image_id, category_id, bbox, score}."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -12,7 +12,7 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.files import write_text
 
-# Strict, for "0.9" is no score; not so for ids, where tools that keep them in float arrays write 42.0.
+# Numbers are strict, so that "0.9" is no score. Ids are not: tools that keep them in float arrays write 42.0.
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Length = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
 
@@ -20,7 +20,7 @@ _Length = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
 @dataclass(frozen=True, slots=True)
 class Detection:
     image_id: int
-    category_id: int  # the data set's own
+    category_id: int  # of the data set, not the training label
     bbox: tuple[_Number, _Number, _Length, _Length]  # x, y, width, height in pixel-edge coordinates
     score: _Number
 
@@ -29,10 +29,10 @@ _ADAPTER = TypeAdapter(list[Detection])
 
 
 def read(path: Path, truth: AnnotationSet) -> tuple[Detection, ...]:
-    """Reads detections made on the images of `truth`; further keys of a record are passed over.
+    """Reads detections in the images of `truth`. Other keys of a record are ignored.
 
     Raises:
-        PipelineError: the file, and the first record (counted from 0) that is not a detection on these images.
+        PipelineError: the file can't be read, or a record is invalid; the message names the first one, counted from 0.
     """
     content = read_bytes(path)
     try:
@@ -42,25 +42,25 @@ def read(path: Path, truth: AnnotationSet) -> tuple[Detection, ...]:
         remedy = "it must be a list of {image_id, category_id, bbox: [x, y, width, height], score}"
         raise PipelineError(f"{path}: {problem}; {remedy}") from None
     for problem in _unknown_ids(detections, truth):
-        raise PipelineError(f"{path}: {problem}; give the ground truth that these detections were made on")
+        raise PipelineError(f"{path}: {problem}; give the ground truth of the images that these detections are for")
     return detections
 
 
 def write(detections: Iterable[Detection], path: Path) -> None:
-    """Writes detections in their order, one a line, whole or not at all: the same ones always as the same bytes.
+    """Writes detections, whole or not at all, with one per line. The same detections always give the same bytes.
 
-    Numbers are written in full, as the shortest decimals that read back equal. Rounding to nine digits was tried:
-    an IoU of exactly a threshold (an object found a third of its width aside) fell on its other side, and AP moved.
+    Numbers are written as the shortest decimals that read back equal. They are not rounded: with nine digits, an IoU
+    that equals a threshold fell below it, which changed AP.
     """
     lines = ",\n".join(" " + json.dumps(asdict(detection), allow_nan=False) for detection in detections)
     write_text(path, f"[\n{lines}\n]\n" if lines else "[]\n")
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes.
+    """Reads the bytes of a file.
 
     Raises:
-        PipelineError: it is missing or can't be read.
+        PipelineError: the file is missing or can't be read.
     """
     try:
         return path.read_bytes()
@@ -69,7 +69,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def first_problem(error: ValidationError) -> str:
-    """Where the first invalid value of a file is, and what is wrong with it: `record 3: score: field required`."""
+    """The position and problem of the first invalid value: `record 3: score: field required`."""
     problem = error.errors(include_url=False)[0]
     if problem["type"] == "json_invalid":
         return f"not JSON: {problem['ctx']['error']}"

@@ -1,4 +1,4 @@
-"""Image files to pixels: the one place that decodes them, so that a file has the same pixels everywhere."""
+"""Decodes image files. All code that needs pixels uses this module, so a file has the same pixels everywhere."""
 
 import struct
 import zlib
@@ -15,29 +15,29 @@ from torchvision.transforms.v2 import functional
 from pipeline.errors import PipelineError
 
 _RGB = torchvision.io.ImageReadMode.RGB.value
-# What Pillow raises for bytes that aren't a whole image, depending on the format.
+# The exceptions that Pillow raises for invalid or truncated images, depending on the format.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, PIL.Image.DecompressionBombError)
 
 
 def read_image(path: Path) -> torch.Tensor:
-    """Decodes an image file as stored: uint8 [3, H, W] RGB, the three colors of a pixel side by side in memory.
+    """Decodes an image file as stored: uint8 [3, H, W] RGB, with channels-last memory layout.
 
     | file | pixels |
     |---|---|
-    | JPEG, WebP | decoded by torchvision: in half and a quarter of Pillow's time, to the same pixels |
+    | JPEG, WebP | decoded by torchvision, to the same pixels as by Pillow in a half and a quarter of the time |
     | everything else (PNG, GIF, BMP, TIFF, …) | decoded by Pillow |
     | gray | three equal channels |
-    | 16-bit gray | its upper eight bits |
-    | palette | its colors |
-    | transparency (RGBA, gray with alpha, a palette's) | dropped: the colors stored below it |
-    | CMYK, YCCK | to RGB without a color profile, as Pillow does |
-    | EXIF orientation | not applied: boxes refer to stored pixels |
-    | animation (GIF, WebP, PNG), pages (TIFF) | the first picture |
-    | cut short | an error, never filled up with gray |
-    | JPEG with damage inside | decoded as far as libjpeg can, which says so on stderr |
+    | 16-bit gray | upper eight bits |
+    | palette | colors of the palette |
+    | transparency (RGBA, gray with alpha, palette) | ignored: the stored colors |
+    | CMYK, YCCK | converted to RGB without a color profile, as by Pillow |
+    | EXIF orientation | ignored: boxes refer to stored pixels |
+    | animation (GIF, WebP, PNG), pages (TIFF) | the first image |
+    | truncated | an error, not filled with gray |
+    | JPEG with corrupt data | decoded as far as possible; libjpeg warns on stderr |
 
-    PNG is Pillow's although torchvision reads it a little faster: its libpng writes to stderr about every odd color
-    profile.
+    PNG files are decoded by Pillow, although torchvision is slightly faster: its libpng warns on stderr about every
+    unusual color profile.
 
     Raises:
         PipelineError: the file is missing or can't be decoded.
@@ -69,9 +69,9 @@ def to_pil(image: torch.Tensor) -> PIL.Image.Image:
 
 
 def _by_torchvision(content: NDArray[np.uint8]) -> torch.Tensor | None:
-    """None where torchvision can't or shouldn't; Pillow then decides, and words the error."""
+    """None if torchvision can't decode the file or shouldn't; Pillow then decodes it or raises the error."""
     head = content[:12].tobytes()
-    # The operators and not their Python wrappers, which warn at each call that they will move to another package.
+    # Operators instead of their Python wrappers, which warn at each call that they will move to another package.
     try:
         if head[:3] == b"\xff\xd8\xff":
             return torch.ops.image.decode_jpeg(torch.from_numpy(content), _RGB)  # type: ignore[no-any-return]
@@ -88,15 +88,15 @@ def _by_pillow(content: NDArray[np.uint8]) -> torch.Tensor:
 
 
 def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """A 16-bit gray image by its upper eight bits; Pillow alone would clip everything above 255 to white."""
+    """The upper eight bits of a 16-bit gray image; Pillow's conversion clips everything above 255 to white."""
     if image.mode.startswith("I"):
         return PIL.Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     return image
 
 
 def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """[3, H, W] to [3, height, width], of the same type, smoothed where it becomes smaller."""
+    """Resizes [3, H, W] to [3, height, width], keeping the type, with antialiasing."""
     if (height, width) == tuple(image.shape[-2:]):
         return image
-    answer: torch.Tensor = functional.resize(image, [height, width], antialias=True)
-    return answer
+    result: torch.Tensor = functional.resize(image, [height, width], antialias=True)
+    return result

@@ -1,10 +1,10 @@
-"""Annotation formats: how each is recognized and read. A new one is one module and one line in FORMATS."""
+"""Readers of annotation formats, and their recognition. A new format takes one module and one line in FORMATS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, count_noun
 from pipeline.formats import (
     coco,
     cvat,
@@ -17,64 +17,64 @@ from pipeline.formats import (
     voc,
     yolo,
 )
-from pipeline.formats.image_index import list_files
+from pipeline.formats.dataset_files import list_files
 from pipeline.formats.records import RawDataset
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to lay out annotations."""
+    """An annotation format."""
 
-    looks_like: str  # what people find in such a folder, for messages
-    find_evidence: Callable[
-        [Path, list[PurePosixPath]], PurePosixPath | None
-    ]  # a file that shows the format, if there is
+    description: str  # the files by which people recognize it, for messages
+    find_evidence: Callable[[Path, list[PurePosixPath]], PurePosixPath | None]  # returns a file of this format, if any
     read: Callable[[Path], RawDataset]
 
 
 FORMATS: dict[str, Format] = {
-    "coco": Format("a .json file with COCO's images, annotations and categories", coco.find_evidence, coco.read),
-    "voc": Format(".xml files with an <annotation> of Pascal VOC each", voc.find_evidence, voc.read),
-    "yolo": Format("a data.yaml, obj.data or classes.txt with YOLO's .txt labels", yolo.find_evidence, yolo.read),
-    "kitti": Format(".txt files with KITTI's fifteen columns", kitti.find_evidence, kitti.read),
-    "cvat": Format("an .xml file with CVAT's <annotations> and their <version>", cvat.find_evidence, cvat.read),
-    "labelme": Format(".json files with LabelMe's shapes and imagePath", labelme.find_evidence, labelme.read),
+    "coco": Format("a .json file with images, annotations and categories", coco.find_evidence, coco.read),
+    "voc": Format(".xml files with an <annotation>, one per image", voc.find_evidence, voc.read),
+    "yolo": Format("a data.yaml, obj.data or classes.txt with .txt label files", yolo.find_evidence, yolo.read),
+    "kitti": Format(".txt files with KITTI's 15 columns", kitti.find_evidence, kitti.read),
+    "cvat": Format("an .xml file with <annotations> and a <version>", cvat.find_evidence, cvat.read),
+    "labelme": Format(".json files with shapes and an imagePath", labelme.find_evidence, labelme.read),
     "tfrecord": Format(".tfrecord or .record files with image/object/bbox", tfrecord.find_evidence, tfrecord.read),
-    "retinanet": Format("a .csv of keras-retinanet, path,x1,y1,x2,y2,class", retinanet.find_evidence, retinanet.read),
-    "openimages": Format("a .csv whose head has ImageID,LabelName,XMin,…", openimages.find_evidence, openimages.read),
+    "retinanet": Format("a .csv file with rows path,x1,y1,x2,y2,class", retinanet.find_evidence, retinanet.read),
+    "openimages": Format(
+        "a .csv file with columns ImageID,LabelName,XMin,…", openimages.find_evidence, openimages.read
+    ),
     "pennfudan": Format(".txt files of PASCAL Annotation Version 1.00", pennfudan.find_evidence, pennfudan.read),
 }
 
 
 def recognize(folder: Path) -> str:
-    """The name of the format that a data set's folder is laid out in.
+    """The name of a data set's format.
 
     Raises:
-        PipelineError: no format is found there, or more than one; the line says what was looked for.
+        PipelineError: The folder contains no known format, or several; the message lists what was searched or found.
     """
     files = list_files(folder)
-    found = {name: file for name, known in FORMATS.items() if (file := known.find_evidence(folder, files)) is not None}
-    if not found:
-        looked_for = "; ".join(f"{name}: {known.looks_like}" for name, known in FORMATS.items())
+    evidence = {name: file for name, known in FORMATS.items() if (file := known.find_evidence(folder, files))}
+    if not evidence:
+        descriptions = "; ".join(f"{name}: {known.description}" for name, known in FORMATS.items())
         raise PipelineError(
-            f"{folder}: no annotations recognized among its {len(files)} files; looked for {looked_for}"
+            f"{folder}: no annotations recognized in {count_noun(len(files), 'file')}; expected one of {descriptions}"
         )
-    if len(found) > 1:
-        seen = " and ".join(f"{name} ({file})" for name, file in found.items())
+    if len(evidence) > 1:
+        names = " and ".join(f"{name} ({file})" for name, file in evidence.items())
         raise PipelineError(
-            f"{folder}: annotations in more than one format: {seen}; "
-            "say which to read, by its name: -S download.format=NAME, or --format NAME"
+            f"{folder}: annotations in several formats: {names}; "
+            "choose one with -S download.format=NAME or --format NAME"
         )
-    return next(iter(found))
+    return next(iter(evidence))
 
 
 def read(folder: Path, format: str = "auto") -> RawDataset:
-    """Reads a data set's records; `format` is a name in FORMATS, or "auto" to recognize it.
+    """Reads a data set's records; `format` is a key of FORMATS, or "auto" to recognize it.
 
     Raises:
-        PipelineError: the format is unknown or not recognized, or a file that describes a whole split is broken.
+        PipelineError: The format is unknown or not recognized, or a file that describes a whole split is invalid.
     """
     name = recognize(folder) if format == "auto" else format
     if name not in FORMATS:
-        raise PipelineError(f"format {name!r} is not known; known ones: {', '.join(FORMATS)}")
+        raise PipelineError(f"unknown format {name!r}; choose one of {', '.join(FORMATS)}")
     return FORMATS[name].read(folder)

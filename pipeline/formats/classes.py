@@ -1,4 +1,4 @@
-"""A data set's classes."""
+"""Class lists of formats that have none of their own."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,11 @@ from pipeline.data.annotations import Category
 from pipeline.formats.records import RawImage
 
 
-def class_names(images: Iterable[RawImage]) -> set[str]:
-    """What the objects are called."""
-    return {item.name for image in images for item in image.objects if item.issue is None}
+def collect_class_names(images: Iterable[RawImage]) -> set[str]:
+    """The class names of all valid objects."""
+    return {item.class_name for image in images for item in image.objects if item.issue is None}
 
 
 def number_categories(names: Iterable[str]) -> tuple[Category, ...]:
-    """Categories 1, 2, 3, … in the order of their names, for formats that give classes no number."""
-    return tuple(Category(number, name) for number, name in enumerate(names, 1))
+    """Categories with ids 1, 2, 3, … in the order of `names`."""
+    return tuple(Category(id, name) for id, name in enumerate(names, 1))

@@ -1,8 +1,9 @@
-"""COCO instance annotations, however they are laid out: COCO's own folders, Roboflow's, or a single file.
+"""Reader of COCO instance annotations: COCO's own folders, Roboflow's, or single files.
 
-Format: https://cocodataset.org/#format-data. Outlines and other fields that nobody asks for are most of such a file:
-they are never turned into objects. What msgspec refuses (NaN, half characters, a record that is no object) the plain
-JSON reader takes, or names with its line; both give the same records.
+Format: https://cocodataset.org/#format-data. Most of such a file are segmentations and other fields that the pipeline
+doesn't use: msgspec parses the file without creating objects for them. If msgspec refuses a file (NaN, unpaired
+surrogates, a record that isn't an object), the standard JSON reader parses it, or reports the error with its line. Both
+return the same records.
 """
 
 import math
@@ -18,15 +19,27 @@ from msgspec import UNSET
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.files import parse_json
-from pipeline.formats.image_index import ImageIndex, list_files, read_head, read_tail
-from pipeline.formats.naming import is_utf8, show_value, split_names
-from pipeline.formats.records import Box, Issue, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.dataset_files import list_files, read_head, read_tail
+from pipeline.formats.image_index import ImageIndex
+from pipeline.formats.records import (
+    Box,
+    Issue,
+    RawDataset,
+    RawImage,
+    RawObject,
+    RawSplit,
+    image_record,
+    invalid_image,
+    invalid_object,
+)
+from pipeline.formats.split_names import name_splits_by_file
+from pipeline.formats.text import is_utf8, show_value
 
-_SNIFF = 1 << 16  # bytes at either end of a file in which its first or last list must begin
+_SNIFFED_BYTES = 1 << 16  # at both ends of a file: its first or last list must begin there
 _LIST = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _SCORE = re.compile(rb'"score"\s*:')
 _BOM = b"\xef\xbb\xbf"
-_LARGEST_ID = 2**53  # beyond it JSON's numbers aren't exact everywhere
+_LARGEST_ID = 2**53  # larger integers aren't exact in every JSON reader
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -54,7 +67,7 @@ class _Annotation(msgspec.Struct, gc=False):
 _Record = TypeVar("_Record", _Category, _Image, _Annotation)
 
 
-class _File(msgspec.Struct):
+class InstanceFile(msgspec.Struct):
     images: list[_Image]
     annotations: list[_Annotation]
     categories: list[_Category]
@@ -65,160 +78,162 @@ def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | N
 
 
 def read(folder: Path) -> RawDataset:
-    """Reads every instance file below `folder`, one split each.
+    """Reads all instance files below `folder`, each as a split.
 
-    Files may number the same classes differently, or not list them all: the longest list counts, of equal ones the
-    first.
+    The files may number the same classes differently, or list only some of them. The longest list of classes is used,
+    the first one of several.
 
     Raises:
-        PipelineError: a file is not JSON (with its line), lacks a list, or no file's categories
-            are all those of the others.
+        PipelineError: A file isn't JSON or lacks a list, or no file's categories include those of all others.
     """
     files = list_files(folder)
     images = ImageIndex(files)
-    found = _annotation_files(folder, files)
-    if not found:
+    annotation_files = _annotation_files(folder, files)
+    if not annotation_files:
         raise PipelineError(f"{folder}: no COCO instance file found: a .json with images, annotations and categories")
-    called = split_names({file: file.stem.removeprefix("instances_") for file in found})
+    split_names = name_splits_by_file({file: file.stem.removeprefix("instances_") for file in annotation_files})
     splits: dict[str, RawSplit] = {}
     categories: dict[PurePosixPath, tuple[Category, ...]] = {}
-    for file in found:
-        content = _content(folder, file)
-        categories[file], names = _categories(file, content.categories)
-        splits[called[file]] = _split(file, called[file], content, names, images)
-    return RawDataset(_common(categories), splits, images.count)
+    for file in annotation_files:
+        content = _read_file(folder, file)
+        categories[file], class_names = _categories(file, content.categories)
+        splits[split_names[file]] = _split(file, split_names[file], content, class_names, images)
+    return RawDataset(_common_categories(categories), splits, images.count)
 
 
-def _common(categories: dict[PurePosixPath, tuple[Category, ...]]) -> tuple[Category, ...]:
-    names = {file: {category.name for category in own} for file, own in categories.items()}
-    longest = max(names, key=lambda file: len(names[file]))  # the first of equal ones
-    for file, own in names.items():
-        if strange := sorted(own - names[longest]):
+def _common_categories(categories: dict[PurePosixPath, tuple[Category, ...]]) -> tuple[Category, ...]:
+    names = {file: {category.name for category in listed} for file, listed in categories.items()}
+    longest = max(names, key=lambda file: len(names[file]))  # the first of several
+    for file, own_names in names.items():
+        if missing := sorted(own_names - names[longest]):
             raise PipelineError(
-                f"{file}: its categories are not those of {longest}, which has no {show_value(strange[0])!r}; "
-                "all splits need the same list, or one that holds the others'; is it another data set?"
+                f"{file}: its category {show_value(missing[0])!r} is not among those of {longest}; all files must list "
+                "the same categories, or one must list all of them; remove files of other data sets"
             )
     return categories[longest]
 
 
 def _annotation_files(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
-    """Instance files. Beside COCO's own `instances_*` lie key points and captions of the same images, and beside
-    whatever truth may lie detections in the same form: a score tells them."""
-    found = {file: ends for file in files if file.suffix.lower() == ".json" and (ends := _ends(folder / file))}
-    official = {file.parent for file in found if file.name.startswith("instances_")}
-    own = [file for file in found if file.parent not in official or file.name.startswith("instances_")]
-    return [file for file in own if not _SCORE.search(found[file])] or own
+    """The instance files. COCO's own folder also has files of keypoints and captions for the same images.
+
+    Files with detections, recognized by a score, are left out unless there are no other files.
+    """
+    ends = {file: both for file in files if file.suffix.lower() == ".json" and (both := _read_ends(folder / file))}
+    official = {file.parent for file in ends if file.name.startswith("instances_")}
+    instances = [file for file in ends if file.parent not in official or file.name.startswith("instances_")]
+    return [file for file in instances if not _SCORE.search(ends[file])] or instances
 
 
-def _ends(path: Path) -> bytes:
-    """Both ends of a JSON file that may be one of COCO's; nothing of any other."""
-    start = read_head(path, _SNIFF)
+def _read_ends(path: Path) -> bytes:
+    """Both ends of a JSON file that may be a COCO file; empty for any other file."""
+    start = read_head(path, _SNIFFED_BYTES)
     if not start.removeprefix(_BOM).lstrip().startswith(b"{"):
         return b""
-    ends = start if len(start) < _SNIFF else start + read_tail(path, _SNIFF)
+    ends = start if len(start) < _SNIFFED_BYTES else start + read_tail(path, _SNIFFED_BYTES)
     return ends if _LIST.search(ends) else b""
 
 
-def _content(folder: Path, file: PurePosixPath) -> _File:
+def _read_file(folder: Path, file: PurePosixPath) -> InstanceFile:
     try:
-        return parsed(file, (folder / file).read_bytes().removeprefix(_BOM))
+        return decode(file, (folder / file).read_bytes().removeprefix(_BOM))
     except OSError as error:
         raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
 
 
-def parsed(file: PurePosixPath, written: bytes) -> _File:
-    """The records of an instance file, outlines and other unused fields passed over.
+def decode(file: PurePosixPath, content: bytes) -> InstanceFile:
+    """The records of an instance file, without segmentations and other unused fields.
 
     Raises:
-        PipelineError: see `parsed_plainly`.
+        PipelineError: As `decode_with_json` does.
     """
     try:
-        return msgspec.json.decode(written, type=_File)
+        return msgspec.json.decode(content, type=InstanceFile)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return parsed_plainly(file, written)
+        return decode_with_json(file, content)
 
 
-def parsed_plainly(file: PurePosixPath, written: bytes) -> _File:
-    """The same, slower, of whatever JSON there is.
+def decode_with_json(file: PurePosixPath, content: bytes) -> InstanceFile:
+    """Like `decode`, slower, for any JSON that Python's reader accepts.
 
     Raises:
-        PipelineError: it is not JSON, with line and column, or lacks what an instance file has.
+        PipelineError: The content isn't JSON, with line and column, or lacks a list of an instance file.
     """
-    content = parse_json(written, file, _without_outlines)
+    parsed = parse_json(content, file, _drop_segmentation)
     for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise PipelineError(f"{file}: it has no list {key!r}; COCO instance files have one")
-        for number, record in enumerate(content[key], 1):
+        if not isinstance(parsed, dict) or not isinstance(parsed.get(key), list):
+            raise PipelineError(f"{file}: no list {key!r}; a COCO instance file must have one")
+        for number, record in enumerate(parsed[key], 1):
             if not isinstance(record, dict):
                 raise PipelineError(f"{file}: {key} record {number} is {show_value(record)}, not an object with fields")
-    return _File(
-        [_taken(_Image, record) for record in content["images"]],
-        [_taken(_Annotation, record) for record in content["annotations"]],
-        [_taken(_Category, record) for record in content["categories"]],
+    return InstanceFile(
+        [_to_struct(_Image, record) for record in parsed["images"]],
+        [_to_struct(_Annotation, record) for record in parsed["annotations"]],
+        [_to_struct(_Category, record) for record in parsed["categories"]],
     )
 
 
-def _taken(kind: type[_Record], record: dict[str, Any]) -> _Record:
-    """By hand, since msgspec's own conversion refuses half characters, even among names of fields."""
+def _to_struct(kind: type[_Record], record: dict[str, Any]) -> _Record:
+    """Not msgspec.convert, which refuses unpaired surrogates even in field names."""
     return kind(**{name: record[name] for name in kind.__struct_fields__ if name in record})
 
 
-def _without_outlines(record: dict[str, Any]) -> dict[str, Any]:
-    record.pop("segmentation", None)  # at once: all outlines of COCO are gigabytes
+def _drop_segmentation(record: dict[str, Any]) -> dict[str, Any]:
+    record.pop("segmentation", None)  # while parsing: the segmentations of COCO take gigabytes of memory
     return record
 
 
 def _categories(file: PurePosixPath, records: list[_Category]) -> tuple[tuple[Category, ...], dict[str, str]]:
-    """The categories, and class names by category id as text: files mix 7 and "7"."""
+    """The categories, and the class names by category id as text, because files mix 7 and "7"."""
     for number, record in enumerate(records, 1):
         if record.id is UNSET or not isinstance(record.name, str) or not is_utf8(record.name):
-            id = "no id" if record.id is UNSET else f"id {show_value(record.id)}"
+            has = "no id" if record.id is UNSET else f"id {show_value(record.id)}"
             raise PipelineError(
-                f"{file}: category {number} needs an id and a name, has {id}, name {show_value(record.name)}"
+                f"{file}: category {number} needs an id and a name, has {has}, name {show_value(record.name)}"
             )
     keys, names = [_key(record.id) for record in records], [record.name for record in records]
     for field, values in (("id", keys), ("name", names)):
         for value, count in Counter(values).items():
             if count > 1:
                 raise PipelineError(
-                    f"{file}: category {field} '{show_value(value)}' is used {count} times; each needs its own"
+                    f"{file}: category {field} '{show_value(value)}' is used {count} times; make it unique"
                 )
-    wholes = [_whole(record.id) for record in records]
-    own = [whole for whole in wholes if whole is not None]
-    ids = own if len(set(own)) == len(records) else range(1, len(records) + 1)
+    integers = [id for record in records if (id := _integer(record.id)) is not None]
+    ids = integers if len(set(integers)) == len(records) else range(1, len(records) + 1)
     categories = tuple(Category(id, name) for id, name in zip(ids, names, strict=True))
     return categories, dict(zip(keys, names, strict=True))
 
 
 def _key(value: Any) -> str:
-    """An id as text, by which records find each other: 7, 7.0 and "7" are one."""
+    """An id as text, to match records with each other: 7, 7.0 and "7" are the same id."""
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is str else str(value) if type(value) is int else show_value(value)
 
 
-def _split(file: PurePosixPath, name: str, content: _File, names: dict[str, str], images: ImageIndex) -> RawSplit:
+def _split(
+    file: PurePosixPath, name: str, content: InstanceFile, class_names: dict[str, str], images: ImageIndex
+) -> RawSplit:
     keys = [_key(record.id) for record in content.images]
-    called: dict[str, set[str]] = defaultdict(set)
+    file_names: dict[str, set[str]] = defaultdict(set)
     for key, image in zip(keys, content.images, strict=True):
-        called[key].add(show_value(image.file_name))
+        file_names[key].add(show_value(image.file_name))
     objects: dict[str, list[RawObject]] = defaultdict(list)
-    place = f"{file}: annotation "
+    prefix = f"{file}: annotation "
     for number, record in enumerate(content.annotations, 1):
-        source = f"{place}number {number}" if record.id is UNSET else place + show_value(record.id)
-        objects[_key(record.image_id)].append(_object(source, record, names))
-    found = tuple(
-        _image(file, name, record, tuple(objects.pop(key, ())), images, called[key])
+        source = f"{prefix}number {number}" if record.id is UNSET else prefix + show_value(record.id)
+        objects[_key(record.image_id)].append(_object(source, record, class_names))
+    records = tuple(
+        _image(file, name, record, tuple(objects.pop(key, ())), images, file_names[key])
         for key, record in zip(keys, content.images, strict=True)
     )
-    return RawSplit(found, tuple(_orphans(objects)))
+    return RawSplit(records, tuple(_orphan_objects(objects)))
 
 
-def _orphans(objects: dict[str, list[RawObject]]) -> Iterable[RawObject]:
-    for image, strays in objects.items():
-        for stray in strays:
-            issue = Issue("missing_image_id", f"its image {show_value(image)} does not exist")
-            yield RawObject(stray.source, stray.name, stray.box, issue=issue)
+def _orphan_objects(objects: dict[str, list[RawObject]]) -> Iterable[RawObject]:
+    for image_id, orphans in objects.items():
+        issue = Issue("missing_image_id", f"image {show_value(image_id)} does not exist")
+        for orphan in orphans:
+            yield RawObject(orphan.source, orphan.class_name, orphan.box, issue=issue)
 
 
 def _image(
@@ -227,36 +242,32 @@ def _image(
     record: _Image,
     objects: tuple[RawObject, ...],
     images: ImageIndex,
-    called: set[str],
+    file_names: set[str],
 ) -> RawImage:
-    """`called`: all file names that records of its id have."""
+    """`file_names` are those of all image records with this id."""
     source = f"{file}: image {None if record.id is UNSET else show_value(record.id)}"
     name = record.file_name
     if record.id in (UNSET, None) or not isinstance(name, str) or not name:
-        return RawImage(source, "", issue=Issue("invalid_record", "it needs an id and a file_name"))
-    if len(called) > 1:
-        names = " and ".join(sorted(called)[:2])
-        return RawImage(
-            source, "", issue=Issue("invalid_record", f"its id is that of {names}: whose objects are whose?")
-        )
-    width, height = _whole(record.width), _whole(record.height)
+        return invalid_image(source, "needs an id and a file_name")
+    if len(file_names) > 1:
+        names = " and ".join(sorted(file_names)[:2])
+        return invalid_image(source, f"the id is shared by {names}, so their annotations can't be told apart")
+    width, height = _integer(record.width), _integer(record.height)
     declared_size = (width, height) if width and height and width > 0 and height > 0 else None
     path = images.find(name, file.parent, split)
-    if isinstance(path, Issue):
-        return RawImage(source, "", _whole(record.id), declared_size, objects, path)
-    return RawImage(source, path, _whole(record.id), declared_size, objects)
+    return image_record(source, path, _integer(record.id), declared_size, objects)
 
 
-def _object(source: str, record: _Annotation, names: dict[str, str]) -> RawObject:
+def _object(source: str, record: _Annotation, class_names: dict[str, str]) -> RawObject:
     box = _box(record.bbox)
     if isinstance(box, Issue):
-        return RawObject(source, "", (0, 0, 0, 0), issue=box)
-    name = names.get(_key(record.category_id))
+        return invalid_object(source, box)
+    name = class_names.get(_key(record.category_id))
     if name is None:
-        issue = Issue("unknown_class", f"its category {show_value(record.category_id)} is not in the file's list")
-        return RawObject(source, "", box, issue=issue)
-    own = None if record.id is UNSET else _whole(record.id)
-    return RawObject(source, name, box, own, _area(record.area), _flag(record.iscrowd), _flag(record.difficult))
+        message = f"category {show_value(record.category_id)} is not in the file's list of categories"
+        return invalid_object(source, Issue("unknown_class", message), box)
+    id = None if record.id is UNSET else _integer(record.id)
+    return RawObject(source, name, box, id, _area(record.area), _flag(record.iscrowd), _flag(record.difficult))
 
 
 def _area(value: Any) -> float | None:
@@ -273,11 +284,11 @@ def _box(value: Any) -> Box | Issue:
         x, y, width, height = map(_number, value)
         if x is not None and y is not None and width is not None and height is not None:
             return (x, y, width, height)
-    return Issue("invalid_record", f"its bbox is {show_value(value)}, not [x, y, width, height]")
+    return Issue("invalid_record", f"bbox is {show_value(value)}, not [x, y, width, height]")
 
 
 def _number(value: Any) -> float | None:
-    """A number, also one written as text; None for anything else."""
+    """A number, or a number as text; None for anything else."""
     if type(value) is float:
         return value
     try:
@@ -286,12 +297,12 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _whole(value: Any) -> int | None:
-    """A whole number, also one written as text or with a point; None for anything else, and for an enormous one."""
+def _integer(value: Any) -> int | None:
+    """An integer, also as text or as a float; None for anything else and for integers beyond ±_LARGEST_ID."""
     if type(value) is int:
         return value if abs(value) <= _LARGEST_ID else None
     number = _number(value)
     if number is None or not number.is_integer() or abs(number) > _LARGEST_ID:
         return None
-    whole = int(number)
-    return None if isinstance(value, str) and str(whole) != value else whole  # "007" and "7" are two ids
+    integer = int(number)
+    return None if isinstance(value, str) and str(integer) != value else integer  # "007" and "7" are two ids

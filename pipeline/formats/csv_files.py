@@ -1,37 +1,37 @@
-"""Comma-separated files."""
+"""Reading of CSV files."""
 
 import csv
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
-from pipeline.formats.image_index import read_head
+from pipeline.formats.dataset_files import read_head
 
 
-def rows(folder: Path, file: PurePosixPath) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a file that hold anything, with the number of the line each ends on.
+def read_rows(folder: Path, file: PurePosixPath) -> Iterator[tuple[int, list[str]]]:
+    """Yields the non-empty rows with stripped fields, each with the number of its last line.
 
     Raises:
-        PipelineError: it isn't UTF-8 text or isn't CSV, with the line.
+        PipelineError: The file can't be read, or isn't UTF-8 text or CSV; the message has the line.
     """
-    number = 0
+    line = 0
     try:
         with (folder / file).open(encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text)
             for row in reader:
-                number = reader.line_num
+                line = reader.line_num
                 if any(field.strip() for field in row):
-                    yield number, [field.strip() for field in row]
+                    yield line, [field.strip() for field in row]
     except OSError as error:
         raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise PipelineError(f"{file}: not CSV: it is not UTF-8 text, after line {number}") from None
+        raise PipelineError(f"{file}: not CSV: not UTF-8 text after line {line}") from None
     except csv.Error as error:
-        raise PipelineError(f"{file}: not CSV: {error}, after line {number}") from None
+        raise PipelineError(f"{file}: not CSV: {error} after line {line}") from None
 
 
-def first_row(folder: Path, file: PurePosixPath) -> list[str]:
-    """The first row, by which a file is recognized; empty where there is none, or none that can be read."""
+def read_first_row(folder: Path, file: PurePosixPath) -> list[str]:
+    """The first row, to recognize a format; empty if the file has no row or isn't CSV."""
     text = read_head(folder / file).decode("utf-8-sig", errors="replace")
     try:
         return next(([field.strip() for field in row] for row in csv.reader(text.splitlines()) if row), [])
@@ -39,8 +39,8 @@ def first_row(folder: Path, file: PurePosixPath) -> list[str]:
         return []
 
 
-def number(text: str) -> float | None:
-    """A number, also with a decimal comma; None for anything else."""
+def parse_number(text: str) -> float | None:
+    """A number with a decimal point or a decimal comma; None for other text."""
     try:
         return float(text.replace(",", ".")) if "_" not in text else None
     except ValueError:

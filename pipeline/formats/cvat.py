@@ -1,7 +1,6 @@
-"""CVAT's own XML, version 1.1: `CVAT for images`, and `CVAT for video` where the frames are there as images.
+"""Reader of CVAT's XML, version 1.1: `CVAT for images`, and `CVAT for video` with its frames as image files.
 
-Format: https://docs.cvat.ai/docs/dataset_management/formats/format-cvat/. Coordinates are in pixels, 0-based, from the
-pixels' edges.
+Format: https://docs.cvat.ai/docs/dataset_management/formats/format-cvat/. Coordinates are pixel edges, 0-based.
 """
 
 import re
@@ -14,11 +13,23 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from pipeline.errors import PipelineError
-from pipeline.formats.classes import class_names, number_categories
-from pipeline.formats.image_index import ImageIndex, list_files, read_head
-from pipeline.formats.naming import show_value, split_names
-from pipeline.formats.records import Box, Issue, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.classes import collect_class_names, number_categories
+from pipeline.formats.dataset_files import list_files, read_head
+from pipeline.formats.image_index import ImageIndex
+from pipeline.formats.records import (
+    Box,
+    Issue,
+    RawDataset,
+    RawImage,
+    RawObject,
+    RawSplit,
+    image_record,
+    invalid_image,
+    invalid_object,
+)
 from pipeline.formats.shapes import box_around_ellipse, box_around_points, box_around_rotated
+from pipeline.formats.split_names import name_splits_by_file
+from pipeline.formats.text import show_value
 
 _ROOT = re.compile(rb"<annotations[^>]*>\s*(?:<!--.*?-->\s*)*<version>\s*1\.", re.DOTALL)
 _SHAPES = ("box", "polygon", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
@@ -27,48 +38,47 @@ _TRUE = ("1", "true", "True")
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next((file for file in files if _sniff(folder / file)), None)
+    return next((file for file in files if _is_annotation(folder / file)), None)
 
 
 def read(folder: Path) -> RawDataset:
-    """Reads every such file below `folder`.
+    """Reads all CVAT files below `folder`.
 
-    An image's `subset` is its split. Without one, the file is, called by its name or, where that says nothing, by its
-    folder. The classes are the labels that the files define, in their order; where they define none, what objects
-    are called. `tag`, which has no place in the image, is left out.
+    An image's `subset` is its split. An image without subset is in a split named after its file, or after the file's
+    folder if the file's name is a generic one. The classes are the labels that the files define, in their order, or the
+    class names of the objects if the files define none. Tags of whole images are ignored.
 
     Raises:
-        PipelineError: there is none, or one is not XML.
+        PipelineError: There is no such file, or a file isn't XML.
     """
     files = list_files(folder)
     images = ImageIndex(files)
-    roots = {file: _root(folder, file) for file in files if _sniff(folder / file)}
+    roots = {file: _parse(folder, file) for file in files if _is_annotation(folder / file)}
     if not roots:
-        raise PipelineError(f"{folder}: no CVAT annotations found: an .xml with <annotations> and its <version>")
+        raise PipelineError(f"{folder}: no CVAT annotations found: an .xml file with <annotations> and a <version>")
     labels = _labels(roots.values())
-    names = split_names({file: file.stem for file in roots})
+    split_names = name_splits_by_file({file: file.stem for file in roots})
     splits: dict[str, list[RawImage]] = defaultdict(list)
     for file, root in roots.items():
         for subset, image in _images(file, root, labels, images):
-            splits[subset or names[file]].append(image)
-    called = labels or sorted(class_names(image for found in splits.values() for image in found))
-    return RawDataset(
-        number_categories(called), {name: RawSplit(tuple(found)) for name, found in splits.items()}, images.count
-    )
+            splits[subset or split_names[file]].append(image)
+    names = labels or sorted(collect_class_names(image for split in splits.values() for image in split))
+    raw_splits = {name: RawSplit(tuple(split)) for name, split in splits.items()}
+    return RawDataset(number_categories(names), raw_splits, images.count)
 
 
-def _sniff(path: Path) -> bool:
+def _is_annotation(path: Path) -> bool:
     return path.suffix.lower() == ".xml" and bool(_ROOT.search(read_head(path)))
 
 
-def _root(folder: Path, file: PurePosixPath) -> Element:
+def _parse(folder: Path, file: PurePosixPath) -> Element:
     try:
         root: Element = fromstring((folder / file).read_bytes())
     except ParseError as error:
         line, column = error.position
         raise PipelineError(f"{file}: not XML: {str(error).split(':')[0]} at line {line} column {column + 1}") from None
     except DefusedXmlException as error:
-        raise PipelineError(f"{file}: not read: it declares entities or the like ({type(error).__name__})") from None
+        raise PipelineError(f"{file}: not read: unsafe XML declarations ({type(error).__name__})") from None
     except (LookupError, ValueError) as error:  # an unknown or wrong encoding
         raise PipelineError(f"{file}: not XML: {error}") from None
     except OSError as error:
@@ -78,74 +88,69 @@ def _root(folder: Path, file: PurePosixPath) -> Element:
 
 def _labels(roots: Iterable[Element]) -> list[str]:
     """The labels that the files define, without the joints of skeletons."""
-    found = (label for root in roots for label in root.iterfind("meta//labels/label"))
-    names = (label.findtext("name", "").strip() for label in found if not label.findtext("parent", "").strip())
+    labels = (label for root in roots for label in root.iterfind("meta//labels/label"))
+    names = (label.findtext("name", "").strip() for label in labels if not label.findtext("parent", "").strip())
     return list(dict.fromkeys(name for name in names if name))
 
 
 def _images(
     file: PurePosixPath, root: Element, labels: list[str], images: ImageIndex
 ) -> Iterable[tuple[str, RawImage]]:
-    """Images, each with its subset, which may be empty."""
-    for number, record in enumerate(root.iterfind("image"), 1):
-        subset = _subset(record)
-        yield subset, _image(file, number, record, subset, labels, images)
+    """Images with their subsets, which may be empty."""
+    for number, element in enumerate(root.iterfind("image"), 1):
+        subset = _subset(element)
+        yield subset, _image(file, number, element, subset, labels, images)
     tracks = root.findall("track")
     if tracks:
         yield from _frames(file, root, tracks, labels, images)
 
 
-def _subset(record: Element) -> str:
-    return " ".join(record.get("subset", "").split())
+def _subset(element: Element) -> str:
+    return " ".join(element.get("subset", "").split())
 
 
 def _image(
-    file: PurePosixPath, number: int, record: Element, subset: str, labels: list[str], images: ImageIndex
+    file: PurePosixPath, number: int, element: Element, subset: str, labels: list[str], images: ImageIndex
 ) -> RawImage:
-    name = record.get("name", "")
+    name = element.get("name", "")
     source = f"{file}: image {show_value(name) or number}"
     if not name:
-        return RawImage(source, "", issue=Issue("invalid_record", "it needs a name"))
-    shapes = (shape for shape in record if shape.tag in _SHAPES)
-    objects = tuple(_object(f"{source}: shape {place}", shape, labels) for place, shape in enumerate(shapes, 1))
+        return invalid_image(source, "needs a name")
+    shapes = (shape for shape in element if shape.tag in _SHAPES)
+    objects = tuple(_object(f"{source}: shape {index}", shape, labels) for index, shape in enumerate(shapes, 1))
     path = images.find(name, file.parent, subset)
-    own, declared_size = _whole(record, "id"), _declared(record)
-    if isinstance(path, Issue):
-        return RawImage(source, "", own, declared_size, objects, path)
-    return RawImage(source, path, own, declared_size, objects)
+    return image_record(source, path, _integer(element, "id"), _declared_size(element), objects)
 
 
 def _frames(
     file: PurePosixPath, root: Element, tracks: list[Element], labels: list[str], images: ImageIndex
 ) -> Iterable[tuple[str, RawImage]]:
-    """A video's frames: those with objects, and those of its length that are there as images."""
+    """The frames of a video that have objects, and those within its length that exist as image files."""
     if len(root.findall("meta//task")) > 1:
-        raise PipelineError(f"{file}: it has the tracks of several tasks, whose frames mix; export each task by itself")
+        raise PipelineError(
+            f"{file}: tracks of several tasks, whose frame numbers overlap; export each task separately"
+        )
     objects: dict[int, list[RawObject]] = defaultdict(list)
     subset = ""
     for number, track in enumerate(tracks, 1):
         subset = subset or _subset(track)
-        for shape in (one for one in track if one.tag in _SHAPES and one.get("outside") not in _TRUE):
+        for shape in (item for item in track if item.tag in _SHAPES and item.get("outside") not in _TRUE):
             source = f"{file}: track {number}: frame {show_value(shape.get('frame', ''))}"
-            frame = _whole(shape, "frame")
-            item = _object(source, shape, labels, track.get("label", ""))
+            frame = _integer(shape, "frame")
             if frame is None:
-                yield subset, RawImage(source, "", issue=Issue("invalid_record", "its frame is no number"))
+                yield subset, invalid_image(source, "the frame is not a number")
             else:
-                objects[frame].append(item)
-    length = _length(root)
-    # Those that are there, not all that a length may promise: it may be any number.
-    there = {int(found[1]) for stem in images.stems if (found := _FRAME.fullmatch(stem))}
-    for frame in sorted({*objects, *(frame for frame in there if frame < length)}):
+                objects[frame].append(_object(source, shape, labels, track.get("label", "")))
+    length = _video_length(root)
+    # Only existing frames: the length in the file may be any number.
+    existing = {int(match[1]) for stem in images.stems if (match := _FRAME.fullmatch(stem))}
+    for frame in sorted({*objects, *(frame for frame in existing if frame < length)}):
         path = images.find_stem(f"frame_{frame:06d}", file.parent)
-        source = f"{file}: frame {frame}"
-        if not isinstance(path, Issue):
-            yield subset, RawImage(source, path, objects=tuple(objects[frame]))
-        elif frame in objects:
-            yield subset, RawImage(source, "", objects=tuple(objects[frame]), issue=path)
+        if frame in objects or not isinstance(path, Issue):
+            yield subset, image_record(f"{file}: frame {frame}", path, objects=tuple(objects[frame]))
 
 
-def _length(root: Element) -> int:
+def _video_length(root: Element) -> int:
     size = root.findtext("meta//size", "").strip()
     return int(size) if size.isascii() and size.isdigit() and len(size) < 10 else 0
 
@@ -154,26 +159,25 @@ def _object(source: str, shape: Element, labels: list[str], label: str = "") -> 
     name = (label or shape.get("label", "")).strip()
     box = _box(shape)
     if isinstance(box, Issue):
-        return RawObject(source, "", (0, 0, 0, 0), issue=box)
+        return invalid_object(source, box)
     if not name:
-        return RawObject(source, "", box, issue=Issue("invalid_record", "it has no label"))
+        return invalid_object(source, Issue("invalid_record", "has no label"), box)
     if labels and name not in labels:
-        return RawObject(
-            source, "", box, issue=Issue("unknown_class", f"its label {show_value(name)} is not in the file's list")
-        )
-    said = {one.get("name", "").lower(): (one.text or "").strip() for one in shape.iterfind("attribute")}
-    crowd = said.get("is_crowd", said.get("iscrowd")) in _TRUE
-    return RawObject(source, name, box, iscrowd=int(crowd), difficult=int(said.get("difficult") in _TRUE))
+        message = f"label {show_value(name)} is not in the file's list of labels"
+        return invalid_object(source, Issue("unknown_class", message), box)
+    attributes = {item.get("name", "").lower(): (item.text or "").strip() for item in shape.iterfind("attribute")}
+    crowd = attributes.get("is_crowd", attributes.get("iscrowd")) in _TRUE
+    return RawObject(source, name, box, iscrowd=int(crowd), difficult=int(attributes.get("difficult") in _TRUE))
 
 
 def _box(shape: Element) -> Box | Issue:
-    """The box around a shape that has an area."""
+    """The bounding box of a shape that has an area."""
     try:
         if shape.tag == "box":
             left, top, right, bottom = _numbers(shape, "xtl", "ytl", "xbr", "ybr")
-            turn = float(shape.get("rotation", "0"))
+            degrees = float(shape.get("rotation", "0"))
             box = (left, top, right - left, bottom - top)
-            return box_around_rotated(box, turn) if turn % 180 else box
+            return box_around_rotated(box, degrees) if degrees % 180 else box
         if shape.tag == "polygon":
             pairs = [pair.split(",") for pair in shape.get("points", "").split(";")]
             return box_around_points([(float(x), float(y)) for x, y in pairs])
@@ -183,27 +187,21 @@ def _box(shape: Element) -> Box | Issue:
         if shape.tag == "mask":
             left, top, width, height = _numbers(shape, "left", "top", "width", "height")
             return (left, top, width, height)
-    except (TypeError, ValueError):  # math's functions refuse an infinite angle with a ValueError
-        return Issue(
-            "invalid_record",
-            f"its <{shape.tag}> lacks a number, or has one that isn't: {show_value(dict(shape.attrib))}",
-        )
-    return Issue("invalid_record", f"a <{shape.tag}> has no area to draw a box around")
+    except (KeyError, ValueError):  # the math functions raise ValueError for an infinite angle
+        attributes = show_value(dict(shape.attrib))
+        return Issue("invalid_record", f"<{shape.tag}> has a missing or invalid number: {attributes}")
+    return Issue("invalid_record", f"<{shape.tag}> has no area, so it has no box")
 
 
 def _numbers(shape: Element, *names: str) -> list[float]:
-    return [float(shape.attrib[name]) if name in shape.attrib else _lacking(name) for name in names]
+    return [float(shape.attrib[name]) for name in names]
 
 
-def _lacking(name: str) -> float:
-    raise ValueError(name)
-
-
-def _declared(record: Element) -> tuple[int, int] | None:
-    width, height = _whole(record, "width"), _whole(record, "height")
+def _declared_size(element: Element) -> tuple[int, int] | None:
+    width, height = _integer(element, "width"), _integer(element, "height")
     return (width, height) if width and height else None
 
 
-def _whole(record: Element, name: str) -> int | None:
-    text = record.get(name, "").strip()
+def _integer(element: Element, name: str) -> int | None:
+    text = element.get(name, "").strip()
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None

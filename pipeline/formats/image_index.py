@@ -1,110 +1,33 @@
-"""Which image file a record means, wherever in the data set's folder it lies."""
+"""An index of a data set's image files, to find the file that a record refers to."""
 
-import os
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 import PIL.Image
 
-from pipeline.errors import PipelineError
-from pipeline.formats.naming import is_utf8, show_value
 from pipeline.formats.records import Issue
+from pipeline.formats.text import show_value
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
-# Where data sets keep their pictures, as against masks and previews of the same name.
+# Names of folders with images, as opposed to masks and previews of the same file names.
 IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img"}
 
 
-def list_files(folder: Path) -> list[PurePosixPath]:
-    """Every file below `folder`, sorted, as relative paths; hidden files and macOS's leftovers are left out.
-
-    Links to folders are followed, each folder once.
-
-    Raises:
-        PipelineError: a folder can't be read, or a file's name isn't UTF-8, which no JSON can hold.
-    """
-    return [PurePosixPath(path) for path in _walk(folder)]
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """In the order of the paths' parts: what is in `a` before `a.txt`."""
-    seen: set[tuple[int, int]] = set()
-    waiting = [("", True)]
-    while waiting:
-        path, is_folder = waiting.pop()
-        if not is_folder:
-            yield path
-        elif (itself := _identity(folder / path)) not in seen:
-            seen.add(itself)
-            waiting.extend(reversed(_entries(folder, path)))
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    try:
-        state = folder.stat()
-    except OSError as error:
-        raise PipelineError(f"{folder}: can't be read: {error.strerror}") from None
-    return state.st_dev, state.st_ino
-
-
-def _entries(folder: Path, path: str) -> list[tuple[str, bool]]:
-    """What is in a folder, by name, as (path, whether it is a folder)."""
-    try:
-        with os.scandir(folder / path) as scanned:
-            entries = [(entry.name, entry.is_dir()) for entry in scanned if entry.is_dir() or entry.is_file()]
-    except OSError as error:
-        raise PipelineError(f"{folder / path}: can't be read: {error.strerror}") from None
-    for name, _ in entries:
-        if not name.isascii() and not is_utf8(name):
-            raise PipelineError(f"{folder / path}: the file name {name!r} there is not UTF-8; rename it")
-    kept = [(name, is_folder) for name, is_folder in entries if not name.startswith(".") and name != "__MACOSX"]
-    return [(f"{path}/{name}" if path else name, is_folder) for name, is_folder in sorted(kept)]
-
-
-def read_head(path: Path, size: int = 4096) -> bytes:
-    """A file's first bytes.
-
-    Raises:
-        PipelineError: it can't be read.
-    """
-    return _part(path, 0, size)
-
-
-def read_tail(path: Path, size: int) -> bytes:
-    """A file's last bytes.
-
-    Raises:
-        PipelineError: it can't be read.
-    """
-    return _part(path, -size, size)
-
-
-def _part(path: Path, start: int, size: int) -> bytes:
-    """From `start` on; counted from the end, where that is negative."""
-    try:
-        with path.open("rb") as file:
-            file.seek(start if start >= 0 else max(0, os.fstat(file.fileno()).st_size + start))
-            return file.read(size)
-    except OSError as error:
-        raise PipelineError(f"{path}: can't be read: {error.strerror}") from None
-
-
 def read_image_size(path: Path) -> tuple[int, int] | Issue:
-    """Width and height from an image file's header, for formats whose boxes are shares of them."""
+    """Width and height from an image file's header, for formats with relative coordinates."""
     try:
         with PIL.Image.open(path) as image:
             return image.size
-    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise whatever their parsing stumbles on
+    except Exception as error:  # noqa: BLE001 - Pillow's plugins raise many types of exceptions
         reason = str(error).replace(str(path), path.name).split("\n")[0]
-        return Issue("undecodable_image", f"the size of its image {path.name} can't be read: {reason}")
+        return Issue("undecodable_image", f"the size of image {path.name} can't be read: {reason}")
 
 
 class ImageIndex:
-    """The image files of a data set, found by what a record calls them.
+    """The image files of a data set, by the ends of their paths.
 
-    A look-up takes the same time among a hundred files and among a million, also where many have one name, as in
-    videos cut into frames.
+    The time of a search doesn't depend on the number of files, even if many have the same name, such as video frames.
     """
 
     def __init__(self, files: list[PurePosixPath]) -> None:
@@ -121,14 +44,14 @@ class ImageIndex:
 
     @property
     def stems(self) -> Collection[str]:
-        """File names without folder and ending, each once."""
+        """The distinct file names without folder and suffix."""
         return self._by_stem.keys()
 
     def find(self, name: str, near: PurePosixPath, split: str = "") -> str | Issue:
-        """The file whose path ends as `name` does, in as many parts as can be; its folders may be another machine's.
+        """The file whose path has the most trailing parts in common with `name`, a path perhaps of another machine.
 
-        Of several, the one in a folder named after the split wins, then one in a folder called as the annotation
-        file's folder `near` is, then the one nearest to `near`.
+        Among several, a file in a folder named after the split is preferred, then one in a folder of the same name as
+        `near`, the annotation file's folder, then the one nearest to `near`.
         """
         parts = PurePosixPath(name.replace("\\", "/")).parts
         for start in range(max(0, len(parts) - self._depth), len(parts)):
@@ -138,53 +61,56 @@ class ImageIndex:
         return _missing(name)
 
     def find_stem(self, stem: str, near: PurePosixPath, split: str = "") -> str | Issue:
-        """The file called `stem` with whatever ending, chosen as `named` does, rather in a folder of pictures."""
-        # "/" can't be in a stem: the key is no tail's.
+        """The file with this stem and any image suffix; among several, the same one as `find` prefers."""
+        # A stem has no "/", so the key differs from those of `find`.
         return self._nearest(f"{stem}/", self._by_stem[stem], near, split) if stem in self._by_stem else _missing(stem)
 
-    def _nearest(self, called: str, candidates: list[PurePosixPath], near: PurePosixPath, split: str) -> str | Issue:
+    def _nearest(self, key: str, candidates: list[PurePosixPath], near: PurePosixPath, split: str) -> str | Issue:
         if len(candidates) == 1:
             return str(candidates[0])
-        if (called, split) not in self._namesakes:
-            called_so = [file for file in candidates if file.parent.name == split]
-            of_split = called_so or [file for file in candidates if split in file.parent.parts]
-            self._namesakes[called, split] = _Namesakes(of_split or candidates)
-        best = self._namesakes[called, split].closest(near)
-        if len(best) > 1:
-            return Issue(
-                "ambiguous_image", f"its image '{show_value(called.rstrip('/'))}' may be {best[0]} or {best[1]}"
-            )
-        return str(best[0])
+        if (key, split) not in self._namesakes:
+            in_split = [file for file in candidates if file.parent.name == split]
+            below_split = in_split or [file for file in candidates if split in file.parent.parts]
+            self._namesakes[key, split] = _Namesakes(below_split or candidates)
+        nearest = self._namesakes[key, split].nearest(near)
+        if len(nearest) > 1:
+            name = show_value(key.rstrip("/"))
+            return Issue("ambiguous_image", f"image '{name}' matches both {nearest[0]} and {nearest[1]}")
+        return str(nearest[0])
 
 
 class _Namesakes:
-    """Files of one name, by the folders that they are in."""
+    """Files of the same name, by the folders that contain them."""
 
     def __init__(self, files: list[PurePosixPath]) -> None:
-        self._below = _by_folder(files)
-        by_room: dict[str, list[PurePosixPath]] = defaultdict(list)
+        self._by_ancestor = _group_by_ancestor(files)
+        by_parent_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in files:
-            by_room[file.parent.name].append(file)
-        self._in_room = {room: _by_folder(own) for room, own in by_room.items()}
+            by_parent_name[file.parent.name].append(file)
+        self._by_parent_name = {name: _group_by_ancestor(group) for name, group in by_parent_name.items()}
 
-    def closest(self, near: PurePosixPath) -> list[PurePosixPath]:
-        """Those with most folders in common with `near`: beside it, or in a folder of pictures, and the fewest off."""
-        below = self._in_room.get(near.name, self._below)
-        close = next(below[folder] for folder in (near, *near.parents) if folder in below)
-        beside = [file for file in close if file.parent == near]
-        pictures = [file for file in close if any(part.lower() in IMAGE_FOLDERS for part in file.parts[:-1])]
-        best = beside or pictures or close
-        depth = min(len(file.parts) for file in best)
-        return [file for file in best if len(file.parts) == depth]
+    def nearest(self, near: PurePosixPath) -> list[PurePosixPath]:
+        """The files with the most leading folders in common with `near`.
+
+        Among these, files in `near` itself are preferred, then files in a folder of images, then the least deep ones.
+        """
+        by_ancestor = self._by_parent_name.get(near.name, self._by_ancestor)
+        close = next(by_ancestor[folder] for folder in (near, *near.parents) if folder in by_ancestor)
+        siblings = [file for file in close if file.parent == near]
+        in_image_folder = [file for file in close if any(part.lower() in IMAGE_FOLDERS for part in file.parts[:-1])]
+        preferred = siblings or in_image_folder or close
+        depth = min(len(file.parts) for file in preferred)
+        return [file for file in preferred if len(file.parts) == depth]
 
 
-def _by_folder(files: list[PurePosixPath]) -> dict[PurePosixPath, list[PurePosixPath]]:
-    found: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+def _group_by_ancestor(files: list[PurePosixPath]) -> dict[PurePosixPath, list[PurePosixPath]]:
+    """The files below each folder, at any depth."""
+    by_ancestor: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for file in files:
         for folder in file.parents:
-            found[folder].append(file)
-    return dict(found)
+            by_ancestor[folder].append(file)
+    return dict(by_ancestor)
 
 
 def _missing(name: str) -> Issue:
-    return Issue("missing_image", f"its image '{show_value(name)}' is not there")
+    return Issue("missing_image", f"image '{show_value(name)}' not found")

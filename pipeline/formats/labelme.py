@@ -1,6 +1,6 @@
-"""LabelMe's JSON, one file an image: shapes by their points.
+"""Reader of LabelMe's JSON: one file per image, with shapes given by points.
 
-Format: https://github.com/wkentaro/labelme. Points are in pixels, 0-based, from the pixels' edges.
+Format: https://github.com/wkentaro/labelme. Points are in pixels, 0-based, measured at pixel edges.
 """
 
 import re
@@ -11,114 +11,121 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
-from pipeline.formats.classes import class_names, number_categories
-from pipeline.formats.folders import by_folder
-from pipeline.formats.image_index import ImageIndex, list_files, read_head, read_tail
-from pipeline.formats.naming import is_utf8, show_value
-from pipeline.formats.records import Box, Issue, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.classes import collect_class_names, number_categories
+from pipeline.formats.dataset_files import list_files, read_head, read_tail
+from pipeline.formats.image_index import ImageIndex
+from pipeline.formats.records import (
+    Box,
+    Issue,
+    RawDataset,
+    RawImage,
+    RawObject,
+    RawSplit,
+    image_record,
+    invalid_image,
+    invalid_object,
+)
 from pipeline.formats.shapes import Point, box_around_circle, box_around_points
+from pipeline.formats.split_names import name_splits_by_folder
+from pipeline.formats.text import is_utf8, show_value
 
-_SNIFF = 1 << 16  # bytes at either end of a file; between them may lie a whole embedded picture
+_SNIFFED_BYTES = 1 << 16  # at both ends of a file: an embedded image may lie between them
 _SHAPES = re.compile(rb'"shapes"\s*:\s*\[')
 _IMAGE = re.compile(rb'"(imagePath|imageData|imageHeight)"\s*:')
-# Shapes that enclose an area, with the least number of points that they need.
+# The shapes that enclose an area, with their minimum number of points.
 _AREAS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 2, "oriented_rectangle": 3, "rotation": 3}
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next((file for file in files if _sniff(folder / file)), None)
+    return next((file for file in files if _is_annotation(folder / file)), None)
 
 
 def read(folder: Path) -> RawDataset:
-    """Reads every file below `folder`; each folder of them is a split, one alone is `all`.
+    """Reads all LabelMe files below `folder`. Each folder of them is a split; a single one is called `all`.
 
     Raises:
-        PipelineError: there is none.
+        PipelineError: There is no such file.
     """
     files = list_files(folder)
     images = ImageIndex(files)
-    rooms: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    by_folder: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for file in files:
         if file.suffix.lower() == ".json":
-            rooms[file.parent].append(file)
-    # A damaged file among annotations is one, too.
-    rooms = {room: own for room, own in rooms.items() if any(_sniff(folder / file) for file in own)}
-    if not rooms:
+            by_folder[file.parent].append(file)
+    # All files of a folder are read, so that a damaged one is reported.
+    by_folder = {
+        parent: group for parent, group in by_folder.items() if any(_is_annotation(folder / file) for file in group)
+    }
+    if not by_folder:
         raise PipelineError(f"{folder}: no LabelMe files found: a .json with shapes and an imagePath for each image")
     splits: dict[str, list[RawImage]] = defaultdict(list)
-    for room, name in by_folder(sorted(rooms)).items():
-        found = (_image(folder, file, images) for file in rooms[room])
-        splits[name] += [image for image in found if image is not None]
-    called = class_names(image for split in splits.values() for image in split)
-    whole = {name: RawSplit(tuple(split)) for name, split in splits.items()}
-    return RawDataset(number_categories(sorted(called)), whole, images.count)
+    for parent, name in name_splits_by_folder(sorted(by_folder)).items():
+        records = (_image(folder, file, images) for file in by_folder[parent])
+        splits[name] += [record for record in records if record is not None]
+    names = collect_class_names(image for split in splits.values() for image in split)
+    raw_splits = {name: RawSplit(tuple(split)) for name, split in splits.items()}
+    return RawDataset(number_categories(sorted(names)), raw_splits, images.count)
 
 
-def _sniff(path: Path) -> bool:
+def _is_annotation(path: Path) -> bool:
     if path.suffix.lower() != ".json":
         return False
-    start = read_head(path, _SNIFF)
-    ends = start + read_tail(path, _SNIFF)
+    start = read_head(path, _SNIFFED_BYTES)
+    ends = start + read_tail(path, _SNIFFED_BYTES)
     return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(_SHAPES.search(ends) and _IMAGE.search(ends))
 
 
 def _image(folder: Path, file: PurePosixPath, images: ImageIndex) -> RawImage | None:
-    """None for JSON that is another tool's."""
+    """The record of one file; None if the JSON is another tool's."""
     try:
         content = read_json(folder / file)
     except PipelineError as error:
-        return RawImage(str(file), "", issue=Issue("invalid_record", str(error).partition(": ")[2]))
+        return invalid_image(str(file), str(error).partition(": ")[2])
     except OSError as error:
-        return RawImage(str(file), "", issue=Issue("invalid_record", f"can't be read: {error.strerror}"))
+        return invalid_image(str(file), f"can't be read: {error.strerror}")
     if not isinstance(content, dict) or "shapes" not in content:
         return None
     shapes, name = content["shapes"], content.get("imagePath")
     if not isinstance(shapes, list) or not isinstance(name, str) or not name:
-        return RawImage(str(file), "", issue=Issue("invalid_record", "it needs a list of shapes and an imagePath"))
+        return invalid_image(str(file), "needs a list of shapes and an imagePath")
     path = images.find(name, file.parent)
-    if isinstance(path, Issue) and path.code == "missing_image":  # renamed together with the annotation
-        again = images.find_stem(file.stem, file.parent)
-        path = path if isinstance(again, Issue) else again
-    objects = tuple(_object(file, number, shape) for number, shape in enumerate(shapes, 1))
-    if isinstance(path, Issue):
-        return RawImage(str(file), "", None, _declared(content), objects, path)
-    return RawImage(str(file), path, None, _declared(content), objects)
+    if isinstance(path, Issue) and path.code == "missing_image":  # the image was renamed together with its annotation
+        by_stem = images.find_stem(file.stem, file.parent)
+        path = path if isinstance(by_stem, Issue) else by_stem
+    objects = tuple(_object(f"{file}: shape {number}", shape) for number, shape in enumerate(shapes, 1))
+    return image_record(str(file), path, None, _declared_size(content), objects)
 
 
-def _declared(content: dict[str, Any]) -> tuple[int, int] | None:
+def _declared_size(content: dict[str, Any]) -> tuple[int, int] | None:
     width, height = content.get("imageWidth"), content.get("imageHeight")
-    whole = isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0
-    return (width, height) if whole else None  # type: ignore[return-value]
+    valid = isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0
+    return (width, height) if valid else None  # type: ignore[return-value]
 
 
-def _object(file: PurePosixPath, number: int, shape: Any) -> RawObject:
-    source = f"{file}: shape {number}"
+def _object(source: str, shape: Any) -> RawObject:
     label = shape.get("label") if isinstance(shape, dict) else None
     if not isinstance(label, str) or not label.strip() or not is_utf8(label):
-        return RawObject(
-            source, "", (0, 0, 0, 0), issue=Issue("invalid_record", f"it needs a label, has {show_value(label)}")
-        )
-    box = _box(shape.get("shape_type") or "polygon", shape.get("points"))  # files of before 2018 have polygons only
+        return invalid_object(source, Issue("invalid_record", f"needs a label, has {show_value(label)}"))
+    box = _box(shape.get("shape_type") or "polygon", shape.get("points"))  # files from before 2018 have no shape_type
     if isinstance(box, Issue):
-        return RawObject(source, "", (0, 0, 0, 0), issue=box)
-    return RawObject(source, label.strip(), box, difficult=int(_difficult(shape)))
+        return invalid_object(source, box)
+    return RawObject(source, label.strip(), box, difficult=int(_is_difficult(shape)))
 
 
-def _difficult(shape: dict[str, Any]) -> bool:
-    """A flag of the person's own, or the field that X-AnyLabeling adds."""
+def _is_difficult(shape: dict[str, Any]) -> bool:
+    """Whether the shape has a flag `difficult`, or the field of that name that X-AnyLabeling writes."""
     flags = shape.get("flags")
     return shape.get("difficult") is True or (isinstance(flags, dict) and flags.get("difficult") is True)
 
 
 def _box(kind: Any, points: Any) -> Box | Issue:
     if not isinstance(kind, str) or kind not in _AREAS:
-        return Issue(
-            "invalid_record", f"its shape_type {show_value(kind)} has no area; known ones: {', '.join(_AREAS)}"
-        )
+        message = f"shape_type {show_value(kind)} has no area; supported: {', '.join(_AREAS)}"
+        return Issue("invalid_record", message)
     pairs = [_point(point) for point in points] if isinstance(points, list) else []
     corners = [pair for pair in pairs if pair is not None]
     if len(corners) < len(pairs) or len(corners) < _AREAS[kind]:
-        return Issue("invalid_record", f"its points are not the {_AREAS[kind]} or more pairs of numbers of a {kind}")
+        return Issue("invalid_record", f"points of a {kind} must be {_AREAS[kind]} or more pairs of numbers")
     return box_around_circle(corners[0], corners[1]) if kind == "circle" else box_around_points(corners)
 
 
@@ -126,7 +133,7 @@ def _point(value: Any) -> Point | None:
     if not isinstance(value, Sequence) or len(value) != 2:
         return None
     try:
-        x, y = (float(side) for side in value if isinstance(side, (int, float)) and not isinstance(side, bool))
+        x, y = (float(number) for number in value if isinstance(number, (int, float)) and not isinstance(number, bool))
     except (ValueError, OverflowError):
         return None
     return (x, y)

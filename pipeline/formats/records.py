@@ -1,8 +1,7 @@
-"""What a reader hands over: the records of a data set as its files state them, right or wrong.
+"""The records of a data set as its files state them, valid or not: the output of every reader.
 
-A reader judges nothing that one record alone can't tell: sizes, overlaps of splits and classes are the
-conversion's business. What it can't read of a record it hands over as a `Fault`, so that one look at a data set can
-list everything that is wrong with it.
+A reader checks a single record at most. Image sizes, duplicates across splits and class lists are checked by the
+conversion. A record that can't be read becomes a record with an `Issue`, so that one run can list all issues.
 """
 
 from dataclasses import dataclass
@@ -12,21 +11,23 @@ import msgspec
 from pipeline.data.annotations import Category
 
 Box = tuple[float, float, float, float]
+NO_BOX: Box = (0.0, 0.0, 0.0, 0.0)  # of an object whose box can't be read
 
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """Why a record can't be used."""
+    """The reason why a record can't be used as it is."""
 
-    code: str  # a short name to count by: xml, record, missing_image, …
+    code: str  # a key of pipeline.conversion.checks.CHECKS
     message: str
 
 
-class RawObject(msgspec.Struct, frozen=True, gc=False):  # of millions: a third of a dataclass's memory and time
-    source: str  # the record, for messages: "Annotations/x.xml: object 3"
-    name: str  # of its class; empty where it has a fault
+# msgspec: there are millions of them, and a dataclass takes three times the memory and time.
+class RawObject(msgspec.Struct, frozen=True, gc=False):
+    source: str  # the file and the record in it, for messages: "Annotations/x.xml: object 3"
+    class_name: str  # empty if there is an issue
     box: Box  # x, y, width, height in pixel-edge coordinates, 0-based; unchecked
-    id: int | None = None  # the data set's own, where it is a whole number
+    id: int | None = None  # the data set's own, if it is an integer
     area: float | None = None
     iscrowd: int = 0
     difficult: int = 0
@@ -34,10 +35,10 @@ class RawObject(msgspec.Struct, frozen=True, gc=False):  # of millions: a third 
 
 
 class RawImage(msgspec.Struct, frozen=True, gc=False):
-    source: str  # the record, for messages: "annotations/train.json: image 7"
-    file: str  # POSIX path inside the data set's folder; empty where there is a fault
-    id: int | None = None  # the data set's own, where it is a whole number
-    declared_size: tuple[int, int] | None = None  # width, height as the record has them; None where it is silent
+    source: str  # the file and the record in it, for messages: "annotations/train.json: image 7"
+    file: str  # POSIX path relative to the data set's folder; empty if there is an issue
+    id: int | None = None  # the data set's own, if it is an integer
+    declared_size: tuple[int, int] | None = None  # width, height; None if the record has none
     objects: tuple[RawObject, ...] = ()
     issue: Issue | None = None
 
@@ -45,11 +46,32 @@ class RawImage(msgspec.Struct, frozen=True, gc=False):
 @dataclass(frozen=True, slots=True)
 class RawSplit:
     images: tuple[RawImage, ...]
-    orphan_objects: tuple[RawObject, ...] = ()  # objects of images that the split doesn't have
+    orphan_objects: tuple[RawObject, ...] = ()  # objects of images that the split doesn't contain
 
 
 @dataclass(frozen=True, slots=True)
 class RawDataset:
-    categories: tuple[Category, ...]  # the data set's own list and order, or what its objects are called
-    splits: dict[str, RawSplit]  # by the data set's own names for them
-    files: int  # image files in the folder, used or not
+    categories: tuple[Category, ...]  # the data set's own list in its order, or the class names of its objects
+    splits: dict[str, RawSplit]  # by the data set's own names
+    num_image_files: int  # in the folder, used or not
+
+
+def image_record(
+    source: str,
+    file: str | Issue,
+    id: int | None = None,
+    declared_size: tuple[int, int] | None = None,
+    objects: tuple[RawObject, ...] = (),
+) -> RawImage:
+    """A record of the image `file`, or of the issue that came up when the file was searched."""
+    if isinstance(file, Issue):
+        return RawImage(source, "", id, declared_size, objects, file)
+    return RawImage(source, file, id, declared_size, objects)
+
+
+def invalid_image(source: str, message: str) -> RawImage:
+    return RawImage(source, "", issue=Issue("invalid_record", message))
+
+
+def invalid_object(source: str, issue: Issue, box: Box = NO_BOX) -> RawObject:
+    return RawObject(source, "", box, issue=issue)

@@ -1,7 +1,8 @@
-"""keras-retinanet's CSV: an object a row, `path,x1,y1,x2,y2,class`; an image without objects is `path,,,,,`.
+"""Reader of keras-retinanet's CSV: one row per object, `path,x1,y1,x2,y2,class`; `path,,,,,` if an image has none.
 
-Format: https://github.com/fizyr/keras-retinanet#csv-datasets. No head. Corners are pixel edges, 0-based:
-keras-retinanet takes 1 from VOC's numbers and x2 − x1 for the width. Classes are listed in a file of rows `name,id`.
+Format: https://github.com/fizyr/keras-retinanet#csv-datasets. There is no header. Corners are pixel edges, 0-based:
+keras-retinanet subtracts 1 from VOC's coordinates and takes x2 − x1 as the width. A second file lists the classes in
+rows `name,id`.
 """
 
 from collections.abc import Iterable
@@ -9,14 +10,15 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.classes import class_names
-from pipeline.formats.csv_files import first_row, number, rows
-from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex, list_files
-from pipeline.formats.naming import show_value, split_names
-from pipeline.formats.records import Box, Issue, RawDataset, RawImage, RawObject, RawSplit
+from pipeline.formats.classes import collect_class_names
+from pipeline.formats.csv_files import parse_number, read_first_row, read_rows
+from pipeline.formats.dataset_files import list_files
+from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex
+from pipeline.formats.records import Box, Issue, RawDataset, RawObject, RawSplit, image_record, invalid_object
+from pipeline.formats.split_names import name_splits_by_file
+from pipeline.formats.text import show_value
 
 _FIELDS = 6
-_UNFIT = (0.0, 0.0, 0.0, 0.0)
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
@@ -24,44 +26,44 @@ def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | N
 
 
 def read(folder: Path) -> RawDataset:
-    """Reads every such file below `folder`, one split each.
+    """Reads all annotation files below `folder`, each as a split.
 
     Raises:
-        PipelineError: there is none, one isn't CSV, or class files are broken or disagree.
+        PipelineError: There is no such file, a file isn't CSV, or class files are invalid or differ.
     """
     files = list_files(folder)
-    found = _annotation_files(folder, files)
-    if not found:
-        raise PipelineError(f"{folder}: no annotation found as of keras-retinanet: .csv rows path,x1,y1,x2,y2,class")
+    annotation_files = _annotation_files(folder, files)
+    if not annotation_files:
+        raise PipelineError(f"{folder}: no keras-retinanet annotation found: a .csv with rows path,x1,y1,x2,y2,class")
     images = ImageIndex(files)
-    classes = _classes(folder, files)
-    names = split_names({file: file.stem for file in found})
-    known = set(classes) if classes else None
-    splits = {names[file]: _split(folder, file, names[file], images, known) for file in found}
-    return RawDataset(_categories(splits.values(), classes), splits, images.count)
+    class_ids = _read_class_ids(folder, files)
+    split_names = name_splits_by_file({file: file.stem for file in annotation_files})
+    known = set(class_ids) if class_ids else None
+    splits = {split_names[file]: _split(folder, file, split_names[file], images, known) for file in annotation_files}
+    return RawDataset(_categories(splits.values(), class_ids), splits, images.count)
 
 
 def _annotation_files(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
-    tables = [file for file in files if file.suffix.lower() == ".csv"]
-    return [file for file in tables if _is_annotation(first_row(folder, file))]
+    csv_files = [file for file in files if file.suffix.lower() == ".csv"]
+    return [file for file in csv_files if _is_annotation(read_first_row(folder, file))]
 
 
 def _is_annotation(row: list[str]) -> bool:
-    """Strict: TensorFlow's and others' tables have six columns and more, too, but a head."""
+    """Whether the first row is an annotation. Other formats with six columns or more have a header."""
     if len(row) != _FIELDS or PurePosixPath(row[0]).suffix.lower() not in IMAGE_SUFFIXES:
         return False
-    return not any(row[1:]) or (bool(row[5]) and all(number(side) is not None for side in row[1:5]))
+    return not any(row[1:]) or (bool(row[5]) and all(parse_number(field) is not None for field in row[1:5]))
 
 
-def _classes(folder: Path, files: list[PurePosixPath]) -> dict[str, int]:
-    """Ids by class name, in the ids' order; empty where there is no class file."""
+def _read_class_ids(folder: Path, files: list[PurePosixPath]) -> dict[str, int]:
+    """Ids by class name, sorted by id; empty if there is no class file."""
     first: tuple[PurePosixPath, dict[str, int]] | None = None
     for file in files:
-        if file.suffix.lower() == ".csv" and _is_class(first_row(folder, file)):
-            listing = _class_list(folder, file)
-            if first and first[1] != listing:
-                raise PipelineError(f"{file}: its classes are not those of {first[0]}; keep one class file")
-            first = first or (file, listing)
+        if file.suffix.lower() == ".csv" and _is_class(read_first_row(folder, file)):
+            class_ids = _read_class_file(folder, file)
+            if first and first[1] != class_ids:
+                raise PipelineError(f"{file}: its classes differ from those of {first[0]}; keep one class file")
+            first = first or (file, class_ids)
     return first[1] if first else {}
 
 
@@ -69,65 +71,60 @@ def _is_class(row: list[str]) -> bool:
     return len(row) == 2 and bool(row[0]) and row[1].isdecimal()
 
 
-def _class_list(folder: Path, file: PurePosixPath) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for line, row in rows(folder, file):
+def _read_class_file(folder: Path, file: PurePosixPath) -> dict[str, int]:
+    class_ids: dict[str, int] = {}
+    for line, row in read_rows(folder, file):
         if not _is_class(row) or len(row[1]) > 15:
-            raise PipelineError(f"{file}: line {line}: it has {show_value(row)}, not a class name and its id")
-        if row[0] in found or int(row[1]) in found.values():
+            raise PipelineError(f"{file}: line {line}: {show_value(row)} is not a class name and its id")
+        if row[0] in class_ids or int(row[1]) in class_ids.values():
             raise PipelineError(f"{file}: line {line}: class {show_value(row[0])!r} or id {row[1]} is already used")
-        found[row[0]] = int(row[1])
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+        class_ids[row[0]] = int(row[1])
+    return dict(sorted(class_ids.items(), key=lambda item: item[1]))
 
 
-def _categories(splits: Iterable[RawSplit], classes: dict[str, int]) -> tuple[Category, ...]:
-    if classes:
-        return tuple(Category(id, name) for name, id in classes.items())
-    found = class_names(image for split in splits for image in split.images)
-    return tuple(Category(id, name) for id, name in enumerate(sorted(found)))
+def _categories(splits: Iterable[RawSplit], class_ids: dict[str, int]) -> tuple[Category, ...]:
+    if class_ids:
+        return tuple(Category(id, name) for name, id in class_ids.items())
+    names = collect_class_names(image for split in splits for image in split.images)
+    return tuple(Category(id, name) for id, name in enumerate(sorted(names)))
 
 
-def _split(folder: Path, file: PurePosixPath, split: str, images: ImageIndex, known: set[str] | None) -> RawSplit:
-    lines: dict[str, int] = {}
+def _split(
+    folder: Path, file: PurePosixPath, split: str, images: ImageIndex, known_classes: set[str] | None
+) -> RawSplit:
+    first_lines: dict[str, int] = {}
     objects: dict[str, list[RawObject]] = {}
-    orphan_objects: list[RawObject] = []
-    for line, row in rows(folder, file):
+    orphans: list[RawObject] = []
+    for line, row in read_rows(folder, file):
         source = f"{file}: line {line}"
-        if not row[0]:
-            orphan_objects.append(
-                RawObject(source, "", _UNFIT, issue=Issue("invalid_record", f"it names no image: {show_value(row)}"))
-            )
+        path = row[0]
+        if not path:
+            orphans.append(invalid_object(source, Issue("invalid_record", f"has no image path: {show_value(row)}")))
             continue
-        lines.setdefault(row[0], line)
-        here = objects.setdefault(row[0], [])
+        first_lines.setdefault(path, line)
+        objects.setdefault(path, [])
         if len(row) != _FIELDS or any(row[1:]):
-            here.append(_object(source, row, known))
-    found = (_image(file, line, path, split, tuple(objects[path]), images) for path, line in lines.items())
-    return RawSplit(tuple(found), tuple(orphan_objects))
+            objects[path].append(_object(source, row, known_classes))
+    records = tuple(
+        image_record(f"{file}: line {line}", images.find(path, file.parent, split), objects=tuple(objects[path]))
+        for path, line in first_lines.items()
+    )
+    return RawSplit(records, tuple(orphans))
 
 
-def _image(
-    file: PurePosixPath, line: int, name: str, split: str, objects: tuple[RawObject, ...], images: ImageIndex
-) -> RawImage:
-    path = images.find(name, file.parent, split)
-    if isinstance(path, Issue):
-        return RawImage(f"{file}: line {line}", "", objects=objects, issue=path)
-    return RawImage(f"{file}: line {line}", path, objects=objects)
-
-
-def _object(source: str, row: list[str], known: set[str] | None) -> RawObject:
+def _object(source: str, row: list[str], known_classes: set[str] | None) -> RawObject:
     box = _box(row)
     if isinstance(box, Issue):
-        return RawObject(source, "", _UNFIT, issue=box)
-    if known is not None and row[5] not in known:
-        issue = Issue("unknown_class", f"its class {show_value(row[5])!r} is not in the class file")
-        return RawObject(source, "", box, issue=issue)
+        return invalid_object(source, box)
+    if known_classes is not None and row[5] not in known_classes:
+        issue = Issue("unknown_class", f"class {show_value(row[5])!r} is not in the class file")
+        return invalid_object(source, issue, box)
     return RawObject(source, row[5], box)
 
 
 def _box(row: list[str]) -> Box | Issue:
-    sides = [side for text in row[1:5] if (side := number(text)) is not None]
-    if len(row) != _FIELDS or len(sides) != 4 or not row[5]:
-        return Issue("invalid_record", f"it has {show_value(row)}, not path,x1,y1,x2,y2,class")
-    x1, y1, x2, y2 = sides
+    numbers = [number for field in row[1:5] if (number := parse_number(field)) is not None]
+    if len(row) != _FIELDS or len(numbers) != 4 or not row[5]:
+        return Issue("invalid_record", f"{show_value(row)} is not path,x1,y1,x2,y2,class")
+    x1, y1, x2, y2 = numbers
     return (x1, y1, x2 - x1, y2 - y1)

@@ -1,8 +1,8 @@
-"""YOLO's text files, one an image: class number, then shares of the image's width and height.
+"""Reader of YOLO's text files, one per image: a class number and coordinates relative to the image's size.
 
 Formats: https://docs.ultralytics.com/datasets/detect/ (data.yaml), https://docs.ultralytics.com/datasets/segment/
-(polygons), https://docs.ultralytics.com/datasets/pose/ (key points), https://github.com/AlexeyAB/darknet (obj.data,
-obj.names and lists of images), and classes.txt alone, as LabelImg and Label Studio write it.
+(polygons), https://docs.ultralytics.com/datasets/pose/ (keypoints), https://github.com/AlexeyAB/darknet (obj.data,
+obj.names and lists of images), and a classes.txt without further files, as LabelImg and Label Studio write it.
 """
 
 from collections import defaultdict
@@ -12,60 +12,67 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.folders import by_folder
-from pipeline.formats.image_index import (
-    IMAGE_FOLDERS,
-    IMAGE_SUFFIXES,
-    ImageIndex,
-    list_files,
-    read_head,
-    read_image_size,
+from pipeline.formats.dataset_files import list_files, read_head, read_lines
+from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, read_image_size
+from pipeline.formats.records import (
+    Box,
+    Issue,
+    RawDataset,
+    RawImage,
+    RawObject,
+    RawSplit,
+    image_record,
+    invalid_image,
+    invalid_object,
 )
-from pipeline.formats.naming import show_value
-from pipeline.formats.records import Box, Issue, RawDataset, RawImage, RawObject, RawSplit
 from pipeline.formats.shapes import box_around_points
-from pipeline.formats.text_files import lines
-from pipeline.formats.yolo_manifests import Manifest, darknets, folders, manifest_of, name_lists, resolved, yamls
+from pipeline.formats.split_names import name_splits_by_folder
+from pipeline.formats.text import show_value
+from pipeline.formats.yolo_manifests import (
+    Manifest,
+    ancestors,
+    find_class_lists,
+    find_manifest,
+    read_darknet_manifests,
+    read_yaml_manifests,
+    resolve,
+)
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    found = yamls(folder, files) or darknets(folder, files)
-    if found:
-        return found[0].file
-    names = name_lists(files)
-    stems = {file.stem for file in files if file.suffix.lower() in IMAGE_SUFFIXES} if names else set()
-    named = (file for file in files if file.suffix == ".txt" and file.stem in stems)
-    return names[0] if any(_shows(folder, file) for file in named) else None
+    manifests = read_yaml_manifests(folder, files) or read_darknet_manifests(folder, files)
+    if manifests:
+        return manifests[0].file
+    class_lists = find_class_lists(files)
+    stems = {file.stem for file in files if file.suffix.lower() in IMAGE_SUFFIXES} if class_lists else set()
+    labels = (file for file in files if file.suffix == ".txt" and file.stem in stems)
+    return class_lists[0] if any(_has_relative_box(folder, file) for file in labels) else None
 
 
 def read(folder: Path) -> RawDataset:
-    """Reads the data set of a data.yaml; where there is none, of an obj.data, else of a classes.txt.
+    """Reads the data set of a data.yaml; if there is none, that of an obj.data, or else of a classes.txt.
 
-    An image without a label file is one without objects, as YOLO trains on it. A label file of a split's folder whose
-    image is missing is a fault. A `test` that isn't there is left out, since exports name one all the same.
+    An image without label file has no objects, as in YOLO's training. A label file without image in a split's folder is
+    an issue. A split `test` that doesn't exist is ignored, because exports often name one.
 
     Raises:
-        PipelineError: there is none of these files, or several of a kind; it names no classes, or a list or folder
-            that isn't there.
+        PipelineError: There is none of these files, or several of one kind; it has no classes; or a list or folder that
+            it names doesn't exist.
     """
     files = list_files(folder)
-    source = manifest_of(folder, files)
-    reader = _Reader(folder, files, source)
-    if source.splits:
-        places = {name: reader.places(name, entries) for name, entries in source.splits.items()}
-        splits = {name: RawSplit(tuple(reader.split(found))) for name, found in places.items() if found}
-    else:
-        splits = reader.wherever()
-    categories = tuple(Category(number, name) for number, name in sorted(source.names.items()))
+    manifest = find_manifest(folder, files)
+    reader = _Reader(folder, files, manifest)
+    splits = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
+    categories = tuple(Category(id, name) for id, name in sorted(manifest.class_names.items()))
     return RawDataset(categories, splits, reader.images.count)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """An image to read: what it was called, and the file of its labels, where there is one."""
+class _ImageEntry:
+    """An image to read, with its label file."""
 
     image: str | Issue
-    source: PurePosixPath
+    source: PurePosixPath  # the file that refers to the image, if there is no label file
     label: PurePosixPath | None
 
 
@@ -75,155 +82,155 @@ class _Reader:
         self._folder = folder
         self._files = files
         self._manifest = manifest
-        self._folders = folders(files)
-        self._places = {*files, *self._folders}
+        self._folders = ancestors(files)
+        self._paths = {*files, *self._folders}
         self._texts = {file for file in files if file.suffix == ".txt"}
-        self._by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
-        for file in sorted(self._texts):  # a set's own order is another in each process
-            self._by_name[file.name].append(file)
+        self._texts_by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
+        for file in sorted(self._texts):  # the order of a set differs between processes
+            self._texts_by_name[file.name].append(file)
 
-    def places(self, split: str, entries: list[str]) -> list[_Place]:
+    def read_manifest_splits(self) -> dict[str, RawSplit]:
+        """The splits that the manifest names, without empty ones."""
+        entries = {split: self._entries(split, paths) for split, paths in self._manifest.splits.items()}
+        return {split: RawSplit(tuple(map(self._image, found))) for split, found in entries.items() if found}
+
+    def _entries(self, split: str, paths: list[str]) -> list[_ImageEntry]:
         """The images of a split, given as folders, lists or images.
 
         Raises:
-            PipelineError: one of them isn't there.
+            PipelineError: A path doesn't exist.
         """
-        found: list[_Place] = []
-        for entry in entries:
-            place = resolved(entry, self._manifest.file.parent, self._places)
-            if place is None and split != "test":
+        entries: list[_ImageEntry] = []
+        for text in paths:
+            path = resolve(text, self._manifest.file.parent, self._paths)
+            if path is None and split != "test":
                 raise PipelineError(
-                    f"{self._manifest.file}: its {split} {show_value(entry)} is not there; mend it or leave it out"
+                    f"{self._manifest.file}: {split}: {show_value(text)} not found; correct or remove it"
                 )
-            if place in self._folders:
-                found += self._of_folder(place)
-            elif place is not None and place.suffix.lower() in IMAGE_SUFFIXES:
-                found.append(self._place(place))
-            elif place is not None:
-                found += self._of_list(place, split)
-        return found
+            if path in self._folders:
+                entries += self._entries_of_folder(path)
+            elif path is not None and path.suffix.lower() in IMAGE_SUFFIXES:
+                entries.append(self._entry(path))
+            elif path is not None:
+                entries += [self._listed_entry(line, path, split) for line in read_lines(self._folder, path)]
+        return entries
 
-    def _of_folder(self, place: PurePosixPath) -> list[_Place]:
-        pictures = [
-            file for file in self._files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_relative_to(place)
-        ]
-        found = [self._place(file) for file in pictures]
-        used = {one.label for one in found}
-        homes = {_among_labels(place), place}
-        strays = [
-            file
-            for file in sorted(self._texts - used)
-            if any(file.is_relative_to(home) for home in homes) and _is_label(self._folder, file)
-        ]
-        return found + [
-            _Place(Issue("missing_image", f"its image {show_value(file.stem)} is not there"), file, file)
-            for file in strays
-        ]
+    def _entries_of_folder(self, folder: PurePosixPath) -> list[_ImageEntry]:
+        """The images of a folder, and the label files there that have no image."""
+        images = [file for file in self._image_files() if file.is_relative_to(folder)]
+        entries = [self._entry(image) for image in images]
+        used = {entry.label for entry in entries}
+        label_folders = {_in_labels_folder(folder), folder}
+        for file in sorted(self._texts - used):
+            if any(file.is_relative_to(labels) for labels in label_folders) and _is_label(self._folder, file):
+                issue = Issue("missing_image", f"image {show_value(file.stem)} not found")
+                entries.append(_ImageEntry(issue, file, file))
+        return entries
 
-    def _of_list(self, listing: PurePosixPath, split: str) -> list[_Place]:
-        return [self._listed(line, listing, split) for line in lines(self._folder, listing)]
+    def _image_files(self) -> Iterable[PurePosixPath]:
+        return (file for file in self._files if file.suffix.lower() in IMAGE_SUFFIXES)
 
-    def _listed(self, line: str, listing: PurePosixPath, split: str) -> _Place:
-        said = PurePosixPath(
-            *(part for part in PurePosixPath(line.replace("\\", "/")).parts if part not in ("/", ".."))
-        )
-        if not said.name:
-            return _Place(Issue("invalid_record", f"its line {show_value(line)} names no image"), listing, None)
-        image = self.images.find(str(said), listing.parent, split)
-        found = self._place(PurePosixPath(image)) if isinstance(image, str) else _Place(image, listing, None)
-        if found.label is not None:
-            return found
-        label = self._label_of(said)
-        return _Place(label, found.source, None) if isinstance(label, Issue) else replace(found, label=label)
+    def _listed_entry(self, line: str, list_file: PurePosixPath, split: str) -> _ImageEntry:
+        parts = PurePosixPath(line.replace("\\", "/")).parts
+        listed = PurePosixPath(*(part for part in parts if part not in ("/", "..")))
+        if not listed.name:
+            return _ImageEntry(Issue("invalid_record", f"line {show_value(line)} has no file name"), list_file, None)
+        image = self.images.find(str(listed), list_file.parent, split)
+        entry = self._entry(PurePosixPath(image)) if isinstance(image, str) else _ImageEntry(image, list_file, None)
+        if entry.label is not None:
+            return entry
+        label = self._find_label(listed)
+        return _ImageEntry(label, entry.source, None) if isinstance(label, Issue) else replace(entry, label=label)
 
-    def _place(self, image: PurePosixPath) -> _Place:
+    def _entry(self, image: PurePosixPath) -> _ImageEntry:
         beside = image.with_suffix(".txt")
-        label = next((file for file in (_among_labels(beside), beside) if file in self._texts), None)
-        return _Place(str(image), image, label)
+        label = next((file for file in (_in_labels_folder(beside), beside) if file in self._texts), None)
+        return _ImageEntry(str(image), image, label)
 
-    def _label_of(self, said: PurePosixPath) -> PurePosixPath | Issue | None:
-        """The label file that shares the longest end, a folder at least, with where a list says that it is."""
-        beside = said.with_suffix(".txt")
-        among = _among_labels(beside)
-        shared = {
-            file: (max(_end(file, among), _end(file, beside)), _end(file, among))
-            for file in self._by_name.get(beside.name, [])
+    def _find_label(self, listed: PurePosixPath) -> PurePosixPath | Issue | None:
+        """The label file with the most trailing parts, at least two, in common with the path of a listed image."""
+        beside = listed.with_suffix(".txt")
+        in_labels = _in_labels_folder(beside)
+        scores = {
+            file: (
+                max(_count_common_tail(file, in_labels), _count_common_tail(file, beside)),
+                _count_common_tail(file, in_labels),
+            )
+            for file in self._texts_by_name.get(beside.name, [])
         }
-        most = max(shared.values(), default=(0, 0))
-        best = [file for file, length in shared.items() if length == most]
-        if most[0] < 2:
+        best = max(scores.values(), default=(0, 0))
+        if best[0] < 2:
             return None
-        return best[0] if len(best) == 1 else Issue("invalid_record", f"its labels may be {best[0]} or {best[1]}")
+        files = [file for file, score in scores.items() if score == best]
+        if len(files) > 1:
+            return Issue("invalid_record", f"the labels may be {files[0]} or {files[1]}")
+        return files[0]
 
-    def split(self, places: Iterable[_Place]) -> Iterable[RawImage]:
-        for place in places:
-            yield self._image(place)
-
-    def wherever(self) -> dict[str, RawSplit]:
-        """Without a manifest of splits: each folder of pictures with label files is one."""
-        pictures = [self._place(file) for file in self._files if file.suffix.lower() in IMAGE_SUFFIXES]
-        labeled = [place for place in pictures if place.label is not None]
-        apart = list(self._apart({place.label for place in labeled}))
-        homes = {_home(place) for place in labeled + apart}
-        names = by_folder(sorted(homes))
-        images = {place.image for place in labeled + apart}
-        empty = [place for place in pictures if _home(place) in homes and place.image not in images]
+    def read_folder_splits(self) -> dict[str, RawSplit]:
+        """Splits for a manifest that names none: each folder of images with label files is one."""
+        entries = [self._entry(file) for file in self._image_files()]
+        labeled = [entry for entry in entries if entry.label is not None]
+        labeled += self._separate_entries({entry.label for entry in labeled})
+        folders = {_split_folder(entry) for entry in labeled}
+        names = name_splits_by_folder(sorted(folders))
+        images = {entry.image for entry in labeled}
+        unlabeled = [entry for entry in entries if _split_folder(entry) in folders and entry.image not in images]
         splits: dict[str, list[RawImage]] = {name: [] for name in names.values()}
-        for place in labeled + apart + empty:
-            splits[names[_home(place)]].append(self._image(place))
-        return {name: RawSplit(tuple(found)) for name, found in splits.items()}
+        for entry in labeled + unlabeled:
+            splits[names[_split_folder(entry)]].append(self._image(entry))
+        return {name: RawSplit(tuple(records)) for name, records in splits.items()}
 
-    def _apart(self, placed: set[PurePosixPath | None]) -> Iterable[_Place]:
-        """Label files that are neither beside their image nor in a folder parallel to its."""
-        for file in sorted(self._texts - placed - {self._manifest.file}):
-            if _is_label(self._folder, file):
-                yield _Place(self.images.find_stem(file.stem, file.parent), file, file)
+    def _separate_entries(self, used: set[PurePosixPath | None]) -> list[_ImageEntry]:
+        """Entries for label files that are neither beside their image nor in a parallel folder."""
+        return [
+            _ImageEntry(self.images.find_stem(file.stem, file.parent), file, file)
+            for file in sorted(self._texts - used - {self._manifest.file})
+            if _is_label(self._folder, file)
+        ]
 
-    def _image(self, place: _Place) -> RawImage:
-        source = str(place.label or place.source)
-        if isinstance(place.image, Issue):
-            return RawImage(source, "", issue=place.image)
-        if place.label is None:
-            return RawImage(source, place.image)
-        pixels = read_image_size(self._folder / place.image)
-        if isinstance(pixels, Issue):
-            return RawImage(source, "", issue=pixels)
+    def _image(self, entry: _ImageEntry) -> RawImage:
+        source = str(entry.label or entry.source)
+        if isinstance(entry.image, Issue) or entry.label is None:
+            return image_record(source, entry.image)
+        size = read_image_size(self._folder / entry.image)
+        if isinstance(size, Issue):
+            return image_record(source, size)
         try:
-            rows = lines(self._folder, place.label)
+            lines = read_lines(self._folder, entry.label)
         except PipelineError:
-            return RawImage(source, "", issue=Issue("invalid_record", "it is not UTF-8 text"))
-        objects = (self._object(f"{source}: object {number}", row, pixels) for number, row in enumerate(rows, 1))
-        return RawImage(source, place.image, objects=tuple(objects))
+            return invalid_image(source, "not UTF-8 text")
+        objects = (self._object(f"{source}: object {number}", line, size) for number, line in enumerate(lines, 1))
+        return image_record(source, entry.image, objects=tuple(objects))
 
-    def _object(self, source: str, row: str, pixels: tuple[int, int]) -> RawObject:
-        numbers = _numbers(row)
-        box = _box(numbers, self._manifest.keypoints, pixels)
+    def _object(self, source: str, line: str, size: tuple[int, int]) -> RawObject:
+        numbers = _parse_numbers(line)
+        box = _box(numbers, self._manifest.keypoint_values, size)
         if isinstance(box, Issue):
-            return RawObject(source, "", (0, 0, 0, 0), issue=box)
-        name = self._manifest.names.get(int(numbers[0])) if numbers[0].is_integer() else None
+            return invalid_object(source, box)
+        name = self._manifest.class_names.get(int(numbers[0])) if numbers[0].is_integer() else None
         if name is None:
-            issue = Issue("unknown_class", f"its class {numbers[0]:g} is not in {self._manifest.file}")
-            return RawObject(source, "", box, issue=issue)
+            issue = Issue("unknown_class", f"class {numbers[0]:g} is not in {self._manifest.file}")
+            return invalid_object(source, issue, box)
         return RawObject(source, name, box)
 
 
-def _home(place: _Place) -> PurePosixPath:
-    return place.source.parent if isinstance(place.image, Issue) else PurePosixPath(place.image).parent
+def _split_folder(entry: _ImageEntry) -> PurePosixPath:
+    return entry.source.parent if isinstance(entry.image, Issue) else PurePosixPath(entry.image).parent
 
 
-def _among_labels(file: PurePosixPath) -> PurePosixPath:
-    """The path with its last folder of pictures called `labels`, as YOLO looks for label files."""
-    parts = list(file.parts)
-    last = max((place for place, part in enumerate(parts) if part.lower() in IMAGE_FOLDERS), default=None)
+def _in_labels_folder(path: PurePosixPath) -> PurePosixPath:
+    """The path with its last folder of images replaced by `labels`, where YOLO expects label files."""
+    parts = list(path.parts)
+    last = max((index for index, part in enumerate(parts) if part.lower() in IMAGE_FOLDERS), default=None)
     if last is not None:
         parts[last] = "labels"
     return PurePosixPath(*parts)
 
 
-def _end(one: PurePosixPath, other: PurePosixPath) -> int:
-    """How many parts two paths share, counted from their ends."""
+def _count_common_tail(a: PurePosixPath, b: PurePosixPath) -> int:
+    """The number of trailing parts that two paths have in common."""
     count = 0
-    for left, right in zip(reversed(one.parts), reversed(other.parts), strict=False):
+    for left, right in zip(reversed(a.parts), reversed(b.parts), strict=False):
         if left != right:
             break
         count += 1
@@ -231,35 +238,36 @@ def _end(one: PurePosixPath, other: PurePosixPath) -> int:
 
 
 def _is_label(folder: Path, file: PurePosixPath) -> bool:
-    """Whether the first line may be an object's: a class number and four numbers or more."""
-    numbers = _first(folder, file)
+    """Whether the first line may be an object: a class number and at least four more numbers."""
+    numbers = _read_first_line(folder, file)
     return len(numbers) >= 5 and numbers[0].is_integer() and numbers[0] >= 0
 
 
-def _shows(folder: Path, file: PurePosixPath) -> bool:
-    """Whether the first line is an object's, with shares of the image."""
-    return _is_label(folder, file) and all(0 <= share <= 1 for share in _first(folder, file)[1:5])
+def _has_relative_box(folder: Path, file: PurePosixPath) -> bool:
+    """Whether the first line is an object with relative coordinates."""
+    return _is_label(folder, file) and all(0 <= number <= 1 for number in _read_first_line(folder, file)[1:5])
 
 
-def _first(folder: Path, file: PurePosixPath) -> list[float]:
-    return _numbers(read_head(folder / file).decode("utf-8-sig", "replace").lstrip().split("\n")[0])
+def _read_first_line(folder: Path, file: PurePosixPath) -> list[float]:
+    return _parse_numbers(read_head(folder / file).decode("utf-8-sig", "replace").lstrip().split("\n")[0])
 
 
-def _numbers(row: str) -> list[float]:
-    """The numbers of a line; empty where one isn't a number."""
+def _parse_numbers(line: str) -> list[float]:
+    """The numbers of a line; empty if any column isn't a number."""
     try:
-        return [float(column) for column in row.split()]
+        return [float(column) for column in line.split()]
     except ValueError:
         return []
 
 
-def _box(numbers: Sequence[float], keypoints: int, pixels: tuple[int, int]) -> Box | Issue:
-    """The box of a line, in pixels: center and size, with key points after them or not, or around a polygon."""
+def _box(numbers: Sequence[float], keypoint_values: int, size: tuple[int, int]) -> Box | Issue:
+    """The box of a line in pixels: a center and size, with or without keypoints, or the bounding box of a polygon."""
     columns = len(numbers)
-    width, height = pixels
-    if columns in (5, 5 + keypoints):
+    width, height = size
+    if columns in (5, 5 + keypoint_values):
         _, x, y, w, h = numbers[:5]
         return ((x - w / 2) * width, (y - h / 2) * height, w * width, h * height)
-    if columns >= 7 and columns % 2 and not keypoints:
-        return box_around_points([(x * width, y * height) for x, y in zip(numbers[1::2], numbers[2::2], strict=True)])
-    return Issue("invalid_record", "it is no class number with a box's four numbers or a polygon's points")
+    if columns >= 7 and columns % 2 and not keypoint_values:
+        points = zip(numbers[1::2], numbers[2::2], strict=True)
+        return box_around_points([(x * width, y * height) for x, y in points])
+    return Issue("invalid_record", "not a class number with four numbers of a box or the points of a polygon")

@@ -1,5 +1,6 @@
-"""How YOLO's classes are called and where its images are: data.yaml, darknet's obj.data, or a list of names."""
+"""The files that name YOLO's classes and images: data.yaml, Darknet's obj.data, or a list of class names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -8,185 +9,188 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
-from pipeline.formats.naming import is_utf8, show_value
-from pipeline.formats.text_files import lines
+from pipeline.formats.dataset_files import read_lines
+from pipeline.formats.text import is_utf8, show_value
 
 _SPLITS = ("train", "val", "valid", "test")
-_NO_SPLITS = ("path", "names", "nc", "kpt_shape")
-_LARGEST = 1 << 20  # bytes of a file that lists classes
-_NAMES = ("classes.txt", "obj.names")
+_NOT_SPLITS = ("path", "names", "nc", "kpt_shape")
+_LARGEST = 1 << 20  # bytes of a manifest: a larger file is another tool's
+_CLASS_LISTS = ("classes.txt", "obj.names")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A file that says what the classes are called, and mostly where the images of each split are."""
+    """A file that names the classes, and usually the images of each split."""
 
     file: PurePosixPath
-    names: dict[int, str]
-    splits: dict[str, list[str]]  # folders, lists of images, or images; empty: wherever the labels are
-    keypoints: int = 0  # numbers of a line after the box's
+    class_names: dict[int, str]
+    splits: dict[str, list[str]]  # folders, lists of images, or images; empty if the file names none
+    keypoint_values: int = 0  # numbers that follow the box in each line of a label file
 
 
-def manifest_of(folder: Path, files: list[PurePosixPath]) -> Manifest:
-    for kind in (yamls, darknets, lists_of_names):
-        found = kind(folder, files)
-        if len(found) > 1:
-            raise PipelineError(f"{found[1].file}: a second list of classes beside {found[0].file}; keep one of them")
-        if found:
-            return found[0]
-    raise PipelineError(
-        f"{folder}: no YOLO data set found: a data.yaml, an obj.data or a classes.txt names its classes"
-    )
-
-
-def yamls(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
-    candidates = [file for file in files if file.suffix.lower() in (".yaml", ".yml")]
-    return [found for file in candidates if (found := _from_yaml(folder, file, files)) is not None]
-
-
-def _from_yaml(folder: Path, file: PurePosixPath, files: list[PurePosixPath]) -> Manifest | None:
-    """None for YAML that is not YOLO's.
+def find_manifest(folder: Path, files: list[PurePosixPath]) -> Manifest:
+    """The data.yaml of a data set; if there is none, its obj.data, or else its list of class names.
 
     Raises:
-        PipelineError: it has splits and names, but its names are no list of classes.
+        PipelineError: There is no manifest, or there are several of one kind.
     """
-    content = _yaml(folder / file)
-    splits = _own_splits(content, file.parent, files)
-    if not isinstance(content.get("names"), (list, dict)) or not _are_paths(splits, file.parent, files):
+    for read_manifests in (read_yaml_manifests, read_darknet_manifests, _read_class_lists):
+        manifests = read_manifests(folder, files)
+        if len(manifests) > 1:
+            raise PipelineError(f"{manifests[1].file}: a second list of classes, besides {manifests[0].file}; keep one")
+        if manifests:
+            return manifests[0]
+    raise PipelineError(f"{folder}: no YOLO data set found: no data.yaml, obj.data or classes.txt names its classes")
+
+
+def read_yaml_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
+    candidates = [file for file in files if file.suffix.lower() in (".yaml", ".yml")]
+    return [manifest for file in candidates if (manifest := _read_yaml_manifest(folder, file, files)) is not None]
+
+
+def _read_yaml_manifest(folder: Path, file: PurePosixPath, files: list[PurePosixPath]) -> Manifest | None:
+    """The manifest in a YAML file; None if the file is another tool's.
+
+    Raises:
+        PipelineError: The file has splits and names, but its names aren't a list of classes.
+    """
+    content = _read_yaml(folder / file)
+    splits = _read_splits(content, file.parent, files)
+    if not isinstance(content.get("names"), (list, dict)) or not _name_paths(splits, file.parent, files):
         return None
-    names = _names(file, content["names"])
-    if content.get("nc", str(len(names))) != str(len(names)):
-        raise PipelineError(
-            f"{file}: nc is {show_value(content['nc'])}, and it has {len(names)} names; mend the one that is wrong"
-        )
+    class_names = _parse_class_names(file, content["names"])
+    if content.get("nc", str(len(class_names))) != str(len(class_names)):
+        nc = show_value(content["nc"])
+        raise PipelineError(f"{file}: nc is {nc}, but there are {len(class_names)} names; correct one of them")
     root = content.get("path")
     if isinstance(root, str) and root:
-        splits = {name: [f"{root}/{entry}" for entry in found] for name, found in splits.items()}
-    return Manifest(file, names, splits, _keypoints(content.get("kpt_shape")))
+        splits = {split: [f"{root}/{path}" for path in paths] for split, paths in splits.items()}
+    return Manifest(file, class_names, splits, _count_keypoint_values(content.get("kpt_shape")))
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a file, all values as text: a class may be called `no` or `1e3`. Empty for anything else."""
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a file, empty for anything else. All values are text: a class may be called `no` or `1e3`."""
     if path.stat().st_size > _LARGEST:
         return {}
     try:
         content = YAML(typ="base", pure=True).load(path.read_text(encoding="utf-8-sig"))
-    except (
-        YAMLError,
-        OSError,
-        ValueError,
-        TypeError,
-        RecursionError,
-    ):  # another tool's, which may have tags or be a stream
+    except (YAMLError, OSError, ValueError, TypeError, RecursionError):  # another tool's file, with tags or a stream
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _entries(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value] if value not in ("", "null", "~") else []
-    texts = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-    return list(value) if texts else []
-
-
-def _own_splits(content: dict[str, Any], base: PurePosixPath, files: list[PurePosixPath]) -> dict[str, list[str]]:
-    """YOLO's own, and any other key (`trainval`) whose every entry is there."""
-    entries = {name: found for name, value in content.items() if (found := _entries(value))}
-    known = {*files, *folders(files)} if entries.keys() - {*_SPLITS, *_NO_SPLITS} else set()
+def _read_splits(content: dict[str, Any], base: PurePosixPath, files: list[PurePosixPath]) -> dict[str, list[str]]:
+    """YOLO's splits, and any other key (`trainval`) whose paths all exist."""
+    paths = {key: found for key, value in content.items() if (found := _parse_paths(value))}
+    has_other_keys = bool(paths.keys() - {*_SPLITS, *_NOT_SPLITS})
+    existing = {*files, *ancestors(files)} if has_other_keys else set()
     return {
-        name: found
-        for name, found in entries.items()
-        if name in _SPLITS
-        or (name not in _NO_SPLITS and all(resolved(entry, base, known) is not None for entry in found))
+        key: found
+        for key, found in paths.items()
+        if key in _SPLITS
+        or (key not in _NOT_SPLITS and all(resolve(path, base, existing) is not None for path in found))
     }
 
 
-def _are_paths(splits: dict[str, list[str]], base: PurePosixPath, files: list[PurePosixPath]) -> bool:
-    """Whether one of the entries is a path by its looks, or is there: other tools have a `train`, too."""
-    entries = [entry for found in splits.values() for entry in found]
-    if any("/" in entry or "\\" in entry or entry.endswith(".txt") for entry in entries):
+def _parse_paths(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value] if value not in ("", "null", "~") else []
+    is_text = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+    return list(value) if is_text else []
+
+
+def _name_paths(splits: dict[str, list[str]], base: PurePosixPath, files: list[PurePosixPath]) -> bool:
+    """Whether any value looks like a path or exists. The files of other tools have a `train`, too."""
+    paths = [path for found in splits.values() for path in found]
+    if any("/" in path or "\\" in path or path.endswith(".txt") for path in paths):
         return True
-    known = {*files, *folders(files)} if entries else set()
-    return any(resolved(entry, base, known) is not None for entry in entries)
+    existing = {*files, *ancestors(files)} if paths else set()
+    return any(resolve(path, base, existing) is not None for path in paths)
 
 
-def folders(files: list[PurePosixPath]) -> set[PurePosixPath]:
-    """All that the files lie in."""
-    return {above for parent in {file.parent for file in files} for above in (parent, *parent.parents)}
+def ancestors(files: list[PurePosixPath]) -> set[PurePosixPath]:
+    """All folders that contain any of the files, at any depth."""
+    return {folder for parent in {file.parent for file in files} for folder in (parent, *parent.parents)}
 
 
-def _names(file: PurePosixPath, value: list[Any] | dict[Any, Any]) -> dict[int, str]:
-    pairs = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-    named = [(key, name.strip()) for key, name in pairs if isinstance(name, str) and is_utf8(name) and _whole(key)]
-    names = {int(key): name for key, name in named if name}
-    if not names or len(names) < len(pairs):
-        raise PipelineError(f"{file}: its names are no list of class names, nor one by their numbers")
-    return _different(file, names)
+def _parse_class_names(file: PurePosixPath, value: list[Any] | dict[Any, Any]) -> dict[int, str]:
+    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+    valid = [(key, name.strip()) for key, name in items if isinstance(name, str) and is_utf8(name) and _is_index(key)]
+    class_names = {int(key): name for key, name in valid if name}
+    if not class_names or len(class_names) < len(items):
+        raise PipelineError(f"{file}: names must be a list of class names, or class names by number")
+    return _check_unique(file, class_names)
 
 
-def _different(file: PurePosixPath, names: dict[int, str]) -> dict[int, str]:
-    seen: dict[str, int] = {}
-    for number, name in names.items():
-        if name in seen:
-            raise PipelineError(
-                f"{file}: classes {seen[name]} and {number} are both called {name!r}; each needs its own"
-            )
-        seen[name] = number
-    return names
+def _check_unique(file: PurePosixPath, class_names: dict[int, str]) -> dict[int, str]:
+    numbers: dict[str, int] = {}
+    for number, name in class_names.items():
+        if name in numbers:
+            raise PipelineError(f"{file}: classes {numbers[name]} and {number} are both called {name!r}; rename one")
+        numbers[name] = number
+    return class_names
 
 
-def _whole(key: Any) -> bool:
+def _is_index(key: Any) -> bool:
     return isinstance(key, int) or (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10)
 
 
-def _keypoints(shape: Any) -> int:
-    if not isinstance(shape, list) or len(shape) != 2 or not all(_whole(side) for side in shape):
+def _count_keypoint_values(shape: Any) -> int:
+    if not isinstance(shape, list) or len(shape) != 2 or not all(_is_index(side) for side in shape):
         return 0
     return int(shape[0]) * int(shape[1])
 
 
-def darknets(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
+def read_darknet_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
     candidates = [file for file in files if file.suffix.lower() == ".data"]
-    return [found for file in candidates if (found := _from_darknet(folder, file, files)) is not None]
+    return [manifest for file in candidates if (manifest := _read_darknet_manifest(folder, file, files)) is not None]
 
 
-def _from_darknet(folder: Path, file: PurePosixPath, files: list[PurePosixPath]) -> Manifest | None:
-    """None for a file that is not darknet's."""
+def _read_darknet_manifest(folder: Path, file: PurePosixPath, files: list[PurePosixPath]) -> Manifest | None:
+    """The manifest in an obj.data; None if the file is another tool's."""
     if (folder / file).stat().st_size > _LARGEST:
         return None
     try:
-        pairs = [line.partition("=") for line in lines(folder, file)]
+        pairs = [line.partition("=") for line in read_lines(folder, file)]
     except PipelineError:
         return None
     content = {key.strip(): value.strip() for key, _, value in pairs}
-    splits = {name: [content[name]] for name in _SPLITS if content.get(name)}
+    splits = {split: [content[split]] for split in _SPLITS if content.get(split)}
     if not splits or not content.get("names"):
         return None
-    listing = resolved(content["names"], file.parent, set(files))
-    if listing is None:
-        raise PipelineError(f"{file}: its list of classes {show_value(content['names'])} is not there")
-    return Manifest(file, _listed_names(folder, listing), splits)
+    class_list = resolve(content["names"], file.parent, set(files))
+    if class_list is None:
+        raise PipelineError(f"{file}: names: {show_value(content['names'])} not found; correct the path")
+    return Manifest(file, _read_class_list(folder, class_list), splits)
 
 
-def name_lists(files: list[PurePosixPath]) -> list[PurePosixPath]:
-    return [file for file in files if file.name in _NAMES]
+def find_class_lists(files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
+    return [file for file in files if file.name in _CLASS_LISTS]
 
 
-def lists_of_names(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
-    """Lists of classes; the same list in several folders is one."""
-    found = [Manifest(file, names, {}) for file in name_lists(files) if (names := _listed_names(folder, file))]
-    return found[:1] if found and all(one.names == found[0].names for one in found) else found
+def _read_class_lists(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
+    """The lists of class names; copies of the same list count as one."""
+    manifests = [
+        Manifest(file, class_names, {})
+        for file in find_class_lists(files)
+        if (class_names := _read_class_list(folder, file))
+    ]
+    is_same = all(manifest.class_names == manifests[0].class_names for manifest in manifests)
+    return manifests[:1] if is_same else manifests
 
 
-def _listed_names(folder: Path, file: PurePosixPath) -> dict[int, str]:
-    return _different(file, dict(enumerate(lines(folder, file))))
+def _read_class_list(folder: Path, file: PurePosixPath) -> dict[int, str]:
+    return _check_unique(file, dict(enumerate(read_lines(folder, file))))
 
 
-def resolved(entry: str, base: PurePosixPath, known: set[PurePosixPath]) -> PurePosixPath | None:
-    """What a path of another machine means here: its longest end that is there, beside the manifest or at the top."""
-    parts = [part for part in PurePosixPath(entry.replace("\\", "/")).parts if part not in ("/", "..", ".")]
-    ends = [PurePosixPath(*parts[cut:]) for cut in range(len(parts))]
-    homes = dict.fromkeys((base, PurePosixPath()))
-    if not parts and base in known:
+def resolve(text: str, base: PurePosixPath, existing: set[PurePosixPath]) -> PurePosixPath | None:
+    """The existing path that a path, perhaps of another machine, refers to.
+
+    It is the longest tail of the path that exists below `base`, the manifest's folder, or below the data set's folder.
+    """
+    parts = [part for part in PurePosixPath(text.replace("\\", "/")).parts if part not in ("/", "..", ".")]
+    tails = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
+    if not parts and base in existing:
         return base
-    return next((home / end for end in ends for home in homes if home / end in known), None)
+    roots = dict.fromkeys((base, PurePosixPath()))
+    return next((root / tail for tail in tails for root in roots if root / tail in existing), None)

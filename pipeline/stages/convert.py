@@ -12,45 +12,50 @@ from pipeline.workspace import workspace
 
 
 def run(params: Params) -> None:
-    here = workspace()
-    raw = here / "data/raw" / params.dataset
+    raw = workspace() / "data/raw" / params.dataset
     entry = registry.entry_for(params.dataset, raw)
-    asked = params.download.format if params.dataset == "custom" else "auto"
-    format = entry.format if entry and asked == "auto" else asked
-    report = convert(raw, here / "data/unified", registry.with_splits(params.convert, entry), format)
-    print(_summary(params.dataset, report))  # noqa: T201
+    format = params.download.format if params.dataset == "custom" else "auto"
+    if entry and format == "auto":
+        format = entry.format
+    options = registry.with_splits(params.convert, entry)
+    report = convert(raw, workspace() / "data/unified", options, format)
+    print(_describe(params.dataset, report))  # noqa: T201
 
 
-def _summary(dataset: str, report: dict[str, Any]) -> str:
+def _describe(dataset: str, report: dict[str, Any]) -> str:
+    """One line for the terminal."""
     splits = [
         f"{name} {count_noun(split['images'], 'image')}, {count_noun(split['objects'], 'object')}"
         for name, split in report["splits"].items()
     ]
-    classes = len(report["splits"]["train"]["classes"])
-    line = f"convert: {dataset} ({report['format']}, {count_noun(classes, 'class', 'classes')}): {'; '.join(splits)}"
-    found = (_drawn(report), _unused(report), _found(report, "repaired"), _found(report, "noted"))
-    return "; ".join([line, *filter(None, found)])
+    classes = count_noun(len(report["splits"]["train"]["classes"]), "class", "classes")
+    line = f"convert: {dataset} ({report['format']}, {classes}): {'; '.join(splits)}"
+    parts = (_describe_seed(report), _describe_unused(report), _describe_issues(report))
+    return "; ".join([line, *filter(None, parts)])
 
 
-def _drawn(report: dict[str, Any]) -> str:
-    """How val was held out, where it was; a pinned seed moves no image when others are added."""
-    seed = report["hold_out"] and report["hold_out"]["split_seed"]
-    return "" if seed is None else f"val drawn by -S convert.split_seed={seed}"
+def _describe_seed(report: dict[str, Any]) -> str:
+    """The seed of the held-out images, if any: with a fixed seed, adding images moves no other image."""
+    hold_out = report["hold_out"]
+    return f"val held out by -S convert.split_seed={hold_out['split_seed']}" if hold_out else ""
 
 
-def _unused(report: dict[str, Any]) -> str:
-    """What lies there and is in no split that was made."""
+def _describe_unused(report: dict[str, Any]) -> str:
     files, splits = report["unused_image_files"], report["unused_splits"]
-    return ", ".join(
-        [f"{count_noun(files, 'image file')} not used"] * bool(files)
-        + [f"splits not used: {' '.join(splits)}"] * bool(splits)
+    unused = [f"{count_noun(files, 'image file')} not used"] if files else []
+    return ", ".join(unused + ([f"splits not used: {' '.join(splits)}"] if splits else []))
+
+
+def _describe_issues(report: dict[str, Any]) -> str:
+    """The number of issues of each code, those that changed the data first."""
+    counts: dict[str, Counter[str]] = {"repaired": Counter(), "noted": Counter()}
+    for entry in report["entries"]:
+        counts["noted" if entry["action"] == "note" else "repaired"][entry["code"]] += 1
+    return "; ".join(
+        f"{kind}: {', '.join(f'{count} {code}' for code, count in codes.items())} (data/unified/report.json)"
+        for kind, codes in counts.items()
+        if codes
     )
-
-
-def _found(report: dict[str, Any], kind: str) -> str:
-    codes = Counter(entry["code"] for entry in report["entries"] if (entry["action"] == "note") == (kind == "noted"))
-    counted = ", ".join(f"{count} {code}" for code, count in codes.items())
-    return f"{kind}: {counted} (data/unified/report.json)" if codes else ""
 
 
 if __name__ == "__main__":

@@ -78,13 +78,13 @@ def one_line_errors() -> Iterator[None]:
 def _remedy(error: NonFiniteLossError | NothingToLearnError | CheckpointError) -> str:
     match error:
         case CheckpointError():
-            return "free some space and run the command again: training resumes from the state before it"
+            return "free some space and run the command again: training resumes from the previous state"
         case NothingToLearnError(reason="no_objects"):
             return "look at `fcos show-batches`, and weaken train.augment"
         case NothingToLearnError():
             return (
-                "look at `fcos explain`, and see whether model.levels and model.regression_ranges fit the objects' "
-                "sizes at train.size"
+                "look at `fcos explain`, and check whether model.levels and model.regression_ranges fit the sizes of "
+                "the objects at train.size"
             )
         case NonFiniteLossError(skipped_steps=0):
             bf16 = ", or train.precision bf16" if error.loss_scaling else ""

@@ -101,7 +101,7 @@ def _facts(survey: Survey) -> list[tuple[str, str]]:
 
 def _split_rows(survey: Survey) -> list[dict[str, Any]]:
     return [
-        {"name": name, "source": survey.source[name], "counts": _split_counts(split)}
+        {"name": name, "source": survey.sources[name], "counts": _split_counts(split)}
         for name, split in survey.splits.items()
     ]
 
@@ -168,8 +168,8 @@ def _levels_note(context: Context) -> str:
     per_object = recall.positives / recall.objects["all"]
     return (
         f"Assignment of {recall.objects['all']:,} objects in {recall.images:,} images{sample}. Distances are measured "
-        "from a location to the farthest side of the object. An object may have locations on several levels, "
-        f"{per_object:.1f} locations on average."
+        "from a location to the farthest side of the object. On average, an "
+        f"object has {per_object:.1f} locations, possibly on several levels."
     )
 
 

@@ -1,4 +1,4 @@
-"""Published ground truth and detections, and small scenes made by hand."""
+"""Fixtures: published ground truth and detections, and small hand-made scenes."""
 
 import zipfile
 from collections.abc import Callable
@@ -25,19 +25,19 @@ def _unpacked(name: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def coco_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """100 images' worth of COCO: gt.json, dets.json and the numbers that pycocotools gave for them, expected.txt."""
+    """100 images of COCO: gt.json, dets.json, and expected.txt with the output of pycocotools."""
     return _unpacked("coco-eval-fixture", tmp_path_factory.mktemp("coco"))
 
 
 @pytest.fixture(scope="session")
 def multiformat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four evaluations with published numbers, reference_metrics.txt."""
+    """Four evaluations with published results in reference_metrics.txt."""
     return _unpacked("multiformat-voc2012-100", tmp_path_factory.mktemp("multiformat"))
 
 
 @pytest.fixture
 def cats() -> Callable[..., AnnotationSet]:
-    """Makes one image with these boxes of one class; `difficult` and `crowds` are positions among them."""
+    """Returns a function that makes an image with boxes of one class; `difficult` and `crowds` are indices of boxes."""
 
     def make(*boxes: Box, difficult: tuple[int, ...] = (), crowds: tuple[int, ...] = ()) -> AnnotationSet:
         annotations = tuple(
@@ -51,7 +51,7 @@ def cats() -> Callable[..., AnnotationSet]:
 
 @pytest.fixture
 def found() -> Callable[..., tuple[Detection, ...]]:
-    """Makes detections of that class in that image: pairs of a box and a score."""
+    """Returns a function that makes detections of that class in that image from pairs of a box and a score."""
 
     def make(*pairs: tuple[Box, float]) -> tuple[Detection, ...]:
         return tuple(Detection(1, 7, box, score) for box, score in pairs)
@@ -61,5 +61,5 @@ def found() -> Callable[..., tuple[Detection, ...]]:
 
 @pytest.fixture
 def perfect() -> Callable[[AnnotationSet], tuple[Detection, ...]]:
-    """Makes the ground truth itself into detections."""
+    """Returns a function that converts ground truth to detections."""
     return lambda truth: tuple(Detection(each.image_id, each.category_id, each.bbox, 1.0) for each in truth.annotations)

@@ -1,4 +1,4 @@
-"""A data set of four small images in VOC's layout, with nothing wrong."""
+"""A fixture: a valid data set of four small images in VOC's layout."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def raw(home: Path, voc_xml: Write, picture: Write) -> Path:
-    """Three images to learn from, one to be judged on; in the workspace, which is the current folder."""
+    """Three training images and one validation image, in the workspace, which is the current folder."""
     folder = home / "mine"
     objects: dict[str, list[tuple[object, ...]]] = {
         "a": [("dog", 1, 1, 40, 30), ("cat", 5, 6, 10, 12, 1)],

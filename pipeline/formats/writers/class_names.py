@@ -1,4 +1,4 @@
-"""Class names as text files hold them."""
+"""Class names for formats whose readers strip white space."""
 
 from dataclasses import replace
 
@@ -6,17 +6,19 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 
 
-def trim_class_names(splits: dict[str, AnnotationSet]) -> tuple[dict[str, AnnotationSet], int]:
-    """The splits with no white space at the ends of class names, which readers drop; and how many names had some.
+def strip_class_names(splits: dict[str, AnnotationSet]) -> tuple[dict[str, AnnotationSet], int]:
+    """The splits with stripped class names, and the number of names that changed.
 
     Raises:
-        PipelineError: two names would be the same then, or one empty.
+        PipelineError: A stripped name is empty or that of another class.
     """
-    own = next(iter(splits.values())).categories
-    names = [category.name.strip() for category in own]
-    for category, name in zip(own, names, strict=True):
+    categories = next(iter(splits.values())).categories
+    names = [category.name.strip() for category in categories]
+    for category, name in zip(categories, names, strict=True):
         if not name or names.count(name) > 1:
-            raise PipelineError(f"class name {category.name!r}: empty, or another's, but for white space; rename it")
-    changed = tuple(replace(category, name=name) for category, name in zip(own, names, strict=True))
-    count = sum(category.name != name for category, name in zip(own, names, strict=True))
-    return {split: replace(found, categories=changed) for split, found in splits.items()}, count
+            raise PipelineError(
+                f"class name {category.name!r}: empty or used twice without the surrounding white space; rename it"
+            )
+    stripped = tuple(replace(category, name=name) for category, name in zip(categories, names, strict=True))
+    changed = sum(category.name != name for category, name in zip(categories, names, strict=True))
+    return {name: replace(split, categories=stripped) for name, split in splits.items()}, changed

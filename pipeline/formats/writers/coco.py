@@ -1,6 +1,6 @@
-"""COCO: `annotations/SPLIT.json` and `images/SPLIT/`. The unified format is COCO's, so that nothing is lost.
+"""Writer of COCO: `annotations/SPLIT.json` and `images/SPLIT/`. The unified format is COCO's, so nothing is lost.
 
-Format: https://cocodataset.org/#format-data. `file_name` is the file's name in `images/SPLIT`.
+Format: https://cocodataset.org/#format-data. `file_name` is the name of a file in `images/SPLIT`.
 """
 
 import re
@@ -10,23 +10,25 @@ from pathlib import Path
 
 from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
-from pipeline.formats.writers.image_files import ImageSource, count_renamed, image_names, split_names
+from pipeline.formats.writers.image_files import SourceImages, count_renamed, name_images, name_splits
 
-# Readers take these for no split at all, or for a part of the name.
+# Readers take these for generic names, or for a prefix of the split's name.
 _RESERVED = re.compile(r"instances_.*|_annotations\.coco|annotations?|instances|coco|default|labels|result", re.I)
 
 
-def write(splits: dict[str, AnnotationSet], out: Path, pictures: ImageSource) -> Counter[str]:
-    """Writes every split; the ids stay, `difficult` is a field of its own."""
+def write(splits: dict[str, AnnotationSet], out: Path, source: SourceImages) -> Counter[str]:
+    """Writes all splits with their ids; `difficult` is an additional field."""
     lost: Counter[str] = Counter()
-    called = split_names(splits, _RESERVED)
-    for own, split in splits.items():
-        files = [image.file_name for image in split.images]
-        names = image_names(files, lambda path: path.name)
-        images = tuple(replace(image, file_name=name) for image, name in zip(split.images, names, strict=True))
-        annotations.write(replace(split, images=images), out / "annotations" / f"{called[own]}.json")
-        folder = out / "images" / called[own]
-        pictures.place((file, folder / name) for file, name in zip(files, names, strict=True))
-        lost["image names"] += count_renamed(files, names)
-    lost["split names"] = sum(own != name for own, name in called.items())
+    names = name_splits(splits, _RESERVED)
+    for split, annotation_set in splits.items():
+        files = [image.file_name for image in annotation_set.images]
+        new_files = name_images(files, lambda path: path.name)
+        images = tuple(
+            replace(image, file_name=file) for image, file in zip(annotation_set.images, new_files, strict=True)
+        )
+        annotations.write(replace(annotation_set, images=images), out / "annotations" / f"{names[split]}.json")
+        folder = out / "images" / names[split]
+        source.transfer((file, folder / new_file) for file, new_file in zip(files, new_files, strict=True))
+        lost["image names"] += count_renamed(files, new_files)
+    lost["split names"] = count_renamed(names.keys(), names.values())
     return lost

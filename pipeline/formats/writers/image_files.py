@@ -1,4 +1,4 @@
-"""The image files of an exported data set, and what they and its splits are called."""
+"""The image files of an exported data set, and the names of its files and splits."""
 
 import os
 import re
@@ -14,97 +14,95 @@ from tqdm import tqdm
 
 from pipeline.errors import PipelineError
 
-Place = Callable[[Path, Path], object]
+Transfer = Callable[[Path, Path], object]
 
-IMAGE_MODES: dict[str, Place | None] = {"copy": shutil.copyfile, "link": os.link, "none": None}
+IMAGE_MODES: dict[str, Transfer | None] = {"copy": shutil.copyfile, "link": os.link, "none": None}
 
-# What a line of a list, an XML text or a file's name can't hold: controls, line ends, unpaired surrogates, separators.
-_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff/\\]")
+# Not allowed in a line of a list, in XML or in file names: controls, line breaks, unpaired surrogates, separators.
+_INVALID = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff/\\]")
 
 
 @dataclass(frozen=True)
-class ImageSource:
-    """The data set's own image files."""
+class SourceImages:
+    """The image files of the data set that is exported."""
 
     folder: Path
-    how: Place | None  # None: they are left where they are
+    mode: Transfer | None  # None: image files aren't exported
 
-    def place(self, files: Iterable[tuple[str, Path]]) -> None:
-        """Brings each file, named as in the unified format, to its path.
+    def transfer(self, files: Iterable[tuple[str, Path]]) -> None:
+        """Copies or links each file, given by its name in the unified format, to its new path.
 
         Raises:
-            PipelineError: links were asked for, and the file system can't.
+            PipelineError: The file system refuses, for example to create a hard link.
         """
-        if self.how is None:
+        if self.mode is None:
             return
-        for file, target in tqdm(list(files), "placing images", unit="image", mininterval=1.0, delay=1.0):
+        for file, target in tqdm(list(files), "writing images", unit="image", mininterval=1.0, delay=1.0):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self.how(self.folder / file, target)
+                self.mode(self.folder / file, target)
             except OSError as error:
-                raise PipelineError(f"{file}: not placed: {error.strerror}; another way is --images copy") from None
+                raise PipelineError(f"{file}: can't be written: {error.strerror}; try --images copy") from None
 
-    def depth(self, file: str) -> int:
-        """Channels of the stored image."""
+    def count_channels(self, file: str) -> int:
+        """The number of channels of an image as stored."""
         with Image.open(self.folder / file) as image:
             return len(image.getbands())
 
 
-def image_names(files: Sequence[str], same: Callable[[PurePosixPath], str]) -> list[str]:
-    """A name without folders for each file: its own, with its folders before it where others are called the same.
+def name_images(files: Sequence[str], unique_part: Callable[[PurePosixPath], str]) -> list[str]:
+    """A name without folders for each file: its own name, preceded by its folders if several files have that name.
 
     Args:
-        same: what of a name must differ; case never counts, since some file systems ignore it.
+        unique_part: The part of a name that must be unique, ignoring case, because some file systems ignore it.
     """
     paths = [PurePosixPath(file) for file in files]
-    called = Counter(same(path).casefold() for path in paths)
-    shared = _shared_folder(paths)
-    taken: set[str] = set()
-    return [
-        _free(sanitize("_".join(path.parts[shared:]) if called[same(path).casefold()] > 1 else path.name), taken, same)
-        for path in paths
-    ]
+    uses = Counter(unique_part(path).casefold() for path in paths)
+    shared = _count_shared_folders(paths)
+    used: set[str] = set()
+    names = ("_".join(path.parts[shared:]) if uses[unique_part(path).casefold()] > 1 else path.name for path in paths)
+    return [_make_unique(sanitize(name), used, unique_part) for name in names]
 
 
-def _shared_folder(paths: Sequence[PurePosixPath]) -> int:
-    """How many folders all paths begin with."""
+def _count_shared_folders(paths: Sequence[PurePosixPath]) -> int:
+    """The number of leading folders that all paths have in common."""
     return len(PurePosixPath(commonpath([path.parent for path in paths])).parts) if paths else 0
 
 
-def split_names(own: Iterable[str], reserved: re.Pattern[str]) -> dict[str, str]:
-    """A file name for each split, by the split's own name: the same wherever it can be.
+def name_splits(splits: Iterable[str], reserved: re.Pattern[str]) -> dict[str, str]:
+    """A file name for each split: its own name where possible.
 
     Args:
-        reserved: names that mean something else in the format.
+        reserved: Names that have another meaning in the format.
     """
-    taken: set[str] = set()
-    return {
-        name: _free(f"split_{plain}" if reserved.fullmatch(plain) else plain, taken, lambda path: path.name)
-        for name, plain in (
-            (name, sanitize(name.replace("/", "-"))) for name in own
-        )  # _val.txt is VOC's for a class's list
-    }
+    used: set[str] = set()
+    names: dict[str, str] = {}
+    for split in splits:
+        name = sanitize(split.replace("/", "-"))  # not "_": VOC's cat_val.txt is a list of one class
+        name = f"split_{name}" if reserved.fullmatch(name) else name
+        names[split] = _make_unique(name, used, lambda path: path.name)
+    return names
 
 
-def count_renamed(own: Iterable[str], names: Iterable[str]) -> int:
-    return sum(PurePosixPath(before).name != after for before, after in zip(own, names, strict=True))
+def count_renamed(names: Iterable[str], new_names: Iterable[str]) -> int:
+    return sum(PurePosixPath(name).name != new_name for name, new_name in zip(names, new_names, strict=True))
 
 
 def sanitize(name: str) -> str:
-    """The name with `_` for what no format holds, and no space or dot at its ends."""
-    path = PurePosixPath(_UNFIT.sub("_", name))
+    """The name with `_` for invalid characters, without white space at its ends and dots at its start."""
+    path = PurePosixPath(_INVALID.sub("_", name))
     return (path.stem.strip().lstrip(".") or "_") + path.suffix.rstrip()
 
 
-def _free(name: str, taken: set[str], same: Callable[[PurePosixPath], str]) -> str:
+def _make_unique(name: str, used: set[str], unique_part: Callable[[PurePosixPath], str]) -> str:
     path, number = PurePosixPath(name), 2
-    while same(path).casefold() in taken:
+    while unique_part(path).casefold() in used:
         path = PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}-{number}")
         number += 1
-    taken.add(same(path).casefold())
+    used.add(unique_part(path).casefold())
     return path.name
 
 
 def write_text(path: Path, text: str) -> None:
-    """Plainly: what is written appears with its whole folder, so that no file need be flushed by itself."""
+    """Writes a file without flushing it to disk: the whole exported folder is written atomically."""
     path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,8 +1,8 @@
-"""Pascal VOC's devkit: `Annotations/`, `JPEGImages/`, and `ImageSets/Main/SPLIT.txt`.
+"""Writer of Pascal VOC's devkit: `Annotations/`, `JPEGImages/`, and `ImageSets/Main/SPLIT.txt`.
 
-Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2007/devkit_doc_07-Jun-2007.pdf. Coordinates there are 1-based and
-inclusive: xmin = x + 1, xmax = x + width. Whole ones are written as such, others as decimals with all their digits.
-Images keep their own format. A crowd becomes `difficult`, which VOC's metric ignores as COCO's does a crowd.
+Format: http://host.robots.ox.ac.uk/pascal/VOC/voc2007/devkit_doc_07-Jun-2007.pdf. Coordinates are 1-based and
+inclusive: xmin = x + 1, xmax = x + width. Integers are written as such, other numbers as decimals with all digits.
+Images keep their file format. A crowd becomes `difficult`, which VOC's metric ignores as COCO's ignores crowds.
 """
 
 import re
@@ -15,79 +15,83 @@ from xml.sax.saxutils import escape
 
 from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.errors import PipelineError
-from pipeline.formats.writers.class_names import trim_class_names
-from pipeline.formats.writers.image_files import ImageSource, count_renamed, image_names, split_names, write_text
-from pipeline.formats.writers.unsupported import category_ids, marks, unused_classes
+from pipeline.formats.records import Box
+from pipeline.formats.writers.class_names import strip_class_names
+from pipeline.formats.writers.image_files import SourceImages, count_renamed, name_images, name_splits, write_text
+from pipeline.formats.writers.losses import count_lost_category_ids, count_lost_fields, count_unused_classes
 
-_RESERVED = re.compile(r"(?!)")
-# All of Unicode but what XML 1.0 has no way to write (its production 2, Char).
+_NOTHING_RESERVED = re.compile(r"(?!)")
+# The characters that XML 1.0 can't represent (its production 2, Char, negated).
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-Object = tuple[str, tuple[float, float, float, float], int]  # class, x, y, width, height, and whether it is difficult
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    class_name: str
+    box: Box
+    difficult: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What one annotation file says. Splits share it; where two differ about an image, each has its own."""
+    """The content of one annotation file. Splits share it unless their annotations of the image differ."""
 
     file: str
     width: int
     height: int
-    objects: tuple[Object, ...]
+    objects: tuple[_Object, ...]
 
 
-def write(splits: dict[str, AnnotationSet], out: Path, pictures: ImageSource) -> Counter[str]:
-    """Writes every split as a list; an image of several is written once.
+def write(splits: dict[str, AnnotationSet], out: Path, source: SourceImages) -> Counter[str]:
+    """Writes each split as a list. An image of several splits is written once.
 
     Raises:
-        PipelineError: a class has a name that XML, or its readers, can't hold.
+        PipelineError: XML, or its readers, can't represent the name of a class.
     """
-    splits, spaced = trim_class_names(splits)
-    records = {own: list(_records(split)) for own, split in splits.items()}
-    distinct = list(dict.fromkeys(record for found in records.values() for record in found))
-    files = [record.file for record in distinct]
-    names = dict(zip(distinct, image_names(files, lambda path: path.stem), strict=True))
+    splits, stripped = strip_class_names(splits)
+    records = {split: list(_records(annotation_set)) for split, annotation_set in splits.items()}
+    unique_records = list(dict.fromkeys(record for of_split in records.values() for record in of_split))
+    files = [record.file for record in unique_records]
+    names = dict(zip(unique_records, name_images(files, lambda path: path.stem), strict=True))
     for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (out / folder).mkdir(parents=True)
-    called = split_names(splits, _RESERVED)
-    for own, found in records.items():
-        lines = "".join(f"{PurePosixPath(names[record]).stem}\n" for record in found)
-        write_text(out / "ImageSets/Main" / f"{called[own]}.txt", lines)
+    split_names = name_splits(splits, _NOTHING_RESERVED)
+    for split, of_split in records.items():
+        lines = "".join(f"{PurePosixPath(names[record]).stem}\n" for record in of_split)
+        write_text(out / "ImageSets/Main" / f"{split_names[split]}.txt", lines)
     for record, name in names.items():
-        write_text(
-            out / "Annotations" / f"{PurePosixPath(name).stem}.xml", _xml(record, name, pictures.depth(record.file))
-        )
-    pictures.place((record.file, out / "JPEGImages" / name) for record, name in names.items())
-    return _lost(splits.values()) + Counter(
-        {
-            "spaces around class names": spaced,
-            "image names": count_renamed(files, names.values()),
-            "split names": sum(own != name for own, name in called.items()),
-        }
-    )
+        path = out / "Annotations" / f"{PurePosixPath(name).stem}.xml"
+        write_text(path, _xml(record, name, source.count_channels(record.file)))
+    source.transfer((record.file, out / "JPEGImages" / name) for record, name in names.items())
+    lost = _count_lost(splits.values())
+    lost["spaces around class names"] = stripped
+    lost["image names"] = count_renamed(files, names.values())
+    lost["split names"] = count_renamed(split_names.keys(), split_names.values())
+    return lost
 
 
-def _lost(splits: Iterable[AnnotationSet]) -> Counter[str]:
+def _count_lost(splits: Iterable[AnnotationSet]) -> Counter[str]:
     splits = list(splits)
-    lost = Counter({"classes without objects": unused_classes(splits), "category ids": category_ids(splits, first=1)})
+    lost = Counter({"classes without objects": count_unused_classes(splits)})
+    lost["category ids"] = count_lost_category_ids(splits, first=1)
     for split in splits:
-        lost += marks(split)
+        lost += count_lost_fields(split)
         lost["crowds, now difficult"] += sum(item.iscrowd and not item.difficult for item in split.annotations)
     return lost
 
 
 def _records(split: AnnotationSet) -> Iterator[_Record]:
     names = {category.id: category.name for category in split.categories}
-    groups = split.by_image()
+    by_image = split.by_image()
     for image in split.images:
-        objects = tuple(_object(names[item.category_id], item) for item in groups[image.id])
+        objects = tuple(_object(names[annotation.category_id], annotation) for annotation in by_image[image.id])
         yield _Record(image.file_name, image.width, image.height, objects)
 
 
-def _object(name: str, item: Annotation) -> Object:
-    if _NOT_XML.search(name):
-        raise PipelineError(f"class name {name!r}: XML can't hold one of its characters; rename the class")
-    return name, item.bbox, int(item.difficult or item.iscrowd)
+def _object(class_name: str, annotation: Annotation) -> _Object:
+    if _NOT_XML.search(class_name):
+        raise PipelineError(f"class name {class_name!r}: a character can't be represented in XML; rename the class")
+    return _Object(class_name, annotation.bbox, int(annotation.difficult or annotation.iscrowd))
 
 
 def _xml(record: _Record, name: str, depth: int) -> str:
@@ -104,15 +108,14 @@ def _xml(record: _Record, name: str, depth: int) -> str:
 """
 
 
-def _object_xml(item: Object) -> str:
-    name, box, difficult = item
-    xmin, ymin, xmax, ymax = edges(box)
-    # The devkit's readers want pose and truncated, which the unified format doesn't know.
+def _object_xml(item: _Object) -> str:
+    xmin, ymin, xmax, ymax = edges(item.box)
+    # The devkit's readers require pose and truncated, which the unified format doesn't have.
     return f"""\t<object>
-\t\t<name>{_text(name)}</name>
+\t\t<name>{_text(item.class_name)}</name>
 \t\t<pose>Unspecified</pose>
 \t\t<truncated>0</truncated>
-\t\t<difficult>{difficult}</difficult>
+\t\t<difficult>{item.difficult}</difficult>
 \t\t<bndbox>
 \t\t\t<xmin>{xmin}</xmin>
 \t\t\t<ymin>{ymin}</ymin>
@@ -124,12 +127,12 @@ def _object_xml(item: Object) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(text, {"\r": "&#13;"})  # a bare one is read as a line feed
+    return escape(text, {"\r": "&#13;"})  # XML readers turn a bare carriage return into a line feed
 
 
-def edges(box: tuple[float, float, float, float]) -> tuple[str, str, str, str]:
-    """xmin, ymin, xmax, ymax of x, y, width, height: in decimals, in which 0.1 + 1 is 1.1 and nothing else."""
-    x, y, width, height = (Decimal(repr(float(side))) for side in box)
+def edges(box: Box) -> tuple[str, str, str, str]:
+    """VOC's xmin, ymin, xmax, ymax of an xywh box, computed in decimals: 0.1 + 1 is exactly 1.1."""
+    x, y, width, height = (Decimal(repr(float(value))) for value in box)
     return _number(x + 1), _number(y + 1), _number(x + width), _number(y + height)
 
 

@@ -1,8 +1,8 @@
-"""YOLO as Ultralytics has it: `data.yaml`, `images/SPLIT/`, `labels/SPLIT/`, a line an object.
+"""Writer of YOLO as defined by Ultralytics: `data.yaml`, `images/SPLIT/`, `labels/SPLIT/`, one line per object.
 
-Format: https://docs.ultralytics.com/datasets/detect/: class, x and y of the center, width, height, as shares of the
-image, with all digits of a double. Boxes end at the image's edge, since readers refuse shares above 1. A crowd is
-left out, as by Ultralytics' own converter: its box would be learned as one object.
+Format: https://docs.ultralytics.com/datasets/detect/. A line has the class and the box's center, width and height
+relative to the image, with all digits of a double. Boxes are clipped to the image, because readers refuse values above
+1. Crowds are left out, as by Ultralytics' own converter: a detector would learn the crowd's box as one object.
 """
 
 import re
@@ -10,91 +10,103 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.compat import StringIO
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from pipeline.data.annotations import AnnotationSet, Image
-from pipeline.formats.writers.class_names import trim_class_names
-from pipeline.formats.writers.image_files import ImageSource, count_renamed, image_names, split_names, write_text
-from pipeline.formats.writers.unsupported import category_ids, marks
+from pipeline.formats.records import Box
+from pipeline.formats.writers.class_names import strip_class_names
+from pipeline.formats.writers.image_files import SourceImages, count_renamed, name_images, name_splits, write_text
+from pipeline.formats.writers.losses import count_lost_category_ids, count_lost_fields
 
-# Other keys of data.yaml; and folders whose names readers exchange to come from an image to its labels.
+# Keys of data.yaml, and folder names that readers replace to get from an image to its labels.
 _RESERVED = re.compile(
     r"path|names|nc|channels|download|yaml_file|kpt_shape|flip_idx|roboflow|(jpeg)?images?|imgs?|labels", re.I
 )
-_YEARLY = re.compile(r"(train|val|test)(19|20)\d\d")
-_PLAIN = re.compile(r"train|trainval|val|valid|test")
+_SPLIT_OF_YEAR = re.compile(r"(train|val|test)(19|20)\d\d")
+_KNOWN_SPLIT = re.compile(r"train|trainval|val|valid|test")
 
 
-def write(splits: dict[str, AnnotationSet], out: Path, pictures: ImageSource) -> Counter[str]:
-    """Writes every split that has images; an image without objects has an empty label file.
+def write(splits: dict[str, AnnotationSet], out: Path, source: SourceImages) -> Counter[str]:
+    """Writes all splits that have images. An image without objects gets an empty label file.
 
     Raises:
-        PipelineError: a class has a name that readers can't hold.
+        PipelineError: Readers can't represent the name of a class.
     """
-    splits, spaced = trim_class_names(splits)
-    empty = sum(not split.images for split in splits.values())
-    splits = {own: split for own, split in splits.items() if split.images}  # readers refuse an empty folder
-    called = split_names(splits, _RESERVED)
-    lost = Counter({"empty splits": empty, "split names": sum(own != name for own, name in called.items())})
-    lost["spaces around class names"] = spaced
-    lost["category ids"] = category_ids(splits.values(), first=0)
-    for own, split in splits.items():
-        files = [image.file_name for image in split.images]
-        names = image_names(files, lambda path: path.stem)
-        images, labels = (out / kind / called[own] for kind in ("images", "labels"))
-        for folder in (images, labels):
-            folder.mkdir(parents=True)
-        for name, lines in zip(names, _label_files(split), strict=True):
-            write_text(labels / f"{PurePosixPath(name).stem}.txt", lines)
-        pictures.place((file, images / name) for file, name in zip(files, names, strict=True))
-        lost += _lost(split) + Counter({"image names": count_renamed(files, names)})
-    write_text(out / "data.yaml", _data_yaml(splits, called))
+    splits, stripped = strip_class_names(splits)
+    num_splits = len(splits)
+    splits = {name: split for name, split in splits.items() if split.images}  # readers refuse an empty folder
+    names = name_splits(splits, _RESERVED)
+    lost = Counter({"empty splits": num_splits - len(splits)})
+    lost["split names"] = count_renamed(names.keys(), names.values())
+    lost["spaces around class names"] = stripped
+    lost["category ids"] = count_lost_category_ids(splits.values(), first=0)
+    for name, split in splits.items():
+        lost += _write_split(split, names[name], out, source)
+    write_text(out / "data.yaml", _data_yaml(splits, names.values()))
     return lost
 
 
-def _lost(split: AnnotationSet) -> Counter[str]:
-    crowds = sum(item.iscrowd for item in split.annotations)
-    difficult = sum(item.difficult and not item.iscrowd for item in split.annotations)
-    return marks(split) + Counter({"crowds, left out": crowds, "marks of difficult objects": difficult})
+def _write_split(split: AnnotationSet, name: str, out: Path, source: SourceImages) -> Counter[str]:
+    files = [image.file_name for image in split.images]
+    new_files = name_images(files, lambda path: path.stem)
+    images, labels = (out / kind / name for kind in ("images", "labels"))
+    for folder in (images, labels):
+        folder.mkdir(parents=True)
+    for file, content in zip(new_files, _label_files(split), strict=True):
+        write_text(labels / f"{PurePosixPath(file).stem}.txt", content)
+    source.transfer((file, images / new_file) for file, new_file in zip(files, new_files, strict=True))
+    lost = count_lost_fields(split)
+    lost["crowds, left out"] = sum(item.iscrowd for item in split.annotations)
+    lost["marks of difficult objects"] = sum(item.difficult and not item.iscrowd for item in split.annotations)
+    lost["image names"] = count_renamed(files, new_files)
+    return lost
 
 
 def _label_files(split: AnnotationSet) -> Iterator[str]:
-    labels, groups = split.label_of(), split.by_image()
+    labels, by_image = split.label_of(), split.by_image()
     for image in split.images:
-        objects = (item for item in groups[image.id] if not item.iscrowd)
-        yield "".join(f"{labels[item.category_id]} {_shares(item.bbox, image)}\n" for item in objects)
+        objects = (item for item in by_image[image.id] if not item.iscrowd)
+        yield "".join(f"{labels[item.category_id]} {_relative_box(item.bbox, image)}\n" for item in objects)
 
 
-def _shares(box: tuple[float, float, float, float], image: Image) -> str:
+def _relative_box(box: Box, image: Image) -> str:
     x, y, width, height = box
     left, right = max(x, 0.0), min(x + width, float(image.width))
     top, bottom = max(y, 0.0), min(y + height, float(image.height))
-    across = ((left + right) / 2 / image.width, (right - left) / image.width)
-    down = ((top + bottom) / 2 / image.height, (bottom - top) / image.height)
-    return " ".join(repr(share) for pair in zip(across, down, strict=True) for share in pair)
+    center_x, center_y = (left + right) / 2 / image.width, (top + bottom) / 2 / image.height
+    return f"{center_x!r} {center_y!r} {(right - left) / image.width!r} {(bottom - top) / image.height!r}"
 
 
-def _data_yaml(splits: dict[str, AnnotationSet], called: dict[str, str]) -> str:
-    """Paths are relative to the file: without a `path`, readers take its own folder."""
-    paths = "".join(f"{key}: {_quoted(f'images/{name}')}\n" for key, name in _keys(called.values()).items())
+def _data_yaml(splits: dict[str, AnnotationSet], names: Iterable[str]) -> str:
+    """The manifest. Its paths are relative to its own folder, because it has no key `path`.
+
+    Texts are quoted: some version of YAML reads `no`, `1e5` or `0o7` as something else.
+    """
     categories = next(iter(splits.values())).categories
-    names = "".join(f"  {label}: {_quoted(category.name)}\n" for label, category in enumerate(categories))
-    return f"{paths}nc: {len(categories)}\nnames:\n{names}"
-
-
-def _keys(names: Iterable[str]) -> dict[str, str]:
-    """Each split's folder by its own name; but train2017 is `train`, which trainers want, where no other split is."""
-    names = list(names)
-    kinds = [(_YEARLY.fullmatch(name), name) for name in names]
-    plain = Counter(kind[1] if kind else name for kind, name in kinds)
-    return {_key(kind[1] if kind and plain[kind[1]] == 1 else name): name for kind, name in kinds}
-
-
-def _key(name: str) -> str:
-    return name if _PLAIN.fullmatch(name) else _quoted(name)
+    content: dict[str, object] = {key: _quoted(f"images/{name}") for key, name in _split_keys(names).items()}
+    content["nc"] = len(categories)
+    content["names"] = {label: _quoted(category.name) for label, category in enumerate(categories)}
+    yaml = YAML()
+    yaml.width = 2**31  # never wrap a line
+    stream = StringIO()
+    yaml.dump(content, stream)
+    return stream.getvalue()
 
 
 def _quoted(text: str) -> str:
-    """In double quotes: plain, `no`, `1e5` and `0o7` are no words to one version of YAML or another."""
-    quoted: str = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf"))
-    return quoted.strip()
+    quoted: str = DoubleQuotedScalarString(text)
+    return quoted
+
+
+def _split_keys(names: Iterable[str]) -> dict[str, str]:
+    """Each split's folder by its key: its name, but `train` for train2017 unless there is another train split.
+
+    Trainers look for `train` and `val`.
+    """
+    names = list(names)
+    kinds = {name: match[1] if (match := _SPLIT_OF_YEAR.fullmatch(name)) else name for name in names}
+    uses = Counter(kinds.values())
+    keys = {kinds[name] if uses[kinds[name]] == 1 else name: name for name in names}
+    return {key if _KNOWN_SPLIT.fullmatch(key) else _quoted(key): name for key, name in keys.items()}

@@ -65,8 +65,8 @@ VOC: dict[str, tuple[Change, str, str]] = {
     "missing_image": (
         lambda raw: (raw / "JPEGImages/a.png").unlink(),
         "2 images, 1 object",
-        """missing_image  1  stops the conversion: the annotated image is not there
-    Annotations/a.xml: its image 'a.png' is not there
+        """missing_image  1  stops the conversion: the annotated image file does not exist
+    Annotations/a.xml: image 'a.png' not found
     to change: convert.checks.missing_image=skip (skipped)
 
 2 objects of skipped images""",
@@ -74,8 +74,8 @@ VOC: dict[str, tuple[Change, str, str]] = {
     "ambiguous_image": (
         lambda raw: shutil.copytree(raw / "JPEGImages", raw / "images", ignore=shutil.ignore_patterns("[bcd].png")),
         "2 images, 1 object",
-        """ambiguous_image  1  stops the conversion: several files could be the image
-    Annotations/a.xml: its image 'a.png' may be JPEGImages/a.png or images/a.png
+        """ambiguous_image  1  stops the conversion: several files match the annotated image
+    Annotations/a.xml: image 'a.png' matches both JPEGImages/a.png and images/a.png
     to change: convert.checks.ambiguous_image=skip (skipped)
 
 2 objects of skipped images
@@ -84,8 +84,8 @@ VOC: dict[str, tuple[Change, str, str]] = {
     "undecodable_image": (
         lambda raw: (raw / "JPEGImages/a.png").write_text("GIF?"),
         "2 images, 1 object",
-        """undecodable_image  1  stops the conversion: the file is no image, or none that can be decoded or read
-    Annotations/a.xml: its image a.png can't be decoded: not in a known image format
+        """undecodable_image  1  stops the conversion: the image file can't be read or decoded
+    Annotations/a.xml: image a.png can't be decoded: unknown image format
     to change: convert.checks.undecodable_image=skip (skipped)
 
 2 objects of skipped images
@@ -94,8 +94,8 @@ VOC: dict[str, tuple[Change, str, str]] = {
     "truncated_image": (
         cut,
         "2 images, 1 object",
-        """truncated_image  1  stops the conversion: the image file ends too early
-    Annotations/a.xml: its image a.png ends too early: image file is truncated
+        """truncated_image  1  stops the conversion: the image file is truncated
+    Annotations/a.xml: image a.png is truncated: image file is truncated
     to change: convert.checks.truncated_image=skip (skipped)
 
 2 objects of skipped images
@@ -104,38 +104,38 @@ VOC: dict[str, tuple[Change, str, str]] = {
     "size_mismatch": (
         lambda raw: swap(raw, "<width>40<", "<width>80<"),
         WHOLE,
-        """size_mismatch  1  stops the conversion: the annotation says another size than the image has
-    Annotations/a.xml: it says that its image is 80×30, which is 40×30
-    to change: convert.checks.size_mismatch=repair (taken at the size that the image has) | skip (skipped)""",
+        """size_mismatch  1  stops the conversion: the annotated size differs from the image's size
+    Annotations/a.xml: annotated size 80×30, but the image is 40×30
+    to change: convert.checks.size_mismatch=repair (converted with the image's size) | skip (skipped)""",
     ),
     "exif_rotated": (
         annotate_turned,
         WHOLE,
         """exif_rotated  1  stops the conversion: \
-the annotation's size is the image's as EXIF turns it, and so are its boxes
-    Annotations/a.xml: its size and boxes are those of JPEGImages/a.png as EXIF asks viewers to turn it
-    to change: convert.checks.exif_rotated=repair (turned back to the stored pixels) | skip (skipped)""",
+the annotated size and boxes refer to the image after EXIF rotation
+    Annotations/a.xml: size and boxes refer to JPEGImages/a.png after EXIF rotation
+    to change: convert.checks.exif_rotated=repair (rotated back to the stored pixels) | skip (skipped)""",
     ),
     "exif_orientation": (
         turn,
         WHOLE,
-        """exif_orientation  1  taken as stored: \
-EXIF asks viewers to turn the image; boxes are taken to refer to the stored pixels
-    Annotations/a.xml: EXIF asks viewers to turn its image JPEGImages/a.png
+        """exif_orientation  1  used as stored: \
+the image has an EXIF rotation; its boxes are assumed to refer to the stored pixels
+    Annotations/a.xml: image JPEGImages/a.png has an EXIF rotation
     to change: convert.checks.exif_orientation=skip (skipped) | error (stops the conversion)""",
     ),
     "duplicate_record": (
         list_twice,
         WHOLE,
-        """duplicate_record  1  stops the conversion: an image has two records in a split
-    Annotations/a.xml: JPEGImages/a.png is already in this split, by Annotations/a.xml
-    to change: convert.checks.duplicate_record=skip (skipped, the first counts)""",
+        """duplicate_record  1  stops the conversion: an image has two records in one split
+    Annotations/a.xml: JPEGImages/a.png is already in this split: Annotations/a.xml
+    to change: convert.checks.duplicate_record=skip (second record skipped)""",
     ),
     "missing_annotation": (
         lambda raw: (raw / XML).unlink(),
         "2 images, 1 object",
-        """missing_annotation  1  stops the conversion: a list names an image without annotation
-    ./…/train.txt: a: its annotation is not there
+        """missing_annotation  1  stops the conversion: a split lists an image that has no annotation
+    ./…/train.txt: a: annotation not found
     to change: convert.checks.missing_annotation=skip (skipped)
 
 1 image file not used""",
@@ -143,14 +143,14 @@ EXIF asks viewers to turn the image; boxes are taken to refer to the stored pixe
     "invalid_record": (
         lambda raw: swap(raw, "<ymax>12<", "<ymax>?<"),
         "3 images, 2 objects",
-        """invalid_record  1  stops the conversion: a record lacks something, or isn't what its format asks for
-    Annotations/a.xml: object 2: its <bndbox> has xmin, ymin, xmax, ymax ['5', '6', '10', '?'], not four numbers
+        """invalid_record  1  stops the conversion: a record is incomplete or does not follow its format
+    Annotations/a.xml: object 2: <bndbox> has xmin, ymin, xmax, ymax ['5', '6', '10', '?'], not four numbers
     to change: convert.checks.invalid_record=skip (skipped)""",
     ),
     "invalid_xml": (
         lambda raw: swap(raw, "</bndbox>", "</box>"),
         "2 images, 1 object",
-        """invalid_xml  1  stops the conversion: an annotation file is no XML, or unsafe
+        """invalid_xml  1  stops the conversion: an annotation file is not XML, or contains unsafe declarations
     Annotations/a.xml: not XML: mismatched tag at line 3 column 93
     to change: convert.checks.invalid_xml=skip (skipped)
 
@@ -159,66 +159,66 @@ EXIF asks viewers to turn the image; boxes are taken to refer to the stored pixe
     "non_finite_box": (
         lambda raw: swap(raw, "<ymax>12<", "<ymax>inf<"),
         "3 images, 2 objects",
-        """non_finite_box  1  stops the conversion: a box has NaN or infinity
-    Annotations/a.xml: object 2: its box [x 4, y 5, width 6, height inf] has numbers that are not finite
+        """non_finite_box  1  stops the conversion: a box has NaN or infinite values
+    Annotations/a.xml: object 2: box [x 4, y 5, width 6, height inf] has NaN or infinite values
     to change: convert.checks.non_finite_box=skip (dropped)""",
     ),
     "degenerate_box": (
         lambda raw: swap(raw, "<xmin>5<", "<xmin>11<"),
         "3 images, 2 objects",
-        """degenerate_box  1  stops the conversion: a box has no width or no height
-    Annotations/a.xml: object 2: its box [x 10, y 5, width 0, height 7] has no width or no height
+        """degenerate_box  1  stops the conversion: a box has zero width or height
+    Annotations/a.xml: object 2: box [x 10, y 5, width 0, height 7] has zero width or height
     to change: convert.checks.degenerate_box=skip (dropped)""",
     ),
     "swapped_corners": (
         lambda raw: swap(raw, "<xmin>5<", "<xmin>20<"),
         WHOLE,
-        """swapped_corners  1  stops the conversion: a box's corners are swapped
-    Annotations/a.xml: object 2: its box [x 19, y 5, width -9, height 7] has its corners swapped
-    to change: convert.checks.swapped_corners=repair (put right) | skip (dropped)""",
+        """swapped_corners  1  stops the conversion: a box has swapped corners
+    Annotations/a.xml: object 2: box [x 19, y 5, width -9, height 7] has swapped corners
+    to change: convert.checks.swapped_corners=repair (corners swapped back) | skip (dropped)""",
     ),
     "tiny_box": (
         lambda raw: swap(raw, "<xmin>5<", "<xmin>10<"),
         "3 images, 2 objects",
-        """tiny_box  1  stops the conversion: a box is one pixel or less across
-    Annotations/a.xml: object 2: its box [x 9, y 5, width 1, height 7] is no more than 1 px across
+        """tiny_box  1  stops the conversion: a box is at most 1 px wide or high
+    Annotations/a.xml: object 2: box [x 9, y 5, width 1, height 7] is at most 1 px wide or high
     to change: convert.checks.tiny_box=skip (dropped)""",
     ),
     "out_of_bounds_box": (
         lambda raw: swap(raw, "<xmax>40<", "<xmax>45<"),
         WHOLE,
-        """out_of_bounds_box  1  stops the conversion: a box reaches out of its image by more than 1 px
-    Annotations/a.xml: object 1: its box [x 0, y 0, width 45, height 30] reaches 5 px outside its image of 40×30
+        """out_of_bounds_box  1  stops the conversion: a box extends more than 1 px beyond its image
+    Annotations/a.xml: object 1: box [x 0, y 0, width 45, height 30] extends 5 px beyond the 40×30 image
     to change: convert.checks.out_of_bounds_box=repair (clipped) | skip (dropped)""",
     ),
     "duplicate_box": (
         lambda raw: swap(raw, BOX, f"{BOX}<object><name>cat</name>{BOX}"),
         "3 images, 4 objects",
-        """duplicate_box  1  left as it is: two boxes of a class in an image are equal
-    Annotations/a.xml: object 3: its box and class 'cat' are those of Annotations/a.xml: object 2
-    to change: convert.checks.duplicate_box=skip (dropped, the first counts) | error (stops the conversion)""",
+        """duplicate_box  1  kept: two boxes of one class in an image are identical
+    Annotations/a.xml: object 3: box and class 'cat' are identical to Annotations/a.xml: object 2
+    to change: convert.checks.duplicate_box=skip (second box dropped) | error (stops the conversion)""",
     ),
     "duplicate_image": (
         lambda raw: shutil.copyfile(raw / "JPEGImages/b.png", raw / "JPEGImages/a.png"),
         WHOLE,
-        """duplicate_image  1  left as they are: two images of a split are, byte for byte, one
-    Annotations/b.xml: its image JPEGImages/b.png is, byte for byte, JPEGImages/a.png
-    to change: convert.checks.duplicate_image=skip (skipped, the first counts) | error (stops the conversion)""",
+        """duplicate_image  1  kept: two images of one split are byte-for-byte identical
+    Annotations/b.xml: image JPEGImages/b.png is identical to JPEGImages/a.png
+    to change: convert.checks.duplicate_image=skip (second image skipped) | error (stops the conversion)""",
     ),
     "leak": (
         lambda raw: shutil.copyfile(raw / "JPEGImages/d.png", raw / "JPEGImages/a.png"),
         "2 images, 1 object",
-        """leak  1  stops the conversion: an image of train or val is, byte for byte, in a later split
-    Annotations/a.xml: its image JPEGImages/a.png is, byte for byte, JPEGImages/d.png of val
-    to change: convert.checks.leak=repair (kept in the later split alone) | note (left in both)""",
+        """leak  1  stops the conversion: a train or val image is byte-for-byte identical to an image of a later split
+    Annotations/a.xml: image JPEGImages/a.png is identical to JPEGImages/d.png of val
+    to change: convert.checks.leak=repair (kept in the later split only) | note (kept in both splits)""",
     ),
     "near_duplicate_leak": (
         recode,
         WHOLE,
-        """near_duplicate_leak  1  left in both: \
-an image of train or val looks like one of a later split (perceptual hash)
-    Annotations/a.xml: its image JPEGImages/a.png looks like JPEGImages/d.png of val (0 of 64 bits differ)
-    to change: convert.checks.near_duplicate_leak=repair (kept in the later split alone) \
+        """near_duplicate_leak  1  kept in both splits: \
+a train or val image looks like an image of a later split (perceptual hash)
+    Annotations/a.xml: image JPEGImages/a.png looks like JPEGImages/d.png of val (0 of 64 bits differ)
+    to change: convert.checks.near_duplicate_leak=repair (kept in the later split only) \
 | error (stops the conversion)""",
     ),
 }
@@ -242,29 +242,29 @@ COCO: dict[str, tuple[dict[str, Any], str, str]] = {
     "missing_image_id": (
         {"annotations": [ONE, ONE | {"id": 2, "image_id": 9}]},
         "1 image, 1 object",
-        """missing_image_id  1  stops the conversion: an object's image doesn't exist
-    train.json: annotation 2: its image 9 does not exist
+        """missing_image_id  1  stops the conversion: an annotation refers to an image that does not exist
+    train.json: annotation 2: image 9 does not exist
     to change: convert.checks.missing_image_id=skip (dropped)""",
     ),
     "duplicate_id": (
         {"annotations": [ONE, ONE | {"id": 0, "bbox": [3, 3, 9, 9]}]},
         "1 image, 2 objects",
-        """duplicate_id  1  given a new number, like all of its split: ids are given twice, not to all, or below 1
-    train.json: annotation 0: its id 0 is below 1
+        """duplicate_id  1  all ids of the split renumbered: ids are missing, used twice or out of range
+    train.json: annotation 0: id 0 is below 1
     to change: convert.checks.duplicate_id=error (stops the conversion)""",
     ),
     "unknown_class": (
         {"annotations": [ONE, ONE | {"id": 2, "category_id": 9}]},
         "1 image, 1 object",
-        """unknown_class  1  stops the conversion: an object's class is not in the list
-    train.json: annotation 2: its category 9 is not in the file's list
+        """unknown_class  1  stops the conversion: an object's class is not in the class list
+    train.json: annotation 2: category 9 is not in the file's list of categories
     to change: convert.checks.unknown_class=skip (dropped)""",
     ),
     "unused_class": (
         {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]},
         "1 image, 1 object",
-        """unused_class  1  left as it is: a class has not a single object
-    classes: 'dog' has not a single object
+        """unused_class  1  kept: a class has no objects
+    classes: 'dog' has no objects
     to change: convert.checks.unused_class=error (stops the conversion)""",
     ),
     "similar_class_names": (
@@ -273,8 +273,8 @@ COCO: dict[str, tuple[dict[str, Any], str, str]] = {
             "annotations": [ONE, ONE | {"id": 2, "category_id": 2}],
         },
         "1 image, 2 objects",
-        """similar_class_names  1  left as it is: names of classes differ in case, accents, blanks or a letter only
-    classes: 'traffic light' and 'Traffic_Light' are nearly equal; are they one?
+        """similar_class_names  1  kept: class names differ only in case, accents, spaces or one letter
+    classes: 'traffic light' and 'Traffic_Light' have similar names; are they the same class?
     to change: convert.checks.similar_class_names=error (stops the conversion)""",
     ),
 }
@@ -320,13 +320,13 @@ def test_a_better_seed_is_named_for_a_split_without_images(home: Path, picture: 
     (home / "params.yaml").write_text(params.replace("val_fraction: 0.2", "val_fraction: 0.05"))
     answer = validate("theirs")
     found = re.search(
-        r"unbalanced_split  1  left as it is: what was held out lacks a class, or is far off its share of it\n"
-        r"    convert.split_seed=0: val gets 0 of 3 images, where 0.2 would be its share; "
-        r"-S convert.split_seed=(\d+) is fairer",
+        r"unbalanced_split  1  kept: the held-out images lack a class, or have far too much or little of it\n"
+        r"    convert.split_seed=0: val has 0 of 3 images, expected 0.2; "
+        r"-S convert.split_seed=(\d+) is more balanced",
         answer.stdout,
     )
     assert found, answer.output
-    assert f"val has no images; -S convert.split_seed={found[1]} draws better" in answer.output
+    assert f"val has no images; -S convert.split_seed={found[1]} is more balanced" in answer.output
 
 
 def test_every_check_has_a_test() -> None:
@@ -343,8 +343,8 @@ def test_a_split_without_objects(coco: Callable[..., Path]) -> None:
     """No check fails, but there are no objects to train on."""
     answer = validate(coco(annotations=[]), "--html", "page.html")
     assert answer.exit_code == 1
-    assert answer.stdout.endswith("\nnot ready for training: train has 1 image and not one object\n")
-    assert "train has 1 image and not one object" in Path("page.html").read_text()
+    assert answer.stdout.endswith("\nnot ready for training: train has 1 image and no objects\n")
+    assert "train has 1 image and no objects" in Path("page.html").read_text()
 
 
 def test_three_examples_are_listed_and_stopping_problems_come_first(raw: Path) -> None:
@@ -353,9 +353,9 @@ def test_three_examples_are_listed_and_stopping_problems_come_first(raw: Path) -
     (raw / "ImageSets/Main/train.txt").write_text("\n".join("abcefgh"))
     swap(raw, BOX, f"{BOX}<object><name>cat</name>{BOX}")
     lines = validate("mine").stdout.splitlines()
-    assert lines[2] == "missing_image  4  stops the conversion: the annotated image is not there"
+    assert lines[2] == "missing_image  4  stops the conversion: the annotated image file does not exist"
     assert lines[6] == "    and 1 more"
-    assert lines[9] == "duplicate_box  1  left as it is: two boxes of a class in an image are equal"
+    assert lines[9] == "duplicate_box  1  kept: two boxes of one class in an image are identical"
 
 
 def test_parameters_decide_what_stops(raw: Path, setting: Callable[..., None]) -> None:
@@ -395,7 +395,7 @@ def test_json(raw: Path) -> None:
     assert record["problems"] == [
         {
             "code": "tiny_box",
-            "description": "a box is one pixel or less across",
+            "description": "a box is at most 1 px wide or high",
             "count": 1,
             "stops": True,
             "outcome": "stops the conversion",
@@ -430,13 +430,13 @@ def test_errors_are_one_line(raw: Path, home: Path) -> None:
     (home / "bare/notes.md").write_text("hello")
     archive = shutil.make_archive("bare", "zip", home / "bare")
     assert raw.name == "mine"
-    looked_for = "no annotations recognized among its"
+    looked_for = "no annotations recognized in"
     for arguments, line in {
         ("nosuch",): "nosuch: no such file or folder; give the folder or the archive of a data set",
         ("notes.txt",): "notes.txt: not a whole .zip, .tar or .tar.gz archive; fetch it again or pack it anew",
-        ("empty",): f"empty: {looked_for} 0 files; looked for ",
-        (archive,): f"{archive}: {looked_for} 1 files; looked for ",
-        ("mine", "--format", "nosuch"): "format 'nosuch' is not known; known ones: ",
+        ("empty",): f"empty: {looked_for} 0 files; expected one of ",
+        (archive,): f"{archive}: {looked_for} 1 file; expected one of ",
+        ("mine", "--format", "nosuch"): "unknown format 'nosuch'; choose one of ",
         ("mine", "--format", "coco"): "mine: ",
         ("mine", "--html", "mine/JPEGImages/a.png"): "mine/JPEGImages/a.png: the name of the page must end in .html",
         ("mine", "--html", "notes.txt/page.html"): "notes.txt/page.html: not written: ",

@@ -109,8 +109,8 @@ def test_to_yolo(coco: Path, tmp_path: Path) -> None:
     code, said = convert(coco, "--to", "yolo", "--out", tmp_path / "out")
     assert code == 0
     assert said.splitlines()[2] == (
-        "not kept: 2 category ids; 2 image ids; 1 areas of masks; 1 crowds, left out; 1 marks of difficult objects; "
-        "2 image names"
+        "not preserved: 2 category ids; 2 image ids; 1 areas of masks; 1 crowds, left out; "
+        "1 marks of difficult objects; 2 image names"
     )
     out = tmp_path / "out"
     assert sorted(contents(out)) == [
@@ -128,8 +128,8 @@ def test_what_voc_loses(coco: Path, tmp_path: Path) -> None:
     code, said = convert(coco, "--to", "voc", "--out", tmp_path / "out")
     assert code == 0
     assert said.splitlines()[2] == (
-        "not kept: 1 classes without objects; 2 category ids; 2 image ids; 1 areas of masks; 1 crowds, now difficult; "
-        "2 image names"
+        "not preserved: 1 classes without objects; 2 category ids; 2 image ids; 1 areas of masks; "
+        "1 crowds, now difficult; 2 image names"
     )
 
 
@@ -176,8 +176,10 @@ def test_problems_stop_it(raw: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("<xmax>40<", "<xmax>1<"))
     code, said = convert(raw, "--to", "yolo", "--out", tmp_path / "out")
     assert code == 1
-    assert said.startswith("fcos: Annotations/a.xml: object 1: its box [x 0, y 0, width 1, height 30] is no more than")
-    assert said.endswith("have it dropped with --repair\n")
+    assert said.startswith(
+        "fcos: Annotations/a.xml: object 1: box [x 0, y 0, width 1, height 30] is at most 1 px wide or"
+    )
+    assert said.endswith("correct the data, or run with --repair\n")
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]  # nothing half written
     code, said = convert(raw, "--to", "yolo", "--out", tmp_path / "out", "--repair")
     assert (code, said.splitlines()[1]) == (0, "repaired: 1 tiny_box")  # though trainval has it too
@@ -190,11 +192,11 @@ def test_refusals(raw: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
         archive.writestr("readme.txt", "nothing")
     for source, to, out, line in (
-        (raw, "voc", "taken", f"{tmp_path / 'taken'}: something is there already"),
-        (raw, "voc", "notes.txt", f"{tmp_path / 'notes.txt'}: something is there already"),
-        (raw, "voc", "raw/out", f"{raw / 'out'}: it lies in the data set itself"),
-        (raw, "voc", "notes.txt/out", f"{tmp_path / 'notes.txt/out'}: not written: File exists"),
-        (raw, "labelme", "out", "--to: format 'labelme' can't be written; these can: coco, voc, yolo"),
+        (raw, "voc", "taken", f"{tmp_path / 'taken'}: already exists"),
+        (raw, "voc", "notes.txt", f"{tmp_path / 'notes.txt'}: already exists"),
+        (raw, "voc", "raw/out", f"{raw / 'out'}: is inside the data set"),
+        (raw, "voc", "notes.txt/out", f"{tmp_path / 'notes.txt/out'}: can't be written: File exists"),
+        (raw, "labelme", "out", "--to: format 'labelme' can't be written; choose one of coco, voc, yolo"),
         (tmp_path / "nowhere", "voc", "out", f"{tmp_path / 'nowhere'}: no such file or folder"),
         (tmp_path / "notes.txt", "voc", "out", f"{tmp_path / 'notes.txt'}: neither a folder nor an archive"),
         (tmp_path / "empty.zip", "voc", "out", f"{tmp_path / 'empty.zip'}: no annotations recognized"),
@@ -210,7 +212,7 @@ def test_class_that_xml_cannot_hold(coco: Path, tmp_path: Path) -> None:
     file = coco / "train2017.json"
     file.write_text(file.read_text().replace('"no"', '"a\\u0001"'))
     code, said = convert(coco, "--to", "voc", "--out", tmp_path / "out")
-    assert (code, said) == (1, "fcos: class name 'a\\x01': XML can't hold one of its characters; rename the class\n")
+    assert (code, said) == (1, "fcos: class name 'a\\x01': a character can't be represented in XML; rename the class\n")
     assert convert(coco, "--to", "yolo", "--out", tmp_path / "out")[0] == 0
     assert yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())["names"][0] == "a\x01"
 
@@ -226,7 +228,10 @@ def test_white_space_around_a_class(coco: Path, tmp_path: Path, to: str) -> None
     assert "1 spaces around class names" in said
     file.write_text(text.replace('"no"', '"no "').replace("<b> & 'c'", "no"))
     code, said = convert(coco, "--to", to, "--out", tmp_path / "other")
-    assert (code, said) == (1, "fcos: class name 'no ': empty, or another's, but for white space; rename it\n")
+    assert (code, said) == (
+        1,
+        "fcos: class name 'no ': empty or used twice without the surrounding white space; rename it\n",
+    )
 
 
 def test_class_that_is_no_text(coco: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from pipeline import params
-from pipeline.conversion.checks import CHECKS, actions
+from pipeline.conversion.checks import CHECKS, resolve_actions
 from pipeline.conversion.issues import IssueLog
 from pipeline.errors import PipelineError
 from pipeline.formats.records import Issue
@@ -29,7 +29,7 @@ def test_every_parameter_has_a_check_and_offers_what_the_check_can_do() -> None:
 
 
 def test_what_is_a_warning_is_noted_by_params_yaml() -> None:
-    chosen = actions(options())
+    chosen = resolve_actions(options())
     assert {code for code, action in chosen.items() if action == "note"} == {
         code for code, check in CHECKS.items() if check.severity == "warning"
     }
@@ -37,45 +37,45 @@ def test_what_is_a_warning_is_noted_by_params_yaml() -> None:
 
 
 def test_default_follows_problems_and_an_own_word_wins() -> None:
-    assert actions(options())["out_of_bounds_box"] == "error"
-    assert actions(options("repair"))["out_of_bounds_box"] == "repair"
-    assert actions(options("repair"))["tiny_box"] == "skip"
-    assert actions(options("repair"))["leak"] == "repair"
-    assert actions(options("repair", out_of_bounds_box="error"))["out_of_bounds_box"] == "error"
-    assert actions(options("error", out_of_bounds_box="skip"))["out_of_bounds_box"] == "skip"
-    assert actions(options("error", exif_orientation="default"))["exif_orientation"] == "error"
+    assert resolve_actions(options())["out_of_bounds_box"] == "error"
+    assert resolve_actions(options("repair"))["out_of_bounds_box"] == "repair"
+    assert resolve_actions(options("repair"))["tiny_box"] == "skip"
+    assert resolve_actions(options("repair"))["leak"] == "repair"
+    assert resolve_actions(options("repair", out_of_bounds_box="error"))["out_of_bounds_box"] == "error"
+    assert resolve_actions(options("error", out_of_bounds_box="skip"))["out_of_bounds_box"] == "skip"
+    assert resolve_actions(options("error", exif_orientation="default"))["exif_orientation"] == "error"
 
 
 def test_an_error_names_record_problem_and_remedy() -> None:
     with pytest.raises(PipelineError) as caught:
-        IssueLog(options()).act(OUTSIDE, "train", "a.xml: object 3")
+        IssueLog(options()).handle(OUTSIDE, "train", "a.xml: object 3")
     assert str(caught.value) == (
-        "a.xml: object 3: its box reaches out; mend it there, or have it clipped with "
-        "-S convert.checks.out_of_bounds_box=repair (whatever is wrong: -S convert.issues=repair)"
+        "a.xml: object 3: its box reaches out; correct the data, or run with "
+        "-S convert.checks.out_of_bounds_box=repair (clipped), or for all checks -S convert.issues=repair"
     )
     with pytest.raises(PipelineError) as caught:
-        IssueLog(options("repair", out_of_bounds_box="error")).act(OUTSIDE, "train", "a.xml: object 3")
-    assert str(caught.value).endswith("have it clipped with -S convert.checks.out_of_bounds_box=repair")
+        IssueLog(options("repair", out_of_bounds_box="error")).handle(OUTSIDE, "train", "a.xml: object 3")
+    assert str(caught.value).endswith("or run with -S convert.checks.out_of_bounds_box=repair (clipped)")
 
 
 def test_the_remedy_of_what_cannot_be_repaired_does_mend_it() -> None:
-    with pytest.raises(PipelineError, match=r"have it dropped with -S convert\.checks\.out_of_bounds_box=repair"):
-        IssueLog(options()).act(OUTSIDE, "train", "a.xml: object 3", repairable=False)
+    with pytest.raises(PipelineError, match=r"run with -S convert\.checks\.out_of_bounds_box=repair \(dropped\)"):
+        IssueLog(options()).handle(OUTSIDE, "train", "a.xml: object 3", repairable=False)
     issue_log = IssueLog(options("repair"))
-    assert issue_log.act(OUTSIDE, "train", "a.xml: object 3", repairable=False) == "skip"
+    assert issue_log.handle(OUTSIDE, "train", "a.xml: object 3", repairable=False) == "skip"
     assert [(item.action, item.outcome) for item in issue_log.issues] == [("skip", "dropped")]
 
 
 def test_a_ledger_that_never_stops_lists_errors_as_errors() -> None:
     issue_log = IssueLog(options(leak="note"), stops=False)
-    assert issue_log.act(OUTSIDE, "train", "a") == "repair"
-    assert issue_log.act(Issue("leak", "x"), "train", "b") == "note"
-    assert issue_log.act(OUTSIDE, "val", "c", repairable=False) == "skip"
+    assert issue_log.handle(OUTSIDE, "train", "a") == "repair"
+    assert issue_log.handle(Issue("leak", "x"), "train", "b") == "note"
+    assert issue_log.handle(OUTSIDE, "val", "c", repairable=False) == "skip"
     assert issue_log.counts == {"out_of_bounds_box": 2, "leak": 1}
-    assert issue_log.errors == {"out_of_bounds_box": 2}
+    assert [item.code for item in issue_log.issues if item.action == "error"] == ["out_of_bounds_box"] * 2
     assert [item.outcome for item in issue_log.issues] == [
         "stops the conversion",
-        "left in both",
+        "kept in both splits",
         "stops the conversion",
     ]
     assert [str(item) for item in issue_log.examples(1)["out_of_bounds_box"]] == ["a: its box reaches out"]

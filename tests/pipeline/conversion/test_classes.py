@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.conversion.classes import alike, unknown
+from pipeline.conversion.classes import similar_names, unknown_class_issue
 
 
 @pytest.mark.parametrize(
@@ -30,13 +30,13 @@ from pipeline.conversion.classes import alike, unknown
     ],
 )
 def test_alike(one: str, other: str, same: bool) -> None:
-    assert list(alike([one, "zebra crossing", other])) == ([(one, other)] if same else [])
+    assert list(similar_names([one, "zebra crossing", other])) == ([(one, other)] if same else [])
 
 
 @given(st.lists(st.text("abcA1 _", max_size=7), unique=True, max_size=8))
 def test_alike_finds_what_comparing_every_pair_finds(names: list[str]) -> None:
-    pairs = [pair for pair in combinations(names, 2) if any(alike(pair))]
-    assert list(alike(names)) == pairs
+    pairs = [pair for pair in combinations(names, 2) if any(similar_names(pair))]
+    assert list(similar_names(names)) == pairs
 
 
 def distance(one: str, other: str) -> int:
@@ -50,14 +50,18 @@ def distance(one: str, other: str) -> int:
 
 @given(st.text("abc", min_size=5, max_size=6), st.text("abc", min_size=5, max_size=6))
 def test_alike_is_a_distance_of_one_letter(one: str, other: str) -> None:
-    assert any(alike([one, other])) == (distance(one, other) <= 1)
+    assert any(similar_names([one, other])) == (distance(one, other) <= 1)
 
 
 def test_alike_of_many_classes_does_not_compare_each_with_each() -> None:
     names = [f"{first}{second}-class" for first in range(100) for second in range(1000, 1100)]
-    assert not any(alike(names))
+    assert not any(similar_names(names))
 
 
-def test_an_unknown_class_is_told_what_it_may_be() -> None:
-    assert unknown("persn", ("person", "car")).message.endswith("not in convert.classes: person, car; is it 'person'?")
-    assert unknown("xyz", ("person", "car")).message.endswith("not in convert.classes: person, car")
+def test_an_unknown_class_issue_suggests_a_similar_class() -> None:
+    assert unknown_class_issue("persn", ("person", "car")).message == (
+        "class 'persn' is not in convert.classes (person, car); did you mean 'person'?"
+    )
+    assert (
+        unknown_class_issue("xyz", ("person", "car")).message == "class 'xyz' is not in convert.classes (person, car)"
+    )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import params
-from pipeline.conversion.duplicates import NEAR, nearest_hashes, remove_duplicates
+from pipeline.conversion.duplicates import MAX_DISTANCE, nearest_hashes, remove_duplicates
 from pipeline.conversion.image_info import ImageInfo, decode_image
 from pipeline.conversion.issues import IssueLog
 from pipeline.conversion.match_images import MatchedRecord
@@ -54,39 +54,41 @@ def splits(tmp_path: Path) -> dict[str, list[MatchedRecord]]:
 def test_equal_ones_are_removed_and_alike_ones_noted(splits: dict[str, list[MatchedRecord]]) -> None:
     issue_log = make_issue_log()
     kept = remove_duplicates(splits, "decode", issue_log)
-    assert [item.raw.file for item in kept["train"]] == ["own.jpg", "anew.jpg", "small.jpg"]
+    assert [item.record.file for item in kept["train"]] == ["own.jpg", "anew.jpg", "small.jpg"]
     assert [(item.code, item.source, item.action) for item in issue_log.issues] == [
         ("leak", "equal.xml", "repair"),
         ("near_duplicate_leak", "anew.xml", "note"),
         ("near_duplicate_leak", "small.xml", "note"),
     ]
-    assert "its image equal.png is, byte for byte, judged0.png of val" in issue_log.issues[0].message
-    assert "its image anew.jpg looks like judged1.png of test" in issue_log.issues[1].message
+    assert "image equal.png is identical to judged0.png of val" in issue_log.issues[0].message
+    assert "image anew.jpg looks like judged1.png of test" in issue_log.issues[1].message
     assert (kept["val"], kept["test"]) == (splits["val"], splits["test"])
 
 
 def test_each_as_it_is_asked_for(splits: dict[str, list[MatchedRecord]]) -> None:
     kept = remove_duplicates(splits, "decode", make_issue_log(leak="note", near_duplicate_leak="repair"))
-    assert [item.raw.file for item in kept["train"]] == ["own.jpg", "equal.png"]
+    assert [item.record.file for item in kept["train"]] == ["own.jpg", "equal.png"]
 
 
 def test_what_cannot_be_searched_for_is_said(splits: dict[str, list[MatchedRecord]]) -> None:
     unread = {
-        split: [replace(item, image_info=replace(item.image_info, alike=None)) for item in splits[split]]
+        split: [replace(item, image_info=replace(item.image_info, perceptual_hash=None)) for item in splits[split]]
         for split in splits
     }
     issue_log = make_issue_log()
     remove_duplicates(unread, "header", issue_log)
     assert issue_log.counts == {"leak": 1}
-    assert list(issue_log.notes) == ["splits not searched for images that look alike: convert.image_check is header"]
+    assert list(issue_log.notes) == ["splits not searched for similar images: convert.image_check is header"]
     issue_log = make_issue_log()
     remove_duplicates(unread, "trust", issue_log)
-    assert "splits not searched for equal images, only for equal paths: convert.image_check is trust" in issue_log.notes
+    assert (
+        "splits searched for identical paths, not for identical images: convert.image_check is trust" in issue_log.notes
+    )
 
 
 def test_flat_pictures_look_like_nothing(tmp_path: Path) -> None:
     Image.new("RGB", (90, 60), (200, 30, 30)).save(tmp_path / "flat.png")
-    assert seen(tmp_path / "flat.png").image_info.alike is None
+    assert seen(tmp_path / "flat.png").image_info.perceptual_hash is None
 
 
 hashes = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 300), max_size=30)
@@ -98,7 +100,7 @@ def test_nearest_against_every_pair(asked: list[int], known: list[int], one: int
     expected = {}
     for number, value in enumerate(asked):
         distances = [(value ^ candidate).bit_count() for candidate in known]
-        if distances and min(distances) <= NEAR:
+        if distances and min(distances) <= MAX_DISTANCE:
             expected[number] = (distances.index(min(distances)), min(distances))
     assert nearest_hashes(np.array(asked, np.uint64), np.array(known, np.uint64)) == expected
 
@@ -119,18 +121,18 @@ def test_what_is_twice_in_a_split_and_what_is_judged_on_twice(tmp_path: Path) ->
     issue_log = make_issue_log(leak="note")
     assert remove_duplicates(splits, "decode", issue_log) == splits
     assert [(item.code, item.split, item.source, item.message) for item in issue_log.issues] == [
-        ("duplicate_image", "val", "again.xml", "its image again.png is, byte for byte, 0.png"),
-        ("leak", "val", "0.xml", "its image 0.png is, byte for byte, 0.png of test"),
-        ("leak", "val", "again.xml", "its image again.png is, byte for byte, 0.png of test"),
-        ("near_duplicate_leak", "val", "anew.xml", "its image anew.jpg looks like 1.png of test (0 of 64 bits differ)"),
-        ("leak", "train", "1.xml", "its image 1.png is, byte for byte, 1.png of test"),
+        ("duplicate_image", "val", "again.xml", "image again.png is identical to 0.png"),
+        ("leak", "val", "0.xml", "image 0.png is identical to 0.png of test"),
+        ("leak", "val", "again.xml", "image again.png is identical to 0.png of test"),
+        ("near_duplicate_leak", "val", "anew.xml", "image anew.jpg looks like 1.png of test (0 of 64 bits differ)"),
+        ("leak", "train", "1.xml", "image 1.png is identical to 1.png of test"),
     ]
     once = remove_duplicates(
         splits, "decode", make_issue_log(duplicate_image="skip", leak="note", near_duplicate_leak="note")
     )
-    assert [item.raw.file for item in once["val"]] == ["0.png", "anew.jpg"]
+    assert [item.record.file for item in once["val"]] == ["0.png", "anew.jpg"]
     mended = remove_duplicates(splits, "decode", make_issue_log(leak="repair", near_duplicate_leak="repair"))
-    assert {split: [item.raw.file for item in mended[split]] for split in mended} == {
+    assert {split: [item.record.file for item in mended[split]] for split in mended} == {
         "train": [],
         "val": [],
         "test": ["0.png", "1.png"],

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from pipeline import params
 from pipeline.conversion.holdout import (
-    SEEDS,
-    TOLERANCE,
-    Counts,
+    BALANCED,
+    NUM_SEEDS,
     check_groups,
-    fairest,
+    count_objects,
+    evaluate_split,
+    find_balanced_seed,
     hold_out_images,
-    ranks,
-    unfairness,
+    pseudo_random,
 )
 from pipeline.conversion.image_info import ImageInfo
 from pipeline.conversion.issues import IssueLog
@@ -47,7 +47,7 @@ def image(number: int, classes: tuple[str, ...] = ("cat",), file: str | None = N
 def drawn(seen: list[MatchedRecord], **values: Any) -> tuple[set[str], set[str]]:
     """File names of those that stay, and of those held out."""
     _, stay, held = hold_out_images(seen, CATEGORIES, options(**values), IssueLog(options(**values)))
-    return {item.raw.file for item in stay}, {item.raw.file for item in held}
+    return {item.record.file for item in stay}, {item.record.file for item in held}
 
 
 numbers = st.sets(st.integers(0, 500), min_size=1, max_size=40)
@@ -69,10 +69,10 @@ def test_every_image_is_held_out_by_exactly_one_fold(some: set[int], folds: int,
     held = Counter[str]()
     for fold in range(folds):
         stay, out = drawn(seen, split_seed=seed, folds=folds, fold=fold)
-        assert stay | out == {item.raw.file for item in seen}
+        assert stay | out == {item.record.file for item in seen}
         assert not stay & out
         held.update(out)
-    assert held == Counter({item.raw.file: 1 for item in seen})
+    assert held == Counter({item.record.file: 1 for item in seen})
 
 
 @settings(max_examples=50, deadline=None)
@@ -103,17 +103,17 @@ def test_every_class_is_near_its_share_or_no_seed_is_better(contents: list[list[
     way, _, held = hold_out_images(seen, CATEGORIES, asked, IssueLog(asked))
     for name in ("cat", "dog", "eel"):
         number = np.array([names.count(name) for names in contents])
-        out = sum(item.name == name for found in held for item in found.raw.objects)
+        out = sum(item.class_name == name for found in held for item in found.record.objects)
         deviation = abs(out - 0.2 * number.sum())
-        fair = deviation <= TOLERANCE * np.sqrt(0.2 * 0.8 * (number**2).sum()) + 1e-9
-        assert fair or not way.fair
+        fair = deviation <= BALANCED[2] * np.sqrt(0.2 * 0.8 * (number**2).sum()) + 1e-9
+        assert fair or not way.balanced
     keys = np.array([int(item.image_info.digest[:16], 16) for item in seen], np.uint64)
-    counts = Counts.of(seen, keys, CATEGORIES)
-    own = unfairness(counts, way.split_seed, (0.2,))
-    if way.fair:  # the first
-        assert all(unfairness(counts, seed, (0.2,)) > (0, 0, TOLERANCE) for seed in range(way.split_seed))
+    counts = count_objects(seen, keys, CATEGORIES)
+    own = evaluate_split(counts, way.split_seed, (0.2,)).imbalance
+    if way.balanced:  # the first
+        assert all(evaluate_split(counts, seed, (0.2,)).imbalance > BALANCED for seed in range(way.split_seed))
     else:
-        assert own == min(unfairness(counts, seed, (0.2,)) for seed in range(SEEDS))
+        assert own == min(evaluate_split(counts, seed, (0.2,)).imbalance for seed in range(NUM_SEEDS))
 
 
 def test_a_rare_class_is_on_both_sides() -> None:
@@ -121,7 +121,7 @@ def test_a_rare_class_is_on_both_sides() -> None:
     asked = options(split_seed="auto")
     _, stay, held = hold_out_images(seen, CATEGORIES[:3:2], asked, IssueLog(asked))
     for side in (stay, held):
-        assert any(item.name == "eel" for found in side for item in found.raw.objects)
+        assert any(item.class_name == "eel" for found in side for item in found.record.objects)
 
 
 def test_a_seed_that_leaves_a_class_out_is_told_with_a_better_one() -> None:
@@ -130,7 +130,7 @@ def test_a_seed_that_leaves_a_class_out_is_told_with_a_better_one() -> None:
     for seed in range(8):
         issue_log = IssueLog(options())
         way, _, held = hold_out_images(seen, CATEGORIES[:3:2], options(split_seed=seed), issue_log)
-        drawn_out = sum(item.name == "eel" for found in held for item in found.raw.objects)
+        drawn_out = sum(item.class_name == "eel" for found in held for item in found.record.objects)
         assert (drawn_out == 0) == bool(issue_log.issues)
         if issue_log.issues:
             assert way.better_seed is not None
@@ -138,11 +138,11 @@ def test_a_seed_that_leaves_a_class_out_is_told_with_a_better_one() -> None:
             _, _, better = hold_out_images(
                 seen, CATEGORIES[:3:2], options(split_seed=way.better_seed), IssueLog(options())
             )
-            assert any(item.name == "eel" for found in better for item in found.raw.objects)
+            assert any(item.class_name == "eel" for found in better for item in found.record.objects)
     assert said
     for seed, line in said.items():
         assert line.startswith(
-            f"convert.split_seed={seed}: val gets 0 of 5 objects of 'eel', where 1.0 would be its share; -S convert.spl"
+            f"convert.split_seed={seed}: val has 0 of 5 objects of 'eel', expected 1.0; -S convert.spl"
         )
 
 
@@ -153,8 +153,8 @@ def test_where_nothing_is_left_to_learn_a_class_from_that_is_told() -> None:
     for seed in range(40):
         issue_log = IssueLog(options())
         _, stay, _ = hold_out_images(seen, CATEGORIES[:3:2], options(split_seed=seed), issue_log)
-        gone = not any(item.name == "eel" for found in stay for item in found.raw.objects)
-        assert gone == any("val gets 2 of 2 objects of 'eel'" in str(problem) for problem in issue_log.issues)
+        gone = not any(item.class_name == "eel" for found in stay for item in found.record.objects)
+        assert gone == any("val has 2 of 2 objects of 'eel'" in str(problem) for problem in issue_log.issues)
         told += gone
     assert told
 
@@ -170,10 +170,10 @@ def test_no_seed_is_recommended_that_is_no_better(seed: int) -> None:
     seen = [image(n, (str(n % 40),)) for n in range(240)]
     way = hold_out_images(seen, categories, asked, IssueLog(asked))[0]
     if way.better_seed is not None:
-        counts = Counts.of(
-            seen, np.array([int(item.image_info.digest[:16], 16) for item in seen], np.uint64), categories
-        )
-        assert unfairness(counts, way.better_seed, (0.2,)) < unfairness(counts, seed, (0.2,))
+        keys = np.array([int(item.image_info.digest[:16], 16) for item in seen], np.uint64)
+        counts = count_objects(seen, keys, categories)
+        better = evaluate_split(counts, way.better_seed, (0.2,)).imbalance
+        assert better < evaluate_split(counts, seed, (0.2,)).imbalance
 
 
 def test_groups_that_the_data_sets_own_splits_tear_are_counted() -> None:
@@ -192,15 +192,15 @@ def test_a_side_without_an_image_is_told() -> None:
     asked = options(val_fraction=0.01)
     issue_log = IssueLog(asked)
     hold_out_images([image(n) for n in range(5)], CATEGORIES[:1], asked, issue_log)
-    assert str(issue_log.issues[0]).startswith("convert.split_seed=0: val gets 0 of 5 images, where 0.1 would be its")
+    assert str(issue_log.issues[0]).startswith("convert.split_seed=0: val has 0 of 5 images, expected 0.1")
 
 
 def test_ranks_are_splitmix64() -> None:
     """Vigna's splitmix64.c, started at 1234567: its first outputs."""
     key = np.array([1234567], np.uint64)
     outputs = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
-    assert [float(ranks(key, seed)[0]) for seed in range(4)] == [(value >> 11) / 2**53 for value in outputs]
-    many = ranks(np.arange(100_000, dtype=np.uint64), 3)
+    assert [float(pseudo_random(key, seed)[0]) for seed in range(4)] == [(value >> 11) / 2**53 for value in outputs]
+    many = pseudo_random(np.arange(100_000, dtype=np.uint64), 3)
     assert np.histogram(many, 10, (0, 1))[0] == pytest.approx(10_000, rel=0.05)
 
 
@@ -219,7 +219,7 @@ def test_paths_that_match_no_group() -> None:
     issue_log = IssueLog(options())
     seen = [image(1, file="a_1.jpg"), image(2, file="b.jpg"), image(3, file="a_2.jpg")]
     hold_out_images(seen, CATEGORIES, options(group_pattern="^(.*)_"), issue_log)
-    assert issue_log.notes["images whose path convert.group_pattern doesn't match: each is by itself"] == 1
+    assert issue_log.notes["images that convert.group_pattern does not match; each is a group of one"] == 1
     with pytest.raises(
         PipelineError, match=r"^convert\.group_pattern: '\^\(x\)' matches no image's path, such as a_1\.jpg$"
     ):
@@ -244,4 +244,4 @@ def test_what_cannot_be_asked_for(values: dict[str, Any], said: str) -> None:
 
 def test_no_images_at_all() -> None:
     assert drawn([]) == (set(), set())
-    assert fairest(Counts.of([], np.array([], np.uint64), CATEGORIES), (0.2,)) == 0
+    assert find_balanced_seed(count_objects([], np.array([], np.uint64), CATEGORIES), (0.2,)) == 0

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.conversion import image_info
-from pipeline.conversion.image_info import ImageInfo, decode_image, read_header, read_images, trust_record
+from pipeline.conversion.image_info import ImageInfo, decode_image, read_header, read_image_infos, trust_record
 from pipeline.formats.records import Issue, RawImage
 
 
@@ -40,7 +40,7 @@ def test_whole_and_cut(tmp_path: Path, pixels: Image.Image, suffix: str) -> None
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "the file is empty"), (b"GIF?", "not in a known image format"), (b"\xff\xd8\xff", "not in a known")],
+    [(b"", "the file is empty"), (b"GIF?", "unknown image format"), (b"\xff\xd8\xff", "unknown image format")],
 )
 def test_no_image(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "x.jpg").write_bytes(content)
@@ -90,17 +90,17 @@ def test_several_are_looked_at_at_once(tmp_path: Path, pixels: Image.Image, monk
         return decode_image(path)
 
     monkeypatch.setattr(image_info, "decode_image", one)
-    assert len(list(read_images(tmp_path, ["x.png", "x.png"], "decode"))) == 2
+    assert len(list(read_image_infos(tmp_path, ["x.png", "x.png"], "decode"))) == 2
 
 
 def test_progress_is_shown(
     tmp_path: Path, pixels: Image.Image, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pixels.save(tmp_path / "x.png")
-    monkeypatch.setattr(image_info, "DELAY", 0.0)
-    list(read_images(tmp_path, ["x.png"] * 3, "header"))
+    monkeypatch.setattr(image_info, "PROGRESS_DELAY", 0.0)
+    list(read_image_infos(tmp_path, ["x.png"] * 3, "header"))
     shown = capsys.readouterr().err
-    assert re.search(r"reading images' headers: 100%\|.*\| 3/3 \[\d+:\d+<\d+:\d+, +[\d.]+image/s\]", shown), shown
+    assert re.search(r"reading image headers: 100%\|.*\| 3/3 \[\d+:\d+<\d+:\d+, +[\d.]+image/s\]", shown), shown
 
 
 def test_order_is_kept(tmp_path: Path, pixels: Image.Image) -> None:
@@ -108,5 +108,5 @@ def test_order_is_kept(tmp_path: Path, pixels: Image.Image) -> None:
         pixels.crop((0, 0, width, 20)).save(tmp_path / f"{width}.png")
     files = [f"{width}.png" for width in range(10, 40)]
     for mode in ("decode", "header"):
-        found = list(read_images(tmp_path, files, mode))
+        found = list(read_image_infos(tmp_path, files, mode))
         assert [item.width for item in found if isinstance(item, ImageInfo)] == list(range(10, 40))

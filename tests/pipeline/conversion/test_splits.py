@@ -46,10 +46,10 @@ def test_asked_for(names: str, asked: tuple[str | None, ...], chosen: tuple[str 
     [
         ("train val", ("trian", None, None), "convert.train: the data set has no split 'trian'; it has train, val"),
         ("train val", ("train", "train", None), "'train' is used twice"),
-        ("a b", (None, None, None), "convert.train: the data set's splits are a, b, and none is obvious"),
-        ("a b c", ("a", None, None), "convert.val: the data set's splits are a, b, c, and none is obvious"),
+        ("a b", (None, None, None), "convert.train: no obvious choice among the data set's splits [(]a, b[)]"),
+        ("a b c", ("a", None, None), "convert.val: no obvious choice among the data set's splits [(]a, b, c[)]"),
         ("train val", ("train+val", "val", None), "'val' is used twice"),
-        ("", (None, None, None), "splits are none"),
+        ("", (None, None, None), "splits [(]none[)]"),
     ],
 )
 def test_refused(names: str, asked: tuple[str | None, ...], said: str) -> None:

@@ -50,10 +50,10 @@ EVERYTHING = dataset(
     image("a", thing("a1", box=(-5, 1, 20, 9)), thing("a2", box=(1, 1, NAN, 9)), thing("a3", box=(5, 5, 0, 9))),
     image("b", thing("b1", box=(20, 20, -9, -9)), thing("b2", box=(3, 3, 1, 9)), thing("b3", "eel")),
     image("a", thing("again")),
-    image("c", thing("c1"), thing("c2"), thing("c3", issue=Issue("invalid_record", "it has no box"))),
+    image("c", thing("c1"), thing("c2"), thing("c3", issue=Issue("invalid_record", "has no box"))),
     image("d", declared_size=None),
     image("judged", thing("leaks")),
-    RawImage("e", "", issue=Issue("missing_image", "its image is not there")),
+    RawImage("e", "", issue=Issue("missing_image", "image is not there")),
     image("f", thing("f1", id=7), thing("f2", "Cat", id=7)),
     classes=("cat", "dog", "Cat", "unseen"),
 )
@@ -63,7 +63,7 @@ def test_records_of_one_name_and_id_are_told_apart() -> None:
     """COCO's are called by their ids, so two of one id are called the same."""
     seen = found(dataset(image("a", thing("annotation 7", id=7), thing("annotation 7", "dog", id=7))), options())
     [problem] = [one for one in seen.issue_log.issues if one.code == "duplicate_id"]
-    assert str(problem) == "annotation 7: its id 7 is also that of another record"
+    assert str(problem) == "annotation 7: id 7 is already used by another record"
     assert [item.id for item in seen.splits["train"].annotations] == [1, 2]
 
 
@@ -88,7 +88,7 @@ def test_everything_is_listed_without_stopping_and_errors_are_called_errors() ->
     } | {("duplicate_id", item.source): "note" for item in seen.issue_log.issues if item.code == "duplicate_id"}
     assert seen.issue_log.counts["duplicate_id"] == 5  # a1, b1, c1, c2 have none, f2 has f1's
     assert [image.file_name for image in seen.splits["train"].images] == ["a.jpg", "b.jpg", "c.jpg", "f.jpg"]
-    with pytest.raises(PipelineError, match=r"^a: a\.jpg is already in this split, by a;"):
+    with pytest.raises(PipelineError, match=r"^a: a\.jpg is already in this split: a;"):
         found(EVERYTHING, options())
 
 
@@ -120,7 +120,7 @@ def test_ids_stay_where_all_have_their_own() -> None:
 
 
 def test_unusable_splits_are_told_and_stop_only_the_conversion() -> None:
-    assert list(found(dataset(image("a")), options()).obstacles()) == ["train has 1 image and not one object"]
+    assert list(found(dataset(image("a")), options()).obstacles()) == ["train has 1 image and no objects"]
     (line,) = found(dataset(), options(issues="repair")).obstacles()
     assert line.startswith("train has no images")
 
@@ -131,17 +131,17 @@ def test_a_split_without_images_says_what_would_help() -> None:
 
     whole = dataset(image("judged", thing("t")))
     assert lines(whole, {"leak": "repair"}) == [
-        "train has no images of its own: all are in a later split too (convert.checks.leak)"
+        "train has no images left: all of them are also in a later split (convert.checks.leak)"
     ]
     empty = replace(whole, splits={**whole.splits, "val": RawSplit(())})
-    assert lines(empty) == ["val has no images; choose another one with -S convert.val=NAME"]
+    assert lines(empty) == ["val has no images; choose another split with -S convert.val=NAME"]
     one = replace(whole, splits={"all": whole.splits["train"]})
     (said,) = {line.split("; ")[1] for line in lines(one)}
-    assert said == "it takes another convert.val_fraction or more images"
-    assert lines(one, folds=2, fold=0)[0].endswith("has no images; it takes fewer convert.folds or more images")
+    assert said == "change convert.val_fraction, or add images"
+    assert lines(one, folds=2, fold=0)[0].endswith("has no images; reduce convert.folds, or add images")
     few = replace(whole, splits={"all": RawSplit(tuple(image(f"{n}", thing(f"{n}")) for n in range(4)))})
     (said,) = lines(few, val_fraction=0.02)
-    assert (match := re.fullmatch(r"val has no images; -S convert\.split_seed=(\d+) draws better", said))
+    assert (match := re.fullmatch(r"val has no images; -S convert\.split_seed=(\d+) is more balanced", said))
     assert not lines(few, val_fraction=0.02, split_seed=int(match[1]))
 
 
@@ -158,17 +158,15 @@ def test_objects_that_go_with_an_image_are_counted_once() -> None:
 
 
 def test_trust_knows_a_path_whatever_its_size() -> None:
-    with pytest.raises(PipelineError, match=r"byte for byte, judged\.jpg of val"):
+    with pytest.raises(PipelineError, match=r"identical to judged\.jpg of val"):
         found(dataset(image("judged", thing("t"), declared_size=(10, 10))), options())
 
 
 def test_trust_reads_nothing() -> None:
     seen = found(dataset(image("a", thing("a1"))), options())
-    assert seen.report()["images"] == "trust"
-    assert any("equal paths" in note for note in seen.report()["notes"])
-    with pytest.raises(
-        PipelineError, match=r"^a: it gives no size of its image.*-S convert\.image_check=header reads it"
-    ):
+    assert seen.report()["image_check"] == "trust"
+    assert any("identical paths" in note for note in seen.report()["notes"])
+    with pytest.raises(PipelineError, match=r"^a: has no image size.*-S convert\.image_check=header reads it"):
         found(dataset(image("a", declared_size=None)), options())
 
 
@@ -272,7 +270,7 @@ def test_whatever_the_records_are_the_result_is_right_or_one_line(stops: bool) -
         try:
             seen = found(data, asked, stops=stops)
         except PipelineError as error:
-            if stops or "none is obvious" in str(error):
+            if stops or "no obvious choice" in str(error):
                 continue
             raise
         right += 1

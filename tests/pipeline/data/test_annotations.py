@@ -31,7 +31,7 @@ def test_a_subset_has_the_images_in_the_order_given_and_their_annotations() -> N
     assert whole.subset([]) == AnnotationSet(CATEGORIES, (), ())
 
 
-def test_labels_follow_the_order_and_empty_images_stay() -> None:
+def test_labels_follow_the_category_order_and_empty_images_are_kept() -> None:
     assert GOOD.label_of() == {3: 0, 1: 1}
     assert GOOD.by_image() == {7: [GOOD.annotations[0]], 2: []}
 
@@ -53,7 +53,7 @@ def sets(draw: st.DrawFn) -> AnnotationSet:
 
 
 @given(sets())
-def test_read_gives_what_was_written(tmp_path_factory: pytest.TempPathFactory, annotations: AnnotationSet) -> None:
+def test_reading_returns_what_was_written(tmp_path_factory: pytest.TempPathFactory, annotations: AnnotationSet) -> None:
     path = tmp_path_factory.mktemp("round") / "train.json"
     write(annotations, path)
     assert read(path) == annotations
@@ -67,7 +67,7 @@ def changed(**values: object) -> Annotation:
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("invalid", "message"),
     [
         (AnnotationSet((), IMAGES, ()), "no categories"),
         (AnnotationSet((*CATEGORIES, Category(1, "x")), (), ()), "category id 1 is used 2 times"),
@@ -87,18 +87,18 @@ def changed(**values: object) -> Annotation:
         (AnnotationSet(CATEGORIES, (Image(1, "", 1, 1),), ()), "not a relative POSIX path"),
     ],
 )
-def test_broken_records_are_not_written(tmp_path: Path, broken: AnnotationSet, said: str) -> None:
-    assert any(said in line for line in problems(broken))
+def test_invalid_records_are_not_written(tmp_path: Path, invalid: AnnotationSet, message: str) -> None:
+    assert any(message in line for line in problems(invalid))
     with pytest.raises(PipelineError, match=r"train\.json"):
-        write(broken, tmp_path / "train.json")
+        write(invalid, tmp_path / "train.json")
     assert not (tmp_path / "train.json").exists()
 
 
-def test_right_set_has_no_problems() -> None:
+def test_a_valid_set_has_no_problems() -> None:
     assert list(problems(GOOD)) == []
 
 
-def test_wrong_type_is_named(tmp_path: Path) -> None:
+def test_a_wrong_type_is_reported_with_its_position(tmp_path: Path) -> None:
     write(GOOD, tmp_path / "train.json")
     text = (tmp_path / "train.json").read_text().replace('"width": 40', '"width": "40"')
     (tmp_path / "train.json").write_text(text)
@@ -110,7 +110,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @given(st.text(min_size=1, max_size=9), st.floats(1e-9, 1e6), st.floats(1e-9, 1e6), numbers)
-def test_bytes_are_those_of_a_json_writer(
+def test_bytes_equal_those_of_a_json_writer(
     tmp_path_factory: pytest.TempPathFactory, name: str, w: float, h: float, area: float
 ) -> None:
     path = tmp_path_factory.mktemp("bytes") / "train.json"
@@ -123,7 +123,7 @@ def test_bytes_are_those_of_a_json_writer(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"{", "not JSON: .* at line 1 column 2"),
         (b'{"categories": "\xff"}', "not JSON: it is not UTF-8 text"),
@@ -131,9 +131,9 @@ def test_bytes_are_those_of_a_json_writer(
         (b"{}", "categories: "),
     ],
 )
-def test_what_is_not_the_format_is_one_line(tmp_path: Path, content: bytes, said: str) -> None:
+def test_other_content_is_a_one_line_error(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "train.json").write_bytes(content)
-    with pytest.raises(PipelineError, match=said) as caught:
+    with pytest.raises(PipelineError, match=message) as caught:
         read(tmp_path / "train.json")
     assert "\n" not in str(caught.value)
     with pytest.raises(PipelineError, match="no such file"):

@@ -1,4 +1,4 @@
-"""Results and ground truth files: what is accepted, what is refused and how, and that a file changes no score."""
+"""Results and ground truth files: valid and invalid content, and numbers that survive the file."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def refusal(read: Callable[[], Any]) -> str:
     return str(caught.value)
 
 
-def test_reads_whole_numbers_float_ids_and_further_keys(tmp_path: Path) -> None:
+def test_integers_float_ids_and_other_keys_are_accepted(tmp_path: Path) -> None:
     path = saved(tmp_path / "r.json", [GOOD | {"image_id": 1.0, "segmentation": [], "area": 12}])
     assert results.read(path, TRUTH) == (Detection(1, 7, (1, 2.5, 3, 4), 0.5),)
 
@@ -41,8 +41,8 @@ def test_reads_whole_numbers_float_ids_and_further_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"image_id": 9}, "record 1: image 9 is not in the ground truth; give the ground truth that"),
-        ({"category_id": 9}, "record 1: category 9 is not in the ground truth; give the ground truth that"),
+        ({"image_id": 9}, "record 1: image 9 is not in the ground truth; give the ground truth of the images"),
+        ({"category_id": 9}, "record 1: category 9 is not in the ground truth; give the ground truth of the images"),
         ({"bbox": [1, 2, 3]}, "record 1: bbox: value 3: field required"),
         ({"bbox": [1, 2, -3, 4]}, "record 1: bbox: value 2: input should be greater than or equal to 0"),
         ({"bbox": [1, float("nan"), 3, 4]}, "record 1: bbox: value 1: input should be a finite number"),
@@ -51,13 +51,13 @@ def test_reads_whole_numbers_float_ids_and_further_keys(tmp_path: Path) -> None:
         ({"image_id": 1.5}, "record 1: image_id: input should be a valid integer"),
     ],
 )
-def test_refuses_a_bad_record(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+def test_an_invalid_record_is_an_error(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
     path = saved(tmp_path / "r.json", [GOOD, GOOD | change])
     assert refusal(lambda: results.read(path, TRUTH)).startswith(f"{path}: {problem}")
 
 
 @pytest.mark.parametrize("key", list(GOOD))
-def test_refuses_a_missing_key(tmp_path: Path, key: str) -> None:
+def test_a_missing_key_is_an_error(tmp_path: Path, key: str) -> None:
     path = saved(tmp_path / "r.json", [{name: value for name, value in GOOD.items() if name != key}])
     assert f"{path}: record 0: {key}: field required; it must be a list of" in refusal(
         lambda: results.read(path, TRUTH)
@@ -68,13 +68,13 @@ def test_refuses_a_missing_key(tmp_path: Path, key: str) -> None:
     ("text", "problem"),
     [('{"a": 1}', "input should be a valid array"), ("[1,", "not JSON: EOF while parsing"), ("\xff", "not JSON")],
 )
-def test_refuses_another_file(tmp_path: Path, text: str, problem: str) -> None:
+def test_another_file_is_an_error(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "r.json"
     path.write_bytes(text.encode("latin-1"))
     assert refusal(lambda: results.read(path, TRUTH)).startswith(f"{path}: {problem}")
 
 
-def test_refuses_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
     assert refusal(lambda: results.read(tmp_path / "no.json", TRUTH)).endswith(
         "cannot be read: no such file or directory"
     )
@@ -93,8 +93,8 @@ def test_every_number_survives_the_file(tmp_path_factory: pytest.TempPathFactory
     assert path.read_bytes() == written
 
 
-def test_the_file_changes_no_score(coco_fixture: Path, tmp_path: Path) -> None:
-    """Detections off a float32 network: shifted by thirds of a pixel, scores that agree in six places."""
+def test_writing_and_reading_changes_no_metric(coco_fixture: Path, tmp_path: Path) -> None:
+    """Detections as of a float32 network: shifted by thirds of a pixel, with scores that agree in six digits."""
     objects = truth.read(coco_fixture / "gt.json")
     made = tuple(
         Detection(d.image_id, d.category_id, (d.bbox[0] + 1 / 3, *d.bbox[1:]), float(np.float32(0.5 + n * 1e-7)))
@@ -118,15 +118,15 @@ PLAIN = {
 }
 
 
-def test_ground_truth_with_the_least(tmp_path: Path) -> None:
-    """No area, iscrowd, annotation id, file name or size; a box that leaves its image."""
+def test_minimal_ground_truth(tmp_path: Path) -> None:
+    """Without area, iscrowd, annotation id, file name and size; a box reaches out of its image."""
     objects = truth.read(saved(tmp_path / "gt.json", PLAIN))
     [annotation] = objects.annotations
     assert (annotation.id, annotation.area, annotation.iscrowd, annotation.difficult) == (1, 45, 0, 0)
     assert objects.images[0].file_name == "3"
 
 
-def test_ground_truth_keeps_what_it_says(tmp_path: Path) -> None:
+def test_given_values_of_ground_truth_are_kept(tmp_path: Path) -> None:
     more = {"area": 7, "iscrowd": 1, "difficult": True, "segmentation": {"counts": [1, 2], "size": [4, 4]}, "id": 0}
     content = PLAIN | {"annotations": [PLAIN["annotations"][0] | more]}  # type: ignore[operator,index]
     [annotation] = truth.read(saved(tmp_path / "gt.json", content)).annotations
@@ -136,8 +136,8 @@ def test_ground_truth_keeps_what_it_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"images": []}, "it has no image"),
-        ({"categories": []}, "it has no category"),
+        ({"images": []}, "there is no image"),
+        ({"categories": []}, "there is no category"),
         ({"images": [{"id": 3}, {"id": 3}]}, "image id 3 is used 2 times"),
         ({"images": [{"id": "a"}]}, "images: record 0: value id: input should be a valid integer"),
         ({"categories": [{"id": 2, "name": "x"}, {"id": 4, "name": "x"}]}, "category name 'x' is used 2 times"),
@@ -152,11 +152,11 @@ def test_ground_truth_keeps_what_it_says(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_refuses_bad_ground_truth(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+def test_invalid_ground_truth_is_an_error(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
     path = saved(tmp_path / "gt.json", PLAIN | change)
     assert refusal(lambda: truth.read(path)).startswith(f"{path}: {problem}")
 
 
-def test_results_are_no_ground_truth(tmp_path: Path) -> None:
+def test_results_in_place_of_ground_truth_are_an_error(tmp_path: Path) -> None:
     path = saved(tmp_path / "r.json", [GOOD])
-    assert "ground truth is COCO JSON" in refusal(lambda: truth.read(path))
+    assert "ground truth must be COCO JSON" in refusal(lambda: truth.read(path))

@@ -1,4 +1,4 @@
-"""Every kind of file, written by Pillow, read as the docstring of read_image says."""
+"""Every kind of file that the docstring of read_image lists, written by Pillow."""
 
 import io
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Save = Callable[..., Path]
 
 @pytest.fixture
 def picture() -> PIL.Image.Image:
-    """Smooth colors and a little noise: what a decoder could get wrong shows."""
+    """Smooth colors with a little noise, so that decoding errors change pixels."""
     rows, columns = np.mgrid[0:61, 0:83]
     noise = np.random.default_rng(0).integers(0, 24, (61, 83, 3))
     pixels = np.stack([rows * 3, columns * 2, rows + columns], axis=-1) + noise
@@ -65,19 +65,19 @@ def by_pillow(path: Path) -> torch.Tensor:
         ("CMYK", "a.tif", {}),
     ],
 )
-def test_every_kind_has_pillows_pixels_and_nothing_is_said(
+def test_pixels_equal_those_of_pillow_and_nothing_is_printed(
     picture: PIL.Image.Image, save: Save, capfd: pytest.CaptureFixture[str], mode: str, name: str, options: Any
 ) -> None:
     path = save(picture.convert(mode), name, **options)
     found = read_image(path)
     assert found.dtype == torch.uint8
     assert found.shape == (3, 61, 83)
-    assert found.stride(0) == 1  # what resizing is several times as fast at
+    assert found.stride(0) == 1  # channels last: resizing is several times faster
     assert torch.equal(found, by_pillow(path))
     assert capfd.readouterr() == ("", "")
 
 
-def test_transparency_is_dropped_and_leaves_the_colors(picture: PIL.Image.Image, save: Save) -> None:
+def test_transparency_is_ignored_and_colors_are_kept(picture: PIL.Image.Image, save: Save) -> None:
     ramp = PIL.Image.fromarray((np.arange(61 * 83) % 256).astype(np.uint8).reshape(61, 83))
     transparent = picture.copy()
     transparent.putalpha(ramp)
@@ -87,8 +87,8 @@ def test_transparency_is_dropped_and_leaves_the_colors(picture: PIL.Image.Image,
 
 
 @pytest.mark.parametrize("transform", [2, None], ids=["YCCK", "no Adobe marker"])
-def test_printers_colors_by_other_writers(picture: PIL.Image.Image, tmp_path: Path, transform: int | None) -> None:
-    """Pillow writes CMYK with Adobe's marker alone, so its file is changed into what others write."""
+def test_cmyk_of_other_writers(picture: PIL.Image.Image, tmp_path: Path, transform: int | None) -> None:
+    """Pillow writes CMYK only with Adobe's marker, so the file is edited."""
     buffer = io.BytesIO()
     picture.convert("CMYK").save(buffer, "JPEG")
     content = bytearray(buffer.getvalue())
@@ -103,31 +103,31 @@ def test_printers_colors_by_other_writers(picture: PIL.Image.Image, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
-def test_an_exif_rotation_is_not_applied(picture: PIL.Image.Image, save: Save, name: str) -> None:
+def test_exif_rotation_is_ignored(picture: PIL.Image.Image, save: Save, name: str) -> None:
     exif = PIL.Image.Exif()
-    exif[0x112] = 6  # a quarter turn
+    exif[0x112] = 6  # rotate by 90°
     assert torch.equal(read_image(save(picture, name, exif=exif)), read_image(save(picture, f"plain-{name}")))
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
-def test_sixteen_bits_become_their_upper_eight(save: Save, name: str) -> None:
+def test_16_bit_images_keep_their_upper_eight_bits(save: Save, name: str) -> None:
     deep = PIL.Image.fromarray(np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16))
     assert read_image(save(deep, name)).tolist() == [[[0, 0, 1, 128, 255]]] * 3
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
-def test_the_first_picture_of_several(picture: PIL.Image.Image, save: Save, name: str) -> None:
+def test_the_first_of_several_images_is_read(picture: PIL.Image.Image, save: Save, name: str) -> None:
     other = picture.transpose(PIL.Image.Transpose.ROTATE_180)
     path = save(picture, name, save_all=True, append_images=[other], **({"lossless": True} if "webp" in name else {}))
     found = read_image(path)
     assert torch.equal(found, by_pillow(path))
-    if name != "a.gif":  # it has 256 colors
+    if name != "a.gif":  # GIF has only 256 colors
         assert torch.equal(found, torch.from_numpy(np.array(picture)).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "progressive.jpg", "a.webp", "a.png", "a.gif", "a.bmp", "a.tif"])
 @pytest.mark.parametrize("kept", [0.0, 0.05, 0.5, 0.97])
-def test_a_file_cut_short_is_one_line(
+def test_a_truncated_file_is_a_one_line_error(
     picture: PIL.Image.Image, save: Save, capfd: pytest.CaptureFixture[str], name: str, kept: float
 ) -> None:
     path = save(picture, name, **({"progressive": True} if name == "progressive.jpg" else {}))
@@ -140,7 +140,7 @@ def test_a_file_cut_short_is_one_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_damage_inside_leaves_pillows_pixels(picture: PIL.Image.Image, save: Save) -> None:
+def test_corrupt_jpeg_data_gives_the_pixels_of_pillow(picture: PIL.Image.Image, save: Save) -> None:
     path = save(picture, "a.jpg")
     content = bytearray(path.read_bytes())
     middle = len(content) // 2 + 200
@@ -149,7 +149,7 @@ def test_damage_inside_leaves_pillows_pixels(picture: PIL.Image.Image, save: Sav
     assert torch.equal(read_image(path), by_pillow(path))
 
 
-def test_no_file_and_no_image(tmp_path: Path) -> None:
+def test_a_missing_file_and_other_content_are_errors(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"none\.jpg: no such file"):
         read_image(tmp_path / "none.jpg")
     with pytest.raises(PipelineError, match="can't be decoded as an image: "):
@@ -159,14 +159,14 @@ def test_no_file_and_no_image(tmp_path: Path) -> None:
         read_image(tmp_path / "text.jpg")
 
 
-def test_resizing_keeps_type_and_an_equal_size_keeps_the_image(picture: PIL.Image.Image, save: Save) -> None:
+def test_resizing_keeps_the_type_and_an_equal_size_keeps_the_image(picture: PIL.Image.Image, save: Save) -> None:
     image = read_image(save(picture, "a.png"))
     assert resized(image, 61, 83) is image
     assert resized(image, 30, 40).shape == (3, 30, 40)
     assert resized(image, 30, 40).dtype == torch.uint8
 
 
-def test_an_image_to_draw_on_has_the_same_pixels(picture: PIL.Image.Image, save: Save) -> None:
+def test_open_image_has_the_pixels_of_read_image(picture: PIL.Image.Image, save: Save) -> None:
     path = save(picture, "a.jpg")
     image = open_image(path)
     assert image.mode == "RGB"

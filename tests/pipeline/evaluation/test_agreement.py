@@ -1,4 +1,4 @@
-"""On random scenes: the quick COCO engine against pycocotools, our VOC metric against a slow and obvious one."""
+"""Random scenes: hotcoco against pycocotools, and the VOC metric against a slow reference."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pipeline.data.detections import Detection
 from pipeline.evaluation import coco, voc
 from pipeline.evaluation import ground_truth as truth
 
-# Few places and sizes: so that boxes meet, coincide, and lie at an IoU of exactly one half.
+# Few positions and sizes, so that boxes overlap, coincide, and have an IoU of exactly 0.5.
 boxes = st.tuples(
     st.sampled_from([0.0, 10.0, 20.0, 40.0]),
     st.sampled_from([0.0, 10.0]),
@@ -24,25 +24,25 @@ places = st.tuples(st.integers(1, 3), st.sampled_from([5, 2]))  # image, categor
 
 @st.composite
 def scenes(draw: st.DrawFn) -> tuple[AnnotationSet, tuple[Detection, ...]]:
-    """Three images, two classes, up to a dozen objects and thirty detections, with equal scores among them."""
+    """Three images, two classes, up to 12 objects and 30 detections, some with equal scores."""
     objects = draw(st.lists(st.tuples(places, boxes, st.sampled_from(["", "", "", "crowd", "difficult"])), max_size=12))
     annotations = tuple(
         Annotation(number, image, category, box, box[2] * box[3], int(kind == "crowd"), int(kind == "difficult"))
         for number, ((image, category), box, kind) in enumerate(objects)
     )
     images = tuple(Image(number, f"{number}.jpg", 200, 200) for number in (1, 2, 3))
-    truth = AnnotationSet((Category(5, "cat"), Category(2, "dog")), images, annotations)  # ids need not rise
+    truth = AnnotationSet((Category(5, "cat"), Category(2, "dog")), images, annotations)  # ids in descending order
     found = draw(st.lists(st.tuples(places, boxes, st.integers(0, 9)), max_size=30))
     return truth, tuple(Detection(image, category, box, score / 10) for (image, category), box, score in found)
 
 
 @settings(max_examples=150, deadline=None)
 @given(scenes())
-def test_quick_engine_equals_pycocotools(scene: tuple[AnnotationSet, tuple[Detection, ...]]) -> None:
+def test_hotcoco_equals_pycocotools(scene: tuple[AnnotationSet, tuple[Detection, ...]]) -> None:
     assert coco.fast_ap(*scene) == pytest.approx(coco.evaluate(*scene).values, abs=1e-6)
 
 
-def test_quick_engine_equals_pycocotools_on_coco(coco_fixture: Path) -> None:
+def test_hotcoco_equals_pycocotools_on_coco(coco_fixture: Path) -> None:
     objects = truth.read(coco_fixture / "gt.json")
     detections = results.read(coco_fixture / "dets.json", objects)
     assert coco.fast_ap(objects, detections) == pytest.approx(coco.evaluate(objects, detections).values, abs=1e-6)
@@ -57,7 +57,7 @@ def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def verdicts(truth: AnnotationSet, detections: tuple[Detection, ...], category: int) -> list[bool]:
-    """Right or wrong, best score first, without the detections that count for nothing."""
+    """Whether each counted detection is correct, highest score first."""
     taken: set[int] = set()
     judged = []
     for detection in sorted((d for d in detections if d.category_id == category), key=lambda d: d.score, reverse=True):
@@ -75,7 +75,7 @@ def verdicts(truth: AnnotationSet, detections: tuple[Detection, ...], category: 
 
 
 def average_precisions(judged: list[bool], objects: int) -> tuple[float, float]:
-    """By 11 points and by area: the definitions, word by word."""
+    """The 11-point and area definitions, literally."""
     points = [(sum(judged[: n + 1]) / objects, sum(judged[: n + 1]) / (n + 1)) for n in range(len(judged))]
     eleven = sum(max([p for r, p in points if r >= k * 0.1], default=0.0) for k in range(11)) / 11
     area, before = 0.0, 0.0
@@ -87,7 +87,7 @@ def average_precisions(judged: list[bool], objects: int) -> tuple[float, float]:
 
 @settings(max_examples=300, deadline=None)
 @given(scenes())
-def test_voc_equals_slow_oracle(scene: tuple[AnnotationSet, tuple[Detection, ...]]) -> None:
+def test_voc_equals_the_slow_reference(scene: tuple[AnnotationSet, tuple[Detection, ...]]) -> None:
     truth, detections = scene
     metrics = voc.evaluate(truth, detections)
     elevens, areas = [], []

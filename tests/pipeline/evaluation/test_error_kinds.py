@@ -1,4 +1,4 @@
-"""Each kind of error worked out by hand, and what must hold for any scene, against a slow reading of the rules."""
+"""Each kind of error by hand, and random scenes against a slow implementation of the rules."""
 
 import pytest
 from hypothesis import given
@@ -35,11 +35,11 @@ def kinds(errors: ImageErrors) -> list[str]:
         (CAT, (0, 0, 10, 10), "correct", 1.0, 0),
         (CAT, (0, 0, 10, 5), "correct", 0.5, 0),  # 50 / 100: at the threshold
         (CAT, (0, 0, 10, 4.9), "poor_box", 0.49, 1),
-        (CAT, (0, 0, 10, 1), "poor_box", 0.1, 1),  # at the lower border
+        (CAT, (0, 0, 10, 1), "poor_box", 0.1, 1),  # at the lower limit
         (CAT, (0, 0, 10, 0.9), "background", 0.0, 1),
         (CAT, (50, 50, 10, 10), "background", 0.0, 1),
         (DOG, (0, 0, 10, 10), "wrong_class", 1.0, 1),
-        (DOG, (0, 0, 10, 4), "background", 0.0, 1),  # too little of another class's object says nothing
+        (DOG, (0, 0, 10, 4), "background", 0.0, 1),  # low IoU with an object of another class
     ],
 )
 def test_one_detection_of_one_object(category: int, box: Box, kind: str, iou: float, missed: int) -> None:
@@ -50,7 +50,7 @@ def test_one_detection_of_one_object(category: int, box: Box, kind: str, iou: fl
     assert errors.count == missed + (kind != "correct")
 
 
-def test_the_better_score_takes_the_object_and_the_other_is_a_duplicate() -> None:
+def test_the_lower_score_is_the_duplicate() -> None:
     errors = judge(scene(cat(1, (0, 0, 10, 10))), (CAT, (0, 0, 10, 10), 0.5), (CAT, (0, 0, 10, 8), 0.9))
     assert [(verdict.detection.score, verdict.kind) for verdict in errors.verdicts] == [
         (0.9, "correct"),
@@ -58,7 +58,7 @@ def test_the_better_score_takes_the_object_and_the_other_is_a_duplicate() -> Non
     ]
 
 
-def test_a_second_detection_takes_the_second_object_although_the_first_is_nearer() -> None:
+def test_a_second_detection_matches_the_free_object_although_its_iou_is_lower() -> None:
     truth = scene(cat(1, (0, 0, 10, 10)), cat(2, (2, 0, 10, 10)))
     errors = judge(truth, (CAT, (0, 0, 10, 10), 0.9), (CAT, (0, 0, 10, 10), 0.8))
     assert kinds(errors) == ["correct", "correct"]
@@ -66,14 +66,14 @@ def test_a_second_detection_takes_the_second_object_although_the_first_is_nearer
     assert errors.missed == ()
 
 
-def test_a_detection_below_the_score_threshold_is_not_looked_at() -> None:
+def test_detections_below_the_score_threshold_are_ignored() -> None:
     errors = judge(scene(cat(1, (0, 0, 10, 10))), (CAT, (0, 0, 10, 10), 0.29))
     assert errors.verdicts == ()
     assert [item.id for item in errors.missed] == [1]
 
 
 @pytest.mark.parametrize("flag", ["crowd", "difficult"])
-def test_crowds_and_difficult_objects_are_neither_missed_nor_wrong_to_detect(flag: str) -> None:
+def test_crowds_and_difficult_objects_are_ignored(flag: str) -> None:
     truth = scene(cat(1, (0, 0, 40, 40), **{flag: 1}))
     assert judge(truth).count == 0
     twice = judge(truth, (CAT, (0, 0, 40, 40), 0.9), (CAT, (0, 0, 40, 30), 0.8))
@@ -81,13 +81,13 @@ def test_crowds_and_difficult_objects_are_neither_missed_nor_wrong_to_detect(fla
     assert kinds(judge(truth, (DOG, (0, 0, 40, 40), 0.9))) == ["background"]
 
 
-def test_a_part_of_a_crowd_is_right_and_a_part_of_a_difficult_object_is_not() -> None:
-    part: tuple[int, Box, float] = (CAT, (0, 0, 10, 10), 0.9)  # IoU 1/16, wholly inside
+def test_a_part_of_a_crowd_is_correct_but_a_part_of_a_difficult_object_is_not() -> None:
+    part: tuple[int, Box, float] = (CAT, (0, 0, 10, 10), 0.9)  # IoU 1/16, completely inside
     assert kinds(judge(scene(cat(1, (0, 0, 40, 40), crowd=1)), part)) == ["correct"]
     assert kinds(judge(scene(cat(1, (0, 0, 40, 40), difficult=1)), part)) == ["background"]
 
 
-def test_an_object_that_counts_comes_before_one_that_does_not() -> None:
+def test_counted_objects_precede_ignored_ones() -> None:
     truth = scene(cat(1, (0, 0, 10, 10), difficult=1), cat(2, (0, 0, 10, 8)))
     errors = judge(truth, (CAT, (0, 0, 10, 10), 0.9))
     assert errors.verdicts[0].annotation == truth.annotations[1]
@@ -101,7 +101,7 @@ def slow_iou(a: Box, b: Box) -> float:
 
 
 def slow(truth: AnnotationSet, detections: list[Detection]) -> list[str]:
-    """The rules, one after the other, without crowds and difficult objects."""
+    """The rules in their order, without crowds and difficult objects."""
     taken, answers = set(), []
     for found in sorted((d for d in detections if d.score >= 0.3), key=lambda d: -d.score):
         pairs = [(slow_iou(found.bbox, item.bbox), item) for item in truth.annotations]
@@ -126,7 +126,7 @@ found = st.lists(st.tuples(category, box, st.integers(0, 10)), max_size=8)
 
 
 @given(objects, found)
-def test_every_detection_has_one_verdict_and_every_object_one_fate(
+def test_every_detection_has_one_verdict_and_every_object_is_matched_or_missed(
     drawn: list[tuple[int, Box, int]], found: list[tuple[int, Box, int]]
 ) -> None:
     items = [

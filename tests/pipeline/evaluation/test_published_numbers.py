@@ -1,4 +1,4 @@
-"""Both metrics give the numbers that others published, on their data."""
+"""Both metrics reproduce published results on their data."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def section(multiformat: Path, number: int) -> str:
 
 
 def joined(path: Path, objects: AnnotationSet) -> tuple[Detection, ...]:
-    """Detections that a COCO data set holds, joined to the ground truth by file name and class name."""
+    """Detections stored as a COCO data set, matched to the ground truth by file and class name."""
     content = json.loads(path.read_text())
     files = {image["id"]: image["file_name"] for image in content["images"]}
     names = {category["id"]: category["name"] for category in content["categories"]}
@@ -41,7 +41,7 @@ def joined(path: Path, objects: AnnotationSet) -> tuple[Detection, ...]:
 
 
 def with_difficult(objects: AnnotationSet, folder: Path) -> AnnotationSet:
-    """Adds VOC's flag, which the COCO file lacks, from the XML files of the same objects."""
+    """Adds the `difficult` flags of the XML files, which the COCO file lacks."""
     image = {each.file_name: each.id for each in objects.images}
     name = {each.id: each.name for each in objects.categories}
     difficult = set()
@@ -103,7 +103,7 @@ def test_voc2012_by_voc(
 
 
 def pascal_case(folder: Path) -> tuple[AnnotationSet, list[Detection]]:
-    """Boxes as the publisher measures them: inclusive pixels, so one wider and higher than in the files."""
+    """Boxes as in the published evaluation: inclusive pixels, one pixel wider and higher than in the files."""
 
     def rows(file: Path) -> list[list[float]]:
         return [[float(word) for word in line.split()[1:]] for line in file.read_text().splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""The report, its tables, `fcos evaluate`, and the curves."""
+"""The report, its tables, `fcos evaluate` and the curves."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ def evaluate(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
 
 
-def test_report_has_the_agreed_shape(coco_fixture: Path) -> None:
+def test_keys_of_the_report(coco_fixture: Path) -> None:
     objects = truth.read(coco_fixture / "gt.json")
     found = report.evaluate(objects, results.read(coco_fixture / "dets.json", objects))
     assert list(found) == ["coco", "voc", "per_class", "images", "objects", "detections"]
@@ -49,13 +49,13 @@ def test_report_has_the_agreed_shape(coco_fixture: Path) -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_perfect_is_one_and_unknown_is_null(cats: Any, found: Any) -> None:
+def test_perfect_detections_score_one_and_missing_sizes_are_null(cats: Any, found: Any) -> None:
     scores = report.evaluate(cats(A, B), found((A, 0.9), (B, 0.9)))
     assert scores["coco"]["AP"] == scores["voc"]["mAP50_area"] == scores["per_class"]["cat"]["AP"] == 1.0
     assert scores["coco"]["APs"] is None
 
 
-def test_command_prints_pycocotools_lines(coco_fixture: Path) -> None:
+def test_command_prints_the_lines_of_pycocotools(coco_fixture: Path) -> None:
     run = evaluate("--gt", coco_fixture / "gt.json", "--dets", coco_fixture / "dets.json")
     expected = (coco_fixture / "expected.txt").read_text().split("# printed by summarize()\n")[1].split("\n\n")[0]
     assert (run.exit_code, run.stderr) == (0, "")
@@ -81,7 +81,7 @@ def test_command_prints_json(coco_fixture: Path) -> None:
 
 
 @pytest.mark.parametrize(("gt", "dets"), [("gt.json", "gt.json"), ("dets.json", "dets.json"), ("no", "dets.json")])
-def test_command_refuses_in_one_line(coco_fixture: Path, gt: str, dets: str) -> None:
+def test_command_errors_are_one_line(coco_fixture: Path, gt: str, dets: str) -> None:
     run = evaluate("--gt", coco_fixture / gt, "--dets", coco_fixture / dets)
     assert (run.exit_code, run.stdout, run.stderr.count("\n")) == (1, "", 1)
     assert run.stderr.startswith(f"fcos: {coco_fixture / (dets if gt == 'gt.json' else gt)}: ")
@@ -89,7 +89,7 @@ def test_command_refuses_in_one_line(coco_fixture: Path, gt: str, dets: str) -> 
 
 @pytest.fixture
 def three(cats: Any, found: Any) -> voc.VocMetrics:
-    """cat: right, wrong; one of two found. Classes called `mean` and `dog` without objects."""
+    """cat: one correct and one wrong detection of two objects. The classes `mean` and `dog` have no objects."""
     scene: AnnotationSet = cats(A, B)
     scene = AnnotationSet((*scene.categories, Category(8, "mean"), Category(9, "dog")), scene.images, scene.annotations)
     return voc.evaluate(scene, found((A, 0.9), ((0.0, 300.0, 9.0, 9.0), 0.8)))
@@ -105,13 +105,13 @@ def test_precision_recall_data(three: voc.VocMetrics, tmp_path: Path) -> None:
     assert [row["mean"] for row in rows] == [row["cat"] for row in rows]
 
 
-def test_a_class_may_be_called_mean(three: voc.VocMetrics, tmp_path: Path) -> None:
+def test_a_class_may_be_named_mean(three: voc.VocMetrics, tmp_path: Path) -> None:
     renamed = voc.VocMetrics(three.mAP50_11point, three.mAP50_area, {"mean": three.per_class["cat"]})
     curves.write_precision_recall(renamed, tmp_path / "pr.csv")
     assert (tmp_path / "pr.csv").read_text().startswith("recall,mean (class),mean\n")
 
 
-def test_no_objects_draw_too(tmp_path: Path) -> None:
+def test_plots_without_objects(tmp_path: Path) -> None:
     empty = voc.VocMetrics(None, None, {})
     curves.write_precision_recall(empty, tmp_path / "pr.csv")
     curves.plot_precision_recall(empty, tmp_path / "pr.png")
@@ -120,12 +120,12 @@ def test_no_objects_draw_too(tmp_path: Path) -> None:
 
 ROWS = [
     {"step": n, "total": 3 / n, "classification": 1 / n, "box": 1 / n, "quality": 1 / n, "learning_rate": n * 1e-3}
-    | {"gradient_norm": math.inf if n < 3 else 10.0**-n}  # as under fp16: first steps may be left out
+    | {"gradient_norm": math.inf if n < 3 else 10.0**-n}  # as with fp16, where the first steps may be skipped
     for n in range(1, 9)
 ]
 
 
-def test_pictures_are_pictures_and_always_the_same(three: voc.VocMetrics, tmp_path: Path) -> None:
+def test_plots_are_images_with_the_same_bytes_each_time(three: voc.VocMetrics, tmp_path: Path) -> None:
     for name in ("first", "second"):
         curves.plot_losses(ROWS, tmp_path / name / "loss.png")
         curves.plot_optimizer(ROWS, tmp_path / name / "optimizer.png")
@@ -134,11 +134,11 @@ def test_pictures_are_pictures_and_always_the_same(three: voc.VocMetrics, tmp_pa
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
         with Picture.open(tmp_path / "first" / file) as picture:
             assert picture.size == (800, 450)
-            assert picture.info.keys() <= {"dpi"}  # no date, no version
+            assert picture.info.keys() <= {"dpi"}  # neither date nor version
             assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
 
 
-def test_odd_class_names_draw(three: voc.VocMetrics, tmp_path: Path) -> None:
+def test_plots_with_unusual_class_names(three: voc.VocMetrics, tmp_path: Path) -> None:
     odd = dict.fromkeys(("_", "$x", "a$\\frac$", "_hidden", "狗", ""), three.per_class["cat"])
     curves.plot_precision_recall(voc.VocMetrics(1, 1, odd), tmp_path / "pr.png")
     with Picture.open(tmp_path / "pr.png") as picture:

@@ -58,7 +58,7 @@ def check(dataset: RawDataset | None) -> None:
         for image in split.images:
             assert image.issue or image.file == "a.png"
             for one in image.objects:
-                assert one.issue or one.name
+                assert one.issue or one.class_name
                 assert len(one.box) == 4
                 assert all(isinstance(side, (int, float)) for side in one.box)
 

@@ -46,9 +46,9 @@ def test_official_layout(tmp_path: Path, picture: Write) -> None:
         "val2017": "val2017/000000000009.jpg",
     }
     [only] = dataset.splits["val2017"].images[0].objects
-    assert (only.name, only.box, only.area, only.id) == ("dog", (1, 2, 3, 4), 5.5, 4)
+    assert (only.class_name, only.box, only.area, only.id) == ("dog", (1, 2, 3, 4), 5.5, 4)
     assert only.source == "annotations/instances_val2017.json: annotation 4"
-    assert dataset.files == 2
+    assert dataset.num_image_files == 2
 
 
 def test_roboflow_layout(tmp_path: Path, picture: Write) -> None:
@@ -80,7 +80,7 @@ def test_ids_as_text(tmp_path: Path, picture: Write) -> None:
     dataset = coco.read(tmp_path)
     [found] = dataset.splits["train"].images
     assert found.id is None
-    assert (found.objects[0].name, found.objects[0].id) == ("y", None)
+    assert (found.objects[0].class_name, found.objects[0].id) == ("y", None)
     assert dataset.categories == (Category(7, "x"), Category(8, "y"))
     written(tmp_path / "train.json", [], [], [{"id": "kg3", "name": "x"}, {"id": "kg1", "name": "y"}])
     assert coco.read(tmp_path).categories == (Category(1, "x"), Category(2, "y"))
@@ -101,10 +101,10 @@ def test_crowds_and_missing_fields(tmp_path: Path, picture: Write) -> None:
 @pytest.mark.parametrize(
     ("record", "code", "said"),
     [
-        (box(5, 1, 99), "unknown_class", "its category 99 is not in the file's list"),
-        (box(5, 1, bbox=[1, 2, 3]), "invalid_record", r"its bbox is \[1, 2, 3\]"),
-        (box(5, 1, bbox=[1, 2, 3, "x"]), "invalid_record", "its bbox is"),
-        (box(5, 1, bbox=None), "invalid_record", "its bbox is None"),
+        (box(5, 1, 99), "unknown_class", "category 99 is not in the file's list"),
+        (box(5, 1, bbox=[1, 2, 3]), "invalid_record", r"bbox is \[1, 2, 3\]"),
+        (box(5, 1, bbox=[1, 2, 3, "x"]), "invalid_record", "bbox is"),
+        (box(5, 1, bbox=None), "invalid_record", "bbox is None"),
     ],
 )
 def test_faulty_objects(tmp_path: Path, picture: Write, record: Any, code: str, said: str) -> None:
@@ -131,7 +131,7 @@ def test_faulty_images_and_orphans(tmp_path: Path, picture: Write) -> None:
     ]
     [orphan] = split.orphan_objects
     assert orphan.issue
-    assert orphan.issue.message == "its image 77 does not exist"
+    assert orphan.issue.message == "image 77 does not exist"
 
 
 def test_images_of_one_id(tmp_path: Path, picture: Write) -> None:
@@ -142,7 +142,9 @@ def test_images_of_one_id(tmp_path: Path, picture: Write) -> None:
     written(tmp_path / "train.json", images, [box(8, 1), box(9, 2)])
     one, other, whole, again = coco.read(tmp_path).splits["train"].images
     assert one.issue == other.issue
-    assert one.issue == Issue("invalid_record", "its id is that of a.jpg and b.jpg: whose objects are whose?")
+    assert one.issue == Issue(
+        "invalid_record", "the id is shared by a.jpg and b.jpg, so their annotations can't be told apart"
+    )
     assert (whole.file, [item.id for item in whole.objects]) == ("c.jpg", [9])
     assert (again.file, again.objects) == ("c.jpg", ())
 
@@ -166,7 +168,7 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path, images: list[Any], cat
 def test_splits_that_disagree_on_classes(tmp_path: Path) -> None:
     written(tmp_path / "train.json", [], [])
     written(tmp_path / "val.json", [], [], [{"id": 18, "name": "cat"}, {"id": 3, "name": "car"}])
-    with pytest.raises(PipelineError, match=r"^val\.json: its categories are not those of train\.json"):
+    with pytest.raises(PipelineError, match=r"^val\.json: its category 'cat' is not among those of train\.json"):
         coco.read(tmp_path)
 
 
@@ -176,7 +178,7 @@ def test_files_that_number_or_list_the_classes_otherwise(tmp_path: Path, picture
     written(tmp_path / "train.json", [], [])
     dataset = coco.read(tmp_path)
     assert dataset.categories == (Category(18, "dog"), Category(3, "car"))
-    assert dataset.splits["val"].images[0].objects[0].name == "car"
+    assert dataset.splits["val"].images[0].objects[0].class_name == "car"
 
 
 def test_files_of_one_name_keep_their_folders(tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_mark_of_utf8_numbers_with_a_point_and_ids_as_numbers_and_text(tmp_path:
     [found] = coco.read(tmp_path).splits["train"].images
     assert (found.id, found.declared_size) == (1, (40, 30))
     [item] = found.objects
-    assert (item.id, item.name, item.iscrowd, item.issue) == (5, "dog", 1, None)
+    assert (item.id, item.class_name, item.iscrowd, item.issue) == (5, "dog", 1, None)
 
 
 @pytest.mark.parametrize("counts", [[0, 5, 1195], "l0d0j1"])
@@ -227,7 +229,7 @@ def test_half_characters_are_no_names(tmp_path: Path, picture: Write) -> None:
     written(tmp_path / "train.json", [image(1, "a.jpg"), image(2, half)], [box(half, 1, half, **{half: half})])
     known, lost = coco.read(tmp_path).splits["train"].images
     assert lost.issue
-    assert lost.issue.message == r"its image '\ud800' is not there"
+    assert lost.issue.message == r"image '\ud800' not found"
     assert known.objects[0].source == r"train.json: annotation \ud800"
     assert known.objects[0].issue
 
@@ -248,7 +250,7 @@ def test_fast_reader_reads_as_the_plain_one(images: Any, annotations: Any, categ
     content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
     written = json.dumps(content).encode()
     file = PurePosixPath("train.json")
-    assert coco.parsed(file, written) == coco.parsed_plainly(file, written)
+    assert coco.decode(file, written) == coco.decode_with_json(file, written)
 
 
 @pytest.mark.parametrize(
@@ -271,5 +273,5 @@ def test_text_that_no_reader_takes(tmp_path: Path, text: str, said: str) -> None
 
 def test_missing_list(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text('{"images": [], "categories": {}}')
-    with pytest.raises(PipelineError, match=r"train\.json: it has no list 'annotations'"):
+    with pytest.raises(PipelineError, match=r"train\.json: no list 'annotations'"):
         coco.read(tmp_path)

@@ -41,7 +41,7 @@ def test_shapes(tmp_path: Path, picture: Write, shape: str, box: tuple[float, ..
     [found] = dataset.splits["all"].images
     assert (found.file, found.id, found.declared_size) == ("images/a.png", 7, (40, 30))
     [one] = found.objects
-    assert (one.name, one.issue) == ("cat", None)
+    assert (one.class_name, one.issue) == ("cat", None)
     assert one.box == pytest.approx(box, abs=1e-9)
     assert [(category.id, category.name) for category in dataset.categories] == [(1, "cat"), (2, "ant")]
 
@@ -105,7 +105,7 @@ def test_tracks_over_frames(tmp_path: Path, picture: Write) -> None:
     found = cvat.read(tmp_path).splits["all"].images
     assert [image.file for image in found] == [f"images/frame_00000{frame}.PNG" for frame in (0, 1, 2)] + [""]
     assert [[one.box for one in image.objects] for image in found[:3]] == [[(0, 2, 12, 6)], [], [(2, 2, 10, 6)]]
-    assert found[0].objects[0].name == "ant"
+    assert found[0].objects[0].class_name == "ant"
     assert found[3].issue
     assert found[3].issue.code == "missing_image"
 
@@ -124,24 +124,28 @@ def test_tracks_of_several_tasks_are_refused(tmp_path: Path) -> None:
     written(
         tmp_path / "annotations.xml", '<track id="0" label="cat"/>', "<meta><project><task/><task/></project></meta>"
     )
-    with pytest.raises(PipelineError, match=r"^annotations\.xml: it has the tracks of several tasks"):
+    with pytest.raises(PipelineError, match=r"^annotations\.xml: tracks of several tasks"):
         cvat.read(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("shape", "code", "said"),
     [
-        ('<points label="cat" points="1,2;3,4"/>', "invalid_record", "a <points> has no area"),
-        ('<box label="cat" xtl="1" ytl="2" xbr="3"/>', "invalid_record", "its <box> lacks a number"),
-        ('<box label="cat" xtl="1" ytl="2" xbr="3" ybr="x"/>', "invalid_record", "its <box> lacks a number"),
+        ('<points label="cat" points="1,2;3,4"/>', "invalid_record", "<points> has no area"),
+        ('<box label="cat" xtl="1" ytl="2" xbr="3"/>', "invalid_record", "<box> has a missing or invalid number"),
+        (
+            '<box label="cat" xtl="1" ytl="2" xbr="3" ybr="x"/>',
+            "invalid_record",
+            "<box> has a missing or invalid number",
+        ),
         (
             '<box label="cat" xtl="1" ytl="2" xbr="3" ybr="4" rotation="inf"/>',
             "invalid_record",
-            "its <box> lacks a number",
+            "<box> has a missing or invalid number",
         ),
-        ('<polygon label="cat" points="1,2;3"/>', "invalid_record", "its <polygon> lacks a number"),
-        ('<box xtl="1" ytl="2" xbr="3" ybr="4"/>', "invalid_record", "it has no label"),
-        ('<box label="dog" xtl="1" ytl="2" xbr="3" ybr="4"/>', "unknown_class", "its label dog is not in the file's"),
+        ('<polygon label="cat" points="1,2;3"/>', "invalid_record", "<polygon> has a missing or invalid number"),
+        ('<box xtl="1" ytl="2" xbr="3" ybr="4"/>', "invalid_record", "has no label"),
+        ('<box label="dog" xtl="1" ytl="2" xbr="3" ybr="4"/>', "unknown_class", "label dog is not in the file's"),
     ],
 )
 def test_faulty_shapes(tmp_path: Path, picture: Write, shape: str, code: str, said: str) -> None:
@@ -163,7 +167,7 @@ def test_faulty_shapes(tmp_path: Path, picture: Write, shape: str, code: str, sa
         ),
         (
             '<!DOCTYPE a [<!ENTITY b "ha">]><annotations><version>1.1</version>&b;</annotations>',
-            r"^annotations\.xml: not read: it declares entities",
+            r"^annotations\.xml: not read: unsafe XML declarations",
         ),
         ("<annotation><version>1.1</version></annotation>", "no CVAT annotations found"),
         ("<annotations><note>1.1</note></annotations>", "no CVAT annotations found"),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.errors import PipelineError
 from pipeline.formats import FORMATS, read, recognize
-from pipeline.formats.image_index import list_files
+from pipeline.formats.dataset_files import list_files
 from pipeline.formats.records import RawDataset, RawImage, RawObject
 
 COCO = {
@@ -89,7 +89,7 @@ def check_image(image: RawImage, files: set[str], names: set[str]) -> None:
 
 
 def check_object(item: RawObject, names: set[str]) -> None:
-    assert item.issue is not None or item.name in names
+    assert item.issue is not None or item.class_name in names
     assert len(item.box) == 4
     assert all(isinstance(side, int | float) for side in item.box)
     assert item.area is None or 0 <= item.area < float("inf")

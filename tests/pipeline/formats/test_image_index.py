@@ -5,7 +5,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.formats.image_index import ImageIndex, list_files, read_image_size
+from pipeline.formats.dataset_files import list_files
+from pipeline.formats.image_index import ImageIndex, read_image_size
 from pipeline.formats.records import Issue
 
 
@@ -39,7 +40,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.png")).touch()
-    with pytest.raises(PipelineError, match="is not UTF-8; rename it"):
+    with pytest.raises(PipelineError, match="is not UTF-8; rename the file"):
         list_files(tmp_path)
     with pytest.raises(PipelineError, match="nowhere: can't be read"):
         list_files(tmp_path / "nowhere")

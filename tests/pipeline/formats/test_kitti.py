@@ -39,7 +39,7 @@ def test_the_kits_layout(kit: Path) -> None:
 
 def test_an_area_to_ignore_is_a_crowd_of_every_class(kit: Path) -> None:
     objects = kitti.read(kit).splits["all"].images[1].objects
-    assert [(one.name, one.iscrowd, one.box) for one in objects[1:]] == [
+    assert [(one.class_name, one.iscrowd, one.box) for one in objects[1:]] == [
         ("Car", 1, (1, 2, 8, 6)),
         ("Cyclist", 1, (1, 2, 8, 6)),
     ]
@@ -79,9 +79,9 @@ def test_faults(kit: Path) -> None:
     _, first, binary, lost = kitti.read(kit).splits["all"].images
     assert [one.issue and one.issue.message for one in first.objects] == [
         None,
-        "it has 4 columns, not 15",
-        "its left, top, right, bottom are 10.50 x 30.00 20.75, not four numbers",
-        "it has 16 columns, not 15",
+        "has 4 columns, not 15",
+        "left, top, right, bottom are 10.50 x 30.00 20.75, not four numbers",
+        "has 16 columns, not 15",
     ]
     assert binary.issue
     assert binary.issue.code == "invalid_record"

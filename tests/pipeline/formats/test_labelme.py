@@ -40,19 +40,19 @@ def test_shapes(tmp_path: Path, picture: Write, drawn: Any, box: tuple[float, ..
     assert recognize(tmp_path) == "labelme"
     [image] = labelme.read(tmp_path).splits["all"].images
     assert (image.file, image.declared_size) == ("a.png", (40, 30))
-    assert [(one.name, one.box, one.issue) for one in image.objects] == [("cat", box, None)]
+    assert [(one.class_name, one.box, one.issue) for one in image.objects] == [("cat", box, None)]
 
 
 @pytest.mark.parametrize(
     ("drawn", "said"),
     [
         (shape([[1, 2], [3, 4]], "line"), "shape_type line has no area"),
-        (shape([[1, 2]]), "its points are not the 2 or more pairs"),
-        (shape([[1, 2], [3, "4"]]), "its points are not"),
-        (shape(None), "its points are not"),
-        (shape([[1, 2], [3, 4]], label=" "), "it needs a label"),
-        (shape([[1, 2], [3, 4]], label="\ud800"), "it needs a label"),
-        ("cat", "it needs a label"),
+        (shape([[1, 2]]), "points of a rectangle must be 2 or more pairs"),
+        (shape([[1, 2], [3, "4"]]), "points of a "),
+        (shape(None), "points of a "),
+        (shape([[1, 2], [3, 4]], label=" "), "needs a label"),
+        (shape([[1, 2], [3, 4]], label="\ud800"), "needs a label"),
+        ("cat", "needs a label"),
     ],
 )
 def test_faulty_shapes(tmp_path: Path, picture: Write, drawn: Any, said: str) -> None:

@@ -59,7 +59,7 @@ def alone(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 def converted(folder: Path) -> Objects:
     """Objects by image file, of all splits."""
-    options = replace(params.load(PROJECT / "params.yaml").convert, images="header")
+    options = replace(params.load(PROJECT / "params.yaml").convert, image_check="header")
     found: Objects = {}
     for split in survey(folder, options).splits.values():
         names = {category.id: category.name for category in split.categories}

@@ -26,7 +26,7 @@ def test_official_layout(tmp_path: Path, picture: Write) -> None:
     [train] = dataset.splits["train"].images
     assert train.file == "train/0001.jpg"
     assert train.declared_size is None  # nothing is: the size that made pixels of shares is the image's own
-    assert [(item.name, item.box, item.iscrowd) for item in train.objects] == [
+    assert [(item.class_name, item.box, item.iscrowd) for item in train.objects] == [
         ("Cat", (10, 2, 10, 18), 0),
         ("Dog, big", (0, 0, 40, 10), 1),
     ]
@@ -39,7 +39,7 @@ def test_decimal_comma_and_plain_names(tmp_path: Path, picture: Write) -> None:
     (tmp_path / "boxes.csv").write_text(f'{HEAD}a.png,,dog,,"0,25","0,5","0,1","1,0",,,,,\n')
     dataset = openimages.read(tmp_path)
     [image] = dataset.splits["boxes"].images
-    assert [(item.name, item.box) for item in image.objects] == [("dog", (10, 2, 10, 18))]
+    assert [(item.class_name, item.box) for item in image.objects] == [("dog", (10, 2, 10, 18))]
     assert dataset.categories == (Category(1, "dog"),)
 
 
@@ -51,8 +51,8 @@ def test_faults(tmp_path: Path, picture: Write) -> None:
     split = openimages.read(tmp_path).splits["train"]
     good, lost, broken = split.images
     assert [item.issue and item.issue.message for item in good.objects] == [
-        "it has no LabelName",
-        "its XMin, XMax, YMin, YMax are ['0', 'x', '0', '1'], not four numbers",
+        "has no LabelName",
+        "XMin, XMax, YMin, YMax are ['0', 'x', '0', '1'], not four numbers",
     ]
     assert lost.issue
     assert lost.issue.code == "missing_image"
@@ -66,5 +66,5 @@ def test_descriptions_that_disagree(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(HEAD)
     (tmp_path / "classes.csv").write_text("LabelName,DisplayName\n/m/01,Cat\n")
     (tmp_path / "class-descriptions.csv").write_text("/m/01,Dog\n")
-    with pytest.raises(PipelineError, match=r"^classes\.csv: line 2: /m/01 is 'Dog' in another place"):
+    with pytest.raises(PipelineError, match=r"^classes\.csv: line 2: class /m/01 is called 'Dog' elsewhere"):
         openimages.read(tmp_path)

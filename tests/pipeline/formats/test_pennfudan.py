@@ -56,21 +56,21 @@ def test_boxes_are_one_based_and_inclusive(annotated: Callable[..., Path], newli
         (559, 536),
         None,
     )
-    assert [(item.name, item.box) for item in image.objects] == [
+    assert [(item.class_name, item.box) for item in image.objects] == [
         ("PASpersonWalking", (159.0, 181.0, 143.0, 250.0)),
         ("PASpersonStanding", (419.0, 170.0, 116.0, 316.0)),
     ]
-    assert found.files == 2
+    assert found.num_image_files == 2
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("Image filename", "Image", "it has no 'Image filename'"),
-        ("ground truth : 2", "ground truth : 3", "it says 3 objects, and has 2 boxes"),
-        ("ground truth : 2", f"ground truth : {'2' * 5000}", "it doesn't say how many objects, and has 2 boxes"),
-        ("Objects with", "Objects", "it doesn't say how many objects, and has 2 boxes"),
-        ("FudanPed00001.png", "FudanPed00002.png", "its image 'PennFudanPed/PNGImages/FudanPed00002.png' is not there"),
+        ("Image filename", "Image", "has no 'Image filename'"),
+        ("ground truth : 2", "ground truth : 3", "declares 3 objects and has 2 boxes"),
+        ("ground truth : 2", f"ground truth : {'2' * 5000}", "doesn't declare the number of objects and has 2 boxes"),
+        ("Objects with", "Objects", "doesn't declare the number of objects and has 2 boxes"),
+        ("FudanPed00001.png", "FudanPed00002.png", "image 'PennFudanPed/PNGImages/FudanPed00002.png' not found"),
     ],
 )
 def test_a_record_that_is_not_whole(annotated: Callable[..., Path], old: str, new: str, said: str) -> None:

@@ -26,7 +26,7 @@ def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('[{"image_id": 1}]')
     (tmp_path / "shapes.json").write_text('{"shapes": "of another tool"}')
     (tmp_path / "notes.xml").write_text("<annotations></annotations>")
-    with pytest.raises(PipelineError, match=r"among its 3 files; looked for coco: .*; voc: ") as caught:
+    with pytest.raises(PipelineError, match=r"in 3 files; expected one of coco: .*; voc: ") as caught:
         recognize(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -47,7 +47,7 @@ def test_hidden_files_and_macos_leftovers_are_not_looked_at(tmp_path: Path, voc_
 
 
 def test_unknown_format_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="'word' is not known; known ones: coco, voc"):
+    with pytest.raises(PipelineError, match="unknown format 'word'; choose one of coco, voc"):
         read(tmp_path, "word")
 
 
@@ -81,7 +81,9 @@ def test_real_ones(unpacked: Callable[[str], Path], name: str, splits: dict[str,
 
 
 def test_the_one_of_many_formats_asks_which(unpacked: Callable[[str], Path]) -> None:
-    with pytest.raises(PipelineError, match=r"more than one format: coco .* and voc .* and openimages .*; say which"):
+    with pytest.raises(
+        PipelineError, match=r"annotations in several formats: coco .* and voc .* and openimages .*; choose one"
+    ):
         read(unpacked("multiformat-voc2012-100.zip"))
 
 
@@ -92,7 +94,7 @@ def boxes(dataset: RawDataset) -> Found:
     """Class and box of every object, by image file; corners to a hundredth of a pixel."""
     [split] = dataset.splits.values()
     return {
-        image.file: sorted((item.name, corners(item.box)) for item in image.objects if not item.issue)
+        image.file: sorted((item.class_name, corners(item.box)) for item in image.objects if not item.issue)
         for image in split.images
     }
 

@@ -25,7 +25,7 @@ def test_rows_images_without_objects_and_classes(tmp_path: Path, picture: Write)
     assert list(dataset.splits) == ["train", "val"]
     first, empty, other = dataset.splits["train"].images
     assert [image.file for image in (first, empty, other)] == ["images/a.png", "images/c.png", "images/deep/b.png"]
-    assert [(item.name, item.box) for item in first.objects] == [("dog", (1, 2, 10, 20)), ("cat", (3, 2, -2, 3))]
+    assert [(item.class_name, item.box) for item in first.objects] == [("dog", (1, 2, 10, 20)), ("cat", (3, 2, -2, 3))]
     assert [item.source for item in first.objects] == ["train.csv: line 1", "train.csv: line 5"]
     assert empty.objects == ()
     assert other.objects[0].box == (0.5, 0, 2.5, 4)
@@ -50,7 +50,7 @@ def test_roboflow_layout_without_class_file(tmp_path: Path, picture: Write) -> N
         ("a.png,1,2,3,4,", "invalid_record", "not path,x1,y1,x2,y2,class"),
         ("a.png,1,2,3,x,cat", "invalid_record", "not path,x1,y1,x2,y2,class"),
         ("a.png,1,2,3,4", "invalid_record", "not path,x1,y1,x2,y2,class"),
-        ("a.png,1,2,3,4,cow", "unknown_class", "its class 'cow' is not in the class file"),
+        ("a.png,1,2,3,4,cow", "unknown_class", "class 'cow' is not in the class file"),
         ("a.png,1,2,nan,4,cat", None, ""),
     ],
 )
@@ -78,7 +78,7 @@ def test_rows_without_an_image(tmp_path: Path, picture: Write) -> None:
     [
         ("cat,0\ncat,1\n", "classes.csv: line 2: class 'cat' or id 1 is already used"),
         ("cat,0\ndog,0\n", "classes.csv: line 2: class 'dog' or id 0 is already used"),
-        ("cat,0\ndog\n", "classes.csv: line 2: it has .*, not a class name and its id"),
+        ("cat,0\ndog\n", "classes.csv: line 2: .* is not a class name and its id"),
     ],
 )
 def test_broken_class_files(tmp_path: Path, classes: str, said: str) -> None:
@@ -92,7 +92,7 @@ def test_class_files_that_disagree(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("a.png,,,,,\n")
     (tmp_path / "classes.csv").write_text("cat,0\n")
     (tmp_path / "names.csv").write_text("dog,0\n")
-    with pytest.raises(PipelineError, match=r"^names\.csv: its classes are not those of classes\.csv"):
+    with pytest.raises(PipelineError, match=r"^names\.csv: its classes differ from those of classes\.csv"):
         retinanet.read(tmp_path)
 
 

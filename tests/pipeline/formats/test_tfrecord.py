@@ -45,7 +45,7 @@ def test_records(tmp_path: Path, picture: Write) -> None:
     empty, image = dataset.splits["all"].images
     assert (empty.file, empty.objects) == ("images/b.png", ())
     assert (image.file, image.declared_size) == ("images/a.png", (40, 30))
-    assert [(one.name, one.box, one.iscrowd, one.difficult) for one in image.objects] == [
+    assert [(one.class_name, one.box, one.iscrowd, one.difficult) for one in image.objects] == [
         ("cat", (10, 15, 20, 15), 1, 0),
         ("ant", (0, 0, 20, 15), 0, 1),
     ]
@@ -63,11 +63,11 @@ def test_label_map(tmp_path: Path, picture: Write) -> None:
     dataset = tfrecord.read(tmp_path)
     assert [(category.id, category.name) for category in dataset.categories] == [(3, "Ant"), (7, "Cat")]
     objects = dataset.splits["all"].images[0].objects
-    assert [one.name for one in objects] == ["Cat", "Ant", ""]
+    assert [one.class_name for one in objects] == ["Cat", "Ant", ""]
     assert objects[2].issue
     assert objects[2].issue.code == "unknown_class"
     (tmp_path / "other.pbtxt").write_text(MAP.format(1, "dog", "dog"))
-    with pytest.raises(PipelineError, match=r"^other\.pbtxt: its classes are not those of label_map\.pbtxt"):
+    with pytest.raises(PipelineError, match=r"^other\.pbtxt: its classes differ from those of label_map\.pbtxt"):
         tfrecord.read(tmp_path)
 
 
@@ -89,7 +89,7 @@ def test_pictures_inside_the_record_only(tmp_path: Path) -> None:
     assert one.issue
     assert other.issue
     assert one.issue.code == other.issue.code == "missing_image"
-    assert "inside the record only; unpack the pictures" in one.issue.message
+    assert "exists only inside the record; extract the images" in one.issue.message
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_faulty_records(tmp_path: Path, picture: Write, wrong: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("place", "said"), [(-1, "record 2 is damaged: its checksum"), (-20, "record 2 is damaged: its checksum")]
+    ("place", "said"), [(-1, "record 2 is damaged: wrong checksum"), (-20, "record 2 is damaged: wrong checksum")]
 )
 def test_a_flipped_bit_is_found(tmp_path: Path, picture: Write, place: int, said: str) -> None:
     """The package's own reader compares no checksum."""
@@ -128,7 +128,7 @@ def test_a_cut_file_is_found(tmp_path: Path, picture: Write, cut: int) -> None:
     picture(tmp_path / "a.png")
     file = written(tmp_path / "default.tfrecord", *[record("a.png", [BOX])] * 60)
     file.write_bytes(file.read_bytes()[:-cut])
-    with pytest.raises(PipelineError, match=r"^default\.tfrecord: record 60 is cut short"):
+    with pytest.raises(PipelineError, match=r"^default\.tfrecord: record 60 is truncated"):
         tfrecord.read(tmp_path)
 
 

@@ -44,9 +44,9 @@ def test_devkit(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
         "trainval": images,
         "val": [images[2]],
     }
-    assert names(dataset) == list(voc.NAMES)  # the devkit's classes are twenty, whatever a part of it shows
+    assert names(dataset) == list(voc.CLASS_NAMES)  # the devkit's classes are twenty, whatever a part of it shows
     assert [category.id for category in dataset.categories] == list(range(1, 21))
-    assert dataset.files == 6
+    assert dataset.num_image_files == 6
 
 
 def test_two_devkits_keep_their_lists_apart(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
@@ -117,7 +117,7 @@ def test_faults_are_named_with_their_record(tmp_path: Path, voc_xml: Write, pict
     assert broken.issue
     assert "line 2 column 12" in broken.issue.message
     assert hostile.issue
-    assert "entities" in hostile.issue.message
+    assert "unsafe XML declarations" in hostile.issue.message
     assert lost.issue
     assert lost.issue.code == "missing_image"
     assert lost.source == "4.xml"
@@ -131,7 +131,7 @@ def test_list_that_names_what_is_not_there(tmp_path: Path, voc_xml: Write, pictu
     assert image.issue.code == "missing_annotation"
     assert "000009" in image.source
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(PipelineError, match=r"ImageSets/Main/val\.txt: it is not UTF-8 text"):
+    with pytest.raises(PipelineError, match=r"ImageSets/Main/val\.txt: not UTF-8 text"):
         voc.read(tmp_path)
 
 
@@ -144,7 +144,7 @@ def test_a_list_that_may_mean_either_is_no_guess(tmp_path: Path, voc_xml: Write,
     (lists / "train.txt").write_text("1\n")
     (lists / "val.txt").write_text("two/1\n")
     splits = voc.read(tmp_path).splits
-    said = "a list names 1, which may be Annotations/one/1.xml or Annotations/two/1.xml"
+    said = "a list has 1, which matches both Annotations/one/1.xml and Annotations/two/1.xml"
     assert [image.issue for image in splits["train"].images] == [Issue("invalid_record", said)]
     assert [image.file for image in splits["val"].images] == ["JPEGImages/two/1.jpg"]
 
@@ -192,7 +192,7 @@ def test_parts_are_no_objects_and_missing_fields_are_silent(tmp_path: Path, pict
     (tmp_path / "a.xml").write_text(f"<annotation><object>{part}<name> cat </name>{box}</object></annotation>")
     [image] = voc.read(tmp_path).splits["all"].images
     assert image.declared_size is None
-    assert [(item.name, item.box, item.difficult) for item in image.objects] == [("cat", (1.5, 2, 6.5, 7), 0)]
+    assert [(item.class_name, item.box, item.difficult) for item in image.objects] == [("cat", (1.5, 2, 6.5, 7), 0)]
 
 
 HOSTILE = '<!DOCTYPE a [<!ENTITY b "ha">]><annotation>&b;</annotation>'

@@ -47,7 +47,7 @@ def test_data_yaml_with_folders(coco8: Path) -> None:
     assert [(category.id, category.name) for category in dataset.categories] == [(0, "ant"), (1, "cat")]
     images = dataset.splits["train"].images
     assert [len(image.objects) for image in images] == [1, 0, 0]
-    assert images[0].objects[0].name == "cat"
+    assert images[0].objects[0].class_name == "cat"
     assert images[0].objects[0].box == pytest.approx(BOX)
     assert images[0].objects[0].source == "labels/train/a.txt: object 1"
 
@@ -86,7 +86,7 @@ def test_lists_of_images_and_of_folders(tmp_path: Path, picture: Write) -> None:
     }
     lost, unnamed = dataset.splits["val"].images[2:]
     assert unnamed.issue
-    assert unnamed.issue.message == "its line / names no image"
+    assert unnamed.issue.message == "line / has no file name"
     assert [len(image.objects) for image in dataset.splits["val"].images[:2]] == [1, 1]
     assert lost.issue
     assert (lost.issue.code, lost.source) == ("missing_image", "listed.txt")
@@ -99,7 +99,7 @@ def test_labels_that_may_be_either_are_no_guess(tmp_path: Path, picture: Write) 
     texts(tmp_path, one__set__a=LINE, two__set__a="", one__set__b=LINE, train="set/a.png\nset/b.png\n")
     yaml(tmp_path, "train: train.txt\nnames: [ant, cat]\n")
     either, whole = yolo.read(tmp_path).splits["train"].images
-    assert either.issue == Issue("invalid_record", "its labels may be one/set/a.txt or two/set/a.txt")
+    assert either.issue == Issue("invalid_record", "the labels may be one/set/a.txt or two/set/a.txt")
     assert (whole.file, len(whole.objects)) == ("pictures/b.png", 1)
 
 
@@ -115,7 +115,7 @@ def test_darknet(tmp_path: Path, picture: Write) -> None:
     dataset = yolo.read(tmp_path)
     assert files(dataset) == {"train": ["pictures/a.png"]}
     [found] = dataset.splits["train"].images[0].objects
-    assert (found.name, found.box) == ("cat", pytest.approx(BOX))
+    assert (found.class_name, found.box) == ("cat", pytest.approx(BOX))
 
 
 def test_classes_txt_beside_labels_and_images(tmp_path: Path, picture: Write) -> None:
@@ -155,7 +155,7 @@ def test_classes_txt_with_folders_apart(tmp_path: Path, picture: Write) -> None:
 def test_polygons_and_numbers(coco8: Path, line: str, box: tuple[float, ...]) -> None:
     texts(coco8, labels__train__a=line)
     [found] = yolo.read(coco8).splits["train"].images[0].objects
-    assert (found.name, found.issue) == ("ant", None)
+    assert (found.class_name, found.issue) == ("ant", None)
     assert found.box == pytest.approx(box)
 
 
@@ -205,12 +205,12 @@ def test_faulty_images(coco8: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("train: images/training\nnames: [a]\n", "its train images/training is not there"),
-        ("train: images/train\nnc: 3\nnames: [a, b]\n", "nc is 3, and it has 2 names"),
+        ("train: images/training\nnames: [a]\n", "train: images/training not found"),
+        ("train: images/train\nnc: 3\nnames: [a, b]\n", "nc is 3, but there are 2 names"),
         ("train: images/train\nnames: [a, a]\n", "classes 0 and 1 are both called 'a'"),
-        ("train: images/train\nnames: {x: a}\n", "its names are no list of class names"),
-        ('train: images/train\nnames: ["\\ud800"]\n', "its names are no list of class names"),
-        ("train: images/train\nnames: []\n", "its names are no list of class names"),
+        ("train: images/train\nnames: {x: a}\n", "names must be a list of class names"),
+        ('train: images/train\nnames: ["\\ud800"]\n', "names must be a list of class names"),
+        ("train: images/train\nnames: []\n", "names must be a list of class names"),
     ],
 )
 def test_manifests_that_cannot_be_used(coco8: Path, content: str, said: str) -> None:
@@ -221,7 +221,7 @@ def test_manifests_that_cannot_be_used(coco8: Path, content: str, said: str) -> 
 
 def test_two_manifests_are_refused(coco8: Path) -> None:
     yaml(coco8, "train: images/train\nnames: [a, b]\n", "other.yaml")
-    with pytest.raises(PipelineError, match=r"^other\.yaml: a second list of classes beside data\.yaml"):
+    with pytest.raises(PipelineError, match=r"^other\.yaml: a second list of classes, besides data\.yaml"):
         yolo.read(coco8)
 
 

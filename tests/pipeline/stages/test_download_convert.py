@@ -147,7 +147,7 @@ def test_failed_conversion_leaves_nothing_half_written(
     setting(**{"dataset": "custom", "download.path": str(own), "convert.split_seed": "auto"})
     voc_xml(own / "annotations" / "3.xml", [("cat", 30, 1, 90, 9)])
     succeeds(stage, "download")
-    fails(stage, "convert", "annotations/3.xml: object 1: ", "50 px outside", "-S convert.issues=repair")
+    fails(stage, "convert", "annotations/3.xml: object 1: ", "50 px beyond", "-S convert.issues=repair")
     assert sorted(path.name for path in (home / "data").iterdir()) == ["raw"]
     setting(**{"convert.issues": "repair"})
     assert "repaired: 1 out_of_bounds_box (data/unified/report.json)" in succeeds(stage, "convert")
@@ -156,7 +156,7 @@ def test_failed_conversion_leaves_nothing_half_written(
 def test_conversion_without_annotations(home: Path, own: Path, setting: Setting, stage: Stage) -> None:
     setting(**{"dataset": "custom", "download.path": str(own / "images")})
     succeeds(stage, "download")
-    fails(stage, "convert", "no annotations recognized among its 8 files")
+    fails(stage, "convert", "no annotations recognized in 8 files")
     setting(**{"download.format": "coco"})
     fails(stage, "convert", "no COCO instance file found")
     assert not (home / "data/unified").exists()
@@ -165,7 +165,7 @@ def test_conversion_without_annotations(home: Path, own: Path, setting: Setting,
 def test_bccd(home: Path, archive: Callable[[str], Path], setting: Setting, stage: Stage) -> None:
     setting(**{"dataset": "custom", "download.path": str(archive("bccd.zip"))})
     succeeds(stage, "download")
-    fails(stage, "convert", "BloodImage_00343.xml: object 4: ", "no more than 1 px across")
+    fails(stage, "convert", "BloodImage_00343.xml: object 4: ", "is at most 1 px wide or high")
     setting(**{"convert.issues": "repair"})
     said = succeeds(stage, "convert")
     assert (
@@ -194,7 +194,7 @@ def test_raccoon(home: Path, archive: Callable[[str], Path], setting: Setting, s
     setting(**{"dataset": "custom", "download.path": str(archive("raccoon.zip"))})
     succeeds(stage, "download")
     said = succeeds(stage, "convert")
-    assert f"val drawn by -S convert.split_seed={report(home)['hold_out']['split_seed']}" in said
+    assert f"val held out by -S convert.split_seed={report(home)['hold_out']['split_seed']}" in said
     found = counts(home)
     assert found["train"][0] + found["val"][0] == 200
     assert found["train"][1] + found["val"][1] == 217

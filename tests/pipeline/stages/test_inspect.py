@@ -1,4 +1,4 @@
-"""The whole stage as DVC runs it, on a scene with one error of each kind."""
+"""The inspect stage as DVC runs it, on a scene with one error of each kind."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from pipeline.visualization import failure_sheets
 from tests.support.projects import run_stage
 
 
-def test_it_writes_sheets_and_numbers_fills_the_dataset_and_adds_to_mlflow(inspected: Any) -> None:
+def test_it_writes_sheets_and_metrics_fills_fiftyone_and_adds_to_mlflow(inspected: Any) -> None:
     done = run_stage(inspected.root, "inspect")
     assert (done.returncode, done.stderr) == (0, "")
     numbers = json.loads((inspected.root / "metrics/inspect.json").read_text())
@@ -51,13 +51,13 @@ def sheets(inspected: Any, max_images: int) -> Path:
 
 
 @pytest.mark.parametrize("name", ["missed_objects", "false_positives"])
-def test_sheets_show_the_boxes_that_are_meant(inspected: Any, name: str) -> None:
+def test_the_error_in_question_is_drawn_bright(inspected: Any, name: str) -> None:
     with Pillow.open(sheets(inspected, 24) / f"{name}.jpg") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     colors = failure_sheets.TRUTH_COLOR, failure_sheets.DETECTION_COLOR
-    strong, faint = colors if name == "missed_objects" else colors[::-1]
-    assert (np.abs(pixels - strong).max(axis=-1) < 40).sum() > 500
-    assert (np.abs(pixels - faint).max(axis=-1) < 40).sum() < 50
+    bright, dimmed = colors if name == "missed_objects" else colors[::-1]
+    assert (np.abs(pixels - bright).max(axis=-1) < 40).sum() > 500
+    assert (np.abs(pixels - dimmed).max(axis=-1) < 40).sum() < 50
 
 
 def test_a_16_bit_image_looks_like_its_8_bit_version(inspected: Any) -> None:
@@ -72,16 +72,16 @@ def test_a_16_bit_image_looks_like_its_8_bit_version(inspected: Any) -> None:
     assert (sheets(inspected, 24) / "missed_objects.jpg").read_bytes() == expected
 
 
-def test_one_picture_a_sheet_shows_the_worst_alone(inspected: Any) -> None:
+def test_max_images_shows_the_worst_images(inspected: Any) -> None:
     folder = sheets(inspected, 1)
     with Pillow.open(folder / "missed_objects.jpg") as picture:
         assert picture.width < 600
         blue = picture.getpixel((picture.width // 2, picture.height - 100))
-    assert np.abs(np.subtract(blue, (40, 90, 120))).max() < 8  # picture 12 has the largest missed object
+    assert np.abs(np.subtract(blue, (40, 90, 120))).max() < 8  # image 12 has the largest missed object
     assert "2 images in total" in (folder / "index.html").read_text()
 
 
-def test_an_unreadable_picture_is_one_line_and_leaves_nothing_half_written(inspected: Any) -> None:
+def test_an_undecodable_image_is_a_one_line_error_and_leaves_no_output(inspected: Any) -> None:
     (inspected.root / "data/raw/digits/pictures/13.png").write_bytes(b"\x89PNG")
     done = run_stage(inspected.root, "inspect")
     assert done.returncode == 1
@@ -92,7 +92,7 @@ def test_an_unreadable_picture_is_one_line_and_leaves_nothing_half_written(inspe
     assert list((inspected.root / "reports").iterdir()) == []
 
 
-def test_a_database_that_does_not_answer_is_one_line(inspected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_does_not_answer_is_a_one_line_error(inspected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9")
     done = run_stage(inspected.root, "inspect")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Pictures are judged by their pixels."""
+"""Drawing, checked by pixels."""
 
 from itertools import pairwise
 
@@ -16,14 +16,14 @@ def colored(image: Pillow.Image, color: tuple[int, int, int]) -> tuple[np.ndarra
     return xs, ys
 
 
-def test_a_box_without_a_label_is_drawn_on_its_edges_alone() -> None:
+def test_a_box_without_a_label_is_only_an_outline() -> None:
     image = draw_boxes(Pillow.new("RGB", (600, 500)), [(100, 50, 300, 200)], [""], [RED])
     xs, ys = colored(image, RED)
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (100, 299, 50, 199)
     assert image.getpixel((200, 120)) == (0, 0, 0)
 
 
-def test_the_image_handed_in_stays_as_it_was() -> None:
+def test_the_given_image_is_not_changed() -> None:
     image = Pillow.new("RGB", (600, 500))
     draw_boxes(image, [(100, 50, 300, 200)], ["cat"], [RED], [0.9])
     assert image.getbbox() is None
@@ -34,7 +34,7 @@ def test_any_mode_becomes_rgb(mode: str) -> None:
     assert draw_boxes(Pillow.new(mode, (50, 40)), [], [], []).mode == "RGB"
 
 
-def test_a_small_image_is_enlarged_and_its_box_with_it() -> None:
+def test_a_small_image_is_enlarged_with_its_box() -> None:
     image = draw_boxes(Pillow.new("RGB", (48, 24)), [(12, 6, 24, 18)], [""], [RED])
     assert image.size == (480, 240)
     xs, ys = colored(image, RED)
@@ -43,7 +43,7 @@ def test_a_small_image_is_enlarged_and_its_box_with_it() -> None:
 
 @pytest.mark.parametrize("size", [(28, 28), (640, 480), (4000, 300), (500, 3000)])
 @pytest.mark.parametrize("corner", [(0.0, 0.0), (0.9, 0.0), (0.0, 0.9), (0.9, 0.9)])
-def test_a_label_stays_in_the_image_whole(size: tuple[int, int], corner: tuple[float, float]) -> None:
+def test_a_label_stays_completely_inside_the_image(size: tuple[int, int], corner: tuple[float, float]) -> None:
     width, height = size
     box: Box = (corner[0] * width, corner[1] * height, (corner[0] + 0.1) * width, (corner[1] + 0.1) * height)
     color = (255, 255, 0)
@@ -58,22 +58,22 @@ def test_a_label_stays_in_the_image_whole(size: tuple[int, int], corner: tuple[f
 
 
 @pytest.mark.parametrize("box", [(-50, -50, 900, 900), (700, 700, 800, 800), (10, 10, 10, 10), (5, 5, 5.2, 5.3)])
-def test_boxes_outside_or_without_size_do_no_harm(box: Box) -> None:
+def test_boxes_outside_or_without_size_raise_no_error(box: Box) -> None:
     assert draw_boxes(Pillow.new("RGB", (600, 500)), [box], ["x"], [RED], [0.5]).size == (600, 500)
 
 
-def test_the_best_score_is_on_top_and_written_down() -> None:
+def test_the_highest_score_is_drawn_on_top() -> None:
     boxes: list[Box] = [(100, 100, 300, 300)] * 2
     image = draw_boxes(Pillow.new("RGB", (600, 500)), boxes, ["a", "a"], [RED, (0, 255, 0)], [0.9, 0.3])
     assert image.getpixel((100, 200)) == RED
 
 
-def test_lists_of_unequal_length_are_refused() -> None:
+def test_lists_of_unequal_length_are_an_error() -> None:
     with pytest.raises(ValueError, match="shorter"):
         draw_boxes(Pillow.new("RGB", (60, 50)), [(0, 0, 5, 5)], [], [RED])
 
 
-def test_class_colors_are_stable_and_apart() -> None:
+def test_class_colors_are_stable_and_distinct() -> None:
     colors = [class_color(label) for label in range(80)]
     assert colors == [class_color(label) for label in range(80)]
     assert len(set(colors)) == 80
@@ -81,6 +81,6 @@ def test_class_colors_are_stable_and_apart() -> None:
     assert min(steps) > 90
 
 
-def test_ink_contrasts() -> None:
+def test_contrasting_color() -> None:
     assert contrasting_color((255, 255, 0)) == (0, 0, 0)
     assert contrasting_color((0, 0, 128)) == (255, 255, 255)

@@ -12,7 +12,7 @@ def positions(image: Pillow.Image, color: tuple[int, int, int]) -> tuple[np.ndar
     return xs, ys
 
 
-def test_a_contact_sheet_holds_each_picture_in_its_place() -> None:
+def test_images_of_a_contact_sheet_have_the_right_positions() -> None:
     colors = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     tiles = [(Pillow.new("RGB", (80, 40), color), f"picture {number}") for number, color in enumerate(colors)]
     sheet = contact_sheet(tiles, 2, 100, title="All")
@@ -22,13 +22,13 @@ def test_a_contact_sheet_holds_each_picture_in_its_place() -> None:
     assert y0 == y1 < y2
     assert x0 == x2 < x1
     below = np.asarray(sheet)[places[0][1].max() + 1 : y2, x0 : x0 + 100]
-    assert (below.min(axis=-1) < 100).any()  # the caption's ink
+    assert (below.min(axis=-1) < 100).any()  # the caption
 
 
-def test_a_sheet_of_fewer_pictures_than_columns_is_no_wider_than_they_are() -> None:
+def test_a_sheet_with_fewer_images_than_columns_is_narrower() -> None:
     assert contact_sheet([(Pillow.new("L", (10, 10)), "one")], 6, 100).width < 120
 
 
-def test_a_sheet_of_nothing_is_refused() -> None:
+def test_a_sheet_without_images_is_an_error() -> None:
     with pytest.raises(ValueError, match="image"):
         contact_sheet([], 3, 100)

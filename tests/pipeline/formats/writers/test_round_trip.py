@@ -19,7 +19,7 @@ from pipeline.conversion import survey_original_splits
 from pipeline.conversion.export import IMAGE_MODES, WRITERS
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.formats import FORMATS
-from pipeline.formats.writers.image_files import ImageSource
+from pipeline.formats.writers.image_files import SourceImages
 from tests.support.projects import PROJECT
 
 Splits = dict[str, AnnotationSet]
@@ -115,7 +115,7 @@ def draw_images(splits: Splits, folder: Path) -> None:
 def exported(splits: Splits, to: str, home: Path) -> Path:
     draw_images(splits, home / "raw")
     (home / "out").mkdir()
-    WRITERS[to](splits, home / "out", ImageSource(home / "raw", IMAGE_MODES["copy"]))
+    WRITERS[to](splits, home / "out", SourceImages(home / "raw", IMAGE_MODES["copy"]))
     return home / "out"
 
 

@@ -1,0 +1,97 @@
+"""Reading of a data set's folder: its list of files, parts of files, and lines of text files."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from pipeline.errors import PipelineError
+from pipeline.formats.text import is_utf8
+
+
+def list_files(folder: Path) -> list[PurePosixPath]:
+    """All files below `folder` as sorted relative paths, without hidden files and macOS metadata.
+
+    Symbolic links to folders are followed; each folder is listed once.
+
+    Raises:
+        PipelineError: A folder can't be read, or a file's name isn't UTF-8, which JSON can't represent.
+    """
+    return [PurePosixPath(path) for path in _walk(folder)]
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Paths sorted by their parts: the files in `a` come before `a.txt`."""
+    visited: set[tuple[int, int]] = set()
+    stack = [("", True)]
+    while stack:
+        path, is_folder = stack.pop()
+        if not is_folder:
+            yield path
+        elif (identity := _identity(folder / path)) not in visited:
+            visited.add(identity)
+            stack.extend(reversed(_list_entries(folder, path)))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise PipelineError(f"{folder}: can't be read: {error.strerror}") from None
+    return status.st_dev, status.st_ino
+
+
+def _list_entries(folder: Path, path: str) -> list[tuple[str, bool]]:
+    """The entries of a folder, sorted by name: the path of each, and whether it is a folder."""
+    try:
+        with os.scandir(folder / path) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries if entry.is_dir() or entry.is_file()]
+    except OSError as error:
+        raise PipelineError(f"{folder / path}: can't be read: {error.strerror}") from None
+    for name, _ in found:
+        if not name.isascii() and not is_utf8(name):
+            raise PipelineError(f"{folder / path}: file name {name!r} is not UTF-8; rename the file")
+    visible = [(name, is_folder) for name, is_folder in found if not name.startswith(".") and name != "__MACOSX"]
+    return [(f"{path}/{name}" if path else name, is_folder) for name, is_folder in sorted(visible)]
+
+
+def read_head(path: Path, size: int = 4096) -> bytes:
+    """A file's first `size` bytes.
+
+    Raises:
+        PipelineError: The file can't be read.
+    """
+    return _read_part(path, 0, size)
+
+
+def read_tail(path: Path, size: int) -> bytes:
+    """A file's last `size` bytes.
+
+    Raises:
+        PipelineError: The file can't be read.
+    """
+    return _read_part(path, -size, size)
+
+
+def _read_part(path: Path, start: int, size: int) -> bytes:
+    """`size` bytes from `start`, which counts from the file's end if it is negative."""
+    try:
+        with path.open("rb") as file:
+            file.seek(start if start >= 0 else max(0, os.fstat(file.fileno()).st_size + start))
+            return file.read(size)
+    except OSError as error:
+        raise PipelineError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def read_lines(folder: Path, file: PurePosixPath) -> list[str]:
+    """The lines of a text file, stripped, without empty ones.
+
+    Raises:
+        PipelineError: The file can't be read, or isn't UTF-8 text.
+    """
+    try:
+        lines = (line.strip() for line in (folder / file).read_text(encoding="utf-8-sig").splitlines())
+    except OSError as error:
+        raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PipelineError(f"{file}: not UTF-8 text") from None
+    return [line for line in lines if line]
