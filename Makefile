@@ -43,7 +43,7 @@ test: environment ## every check and test
 	# tests wait for servers and for `dvc`. `pytest -m "not slow" -n 2` gives a first answer in two minutes.
 	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12
 
-bench: environment ## compare with torchvision's FCOS and write a dated card into benchmarks/
+bench: environment ## compare with torchvision's FCOS and write a dated card into benchmarks/results/
 	@$(in_venv)
 	python -m benchmarks
 

@@ -1,6 +1,6 @@
-"""`python -m benchmarks`: every side-by-side measurement, and a dated card of what came out.
+"""`python -m benchmarks`: all side-by-side measurements, and a dated card with the results.
 
-Against torchvision's FCOS, in the same process, call by call in turn.
+Both sides run in the same process, call by call in turn.
 """
 
 import argparse
@@ -32,8 +32,8 @@ LIMITS: list[Limit] = [
 
 
 def run(measurements: Sequence[Measurement], limits: Sequence[Limit], *, repeats: int, warmup: int) -> list[Result]:
-    """All of them, one after the other; says each when it is done."""
-    measured = (measure(one, repeats=repeats, warmup=warmup) for one in measurements)
+    """Runs all measurements and prints each result when it is there."""
+    measured = (measure(measurement, repeats=repeats, warmup=warmup) for measurement in measurements)
     results = []
     for result in chain(measured, map(check, limits)):
         print(_line(result), file=sys.stderr, flush=True)
@@ -50,19 +50,20 @@ def _line(result: Result) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Side-by-side measurements.")
-    parser.add_argument("--quick", action="store_true", help="one repeat: whether it runs, not how fast")
-    parser.add_argument("--only", default="", metavar="TEXT", help="measurements whose name holds this")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for the card")
-    asked = parser.parse_args()
-    repeats, warmup = (1, 0) if asked.quick else (15, 3)
+    parser.add_argument("--quick", action="store_true", help="one repeat: shows that it runs, not how fast")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only measurements whose name contains TEXT")
+    parser.add_argument("--repeats", type=int, default=15, help="timed calls of each side")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the card")
+    options = parser.parse_args()
+    repeats, warmup = (1, 0) if options.quick else (options.repeats, min(3, options.repeats))
     results = run(
-        [one for one in MEASUREMENTS if asked.only in one.name],
-        [one for one in LIMITS if asked.only in one.name],
+        [measurement for measurement in MEASUREMENTS if options.only in measurement.name],
+        [limit for limit in LIMITS if options.only in limit.name],
         repeats=repeats,
         warmup=warmup,
     )
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
-    card = save_card(bench_card(results, command=command, repeats=repeats, warmup=warmup), "bench", asked.out)
+    card = save_card(bench_card(results, command=command, repeats=repeats, warmup=warmup), "bench", options.out)
     print(f"{table(results)}\n\n{card}")
 
 

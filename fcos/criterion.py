@@ -1,4 +1,4 @@
-"""Outputs and targets in, named losses out."""
+"""The loss: from outputs and targets to named losses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -15,12 +15,12 @@ from fcos.structures import Assignment, Outputs, Targets
 
 @dataclass(frozen=True)
 class Losses:
-    """Parts that are added up and learned from, as they enter the total, and what only tells."""
+    """The weighted parts of the loss, and two numbers for the record: `quality_floor` and `positives`."""
 
     classification: Tensor
     box: Tensor
     quality: Tensor
-    quality_floor: Tensor  # the quality loss's lower limit: with cross-entropy, its target's own entropy
+    quality_floor: Tensor  # lower limit of the quality loss: with cross-entropy, the entropy of its targets
     positives: Tensor  # number of positive locations
 
     @property
@@ -29,11 +29,11 @@ class Losses:
 
     @staticmethod
     def names() -> list[str]:
-        """What `named` has, in its order; positives are the last."""
+        """The names in `named`, in order; positives are the last."""
         return ["total", *(field.name for field in fields(Losses))]
 
     def named(self) -> dict[str, Tensor]:
-        """Every number by name, detached, on its device: nothing waits for it here."""
+        """All numbers by name, detached, on their device: this does not wait for a GPU."""
         values = {"total": self.total, **vars(self)}
         return {name: value.detach() for name, value in values.items()}
 
@@ -43,14 +43,14 @@ class Criterion:
 
     Classification loss over all locations and quality loss over the positive ones, each divided by the number of
     positives; box loss weighted by `config.box_loss_weighting` and divided by the sum of these weights (`none`: by the
-    number of positives). Then each part, and the quality's floor with it, is multiplied by its weight of
-    `config.loss_weights`.
+    number of positives). Each part is then multiplied by its factor in `config.loss_weights`.
 
     Args:
-        config: how it learns: assigner, classification and quality loss, weights.
+        config: assigner, classification and quality loss, weights.
         box_loss: a name of BOX_LOSSES.
-        mean_over_processes: makes a normalizer the mean over all training processes; alone, it stays what it is.
-        processes: how many these are. Their gradients' mean is then the gradient of one process with all the images.
+        mean_over_processes: averages a normalizer over all training processes.
+        processes: number of training processes. The mean of their gradients is the gradient of one process that has
+            all images.
     """
 
     def __init__(
@@ -65,67 +65,71 @@ class Criterion:
         self.mean_over_processes, self.processes = mean_over_processes, processes
 
     def __call__(self, outputs: Outputs, batch: Targets) -> Losses:
-        """Losses as scalars in float32; with no positive location, box and quality are 0."""
+        """Returns the losses as float32 scalars; without positive locations, box and quality are 0."""
         with torch.no_grad():
-            truth = ASSIGNERS[self.config.assigner](outputs, batch, self.config)
-        predicted, objects = _pairs(outputs, truth)
+            assignment = ASSIGNERS[self.config.assigner](outputs, batch, self.config)
+        predicted, objects = _box_pairs(outputs, assignment)
         with torch.no_grad():
-            # Rounding can lift an IoU above 1, of which there is no entropy.
-            overlap = aligned_iou(predicted, objects)[0].clamp(max=1)
-        positives = truth.positive.sum().float()
-        count = self._normalizer(positives, least=1)
-        quality, floor = self._quality(outputs, truth, overlap)
+            # Rounding can give an IoU above 1, which has no entropy.
+            iou = aligned_iou(predicted, objects)[0].clamp(max=1)
+        positives = assignment.positive.sum().float()
+        count = self._normalizer(positives, minimum=1)
+        quality, floor = self._quality(outputs, assignment, iou)
         weights = self.config.loss_weights
         return Losses(
-            classification=self._classification(outputs, truth, overlap) / count * weights.classification,
-            box=self._box(predicted, objects, self._box_weight(truth, overlap), count) * weights.box,
+            classification=self._classification(outputs, assignment, iou) / count * weights.classification,
+            box=self._box(predicted, objects, self._box_weight(assignment, iou), count) * weights.box,
             quality=quality / count * weights.quality,
             quality_floor=floor / count * weights.quality,
             positives=positives,
         )
 
-    def _normalizer(self, value: Tensor, least: float) -> Tensor:
-        """The mean over all processes; `least` limits their sum, which is what one process with all images has."""
-        return self.mean_over_processes(value).clamp(min=least / self.processes)
+    def _normalizer(self, value: Tensor, minimum: float) -> Tensor:
+        """The mean over all processes, whose sum is at least `minimum`, as for one process with all images."""
+        return self.mean_over_processes(value).clamp(min=minimum / self.processes)
 
-    def _classification(self, outputs: Outputs, truth: Assignment, overlap: Tensor) -> Tensor:
-        """Positive locations learn 1 of their class or, where the loss takes soft targets, how good they are."""
+    def _classification(self, outputs: Outputs, assignment: Assignment, iou: Tensor) -> Tensor:
+        """Targets of positive locations: 1, or with soft targets their alignment or IoU."""
         loss = CLASSIFICATION_LOSSES[self.config.classification_loss]
-        goals = truth.positive.float()
+        targets = assignment.positive.float()
         if loss.soft:
-            goals = goals * (overlap if truth.alignment is None else truth.alignment)
+            targets = targets * (iou if assignment.alignment is None else assignment.alignment)
         return loss.summed(
-            outputs.logits, truth.labels, goals, alpha=self.config.focal_alpha, gamma=self.config.focal_gamma
+            outputs.logits, assignment.labels, targets, alpha=self.config.focal_alpha, gamma=self.config.focal_gamma
         )
 
-    def _box_weight(self, truth: Assignment, overlap: Tensor) -> Tensor | None:
+    def _box_weight(self, assignment: Assignment, iou: Tensor) -> Tensor | None:
         if self.config.box_loss_weighting == "none":
             return None
-        return (centerness(truth.ltrb) if self.config.box_loss_weighting == "centerness" else overlap) * truth.positive
+        return (
+            centerness(assignment.ltrb) if self.config.box_loss_weighting == "centerness" else iou
+        ) * assignment.positive
 
     def _box(self, predicted: Tensor, objects: Tensor, weight: Tensor | None, count: Tensor) -> Tensor:
         losses = self.box_loss(predicted, objects)
         if weight is None:
-            return losses.sum() / count  # where not positive, both boxes are the same and lose nothing
-        return (losses * weight).sum() / self._normalizer(weight.sum(), least=1e-6)
+            return losses.sum() / count  # where not positive, both boxes are equal and the loss is 0
+        return (losses * weight).sum() / self._normalizer(weight.sum(), minimum=1e-6)
 
-    def _quality(self, outputs: Outputs, truth: Assignment, overlap: Tensor) -> tuple[Tensor, Tensor]:
-        """The quality loss and its floor, both summed; 0 where the detector has no such branch."""
+    def _quality(self, outputs: Outputs, assignment: Assignment, iou: Tensor) -> tuple[Tensor, Tensor]:
+        """The quality loss and its floor, both summed; 0 if the detector has no quality output."""
         if outputs.quality is None:
-            return overlap.new_zeros(()), overlap.new_zeros(())
+            return iou.new_zeros(()), iou.new_zeros(())
         loss = QUALITY_LOSSES[self.config.quality_loss]
-        goals = overlap if self.config.quality == "iou" else centerness(truth.ltrb)
-        losses = loss.loss(outputs.quality.float(), goals)
-        return (losses * truth.positive).sum(), (loss.floor(goals) * truth.positive).sum()
+        targets = iou if self.config.quality == "iou" else centerness(assignment.ltrb)
+        losses = loss.loss(outputs.quality.float(), targets)
+        return (losses * assignment.positive).sum(), (loss.floor(targets) * assignment.positive).sum()
 
 
-def _pairs(outputs: Outputs, truth: Assignment) -> tuple[Tensor, Tensor]:
-    """Each location's predicted box and its object's [B, P, 4], in strides around the location.
+def _box_pairs(outputs: Outputs, assignment: Assignment) -> tuple[Tensor, Tensor]:
+    """The predicted box and the object's box of each location [B, P, 4], relative to the location, in strides.
 
-    Around it, not in the image: far from the corner, float32 would lose the small boxes' sides. Where the location
-    isn't positive, both are the same, so that nothing infinite comes from what doesn't count.
+    Relative coordinates keep float32's precision for small boxes far from the image's corner. If the location is not
+    positive, both boxes are equal, so that no infinite value arises.
     """
-    objects = truth.ltrb / outputs.locations.strides[:, None]
-    predicted = (outputs.ltrb.float() / outputs.locations.strides[:, None]).where(truth.positive[..., None], objects)
+    objects = assignment.ltrb / outputs.locations.strides[:, None]
+    predicted = (outputs.ltrb.float() / outputs.locations.strides[:, None]).where(
+        assignment.positive[..., None], objects
+    )
     origin = objects.new_zeros(2)
     return boxes_from_ltrb(origin, predicted), boxes_from_ltrb(origin, objects)

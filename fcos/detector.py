@@ -1,4 +1,4 @@
-"""The detector: normalized images in, one prediction a location out."""
+"""The detector: from normalized images to one prediction per location."""
 
 from collections.abc import Sequence
 
@@ -17,20 +17,20 @@ _MULTIPLE = 32  # batches are padded to this many pixels, the coarsest stride a 
 
 
 def padded_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width of the batch that images up to this size become, in pixels."""
+    """Height and width, in pixels, of a batch of images up to this size."""
     return -(-height // _MULTIPLE) * _MULTIPLE, -(-width // _MULTIPLE) * _MULTIPLE
 
 
 def batch_images(images: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
-    """Pads images, at the right and the bottom, to one batch.
+    """Pads images at the right and the bottom and stacks them to a batch.
 
     Args:
         images: uint8 [3, H, W] each.
-        canvas: height and width to pad to at least; None: the largest image's.
+        canvas: minimum height and width of the batch; None: those of the largest image.
 
     Returns:
-        uint8 [B, 3, H', W'], colors innermost in memory as decoded images have them (to place one is then ten times
-        as fast); and int64 [B, 2]: each image's height and width in it.
+        uint8 [B, 3, H', W'], channels last in memory like decoded images, which makes copying an image ten times as
+        fast; and int64 [B, 2], the height and width of each image without padding.
     """
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     largest = [max(sides) for sides in zip(*sizes, *([canvas] if canvas else []), strict=True)]
@@ -41,7 +41,7 @@ def batch_images(images: Sequence[Tensor], canvas: tuple[int, int] | None = None
 
 
 class Detector(nn.Module):
-    """Backbone, neck and head in a row."""
+    """Backbone, neck and head, applied one after another."""
 
     mean: Tensor
     std: Tensor
@@ -54,39 +54,43 @@ class Detector(nn.Module):
         self.register_buffer("std", torch.tensor(backbone.std).view(3, 1, 1), persistent=False)
 
     def set_memory_format(self, memory_format: torch.memory_format) -> None:
-        """Keeps weights and batches in this order in memory; it changes rounding, and nothing else."""
+        """Sets the memory format of weights and batches. It changes the rounding of results."""
         self.memory_format = memory_format
         self.to(memory_format=memory_format)
 
     def set_normalization(self, *, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Prepares images from now on with this mean and standard deviation of each channel, in 0…1."""
+        """Sets the mean and standard deviation of each channel (of pixels in 0…1) that images are normalized with."""
         self.backbone.mean, self.backbone.std = tuple(mean), tuple(std)
         for buffer, values in ((self.mean, mean), (self.std, std)):
             buffer.copy_(torch.tensor(values).view(3, 1, 1))
 
     def prepare(self, images: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> Tensor:
-        """Pads images to one batch, and normalizes it.
+        """Pads images to a batch and normalizes it.
 
         Args:
             images: uint8 [3, H, W] each, RGB.
-            canvas: height and width to pad to; None: the largest image's.
+            canvas: minimum height and width of the batch; None: those of the largest image.
 
         Returns:
-            float32 [B, 3, H', W'] on the detector's device, 0 where it is padding.
+            float32 [B, 3, H', W'] on the detector's device, 0 in the padding.
         """
         return self.normalize_batch(*batch_images(images, canvas))
 
     def normalize_batch(self, pixels: Tensor, sizes: Tensor) -> Tensor:
-        """A batch as `batch_images` gives it, 0 in its padding, on any device, to one as `forward` takes it.
+        """Normalizes a batch for `forward`, without waiting for a GPU.
 
-        Nothing waits for a GPU.
+        Args:
+            pixels, sizes: a batch from `batch_images`, on any device; its padding must be 0.
+
+        Returns:
+            float32 [B, 3, H', W'] on the detector's device, 0 in the padding.
         """
-        pixels, sizes = (each.to(self.mean.device, non_blocking=True) for each in (pixels, sizes))
+        pixels, sizes = (tensor.to(self.mean.device, non_blocking=True) for tensor in (pixels, sizes))
         width = pixels.shape[3]
-        # A whole row of pixels in one run of numbers: three colors at a time would take a CPU three times as long.
+        # A row of pixels as one dimension: an innermost dimension of three channels takes a CPU three times as long.
         rows = pixels.permute(0, 2, 3, 1).flatten(2).float()
         rows.mul_((1 / (255 * self.std)).flatten().repeat(width))
-        # Padding is 0 already, so only what lies inside is moved.
+        # Padding is 0 already: the mean is subtracted inside the images only.
         down, across = (torch.arange(side, device=rows.device) for side in (rows.shape[1], width))
         inside = (across < sizes[:, 1, None])[:, :, None] * (self.mean / self.std).flatten()
         rows.addcmul_((down < sizes[:, 0, None])[:, :, None].float(), inside.flatten(1)[:, None], value=-1)
@@ -94,10 +98,10 @@ class Detector(nn.Module):
         return batch.contiguous(memory_format=self.memory_format)
 
     def forward(self, batch: Tensor) -> Outputs:
-        """[B, 3, H, W] as `prepare` gives it to Outputs."""
+        """Normalized images [B, 3, H, W], H and W multiples of 32 (see `prepare`), to Outputs."""
         levels = self.neck(self.backbone(batch))
         shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
-        places = make_locations(
+        locations = make_locations(
             shapes,
             self.config.strides,
             mode=self.config.locations,
@@ -105,11 +109,11 @@ class Detector(nn.Module):
             device=batch.device,
         )
         logits, ltrb, quality = self.head(levels)
-        return Outputs(logits, ltrb, quality, places)
+        return Outputs(logits, ltrb, quality, locations)
 
 
 def build(config: ModelConfig, num_classes: int) -> Detector:
-    """The detector that a configuration describes, its weights drawn from torch's global generator.
+    """Builds a detector from its configuration; random weights come from torch's global generator.
 
     Raises:
         ValueError: see `build_backbone`.

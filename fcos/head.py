@@ -1,4 +1,4 @@
-"""The head that all levels share: class logits, box distances and quality of every location."""
+"""The head, shared by all levels: class logits, box distances and quality of each location."""
 
 import math
 from collections.abc import Sequence
@@ -9,28 +9,27 @@ from torch import Tensor, nn
 from fcos.config import ModelConfig
 from fcos.ops.layers import NORMS
 
-_PRIOR = 0.01  # probability that every class starts with (Focal Loss, section 4.1)
-_FIRST_SIDE = (
-    2.0  # strides from a location to each side of its first box: relu mustn't start at 0, where it learns nothing
-)
+_PRIOR = 0.01  # initial probability of every class (Focal Loss, section 4.1)
+# Initial distance from a location to each side of its box, in strides: relu has no gradient if it starts at 0.
+_INITIAL_DISTANCE = 2.0
 
 
 class Head(nn.Module):
     """Two towers of 3×3 convolutions with norm and ReLU; three outputs (ICCV paper, section 3, and TPAMI).
 
-    The box output's x becomes distances in pixels as stride·relu(s·x) (TPAMI) or exp(s·x) (ICCV), s being a learned
-    scalar of the level. The quality output, centerness or IoU by what it is taught, stands on either tower, or there
-    is none.
+    The box output x becomes distances in pixels, stride·relu(s·x) (TPAMI) or exp(s·x) (ICCV), with a learned scalar s
+    for each level. The quality output (centerness or IoU, depending on its targets) follows either tower and is
+    optional.
 
     Args:
-        config: the towers, the norm, the box output, the quality output, the levels.
+        config: towers, norm, box output, quality output, levels.
         num_classes: K.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         self.strides, self.box_output, self.quality_tower = config.strides, config.box_output, config.quality_tower
-        # Without convolutions a tower gives what comes in.
+        # Without convolutions, a tower returns its input.
         width = (config.tower_channels or config.channels) if config.tower_depth else config.channels
         self.class_tower, self.box_tower = _tower(config, width), _tower(config, width)
         self.class_logits = nn.Conv2d(width, num_classes, 3, padding=1)
@@ -46,15 +45,15 @@ class Head(nn.Module):
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.class_logits.bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
         if self.box_output == "relu":
-            nn.init.constant_(self.box.bias, _FIRST_SIDE)  # type: ignore[arg-type]
+            nn.init.constant_(self.box.bias, _INITIAL_DISTANCE)  # type: ignore[arg-type]
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Pyramid levels [B, C, h, w] to logits [B, P, K], ltrb [B, P, 4] in pixels and quality logits [B, P]."""
+        """Pyramid levels [B, C, h, w] to logits [B, P, K], ltrb [B, P, 4] in pixels, quality logits [B, P] or None."""
         class_features = [self.class_tower(level) for level in levels]
         box_features = [self.box_tower(level) for level in levels]
         logits = _per_location([self.class_logits(level) for level in class_features])
         boxes = [_per_location([self.box(level)]) for level in box_features]
-        ltrb = [self._distances(*each) for each in zip(boxes, self.scales, self.strides, strict=True)]
+        ltrb = [self._distances(*level) for level in zip(boxes, self.scales, self.strides, strict=True)]
         quality = None
         if self.quality is not None:
             features = class_features if self.quality_tower == "class" else box_features
@@ -69,12 +68,12 @@ class Head(nn.Module):
 def _tower(config: ModelConfig, width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for index in range(config.tower_depth):
-        # A bias also before a norm, as torchvision's towers have it: their weights fit.
+        # With bias even before a norm, as in torchvision, so that its weights can be loaded.
         layers.append(nn.Conv2d(width if index else config.channels, width, 3, padding=1))
         layers += [*NORMS[config.head_norm](width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
 
 
 def _per_location(maps: Sequence[Tensor]) -> Tensor:
-    """Each level's [B, C, h, w] to [B, P, C], level by level and row by row."""
-    return torch.cat([one.permute(0, 2, 3, 1).flatten(1, 2) for one in maps], dim=1)
+    """Maps [B, C, h, w] of all levels to [B, P, C], level by level and row by row."""
+    return torch.cat([level.permute(0, 2, 3, 1).flatten(1, 2) for level in maps], dim=1)

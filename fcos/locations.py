@@ -1,4 +1,4 @@
-"""Where each pyramid level's cells look, and which object sizes they answer for."""
+"""Locations: the image coordinates of the cells of each pyramid level, and the object sizes each level learns."""
 
 import math
 from collections.abc import Sequence
@@ -14,19 +14,20 @@ LocationMode = Literal["center", "corner", "torchvision"]
 
 @dataclass(frozen=True)
 class LevelGrid:
-    """One level's cells: cell (i, j), row and column, looks at (first + j·step_x, first + i·step_y)."""
+    """The cells of one level: cell (i, j), row and column, has the location (first + j·step_x, first + i·step_y)."""
 
     height: int  # cells
     width: int
     stride: int  # pixels
-    step_x: int  # pixels between neighbors: the stride, but for torchvision's grid
+    step_x: int  # pixels between neighbors: the stride, except in torchvision's grid
     step_y: int
     first: float  # pixels: half a stride, or 0
-    above: float  # object sizes that it learns: max(l, t, r, b) above this,
-    up_to: float  # up to this one
+    above: float  # object sizes that the level learns: above < max(l, t, r, b) ≤ up_to, in pixels
+    up_to: float
 
     @property
     def count(self) -> int:
+        """Number of cells."""
         return self.height * self.width
 
     def xy(self, device: torch.device | None = None) -> Tensor:
@@ -38,25 +39,25 @@ class LevelGrid:
 
 @dataclass(frozen=True)
 class Locations:
-    """All levels' locations in one list of P, finest level first, row by row."""
+    """The P locations of all levels in one list, finest level first, row by row."""
 
     xy: Tensor  # [P, 2] x, y in pixels of the network's input
     strides: Tensor  # [P] pixels
-    ranges: Tensor  # [P, 2] the object sizes max(l, t, r, b) that a location learns: above the first, up to the second
+    ranges: Tensor  # [P, 2] object sizes max(l, t, r, b) that a location learns: above the first, up to the second
     grids: tuple[LevelGrid, ...]  # the levels
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Locations of each level."""
+        """Number of locations of each level."""
         return tuple(grid.count for grid in self.grids)
 
 
 def size_ranges(strides: Sequence[int], ends: Sequence[float] | None = None) -> list[tuple[float, float]]:
-    """Each level's regression range: from where the level below ends to its own end; the last has none.
+    """The regression range of each level; the last has no upper end.
 
     Args:
-        ends: of all levels but the last, in pixels; None: eight strides, which for strides 8 to 128 is the paper's
-            (0, 64], (64, 128], (128, 256], (256, 512], (512, ∞).
+        ends: upper ends of all levels but the last, in pixels; None: eight strides, which for strides 8 to 128 gives
+            the paper's (0, 64], (64, 128], (128, 256], (256, 512], (512, ∞).
     """
     ends = [8.0 * stride for stride in strides[:-1]] if ends is None else list(ends)
     return list(zip([0.0, *ends], [*ends, math.inf], strict=True))
@@ -70,33 +71,37 @@ def make_locations(
     ends: Sequence[float] | None = None,
     device: torch.device | None = None,
 ) -> Locations:
-    """The locations of a pyramid whose levels have these heights and widths in cells.
+    """Creates the locations of a pyramid.
 
     Args:
-        mode: `center`: cell (i, j) looks at ((j + ½)·s, (i + ½)·s) (TPAMI paper, section 3.1); `corner`:
-            (j·s, i·s); `torchvision`: (j·⌊W/w⌋, i·⌊H/h⌋), H and W being the input's, which is what torchvision does
-            where a level's cells don't fill its stride, and ranges without their upper ends.
+        shapes: height and width of each level in cells.
+        strides: stride of each level in pixels.
+        mode: `center`: cell (i, j) is at ((j + ½)·s, (i + ½)·s) (TPAMI paper, section 3.1); `corner`:
+            (j·s, i·s); `torchvision`: (j·⌊W/w⌋, i·⌊H/h⌋) for an input of H×W, which differs from `corner` if the
+            stride does not divide the input, and regression ranges that exclude their upper ends.
         ends: see `size_ranges`.
     """
-    # The finest level always divides the padded input, so it tells the input's size.
+    # The finest stride always divides the padded input.
     height, width = (side * strides[0] for side in shapes[0])
     grids = []
     for (h, w), stride, (above, up_to) in zip(shapes, strides, size_ranges(strides, ends), strict=True):
-        odd = mode == "torchvision"
+        like_torchvision = mode == "torchvision"
         grids.append(
             LevelGrid(
                 height=h,
                 width=w,
                 stride=stride,
-                step_x=width // w if odd else stride,
-                step_y=height // h if odd else stride,
+                step_x=width // w if like_torchvision else stride,
+                step_y=height // h if like_torchvision else stride,
                 first=stride / 2 if mode == "center" else 0.0,
                 above=above,
-                # The float32 just below: max(l, t, r, b) < end is then max(l, t, r, b) ≤ up_to.
-                up_to=float(np.nextafter(np.float32(up_to), np.float32(0))) if odd and not math.isinf(up_to) else up_to,
+                # The next smaller float32: max(l, t, r, b) ≤ up_to is then max(l, t, r, b) < end.
+                up_to=float(np.nextafter(np.float32(up_to), np.float32(0)))
+                if like_torchvision and not math.isinf(up_to)
+                else up_to,
             )
         )
-    # Filled on the device: a copy from the host would make a GPU wait.
+    # Created on the device: a copy from the host would have to wait for the GPU.
     return Locations(
         xy=torch.cat([grid.xy(device) for grid in grids]),
         strides=torch.cat([torch.full((grid.count,), float(grid.stride), device=device) for grid in grids]),

@@ -1,4 +1,4 @@
-"""Weights of torchvision's `fcos_resnet50_fpn`, in a detector of ours that says the same."""
+"""Conversion of torchvision's `fcos_resnet50_fpn` weights to a detector with the same outputs."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from fcos.config import PAPER
 from fcos.detector import Detector, build
 from fcos.postprocess import Postprocess
 
-# What torchvision's model is and how it learns. Its box loss is giou.
+# Architecture and losses of torchvision's model; its box loss is giou.
 TORCHVISION = replace(PAPER, pretrained=False, locations="torchvision", box_loss_weighting="none")
 TORCHVISION_POSTPROCESS = Postprocess(score_threshold=0.2, score_mode="combined")
 
@@ -20,7 +20,7 @@ _NAMES = {
     r"backbone\.body\.conv1\.": "backbone.parts.0.0.",
     r"backbone\.body\.bn1\.": "backbone.parts.0.1.",
     r"backbone\.body\.layer(\d)\.": r"backbone.parts.\1.",
-    # The convolution itself in files of before torchvision 0.13, as COCO's is; within a block since.
+    # Before torchvision 0.13, also in the COCO weights, the convolution itself; in a block since then.
     r"backbone\.fpn\.inner_blocks\.(\d)\.(?:0\.)?": r"neck.lateral.\1.",
     r"backbone\.fpn\.layer_blocks\.(\d)\.(?:0\.)?": r"neck.output.\1.",
     r"backbone\.fpn\.extra_blocks\.p6\.": "neck.extra.0.",
@@ -34,16 +34,16 @@ _NAMES = {
 
 
 def coco_categories() -> tuple[tuple[int, str], ...]:
-    """COCO's 80 categories, ids and names, in the order of its ids; an id is the row of torchvision's 91 classes."""
+    """Ids and names of COCO's 80 categories; the id is the row in torchvision's 91 classes."""
     names = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return tuple((id, name) for id, name in enumerate(names) if name not in ("__background__", "N/A"))
 
 
 def count_rows(state: Mapping[str, Tensor]) -> int:
-    """Classes of a state dict, background included.
+    """Number of classes of a state dict, including the background.
 
     Raises:
-        ValueError: it isn't torchvision's FCOS.
+        ValueError: the state dict is not torchvision's FCOS.
     """
     if _CLASSES not in state:
         raise ValueError(f"not a state dict of torchvision's fcos_resnet50_fpn: it has no {_CLASSES}")
@@ -51,27 +51,29 @@ def count_rows(state: Mapping[str, Tensor]) -> int:
 
 
 def from_torchvision(state: Mapping[str, Tensor], rows: Sequence[int]) -> Detector:
-    """A detector, in evaluation mode, with the weights of torchvision's model.
+    """Builds a detector with the weights of torchvision's model, in evaluation mode.
 
-    From the same pixels it gives the same logits, boxes and centerness; its detections are those of
-    TORCHVISION_POSTPROCESS, but for boxes without area, which torchvision keeps. torchvision resizes an image without
-    antialiasing, which our pipeline does, so that a resized image's scores differ a little.
+    Its logits, boxes and centerness are torchvision's. With TORCHVISION_POSTPROCESS, so are its detections, except that
+    torchvision keeps boxes without area. torchvision resizes images without antialiasing, so scores of images resized
+    with antialiasing differ slightly.
 
     Args:
-        state: of `fcos_resnet50_fpn`, with batch norm or with frozen batch norm.
-        rows: the classes to keep, rows of its classification layer; row 0 is its background, which nothing learns.
+        state: state dict of `fcos_resnet50_fpn`, with batch norm or frozen batch norm.
+        rows: the classes to keep, as rows of its classification layer. Row 0, the background, is never trained.
 
     Raises:
-        ValueError: the state dict is of another model.
+        ValueError: the state dict belongs to another model.
     """
     count_rows(state)
     detector = build(TORCHVISION, len(rows))
-    tensors = {_renamed(name): tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    tensors = {
+        rename_tensor(name): tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")
+    }
     for name in ("head.class_logits.weight", "head.class_logits.bias"):
         tensors[name] = tensors[name][list(rows)]
-    own = detector.state_dict()
-    scales = {"head.scales": nn.init.ones_(own["head.scales"])}
-    counters = {name: tensor for name, tensor in own.items() if name.endswith("num_batches_tracked")}
+    state_dict = detector.state_dict()
+    scales = {"head.scales": nn.init.ones_(state_dict["head.scales"])}
+    counters = {name: tensor for name, tensor in state_dict.items() if name.endswith("num_batches_tracked")}
     try:
         detector.load_state_dict(counters | scales | tensors)
     except RuntimeError as error:
@@ -80,7 +82,8 @@ def from_torchvision(state: Mapping[str, Tensor], rows: Sequence[int]) -> Detect
     return detector.eval()
 
 
-def _renamed(name: str) -> str:
+def rename_tensor(name: str) -> str:
+    """The detector's name of a tensor of torchvision's model; an unknown name is returned as it is."""
     for pattern, ours in _NAMES.items():
         if re.match(pattern, name):
             return re.sub(f"^{pattern}", ours, name)

@@ -1,4 +1,4 @@
-"""Assigners: outputs and objects in, what each location has to learn out."""
+"""Assigners: from outputs and objects to the training target of each location."""
 
 from collections.abc import Callable
 

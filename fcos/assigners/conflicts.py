@@ -1,4 +1,4 @@
-"""A location learns one object: who wins it, and what follows from that."""
+"""Conflicts between objects: a location learns the object with the lowest cost."""
 
 import torch
 from torch import Tensor
@@ -9,37 +9,37 @@ from fcos.structures import Assignment, Targets
 
 
 def resolve(cells: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Gives every location to the object that bids least for it; of equal ones, to the first.
+    """Assigns each location to the object with the lowest cost; of equal costs, to the first object.
 
-    The order in which a device works through the bids changes nothing.
+    The result does not depend on the order in which a device processes the candidates.
 
     Args:
-        cells: [B, M, C] int64: C locations of each object.
-        costs: [B, M, C] the object's bid for each of them; infinite: none.
+        cells: [B, M, C] int64, indices of the C candidate locations of each object.
+        costs: [B, M, C] the cost of assigning the location to the object; infinite: not possible.
         count: P, the number of locations.
 
     Returns:
-        The winner's index [B, P] int64, 0 where nobody bids, and whether anybody does [B, P].
+        The object's index [B, P] int64, 0 if there is none, and whether there is one [B, P].
     """
     images, objects, _ = cells.shape
-    least = costs.new_full((images, count), torch.inf).scatter_reduce_(1, cells.flatten(1), costs.flatten(1), "amin")
-    won = (costs == per_candidate(least, cells)) & costs.isfinite()
-    bidders = torch.arange(objects, device=cells.device)[:, None].expand_as(cells).where(won, objects)
-    first = torch.full_like(least, objects, dtype=torch.int64)
-    first.scatter_reduce_(1, cells.flatten(1), bidders.flatten(1), "amin")
+    lowest = costs.new_full((images, count), torch.inf).scatter_reduce_(1, cells.flatten(1), costs.flatten(1), "amin")
+    is_lowest = (costs == per_candidate(lowest, cells)) & costs.isfinite()
+    candidates = torch.arange(objects, device=cells.device)[:, None].expand_as(cells).where(is_lowest, objects)
+    first = torch.full_like(lowest, objects, dtype=torch.int64)
+    first.scatter_reduce_(1, cells.flatten(1), candidates.flatten(1), "amin")
     positive = first < objects
     return first.where(positive, 0), positive
 
 
 def per_candidate(values: Tensor, cells: Tensor) -> Tensor:
-    """Values [B, P] of the locations that `cells` [B, M, C] names: [B, M, C]."""
+    """Gathers values [B, P] of locations at their indices `cells` [B, M, C]: [B, M, C]."""
     return values.gather(1, cells.flatten(1)).view_as(cells)
 
 
 def assignment(
     locations: Locations, batch: Targets, index: Tensor, positive: Tensor, alignment: Tensor | None = None
 ) -> Assignment:
-    """What every location learns, given its object's index and whether it has one, both [B, P]."""
+    """Builds the assignment from each location's object index and whether it is positive, both [B, P]."""
     boxes = batch.boxes.gather(1, index[..., None].expand(-1, -1, 4))
     return Assignment(
         positive=positive,

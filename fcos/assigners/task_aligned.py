@@ -1,4 +1,4 @@
-"""Task-aligned assignment: an object is learned where class and box are already predicted best."""
+"""Task-aligned assignment: the locations that predict an object's class and box best learn it."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from fcos.config import ModelConfig
 from fcos.ops.boxes import aligned_iou, boxes_from_ltrb, contains
 from fcos.structures import Assignment, Outputs, Targets
 
-# Pairs of object and location in one chunk; each takes about 50 bytes.
+# Pairs of object and location in one chunk, of about 50 bytes each.
 _CHUNK = 2**22
 
 
@@ -17,26 +17,27 @@ def assign_task_aligned(outputs: Outputs, batch: Targets, config: ModelConfig) -
 
     With s the probability of the object's class and u the IoU of the box predicted there, a location's alignment is
     t = s^`config.task_aligned_alpha` · u^`config.task_aligned_beta` (equation 6). The `config.task_aligned_topk` best
-    aligned locations inside an object's box are positive. A location of several objects goes to the highest IoU; of
-    equal ones, to the first object. `Assignment.alignment` is t, scaled for each object so that its largest is the
-    object's largest u.
+    aligned locations inside an object's box are positive. A location that is positive for several objects learns the
+    one with the highest IoU; of equal ones, the first. `Assignment.alignment` is t, scaled for each object so that its
+    maximum is the object's maximum u.
 
     Args:
-        outputs: what is predicted at P locations; nothing flows back into it.
-        batch: B images of up to M objects.
+        outputs: predictions at P locations; no gradient flows into them.
+        batch: B images with up to M objects.
+        config: `task_aligned_topk`, `task_aligned_alpha`, `task_aligned_beta`.
     """
     count = len(outputs.locations.xy)
     predicted = boxes_from_ltrb(outputs.locations.xy, outputs.ltrb.detach().float())
     step = max(1, _CHUNK // (count * len(predicted)))
     parts = [
         _best(outputs, predicted, part, config)
-        for part in _split(batch, step)  # of the objects, so that any number of them fits
+        for part in _split(batch, step)  # chunks of objects, to limit memory
     ]
-    cells, aligned, overlap = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
-    index, positive = resolve(cells, (-overlap).where(aligned.isfinite(), torch.inf), count)
+    cells, aligned, iou = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+    index, positive = resolve(cells, (-iou).where(aligned.isfinite(), torch.inf), count)
     objects = torch.arange(cells.shape[1], device=cells.device)[:, None]
-    won = (per_candidate(index, cells) == objects) & aligned.isfinite()
-    scaled = _scale(aligned.where(won, 0), overlap.where(won, 0))
+    is_assigned = (per_candidate(index, cells) == objects) & aligned.isfinite()
+    scaled = _scale(aligned.where(is_assigned, 0), iou.where(is_assigned, 0))
     alignment = scaled.new_zeros(positive.shape).scatter_reduce_(1, cells.flatten(1), scaled.flatten(1), "amax")
     return assignment(outputs.locations, batch, index, positive, alignment)
 
@@ -47,18 +48,18 @@ def _split(batch: Targets, objects: int) -> list[Targets]:
 
 
 def _best(outputs: Outputs, predicted: Tensor, batch: Targets, config: ModelConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Each object's best locations, their alignment (−∞: not inside the box) and IoU: all [B, M, candidates]."""
+    """Indices of each object's best locations, their alignment (−∞: outside the box) and IoU: [B, M, candidates]."""
     boxes, xy = batch.boxes[:, :, None], outputs.locations.xy
-    overlap, _ = aligned_iou(boxes, predicted[:, None])  # [B, M, P]
+    iou, _ = aligned_iou(boxes, predicted[:, None])  # [B, M, P]
     labels = batch.labels[..., None].expand(-1, -1, len(xy))
     probability = outputs.logits.detach().transpose(1, 2).gather(1, labels).float().sigmoid()
-    aligned = probability**config.task_aligned_alpha * overlap**config.task_aligned_beta
+    aligned = probability**config.task_aligned_alpha * iou**config.task_aligned_beta
     inside = contains(boxes, xy) & batch.valid[..., None]
     best, cells = aligned.where(inside, -torch.inf).topk(min(config.task_aligned_topk, len(xy)), dim=-1)
-    return cells, best, overlap.gather(-1, cells)
+    return cells, best, iou.gather(-1, cells)
 
 
-def _scale(aligned: Tensor, overlap: Tensor) -> Tensor:
-    """Alignment of each object's locations [B, M, C], scaled to the object's largest IoU, in 0…1."""
+def _scale(aligned: Tensor, iou: Tensor) -> Tensor:
+    """Scales the alignment of each object's locations [B, M, C] so that its maximum is the object's maximum IoU."""
     largest = aligned.amax(dim=-1, keepdim=True).clamp(min=torch.finfo(aligned.dtype).tiny)
-    return aligned / largest * overlap.amax(dim=-1, keepdim=True).clamp(max=1)
+    return aligned / largest * iou.amax(dim=-1, keepdim=True).clamp(max=1)

@@ -1,4 +1,4 @@
-"""Losses: of the classes, of the boxes, of the quality. Who calls them weighs and normalizes them."""
+"""Classification, box and quality losses; the criterion weights and normalizes them."""
 
 from fcos.losses.box import BOX_LOSSES
 from fcos.losses.classification import CLASSIFICATION_LOSSES

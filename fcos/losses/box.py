@@ -1,4 +1,4 @@
-"""Box losses, one value a pair of boxes [..., 4] (x1, y1, x2, y2), in strides of the location that predicts them."""
+"""Box losses: one value for each pair of boxes [..., 4] (x1, y1, x2, y2), in strides of the predicting location."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _EPSILON = 1e-6
 
 
 def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """−ln(IoU) (UnitBox, 1608.01471; the FCOS paper's), at most 13.8, where the boxes don't touch."""
+    """−ln(IoU) (UnitBox, 1608.01471; the FCOS paper's), at most 13.8, if the boxes do not intersect."""
     iou, _ = aligned_iou(predicted, target)
     return -iou.clamp(min=_EPSILON).log()
 
@@ -33,7 +33,10 @@ def giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def diou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """1 − IoU + ρ²/c²: the centers' distance by the hull's diagonal (Zheng et al., 1911.08287, equation 7), in 0…2."""
+    """1 − IoU + ρ²/c², in 0…2 (Zheng et al., 1911.08287, equation 7).
+
+    ρ is the distance of the centers, c the diagonal of the smallest box around both.
+    """
     iou, _ = aligned_iou(predicted, target)
     return 1 - iou + _distance(predicted, target)
 
@@ -41,7 +44,7 @@ def diou_loss(predicted: Tensor, target: Tensor) -> Tensor:
 def ciou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """DIoU loss + α·v, v comparing the aspect ratios (Zheng et al., 1911.08287, equations 8 to 11).
 
-    As in the paper, α weighs, and isn't learned from.
+    As in the paper, no gradient flows through α.
     """
     iou, _ = aligned_iou(predicted, target)
     v = (_aspect(predicted) - _aspect(target)).square() * (4 / math.pi**2)
@@ -51,24 +54,24 @@ def ciou_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def l1_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """|predicted − target|, the mean of the four sides."""
+    """|predicted − target|, averaged over the four sides."""
     return F.l1_loss(predicted, target, reduction="none").mean(dim=-1)
 
 
 def smooth_l1_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """As l1, but half the square below one stride (Fast R-CNN, 1504.08083, equation 3); the mean of the four sides."""
+    """Like l1, but ½·x² for differences x below one stride (Fast R-CNN, 1504.08083, equation 3)."""
     return F.smooth_l1_loss(predicted, target, reduction="none").mean(dim=-1)
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distance of the centers, by the squared diagonal of the hull."""
+    """Squared distance of the centers divided by the squared diagonal of the hull."""
     low, high = torch.split(a - b, 2, dim=-1)
     diagonal = hull_sides(a, b).square().sum(dim=-1)
     return ((low + high) / 2).square().sum(dim=-1) / diagonal.clamp(min=torch.finfo(a.dtype).tiny)
 
 
 def _aspect(boxes: Tensor) -> Tensor:
-    """The angle whose tangent is width by height; for a box without sides, that of a tiny square."""
+    """arctan(width / height); an empty box counts as a tiny square."""
     width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=_EPSILON).unbind(dim=-1)
     return torch.atan2(width, height)
 

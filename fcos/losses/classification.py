@@ -1,4 +1,4 @@
-"""Classification losses: their definition, element by element, and their sum, computed in one go."""
+"""Classification losses: their elementwise definitions, and their sum and gradient in one pass over the logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Elements of one chunk. On a CPU, a thread's share stays near it in a cache, and is large enough that threads seldom
-# wait for each other; elsewhere chunks only keep the intermediate results from filling memory.
-_CHUNK_OF_A_THREAD = 2**17
-_CHUNK_ELSEWHERE = 2**25
+# Elements of one chunk. On a CPU, each thread's part fits into its cache and is large enough to keep the overhead of
+# threads small. On other devices, chunks only limit the memory of intermediate results.
+_CHUNK_PER_THREAD = 2**17
+_CHUNK_ON_DEVICE = 2**25
 
 
 class Elementwise(Protocol):
-    """Logits and their targets in 0…1, both [...], to losses [...]."""
+    """A loss of logits [...] and targets [...] in 0…1, element by element."""
 
     def __call__(self, logits: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor: ...
 
@@ -28,7 +28,7 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: 
         logits: [...].
         targets: [...] of 0 and 1, of the logits' type.
         alpha: weight of the positive class; 1 − alpha of the negative.
-        gamma: how much well-classified elements count less.
+        gamma: exponent that reduces the loss of well-classified elements.
     """
     probability = logits.sigmoid()
     wrong = probability + targets - 2 * probability * targets  # 1 − p of the true class
@@ -42,8 +42,8 @@ def quality_focal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: 
     Args:
         logits: [...].
         targets: [...] in 0…1, of the logits' type.
-        alpha: not part of it.
-        gamma: how much well-estimated elements count less; the paper's β.
+        alpha: not used.
+        gamma: exponent that reduces the loss of well-estimated elements; β in the paper.
     """
     return _power((logits.sigmoid() - targets).abs(), gamma) * _cross_entropy(logits, targets)
 
@@ -55,7 +55,7 @@ def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: floa
         logits: [...].
         targets: [...] in 0…1, of the logits' type.
         alpha: weight of the negatives.
-        gamma: how much easy negatives count less.
+        gamma: exponent that reduces the loss of easy negatives.
     """
     weight = torch.where(targets > 0, targets, alpha * _power(logits.sigmoid(), gamma))
     return weight * _cross_entropy(logits, targets)
@@ -63,28 +63,28 @@ def varifocal_loss(logits: Tensor, targets: Tensor, *, alpha: float, gamma: floa
 
 @dataclass(frozen=True)
 class ClassificationLoss:
-    """One of the losses, all of which treat background alike: weight · p^γ · softplus(logit)."""
+    """A classification loss whose background term is weight · p^γ · softplus(logit), as in all of these losses."""
 
     elementwise: Elementwise
-    background: Callable[[float], float]  # alpha to the weight of background
+    background: Callable[[float], float]  # weight of background, given alpha
     soft: bool  # targets may lie between 0 and 1
 
-    def summed(self, logits: Tensor, labels: Tensor, goals: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    def summed(self, logits: Tensor, labels: Tensor, targets: Tensor, *, alpha: float, gamma: float) -> Tensor:
         """The sum of `elementwise` over all logits, as a scalar, float32 or wider.
 
-        Everything is background, and each location's own class is put right: so no tensor of targets is made, and the
-        gradient comes at once with the sum, for one reading of the logits.
+        Value and gradient are computed in one pass over the logits: first as if every location were background, then
+        the assigned class of each location is corrected. No tensor of targets [..., K] is needed.
 
         Args:
             logits: [..., K].
-            labels: [...] int64 in 0…K−1, also where the goal is 0.
-            goals: [...] float32: the target of the location's own class, 0…1; 0: the location is background.
+            labels: [...] int64 in 0…K−1, the assigned classes, valid also where the target is 0.
+            targets: [...] float32 in 0…1, the target of the assigned class; 0: the location is background.
 
         Raises:
-            RuntimeError: going backward, where that happens a second time or asks for a second derivative.
+            RuntimeError: in a second backward pass, or for a second derivative.
         """
         elementwise = partial(self.elementwise, alpha=alpha, gamma=gamma)
-        total: Tensor = _Sum.apply(logits, labels, goals, elementwise, self.background(alpha), gamma)
+        total: Tensor = _Sum.apply(logits, labels, targets, elementwise, self.background(alpha), gamma)
         return total
 
 
@@ -94,17 +94,17 @@ class _Sum(torch.autograd.Function):
         ctx: Any,
         logits: Tensor,
         labels: Tensor,
-        goals: Tensor,
+        targets: Tensor,
         elementwise: Callable[[Tensor, Tensor], Tensor],
         weight: float,
         gamma: float,
     ) -> Tensor:
         wide = torch.promote_types(logits.dtype, torch.float32)
-        # Not in half precision: before a gradient scaler has multiplied it, much of it would be 0.
+        # Not in half precision: many values would underflow before the gradient scaler multiplies them.
         gradient = torch.empty(logits.shape, dtype=wide, device=logits.device) if ctx.needs_input_grad[0] else None
         background = _background(logits.reshape(-1), gradient, weight, gamma)
-        own = logits.gather(-1, labels[..., None]).squeeze(-1).to(wide)
-        difference, slope = _difference(own, goals.to(wide), elementwise)
+        assigned = logits.gather(-1, labels[..., None]).squeeze(-1).to(wide)
+        difference, slope = _correction(assigned, targets.to(wide), elementwise)
         if gradient is not None:
             ctx.dtype = logits.dtype
             ctx.gradient = gradient.scatter_add_(-1, labels[..., None], slope[..., None])
@@ -113,15 +113,15 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradient is None or torch.is_grad_enabled():
-            raise RuntimeError("the sum of a classification loss has one backward and no second derivative")
-        # In place and given away: it is as big as the logits.
+            raise RuntimeError("the sum of a classification loss supports one backward pass and no second derivative")
+        # In place, and released afterwards: the gradient is as large as the logits.
         gradient, ctx.gradient = ctx.gradient.mul_(scale).to(ctx.dtype), None
         return gradient, None, None, None, None, None
 
 
 def _background(logits: Tensor, gradient: Tensor | None, weight: float, gamma: float) -> Tensor:
     """Σ weight · p^γ · softplus over logits [N]; its derivative is written to `gradient`."""
-    size = _CHUNK_OF_A_THREAD * torch.get_num_threads() if logits.device.type == "cpu" else _CHUNK_ELSEWHERE
+    size = _CHUNK_PER_THREAD * torch.get_num_threads() if logits.device.type == "cpu" else _CHUNK_ON_DEVICE
     parts = torch.split(logits, size)
     slopes = [None] * len(parts) if gradient is None else torch.split(gradient.view(-1), size)
     sums = [_chunk(part, slope, weight, gamma) for part, slope in zip(parts, slopes, strict=True)]
@@ -139,12 +139,14 @@ def _chunk(logits: Tensor, slope: Tensor | None, weight: float, gamma: float) ->
     return total
 
 
-def _difference(own: Tensor, goals: Tensor, elementwise: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """What the locations' own classes lose more than as background, summed, and its derivative by their logits."""
+def _correction(
+    assigned: Tensor, targets: Tensor, elementwise: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Sum of the assigned classes' losses minus their losses as background, and its derivative by their logits."""
     with torch.enable_grad():
-        own = own.detach().requires_grad_()
-        difference = (elementwise(own, goals) - elementwise(own, torch.zeros_like(goals))).sum()
-    (slope,) = torch.autograd.grad(difference, own)
+        assigned = assigned.detach().requires_grad_()
+        difference = (elementwise(assigned, targets) - elementwise(assigned, torch.zeros_like(targets))).sum()
+    (slope,) = torch.autograd.grad(difference, assigned)
     return difference.detach(), slope
 
 
@@ -153,7 +155,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
-    """A power whose derivative at 0 is finite, also below 1."""
+    """A power whose derivative at 0 is finite even for exponents below 1."""
     return base.clamp(min=torch.finfo(base.dtype).tiny) ** exponent
 
 

@@ -1,4 +1,4 @@
-"""The quality branch: what it learns, how it is judged, and what it can't go below."""
+"""Losses of the quality output, their lower limits, and the centerness target."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def centerness(ltrb: Tensor) -> Tensor:
-    """How central a location is in its box: sqrt(min(l,r)/max(l,r) · min(t,b)/max(t,b)) (ICCV paper, equation 3).
+    """Centerness of a location in its box: sqrt(min(l,r)/max(l,r) · min(t,b)/max(t,b)) (ICCV paper, equation 3).
 
     Args:
         ltrb: [..., 4] distances, each above 0.
@@ -23,27 +23,27 @@ def centerness(ltrb: Tensor) -> Tensor:
     return (x * y).sqrt()
 
 
-def cross_entropy(logits: Tensor, goals: Tensor) -> Tensor:
-    """Binary cross-entropy of logits [...] against goals [...] in 0…1."""
-    return F.binary_cross_entropy_with_logits(logits, goals, reduction="none")
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of logits [...] against targets [...] in 0…1."""
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
 
 def entropy(probability: Tensor) -> Tensor:
-    """Of a coin with this probability, in nats: what binary cross-entropy against it can't go below."""
+    """Entropy of a Bernoulli distribution in nats: the lower limit of binary cross-entropy with this target."""
     return -(torch.xlogy(probability, probability) + torch.xlogy(1 - probability, 1 - probability))
 
 
-def absolute_error(logits: Tensor, goals: Tensor) -> Tensor:
-    """|σ(logit) − goal|."""
-    return (logits.sigmoid() - goals).abs()
+def absolute_error(logits: Tensor, targets: Tensor) -> Tensor:
+    """|σ(logit) − target|."""
+    return (logits.sigmoid() - targets).abs()
 
 
 @dataclass(frozen=True)
 class QualityLoss:
-    """A loss, location by location, and its lower limit."""
+    """An elementwise loss and its lower limit."""
 
-    loss: Callable[[Tensor, Tensor], Tensor]  # logits [...], goals [...] in 0…1
-    floor: Callable[[Tensor], Tensor]  # goals [...]
+    loss: Callable[[Tensor, Tensor], Tensor]  # logits [...], targets [...] in 0…1
+    floor: Callable[[Tensor], Tensor]  # targets [...]
 
 
 QUALITY_LOSSES: dict[str, QualityLoss] = {

@@ -1,4 +1,4 @@
-"""Box arithmetic: (x1, y1, x2, y2) in pixel-edge coordinates, and ltrb, a location's distances to a box's sides."""
+"""Box arithmetic: (x1, y1, x2, y2) in pixel-edge coordinates, and ltrb, distances from a location to the sides."""
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ def boxes_from_ltrb(locations: Tensor, ltrb: Tensor) -> Tensor:
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Areas [...] in square pixels of boxes [..., 4]; 0 for a box with swapped sides."""
-    return _between(*_corners(boxes))
+    """Areas [...] in square pixels of boxes [..., 4]; 0 for an inverted box."""
+    return _area_between(*_corners(boxes))
 
 
 def contains(boxes: Tensor, locations: Tensor) -> Tensor:
@@ -35,18 +35,18 @@ def contains(boxes: Tensor, locations: Tensor) -> Tensor:
 
 
 def aligned_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection over union of boxes pair by pair, and the union.
+    """Intersection over union of pairs of boxes, and the area of their union.
 
     Args:
         a, b: [..., 4] boxes, broadcastable against each other.
 
     Returns:
-        IoU [...] in 0…1, 0 where both boxes are empty; union [...] in square pixels.
+        IoU [...] in 0…1, 0 if both boxes are empty; union [...] in square pixels.
     """
     (low_a, high_a), (low_b, high_b) = _corners(a), _corners(b)
-    overlap = _between(torch.maximum(low_a, low_b), torch.minimum(high_a, high_b))
-    union = area(a) + area(b) - overlap
-    return overlap / union.clamp(min=torch.finfo(union.dtype).tiny), union
+    intersection = _area_between(torch.maximum(low_a, low_b), torch.minimum(high_a, high_b))
+    union = area(a) + area(b) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny), union
 
 
 def hull_sides(a: Tensor, b: Tensor) -> Tensor:
@@ -56,18 +56,18 @@ def hull_sides(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    # One split, not two slices: the gradient of a slice is a whole tensor of zeros.
+    # A split instead of two slices: the gradient of a slice is a whole tensor of zeros.
     low, high = torch.split(boxes, 2, dim=-1)
     return low, high
 
 
-def _between(low: Tensor, high: Tensor) -> Tensor:
-    # A product of two, not prod(): the gradient of that looks for zeros, and makes a GPU wait.
+def _area_between(low: Tensor, high: Tensor) -> Tensor:
+    # Not prod(): its gradient searches for zeros, which waits for the GPU.
     width, height = torch.unbind((high - low).clamp(min=0), dim=-1)
     return width * height
 
 
 def clip(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Boxes [..., 4] cut at the edges of an image of this size."""
+    """Clips boxes [..., 4] to an image of this size."""
     limit = boxes.new_tensor([width, height, width, height])
     return boxes.clamp(min=0).minimum(limit)

@@ -1,4 +1,4 @@
-"""Convolutions with what follows them: the necks' and the head's."""
+"""Convolutions with norm and activation, for necks and head."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,16 +20,16 @@ ACTIVATIONS: dict[str, Callable[[], Sequence[nn.Module]]] = {
 def convolution(
     channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, norm: str = "none", activation: str = "none"
 ) -> nn.Module:
-    """A convolution that keeps the size (at stride 2: halves it, rounding up), then norm and activation if any."""
+    """A convolution with padding that keeps the size (stride 2: halves it, rounding up), then norm and activation."""
     layer = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2)
     following = [*NORMS[norm](channels_out), *ACTIVATIONS[activation]()]
     return nn.Sequential(layer, *following) if following else layer
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm (Wu and He, 1803.08494) in 32 groups, or fewer where those would be of a single channel each.
+    """Group norm (Wu and He, 1803.08494) in 32 groups, or fewer so that a group has at least two channels.
 
-    Alone in its group, on a map of one cell, a channel would be nothing but its own mean.
+    On a map of one cell, a group of a single channel would always be normalized to 0.
     """
     groups = math.gcd(32, channels)
     return nn.GroupNorm(groups // 2 if groups == channels else groups, channels)

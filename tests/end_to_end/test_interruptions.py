@@ -126,9 +126,9 @@ def kill_stage(stage: str, running: subprocess.Popen[bytes]) -> None:
 
 
 def test_parameters_changed_while_a_stage_runs_are_an_error_that_keeps_the_state(project: Path) -> None:
-    """DVC would record the changed parameters in dvc.lock."""
+    """Otherwise DVC would record the changed parameters in dvc.lock."""
     params = project / "params.yaml"
-    original = params.read_text()
+    original, lock = params.read_text(), (project / "dvc.lock").read_bytes()
     shutil.rmtree(project / ".fcos/training", ignore_errors=True)
     running = start(project, "dvc", "repro", "-f", "-s", "train")
     while not list((project / ".fcos/training").glob("*/state.pt")):
@@ -138,6 +138,7 @@ def test_parameters_changed_while_a_stage_runs_are_an_error_that_keeps_the_state
     output, _ = running.communicate(timeout=240)
     assert running.returncode != 0
     assert b"train: params.yaml: train changed while this stage ran" in output
+    assert (project / "dvc.lock").read_bytes() == lock
     assert b"undo the edit and run `dvc repro` to keep the result" in output
     assert list((project / ".fcos/training").glob("*/state.pt"))
     params.write_text(original)

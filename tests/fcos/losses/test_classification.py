@@ -17,16 +17,16 @@ ALL = list(CLASSIFICATION_LOSSES)
 
 
 def random_input(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 3.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits [*shape], labels and goals [*shape[:-1]], a third of them background."""
+    """Logits [*shape], labels and targets [*shape[:-1]], a third of them background."""
     generator = torch.Generator().manual_seed(math.prod(shape))
     logits = torch.randn(*shape, generator=generator, dtype=dtype) * scale
     labels = torch.randint(shape[-1], shape[:-1], generator=generator)
-    goals = torch.rand(*shape[:-1], generator=generator, dtype=torch.promote_types(dtype, torch.float32))
-    return logits, labels, goals * (torch.rand(*shape[:-1], generator=generator) < 0.67)
+    targets = torch.rand(*shape[:-1], generator=generator, dtype=torch.promote_types(dtype, torch.float32))
+    return logits, labels, targets * (torch.rand(*shape[:-1], generator=generator) < 0.67)
 
 
-def plain_sum(name: str, logits: Tensor, labels: Tensor, goals: Tensor, alpha: float, gamma: float) -> Tensor:
-    wanted = torch.zeros_like(logits).scatter(-1, labels[..., None], goals.to(logits.dtype)[..., None])
+def plain_sum(name: str, logits: Tensor, labels: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    wanted = torch.zeros_like(logits).scatter(-1, labels[..., None], targets.to(logits.dtype)[..., None])
     return CLASSIFICATION_LOSSES[name].elementwise(logits, wanted, alpha=alpha, gamma=gamma).sum()
 
 
@@ -35,8 +35,8 @@ def test_the_configuration_names_them_all() -> None:
 
 
 def test_focal_loss_is_torchvisions() -> None:
-    logits, _, goals = random_input(50, 7, dtype=torch.float64)
-    wanted = (goals > 0.5).double()[:, None].expand(-1, 7)
+    logits, _, targets = random_input(50, 7, dtype=torch.float64)
+    wanted = (targets > 0.5).double()[:, None].expand(-1, 7)
     for alpha, gamma in ((0.25, 2.0), (0.6, 1.0)):
         expected = torchvision.ops.sigmoid_focal_loss(logits, wanted, alpha=alpha, gamma=gamma)
         torch.testing.assert_close(sigmoid_focal_loss(logits, wanted, alpha=alpha, gamma=gamma), expected)
@@ -69,39 +69,41 @@ class TestSum:
     @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.75, 1.5), (1.0, 0.0), (0.0, 0.5)])
     def test_it_is_the_definitions(self, name: str, shape: tuple[int, ...], alpha: float, gamma: float) -> None:
         """Value and gradient, in float64."""
-        logits, labels, goals = random_input(*shape, dtype=torch.float64)
+        logits, labels, targets = random_input(*shape, dtype=torch.float64)
         logits.requires_grad_()
-        goals = goals if CLASSIFICATION_LOSSES[name].soft else goals.ceil()
-        expected = plain_sum(name, logits, labels, goals, alpha, gamma)
+        targets = targets if CLASSIFICATION_LOSSES[name].soft else targets.ceil()
+        expected = plain_sum(name, logits, labels, targets, alpha, gamma)
         (slope,) = torch.autograd.grad(expected, logits)
-        found = CLASSIFICATION_LOSSES[name].summed(logits, labels, goals, alpha=alpha, gamma=gamma)
+        found = CLASSIFICATION_LOSSES[name].summed(logits, labels, targets, alpha=alpha, gamma=gamma)
         (found_slope,) = torch.autograd.grad(3 * found, logits)
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(found_slope, 3 * slope, rtol=1e-6, atol=1e-8)
 
     def test_chunks_change_nothing_but_rounding(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        logits, labels, goals = random_input(2, 40, 7)
+        logits, labels, targets = random_input(2, 40, 7)
         made = CLASSIFICATION_LOSSES[name]
-        whole = made.summed(logits, labels, goals, alpha=0.25, gamma=2.0)
-        monkeypatch.setattr(fcos.losses.classification, "_CHUNK_OF_A_THREAD", 13)
-        torch.testing.assert_close(made.summed(logits, labels, goals, alpha=0.25, gamma=2.0), whole)
+        whole = made.summed(logits, labels, targets, alpha=0.25, gamma=2.0)
+        monkeypatch.setattr(fcos.losses.classification, "_CHUNK_PER_THREAD", 13)
+        torch.testing.assert_close(made.summed(logits, labels, targets, alpha=0.25, gamma=2.0), whole)
         logits.requires_grad_()
-        torch.testing.assert_close(made.summed(logits, labels, goals, alpha=0.25, gamma=2.0), whole)
+        torch.testing.assert_close(made.summed(logits, labels, targets, alpha=0.25, gamma=2.0), whole)
 
     def test_gradients_of_the_definition(self, name: str) -> None:
-        logits, _, goals = random_input(9, 3, dtype=torch.float64)
+        logits, _, targets = random_input(9, 3, dtype=torch.float64)
 
         def loss(logits: Tensor) -> Tensor:
-            return CLASSIFICATION_LOSSES[name].elementwise(logits, goals[:, None].expand(-1, 3), alpha=0.25, gamma=2.0)
+            return CLASSIFICATION_LOSSES[name].elementwise(
+                logits, targets[:, None].expand(-1, 3), alpha=0.25, gamma=2.0
+            )
 
         assert torch.autograd.gradcheck(loss, (logits.requires_grad_(),))
 
     @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
     def test_extreme_logits_stay_finite(self, name: str, gamma: float) -> None:
         logits = torch.tensor([[-200.0], [200.0], [-200.0], [200.0], [0.0]], requires_grad=True)
-        goals = torch.tensor([0.0, 1.0, 1.0, 0.0, 0.5])
+        targets = torch.tensor([0.0, 1.0, 1.0, 0.0, 0.5])
         loss = CLASSIFICATION_LOSSES[name].summed(
-            logits, torch.zeros(5, dtype=torch.int64), goals, alpha=0.25, gamma=gamma
+            logits, torch.zeros(5, dtype=torch.int64), targets, alpha=0.25, gamma=gamma
         )
         loss.backward()  # type: ignore[no-untyped-call]
         assert loss.isfinite()
@@ -110,12 +112,12 @@ class TestSum:
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_summed_in_float32(self, name: str, dtype: torch.dtype) -> None:
-        logits, labels, goals = random_input(2, 40, 7, dtype=dtype)
+        logits, labels, targets = random_input(2, 40, 7, dtype=dtype)
         wide = logits.float().requires_grad_()
         logits.requires_grad_()
         with torch.autocast("cpu"):
-            found = CLASSIFICATION_LOSSES[name].summed(logits, labels, goals, alpha=0.25, gamma=2.0)
-            expected = CLASSIFICATION_LOSSES[name].summed(wide, labels, goals, alpha=0.25, gamma=2.0)
+            found = CLASSIFICATION_LOSSES[name].summed(logits, labels, targets, alpha=0.25, gamma=2.0)
+            expected = CLASSIFICATION_LOSSES[name].summed(wide, labels, targets, alpha=0.25, gamma=2.0)
         assert found.dtype == torch.float32
         assert found == expected
         # As after a gradient scaler: what float16 couldn't have held before it arrives.
@@ -125,9 +127,9 @@ class TestSum:
         assert torch.equal(found_slope, slope.to(dtype))
 
     def test_what_it_cannot_do_it_says(self, name: str) -> None:
-        logits, labels, goals = random_input(2, 4, 3)
+        logits, labels, targets = random_input(2, 4, 3)
         logits.requires_grad_()
-        loss = CLASSIFICATION_LOSSES[name].summed(logits, labels, goals, alpha=0.25, gamma=2.0)
+        loss = CLASSIFICATION_LOSSES[name].summed(logits, labels, targets, alpha=0.25, gamma=2.0)
         with pytest.raises(RuntimeError, match="no second derivative"):
             torch.autograd.grad(loss, logits, create_graph=True)
         torch.autograd.grad(loss, logits, retain_graph=True)

@@ -77,7 +77,7 @@ def test_empty_custom_folder_says_what_to_put_there(home: Path, setting: Setting
 
 def test_project_folder_is_refused_as_a_data_set(setting: Setting, stage: Stage) -> None:
     setting(**{"dataset": "custom", "download.path": "."})
-    fails(stage, "download", "holds this project's own data/raw")
+    fails(stage, "download", "contains this project's data/raw")
 
 
 @pytest.fixture
