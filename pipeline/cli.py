@@ -1,6 +1,6 @@
 """The `fcos` command: assembles the commands of `pipeline.commands`, one file each.
 
-A command imports what it needs when it runs, so that `fcos --help` answers at once.
+A command imports what it needs when it runs, so that `fcos --help` is fast.
 """
 
 import sys
@@ -45,7 +45,7 @@ COMMANDS: tuple[click.Command, ...] = (
 
 
 class _OneLineErrors(click.Group):
-    """Turns errors that a person can fix into one line and exit status 1."""
+    """Prints a PipelineError as one line and exits with status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -1,7 +1,13 @@
 """The exception whose message people see, and the phrases and tables that many messages need."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+Key = Sequence[int | str]
 
 # Everything that str.splitlines splits at: names of files and classes may contain it.
 _LINE_BREAKS = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
@@ -36,3 +42,43 @@ def format_table(rows: Sequence[Sequence[str]], alignment: str) -> str:
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
         for row in rows
     )
+
+
+def describe_validation_error(
+    error: "ValidationError",
+    known_keys: Callable[[Key], Sequence[str]],
+    *,
+    section: Key = (),
+    renamed: Mapping[str, str] | None = None,
+    patterns: Mapping[str, str] | None = None,
+) -> str:
+    """Describes the first invalid value of a file: its key, the value, and what is allowed.
+
+    Args:
+        known_keys: returns the keys that are known in a section.
+        section: of the file that was validated; default: the whole file.
+        renamed: new names of keys.
+        patterns: descriptions of the values that must match a pattern, by the last word of their key.
+    """
+    # A misspelled key is reported as unknown and as missing; "unknown" helps more.
+    details = min(error.errors(include_url=False), key=lambda details: details["type"] == "missing")
+    location = (*section, *details["loc"])
+    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in location) or "it"
+    match details["type"]:
+        case "missing":
+            return f"{key} is missing"
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            if renamed and key in renamed:
+                return f"{key} has a new name: {renamed[key]}"
+            return f"{key} is unknown; known ones: {', '.join(known_keys(location[:-1]))}"
+        case "value_error":  # raised by a dataclass, whose message names the key
+            message = details["msg"].removeprefix("Value error, ")
+            return f"{key}: {message}" if location else message
+        case "dataclass_type":
+            expected = f"have the keys {', '.join(known_keys(location))}"
+        case "string_pattern_mismatch" if patterns:
+            words = [part for part in location if part in patterns]
+            expected = f"be {patterns[str(words[-1])]}"
+        case _:
+            expected = f"be {details['msg'].removeprefix('Input should be ')}"
+    return f"{key} is {details['input']!r}, but should {expected}"

@@ -1,4 +1,4 @@
-"""The only reader of params.yaml: typed, frozen, validated once."""
+"""The parameters of params.yaml, typed and validated. The only module that reads that file."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from fcos.config import BoxLoss, InputSize, ModelConfig
-from pipeline.errors import PipelineError
+from pipeline.errors import Key, PipelineError, describe_validation_error
 from pipeline.workspace import workspace
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -22,7 +22,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-# Names that parameters had before version 0.2. A params.yaml that still has one gets a line with the new name.
+# Names of parameters before version 0.2, with the new name that the error message gives.
 RENAMED = {
     "download.zoo.samples": "download.zoo.max_samples",
     "convert.groups": "convert.group_pattern",
@@ -106,20 +106,20 @@ class ZooParams:
 @dataclass(frozen=True, kw_only=True)
 class DownloadParams:
     path: str
-    format: str  # checked where it is used, like `dataset`: rooms know their members
+    format: str  # validated where it is used, as `dataset` is
     mirror: str | None
     zoo: ZooParams
     digits: DigitsParams
 
     def __post_init__(self) -> None:
-        # DVC looks for a relative path in its temporary workspaces too, where nothing outside the project is.
+        # DVC also resolves a relative path in its temporary workspaces, which contain nothing outside the project.
         if ".." in Path(self.path).parts or self.path.startswith("~"):
             raise ValueError(f"path: {self.path!r} leaves the project, so it must be absolute, without .. and ~")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckParams:
-    """What each check of `pipeline.conversion.checks` does about what it finds."""
+    """The action of each check in `pipeline.conversion.checks`."""
 
     missing_image: Literal["default", "error", "skip"]
     ambiguous_image: Literal["default", "error", "skip"]
@@ -260,7 +260,7 @@ class TrainParams:
 
     @property
     def input_size(self) -> InputSize:
-        """What images are resized to."""
+        """The size that images are resized to."""
         return InputSize(self.size, letterbox=self.letterbox)
 
 
@@ -290,7 +290,7 @@ class InspectParams:
 
 @dataclass(frozen=True, kw_only=True)
 class MachineParams:
-    """What may differ between machines without being another experiment."""
+    """Parameters that may differ between machines without changing the result."""
 
     device: Literal["auto", "cpu", "cuda"]
     devices: Literal["auto"] | Positive
@@ -315,17 +315,17 @@ class Params:
     machine: MachineParams
 
     def flat(self) -> dict[str, Any]:
-        """Every parameter under the name that `dvc exp run -S` gives it: `train.lr`."""
+        """Every parameter by its dotted name, as in `dvc exp run -S train.lr=0.001`."""
         return dict(_flatten(asdict(self)))
 
 
 def load(path: Path | None = None) -> Params:
-    """Reads and checks params.yaml (of the workspace, where no path is given).
+    """Reads and validates a parameter file; default: the workspace's params.yaml.
 
-    YAML is read by the parser and the rules (1.2) that DVC reads it by: `1e-05` is a number and `off` a word to both.
+    The file is parsed as DVC parses it, by YAML 1.2: `1e-05` is a number, and `off` is a string.
 
     Raises:
-        PipelineError: one line that names the key, its value and what is allowed there.
+        PipelineError: one line that names the key, its value and what is allowed.
     """
     path = path or workspace() / "params.yaml"
     try:
@@ -336,21 +336,21 @@ def load(path: Path | None = None) -> Params:
 
 
 def parse(text: str, path: Path) -> Params:
-    """Checks the text of a params.yaml; `path` names it in messages.
+    """Validates the text of a parameter file; `path` names it in messages.
 
     Raises:
         PipelineError: as for `load`.
     """
     values = _read_yaml(text, path)
     try:
-        # By way of JSON, for its strictness: a list may be a tuple, but "1" is no number and 1.0 no whole one.
+        # JSON's strict mode accepts a list as a tuple, but neither "1" as a number nor 1.0 as an integer.
         return _ADAPTER.validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
     except ValidationError as error:
-        raise PipelineError(f"{path}: {_first_problem(error)}") from None
+        raise PipelineError(f"{path}: {_describe(error)}") from None
 
 
 def load_postprocess(path: Path) -> PostprocessParams | None:
-    """Reads and checks the section `postprocess` alone; None if the file has none.
+    """Reads and validates the section `postprocess` only; None if the file has none.
 
     `fcos predict` needs no other section, and may run in a project whose params.yaml is not this pipeline's.
 
@@ -364,37 +364,22 @@ def load_postprocess(path: Path) -> PostprocessParams | None:
         text = json.dumps(values["postprocess"], default=str)
         return _POSTPROCESS_ADAPTER.validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
-        raise PipelineError(f"{path}: {_first_problem(error, ('postprocess',))}") from None
+        raise PipelineError(f"{path}: {_describe(error, ('postprocess',))}") from None
 
 
 def _read_yaml(text: str, path: Path) -> Any:
     try:
         return YAML(typ="safe").load(text)
     except MarkedYAMLError as error:
-        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise PipelineError(f"{path}: not YAML: {error.problem}{where}") from None
+        position = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise PipelineError(f"{path}: not YAML: {error.problem}{position}") from None
 
 
-def _first_problem(error: ValidationError, section: tuple[str, ...] = ()) -> str:
-    # A misspelled key is a missing one too: the misspelling says more.
-    problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] == "missing")
-    problem = problems[0]
-    location = (*section, *problem["loc"])
-    key = ".".join(str(part) for part in location)
-    match problem["type"]:
-        case "missing":
-            return f"{key} is missing"
-        case "unexpected_keyword_argument" | "extra_forbidden":
-            if key in RENAMED:
-                return f"{key} has a new name: {RENAMED[key]}"
-            return f"{key} is not a parameter; known ones: {', '.join(_known(location[:-1]))}"
-        case "value_error":  # a dataclass's own check: pydantic gives the section, the message the rest
-            return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
-    message = problem["msg"].removeprefix("Input should be ")
-    return f"{key} is {problem['input']!r}, but should be {message}"
+def _describe(error: ValidationError, section: Key = ()) -> str:
+    return describe_validation_error(error, _known_keys, section=section, renamed=RENAMED)
 
 
-def _known(section: tuple[int | str, ...]) -> list[str]:
+def _known_keys(section: Key) -> list[str]:
     kind: Any = Params
     for name in section:
         kind = next(field.type for field in fields(kind) if field.name == name)

@@ -6,7 +6,7 @@ import click
 @click.command()
 @click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True)
 def app(port: int) -> None:
-    """Look at detections and failures: FiftyOne's App on 127.0.0.1, until Ctrl-C."""
+    """Browse detections and failures in FiftyOne's App on 127.0.0.1, until Ctrl-C."""
     from pipeline import params
     from pipeline.integrations import fiftyone
 

@@ -8,9 +8,9 @@ import click
 @click.command()
 @click.argument("name", required=False)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Default: params.yaml of the project.")
-@click.option("--force", is_flag=True, help="Replace a file that git has not committed as it is.")
+@click.option("--force", is_flag=True, help="Replace a file with changes that git has not committed.")
 def recipes(name: str | None, out: Path | None, force: bool) -> None:
-    """List the recipes, or write the one called NAME to params.yaml."""
+    """List the recipes, or write the recipe NAME to params.yaml."""
     from pipeline import recipes as known
     from pipeline.workspace import workspace
 

@@ -1,4 +1,8 @@
-"""Unpacks archives that strangers made: nothing outside the folder, no links, no devices, no bombs."""
+"""Unpacks archives from untrusted sources: regular files only, none outside the target folder, no archive bombs.
+
+The filters of Python's tarfile are no replacement: they accept links, and they neither limit the unpacked size nor
+notice a truncated or damaged archive.
+"""
 
 import bz2
 import gzip
@@ -19,26 +23,26 @@ from typing import IO, NoReturn, cast
 from pipeline.datasets.progress import byte_bar, format_bytes
 from pipeline.errors import PipelineError
 
-# Images hardly shrink and annotations by 20 at most; a bomb's zeros shrink by 1000.
-LARGEST_RATIO = 200
-# Below this an archive can't do harm, whatever its ratio: a file of few annotations shrinks a lot.
-SMALL = 64 << 20
-_CHUNK = 1 << 20
+# Images hardly shrink, and annotations to a twentieth at most; the zeros of a bomb shrink to a thousandth.
+MAX_RATIO = 200
+# Bytes below which the ratio doesn't matter: a small file of few annotations may shrink a lot.
+HARMLESS_SIZE = 64 << 20
+_CHUNK = 1 << 20  # bytes
 _BLOCK = 512  # bytes of a tar header
-_LARGEST_HEADER = 4 * _CHUNK  # of tar, with the names that follow it: read whole into memory
-_LOCAL_HEADER = 30  # bytes of a zip member's, at least
-_DIRECTORY_END = b"PK\x05\x06"  # and where in it the number of members stands
-_COUNT = slice(10, 12)
-_COUNT_ELSEWHERE = 0xFFFF  # in zip64
-_LONGEST_END = 22 + 65535  # with the comment behind it
-_ENCRYPTED = 1  # bit 0 of a zip member's flags
+_MAX_HEADER = 4 * _CHUNK  # bytes of a tar header with a long name, which tarfile reads into memory
+_LOCAL_HEADER = 30  # bytes of a zip member's header, without its name
+_END_SIGNATURE = b"PK\x05\x06"  # of the zip's end record
+_END_COUNT = slice(10, 12)  # the number of members in the end record
+_ZIP64_COUNT = 0xFFFF  # the number is in the zip64 record instead
+_MAX_END = 22 + 65535  # bytes of the end record with its comment
+_ENCRYPTED = 1  # bit of a zip member's flags
 _DRIVE = re.compile("[A-Za-z]:")
-_TAR_COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], object]] = {
+_DECOMPRESSORS: dict[bytes, Callable[[IO[bytes]], object]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\0": lzma.open,
 }
-# What the readers of archives raise for bytes that are not what they should be.
+# What the readers of archives raise for damaged content.
 _CORRUPT = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, struct.error),
     *(EOFError, ValueError, OverflowError, IndexError),
@@ -48,19 +52,20 @@ Member = tuple[str, int, IO[bytes] | None]  # name, size in bytes, and content; 
 
 
 def is_archive(path: Path) -> bool:
+    """Whether a file's content is that of an archive, complete or not."""
     try:
         return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
     except _CORRUPT:
-        return True  # a compressed one that ends too early
+        return True  # a truncated compressed tar
     except OSError:
         return False
 
 
 def visible_entries(folder: Path) -> list[Path]:
-    """What lies in a folder, hidden files apart.
+    """The files and folders in a folder, without hidden ones, sorted.
 
     Raises:
-        PipelineError: it can't be read.
+        PipelineError: the folder can't be read.
     """
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -69,36 +74,34 @@ def visible_entries(folder: Path) -> list[Path]:
 
 
 def find_archive(path: Path) -> Path | None:
-    """The archive that a path means: itself, or what alone lies in a folder; None for a folder of anything else."""
+    """The path itself if it isn't a folder, or the archive that is a folder's only entry; None for other folders."""
     if not path.is_dir():
         return path
-    inside = visible_entries(path)
-    return inside[0] if len(inside) == 1 and is_archive(inside[0]) else None
+    entries = visible_entries(path)
+    return entries[0] if len(entries) == 1 and is_archive(entries[0]) else None
 
 
 def unpack(archive: Path, into: Path) -> None:
     """Unpacks a .zip, .tar or compressed .tar into the folder `into`, without replacing files.
 
-    The content determines the kind of archive, not the file name.
-
-    Several archives may go into one folder. After an error the folder may hold a part of the archive: use
-    `pipeline.files.atomic_replace`.
+    The content determines the kind of archive, not the file name. Several archives may be unpacked into one folder.
+    After an error the folder may hold a part of the archive: use `pipeline.files.atomic_replace`.
 
     Raises:
-        PipelineError: it is not an archive, empty, truncated, corrupt or encrypted; a member would land outside the
-            folder, is there already, or is no plain file or folder; or it would take more budget than the disk has or
-            than is plausible.
+        PipelineError: the file is not an archive, or is empty, truncated, corrupt or encrypted; a member would be
+            outside the folder, exists already, or is neither a regular file nor a folder; or the content is larger
+            than the free disk space, or implausibly large for its archive.
     """
     into.mkdir(parents=True, exist_ok=True)
     folders = {into}
     with (
-        _one_line(archive),
+        _one_line_errors(archive),
         archive.open("rb") as raw,
-        byte_bar(f"unpacking {archive.name}", archive.stat().st_size) as shown,
+        byte_bar(f"unpacking {archive.name}", archive.stat().st_size) as bar,
     ):
         budget = SizeBudget(archive, shutil.disk_usage(into).free)
         for name, size, content in _members(archive, raw, budget):
-            target = into / _safe(archive, name)
+            target = into / _safe_path(archive, name)
             budget.members += 1
             folder = target if content is None else target.parent
             if folder not in folders:
@@ -106,82 +109,83 @@ def unpack(archive: Path, into: Path) -> None:
                 folders.add(folder)
             if content is not None:
                 _write(archive, name, target, content, size, budget)
-            shown.update(max(0, raw.tell() - shown.n))
+            bar.update(max(0, raw.tell() - bar.n))
     if not budget.members:
-        raise PipelineError(f"{archive}: nothing is in it; fetch it again or pack it anew")
+        raise PipelineError(f"{archive}: the archive is empty; fetch it again or pack it again")
 
 
 @dataclass
 class SizeBudget:
-    """How much an archive may unpack to: counted as it is written, since headers may lie."""
+    """The size that an archive may unpack to. Bytes are counted as they are written, since headers may be wrong."""
 
     archive: Path
     free: int  # bytes
-    taken: int = field(default=0, init=False)
+    written: int = field(default=0, init=False)
     members: int = field(default=0, init=False)
 
-    def announce(self, size: int) -> None:
-        """What the archive says it will take."""
+    def check_total(self, size: int) -> None:
+        """Raises PipelineError if the total size that the archive states exceeds the free disk space."""
         if size > self.free:
             raise PipelineError(f"{self.archive}: unpacks to {format_bytes(size)}, and {self._free()}")
 
-    def take(self, size: int, member: str) -> None:
-        self.taken += size
-        if self.taken > SMALL and self.taken > LARGEST_RATIO * self.archive.stat().st_size:
+    def spend(self, size: int, member: str) -> None:
+        """Counts bytes of a member. Raises PipelineError if the archive looks like a bomb or the disk gets full."""
+        self.written += size
+        if self.written > HARMLESS_SIZE and self.written > MAX_RATIO * self.archive.stat().st_size:
             raise PipelineError(
-                f"{self.archive}: {_plain(member)}: unpacks to more than {LARGEST_RATIO} times its size, like a bomb; "
-                "unpack it yourself if you trust it, and give the folder"
+                f"{self.archive}: {_printable(member)}: unpacks to more than {MAX_RATIO} times its size, like a bomb; "
+                "unpack it yourself if you trust it, and use the folder"
             )
-        if self.taken > self.free:
+        if self.written > self.free:
+            size_text = format_bytes(self.written)
             raise PipelineError(
-                f"{self.archive}: {_plain(member)}: unpacks to {format_bytes(self.taken)} and more, and {self._free()}"
+                f"{self.archive}: {_printable(member)}: unpacks to {size_text} and more, and {self._free()}"
             )
 
     def _free(self) -> str:
-        return f"{format_bytes(self.free)} are free on the disk: make room"
+        return f"{format_bytes(self.free)} are free on the disk: free some space"
 
 
 def _members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[Member]:
-    # A .tar may end with a .zip as its last member, and would pass for that one.
+    # First tar: a .tar whose last member is a .zip also passes for that .zip.
     if tarfile.is_tarfile(archive):
         return _tar_members(archive, raw, budget)
     if zipfile.is_zipfile(archive):
         return _zip_members(archive, raw, budget)
-    raise PipelineError(f"{archive}: not a whole .zip, .tar or .tar.gz archive; fetch it again or pack it anew")
+    raise PipelineError(f"{archive}: not a complete .zip, .tar or .tar.gz archive; fetch it again or pack it again")
 
 
 def _zip_members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[Member]:
     with zipfile.ZipFile(raw) as opened:
         members = opened.infolist()
-        _all_listed(archive, raw, len(members))
-        _apart(archive, opened)
-        budget.announce(sum(member.file_size for member in members))
+        _check_zip_count(archive, raw, len(members))
+        _check_zip_overlaps(archive, opened)
+        budget.check_total(sum(member.file_size for member in members))
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 _refuse(archive, member.filename, "is a link or a device")
             if member.flag_bits & _ENCRYPTED:
                 _refuse(archive, member.filename, "is encrypted")
-            # orig_filename: Python cuts the other one at a NUL.
-            name = member.orig_filename
+            name = member.orig_filename  # Python cuts `filename` at a NUL
             if member.is_dir():
                 yield name, 0, None
             else:
-                with _naming(archive, name), opened.open(member) as content:
+                with _one_line_errors(archive, name), opened.open(member) as content:
                     yield name, member.file_size, content
 
 
-def _all_listed(archive: Path, raw: IO[bytes], found: int) -> None:
-    """Python's reader doesn't look at how many there should be: one damaged length swallows the next member."""
-    raw.seek(max(0, archive.stat().st_size - _LONGEST_END))
+def _check_zip_count(archive: Path, raw: IO[bytes], count: int) -> None:
+    """Compares the number of members with the end record: one damaged length makes zipfile skip the next member."""
+    raw.seek(max(0, archive.stat().st_size - _MAX_END))
     end = raw.read()
-    told = int.from_bytes(end[end.rindex(_DIRECTORY_END) :][_COUNT], "little")
-    if told not in (found % 2**16, _COUNT_ELSEWHERE):  # writers that know no zip64 count on from 0
-        raise PipelineError(f"{archive}: truncated or corrupt ({found} of {told} members listed); fetch it again")
+    stated = int.from_bytes(end[end.rindex(_END_SIGNATURE) :][_END_COUNT], "little")
+    if stated not in (count % 2**16, _ZIP64_COUNT):  # programs without zip64 count modulo 65,536
+        raise PipelineError(f"{archive}: truncated or corrupt ({count} of {stated} members listed); fetch it again")
 
 
-def _apart(archive: Path, opened: zipfile.ZipFile) -> None:
-    """A bomb needs no high ratio if its members share their bytes (D. Fifield, A better zip bomb, 2019)."""
+def _check_zip_overlaps(archive: Path, opened: zipfile.ZipFile) -> None:
+    """A bomb whose members share their bytes has no high ratio (D. Fifield, A better zip bomb, 2019)."""
     members = sorted(opened.infolist(), key=lambda member: member.header_offset)
     ends = [member.header_offset + _LOCAL_HEADER + member.compress_size for member in members]
     starts = [*(member.header_offset for member in members[1:]), opened.start_dir]
@@ -191,69 +195,71 @@ def _apart(archive: Path, opened: zipfile.ZipFile) -> None:
 
 
 def _tar_members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[Member]:
-    stream = _Stream(_decompressed(raw))
-    # Its seek and read are all that tarfile uses of a file.
+    stream = _TarStream(_decompressed(raw))
+    # tarfile uses nothing but read, seek and tell of a file.
     with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:") as opened:
-        last = ""
+        last_name = ""
         if stream.content is raw:
-            budget.announce(archive.stat().st_size)
+            budget.check_total(archive.stat().st_size)
         for member in opened:
-            last = member.name
+            last_name = member.name
             if member.isdir():
                 yield member.name, 0, None
             elif member.isreg() and (content := opened.extractfile(member)) is not None:
                 yield member.name, member.size, content
             else:
                 _refuse(archive, member.name, "is a link or a device")
-            opened.members.clear()  # type: ignore[attr-defined]  # it would keep each: 100 MB for COCO's images
-        _end(archive, stream, opened.offset, last, budget)
+            opened.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all: 100 MB for COCO's images
+        _check_tar_end(archive, stream, opened.offset, last_name, budget)
 
 
 def _decompressed(raw: IO[bytes]) -> IO[bytes]:
-    begin = raw.read(6)
+    signature = raw.read(6)
     raw.seek(0)
-    for magic, opened in _TAR_COMPRESSIONS.items():
-        if begin.startswith(magic):
-            return cast("IO[bytes]", opened(raw))
+    for magic, opener in _DECOMPRESSORS.items():
+        if signature.startswith(magic):
+            return cast("IO[bytes]", opener(raw))
     return raw
 
 
 @dataclass(frozen=True)
-class _Stream:
-    """A tar's bytes, of which tarfile may not ask for so many at once that memory ends: a header's size may lie."""
+class _TarStream:
+    """A tar's bytes. Large reads fail: tarfile reads a header into memory, whatever size it states."""
 
     content: IO[bytes]
 
     def read(self, size: int) -> bytes:
-        if size > _LARGEST_HEADER:
+        if size > _MAX_HEADER:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         return self.content.read(size)
 
-    def seek(self, place: int) -> int:
-        return self.content.seek(place)
+    def seek(self, position: int) -> int:
+        return self.content.seek(position)
 
     def tell(self) -> int:
         return self.content.tell()
 
 
-def _end(archive: Path, stream: _Stream, offset: int, last: str, budget: SizeBudget) -> None:
-    """Reads what follows the last member: only at its end does a compressed stream tell whether it is the right one.
+def _check_tar_end(archive: Path, stream: _TarStream, offset: int, last_name: str, budget: SizeBudget) -> None:
+    """Reads what follows the last member, to the end, where a compressed stream has its checksum.
 
-    tarfile takes a header that is cut off or damaged for the end. The true end is a block of zeros, and no archive
-    follows it, which tarfile would not have seen.
+    tarfile takes a truncated or damaged header for the end of the archive. At the true end there is a block of zeros,
+    and no second archive after it, whose members tarfile would ignore.
     """
     stream.seek(offset)
     rest = stream.read(_CHUNK)
     if rest[:_BLOCK] != bytes(_BLOCK):
-        raise PipelineError(f"{archive}: truncated or corrupt after {_plain(last)}; fetch it again")
+        raise PipelineError(f"{archive}: truncated or corrupt after {_printable(last_name)}; fetch it again")
     while rest:
-        budget.take(len(rest), "what follows its end")
-        if any(rest[place : place + 5] == b"ustar" for place in range(257, len(rest), _BLOCK)):
-            raise PipelineError(f"{archive}: another archive follows {_plain(last)}; pack them as one, or apart")
+        budget.spend(len(rest), "what follows its end")
+        if any(rest[position : position + 5] == b"ustar" for position in range(257, len(rest), _BLOCK)):
+            raise PipelineError(
+                f"{archive}: another archive follows {_printable(last_name)}; pack them into one archive, or two files"
+            )
         rest = stream.read(_CHUNK)
 
 
-def _safe(archive: Path, name: str) -> PurePosixPath:
+def _safe_path(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or _DRIVE.match(name):
         _refuse(archive, name, "would land outside the folder")
@@ -264,55 +270,39 @@ def _write(archive: Path, name: str, target: Path, content: IO[bytes], size: int
     try:
         file = target.open("xb")
     except FileExistsError:
-        _refuse(archive, name, "is there already: in it twice, in another archive, or with other capitals")
-    with file, _naming(archive, name):
-        left = size
+        _refuse(archive, name, "exists already: twice in the archive, in another archive, or in other capitals")
+    remaining = size
+    with file, _one_line_errors(archive, name):
         while chunk := content.read(_CHUNK):
-            budget.take(len(chunk), name)
-            left -= len(chunk)
+            budget.spend(len(chunk), name)
+            remaining -= len(chunk)
             file.write(chunk)
-    if left:
-        raise PipelineError(f"{archive}: {_plain(name)}: truncated; fetch it again")
+    if remaining:
+        raise PipelineError(f"{archive}: {_printable(name)}: truncated; fetch it again")
 
 
-def _refuse(archive: Path, name: str, why: str) -> NoReturn:
-    raise PipelineError(f"{archive}: {_plain(name)}: {why}; such a member is not unpacked: pack it anew without it")
-
-
-@contextmanager
-def _naming(archive: Path, name: str) -> Iterator[None]:
-    """Names the member in whose bytes a fault was found."""
-    try:
-        yield
-    except _CORRUPT as error:
-        raise PipelineError(f"{archive}: {_plain(name)}: {_corrupt(error)}") from None
-    except NotImplementedError as error:
-        raise PipelineError(f"{archive}: {_plain(name)}: {_unknown(error)}") from None
+def _refuse(archive: Path, name: str, reason: str) -> NoReturn:
+    raise PipelineError(f"{archive}: {_printable(name)}: {reason}; pack the archive again without it")
 
 
 @contextmanager
-def _one_line(archive: Path) -> Iterator[None]:
-    """Says in one line what the readers of archives and the system report in many ways."""
+def _one_line_errors(archive: Path, member: str | None = None) -> Iterator[None]:
+    """Turns the many exceptions of archive readers and of the system into one line that names archive and member."""
+    prefix = str(archive) if member is None else f"{archive}: {_printable(member)}"
     try:
         yield
     except _CORRUPT as error:
-        raise PipelineError(f"{archive}: {_corrupt(error)}") from None
-    except NotImplementedError as error:
-        raise PipelineError(f"{archive}: {_unknown(error)}") from None
+        cause = _printable(str(error) or type(error).__name__)
+        raise PipelineError(f"{prefix}: truncated or corrupt ({cause}); fetch it again") from None
+    except NotImplementedError as error:  # such as Deflate64, which Windows uses for large files
+        raise PipelineError(
+            f"{prefix}: unsupported compression ({error}); unpack it yourself, and use the folder"
+        ) from None
     except OSError as error:
-        place = f"{_plain(str(error.filename))}: " if error.filename and error.filename != str(archive) else ""
-        raise PipelineError(f"{archive}: not unpacked: {place}{error.strerror or error}") from None
+        path = f"{_printable(str(error.filename))}: " if error.filename and error.filename != str(archive) else ""
+        raise PipelineError(f"{prefix}: not unpacked: {path}{error.strerror or error}") from None
 
 
-def _corrupt(error: Exception) -> str:
-    return f"truncated or corrupt ({_plain(str(error) or type(error).__name__)}); fetch it again"
-
-
-def _unknown(error: Exception) -> str:
-    """Windows packs large files by Deflate64, which Python has no reader for."""
-    return f"packed in a way that is not known here ({error}); unpack it yourself, and give the folder"
-
-
-def _plain(name: str) -> str:
-    """A name in one line, whatever is in it."""
+def _printable(name: str) -> str:
+    """A name with escape sequences for everything that isn't printable."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name)

@@ -1,4 +1,4 @@
-"""A data set of one's own: a folder, an archive, or an entry that says where its files are."""
+"""A person's own data set: a folder, an archive, or an entry that describes files to download."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from pipeline.workspace import from_root, root, workspace
 def fetch(params: Params, into: Path) -> Sequence[Path]:
     """Brings the data set that `download.path` names into the folder `into`.
 
-    A folder that holds a single archive, or a single entry, and nothing else means that.
+    A folder with nothing but an archive or an entry stands for that archive or entry.
 
     Returns:
-        downloads that nobody needs any more, once the folder has its place.
+        Downloaded files that may be removed once `into` is complete.
 
     Raises:
-        PipelineError: there is nothing, or nothing usable, at the path.
+        PipelineError: the path doesn't exist, or holds nothing usable.
     """
     source = _source(params.download.path)
     if registry.is_entry(source):
-        return _described(source, into, params.download.mirror)
+        return _fetch_described(source, into, params.download.mirror)
     if source.is_dir():
         _copy(source, into)
     else:
@@ -33,39 +33,40 @@ def fetch(params: Params, into: Path) -> Sequence[Path]:
 
 
 def _source(path: str) -> Path:
-    # An entry that git has is in a temporary workspace too, and DVC has noted that one.
+    # A temporary workspace has a copy of an entry that is in git, and DVC records that copy.
     source = workspace() / path if registry.is_entry(Path(path)) else from_root(path)
     if root() != workspace().resolve() and not Path(path).is_absolute() and not registry.is_entry(source):
-        # DVC has noted the folder of its temporary clone, where what git ignores is missing: its lock would lie.
+        # DVC would record the folder of the temporary workspace, which lacks what git ignores.
         raise PipelineError(f"download.path: with --queue and --temp it must be absolute; set it to {source}")
     if not source.exists():
-        raise PipelineError(f"{source}: no such file or folder; download.path should name your data set")
-    return _inside(source) if source.is_dir() else source
+        raise PipelineError(f"{source}: no such file or folder; set download.path to your data set")
+    return _resolve_folder(source) if source.is_dir() else source
 
 
-def _inside(folder: Path) -> Path:
-    inside = visible_entries(folder)
-    if not inside:
+def _resolve_folder(folder: Path) -> Path:
+    """The only entry or archive in a folder, or else the folder."""
+    entries = visible_entries(folder)
+    if not entries:
         raise PipelineError(
-            f"{folder}: nothing is in there; put your images with their annotations there, as a folder or a "
-            ".zip/.tar/.tar.gz archive, or set download.path"
+            f"{folder}: nothing is in there; put your images and annotations there, as a folder or a .zip/.tar/.tar.gz "
+            "archive, or set download.path"
         )
-    if len(inside) == 1 and registry.is_entry(inside[0]):
-        return inside[0]
+    if len(entries) == 1 and registry.is_entry(entries[0]):
+        return entries[0]
     return find_archive(folder) or folder
 
 
-def _described(path: Path, into: Path, mirror: str | None) -> Sequence[Path]:
-    """Fetches what a person's own entry describes, and leaves the entry with the data: conversion reads it there."""
-    fetched = published.fetch(registry.read(path), f"custom-{path.stem}", into, mirror)
+def _fetch_described(path: Path, into: Path, mirror: str | None) -> Sequence[Path]:
+    """Fetches the files of a person's entry. A copy of the entry stays with the data, for the convert stage."""
+    downloads = published.fetch(registry.read(path), f"custom-{path.stem}", into, mirror)
     shutil.copyfile(path, into / registry.ENTRY_COPY)
-    return fetched
+    return downloads
 
 
 def _copy(source: Path, into: Path) -> None:
-    """Copies rather than links: what DVC or anyone does to data/raw must not reach the owner's files."""
+    """Copies files instead of linking them: changes in data/raw must not reach the owner's files."""
     if into.resolve().is_relative_to(source.resolve()):
-        raise PipelineError(f"{source}: it holds this project's own data/raw; give the data set a folder of its own")
+        raise PipelineError(f"{source}: contains this project's data/raw; move the data set into a separate folder")
     try:
         shutil.copytree(source, into, ignore=shutil.ignore_patterns(".*", "__MACOSX"), copy_function=shutil.copyfile)
     except shutil.Error as error:

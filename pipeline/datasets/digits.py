@@ -1,8 +1,8 @@
-"""The embedded default: scenes of real handwritten digits over photographs, made on the spot.
+"""The default data set `digits`: scenes of real handwritten digits over photographs, generated locally.
 
-Digits and photographs are scikit-learn's bundled ones: `load_digits` (1,797 digits of 8×8 pixels, from the UCI
-optical recognition set) and `load_sample_image`. Train and val share neither a digit nor a piece of photograph.
-Published as COCO data is: `annotations/train.json`, `images/train/000001.jpg`, and the same for val.
+Digits and photographs come with scikit-learn: `load_digits` (1,797 digits of 8×8 pixels, from the UCI optical
+recognition data set) and `load_sample_image`. Train and val share neither a digit nor a part of a photograph. The
+files are laid out as COCO's: `annotations/train.json`, `images/train/000001.jpg`, and the same for val.
 """
 
 from dataclasses import dataclass
@@ -24,86 +24,90 @@ Box = tuple[int, int, int, int]  # x, y, width, height in whole pixels
 
 NAMES = tuple("0123456789")
 SPLITS: tuple[Split, Split] = ("train", "val")
-TRAIN_SHARE = 0.8  # of the digits
-# Columns of the photographs, from and to. The gap keeps a leaf at the border out of one of them.
+TRAIN_FRACTION = 0.8  # of the digits
+# First and last column of the photographs. The gap keeps a leaf at the border out of one of the two parts.
 COLUMNS: dict[Split, tuple[int, int]] = {"train": (0, 424), "val": (440, 640)}
-EMPTY_SHARE = 0.05  # of the scenes
-MOST = 8  # digits in a scene
-HEIGHTS = (22 / 256, 110 / 256)  # of a digit, as shares of the scene
-MOST_IOU = 0.15  # of two boxes
-MOST_COVERED = 0.3  # of the smaller of two boxes, so that every digit stays legible
-TRIES = 24  # to find a place for a digit; after that the scene has one less
-INK = 0.5  # of a pixel that a digit is seen in, from 0 to 1
-CONTRAST = 85.0  # between a digit and its background, in gray levels of 255
-COLORS_APART = 90.0  # of 255, in at least one of red, green, blue, where digits overlap
+EMPTY_FRACTION = 0.05  # of the scenes
+MAX_DIGITS = 8  # in a scene
+HEIGHTS = (22 / 256, 110 / 256)  # smallest and largest height of a digit, as fractions of the scene's
+MAX_IOU = 0.15  # of two boxes
+MAX_COVERED = 0.3  # fraction of the smaller of two boxes, so that every digit stays legible
+TRIES = 24  # to place a digit; if they fail, the scene has one digit less
+MIN_INK = 0.5  # of a pixel that belongs to a digit, from 0 to 1
+MIN_CONTRAST = 85.0  # between a digit and its background, in gray levels from 0 to 255
+MIN_COLOR_DISTANCE = 90.0  # of overlapping digits in red, green or blue, from 0 to 255
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
 class Material:
-    """What one split's scenes are made from."""
+    """The digits and photographs of a split."""
 
     photographs: tuple[Image.Image, ...]
-    digits: NDArray[np.intp]  # rows of `load_digits`
-    images: Floats  # [digits, 8, 8], 0 to 1, of all digits
-    labels: NDArray[np.intp]
+    digits: NDArray[np.intp]  # rows of `images` and `labels` that belong to the split
+    images: Floats  # [1797, 8, 8], 0 to 1
+    labels: NDArray[np.intp]  # [1797]
 
 
 def make(params: Params, into: Path) -> tuple[Path, ...]:
-    """Makes the data set in the folder `into`: the same bytes for the same parameters. It leaves no downloads."""
-    wanted = params.download.digits
-    for split, count in zip(SPLITS, (wanted.train, wanted.val), strict=True):
+    """Generates the data set in the folder `into`; equal parameters give equal bytes.
+
+    Returns:
+        No downloads that could be removed.
+    """
+    options = params.download.digits
+    for split, count in zip(SPLITS, (options.train, options.val), strict=True):
         (into / "images" / split).mkdir(parents=True)
-        source = material(split, params.download.digits.seed)
-        compose = partial(scene, source, size=wanted.size)
+        material = load_material(split, options.seed)
+        make_scene = partial(scene, material, size=options.size)
         records = []
-        for index in tqdm(range(count), f"making {split} scenes", unit="scene", mininterval=1.0, delay=1.0):
-            pixels, objects = compose(rng=_rng(params.download.digits.seed, split, index))
+        for index in tqdm(range(count), f"generating {split} scenes", unit="scene", mininterval=1.0, delay=1.0):
+            pixels, objects = make_scene(rng=_rng(options.seed, split, index))
             name = f"{index + 1:06d}.jpg"
             Image.fromarray(pixels).save(into / "images" / split / name, quality=92)
             records.append((name, objects))
-        write_json(into / "annotations" / f"{split}.json", _coco(records, wanted.size))
+        write_json(into / "annotations" / f"{split}.json", _coco(records, options.size))
     return ()
 
 
-def material(split: Split, seed: int) -> Material:
-    """The digits and the pieces of photographs that belong to one split."""
-    from sklearn.datasets import load_digits, load_sample_image  # two seconds that no other data set should wait
+def load_material(split: Split, seed: int) -> Material:
+    """The digits and the parts of photographs that belong to a split."""
+    from sklearn.datasets import load_digits, load_sample_image  # here, since it takes two seconds
 
     bundled = load_digits()
     order = np.random.default_rng(seed).permutation(len(bundled.target))
-    border = round(TRAIN_SHARE * len(order))
-    rows = order[:border] if split == "train" else order[border:]
+    num_train = round(TRAIN_FRACTION * len(order))
+    rows = order[:num_train] if split == "train" else order[num_train:]
     left, right = COLUMNS[split]
     photographs = tuple(Image.fromarray(load_sample_image(name)[:, left:right]) for name in ("china.jpg", "flower.jpg"))
     return Material(photographs, rows, (bundled.images / 16).astype(np.float32), bundled.target)
 
 
-def scene(source: Material, rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[tuple[int, Box]]]:
-    """One scene: pixels [size, size, 3], and the label and box of each digit in it."""
-    canvas = background(source.photographs, rng, size)
-    owner = np.zeros((size, size), np.uint8)  # which digit is seen at a pixel; 0: none
+def scene(material: Material, rng: np.random.Generator, size: int) -> tuple[NDArray[np.uint8], list[tuple[int, Box]]]:
+    """A scene: pixels [size, size, 3], and the label and box of each digit."""
+    canvas = background(material.photographs, rng, size)
+    owner = np.zeros((size, size), np.uint8)  # number of the digit that a pixel shows, from 1; 0: none
     boxes: list[Box] = []
     labels: list[int] = []
     colors: list[Floats] = []
-    count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MOST + 1))
+    count = 0 if rng.random() < EMPTY_FRACTION else int(rng.integers(1, MAX_DIGITS + 1))
     for _ in range(count):
-        row = int(rng.choice(source.digits))
+        row = int(rng.choice(material.digits))
         height = size * float(np.exp(rng.uniform(*np.log(HEIGHTS))))
-        ink = glyph(source.images[row], rng, max(4, round(height)))
+        ink = glyph(material.images[row], rng, max(4, round(height)))
         corner = _place(ink.shape, boxes, rng, size)
         if corner is not None:
             boxes.append((*corner, ink.shape[1], ink.shape[0]))
-            labels.append(int(source.labels[row]))
+            labels.append(int(material.labels[row]))
             colors.append(paint(canvas, owner, ink, corner, colors, rng))
     canvas += rng.standard_normal(canvas.shape, np.float32) * np.float32(rng.uniform(0, 5))
-    # What was painted over is no longer seen: boxes fit what is.
-    seen = [(label, _extent(owner == number)) for number, label in enumerate(labels, 1)]
-    return np.clip(canvas, 0, 255).astype(np.uint8), seen
+    # Boxes fit the visible part of each digit.
+    objects = [(label, _extent(owner == number)) for number, label in enumerate(labels, 1)]
+    return np.clip(canvas, 0, 255).astype(np.uint8), objects
 
 
 def background(photographs: tuple[Image.Image, ...], rng: np.random.Generator, size: int) -> Floats:
-    """A piece of a photograph, [size, size, 3], 0 to 255: zoomed, mirrored, and calm enough to read digits on."""
+    """A random crop of a photograph, [size, size, 3], 0 to 255: mirrored at random, with little contrast."""
     photograph = photographs[rng.integers(len(photographs))]
     side = int(rng.integers(100, min(photograph.size)))
     left, top = (int(rng.integers(0, length - side + 1)) for length in photograph.size)
@@ -118,22 +122,22 @@ def background(photographs: tuple[Image.Image, ...], rng: np.random.Generator, s
 
 
 def glyph(digit: Floats, rng: np.random.Generator, height: int) -> Floats:
-    """A digit's ink, [height, width], 0 to 1: smooth, a little turned and slanted, cut to what is seen of it."""
-    side = max(48, 2 * height)  # of the square it is smoothed, turned and slanted in, larger than it will be
+    """A digit's ink, [height, width], 0 to 1: smoothed, slightly rotated and slanted, cropped to the digit."""
+    side = max(48, 2 * height)  # pixels of the square in which the digit is smoothed, rotated and slanted
     large = Image.fromarray(np.pad(digit, 2)).resize((side, side), Image.Resampling.BICUBIC)
     angle, slant = np.deg2rad(rng.uniform(-10, 10)), rng.uniform(-0.15, 0.15)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = turn @ np.array([[1.0, slant], [0.0, 1.0]])
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = rotation @ np.array([[1.0, slant], [0.0, 1.0]])
     shift = side / 2 - matrix @ np.full(2, side / 2)
     affine = (*matrix[0], shift[0], *matrix[1], shift[1])
-    turned = np.asarray(large.transform(large.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR))
-    ink = np.clip((turned - 0.36) / 0.28, 0, 1)
+    rotated = np.asarray(large.transform(large.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR))
+    ink = np.clip((rotated - 0.36) / 0.28, 0, 1)
     ink = ink * ink * (3 - 2 * ink)  # a soft edge
-    x, y, w, h = _extent(ink >= INK)
+    x, y, w, h = _extent(ink >= MIN_INK)
     shape = (max(2, round(height * w / h)), height)
     scaled = Image.fromarray(ink[y : y + h, x : x + w]).resize(shape, Image.Resampling.BOX)
     small = np.asarray(scaled, np.float32)
-    x, y, w, h = _extent(small >= INK)
+    x, y, w, h = _extent(small >= MIN_INK)
     return small[y : y + h, x : x + w]
 
 
@@ -145,32 +149,37 @@ def paint(
     colors: list[Floats],
     rng: np.random.Generator,
 ) -> Floats:
-    """Draws the next digit with its upper left corner at `corner` (x, y), in a color that stands out there.
+    """Draws a digit into `canvas` and `owner`, in a color that contrasts with what is below it.
 
-    `colors` are those of the digits before it, in order; the color chosen is returned.
+    Args:
+        corner: x and y of the digit's upper left corner.
+        colors: of the digits drawn before, in order.
+
+    Returns:
+        The color of the digit.
     """
     rows, columns = slice(corner[1], corner[1] + ink.shape[0]), slice(corner[0], corner[0] + ink.shape[1])
     below = canvas[rows, columns]
-    near = [colors[number - 1] for number in np.unique(owner[rows, columns]) if number]
-    color = _color(float((below @ _LUMA).mean()), near, rng)
+    neighbors = [colors[number - 1] for number in np.unique(owner[rows, columns]) if number]
+    color = _color(float((below @ _LUMA).mean()), neighbors, rng)
     below += (color - below) * ink[..., None]
-    owner[rows, columns][ink >= INK] = len(colors) + 1
+    owner[rows, columns][ink >= MIN_INK] = len(colors) + 1
     return color
 
 
-def _color(gray: float, near: list[Floats], rng: np.random.Generator) -> Floats:
-    """White, black or a color: CONTRAST lighter or darker than the background's gray, and unlike those near it."""
+def _color(gray: float, neighbors: list[Floats], rng: np.random.Generator) -> Floats:
+    """A gray or a color that contrasts with the background's gray level and differs from its neighbors."""
     for _ in range(TRIES):
-        vivid = rng.uniform(0, 1, 3) ** 0.6 if rng.random() < 0.65 else np.full(3, rng.random())
-        color = (255 * vivid).astype(np.float32)
-        stands_out = abs(float(color @ _LUMA) - gray) >= CONTRAST
-        if stands_out and all(np.abs(color - other).max() >= COLORS_APART for other in near):
+        channels = rng.uniform(0, 1, 3) ** 0.6 if rng.random() < 0.65 else np.full(3, rng.random())
+        color = (255 * channels).astype(np.float32)
+        has_contrast = abs(float(color @ _LUMA) - gray) >= MIN_CONTRAST
+        if has_contrast and all(np.abs(color - other).max() >= MIN_COLOR_DISTANCE for other in neighbors):
             return color
     return np.full(3, 0 if gray > 128 else 255, np.float32)
 
 
 def _place(shape: tuple[int, ...], boxes: list[Box], rng: np.random.Generator, size: int) -> tuple[int, int] | None:
-    """A free place for a digit of `shape` (height, width): its upper left corner (x, y), or None."""
+    """The upper left corner (x, y) of a free position for a digit of `shape` (height, width); None if none is found."""
     height, width = shape
     for _ in range(TRIES):
         x, y = int(rng.integers(0, size - width + 1)), int(rng.integers(0, size - height + 1))
@@ -180,20 +189,20 @@ def _place(shape: tuple[int, ...], boxes: list[Box], rng: np.random.Generator, s
 
 
 def _fits(new: Box, boxes: list[Box]) -> bool:
-    """Whether a box keeps clear of the others, or overlaps one a little that overlaps no third."""
-    touched = [box for box in boxes if _common(new, box)]
-    if not touched:
+    """Whether a box overlaps no other, or slightly overlaps one that overlaps no third."""
+    overlapped = [box for box in boxes if _intersection(new, box)]
+    if not overlapped:
         return True
-    other, areas = touched[0], (new[2] * new[3], touched[0][2] * touched[0][3])
-    alone = len(touched) == 1 and sum(_common(other, box) > 0 for box in boxes) == 1  # itself
-    common = _common(new, other)
-    return alone and common <= MOST_IOU * (sum(areas) - common) and common <= MOST_COVERED * min(areas)
+    other, areas = overlapped[0], (new[2] * new[3], overlapped[0][2] * overlapped[0][3])
+    isolated = len(overlapped) == 1 and sum(_intersection(other, box) > 0 for box in boxes) == 1  # the new box
+    shared = _intersection(new, other)
+    return isolated and shared <= MAX_IOU * (sum(areas) - shared) and shared <= MAX_COVERED * min(areas)
 
 
-def _common(one: Box, other: Box) -> int:
-    """Pixels that two boxes share."""
-    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+def _intersection(a: Box, b: Box) -> int:
+    """Number of pixels in both boxes."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(0, width) * max(0, height)
 
 
@@ -205,16 +214,16 @@ def _extent(mask: NDArray[np.bool_]) -> Box:
 
 
 def _rng(seed: int, split: Split, index: int) -> np.random.Generator:
-    """A scene's own randomness: more scenes, or other ones, change nothing about it."""
+    """The random generator of a scene, which doesn't depend on the number of scenes."""
     return np.random.default_rng((seed, SPLITS.index(split), index))
 
 
 def _coco(records: list[tuple[str, list[tuple[int, Box]]]], size: int) -> dict[str, Any]:
     images = [{"id": n, "file_name": name, "width": size, "height": size} for n, (name, _) in enumerate(records, 1)]
-    found = [(n, label, box) for n, (_, objects) in enumerate(records, 1) for label, box in objects]
+    boxes = [(n, label, box) for n, (_, objects) in enumerate(records, 1) for label, box in objects]
     annotations = [
         {"id": n, "image_id": image, "category_id": label + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-        for n, (image, label, box) in enumerate(found, 1)
+        for n, (image, label, box) in enumerate(boxes, 1)
     ]
     categories = [{"id": n, "name": name} for n, name in enumerate(NAMES, 1)]
     return {"categories": categories, "images": images, "annotations": annotations}

@@ -1,4 +1,4 @@
-"""One file from one address over HTTP: continued where it was cut, and never with a byte of another file."""
+"""Downloads one file from one URL over HTTP: resumes interrupted downloads, and never mixes two versions of a file."""
 
 import re
 import shutil
@@ -22,306 +22,299 @@ from urllib3.util import Retry
 from pipeline.datasets.progress import byte_bar
 from pipeline.files import write_json
 
-_CHUNK = 1 << 20
-_BUSY = (429, 500, 502, 503, 504)
-_REDIRECTS = 10
-# A Last-Modified younger than this may not tell two versions apart (RFC 9110, 8.8.2.2).
-_SETTLED = timedelta(seconds=60)
-# What requests, urllib3 and http.client raise for answers and networks of every kind.
-_NETWORK = (requests.RequestException, HTTPError, HTTPException, OSError, ValueError, OverflowError)
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CHUNK = 1 << 20  # bytes
+_BUSY_STATUSES = (429, 500, 502, 503, 504)
+_MAX_REDIRECTS = 10
+# A younger Last-Modified may be the same for two versions of a file (RFC 9110, 8.8.2.2).
+_MIN_AGE = timedelta(seconds=60)
+# What requests, urllib3 and http.client raise for bad responses and networks.
+_NETWORK_ERRORS = (requests.RequestException, HTTPError, HTTPException, OSError, ValueError, OverflowError)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """How long to wait for a server, and how often to ask again."""
+    """How long to wait for a server, and how often to repeat a request."""
 
-    connect: float = 10.0  # seconds to a connection
-    read: float = 30.0  # seconds without a byte
-    slowest: float = 100.0  # bytes a second, over `read` seconds; less is a stall
-    retries: int = 4  # of a request that found no connection or a busy server
-    resumes: int = 5  # in a row that bring a file no further
-    backoff: float = 1.0  # seconds before the second repetition; doubled before each other
-    longest: int = 120  # seconds between two requests, also where Retry-After asks for more
+    connect_timeout: float = 10.0  # seconds
+    read_timeout: float = 30.0  # seconds without a byte
+    min_throughput: float = 100.0  # bytes per second, averaged over read_timeout
+    retries: int = 4  # of a request that gets no connection or a busy server
+    resumes: int = 5  # consecutive ones without progress
+    backoff: float = 1.0  # seconds before the second repetition; doubles with each one
+    max_wait: int = 120  # seconds between two requests, even if Retry-After is longer
 
     def wait(self, failures: int) -> None:
-        time.sleep(min(self.longest, self.backoff * 2 ** (failures - 1)) if failures else 0)
+        """Sleeps after a number of consecutive failures."""
+        time.sleep(min(self.max_wait, self.backoff * 2 ** (failures - 1)) if failures else 0)
 
 
 class SourceError(Exception):
-    """An address that doesn't give the file; the message says why."""
+    """A URL doesn't provide the file; the message says why."""
 
 
-class _Cut(Exception):
-    """An answer that ended too early or didn't fit: asking again may help."""
+class _InterruptedError(Exception):
+    """A response ended too early or doesn't fit the file; another request may succeed."""
 
 
-class _Slow(_Cut):
-    """An answer that drips: what it brings is no reason for hope."""
+class _TooSlowError(_InterruptedError):
+    """A response is too slow; the bytes that it brought don't count as progress."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a part came from, and what tells whether the server still has the same file."""
+    """Where a partial file comes from, and what identifies its version."""
 
     url: str
-    validator: str | None  # an If-Range value: a strong ETag, or a Last-Modified old enough to count
-    total: int | None  # bytes of the whole file, as the server says
+    validator: str | None  # for If-Range: a strong ETag, or a Last-Modified that is old enough
+    total: int | None  # bytes of the complete file, as the server states them
 
 
 @dataclass(frozen=True)
-class Part:
-    """The beginning of a file, with its origin in a file beside it."""
+class PartialFile:
+    """The beginning of a file; its origin is stored in a second file beside it."""
 
     path: Path
 
     @property
-    def note(self) -> Path:
+    def origin_path(self) -> Path:
         return self.path.with_name(f"{self.path.name}.json")
 
     def length(self) -> int:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def origin(self) -> Origin | None:
-        """None where there is no part, or none that tells where it is from."""
-        if not self.path.is_file() or not self.note.is_file():
+        """None if the file or a readable origin is missing."""
+        if not self.path.is_file() or not self.origin_path.is_file():
             return None
         try:
-            return msgspec.json.decode(self.note.read_bytes(), type=Origin)
+            return msgspec.json.decode(self.origin_path.read_bytes(), type=Origin)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
-    def begin(self, origin: Origin) -> None:
-        """Makes it an empty one of this origin: in an order in which bytes never meet another's note."""
+    def restart(self, origin: Origin) -> None:
+        """Empties the file and sets its origin, in an order in which no bytes are ever beside another file's origin."""
         self.discard()
-        write_json(self.note, asdict(origin))
+        write_json(self.origin_path, asdict(origin))
         self.path.touch()
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
+        self.origin_path.unlink(missing_ok=True)
 
 
-def session(retry_policy: RetryPolicy) -> requests.Session:
-    """Asks again, later and later, where there is no connection or the server is busy; proxies from the environment."""
+def make_session(policy: RetryPolicy) -> requests.Session:
+    """A session that repeats requests without connection or with a busy server; proxies come from the environment."""
     retry = Retry(
-        total=retry_policy.retries,
-        status_forcelist=_BUSY,
+        total=policy.retries,
+        status_forcelist=_BUSY_STATUSES,
         allowed_methods={"GET"},
-        backoff_factor=retry_policy.backoff,
-        backoff_max=retry_policy.longest,
-        retry_after_max=retry_policy.longest,
+        backoff_factor=policy.backoff,
+        backoff_max=policy.max_wait,
+        retry_after_max=policy.max_wait,
         raise_on_status=False,
     )
-    opened = requests.Session()
-    opened.max_redirects = _REDIRECTS
-    opened.hooks["response"].append(_led_elsewhere)
+    session = requests.Session()
+    session.max_redirects = _MAX_REDIRECTS
+    session.hooks["response"].append(_check_redirect)
     for scheme in ("http://", "https://"):
-        opened.mount(scheme, HTTPAdapter(max_retries=retry))
-    return opened
+        session.mount(scheme, HTTPAdapter(max_retries=retry))
+    return session
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """A file's way from an address into a part."""
+    """The download of a URL into a partial file."""
 
     session: requests.Session
     url: str
-    part: Part
+    part: PartialFile
     size: int | None  # bytes, as published
-    checked: bool  # whether a checksum will tell if the bytes are the right ones
-    retry_policy: RetryPolicy
+    has_checksum: bool  # whether wrong bytes will be noticed afterwards
+    policy: RetryPolicy
 
     def run(self) -> bool:
-        """Asks until the part is as long as the file; what is there already is kept where it can be continued.
+        """Repeats requests until the partial file is complete; resumes it where possible.
 
         Returns:
-            Whether it is put together from several answers, so that wrong bytes may not be this server's fault.
+            Whether the file was joined from several responses, so that wrong bytes may come from an earlier one.
 
         Raises:
             SourceError: the server doesn't have the file, the disk is too small, or repeated requests make no progress.
         """
         joined, longest, failures = self.part.length() > 0, self.part.length(), 0
-        while not self._complete():
+        while not self._is_complete():
             try:
-                return self._once()
-            except _Cut as cut:
+                return self._request()
+            except _InterruptedError as error:
                 length, joined = self.part.length(), True
-                failures = 0 if length > longest and not isinstance(cut, _Slow) else failures + 1
+                failures = 0 if length > longest and not isinstance(error, _TooSlowError) else failures + 1
                 longest = max(longest, length)
-                if failures > self.retry_policy.resumes:
-                    raise SourceError(str(cut)) from None
-                self.retry_policy.wait(failures)
+                if failures > self.policy.resumes:
+                    raise SourceError(str(error)) from None
+                self.policy.wait(failures)
         return joined
 
-    def _complete(self) -> bool:
-        """Whether it was received to its end, and then something came between."""
-        origin = self._continuable()
-        if origin is None:
-            return False
-        return self.part.length() == (origin.total if self.size is None else self.size)
+    def _is_complete(self) -> bool:
+        """Whether an earlier run received the whole file and was interrupted before it was verified."""
+        origin = self._resumable_origin()
+        return origin is not None and self.part.length() == (origin.total if self.size is None else self.size)
 
-    def _continuable(self) -> Origin | None:
-        """The part's origin, if this address may continue it."""
+    def _resumable_origin(self) -> Origin | None:
+        """The partial file's origin, if this URL may resume it."""
         origin = self.part.origin()
         if origin is None or (self.size is not None and self.part.length() > self.size):
             return None
-        return origin if self.checked or (origin.url == self.url and origin.validator) else None
+        return origin if self.has_checksum or (origin.url == self.url and origin.validator) else None
 
-    def _once(self) -> bool:
-        """One request, and its answer to the end; whether it continued the part."""
-        origin = self._continuable()
+    def _request(self) -> bool:
+        """Sends one request and stores its response; returns whether it resumed the partial file."""
+        origin = self._resumable_origin()
         start = self.part.length() if origin else 0
-        with self._ask(origin, start) as answer:
-            if origin and start and answer.status_code == HTTPStatus.PARTIAL_CONTENT:
-                total: int | None = self._continued(answer, origin, start)
+        with self._get(origin, start) as response:
+            if origin and start and response.status_code == HTTPStatus.PARTIAL_CONTENT:
+                total: int | None = self._check_continuation(response, origin, start)
             else:
-                start, total = 0, self._begun(answer, start)
-            length = self._append(answer, start, total)
+                total, start = self._restart(response, start), 0
+            length = self._append(response, start, total)
         if total is not None and length < total:
-            raise _Cut(f"ended after {length:,} of {total:,} bytes")
+            raise _InterruptedError(f"ended after {length:,} of {total:,} bytes")
         return start > 0
 
-    def _ask(self, origin: Origin | None, start: int) -> requests.Response:
+    def _get(self, origin: Origin | None, start: int) -> requests.Response:
         headers = {"Accept-Encoding": "identity"}
         if origin and start:
             headers["Range"] = f"bytes={start}-"
             if origin.validator and origin.url == self.url:
                 headers["If-Range"] = origin.validator
-        timeout = (self.retry_policy.connect, self.retry_policy.read)
+        timeout = (self.policy.connect_timeout, self.policy.read_timeout)
         try:
             return self.session.get(self.url, headers=headers, stream=True, timeout=timeout)
-        except _NETWORK as error:
+        except _NETWORK_ERRORS as error:
             raise SourceError(_cause(error)) from None
 
-    def _begun(self, answer: requests.Response, start: int) -> int | None:
-        """Empties the part for an answer that is the whole file; its length, where it is known."""
-        if start and answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+    def _restart(self, response: requests.Response, start: int) -> int | None:
+        """Empties the partial file for a response with the whole file; returns the file's length, if known."""
+        if start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             self.part.discard()
-            raise _Cut("refuses to continue the file")
-        if answer.status_code != HTTPStatus.OK:
-            raise SourceError(f"answers {answer.status_code} {answer.reason}")
-        total = _length(answer)
-        self._expect(total)
-        if not self.checked:
-            self._tellable(answer, total)
-        if self.size is None and total is not None:
-            self._room(total)
-        self.part.begin(Origin(self.url, _validator(answer.headers), total))
+            raise _InterruptedError("refuses to continue the file")
+        if response.status_code != HTTPStatus.OK:
+            raise SourceError(f"answers {response.status_code} {response.reason}")
+        total = _content_length(response)
+        self._check_total(total)
+        if not self.has_checksum:
+            self._check_end_is_detectable(response, total)
+        free = shutil.disk_usage(self.part.path.parent).free + self.part.length()
+        if self.size is None and total is not None and total > free:
+            raise SourceError(f"has {total:,} bytes, and {free:,} are free on the disk")
+        self.part.restart(Origin(self.url, _validator(response.headers), total))
         return total if self.size is None else self.size
 
-    def _continued(self, answer: requests.Response, origin: Origin, start: int) -> int:
-        """The length of the whole file, of which the answer is the rest."""
-        found = _RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
-        total = int(found[3]) if found else None
-        same = origin.total in (None, total)
+    def _check_continuation(self, response: requests.Response, origin: Origin, start: int) -> int:
+        """The length of the whole file, if the response is its rest from `start` on."""
+        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+        total = int(match[3]) if match else None
+        same_file = origin.total in (None, total)
         if origin.url == self.url and origin.validator:
-            same = same and _validator(answer.headers) in (None, origin.validator)
-        if not found or total is None or int(found[1]) != start or not same:
+            same_file = same_file and _validator(response.headers) in (None, origin.validator)
+        if not match or total is None or int(match[1]) != start or not same_file:
             self.part.discard()
-            raise _Cut("continues another file, or at another place")
-        self._expect(total)
+            raise _InterruptedError("continues another file, or at another position")
+        self._check_total(total)
         return total
 
-    def _expect(self, total: int | None) -> None:
+    def _check_total(self, total: int | None) -> None:
         if total is not None and self.size is not None and total != self.size:
             raise SourceError(f"offers {total:,} bytes where {self.size:,} are published")
 
-    def _tellable(self, answer: requests.Response, total: int | None) -> None:
-        """Without a checksum, only a length or the end of chunks tells a whole file from a cut one."""
-        if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise SourceError("sends it encoded, and without a checksum nobody can tell whether it is right")
-        if total is None and self.size is None and not _chunked(answer):
+    def _check_end_is_detectable(self, response: requests.Response, total: int | None) -> None:
+        """Without a checksum, only a length or the end of chunks tells a whole file from a truncated one."""
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise SourceError("sends it encoded, so it can't be verified without a checksum")
+        if total is None and self.size is None and not _is_chunked(response):
             raise SourceError("doesn't say how long the file is; its entry needs a size or a checksum")
 
-    def _room(self, total: int) -> None:
-        """Where only the server tells the size."""
-        free = shutil.disk_usage(self.part.path.parent).free + self.part.length()
-        if total > free:
-            raise SourceError(f"has {total:,} bytes, and {free:,} are free on the disk")
-
-    def _append(self, answer: requests.Response, length: int, total: int | None) -> int:
-        """Writes what comes behind the part's first `length` bytes; how long it is then."""
-        throughput = _Throughput(self.retry_policy)
-        with self.part.path.open("ab") as file, byte_bar(self.part.path.stem, total, done=length, delay=0) as shown:
-            for chunk in _chunks(answer):
+    def _append(self, response: requests.Response, length: int, total: int | None) -> int:
+        """Appends the response's body to a partial file of `length` bytes; returns its new length."""
+        throughput = Throughput(self.policy)
+        with self.part.path.open("ab") as file, byte_bar(self.part.path.stem, total, done=length, delay=0) as bar:
+            for chunk in _chunks(response):
                 length += len(chunk)
                 if total is not None and length > total:
                     self.part.discard()
-                    raise _Cut(f"sends more than {total:,} bytes")
+                    raise _InterruptedError(f"sends more than {total:,} bytes")
                 file.write(chunk)
-                shown.update(len(chunk))
-                throughput.hold(len(chunk))
+                bar.update(len(chunk))
+                throughput.add(len(chunk))
         return length
 
 
-class _Throughput:
-    """Tells a connection that drips from one that runs."""
+class Throughput:
+    """Measures bytes per second and stops a connection that is too slow."""
 
-    def __init__(self, retry_policy: RetryPolicy) -> None:
-        self.retry_policy = retry_policy
-        self.since, self.received = time.monotonic(), 0
+    def __init__(self, policy: RetryPolicy) -> None:
+        self.policy = policy
+        self.start, self.received = time.monotonic(), 0
 
-    def hold(self, received: int) -> None:
+    def add(self, received: int) -> None:
+        """Counts received bytes. Raises _TooSlowError if the last `read_timeout` seconds brought too few."""
         self.received += received
-        elapsed = time.monotonic() - self.since
-        if elapsed <= self.retry_policy.read:
+        elapsed = time.monotonic() - self.start
+        if elapsed <= self.policy.read_timeout:
             return
-        if self.received < self.retry_policy.slowest * elapsed:
-            raise _Slow(f"sends less than {self.retry_policy.slowest:g} bytes a second")
-        self.since, self.received = time.monotonic(), 0
+        if self.received < self.policy.min_throughput * elapsed:
+            raise _TooSlowError(f"sends less than {self.policy.min_throughput:g} bytes a second")
+        self.start, self.received = time.monotonic(), 0
 
 
-def _chunks(answer: requests.Response) -> Iterator[bytes]:
-    """A body as it comes, as it was sent: undone encodings would not be the file that Range counts in."""
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    """The body as it arrives, not decoded: Range counts encoded bytes."""
     try:
-        while chunk := answer.raw.read1(_CHUNK, decode_content=False):
+        while chunk := response.raw.read1(_CHUNK, decode_content=False):
             yield chunk
-    except _NETWORK as error:
-        raise _Cut(_cause(error)) from None
+    except _NETWORK_ERRORS as error:
+        raise _InterruptedError(_cause(error)) from None
 
 
-def _length(answer: requests.Response) -> int | None:
-    told = answer.headers.get("Content-Length", "")
-    return int(told) if told.isdecimal() and told.isascii() and not _chunked(answer) else None
+def _content_length(response: requests.Response) -> int | None:
+    text = response.headers.get("Content-Length", "")
+    return int(text) if text.isdecimal() and text.isascii() and not _is_chunked(response) else None
 
 
-def _chunked(answer: requests.Response) -> bool:
-    return "chunked" in answer.headers.get("Transfer-Encoding", "").lower()
+def _is_chunked(response: requests.Response) -> bool:
+    return "chunked" in response.headers.get("Transfer-Encoding", "").lower()
 
 
 def _validator(headers: "CaseInsensitiveDict[str]") -> str | None:
-    """What If-Range may carry: it asks for proof that not one byte is another (RFC 9110, 13.1.5)."""
+    """A value for If-Range, which must change with every byte of the file (RFC 9110, 13.1.5); None if there is none."""
     etag = headers.get("ETag", "").strip()
     if etag:
         return etag if etag.startswith('"') else None
     modified = headers.get("Last-Modified", "")
     try:
-        settled = parsedate_to_datetime(headers.get("Date", "")) - parsedate_to_datetime(modified) >= _SETTLED
+        age = parsedate_to_datetime(headers.get("Date", "")) - parsedate_to_datetime(modified)
     except (ValueError, TypeError, OverflowError):
         return None
-    return modified if settled else None
+    return modified if age >= _MIN_AGE else None
 
 
-def _led_elsewhere(answer: requests.Response, *_: object, **__: object) -> None:
-    """A redirect may not lead from https to http, and what comes with it is not wanted."""
-    if not answer.is_redirect:
+def _check_redirect(response: requests.Response, *_: object, **__: object) -> None:
+    """Refuses a redirect from https to http, and discards every redirect's body."""
+    if not response.is_redirect:
         return
-    answer.close()  # requests would read it all and undo its encoding: it may be endless, or not what it says
-    target = urlsplit(urljoin(answer.url, answer.headers["Location"]))
-    if answer.url.startswith("https:") and target.scheme != "https":
-        raise SourceError(
-            f"leads from https to {target.scheme}://{target.hostname}, where anyone could change the file"
-        )
+    response.close()  # requests would read and decode the body, which may be endless or wrongly encoded
+    target = urlsplit(urljoin(response.url, response.headers["Location"]))
+    if response.url.startswith("https:") and target.scheme != "https":
+        raise SourceError(f"redirects from https to {target.scheme}://{target.hostname}, which isn't secure")
 
 
 def _cause(error: BaseException) -> str:
-    """What lies under the layers of three libraries: the innermost that still speaks of networks."""
+    """The message of the innermost network error, below the layers of requests, urllib3 and http.client."""
     prefix = "the proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
-    told, inner = error, error.__cause__ or error.__context__
+    innermost, inner = error, error.__cause__ or error.__context__
     while inner is not None:
         if isinstance(inner, (OSError, HTTPException)):
-            told = inner
+            innermost = inner
         inner = inner.__cause__ or inner.__context__
-    words = told.strerror if isinstance(told, OSError) and told.strerror else str(told)
-    return prefix + (words or type(told).__name__)
+    message = innermost.strerror if isinstance(innermost, OSError) and innermost.strerror else str(innermost)
+    return prefix + (message or type(innermost).__name__)

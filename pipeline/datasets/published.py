@@ -1,4 +1,4 @@
-"""A published data set: its files fetched, verified and unpacked, as its entry in the registry describes it."""
+"""Published data sets: downloads, verifies and unpacks the files of an entry in the registry."""
 
 import filecmp
 import shutil
@@ -6,81 +6,79 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.datasets import download
 from pipeline.datasets.archives import unpack
-from pipeline.datasets.download import File
-from pipeline.datasets.download import fetch as download
 from pipeline.datasets.registry import Entry
 from pipeline.errors import PipelineError
 from pipeline.files import remove
 from pipeline.workspace import state_dir
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-_OURS = ".fetched"  # in a folder of downloads: the names of files that no person put there
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+_FETCHED = ".fetched"  # in a folder of downloads: the names of the files that this module downloaded
 
 
 def fetch(entry: Entry, name: str, into: Path, mirror: str | None) -> Sequence[Path]:
-    """Brings the entry's files into the folder `into`, archives unpacked.
+    """Downloads the files of an entry and unpacks them into the folder `into`.
 
     Args:
-        name: of the data set: downloads wait in `.fcos/downloads/<name>`, where a person may put them too.
+        name: of the data set. Its downloads are in `.fcos/downloads/<name>`, where a person may put files too.
 
     Returns:
-        the downloads that we fetched ourselves: a file that was there before us stays.
+        The files that were downloaded, which may be removed afterwards. A file that a person put there isn't one.
 
     Raises:
-        PipelineError: a file can't be had, isn't what it should be, or can't be unpacked.
+        PipelineError: a file can't be fetched, verified or unpacked.
     """
     folder = state_dir() / "downloads" / name
     folder.mkdir(parents=True, exist_ok=True)
-    files = [File(file.name, file.urls, file.size, file.checksum) for file in entry.files]
-    with _noting(folder, [file.name for file in files]):
-        # Images hardly shrink in an archive.
-        paths = download(files, folder, mirror, unpacked=entry.size or 0)
+    with _recorded(folder, [file.name for file in entry.files]):
+        # Images hardly shrink in an archive, so the unpacked size is about the same.
+        paths = download.fetch(entry.files, folder, mirror, unpacked=entry.size or 0)
     into.mkdir(parents=True, exist_ok=True)
     for file, path in zip(entry.files, paths, strict=True):
-        _place(path, into, into / file.into)
-    return [folder / name for name in _ours(folder)] + [folder / _OURS]
+        _unpack_or_copy(path, into, into / file.into)
+    return [folder / name for name in _fetched_names(folder)] + [folder / _FETCHED]
 
 
 @contextmanager
-def _noting(folder: Path, names: Sequence[str]) -> Iterator[None]:
-    """Notes which files appear meanwhile, also when it ends with an error: another run goes on from there."""
+def _recorded(folder: Path, names: Sequence[str]) -> Iterator[None]:
+    """Records which files are added to the folder, also after an exception, so that a later run can continue."""
     absent = [name for name in names if not (folder / name).exists()]
     try:
         yield
     finally:
-        ours = {*_ours(folder), *(name for name in absent if (folder / name).exists())}
-        (folder / _OURS).write_text("".join(f"{name}\n" for name in sorted(ours)), encoding="utf-8")
+        fetched = {*_fetched_names(folder), *(name for name in absent if (folder / name).exists())}
+        (folder / _FETCHED).write_text("".join(f"{name}\n" for name in sorted(fetched)), encoding="utf-8")
 
 
-def _ours(folder: Path) -> list[str]:
-    noted = folder / _OURS
-    return noted.read_text(encoding="utf-8").splitlines() if noted.is_file() else []
+def _fetched_names(folder: Path) -> list[str]:
+    record = folder / _FETCHED
+    return record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
 
 
-def _place(path: Path, into: Path, target: Path) -> None:
-    """Unpacks an archive into the folder `target`, or copies any other file there."""
+def _unpack_or_copy(path: Path, into: Path, target: Path) -> None:
+    """Unpacks an archive into the folder `target`, or copies another file there."""
     target.mkdir(parents=True, exist_ok=True)
-    if not path.name.lower().endswith(ARCHIVES):
+    if not path.name.lower().endswith(ARCHIVE_SUFFIXES):
         shutil.copyfile(path, target / path.name)
         return
-    # Apart first: several archives may have folders in common, and none may write over another's files.
-    apart = into / ".unpacking"
-    unpack(path, apart)
-    _merge(path, apart, target)
-    remove(apart)
+    # Into a separate folder first: archives may share folders, but must not replace each other's files.
+    staging = into / ".unpacking"
+    unpack(path, staging)
+    _merge(path, staging, target)
+    remove(staging)
 
 
 def _merge(archive: Path, source: Path, target: Path) -> None:
-    """Moves everything from one folder into another; folders that both have grow together."""
+    """Moves the content of one folder into another; folders that exist in both are merged."""
     for item in sorted(source.iterdir()):
-        there = target / item.name
-        if item.is_dir() and there.is_dir():
-            _merge(archive, item, there)
-        elif not there.exists():
-            item.rename(there)
-        elif not (item.is_file() and there.is_file() and filecmp.cmp(item, there, shallow=False)):
+        destination = target / item.name
+        if item.is_dir() and destination.is_dir():
+            _merge(archive, item, destination)
+        elif not destination.exists():
+            item.rename(destination)
+        elif not (item.is_file() and destination.is_file() and filecmp.cmp(item, destination, shallow=False)):
             raise PipelineError(
                 f"{archive}: its {item.name} would replace another one in {target.name}; "
-                "give one of the archives a folder of its own by `into`"
+                "set `into` of one of the archives to another folder"
             )

@@ -1,4 +1,4 @@
-"""Where a data set comes from, by its name in params.yaml."""
+"""Where a data set comes from: generated, a person's own, or an entry of the registry."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ def fetch(params: Params, into: Path) -> Sequence[Path]:
     """Brings the data set `params.dataset`, as published, into the folder `into`.
 
     Returns:
-        downloads that nobody needs any more, once the folder has its place.
+        Downloaded files that may be removed once `into` is complete.
 
     Raises:
-        PipelineError: the data set is not known, or can't be had.
+        PipelineError: the data set is unknown or can't be fetched.
     """
     name = params.dataset
     if name in BUILT_IN:

@@ -1,8 +1,8 @@
-"""Detections and failures as a FiftyOne dataset, and FiftyOne's App. The only importer of fiftyone.
+"""A FiftyOne dataset of detections and errors, and FiftyOne's App.
 
-FiftyOne is imported in a process of its own (`python -m pipeline.integrations.fiftyone`): it takes seconds, connects
-to its database as it is imported, cleans up there when the process ends, and writes into the home folder. So the
-process lives within our database's life, and its home is in `.fcos`.
+FiftyOne is imported in a separate process (`python -m pipeline.integrations.fiftyone`): the import takes seconds and
+connects to the database, the process cleans up there when it exits, and FiftyOne writes into the home folder. The
+process therefore runs only while the database does, with a home in `.fcos`.
 """
 
 import filecmp
@@ -32,34 +32,36 @@ from pipeline.integrations import mongo, servers
 from pipeline.params import Params
 from pipeline.workspace import root, state_dir, workspace
 
-# Saved views, by their key in metrics/inspect.json: the name in the App, what it shows.
+# Saved views by their key in metrics/inspect.json: name in the App, description.
 VIEWS = {
-    "false_positives": ("False positives", "detections where nothing is, the most certain first"),
-    "missed_objects": ("Missed objects", "objects without a detection, most of them first"),
-    "wrong_class": ("Wrong class", "detections on an object of another class, the most certain first"),
-    "poor_boxes": ("Poor boxes", "detections that overlap their object too little, the most certain first"),
-    "duplicates": ("Duplicates", "further detections of objects already found, the most certain first"),
-    "most_errors": ("Most errors", "images with errors, most of them first"),
+    "false_positives": ("False positives", "detections without an object, highest score first"),
+    "missed_objects": ("Missed objects", "objects without a detection, most per image first"),
+    "wrong_class": ("Wrong class", "detections of an object of another class, highest score first"),
+    "poor_boxes": ("Poor boxes", "detections that overlap their object too little, highest score first"),
+    "duplicates": ("Duplicates", "further detections of a detected object, highest score first"),
+    "most_errors": ("Most errors", "images with errors, most first"),
 }
+
+_ERROR = 3  # exit status of the child process after a PipelineError
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """What a dataset is made from. Paths are absolute."""
+    """What a dataset is built from. Paths are absolute."""
 
     name: str  # of the dataset
     annotations: str
     predictions: str
-    images: str  # folder that outlives the workspace: FiftyOne keeps its path
+    images: str  # folder that outlives the workspace, since FiftyOne stores its path
     score_threshold: float
     iou_threshold: float
 
 
 def dataset_spec(params: Params) -> DatasetSpec:
-    """The files of this workspace, under the data set's name and DVC's experiment's, if there is one.
+    """The dataset of this workspace, named after the data set and DVC's experiment.
 
     Raises:
-        PipelineError: a file isn't there yet.
+        PipelineError: a file is missing.
     """
     split = f"{params.evaluate.split}.json"
     experiment = os.environ.get("DVC_EXP_NAME")
@@ -72,71 +74,71 @@ def dataset_spec(params: Params) -> DatasetSpec:
         name=name,
         annotations=str(files[0]),
         predictions=str(files[1]),
-        images=str(_lasting_images(params.dataset, annotations.read(files[0]), name)),
+        images=str(_permanent_images(params.dataset, annotations.read(files[0]), name)),
         score_threshold=params.inspect.score_threshold,
         iou_threshold=params.inspect.iou_threshold,
     )
 
 
-def _lasting_images(dataset: str, split: AnnotationSet, name: str) -> Path:
-    """The folder of the split's images that is still there when a temporary workspace is gone.
+def _permanent_images(dataset: str, split: AnnotationSet, name: str) -> Path:
+    """A folder with the split's images that outlives a temporary workspace.
 
-    That is the main repository's, where it has the same images; otherwise (an experiment on other data, or with
-    another seed) copies of them under `.fcos/images/`.
+    It is data/raw of the main repository if the images are the same there, otherwise copies in `.fcos/images/`.
     """
-    here, lasting = workspace() / "data/raw" / dataset, root() / "data/raw" / dataset
+    current, permanent = workspace() / "data/raw" / dataset, root() / "data/raw" / dataset
     files = [image.file_name for image in split.images]
-    if here.resolve() == lasting.resolve() or all(_same(here / file, lasting / file) for file in files):
-        return lasting
+    if current.resolve() == permanent.resolve() or all(_equal(current / file, permanent / file) for file in files):
+        return permanent
     copies = state_dir() / "images" / name
     with atomic_replace(copies) as folder:
         for file in files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(here / file, folder / file)
+            shutil.copyfile(current / file, folder / file)
     return copies
 
 
-def _same(a: Path, b: Path) -> bool:
+def _equal(a: Path, b: Path) -> bool:
     return b.is_file() and filecmp.cmp(a, b, shallow=False)
 
 
 def refresh(spec: DatasetSpec) -> dict[str, int]:
-    """Builds the dataset where it is missing or stale.
+    """Builds the dataset if it is missing or out of date.
 
-    Returns: images in each saved view, by the keys of `VIEWS`.
+    Returns:
+        The number of images in each saved view, by the keys of `VIEWS`.
 
     Raises:
-        PipelineError: there is no database, or an input is wrong.
+        PipelineError: there is no database, or an input is invalid.
     """
     with mongo.server() as uri, FileLock(state_dir() / "fiftyone.lock"):
         child = subprocess.run(
             [sys.executable, "-m", "pipeline.integrations.fiftyone"],
             input=json.dumps(asdict(spec)),
             env=mongo.fiftyone_environment(uri),
-            cwd=Path(__file__).resolve().parents[2],  # the same code as ours, also in a temporary workspace
+            cwd=Path(__file__).resolve().parents[2],  # this code, also in a temporary workspace
             capture_output=True,
             text=True,
             check=False,
         )
     if child.returncode:
-        told = child.stderr.strip().splitlines() or ["nothing said"]
-        raise PipelineError(told[-1] if child.returncode == 3 else f"FiftyOne, dataset {spec.name}: {told[-1]}")
+        lines = child.stderr.strip().splitlines() or ["no output"]
+        raise PipelineError(lines[-1] if child.returncode == _ERROR else f"FiftyOne, dataset {spec.name}: {lines[-1]}")
     sizes: dict[str, int] = json.loads(child.stdout)
     return sizes
 
 
 @contextmanager
 def app(spec: DatasetSpec, port: int) -> Iterator[servers.Server]:
-    """Yields FiftyOne's App once it answers, on 127.0.0.1 alone, with the dataset fresh; stops it at the end.
+    """Runs FiftyOne's App on 127.0.0.1 with an up-to-date dataset; yields it once it responds.
 
     Raises:
-        PipelineError: the port is taken, or what `refresh` raises.
+        PipelineError: the port is in use, or `refresh` fails.
     """
-    servers.require_free_port(port)  # FiftyOne would join whatever App answers there
+    servers.require_free_port(port)  # FiftyOne would use an App that runs there
     with mongo.server() as uri:
         refresh(spec)
-        # The server that `launch_app` starts, without a session: one process, that ends when it is told to.
-        # Without an explicit address it may choose 0.0.0.0, and it serves any file of the machine.
+        # The server that `launch_app` starts, without its session. The address is explicit, since the server gives
+        # access to all files of the machine and may listen on 0.0.0.0 by default.
         command = [sys.executable, "-m", "fiftyone.server.main", "--address", servers.LOOPBACK, "--port", str(port)]
         page = f"http://{servers.LOOPBACK}:{port}"
         with servers.run_server(
@@ -145,19 +147,19 @@ def app(spec: DatasetSpec, port: int) -> Iterator[servers.Server]:
             probe=f"{page}/fiftyone",
             address=f"{page}/datasets/{quote(spec.name)}",
             environment=mongo.fiftyone_environment(uri) | {"FIFTYONE_SERVER": "1"},
-        ) as started:
-            yield started
+        ) as server:
+            yield server
 
 
 def main() -> None:
-    """The child: a DatasetSpec as JSON on standard input, the views' sizes as JSON on standard output."""
-    asked = DatasetSpec(**json.load(sys.stdin))
+    """The child process: reads a DatasetSpec as JSON from stdin, and writes the views' sizes as JSON to stdout."""
+    spec = DatasetSpec(**json.load(sys.stdin))
     try:
-        with redirect_stdout(sys.stderr):  # where FiftyOne may chat
-            sizes = _refresh(asked)
+        with redirect_stdout(sys.stderr):  # FiftyOne may print
+            sizes = _refresh(spec)
     except PipelineError as error:
         print(error, file=sys.stderr)  # noqa: T201
-        sys.exit(3)
+        sys.exit(_ERROR)
     print(json.dumps(sizes))  # noqa: T201
 
 
@@ -172,10 +174,10 @@ def _refresh(spec: DatasetSpec) -> dict[str, int]:
 
 
 def _stamp(spec: DatasetSpec) -> str:
-    """Tells whether a dataset is what these inputs and this code make."""
+    """Hash of everything that determines the dataset: inputs, thresholds and code."""
     files = [Path(spec.annotations), Path(spec.predictions), Path(__file__), Path(errors.__file__)]
-    told = [spec.images, spec.score_threshold, spec.iou_threshold, *(digest(file) for file in files)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    values = [spec.images, spec.score_threshold, spec.iou_threshold, *(digest(file) for file in files)]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _build(spec: DatasetSpec, stamp: str) -> None:
@@ -191,13 +193,13 @@ def _build(spec: DatasetSpec, stamp: str) -> None:
         "predictions", gt_field="ground_truth", eval_key="eval", iou=spec.iou_threshold, iscrowd="ignored"
     )
     _save_views(dataset)
-    # Last: a dataset whose making was interrupted has no stamp, and is made again.
+    # Last, so that a dataset whose build was interrupted is built again.
     dataset.info = {"stamp": stamp, **asdict(spec)}
     dataset.save()
 
 
 def _declare(dataset: Any, classes: list[str]) -> None:
-    """Declares the fields, so that views can name them in a data set without a single object too."""
+    """Declares the fields, so that views can use them even if the data set has no object."""
     import fiftyone as fo
 
     dataset.add_sample_field("errors", fo.IntField, description="wrong detections and missed objects")
@@ -205,7 +207,7 @@ def _declare(dataset: Any, classes: list[str]) -> None:
     for name, kind in (("ground_truth", "found | missed | ignored"), ("predictions", " | ".join(errors.KINDS))):
         dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
         dataset.add_sample_field(f"{name}.detections.error", fo.StringField, description=kind)
-    dataset.add_sample_field("ground_truth.detections.ignored", fo.BooleanField, description="difficult, or a crowd")
+    dataset.add_sample_field("ground_truth.detections.ignored", fo.BooleanField, description="difficult or a crowd")
     dataset.default_classes = classes
     colors = {"ground_truth": "#3cb44b", "predictions": "#f58231"}
     dataset.app_config.color_scheme = fo.ColorScheme(

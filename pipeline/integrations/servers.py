@@ -1,4 +1,4 @@
-"""Servers that other programs bring, run as our children: started, awaited, and stopped with all they started."""
+"""Runs the servers of other programs as child processes, and finds ports for them."""
 
 import os
 import signal
@@ -25,51 +25,53 @@ STOP_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Server:
+    """A running server."""
+
     name: str
-    address: str  # of the page to look at
+    address: str  # URL of its page
     process: subprocess.Popen[bytes]
 
     def wait(self) -> None:
-        """Returns on Ctrl-C.
+        """Waits for Ctrl-C.
 
         Raises:
-            PipelineError: the server ended by itself.
+            PipelineError: the server ended.
         """
         with suppress(KeyboardInterrupt):
             status = self.process.wait()
-            raise PipelineError(f"{self.name}: its server ended with status {status}; its own lines above say why")
+            raise PipelineError(f"{self.name}: the server ended with status {status}; see its output above")
 
 
 @contextmanager
 def run_server(
     name: str, command: Sequence[str], *, probe: str, address: str, environment: Mapping[str, str]
 ) -> Iterator[Server]:
-    """Runs a server and yields it as soon as the URL `probe` answers.
+    """Runs a server, yields it once the URL `probe` responds, and stops it with all its child processes.
 
-    It gets a session of its own, so that a terminal's Ctrl-C reaches us alone and the end is ours to order. What it
-    says goes to `.fcos/NAME.log`: a request cut short at the end is no traceback for the person who ended it.
+    The server runs in a new session, so that Ctrl-C in a terminal reaches only this process, which then stops the
+    server. Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb.
 
     Raises:
-        PipelineError: it ends before it answers, or doesn't answer within two minutes.
+        PipelineError: the server ends before it responds, or doesn't respond within two minutes.
     """
     log = state_dir() / f"{name.lower()}.log"
-    with exit_on_sigterm(), log.open("wb") as said:
+    with exit_on_sigterm(), log.open("wb") as log_file:
         process = subprocess.Popen(
             list(command),
             env={**os.environ, **environment},
             start_new_session=True,
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=log_file,
+            stderr=log_file,
         )
         try:
-            _await_answer(name, process, probe, log)
+            _wait_until_ready(name, process, probe, log)
             yield Server(name, address, process)
         finally:
             _stop(process)
 
 
-def _await_answer(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_until_ready(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -77,11 +79,11 @@ def _await_answer(name: str, process: subprocess.Popen[bytes], url: str, log: Pa
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise PipelineError(f"{name}: no answer at {url}; {log} says why")
+    raise PipelineError(f"{name}: no response at {url}; see {log}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends the whole group: politely, then by force."""
+    """Sends SIGTERM to the whole process group, then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -91,15 +93,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end us as Ctrl-C does, through every `finally`: else what we started would live on."""
+    """Makes SIGTERM raise SystemExit, so that `finally` clauses stop the child processes."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
 
-    def leave(number: int, _: FrameType | None) -> None:
+    def exit_process(number: int, _: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, exit_process)
     try:
         yield
     finally:
@@ -107,7 +109,7 @@ def exit_on_sigterm() -> Iterator[None]:
 
 
 def find_free_port() -> int:
-    """A port that nothing listens on now."""
+    """A port on which no program listens at the moment."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
@@ -115,13 +117,13 @@ def find_free_port() -> int:
 
 
 def require_free_port(port: int) -> None:
-    """Raises PipelineError when something listens on the port: servers say so late, or join it silently."""
+    """Raises PipelineError if a program listens on the port: servers report that late, or not at all."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else one that closed a minute ago still counts
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port closed a minute ago is free
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             reason = error.strerror or str(error)
             raise PipelineError(
-                f"{LOOPBACK}:{port}: {reason[:1].lower()}{reason[1:]}; stop its owner, or choose another --port"
+                f"{LOOPBACK}:{port}: {reason[:1].lower()}{reason[1:]}; stop that program, or choose another --port"
             ) from None

@@ -1,4 +1,4 @@
-"""Recipes: what a known result changes in the default parameters. A `.yaml` beside this file is one, except defaults.
+"""Recipes: what a known result changes in the default parameters. Each `.yaml` beside this module is one, but defaults.
 
 `defaults.yaml` is the complete, commented params.yaml. A recipe begins with a comment (one line that describes it, then
 `Source:` and `Reached:`, a line each, and notes) and holds only the keys whose values differ from the defaults.
@@ -24,20 +24,20 @@ _LINE = re.compile(r"(?P<indent> *)(?P<key>[\w]+):(?: (?P<value>[^#]*?))?(?: # (
 
 @dataclass(frozen=True)
 class Recipe:
-    """One overlay of the default parameters."""
+    """An overlay of the default parameters."""
 
     name: str
     description: str
     source: str
-    reached: str  # the number, on which data, and who reached it
+    reached: str  # the number, the data, and who reached it
     text: str  # a complete params.yaml: the header, then the defaults with the recipe's values in place
 
 
 @dataclass(frozen=True)
 class _Setting:
-    """One line of an overlay."""
+    """A line of an overlay."""
 
-    value: str  # as the file writes it
+    value: str  # as written in the file
     comment: str | None
 
 
@@ -45,13 +45,13 @@ def recipes() -> dict[str, Recipe]:
     """All recipes by name, in alphabetical order.
 
     Raises:
-        PipelineError: a file lacks the header, or sets a key that is no parameter.
+        PipelineError: a file has no header, or sets an unknown parameter.
     """
     return {path.stem: _read(path) for path in sorted(FOLDER.glob("*.yaml")) if path != DEFAULTS}
 
 
 def defaults() -> Params:
-    """The default parameters, in any folder: no project and no params.yaml is needed."""
+    """The default parameters. They need neither a project nor a params.yaml."""
     return params.load(DEFAULTS)
 
 
@@ -65,10 +65,10 @@ def load(name: str) -> Params:
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe with a name.
 
     Raises:
-        PipelineError: there is none; the message lists the known ones.
+        PipelineError: there is none; the message lists the known recipes.
     """
     known = recipes()
     if name not in known:
@@ -80,13 +80,13 @@ def write(recipe: Recipe, path: Path, *, force: bool) -> None:
     """Writes a recipe as a complete parameter file.
 
     Args:
-        force: also where the file's content would be lost: neither git's last commit nor a recipe has it as it is.
+        force: replace the file even if its content is neither in git's last commit nor that of a recipe.
 
     Raises:
-        PipelineError: content would be lost, or the file can't be written.
+        PipelineError: the content of the file would be lost, or the file can't be written.
     """
-    if not force and path.exists() and not _kept_elsewhere(path):
-        raise PipelineError(f"{path}: git has not committed it as it is; commit it, choose another --out, or --force")
+    if not force and path.exists() and not _can_be_restored(path):
+        raise PipelineError(f"{path}: has uncommitted changes; commit it, choose another --out, or use --force")
     try:
         write_text(path, recipe.text)
     except OSError as error:
@@ -106,19 +106,19 @@ def _read(path: Path) -> Recipe:
         raise PipelineError(f"{path}: a recipe begins with three comments: a description, `Source:` and `Reached:`")
     settings = dict(_settings(text[header.end() :], path))
     schema, *rest = DEFAULTS.read_text(encoding="utf-8").splitlines(keepends=True)
-    complete = schema + header.group(0) + "".join(_applied(rest, settings, path))
+    complete = schema + header.group(0) + "".join(_apply(rest, settings, path))
     return Recipe(name=path.stem, text=complete, **header.groupdict())
 
 
 def _settings(text: str, path: Path) -> Iterator[tuple[str, _Setting]]:
-    """Dotted names and values of an overlay, one `key: value` a line."""
+    """Dotted names and values of an overlay, which has one `key: value` per line."""
     for key, match in _keys(text.splitlines(), path):
         if match["value"]:
             yield key, _Setting(match["value"], match["comment"])
 
 
-def _applied(lines: list[str], settings: dict[str, _Setting], path: Path) -> Iterator[str]:
-    """The defaults' lines with the values of an overlay in place; its comments come before the defaults'."""
+def _apply(lines: list[str], settings: dict[str, _Setting], path: Path) -> Iterator[str]:
+    """The defaults' lines with an overlay's values; an overlay's comment precedes that of the defaults."""
     known = {id(line): key for key, line in _default_keys(lines)}
     unknown = sorted(settings.keys() - set(known.values()))
     if unknown:
@@ -156,19 +156,19 @@ def _keys(lines: list[str], path: Path) -> Iterator[tuple[str, "re.Match[str]"]]
         yield ".".join(sections), match
 
 
-def _kept_elsewhere(path: Path) -> bool:
-    """Whether a file's content is in git's last commit, or is that of a recipe or of the defaults."""
+def _can_be_restored(path: Path) -> bool:
+    """Whether a file's content is in git's last commit, or that of a recipe or of the defaults."""
     content = path.read_bytes()
-    own: set[Any] = {recipe.text.encode() for recipe in recipes().values()} | {DEFAULTS.read_bytes()}
-    return content in own or content == _committed(path)
+    recipe_texts: set[Any] = {recipe.text.encode() for recipe in recipes().values()} | {DEFAULTS.read_bytes()}
+    return content in recipe_texts or content == _committed(path)
 
 
 def _committed(path: Path) -> bytes | None:
-    """The content of git's last commit at this path; None where it has none, or there is no git."""
+    """The file's content in git's last commit; None if there is none."""
     try:
-        shown = subprocess.run(
+        result = subprocess.run(
             ["git", "show", f"HEAD:./{path.name}"], cwd=path.parent, capture_output=True, check=False
         )
     except FileNotFoundError:
         return None
-    return shown.stdout if shown.returncode == 0 else None
+    return result.stdout if result.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""The download stage: fetches or makes data/raw/<dataset>, as published."""
+"""The download stage: downloads or generates data/raw/<dataset>, as published."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,17 @@ from pipeline.workspace import workspace
 
 
 def run(params: Params) -> None:
+    """Writes data/raw/<dataset>, then removes downloads that are no longer needed."""
     raw = workspace() / "data/raw" / params.dataset
     with atomic_replace(raw) as folder:
-        spent = fetch(params, folder)
-    for download in spent:
+        downloads = fetch(params, folder)
+    for download in downloads:
         remove(download)
     print(f"download: {params.dataset}: {_summary(raw)}")  # noqa: T201
 
 
 def fetch(params: Params, into: Path) -> Sequence[Path]:
-    """Brings the data set, as published, into the folder `into`; returns downloads that can be removed afterwards."""
+    """Brings the data set into the folder `into`; returns downloads that may be removed afterwards."""
     if params.dataset.startswith(fiftyone_zoo.PREFIX):
         name = params.dataset.removeprefix(fiftyone_zoo.PREFIX)
         return fiftyone_zoo.fetch(name, params.download.zoo, into)

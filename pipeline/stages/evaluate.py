@@ -1,4 +1,4 @@
-"""A detector and unified data in, detections and scores out: `python -m pipeline.stages.evaluate`."""
+"""The evaluate stage: models/ and data/unified → predictions/, metrics/evaluate.json and precision-recall plots."""
 
 import sys
 
@@ -23,49 +23,50 @@ from pipeline.workspace import workspace
 
 
 def run(params: Params) -> None:
-    """Detects in every image of the split, then writes detections, metrics and curves, and tells MLflow."""
-    here, name = workspace(), params.evaluate.split
-    source = here / f"data/unified/{name}.json"
-    if not source.is_file():
-        raise PipelineError(f"params.yaml: evaluate.split is {name}, but the data set has none: {source} is not there")
-    split = annotations.read(source)
-    weights = here / "models/detector.safetensors"
+    """Detects objects in every image of a split, then writes detections, metrics and curves, and logs to MLflow."""
+    project, name = workspace(), params.evaluate.split
+    split_path = project / f"data/unified/{name}.json"
+    if not split_path.is_file():
+        raise PipelineError(f"params.yaml: evaluate.split is {name}, but {split_path} is missing")
+    split = annotations.read(split_path)
+    weights = project / "models/detector.safetensors"
     model = Model.load(weights, choose_device(params.machine.device))
-    model.check_classes(split, source)
-    predictions = here / f"predictions/{name}.json"
+    model.check_classes(split, split_path)
+    predictions = project / f"predictions/{name}.json"
     results.write(detect(params, model, split), predictions)
-    # What is scored is what was written, rounding included: `fcos evaluate` on the file says the same.
-    found = results.read(predictions, split)
-    scores = report.evaluate(split, found)
-    write_json(here / "metrics/evaluate.json", scores)
-    table, picture = (here / f"plots/precision_recall.{kind}" for kind in ("csv", "png"))
-    by_class = voc.evaluate(split, found)
+    # Read again, so that the scores are those of the file, as `fcos evaluate` computes them.
+    detections = results.read(predictions, split)
+    scores = report.evaluate(split, detections)
+    write_json(project / "metrics/evaluate.json", scores)
+    table, plot = (project / f"plots/precision_recall.{suffix}" for suffix in ("csv", "png"))
+    by_class = voc.evaluate(split, detections)
     curves.write_precision_recall(by_class, table)
-    curves.plot_precision_recall(by_class, picture)
+    curves.plot_precision_recall(by_class, plot)
     with mlflow.evaluate_run(params, digest(weights)) as mlflow_run:
-        mlflow_run.log_metrics(logged(scores), step=0)
-        mlflow_run.log_artifacts(here / "metrics/evaluate.json", table, picture)
+        mlflow_run.log_metrics(mlflow_metrics(scores), step=0)
+        mlflow_run.log_artifacts(project / "metrics/evaluate.json", table, plot)
         mlflow_run.mark_finished(digest(predictions))
     print(tables.metric_table(scores, "coco"))  # noqa: T201
 
 
 def detect(params: Params, model: Model, split: AnnotationSet) -> list[Detection]:
-    """Detections in every image, with a progress bar."""
+    """Detections in every image of the split, with a progress bar."""
     with tqdm(total=len(split.images), unit="image", desc="evaluate", disable=not sys.stderr.isatty()) as bar:
-        found = detect_split(
-            model.detector,
-            split,
-            workspace() / "data/raw" / params.dataset,
-            input_size=model.description.input_size,
-            postprocess=make_postprocess(params.postprocess),
-            batch_size=params.evaluate.batch_size,
-            progress=bar.update,
+        return list(
+            detect_split(
+                model.detector,
+                split,
+                workspace() / "data/raw" / params.dataset,
+                input_size=model.description.input_size,
+                postprocess=make_postprocess(params.postprocess),
+                batch_size=params.evaluate.batch_size,
+                progress=bar.update,
+            )
         )
-        return list(found)
 
 
-def logged(scores: dict[str, dict[str, float | None]]) -> dict[str, float]:
-    """The metrics as MLflow has them: `coco/AP50`; what doesn't exist (no small objects, say) is left out."""
+def mlflow_metrics(scores: dict[str, dict[str, float | None]]) -> dict[str, float]:
+    """The metrics by their names in MLflow, such as `coco/AP50`, without those that have no value."""
     groups = {group: scores[group] for group in ("coco", "voc")}
     return {
         f"{group}/{name}": value

@@ -35,7 +35,7 @@ def test_numbers_mean_what_they_mean_to_dvc(home: Path, written: str, meant: flo
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("  lr: 0.002", "  lrr: 0.002", "train.lrr is not a parameter; known ones: .*momentum"),
+        ("  lr: 0.002", "  lrr: 0.002", "train.lrr is unknown; known ones: .*momentum"),
         ("  epochs: 8", "  # epochs: 8", "train.epochs is missing"),
         ("  epochs: 8", "  epochs: '8'", "train.epochs is '8', but should be a valid integer"),
         ("  epochs: 8", "  epochs: 8.0", "train.epochs is 8.0, but should be a valid integer"),
@@ -88,4 +88,4 @@ def test_stage_says_it_in_one_line(home: Path, stage: Callable[[str], subprocess
     done = stage("convert")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "sed is not a parameter" in done.stderr
+    assert "sed is unknown" in done.stderr

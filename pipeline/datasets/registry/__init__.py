@@ -1,12 +1,10 @@
-"""The data sets that are known by name, and how one's own is described. A `.yaml` beside this file is one; nothing
-else lists them.
+"""Data sets by name, and the format of their entries. Each `.yaml` file beside this module is an entry.
 
-An entry says where a data set's files are, what they must be (size, checksum), how they are read, and which of its
-splits are learned from and judged on. It knows nothing of fetching, so that reading one needs no network.
+An entry lists the files of a data set (URLs, size, checksum), its annotation format, and which of its splits are used
+for training, validation and test. This module doesn't download, so that reading an entry needs no network.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -17,39 +15,46 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline import formats
-from pipeline.errors import PipelineError
+from pipeline.errors import Key, PipelineError, describe_validation_error
 from pipeline.params import ConvertParams
 
 FOLDER = Path(__file__).parent
-ENTRY_COPY = ".dataset.yaml"  # a copy of one's own entry in data/raw/custom: hidden, since readers list the others
-# What params.yaml's `dataset` may be besides the entries.
+# The copy of a person's own entry in data/raw/custom. It is hidden, since format readers list the other files.
+ENTRY_COPY = ".dataset.yaml"
+# Values of `dataset` in params.yaml that need no entry.
 BUILT_IN = {
-    "digits": "handwritten digits over photographs, made on the spot",
+    "digits": "handwritten digits over photographs, generated locally",
     "custom": "your own: download.path names a folder, an archive, or an entry like these",
-    "fiftyone:NAME": "any data set with boxes of FiftyOne's zoo",
+    "fiftyone:NAME": "any data set with boxes in FiftyOne's zoo",
 }
 Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+(/\S*)?$")]
 Digest = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha1:[0-9a-f]{40}|sha256:[0-9a-f]{64})$")]
-_MEANT = {
-    "urls": "an address, http://… or https://…",
+_AN_ADDRESS = "an address, http://… or https://…"
+_PATTERNS = {
+    "urls": _AN_ADDRESS,
+    "homepage": _AN_ADDRESS,
     "checksum": "md5:…, sha1:… or sha256:… in lower-case hexadecimal",
 }
+_TEMPORARY_SUFFIXES = (".part", ".part.json")  # of files that are being downloaded
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFile:
-    """A file of a data set: an archive, which is unpacked, or any other, which stays as it is."""
+    """A file of a data set: an archive, which is unpacked, or another file, which is copied."""
 
-    urls: Annotated[tuple[Url, ...], Field(min_length=1)]  # the first that answers counts
-    name: str = ""  # what it is called in a mirror; the address' last part, where it isn't said
+    urls: Annotated[tuple[Url, ...], Field(min_length=1)]  # tried in this order
+    name: str = ""  # its name in a mirror; default: the last part of the first URL
     size: Annotated[int, Field(ge=1)] | None = None  # bytes
     checksum: Digest | None = None
     into: str = "."  # folder inside data/raw/<dataset>
 
     def __post_init__(self) -> None:
-        name = self.name or unquote(PurePosixPath(urlsplit(self.urls[0]).path).name)
-        if not name or name.startswith(".") or "/" in name or "\\" in name:
-            raise ValueError(f"name: {name!r} is no file name; say how the file is called")
+        paths = [urlsplit(url).path for url in self.urls]
+        name = self.name or unquote(PurePosixPath(paths[0]).name)
+        if not name or name.startswith(".") or "/" in name or "\\" in name or not name.isprintable():
+            raise ValueError(f"name: {name!r} is not a file name; give the file's name")
+        if name.endswith(_TEMPORARY_SUFFIXES):
+            raise ValueError(f"name: {name!r} ends like a file that is being downloaded")
         if self.into.startswith("/") or ".." in self.into.split("/") or "\\" in self.into:
             raise ValueError(f"into: {self.into!r} leaves the data set's folder")
         object.__setattr__(self, "name", name)
@@ -57,7 +62,7 @@ class DataFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """The data set's own names of its splits, `A+B` for the images of both; None: whichever is obvious."""
+    """The data set's own names of its splits; `A+B` joins two. None: the split is chosen automatically."""
 
     train: str | None = None
     val: str | None = None
@@ -66,6 +71,8 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
+    """The description of a data set."""
+
     files: Annotated[tuple[DataFile, ...], Field(min_length=1)]
     title: str = ""
     homepage: Url | None = None
@@ -79,52 +86,52 @@ class Entry:
         if self.format not in ("auto", *formats.FORMATS):
             raise ValueError(f"format: {self.format!r} is not known; known ones: auto, {', '.join(formats.FORMATS)}")
         names = [file.name for file in self.files]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"files: {twice!r} is there twice; each file needs a name of its own")
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"files: {repeated!r} is there twice; give each file a different name")
 
     @property
     def size(self) -> int | None:
-        """Bytes to download; None where a file's size isn't known."""
+        """Bytes to download; None if the size of a file is unknown."""
         sizes = [file.size for file in self.files if file.size is not None]
         return sum(sizes) if len(sizes) == len(self.files) else None
 
 
 def names() -> tuple[str, ...]:
-    """Every entry's name, in the alphabet's order."""
+    """The names of all entries, in alphabetical order."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
 def find(name: str) -> Entry:
-    """The entry of that name.
+    """The entry with a name.
 
     Raises:
-        PipelineError: there is none; the message lists all that `dataset` may be.
+        PipelineError: there is none; the message lists all values of `dataset`.
     """
     return read(path_of(name))
 
 
 def path_of(name: str) -> Path:
-    """The entry's file.
+    """The file of the entry with a name.
 
     Raises:
         PipelineError: as `find`.
     """
     if name not in names():
         known = ", ".join((*BUILT_IN, *names()))
-        raise PipelineError(f"dataset: {name!r} is not known; known ones: {known} (`fcos datasets` tells more)")
+        raise PipelineError(f"dataset: {name!r} is not known; known ones: {known} (`fcos datasets` describes them)")
     return FOLDER / f"{name}.yaml"
 
 
 def is_entry(path: Path) -> bool:
-    """Whether a person's file is meant as an entry."""
+    """Whether a file name is that of an entry."""
     return path.suffix.lower() in (".yaml", ".yml")
 
 
 def read(path: Path) -> Entry:
-    """Reads and checks an entry's file.
+    """Reads and checks the file of an entry.
 
     Raises:
-        PipelineError: one line that names the file, the key, and what would be right there.
+        PipelineError: one line that names the file, the key, its value and what is allowed.
     """
     try:
         values = YAML(typ="safe").load(path)
@@ -132,22 +139,23 @@ def read(path: Path) -> Entry:
         raise PipelineError(f"{path}: not read: {getattr(error, 'strerror', None) or error}") from None
     except YAMLError as error:
         mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-        where = f" at line {mark.line + 1}" if mark else ""
+        position = f" at line {mark.line + 1}" if mark else ""
         reason = error.problem if isinstance(error, MarkedYAMLError) else str(error).splitlines()[0]
-        raise PipelineError(f"{path}: not YAML: {reason}{where}") from None
+        raise PipelineError(f"{path}: not YAML: {reason}{position}") from None
     try:
-        # By way of JSON, for its strictness: a list may be a tuple, but "1" is no number.
+        # JSON's strict mode accepts a list as a tuple, but no "1" as a number.
         return _ADAPTER.validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
     except ValidationError as error:
-        raise PipelineError(f"{path}: {_first_problem(error)}") from None
-    except (TypeError, ValueError, RecursionError):  # a list as a key, a list that holds itself
+        message = describe_validation_error(error, _known_keys, patterns=_PATTERNS)
+        raise PipelineError(f"{path}: {message}") from None
+    except (TypeError, ValueError, RecursionError):  # a list as a key, a list that contains itself
         raise PipelineError(f"{path}: keys should be words, and values words, numbers or lists") from None
 
 
 def entry_for(dataset: str, raw: Path) -> Entry | None:
-    """The entry that describes what lies in data/raw/<dataset>; None for a data set that needs none.
+    """The entry of the data set in the folder `raw`; None if it needs none.
 
-    One's own is read from the copy that came with the data: what was downloaded is what it describes.
+    A person's own entry is read from the copy beside the data, which describes what was downloaded.
     """
     if dataset in names():
         return find(dataset)
@@ -155,30 +163,31 @@ def entry_for(dataset: str, raw: Path) -> Entry | None:
 
 
 def with_splits(options: ConvertParams, entry: Entry | None) -> ConvertParams:
-    """The options with the entry's splits, where params.yaml names none at all."""
+    """The options, with the entry's splits if params.yaml names none."""
     if entry is None or any((options.train, options.val, options.test)):
         return options
     return replace(options, train=entry.splits.train, val=entry.splits.val, test=entry.splits.test)
 
 
 def summary_lines() -> list[str]:
-    """A line for each data set: name, images, bytes to download, title and license."""
-    rows = [(name, "", "", about) for name, about in BUILT_IN.items()]
+    """A line per data set: name, number of images, download size, title and license."""
+    rows = [(name, "", "", description) for name, description in BUILT_IN.items()]
     for name in names():
         entry = find(name)
         size = f"{entry.size / 1e9:.2f} GB" if entry.size else "size unknown"
         rows.append((name, f"{entry.images:,} images", size, f"{entry.title} ({entry.license})"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return [
-        f"{name:{widths[0]}}  {images:>{widths[1]}}  {size:>{widths[2]}}  {about}" for name, images, size, about in rows
+        f"{name:{widths[0]}}  {images:>{widths[1]}}  {size:>{widths[2]}}  {description}"
+        for name, images, size, description in rows
     ]
 
 
 def entry_text(name: str) -> str:
-    """A whole entry, as its file has it: of the registry, or a person's own file, which is checked.
+    """The text of an entry: of the one with this name, or of a person's own file, which is checked.
 
     Raises:
-        PipelineError: there is none, or it is wrong.
+        PipelineError: there is no such entry, or the file is invalid.
     """
     if name in BUILT_IN:
         return f"{name}: {BUILT_IN[name]}"
@@ -187,29 +196,8 @@ def entry_text(name: str) -> str:
     return path.read_text(encoding="utf-8").rstrip()
 
 
-def _first_problem(error: ValidationError) -> str:
-    # A misspelled key may be a missing one too: the misspelling tells more.
-    problem = sorted(error.errors(include_url=False), key=lambda found: found["type"] == "missing")[0]
-    place = problem["loc"]
-    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in place) or "it"
-    match problem["type"]:
-        case "missing":
-            return f"{key} is missing"
-        case "unexpected_keyword_argument" | "extra_forbidden":
-            return f"{key} is not a key; known ones: {', '.join(_known(place[:-1]))}"
-        case "value_error":
-            inner = problem["msg"].removeprefix("Value error, ")
-            return f"{key}: {inner}" if place else inner
-        case "string_pattern_mismatch":
-            meant = next((_MEANT[part] for part in place if part in _MEANT), "an address, http://… or https://…")
-            return f"{key} is {problem['input']!r}, but should be {meant}"
-        case "dataclass_type":
-            return f"{key} is {problem['input']!r}, but should have the keys {', '.join(_known(place))}"
-    return f"{key} is {problem['input']!r}, but should be {problem['msg'].removeprefix('Input should be ')}"
-
-
-def _known(place: Sequence[int | str]) -> list[str]:
-    kind: Any = {"files": DataFile, "splits": Splits}.get(str(place[0]) if place else "", Entry)
+def _known_keys(location: Key) -> list[str]:
+    kind: Any = {"files": DataFile, "splits": Splits}.get(str(location[0]) if location else "", Entry)
     return [field.name for field in fields(kind)]
 
 

@@ -23,7 +23,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def raw(tmp_path: Path, voc_xml: Write, picture: Write) -> Path:
-    """VOC's layout: train and val, both again in trainval."""
+    """VOC's layout: train, val and trainval, which contains both."""
     folder = tmp_path / "raw"
     voc_xml(folder / "Annotations" / "a.xml", [("dog", 1, 1, 40, 30), ("cat", 5, 6, 10, 12, 1)])
     voc_xml(folder / "Annotations" / "b.xml", [])
@@ -39,7 +39,7 @@ def raw(tmp_path: Path, voc_xml: Write, picture: Write) -> Path:
 
 @pytest.fixture
 def coco(tmp_path: Path, picture: Write) -> Path:
-    """COCO with all that other formats can't hold: ids, a crowd, a mask's area, equal names, an unused class."""
+    """COCO with what other formats can't hold: ids, a crowd, a mask's area, equal file names, an unused class."""
     folder = tmp_path / "coco"
     for seed, name in enumerate(("one/x.png", "two/x.png", "y.png")):
         picture(folder / name, (40, 30), seed)
@@ -83,7 +83,7 @@ def test_to_coco(raw: Path, tmp_path: Path) -> None:
 
 
 def test_to_voc(raw: Path, tmp_path: Path) -> None:
-    """The same lists, images and coordinates as were there."""
+    """The lists, images and coordinates are those of the input."""
     assert convert(raw, "--to", "voc", "--out", tmp_path / "out")[0] == 0
     out = tmp_path / "out"
     assert contents(out / "JPEGImages") == contents(raw / "JPEGImages")
@@ -135,7 +135,7 @@ def test_what_voc_loses(coco: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
 def test_same_input_same_bytes(raw: Path, tmp_path: Path, to: str) -> None:
-    """From a folder or an archive of it, wherever they lie; nothing else is left behind."""
+    """From a folder or an archive, at any path; no other files are left behind."""
     copied = shutil.copytree(raw, tmp_path / "elsewhere" / "raw", copy_function=shutil.copyfile)
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", raw)
     (tmp_path / "three").mkdir()  # an empty folder is as good as none
@@ -145,7 +145,7 @@ def test_same_input_same_bytes(raw: Path, tmp_path: Path, to: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "one", "packed.zip", "raw", "three", "two"]
 
 
-def test_a_folder_with_an_archive_alone_means_that_one(raw: Path, tmp_path: Path) -> None:
+def test_folder_with_only_an_archive_stands_for_it(raw: Path, tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "drop/packed"), "zip", raw)
     for source in (raw, tmp_path / "drop"):
         assert convert(source, "--to", "coco", "--out", tmp_path / f"{source.name}-out")[0] == 0
@@ -162,7 +162,7 @@ def test_links_and_no_images(raw: Path, tmp_path: Path) -> None:
     assert (tmp_path / "unpacked/images/val/c.png").read_bytes() == (raw / "JPEGImages/c.png").read_bytes()
 
 
-def test_what_is_there_and_not_used_is_told(raw: Path, tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+def test_unused_files_are_reported(raw: Path, tmp_path: Path, voc_xml: Write, picture: Write) -> None:
     picture(raw / "JPEGImages/stray.png")
     voc_xml(raw / "Annotations/c.xml", [("cat", 0.5, 3, 9, 9)])  # half a pixel beyond the edge
     code, said = convert(raw, "--to", "coco", "--out", tmp_path / "out")
@@ -170,8 +170,8 @@ def test_what_is_there_and_not_used_is_told(raw: Path, tmp_path: Path, voc_xml: 
     assert said.splitlines()[1:] == ["2 boxes up to 1 px outside their image, clipped; 1 image file not used"]
 
 
-def test_problems_stop_it(raw: Path, tmp_path: Path) -> None:
-    """With the line that convert has, but for the way to go on; --repair goes it, and counts."""
+def test_issues_stop_the_export_unless_repaired(raw: Path, tmp_path: Path) -> None:
+    """The message is that of the stage with --repair as the remedy; --repair continues and counts the issues."""
     path = raw / "Annotations" / "a.xml"
     path.write_text(path.read_text().replace("<xmax>40<", "<xmax>1<"))
     code, said = convert(raw, "--to", "yolo", "--out", tmp_path / "out")
@@ -219,7 +219,7 @@ def test_class_that_xml_cannot_hold(coco: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("to", ["voc", "yolo"])
 def test_white_space_around_a_class(coco: Path, tmp_path: Path, to: str) -> None:
-    """Readers drop it: so it is said, and refused where two classes would become one."""
+    """Readers strip it, so it is reported, and refused if two classes would become one."""
     file = coco / "train2017.json"
     text = file.read_text()
     file.write_text(text.replace('"no"', '"no "'))
@@ -234,8 +234,8 @@ def test_white_space_around_a_class(coco: Path, tmp_path: Path, to: str) -> None
     )
 
 
-def test_class_that_is_no_text(coco: Path, tmp_path: Path) -> None:
-    """Half a pair of surrogates, which JSON can hold and UTF-8 can't."""
+def test_class_name_that_is_not_utf8(coco: Path, tmp_path: Path) -> None:
+    """An unpaired surrogate, which JSON can represent and UTF-8 can't."""
     file = coco / "train2017.json"
     file.write_text(file.read_text().replace('"no"', '"a\\ud800"'))
     code, said = convert(coco, "--to", "coco", "--out", tmp_path / "out")
@@ -243,7 +243,7 @@ def test_class_that_is_no_text(coco: Path, tmp_path: Path) -> None:
     assert "train2017.json: category 1 needs an id and a name, has id 3, name a\\ud800" in said
 
 
-def test_depth_is_the_images(raw: Path, tmp_path: Path) -> None:
+def test_depth_is_that_of_the_image(raw: Path, tmp_path: Path) -> None:
     Image.new("L", (40, 30)).save(raw / "JPEGImages" / "b.png")
     assert convert(raw, "--to", "voc", "--out", tmp_path / "out")[0] == 0
     assert ElementTree.parse(tmp_path / "out/Annotations/b.xml").findtext("size/depth") == "1"

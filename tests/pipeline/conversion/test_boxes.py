@@ -42,7 +42,7 @@ numbers = st.floats(-300, 300)
 
 
 @given(st.tuples(numbers, numbers, numbers, numbers), st.integers(1, 200), st.integers(1, 200))
-def test_what_is_kept_is_right_and_is_the_part_inside(
+def test_result_is_the_valid_part_inside_the_image(
     box: tuple[float, float, float, float], width: int, height: int
 ) -> None:
     kept, fault = check_box(box, width, height)
@@ -56,5 +56,5 @@ def test_what_is_kept_is_right_and_is_the_part_inside(
 
 
 @given(st.integers(0, 199), st.integers(0, 199), st.integers(2, 200), st.integers(2, 200))
-def test_right_boxes_are_left_alone(x: int, y: int, w: int, h: int) -> None:
+def test_valid_boxes_are_unchanged(x: int, y: int, w: int, h: int) -> None:
     assert check_box((x, y, w, h), x + w, y + h) == ((x, y, w, h), None)

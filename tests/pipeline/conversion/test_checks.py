@@ -1,4 +1,4 @@
-"""The list of checks, and what the ledger makes of it."""
+"""The list of checks, and the issue log's actions."""
 
 from dataclasses import fields, replace
 from typing import Any, get_args, get_type_hints
@@ -21,14 +21,14 @@ def options(problems: str = "error", **checks: Any) -> ConvertParams:
     return replace(base, issues=problems, checks=replace(base.checks, **checks))  # type: ignore[arg-type]
 
 
-def test_every_parameter_has_a_check_and_offers_what_the_check_can_do() -> None:
+def test_parameters_match_the_checks_and_their_fixes() -> None:
     hints = get_type_hints(CheckParams)
     assert list(CHECKS) == [field.name for field in fields(CheckParams)]
     for code, check in CHECKS.items():
         assert set(get_args(hints[code])) == {"default", "error", *check.fixes}, code
 
 
-def test_what_is_a_warning_is_noted_by_params_yaml() -> None:
+def test_params_yaml_notes_the_warnings() -> None:
     chosen = resolve_actions(options())
     assert {code for code, action in chosen.items() if action == "note"} == {
         code for code, check in CHECKS.items() if check.severity == "warning"
@@ -36,7 +36,7 @@ def test_what_is_a_warning_is_noted_by_params_yaml() -> None:
     assert all(chosen[code] == "error" for code, check in CHECKS.items() if check.severity == "error")
 
 
-def test_default_follows_problems_and_an_own_word_wins() -> None:
+def test_default_follows_issues_and_explicit_actions_win() -> None:
     assert resolve_actions(options())["out_of_bounds_box"] == "error"
     assert resolve_actions(options("repair"))["out_of_bounds_box"] == "repair"
     assert resolve_actions(options("repair"))["tiny_box"] == "skip"
@@ -46,7 +46,7 @@ def test_default_follows_problems_and_an_own_word_wins() -> None:
     assert resolve_actions(options("error", exif_orientation="default"))["exif_orientation"] == "error"
 
 
-def test_an_error_names_record_problem_and_remedy() -> None:
+def test_error_names_record_issue_and_remedy() -> None:
     with pytest.raises(PipelineError) as caught:
         IssueLog(options()).handle(OUTSIDE, "train", "a.xml: object 3")
     assert str(caught.value) == (
@@ -58,7 +58,7 @@ def test_an_error_names_record_problem_and_remedy() -> None:
     assert str(caught.value).endswith("or run with -S convert.checks.out_of_bounds_box=repair (clipped)")
 
 
-def test_the_remedy_of_what_cannot_be_repaired_does_mend_it() -> None:
+def test_issue_that_cannot_be_repaired_is_skipped() -> None:
     with pytest.raises(PipelineError, match=r"run with -S convert\.checks\.out_of_bounds_box=repair \(dropped\)"):
         IssueLog(options()).handle(OUTSIDE, "train", "a.xml: object 3", repairable=False)
     issue_log = IssueLog(options("repair"))
@@ -66,7 +66,7 @@ def test_the_remedy_of_what_cannot_be_repaired_does_mend_it() -> None:
     assert [(item.action, item.outcome) for item in issue_log.issues] == [("skip", "dropped")]
 
 
-def test_a_ledger_that_never_stops_lists_errors_as_errors() -> None:
+def test_log_that_never_stops_lists_errors() -> None:
     issue_log = IssueLog(options(leak="note"), stops=False)
     assert issue_log.handle(OUTSIDE, "train", "a") == "repair"
     assert issue_log.handle(Issue("leak", "x"), "train", "b") == "note"

@@ -29,18 +29,18 @@ from pipeline.conversion.classes import similar_names, unknown_class_issue
         ("banana", "bahama", False),  # two letters
     ],
 )
-def test_alike(one: str, other: str, same: bool) -> None:
+def test_similar_names(one: str, other: str, same: bool) -> None:
     assert list(similar_names([one, "zebra crossing", other])) == ([(one, other)] if same else [])
 
 
 @given(st.lists(st.text("abcA1 _", max_size=7), unique=True, max_size=8))
-def test_alike_finds_what_comparing_every_pair_finds(names: list[str]) -> None:
+def test_similar_names_against_every_pair(names: list[str]) -> None:
     pairs = [pair for pair in combinations(names, 2) if any(similar_names(pair))]
     assert list(similar_names(names)) == pairs
 
 
 def distance(one: str, other: str) -> int:
-    """Levenshtein's."""
+    """The Levenshtein distance."""
     if not one or not other:
         return len(one) + len(other)
     if one[0] == other[0]:
@@ -49,11 +49,11 @@ def distance(one: str, other: str) -> int:
 
 
 @given(st.text("abc", min_size=5, max_size=6), st.text("abc", min_size=5, max_size=6))
-def test_alike_is_a_distance_of_one_letter(one: str, other: str) -> None:
+def test_similar_names_against_levenshtein_distance(one: str, other: str) -> None:
     assert any(similar_names([one, other])) == (distance(one, other) <= 1)
 
 
-def test_alike_of_many_classes_does_not_compare_each_with_each() -> None:
+def test_similar_names_of_many_classes_is_fast() -> None:
     names = [f"{first}{second}-class" for first in range(100) for second in range(1000, 1100)]
     assert not any(similar_names(names))
 

@@ -1,4 +1,4 @@
-"""Conversion of small real data sets: what is kept, what is refused, what is repaired."""
+"""Conversion of small real data sets: what is kept, refused and repaired."""
 
 import json
 import shutil
@@ -21,13 +21,13 @@ Write = Callable[..., Path]
 
 
 def options(**values: Any) -> ConvertParams:
-    """params.yaml's, but for these."""
+    """The options of params.yaml with changes."""
     return replace(params.load(PROJECT / "params.yaml").convert, **values)
 
 
 @pytest.fixture
 def raw(tmp_path: Path, voc_xml: Write, picture: Write) -> Path:
-    """Three images to learn from and one to be judged on, in VOC's layout, nothing wrong with them."""
+    """A valid data set in VOC's layout: three images in train, one in val."""
     folder = tmp_path / "raw"
     objects: dict[str, list[tuple[object, ...]]] = {
         "a": [("dog", 1, 1, 40, 30), ("cat", 5, 6, 10, 12, 1)],
@@ -45,7 +45,7 @@ def raw(tmp_path: Path, voc_xml: Write, picture: Write) -> Path:
     return folder
 
 
-def test_right_data_set(raw: Path, tmp_path: Path) -> None:
+def test_valid_data_set(raw: Path, tmp_path: Path) -> None:
     report = convert(raw, tmp_path / "unified", options())
     train, val = (read(tmp_path / "unified" / f"{split}.json") for split in ("train", "val"))
     assert [image.file_name for image in train.images] == [f"JPEGImages/{stem}.png" for stem in "abc"]
@@ -122,7 +122,7 @@ def append(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(("code", "breaks", "where", "said", "images", "objects"), BROKEN)
-def test_problem_stops_or_is_repaired_and_listed(
+def test_issue_stops_or_is_repaired_and_listed(
     raw: Path, tmp_path: Path, code: str, breaks: Break, where: str, said: str, images: int, objects: int
 ) -> None:
     breaks(raw)
@@ -153,7 +153,7 @@ def test_clipped_box_is_the_part_inside(raw: Path, tmp_path: Path) -> None:
     assert read(tmp_path / "unified" / "train.json").annotations[0].bbox == (0, 0, 40, 30)
 
 
-def test_a_pixel_outside_is_clipped_without_a_word_and_counted(raw: Path, tmp_path: Path) -> None:
+def test_one_pixel_outside_is_clipped_and_counted(raw: Path, tmp_path: Path) -> None:
     box(raw, "<xmin>1<", "<xmin>0<")
     report = convert(raw, tmp_path / "unified", options())
     assert report["notes"] == {"boxes up to 1 px outside their image, clipped": 1}
@@ -259,8 +259,8 @@ def test_coco_keeps_its_ids_areas_and_crowds(tmp_path: Path, picture: Write) -> 
     ]
 
 
-def test_coco_annotation_zero_is_numbered_anew(tmp_path: Path, picture: Write) -> None:
-    """pycocotools takes a match with annotation 0 for none."""
+def test_coco_annotation_zero_is_renumbered(tmp_path: Path, picture: Write) -> None:
+    """pycocotools takes a match with annotation 0 for no match."""
     raw = coco_folder(tmp_path / "raw", picture)
     for split in ("train", "val"):
         path = raw / f"{split}.json"
@@ -269,7 +269,7 @@ def test_coco_annotation_zero_is_numbered_anew(tmp_path: Path, picture: Write) -
     assert [item.id for item in read(tmp_path / "unified" / "val.json").annotations] == [1, 2]
 
 
-def test_coco_orphan_and_unknown_category(tmp_path: Path, picture: Write) -> None:
+def test_coco_orphan_object_and_unknown_category(tmp_path: Path, picture: Write) -> None:
     strays = [
         {"id": 1, "image_id": 5, "category_id": 90, "bbox": [1, 2, 3, 4]},
         {"id": 2, "image_id": 900, "category_id": 1, "bbox": [1, 2, 3, 4]},

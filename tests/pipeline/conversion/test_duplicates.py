@@ -1,4 +1,4 @@
-"""Images that are judged on too: found whatever they are called, however they were saved."""
+"""Duplicates are found regardless of file names and compression."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +39,7 @@ def seen(path: Path) -> MatchedRecord:
 
 @pytest.fixture
 def splits(tmp_path: Path) -> dict[str, list[MatchedRecord]]:
-    """Four pictures of train: one of its own, one equal to val's, one of test's saved anew, one of val's made small."""
+    """Four train images: a new one, one of val, one of test with other compression, one of val at half size."""
     judged = [painted(tmp_path / f"judged{seed}.png", seed) for seed in range(3)]
     own = painted(tmp_path / "own.jpg", 9)
     equal = tmp_path / "equal.png"
@@ -51,7 +51,7 @@ def splits(tmp_path: Path) -> dict[str, list[MatchedRecord]]:
     return {"train": train, "val": [seen(judged[0]), seen(judged[2])], "test": [seen(judged[1])]}
 
 
-def test_equal_ones_are_removed_and_alike_ones_noted(splits: dict[str, list[MatchedRecord]]) -> None:
+def test_identical_images_are_removed_and_similar_ones_noted(splits: dict[str, list[MatchedRecord]]) -> None:
     issue_log = make_issue_log()
     kept = remove_duplicates(splits, "decode", issue_log)
     assert [item.record.file for item in kept["train"]] == ["own.jpg", "anew.jpg", "small.jpg"]
@@ -65,12 +65,12 @@ def test_equal_ones_are_removed_and_alike_ones_noted(splits: dict[str, list[Matc
     assert (kept["val"], kept["test"]) == (splits["val"], splits["test"])
 
 
-def test_each_as_it_is_asked_for(splits: dict[str, list[MatchedRecord]]) -> None:
+def test_actions_of_leaks(splits: dict[str, list[MatchedRecord]]) -> None:
     kept = remove_duplicates(splits, "decode", make_issue_log(leak="note", near_duplicate_leak="repair"))
     assert [item.record.file for item in kept["train"]] == ["own.jpg", "equal.png"]
 
 
-def test_what_cannot_be_searched_for_is_said(splits: dict[str, list[MatchedRecord]]) -> None:
+def test_searches_left_out_are_noted(splits: dict[str, list[MatchedRecord]]) -> None:
     unread = {
         split: [replace(item, image_info=replace(item.image_info, perceptual_hash=None)) for item in splits[split]]
         for split in splits
@@ -86,7 +86,7 @@ def test_what_cannot_be_searched_for_is_said(splits: dict[str, list[MatchedRecor
     )
 
 
-def test_flat_pictures_look_like_nothing(tmp_path: Path) -> None:
+def test_flat_images_have_no_perceptual_hash(tmp_path: Path) -> None:
     Image.new("RGB", (90, 60), (200, 30, 30)).save(tmp_path / "flat.png")
     assert seen(tmp_path / "flat.png").image_info.perceptual_hash is None
 
@@ -105,7 +105,7 @@ def test_nearest_against_every_pair(asked: list[int], known: list[int], one: int
     assert nearest_hashes(np.array(asked, np.uint64), np.array(known, np.uint64)) == expected
 
 
-def test_many_are_searched_quickly() -> None:
+def test_search_among_many_is_fast() -> None:
     rng = np.random.default_rng(0)
     known = rng.integers(0, 2**64, 20_000, np.uint64)
     asked = rng.integers(0, 2**64, 100_000, np.uint64)
@@ -113,7 +113,7 @@ def test_many_are_searched_quickly() -> None:
     assert nearest_hashes(asked, known) == {1000 * number: (number, 2) for number in range(100)}
 
 
-def test_what_is_twice_in_a_split_and_what_is_judged_on_twice(tmp_path: Path) -> None:
+def test_duplicates_within_a_split_and_between_val_and_test(tmp_path: Path) -> None:
     one, other = (painted(tmp_path / f"{seed}.png", seed) for seed in range(2))
     again, anew = tmp_path / "again.png", painted(tmp_path / "anew.jpg", 1, quality=40)
     again.write_bytes(one.read_bytes())

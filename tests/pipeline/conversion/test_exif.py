@@ -1,4 +1,4 @@
-"""Boxes drawn on a turned picture, against Pillow's own turning of the pixels."""
+"""Boxes annotated on a rotated image, compared with Pillow's rotation of the pixels."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pipeline.formats.records import Box, RawImage, RawObject
 
 
 def box_of(picture: Image.Image) -> Box:
-    """The box of what is white in it, in pixel edges."""
+    """The bounding box of the white pixels."""
     rows, columns = np.nonzero(np.asarray(picture.convert("L")) > 127)
     return (
         float(columns.min()),
@@ -23,7 +23,7 @@ def box_of(picture: Image.Image) -> Box:
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_boxes_go_back_to_the_stored_pixels(tmp_path: Path, orientation: int) -> None:
+def test_boxes_are_rotated_back_to_stored_pixels(tmp_path: Path, orientation: int) -> None:
     stored = Image.new("RGB", (80, 60))
     stored.paste((255, 255, 255), (7, 11, 40, 23))
     exif = Image.Exif()
@@ -41,7 +41,7 @@ def test_boxes_go_back_to_the_stored_pixels(tmp_path: Path, orientation: int) ->
     assert back.objects[0].box == box_of(stored) == (7, 11, 33, 12)
 
 
-def test_what_cannot_be_told_stays() -> None:
+def test_other_sizes_and_orientations_are_unchanged() -> None:
     for width, height, orientation, declared in (
         (80, 60, 6, (80, 60)),  # drawn on the stored pixels
         (80, 60, 1, (60, 80)),  # another size, and nothing that would turn it

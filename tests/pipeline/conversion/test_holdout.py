@@ -1,4 +1,4 @@
-"""Held-out images: by seed and content alone, groups together, fair to every class."""
+"""Held-out images: by seed and content alone, groups stay together, and classes are balanced."""
 
 import hashlib
 from collections import Counter
@@ -45,7 +45,7 @@ def image(number: int, classes: tuple[str, ...] = ("cat",), file: str | None = N
 
 
 def drawn(seen: list[MatchedRecord], **values: Any) -> tuple[set[str], set[str]]:
-    """File names of those that stay, and of those held out."""
+    """File names of the images that stay and of those held out."""
     _, stay, held = hold_out_images(seen, CATEGORIES, options(**values), IssueLog(options(**values)))
     return {item.record.file for item in stay}, {item.record.file for item in held}
 
@@ -55,7 +55,7 @@ numbers = st.sets(st.integers(0, 500), min_size=1, max_size=40)
 
 @settings(max_examples=50, deadline=None)
 @given(numbers, numbers, st.integers(0, 2**70), st.floats(0.05, 0.95))
-def test_adding_images_moves_none(some: set[int], more: set[int], seed: int, share: float) -> None:
+def test_adding_images_moves_no_other(some: set[int], more: set[int], seed: int, share: float) -> None:
     before = drawn([image(n) for n in some], split_seed=seed, val_fraction=share)
     after = drawn([image(n) for n in some | more], split_seed=seed, val_fraction=share)
     assert before[0] <= after[0]
@@ -77,7 +77,7 @@ def test_every_image_is_held_out_by_exactly_one_fold(some: set[int], folds: int,
 
 @settings(max_examples=50, deadline=None)
 @given(numbers, st.sampled_from([None, 3]), st.integers(0, 99))
-def test_groups_stay_together_and_adding_moves_none(some: set[int], folds: int | None, seed: int) -> None:
+def test_groups_stay_together_and_adding_moves_no_other(some: set[int], folds: int | None, seed: int) -> None:
     seen = [image(n, file=f"clip{n % 9}/frame{n}.jpg") for n in some]
     asked: dict[str, Any] = {"group_pattern": r"^(clip\d+)/", "folds": folds, "split_seed": seed}
     stay, out = drawn(seen, **asked)
@@ -89,7 +89,7 @@ def test_groups_stay_together_and_adding_moves_none(some: set[int], folds: int |
 
 @settings(max_examples=50, deadline=None)
 @given(numbers, st.integers(0, 99))
-def test_equal_files_share_a_side(some: set[int], seed: int) -> None:
+def test_identical_files_stay_together(some: set[int], seed: int) -> None:
     twins = [image(n, file=f"copies/{n}.jpg") for n in some]
     stay, out = drawn([image(n) for n in some] + twins, split_seed=seed)
     assert {name.removeprefix("copies/") for name in stay}.isdisjoint(name.removeprefix("copies/") for name in out)
@@ -97,7 +97,7 @@ def test_equal_files_share_a_side(some: set[int], seed: int) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(["cat", "dog", "eel"]), max_size=5), min_size=30, max_size=80))
-def test_every_class_is_near_its_share_or_no_seed_is_better(contents: list[list[str]]) -> None:
+def test_split_is_balanced_or_no_seed_is_better(contents: list[list[str]]) -> None:
     seen = [image(n, tuple(names)) for n, names in enumerate(contents)]
     asked = options(split_seed="auto")
     way, _, held = hold_out_images(seen, CATEGORIES, asked, IssueLog(asked))
@@ -124,7 +124,7 @@ def test_a_rare_class_is_on_both_sides() -> None:
         assert any(item.class_name == "eel" for found in side for item in found.record.objects)
 
 
-def test_a_seed_that_leaves_a_class_out_is_told_with_a_better_one() -> None:
+def test_unbalanced_seed_is_reported_with_a_better_one() -> None:
     seen = [image(n, ("cat", "eel") if n < 5 else ("cat",)) for n in range(60)]
     said = {}
     for seed in range(8):
@@ -146,8 +146,8 @@ def test_a_seed_that_leaves_a_class_out_is_told_with_a_better_one() -> None:
         )
 
 
-def test_where_nothing_is_left_to_learn_a_class_from_that_is_told() -> None:
-    """Two images of 60 have it: too few to expect one in val, but train must have one."""
+def test_class_missing_from_train_is_reported() -> None:
+    """Two of 60 images show the class: too few to expect one in val, but train must have one."""
     seen = [image(n, ("cat", "eel") if n < 2 else ("cat",)) for n in range(60)]
     told = 0
     for seed in range(40):
@@ -160,8 +160,8 @@ def test_where_nothing_is_left_to_learn_a_class_from_that_is_told() -> None:
 
 
 @pytest.mark.parametrize("seed", [0, 1, 300])
-def test_no_seed_is_recommended_that_is_no_better(seed: int) -> None:
-    """One image can't be divided; and of forty small classes, some miss from a side with any of the seeds tried."""
+def test_recommended_seed_is_better(seed: int) -> None:
+    """One image can't be divided, and with forty small classes no seed is balanced."""
     asked = options(split_seed=seed)
     assert hold_out_images([image(1)], CATEGORIES[:1], asked, IssueLog(asked))[0].better_seed is None
     assert hold_out_images([], CATEGORIES[:1], asked, (issue_log := IssueLog(asked)))[0].better_seed is None
@@ -176,7 +176,7 @@ def test_no_seed_is_recommended_that_is_no_better(seed: int) -> None:
         assert better < evaluate_split(counts, seed, (0.2,)).imbalance
 
 
-def test_groups_that_the_data_sets_own_splits_tear_are_counted() -> None:
+def test_groups_divided_by_published_splits_are_counted() -> None:
     issue_log = IssueLog(options())
     frames = {name: [image(n, file=f"{clip}_{n}.jpg") for n, clip in files] for name, files in {
         "train": [(1, "a"), (2, "b"), (3, "c")], "val": [(4, "a"), (5, "d")], "test": [(6, "d"), (7, "b")]
@@ -188,15 +188,15 @@ def test_groups_that_the_data_sets_own_splits_tear_are_counted() -> None:
     }
 
 
-def test_a_side_without_an_image_is_told() -> None:
+def test_side_without_images_is_reported() -> None:
     asked = options(val_fraction=0.01)
     issue_log = IssueLog(asked)
     hold_out_images([image(n) for n in range(5)], CATEGORIES[:1], asked, issue_log)
     assert str(issue_log.issues[0]).startswith("convert.split_seed=0: val has 0 of 5 images, expected 0.1")
 
 
-def test_ranks_are_splitmix64() -> None:
-    """Vigna's splitmix64.c, started at 1234567: its first outputs."""
+def test_pseudo_random_numbers_are_splitmix64() -> None:
+    """The first outputs of Vigna's splitmix64.c, started at 1234567."""
     key = np.array([1234567], np.uint64)
     outputs = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     assert [float(pseudo_random(key, seed)[0]) for seed in range(4)] == [(value >> 11) / 2**53 for value in outputs]
@@ -204,7 +204,7 @@ def test_ranks_are_splitmix64() -> None:
     assert np.histogram(many, 10, (0, 1))[0] == pytest.approx(10_000, rel=0.05)
 
 
-def test_the_same_seed_serves_every_fold() -> None:
+def test_all_folds_have_the_same_seed() -> None:
     seen = [image(n, ("cat", "dog", "eel")[n % 3 : n % 3 + 1]) for n in range(90)]
     ways = {
         hold_out_images(seen, CATEGORIES, options(folds=3, fold=fold, split_seed="auto"), IssueLog(options()))[
@@ -237,7 +237,7 @@ def test_paths_that_match_no_group() -> None:
         ({"folds": 3, "val": "test"}, "folds: val names the split 'test' already"),
     ],
 )
-def test_what_cannot_be_asked_for(values: dict[str, Any], said: str) -> None:
+def test_invalid_options(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         options(**values)
 

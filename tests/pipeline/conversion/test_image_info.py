@@ -1,4 +1,4 @@
-"""What is told of an image file, whole, cut or no image at all."""
+"""Information on image files: complete, truncated and invalid ones."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ def pixels() -> Image.Image:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "tif"])
-def test_whole_and_cut(tmp_path: Path, pixels: Image.Image, suffix: str) -> None:
+def test_complete_and_truncated_image(tmp_path: Path, pixels: Image.Image, suffix: str) -> None:
     path = tmp_path / f"x.{suffix}"
     pixels.save(path)
     content = path.read_bytes()
@@ -42,7 +42,7 @@ def test_whole_and_cut(tmp_path: Path, pixels: Image.Image, suffix: str) -> None
     ("content", "said"),
     [(b"", "the file is empty"), (b"GIF?", "unknown image format"), (b"\xff\xd8\xff", "unknown image format")],
 )
-def test_no_image(tmp_path: Path, content: bytes, said: str) -> None:
+def test_invalid_image(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "x.jpg").write_bytes(content)
     for found in (decode_image(tmp_path / "x.jpg"), read_header(tmp_path / "x.jpg")):
         assert isinstance(found, Issue)
@@ -50,7 +50,7 @@ def test_no_image(tmp_path: Path, content: bytes, said: str) -> None:
         assert said in found.message
 
 
-def test_no_file_and_a_folder(tmp_path: Path) -> None:
+def test_missing_file_and_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.jpg", tmp_path):
         found = decode_image(path)
         assert isinstance(found, Issue)
@@ -66,7 +66,7 @@ def test_a_header_is_read_without_its_pixels(tmp_path: Path, pixels: Image.Image
     assert found == ImageInfo(90, 60, hashlib.sha256(content[:-2000]).hexdigest())
 
 
-def test_a_trusted_record_is_not_looked_at() -> None:
+def test_trusted_record_is_not_read() -> None:
     found = trust_record(RawImage("x", "nowhere/x.jpg", declared_size=(7, 5)))
     assert isinstance(found, ImageInfo)
     assert (found.width, found.height) == (7, 5)
@@ -79,7 +79,7 @@ def test_a_trusted_record_is_not_looked_at() -> None:
     assert (silent.code, "-S convert.image_check=header" in silent.message) == ("invalid_record", True)
 
 
-def test_several_are_looked_at_at_once(tmp_path: Path, pixels: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_read_in_parallel(tmp_path: Path, pixels: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("there is one core")
     pixels.save(tmp_path / "x.png")

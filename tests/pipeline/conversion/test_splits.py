@@ -37,7 +37,7 @@ def test_obvious(names: str, chosen: tuple[str, str | None, str | None]) -> None
         ("a b", ("a", "b", None), ("a", "b", None)),
     ],
 )  # fmt: skip
-def test_asked_for(names: str, asked: tuple[str | None, ...], chosen: tuple[str | None, ...]) -> None:
+def test_named_splits(names: str, asked: tuple[str | None, ...], chosen: tuple[str | None, ...]) -> None:
     assert choose_splits(names.split(), *asked) == SplitChoice(*chosen)  # type: ignore[arg-type]
 
 
@@ -67,7 +67,5 @@ def test_refused(names: str, asked: tuple[str | None, ...], said: str) -> None:
         ("a b", ("a", None, None), ("a", None, None)),
     ],
 )
-def test_folds_are_cut_from_the_list_to_learn_from(
-    names: str, asked: tuple[str | None, ...], chosen: tuple[str | None, ...]
-) -> None:
+def test_folds_divide_train(names: str, asked: tuple[str | None, ...], chosen: tuple[str | None, ...]) -> None:
     assert choose_splits(names.split(), *asked, folds=True) == SplitChoice(*chosen)  # type: ignore[arg-type]

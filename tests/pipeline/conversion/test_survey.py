@@ -1,4 +1,4 @@
-"""A data set looked at: everything listed, or stopped at the first error; from records, without a file."""
+"""Surveys of records without files: all issues listed, or stopped at the first error."""
 
 import json
 import random
@@ -59,15 +59,15 @@ EVERYTHING = dataset(
 )
 
 
-def test_records_of_one_name_and_id_are_told_apart() -> None:
-    """COCO's are called by their ids, so two of one id are called the same."""
+def test_records_with_the_same_source_and_id() -> None:
+    """The source of a COCO record is its id, so two records of one id have the same source."""
     seen = found(dataset(image("a", thing("annotation 7", id=7), thing("annotation 7", "dog", id=7))), options())
     [problem] = [one for one in seen.issue_log.issues if one.code == "duplicate_id"]
     assert str(problem) == "annotation 7: id 7 is already used by another record"
     assert [item.id for item in seen.splits["train"].annotations] == [1, 2]
 
 
-def test_everything_is_listed_without_stopping_and_errors_are_called_errors() -> None:
+def test_all_issues_are_listed_without_stopping() -> None:
     seen = found(EVERYTHING, options(), stops=False)
     listed = {(item.code, item.source): item.action for item in seen.issue_log.issues}
     assert listed == {
@@ -92,7 +92,7 @@ def test_everything_is_listed_without_stopping_and_errors_are_called_errors() ->
         found(EVERYTHING, options())
 
 
-def test_mends_of_boxes() -> None:
+def test_fixes_of_boxes() -> None:
     mended = found(EVERYTHING, options(issues="repair")).splits["train"].annotations
     assert [item.bbox for item in mended] == [(0, 1, 15, 9), (11, 11, 9, 9), *[(1, 1, 9, 9)] * 4]
     skipped = found(
@@ -103,7 +103,7 @@ def test_mends_of_boxes() -> None:
     assert [item.id for item in skipped.splits["train"].annotations] == [1, 2, 3]
 
 
-def test_a_swapped_box_put_right_is_checked_again() -> None:
+def test_box_with_swapped_corners_is_checked_again() -> None:
     data = dataset(image("a", thing("a1", box=(50, 20, -20, -9)), thing("a2", box=(20, 20, -1, 5)), thing("a3")))
     seen = found(data, options(issues="repair"))
     assert [(item.code, item.source) for item in seen.issue_log.issues] == [
@@ -112,20 +112,20 @@ def test_a_swapped_box_put_right_is_checked_again() -> None:
     assert [item.bbox for item in seen.splits["train"].annotations] == [(30, 11, 10, 9), (1, 1, 9, 9)]
 
 
-def test_ids_stay_where_all_have_their_own() -> None:
+def test_unique_ids_are_kept() -> None:
     data = dataset(image("a", thing("a1", id=30), thing("a2", "dog", id=4), id=0), image("b", id=17))
     train = found(data, options()).splits["train"]
     assert [item.id for item in train.images] == [0, 17]
     assert [item.id for item in train.annotations] == [30, 4]
 
 
-def test_unusable_splits_are_told_and_stop_only_the_conversion() -> None:
+def test_obstacles_are_reported() -> None:
     assert list(found(dataset(image("a")), options()).obstacles()) == ["train has 1 image and no objects"]
     (line,) = found(dataset(), options(issues="repair")).obstacles()
     assert line.startswith("train has no images")
 
 
-def test_a_split_without_images_says_what_would_help() -> None:
+def test_obstacles_have_a_remedy() -> None:
     def lines(data: RawDataset, checks: dict[str, Any] | None = None, **values: Any) -> list[str]:
         return list(found(data, options(checks, **values)).obstacles())
 
@@ -145,7 +145,7 @@ def test_a_split_without_images_says_what_would_help() -> None:
     assert not lines(few, val_fraction=0.02, split_seed=int(match[1]))
 
 
-def test_objects_that_go_with_an_image_are_counted_once() -> None:
+def test_objects_of_skipped_images_are_counted_once() -> None:
     lost = {"objects of skipped images": 2}
     absent = RawImage("a", "", issue=Issue("missing_image", "not there"), objects=(thing("1"), thing("2")))
     kept = image("b", thing("3"))
@@ -157,7 +157,7 @@ def test_objects_that_go_with_an_image_are_counted_once() -> None:
         assert "objects of skipped images" not in repaired.notes  # they are where their image is
 
 
-def test_trust_knows_a_path_whatever_its_size() -> None:
+def test_trust_finds_leaks_by_path() -> None:
     with pytest.raises(PipelineError, match=r"identical to judged\.jpg of val"):
         found(dataset(image("judged", thing("t"), declared_size=(10, 10))), options())
 
@@ -170,7 +170,7 @@ def test_trust_reads_nothing() -> None:
         found(dataset(image("a", declared_size=None)), options())
 
 
-def test_folds_part_train_and_leave_val_aside() -> None:
+def test_folds_divide_train_and_ignore_val() -> None:
     data = dataset(*(image(f"{n}", thing(f"{n}", ("cat", "dog")[n % 2])) for n in range(40)))
     held = [found(data, options(folds=4, fold=fold)) for fold in range(4)]
     names = [image.file_name for seen in held for image in seen.splits["val"].images]
@@ -182,7 +182,7 @@ def test_folds_part_train_and_leave_val_aside() -> None:
     assert report["splits"]["val"]["source"] == "fold 1 of 4 of train"
 
 
-def test_groups_that_the_own_splits_tear_are_noted() -> None:
+def test_groups_divided_by_published_splits_are_noted() -> None:
     data = dataset(image("jud1", thing("1")), image("jud2", thing("2")), image("x", thing("3")))
     notes = found(data, options(group_pattern="^(jud|x)")).report()["notes"]
     assert notes["images of train whose group (convert.group_pattern) is also in val or test"] == 2
@@ -190,7 +190,7 @@ def test_groups_that_the_own_splits_tear_are_noted() -> None:
 
 @pytest.fixture
 def raw(tmp_path: Path, voc_xml: Any, picture: Any) -> Path:
-    """VOC's three lists, of which trainval holds both others."""
+    """VOC's three lists; trainval contains the other two."""
     for seed, stem in enumerate("ab"):
         voc_xml(tmp_path / "Annotations" / f"{stem}.xml", [("cat", 1, 1, 9, 9)])
         picture(tmp_path / "JPEGImages" / f"{stem}.png", seed=seed)
@@ -201,7 +201,7 @@ def raw(tmp_path: Path, voc_xml: Any, picture: Any) -> Path:
     return tmp_path
 
 
-def test_own_splits_are_all_there_as_they_are(raw: Path) -> None:
+def test_original_splits_are_unchanged(raw: Path) -> None:
     seen = survey_original_splits(raw, options(image_check="decode"))
     files = {split: [image.file_name[-5:] for image in found.images] for split, found in seen.splits.items()}
     assert files == {"train": ["a.png"], "val": ["b.png"], "trainval": ["a.png", "b.png"]}
@@ -209,7 +209,7 @@ def test_own_splits_are_all_there_as_they_are(raw: Path) -> None:
     assert survey(raw, options(image_check="decode")).unused_splits == ("trainval",)
 
 
-def test_a_record_in_two_lists_is_lost_once(raw: Path) -> None:
+def test_skipped_record_of_two_splits_counts_once(raw: Path) -> None:
     (raw / "JPEGImages/a.png").unlink()
     seen = survey_original_splits(raw, options({"missing_image": "skip"}, image_check="decode"))
     assert seen.issue_log.counts == {"missing_image": 2}
@@ -220,7 +220,7 @@ ODD = (0.0, 1.0, 40.0, -3.0, 1e-5, 1e300, -1e300, NAN, float("inf"), float("-inf
 
 
 def made(rng: random.Random) -> RawDataset:
-    """Records with about every fourth thing wrong."""
+    """Records of which about every fourth value is invalid."""
 
     def number(low: int, high: int) -> float:
         return rng.choice(ODD) if rng.random() < 0.1 else round(rng.uniform(low, high), rng.randint(0, 6))
@@ -257,7 +257,7 @@ def made(rng: random.Random) -> RawDataset:
 
 
 @pytest.mark.parametrize("stops", [True, False])
-def test_whatever_the_records_are_the_result_is_right_or_one_line(stops: bool) -> None:
+def test_random_records_give_a_valid_result_or_one_line(stops: bool) -> None:
     right = 0
     for seed in range(300):
         rng = random.Random(seed)

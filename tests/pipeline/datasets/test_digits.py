@@ -45,14 +45,14 @@ def test_same_bytes_for_the_same_seed(home: Path, setting: Callable[..., None]) 
 
 
 def test_splits_share_no_digit() -> None:
-    train, val = (digits.material(split, 3) for split in digits.SPLITS)
+    train, val = (digits.load_material(split, 3) for split in digits.SPLITS)
     assert set(train.digits).isdisjoint(val.digits)
     assert len(train.digits) + len(val.digits) == 1797
     assert set(train.labels[train.digits]) == set(val.labels[val.digits]) == set(range(10))
 
 
 def test_splits_share_no_piece_of_photograph() -> None:
-    train, val = (digits.material(split, 0).photographs for split in digits.SPLITS)
+    train, val = (digits.load_material(split, 0).photographs for split in digits.SPLITS)
     for name, learned, judged in zip(("china.jpg", "flower.jpg"), train, val, strict=True):
         whole = load_sample_image(name)
         assert learned.width + judged.width < whole.shape[1]
@@ -62,7 +62,7 @@ def test_splits_share_no_piece_of_photograph() -> None:
 
 @pytest.fixture(scope="module")
 def scenes() -> list[tuple[Any, list[tuple[int, digits.Box]]]]:
-    source = digits.material("train", 0)
+    source = digits.load_material("train", 0)
     return [digits.scene(source, np.random.default_rng((5, index)), 256) for index in range(150)]
 
 
@@ -94,7 +94,7 @@ def test_boxes_overlap_a_little_at_most(scenes: list[Any]) -> None:
 
 def test_box_fits_the_ink_and_the_ink_stands_out() -> None:
     """On a plain canvas everything that changed visibly lies in the box and touches its four sides."""
-    source = digits.material("val", 0)
+    source = digits.load_material("val", 0)
     for index in range(60):
         rng = np.random.default_rng(index)
         ink = digits.glyph(source.images[source.digits[index]], rng, int(rng.integers(10, 110)))

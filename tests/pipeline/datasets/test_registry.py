@@ -47,18 +47,21 @@ def test_one_archive_is_the_same_wherever_it_stands() -> None:
     [
         ("files: []", "files is [], but should be "),
         ("files: [{urls: [ftp://a/b.zip]}]", "files.1.urls.1 is 'ftp://a/b.zip', but should be an address, http"),
-        ("files: [{urls: [http://a/]}]", "files.1: name: '' is no file name"),
-        ("files: [{urls: [http://a/b.zip], name: ../b}]", "files.1: name: '../b' is no file name"),
+        ("files: [{urls: [http://a/]}]", "files.1: name: '' is not a file name"),
+        ("files: [{urls: [http://a/b.zip], name: ../b}]", "files.1: name: '../b' is not a file name"),
         ("files: [{urls: [http://a/b.zip], into: ../b}]", "files.1: into: '../b' leaves the data set's folder"),
         ("files: [{urls: [http://a/b.zip], size: '7'}]", "files.1.size is '7', but should be a valid integer"),
         ("files: [{urls: [http://a/b.zip], checksum: abc}]", "files.1.checksum is 'abc', but should be md5:…, sha1"),
-        ("files: [{urls: [http://a/b.zip], sise: 7}]", "files.1.sise is not a key; known ones: urls, name, size"),
+        ("files: [{urls: [http://a/b.zip], sise: 7}]", "files.1.sise is unknown; known ones: urls, name, size"),
         ("files: [{urls: [http://a/b.zip]}, {urls: [http://b/b.zip]}]", "files: 'b.zip' is there twice"),
-        ("files: [{urls: [http://a/b.zip]}]\nsplits: {training: a}", "splits.training is not a key; known ones: train"),
+        (
+            "files: [{urls: [http://a/b.zip]}]\nsplits: {training: a}",
+            "splits.training is unknown; known ones: train",
+        ),
         ("files: [{urls: [http://a/b.zip]}]\nsplits: a", "splits is 'a', but should have the keys train, val, test"),
         ("files: [{urls: [http://a/b.zip]}]\nformat: cocoa", "format: 'cocoa' is not known; known ones: auto, coco"),
         ("title: nothing", "files is missing"),
-        ("licens: MIT", "licens is not a key; known ones: files, title"),
+        ("licens: MIT", "licens is unknown; known ones: files, title"),
         ("- a list", "it is ['a list'], but should have the keys files"),
         ("", "it is None, but should have the keys files"),
         ("title: a\ntitle: b", 'not YAML: found duplicate key "title" with value "b"'),
@@ -77,6 +80,39 @@ def test_wrong_entries_are_one_line(tmp_path: Path, text: str, said: str) -> Non
         registry.read(path)
     assert str(caught.value).startswith(f"{path}: {said}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "../a"},
+        {"name": "a/b"},
+        {"name": ".."},
+        {"name": ".lock"},
+        {"name": "a.part"},
+        {"name": "a.part.json"},
+        {"name": "a\nb"},
+        {"name": "a\\b"},
+        {"urls": []},
+        {"urls": ["ftp://example.org/a"]},
+        {"urls": ["http://"]},
+        {"urls": ["http://[::1/"]},
+        {"urls": ["http://example.org/a b"]},
+        {"checksum": "md5:123"},
+        {"checksum": "crc:" + "0" * 32},
+        {"checksum": "sha1:" + "g" * 40},
+        {"size": -1},
+        {"size": 0},
+    ],
+)
+def test_files_that_cannot_be_downloaded_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    right = {"name": "a.zip", "urls": ["http://example.org/a.zip"], "checksum": "md5:" + "0" * 32, "size": 7}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"files": [right]}))
+    assert registry.read(path).files[0].name == "a.zip"
+    path.write_text(yaml.safe_dump({"files": [right | wrong]}))
+    with pytest.raises(PipelineError):
+        registry.read(path)
 
 
 WORDS = st.sampled_from(
@@ -125,7 +161,7 @@ def test_command_shows_an_entry(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("files: [{urls: [http://a/b.zip]}]\n")
     assert fcos(str(own)) == (0, own.read_text())
-    assert fcos("digits") == (0, "digits: handwritten digits over photographs, made on the spot\n")
+    assert fcos("digits") == (0, "digits: handwritten digits over photographs, generated locally\n")
     code, output = fcos("voc")
     assert (code, output.count("\n")) == (1, 1)
     assert output.startswith("fcos: dataset: 'voc' is not known; known ones: digits, ")

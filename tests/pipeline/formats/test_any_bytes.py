@@ -1,4 +1,4 @@
-"""Whatever bytes lie in a data set's folder: a clear error, or records whose faults are named."""
+"""Random file contents give a one-line error, or records with issues."""
 
 import json
 import struct
@@ -25,7 +25,7 @@ plain = st.text(max_size=8) | words
 
 
 def read(format: str, **files: bytes) -> RawDataset | None:
-    """What the reader makes of these files beside an image called a.png; None where it refuses them in one line."""
+    """The records of these files beside an image a.png; None if the reader refuses them with one line."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         Image.new("RGB", (40, 30)).save(folder / "a.png")
@@ -48,7 +48,7 @@ def check_message(message: str) -> None:
 
 
 def check(dataset: RawDataset | None) -> None:
-    """Records are either faulty, by a known code and a line, or say what and where."""
+    """Each record has an issue with a known code and one line, or a class and a box."""
     for split in dataset.splits.values() if dataset else ():
         for record in (*split.images, *(one for image in split.images for one in image.objects)):
             check_message(record.source)

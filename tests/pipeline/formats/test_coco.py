@@ -32,7 +32,7 @@ def box(number: Any, of: Any, category: Any = 18, bbox: Any = (1, 2, 3, 4), **mo
 
 
 def test_official_layout(tmp_path: Path, picture: Write) -> None:
-    """Same file names in two splits; key points and captions of the same images beside the instances."""
+    """Same file names in two splits; keypoints and captions of the same images beside the instances."""
     notes = tmp_path / "annotations"
     for split in ("train2017", "val2017"):
         picture(tmp_path / split / "000000000009.jpg")
@@ -107,7 +107,7 @@ def test_crowds_and_missing_fields(tmp_path: Path, picture: Write) -> None:
         (box(5, 1, bbox=None), "invalid_record", "bbox is None"),
     ],
 )
-def test_faulty_objects(tmp_path: Path, picture: Write, record: Any, code: str, said: str) -> None:
+def test_invalid_objects(tmp_path: Path, picture: Write, record: Any, code: str, said: str) -> None:
     picture(tmp_path / "a.jpg")
     written(tmp_path / "train.json", [image(1, "a.jpg")], [record])
     [item] = coco.read(tmp_path).splits["train"].images[0].objects
@@ -118,7 +118,7 @@ def test_faulty_objects(tmp_path: Path, picture: Write, record: Any, code: str, 
         raise AssertionError(item.issue.message)
 
 
-def test_faulty_images_and_orphans(tmp_path: Path, picture: Write) -> None:
+def test_invalid_images_and_orphan_objects(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "one" / "twin.jpg")
     picture(tmp_path / "two" / "twin.jpg")
     images = [image(1, "lost.jpg"), image(2, "twin.jpg"), {"id": 3}]
@@ -134,8 +134,8 @@ def test_faulty_images_and_orphans(tmp_path: Path, picture: Write) -> None:
     assert orphan.issue.message == "image 77 does not exist"
 
 
-def test_images_of_one_id(tmp_path: Path, picture: Write) -> None:
-    """Of two files nobody knows whose objects are whose; the same file twice is one record too many."""
+def test_images_that_share_an_id(tmp_path: Path, picture: Write) -> None:
+    """Objects of two files with one id can't be assigned; the same file twice is a duplicate record."""
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         picture(tmp_path / name)
     images = [image(1, "a.jpg"), image("1", "b.jpg"), image(2, "c.jpg"), image(2, "c.jpg")]
@@ -158,21 +158,21 @@ def test_images_of_one_id(tmp_path: Path, picture: Write) -> None:
         ([], [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "category name 'a' is used 2 times"),
     ],
 )
-def test_files_that_cannot_be_read_at_all(tmp_path: Path, images: list[Any], categories: list[Any], said: str) -> None:
+def test_invalid_files(tmp_path: Path, images: list[Any], categories: list[Any], said: str) -> None:
     written(tmp_path / "train.json", images, [], categories)
     with pytest.raises(PipelineError, match=said) as caught:
         coco.read(tmp_path)
     assert str(caught.value).startswith("train.json: ")
 
 
-def test_splits_that_disagree_on_classes(tmp_path: Path) -> None:
+def test_splits_with_different_classes(tmp_path: Path) -> None:
     written(tmp_path / "train.json", [], [])
     written(tmp_path / "val.json", [], [], [{"id": 18, "name": "cat"}, {"id": 3, "name": "car"}])
     with pytest.raises(PipelineError, match=r"^val\.json: its category 'cat' is not among those of train\.json"):
         coco.read(tmp_path)
 
 
-def test_files_that_number_or_list_the_classes_otherwise(tmp_path: Path, picture: Write) -> None:
+def test_files_with_other_class_numbers_or_fewer_classes(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.jpg")
     written(tmp_path / "val.json", [image(1, "a.jpg")], [box(1, 1, 5)], [{"id": 5, "name": "car"}])
     written(tmp_path / "train.json", [], [])
@@ -188,7 +188,7 @@ def test_files_of_one_name_keep_their_folders(tmp_path: Path) -> None:
     assert list(coco.read(tmp_path).splits) == ["one/train", "three", "two/annotations/train"]
 
 
-def test_detections_beside_the_truth_are_none(tmp_path: Path) -> None:
+def test_detections_beside_annotations_are_ignored(tmp_path: Path) -> None:
     written(tmp_path / "gt.json", [], [box(1, 1)])
     written(tmp_path / "dets.json", [], [box(1, 1, score=0.5)])
     assert list(coco.read(tmp_path).splits) == ["gt"]
@@ -196,7 +196,7 @@ def test_detections_beside_the_truth_are_none(tmp_path: Path) -> None:
     assert list(coco.read(tmp_path).splits) == ["dets"]  # boxes that a detector proposed and nobody drew
 
 
-def test_mark_of_utf8_numbers_with_a_point_and_ids_as_numbers_and_text(tmp_path: Path, picture: Write) -> None:
+def test_byte_order_mark_and_ids_as_floats_and_text(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.jpg")
     file = written(tmp_path / "train.json", [image(1.0, "a.jpg", width="40")], [box("5", 1, "18", iscrowd=True)])
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
@@ -207,7 +207,7 @@ def test_mark_of_utf8_numbers_with_a_point_and_ids_as_numbers_and_text(tmp_path:
 
 
 @pytest.mark.parametrize("counts", [[0, 5, 1195], "l0d0j1"])
-def test_outlines_of_any_kind_are_passed_over(tmp_path: Path, picture: Write, counts: Any) -> None:
+def test_segmentations_are_ignored(tmp_path: Path, picture: Write, counts: Any) -> None:
     picture(tmp_path / "a.jpg")
     crowd = box(1, 1, iscrowd=1, segmentation={"counts": counts, "size": [30, 40]})
     written(tmp_path / "train.json", [image(1, "a.jpg")], [crowd, box(2, 1, segmentation=[[1, 2, 3, 4, 5, 6]])])
@@ -215,7 +215,7 @@ def test_outlines_of_any_kind_are_passed_over(tmp_path: Path, picture: Write, co
     assert [(item.box, item.iscrowd) for item in objects] == [((1, 2, 3, 4), 1), ((1, 2, 3, 4), 0)]
 
 
-def test_one_odd_number_makes_the_plain_reader_take_over(tmp_path: Path, picture: Write) -> None:
+def test_nan_falls_back_to_the_standard_json_reader(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.jpg")
     written(tmp_path / "train.json", [image(1, "a.jpg")], [box(1, 1, bbox=[1, float("nan"), 3, 4]), box(2, 1)])
     first, second = coco.read(tmp_path).splits["train"].images[0].objects
@@ -223,7 +223,7 @@ def test_one_odd_number_makes_the_plain_reader_take_over(tmp_path: Path, picture
     assert second.box == (1, 2, 3, 4)
 
 
-def test_half_characters_are_no_names(tmp_path: Path, picture: Write) -> None:
+def test_unpaired_surrogates_in_names(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.jpg")
     half = "\ud800"
     written(tmp_path / "train.json", [image(1, "a.jpg"), image(2, half)], [box(half, 1, half, **{half: half})])
@@ -246,7 +246,7 @@ records = st.lists(st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(ODD)
 
 @settings(max_examples=60, deadline=None)
 @given(images=records, annotations=records, categories=records)
-def test_fast_reader_reads_as_the_plain_one(images: Any, annotations: Any, categories: Any) -> None:
+def test_fast_reader_agrees_with_the_standard_json_reader(images: Any, annotations: Any, categories: Any) -> None:
     content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
     written = json.dumps(content).encode()
     file = PurePosixPath("train.json")
@@ -265,7 +265,7 @@ def test_fast_reader_reads_as_the_plain_one(images: Any, annotations: Any, categ
         ),
     ],
 )
-def test_text_that_no_reader_takes(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_json(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "train.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(PipelineError, match=r"^train\.json: .*" + said):
         coco.read(tmp_path)

@@ -46,7 +46,7 @@ def test_shapes(tmp_path: Path, picture: Write, shape: str, box: tuple[float, ..
     assert [(category.id, category.name) for category in dataset.categories] == [(1, "cat"), (2, "ant")]
 
 
-def test_a_turned_box_by_its_corners(tmp_path: Path, picture: Write) -> None:
+def test_rotated_box_against_its_corners(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
     written(tmp_path / "annotations.xml", image('<box label="cat" xtl="10" ytl="12" xbr="20" ybr="16" rotation="30"/>'))
     [one] = cvat.read(tmp_path).splits["all"].images[0].objects
@@ -110,8 +110,8 @@ def test_tracks_over_frames(tmp_path: Path, picture: Write) -> None:
     assert found[3].issue.code == "missing_image"
 
 
-def test_a_video_that_says_it_is_endless(tmp_path: Path, picture: Write) -> None:
-    """Neither the length nor a frame's number is believed: no such memory would be there."""
+def test_video_of_unlimited_length(tmp_path: Path, picture: Write) -> None:
+    """Neither the length nor a frame's number determines how much memory is used."""
     picture(tmp_path / "images/frame_000001.png")
     box = f'<box frame="{10**17}" outside="0" xtl="1" ytl="2" xbr="12" ybr="8"/>'
     meta = f"<meta><task><size>999999999</size>{LABELS}</task></meta>"
@@ -148,7 +148,7 @@ def test_tracks_of_several_tasks_are_refused(tmp_path: Path) -> None:
         ('<box label="dog" xtl="1" ytl="2" xbr="3" ybr="4"/>', "unknown_class", "label dog is not in the file's"),
     ],
 )
-def test_faulty_shapes(tmp_path: Path, picture: Write, shape: str, code: str, said: str) -> None:
+def test_invalid_shapes(tmp_path: Path, picture: Write, shape: str, code: str, said: str) -> None:
     picture(tmp_path / "a.png")
     written(tmp_path / "annotations.xml", image(shape))
     [one] = cvat.read(tmp_path).splits["all"].images[0].objects
@@ -173,7 +173,7 @@ def test_faulty_shapes(tmp_path: Path, picture: Write, shape: str, code: str, sa
         ("<annotations><note>1.1</note></annotations>", "no CVAT annotations found"),
     ],
 )
-def test_files_that_cannot_be_read_at_all(tmp_path: Path, content: str, said: str) -> None:
+def test_invalid_files(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "annotations.xml").write_text(content)
     with pytest.raises(PipelineError, match=said):
         cvat.read(tmp_path)

@@ -1,4 +1,4 @@
-"""Whatever bytes there are: a clear line, or records that are what they should be."""
+"""Hostile file contents give a one-line error, or valid records."""
 
 import json
 from collections.abc import Callable

@@ -38,7 +38,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert list_files(tmp_path / "set") == paths("pictures/a.png")
 
 
-def test_names_that_are_no_text(tmp_path: Path) -> None:
+def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.png")).touch()
     with pytest.raises(PipelineError, match="is not UTF-8; rename the file"):
         list_files(tmp_path)
@@ -68,8 +68,8 @@ def test_which_file(name: str, near: str, split: str, found: str) -> None:
     assert named(files, name, near, split) == found
 
 
-def test_look_up_takes_no_longer_among_many_of_one_name() -> None:
-    """A frame of one name in each of 4,000 videos: a search through all of a name would be 16 million steps."""
+def test_search_time_is_independent_of_namesakes() -> None:
+    """One frame of the same name in each of 4,000 videos: a linear search would take 16 million steps."""
     files = [PurePosixPath(f"frames/{video:04}/00001.jpg") for video in range(4000)]
     images = ImageIndex(files)
     begun = time.process_time()
@@ -78,7 +78,7 @@ def test_look_up_takes_no_longer_among_many_of_one_name() -> None:
     assert time.process_time() - begun < 3
 
 
-def test_size_of_what_is_no_image(tmp_path: Path) -> None:
+def test_size_of_an_invalid_image(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     for name in ("a.png", "nowhere.png"):
         found = read_image_size(tmp_path / name)

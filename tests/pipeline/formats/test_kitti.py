@@ -26,7 +26,7 @@ def kit(tmp_path: Path, picture: Write) -> Path:
     return tmp_path
 
 
-def test_the_kits_layout(kit: Path) -> None:
+def test_official_layout(kit: Path) -> None:
     assert recognize(kit) == "kitti"
     dataset = kitti.read(kit)
     assert [(category.id, category.name) for category in dataset.categories] == [(1, "Car"), (2, "Cyclist")]
@@ -37,7 +37,7 @@ def test_the_kits_layout(kit: Path) -> None:
     assert first.objects[0].source == "training/label_2/000001.txt: object 1"
 
 
-def test_an_area_to_ignore_is_a_crowd_of_every_class(kit: Path) -> None:
+def test_dont_care_region_is_a_crowd_of_every_class(kit: Path) -> None:
     objects = kitti.read(kit).splits["all"].images[1].objects
     assert [(one.class_name, one.iscrowd, one.box) for one in objects[1:]] == [
         ("Car", 1, (1, 2, 8, 6)),
@@ -61,7 +61,7 @@ def test_lists_are_splits(kit: Path) -> None:
     assert (lost.issue.code, lost.source) == ("missing_annotation", "ImageSets/val.txt: 000009")
 
 
-def test_folders_are_splits_and_own_classes_go_by_the_alphabet(tmp_path: Path, picture: Write) -> None:
+def test_folders_are_splits_and_other_classes_are_sorted(tmp_path: Path, picture: Write) -> None:
     for split, name in (("train", "zebra"), ("val", "Car")):
         picture(tmp_path / split / "images" / "a.jpg")
         (tmp_path / split / "labels").mkdir()
@@ -71,7 +71,7 @@ def test_folders_are_splits_and_own_classes_go_by_the_alphabet(tmp_path: Path, p
     assert [category.name for category in dataset.categories] == ["Car", "zebra"]
 
 
-def test_faults(kit: Path) -> None:
+def test_invalid_records(kit: Path) -> None:
     labels = kit / "training" / "label_2"
     (labels / "000001.txt").write_text(f"{CAR}\nCar 1 2 3\n{CAR.replace('5.25', 'x')}\n{CAR} 0.9\n")
     (labels / "000002.txt").write_bytes(b"\xff\xfe")
@@ -92,7 +92,7 @@ def test_faults(kit: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["a b c", "0 0.5 0.5 0.2 0.2", f"{CAR} 0.97", CAR.replace("Car", "7"), CAR.replace(" 0 ", " 12 ", 1)]
 )
-def test_other_text_is_not_taken_for_it(tmp_path: Path, line: str) -> None:
+def test_other_text_is_not_recognized(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.txt").write_text(line)
     assert kitti.find_evidence(tmp_path, [PurePosixPath("a.txt")]) is None
     with pytest.raises(PipelineError, match="no KITTI labels found"):

@@ -55,7 +55,7 @@ def test_shapes(tmp_path: Path, picture: Write, drawn: Any, box: tuple[float, ..
         ("cat", "needs a label"),
     ],
 )
-def test_faulty_shapes(tmp_path: Path, picture: Write, drawn: Any, said: str) -> None:
+def test_invalid_shapes(tmp_path: Path, picture: Write, drawn: Any, said: str) -> None:
     picture(tmp_path / "a.png")
     written(tmp_path / "a.json", [shape([[1, 2], [3, 4]]), drawn])
     good, bad = labelme.read(tmp_path).splits["all"].images[0].objects
@@ -87,7 +87,7 @@ def test_images_elsewhere_renamed_and_embedded(tmp_path: Path, picture: Write) -
     assert found[2].issue.code == "missing_image"
 
 
-def test_a_broken_file_among_others_is_a_fault_and_another_tools_is_left_alone(tmp_path: Path, picture: Write) -> None:
+def test_damaged_file_is_an_issue_and_other_json_is_ignored(tmp_path: Path, picture: Write) -> None:
     for split in ("train", "val"):
         picture(tmp_path / split / "a.png")
         written(tmp_path / split / "a.json", [shape([[1, 2], [3, 4]], label=split)])

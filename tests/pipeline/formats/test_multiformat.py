@@ -1,4 +1,4 @@
-"""Real annotations that hold the same boxes nine times: 100 images of VOC 2012, converted from each form."""
+"""An archive with the same boxes in nine formats: 100 images of VOC 2012, converted from each."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def alone(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """One form with the images, as a data set of its own."""
+    """One format with the images, as a separate data set."""
 
     def place(form: str) -> Path:
         folder = tmp_path_factory.mktemp(form)
@@ -58,7 +58,7 @@ def alone(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 
 def converted(folder: Path) -> Objects:
-    """Objects by image file, of all splits."""
+    """The objects of all splits by image file."""
     options = replace(params.load(PROJECT / "params.yaml").convert, image_check="header")
     found: Objects = {}
     for split in survey(folder, options).splits.values():
@@ -84,7 +84,7 @@ def truth(alone: Callable[[str], Path]) -> Objects:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_same_data_from_each_form(form: str, alone: Callable[[str], Path], truth: Objects) -> None:
+def test_same_data_from_every_format(form: str, alone: Callable[[str], Path], truth: Objects) -> None:
     folder = alone(form)
     format, precision = FORMS[form]
     assert recognize(folder) == format

@@ -12,7 +12,7 @@ HEAD = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTru
 
 
 def test_official_layout(tmp_path: Path, picture: Write) -> None:
-    """Splits by file name, images without their ending, classes as codes, groups."""
+    """Splits by file name, images without suffix, classes as codes, groups."""
     for split in ("train", "validation"):
         picture(tmp_path / split / "0001.jpg", (40, 20))
     (tmp_path / "oidv6-train-annotations-bbox.csv").write_text(
@@ -43,7 +43,7 @@ def test_decimal_comma_and_plain_names(tmp_path: Path, picture: Write) -> None:
     assert dataset.categories == (Category(1, "dog"),)
 
 
-def test_faults(tmp_path: Path, picture: Write) -> None:
+def test_invalid_records(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     rows = "a,,,,0,1,0,1,,,,,\na,,cat,,0,x,0,1,,,,,\na,,cat,,0,1\nlost,,cat,,0,1,0,1,,,,,\nbroken,,cat,,0,1,0,1,,,,,\n"
@@ -62,7 +62,7 @@ def test_faults(tmp_path: Path, picture: Write) -> None:
     assert orphan.source == "train.csv: line 4"
 
 
-def test_descriptions_that_disagree(tmp_path: Path) -> None:
+def test_contradicting_class_descriptions(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(HEAD)
     (tmp_path / "classes.csv").write_text("LabelName,DisplayName\n/m/01,Cat\n")
     (tmp_path / "class-descriptions.csv").write_text("/m/01,Dog\n")

@@ -1,4 +1,4 @@
-"""The text files of the Penn-Fudan pedestrians, and what can be wrong in them."""
+"""The text files of the Penn-Fudan pedestrians, valid and invalid."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -73,18 +73,18 @@ def test_boxes_are_one_based_and_inclusive(annotated: Callable[..., Path], newli
         ("FudanPed00001.png", "FudanPed00002.png", "image 'PennFudanPed/PNGImages/FudanPed00002.png' not found"),
     ],
 )
-def test_a_record_that_is_not_whole(annotated: Callable[..., Path], old: str, new: str, said: str) -> None:
+def test_incomplete_record(annotated: Callable[..., Path], old: str, new: str, said: str) -> None:
     (image,) = formats.read(annotated(TEXT.replace(old, new))).splits["all"].images
     assert image.issue is not None
     assert image.issue.message == said
 
 
-def test_a_box_that_is_none(annotated: Callable[..., Path]) -> None:
+def test_invalid_box(annotated: Callable[..., Path]) -> None:
     (image,) = formats.read(annotated(TEXT.replace("(160, 182)", "(160, nan)"))).splits["all"].images
     assert [item.issue is None for item in image.objects] == [False, True]
 
 
-def test_other_text_is_not_taken_for_it(tmp_path: Path) -> None:
+def test_other_text_is_not_recognized(tmp_path: Path) -> None:
     (tmp_path / "0001.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     with pytest.raises(PipelineError, match="no annotations recognized"):
         formats.recognize(tmp_path)

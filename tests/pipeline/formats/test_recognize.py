@@ -22,7 +22,7 @@ def test_each_format(tmp_path: Path, voc_xml: Callable[..., Path]) -> None:
         recognize(tmp_path)
 
 
-def test_nothing_there_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_unrecognized_folder_lists_the_expected_formats(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('[{"image_id": 1}]')
     (tmp_path / "shapes.json").write_text('{"shapes": "of another tool"}')
     (tmp_path / "notes.xml").write_text("<annotations></annotations>")
@@ -38,7 +38,7 @@ def test_truncated_coco_is_recognized_and_then_refused_with_its_line(tmp_path: P
         read(tmp_path)
 
 
-def test_hidden_files_and_macos_leftovers_are_not_looked_at(tmp_path: Path, voc_xml: Callable[..., Path]) -> None:
+def test_hidden_files_and_macos_metadata_are_ignored(tmp_path: Path, voc_xml: Callable[..., Path]) -> None:
     voc_xml(tmp_path / "a.xml", [])
     for folder in ("__MACOSX", ".cache"):
         (tmp_path / folder).mkdir()
@@ -52,7 +52,7 @@ def test_unknown_format_lists_the_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_reading_a_folder_without_it(tmp_path: Path, name: str) -> None:
+def test_reading_a_folder_without_the_format(tmp_path: Path, name: str) -> None:
     with pytest.raises(PipelineError, match="found"):
         read(tmp_path, name)
 
@@ -73,14 +73,14 @@ def unpacked(tmp_path: Path, archive: Callable[[str], Path]) -> Callable[[str], 
         ("raccoon.zip", {"all": (200, 217)}),  # with tables of the same boxes beside them, TensorFlow's
     ],
 )
-def test_real_ones(unpacked: Callable[[str], Path], name: str, splits: dict[str, tuple[int, int]]) -> None:
+def test_real_data_sets(unpacked: Callable[[str], Path], name: str, splits: dict[str, tuple[int, int]]) -> None:
     dataset = read(unpacked(name))
     assert not any(image.issue for split in dataset.splits.values() for image in split.images)
     found = {name: (len(s.images), sum(len(image.objects) for image in s.images)) for name, s in dataset.splits.items()}
     assert found == splits
 
 
-def test_the_one_of_many_formats_asks_which(unpacked: Callable[[str], Path]) -> None:
+def test_several_formats_are_an_error(unpacked: Callable[[str], Path]) -> None:
     with pytest.raises(
         PipelineError, match=r"annotations in several formats: coco .* and voc .* and openimages .*; choose one"
     ):
@@ -104,8 +104,8 @@ def corners(box: tuple[float, float, float, float]) -> tuple[float, ...]:
     return tuple(round(side, 2) for side in (x, y, x + width, y + height))
 
 
-def test_one_data_set_in_several_formats_is_one(unpacked: Callable[[str], Path], tmp_path: Path) -> None:
-    """The other files take VOC's pixels xmin to xmax for edges: their boxes lack the first column and row."""
+def test_several_formats_give_the_same_data(unpacked: Callable[[str], Path], tmp_path: Path) -> None:
+    """The other files take VOC's xmin and ymin for edges: their boxes lack the first column and row."""
     truth = unpacked("multiformat-voc2012-100.zip") / "multiformat-voc2012-100"
     found = {}
     for form, format in {

@@ -54,7 +54,7 @@ def test_roboflow_layout_without_class_file(tmp_path: Path, picture: Write) -> N
         ("a.png,1,2,nan,4,cat", None, ""),
     ],
 )
-def test_faulty_rows(tmp_path: Path, picture: Write, row: str, code: str | None, said: str) -> None:
+def test_invalid_rows(tmp_path: Path, picture: Write, row: str, code: str | None, said: str) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "classes.csv").write_text("cat,0\n")
     (tmp_path / "train.csv").write_text(f"a.png,,,,,\n{row}\n")
@@ -81,14 +81,14 @@ def test_rows_without_an_image(tmp_path: Path, picture: Write) -> None:
         ("cat,0\ndog\n", "classes.csv: line 2: .* is not a class name and its id"),
     ],
 )
-def test_broken_class_files(tmp_path: Path, classes: str, said: str) -> None:
+def test_invalid_class_files(tmp_path: Path, classes: str, said: str) -> None:
     (tmp_path / "train.csv").write_text("a.png,,,,,\n")
     (tmp_path / "classes.csv").write_text(classes)
     with pytest.raises(PipelineError, match=said):
         retinanet.read(tmp_path)
 
 
-def test_class_files_that_disagree(tmp_path: Path) -> None:
+def test_class_files_that_differ(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("a.png,,,,,\n")
     (tmp_path / "classes.csv").write_text("cat,0\n")
     (tmp_path / "names.csv").write_text("dog,0\n")
@@ -106,7 +106,7 @@ def test_class_files_that_disagree(tmp_path: Path) -> None:
         "",
     ],
 )
-def test_other_tables_are_not_taken_for_it(tmp_path: Path, text: str) -> None:
+def test_other_tables_are_not_recognized(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.csv").write_text(text)
     with pytest.raises(PipelineError, match="no annotations recognized"):
         recognize(tmp_path)

@@ -54,7 +54,7 @@ def test_records(tmp_path: Path, picture: Write) -> None:
 
 
 def test_label_map(tmp_path: Path, picture: Write) -> None:
-    """Its ids, its order, its names for people; a class by text or by number."""
+    """Ids, order and display names; classes by name or by id."""
     picture(tmp_path / "a.png")
     (tmp_path / "label_map.pbtxt").write_text(MAP.format(7, "/m/01yrx", "Cat") + MAP.format(3, "/m/0_k2", "Ant"))
     numbers = {"object__class__label": ([3, 3, 9], "int")}
@@ -82,7 +82,7 @@ def test_shards_and_folders_are_splits(tmp_path: Path, picture: Write) -> None:
     assert {"train", "valid"} < set(tfrecord.read(tmp_path).splits)
 
 
-def test_pictures_inside_the_record_only(tmp_path: Path) -> None:
+def test_images_inside_the_record_only(tmp_path: Path) -> None:
     inside = record("a.png", [BOX], encoded=(b"\x89PNG", "byte"))
     written(tmp_path / "default.tfrecord", inside, record("b.png", [BOX]))
     one, other = tfrecord.read(tmp_path).splits["all"].images
@@ -101,7 +101,7 @@ def test_pictures_inside_the_record_only(tmp_path: Path) -> None:
         {"filename": (b"", "byte")},
     ],
 )
-def test_faulty_records(tmp_path: Path, picture: Write, wrong: dict[str, Any]) -> None:
+def test_invalid_records(tmp_path: Path, picture: Write, wrong: dict[str, Any]) -> None:
     picture(tmp_path / "a.png")
     written(tmp_path / "default.tfrecord", {**record("a.png", [BOX]), **record("a.png", [BOX], **wrong)})
     [image] = tfrecord.read(tmp_path).splits["all"].images
@@ -112,8 +112,8 @@ def test_faulty_records(tmp_path: Path, picture: Write, wrong: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("place", "said"), [(-1, "record 2 is damaged: wrong checksum"), (-20, "record 2 is damaged: wrong checksum")]
 )
-def test_a_flipped_bit_is_found(tmp_path: Path, picture: Write, place: int, said: str) -> None:
-    """The package's own reader compares no checksum."""
+def test_flipped_bit(tmp_path: Path, picture: Write, place: int, said: str) -> None:
+    """The reader of the package `tfrecord` verifies no checksum."""
     picture(tmp_path / "a.png")
     file = written(tmp_path / "default.tfrecord", *[record("a.png", [BOX])] * 2)
     content = np.fromfile(file, np.uint8)
@@ -124,7 +124,7 @@ def test_a_flipped_bit_is_found(tmp_path: Path, picture: Write, place: int, said
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
-def test_a_cut_file_is_found(tmp_path: Path, picture: Write, cut: int) -> None:
+def test_truncated_file(tmp_path: Path, picture: Write, cut: int) -> None:
     picture(tmp_path / "a.png")
     file = written(tmp_path / "default.tfrecord", *[record("a.png", [BOX])] * 60)
     file.write_bytes(file.read_bytes()[:-cut])
@@ -132,7 +132,7 @@ def test_a_cut_file_is_found(tmp_path: Path, picture: Write, cut: int) -> None:
         tfrecord.read(tmp_path)
 
 
-def test_other_records_are_not_taken_for_it(tmp_path: Path) -> None:
+def test_other_records_are_not_recognized(tmp_path: Path) -> None:
     written(tmp_path / "default.tfrecord", {"image/filename": (b"a.png", "byte"), "image/class/label": (1, "int")})
     (tmp_path / "y.record").write_bytes(b"words, words, words, and no checksum at all")
     (tmp_path / "z.record").write_bytes(b"")

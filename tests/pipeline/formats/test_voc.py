@@ -49,7 +49,7 @@ def test_devkit(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
     assert dataset.num_image_files == 6
 
 
-def test_two_devkits_keep_their_lists_apart(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+def test_lists_of_two_devkits_are_separate(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
     devkit(tmp_path / "VOC2007", voc_xml, picture)
     devkit(tmp_path / "VOC2012", voc_xml, picture)
     found = files(voc.read(tmp_path))
@@ -93,7 +93,7 @@ def test_coordinates_are_one_based_and_inclusive(tmp_path: Path, voc_xml: Write,
     assert image.declared_size == (40, 30)
 
 
-def test_image_by_the_annotations_name_then_by_what_it_says(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+def test_image_by_annotation_name_then_by_filename_element(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
     voc_xml(tmp_path / "a.xml", [])
     renamed = voc_xml(tmp_path / "b.xml", [], size=(0, 0))
     renamed.write_text(renamed.read_text().replace("b.png", "C:\\photos\\original.png"))
@@ -104,7 +104,7 @@ def test_image_by_the_annotations_name_then_by_what_it_says(tmp_path: Path, voc_
     assert images[1].declared_size is None
 
 
-def test_faults_are_named_with_their_record(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+def test_issues_name_their_record(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
     for stem in ("0", "1", "2", "3"):
         picture(tmp_path / f"{stem}.png")
     voc_xml(tmp_path / "0.xml", [("cat", 1, 1, "x", 4), ("", 1, 1, 4, 4), ("cat", 1, 1, "nan", 4)])
@@ -123,7 +123,7 @@ def test_faults_are_named_with_their_record(tmp_path: Path, voc_xml: Write, pict
     assert lost.source == "4.xml"
 
 
-def test_list_that_names_what_is_not_there(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+def test_list_with_a_missing_annotation(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
     devkit(tmp_path, voc_xml, picture)
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("000009\n")
     [image] = voc.read(tmp_path).splits["val"].images
@@ -135,7 +135,7 @@ def test_list_that_names_what_is_not_there(tmp_path: Path, voc_xml: Write, pictu
         voc.read(tmp_path)
 
 
-def test_a_list_that_may_mean_either_is_no_guess(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
+def test_ambiguous_list_entry(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
     for folder in ("one", "two"):
         picture(tmp_path / "JPEGImages" / folder / "1.jpg")
         voc_xml(tmp_path / "Annotations" / folder / "1.xml", [("cat", 1, 1, 9, 9)])
@@ -150,7 +150,7 @@ def test_a_list_that_may_mean_either_is_no_guess(tmp_path: Path, voc_xml: Write,
 
 
 def test_folders_within_folders(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
-    """Videos cut into frames: all frames of one name, in folders of the videos'."""
+    """Video frames: files of the same names in one folder per video."""
     for video in ("one", "two"):
         voc_xml(tmp_path / "Annotations" / video / "0001.xml", [("cat", 1, 1, 2, 2)])
         picture(tmp_path / "JPEGImages" / video / "0001.png")
@@ -174,9 +174,7 @@ def test_folders_of_one_name_are_both_read(tmp_path: Path, voc_xml: Write, pictu
     assert files(voc.read(tmp_path)) == {"p/x": ["p/x/a.png"], "q/x": ["q/x/a.png"]}
 
 
-def test_lists_of_single_classes_count_where_there_are_no_others(
-    tmp_path: Path, voc_xml: Write, picture: Write
-) -> None:
+def test_lists_of_single_classes_are_a_fallback(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
     devkit(tmp_path, voc_xml, picture)
     main = tmp_path / "ImageSets" / "Main"
     for name in ("train", "val", "trainval", "my_test"):
@@ -185,7 +183,7 @@ def test_lists_of_single_classes_count_where_there_are_no_others(
     assert files(voc.read(tmp_path)) == {"train": [f"JPEGImages/00000{n}.png" for n in (1, 3, 2)]}
 
 
-def test_parts_are_no_objects_and_missing_fields_are_silent(tmp_path: Path, picture: Write) -> None:
+def test_parts_and_missing_fields_are_ignored(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
     box = "<bndbox><xmax>8</xmax><xmin>2.5</xmin><ymin> 3 </ymin><ymax>9</ymax></bndbox>"
     part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"

@@ -31,7 +31,7 @@ def files(dataset: RawDataset) -> dict[str, list[str]]:
 
 @pytest.fixture
 def coco8(tmp_path: Path, picture: Write) -> Path:
-    """Ultralytics' own layout: an image with a label file, one with an empty one, one with none."""
+    """Ultralytics' layout: an image with a label file, one with an empty label file, one without."""
     for split in ("train", "val"):
         for stem in ("a", "b", "c"):
             picture(tmp_path / "images" / split / f"{stem}.png")
@@ -92,8 +92,8 @@ def test_lists_of_images_and_of_folders(tmp_path: Path, picture: Write) -> None:
     assert (lost.issue.code, lost.source) == ("missing_image", "listed.txt")
 
 
-def test_labels_that_may_be_either_are_no_guess(tmp_path: Path, picture: Write) -> None:
-    """A list's path has `set/` in it, and two folders of that name have labels called so; the image is elsewhere."""
+def test_ambiguous_label_file(tmp_path: Path, picture: Write) -> None:
+    """Two folders `set` have a label file for a listed image, which is in a third folder."""
     for stem in ("a", "b"):
         picture(tmp_path / "pictures" / f"{stem}.png")
     texts(tmp_path, one__set__a=LINE, two__set__a="", one__set__b=LINE, train="set/a.png\nset/b.png\n")
@@ -104,7 +104,7 @@ def test_labels_that_may_be_either_are_no_guess(tmp_path: Path, picture: Write) 
 
 
 def test_darknet(tmp_path: Path, picture: Write) -> None:
-    """Labels beside the place that the list names, images in another, as CVAT exports them without images."""
+    """Labels beside the listed paths, images elsewhere, as in CVAT's export without images."""
     picture(tmp_path / "pictures" / "a.png")
     texts(tmp_path, obj_train_data__a=LINE, results__a="0 0.1 0.1 0.1 0.1", train="data/obj_train_data/a.png\n")
     (tmp_path / "obj.names").write_text("ant\ncat\n\n")
@@ -119,7 +119,7 @@ def test_darknet(tmp_path: Path, picture: Write) -> None:
 
 
 def test_classes_txt_beside_labels_and_images(tmp_path: Path, picture: Write) -> None:
-    """LabelImg's way, with an image that shows nothing."""
+    """LabelImg's layout, with an image without objects."""
     picture(tmp_path / "a.png")
     picture(tmp_path / "b.png")
     texts(tmp_path, a=LINE, classes="ant\ncat\n")
@@ -129,8 +129,8 @@ def test_classes_txt_beside_labels_and_images(tmp_path: Path, picture: Write) ->
     assert [len(image.objects) for image in dataset.splits["all"].images] == [1, 0]
 
 
-def test_classes_txt_with_folders_apart(tmp_path: Path, picture: Write) -> None:
-    """Splits by folder; a second label file of an image, and one of none, are not lost."""
+def test_classes_txt_with_separate_folders(tmp_path: Path, picture: Write) -> None:
+    """Splits by folder; label files without image, or a second one for an image, are reported."""
     for split in ("train", "valid"):
         picture(tmp_path / split / "images" / "a.png")
         texts(tmp_path, **{f"{split}__labels__a": LINE, f"{split}__labels__classes": "ant\ncat\n"})
@@ -159,7 +159,7 @@ def test_polygons_and_numbers(coco8: Path, line: str, box: tuple[float, ...]) ->
     assert found.box == pytest.approx(box)
 
 
-def test_key_points_are_no_polygon(coco8: Path) -> None:
+def test_keypoints_are_not_a_polygon(coco8: Path) -> None:
     yaml(coco8, "train: images/train\nnames: [ant, cat]\nkpt_shape: [2, 3]\n")
     texts(coco8, labels__train__a="1 0.5 0.5 0.25 0.2 0.1 0.1 2 0.9 0.9 1\n1 0.1 0.1 0.2 0.2 0.3 0.3\n")
     good, bad = yolo.read(coco8).splits["train"].images[0].objects
@@ -180,7 +180,7 @@ def test_key_points_are_no_polygon(coco8: Path) -> None:
         ("nan 0.5 0.5 0.2 0.2", "unknown_class"),
     ],
 )
-def test_faulty_lines(coco8: Path, line: str, code: str) -> None:
+def test_invalid_lines(coco8: Path, line: str, code: str) -> None:
     texts(coco8, labels__train__a=f"{LINE}{line}\n")
     good, bad = yolo.read(coco8).splits["train"].images[0].objects
     assert good.issue is None
@@ -188,7 +188,7 @@ def test_faulty_lines(coco8: Path, line: str, code: str) -> None:
     assert bad.issue.code == code
 
 
-def test_faulty_images(coco8: Path) -> None:
+def test_invalid_images(coco8: Path) -> None:
     """A label file without image, one that isn't text, and an image whose size can't be read."""
     texts(coco8, labels__train__x=LINE)
     (coco8 / "labels/train/b.txt").write_bytes(b"\xff\xfe")
@@ -213,7 +213,7 @@ def test_faulty_images(coco8: Path) -> None:
         ("train: images/train\nnames: []\n", "names must be a list of class names"),
     ],
 )
-def test_manifests_that_cannot_be_used(coco8: Path, content: str, said: str) -> None:
+def test_invalid_manifests(coco8: Path, content: str, said: str) -> None:
     yaml(coco8, content)
     with pytest.raises(PipelineError, match=r"^data\.yaml: " + said):
         yolo.read(coco8)
@@ -225,7 +225,7 @@ def test_two_manifests_are_refused(coco8: Path) -> None:
         yolo.read(coco8)
 
 
-def test_class_names_that_yaml_takes_for_other_things(coco8: Path) -> None:
+def test_class_names_that_yaml_reads_as_other_types(coco8: Path) -> None:
     yaml(coco8, "train: images/train\nnames: [no, 1e3, null, 007]\n")
     assert [category.name for category in yolo.read(coco8).categories] == ["no", "1e3", "null", "007"]
 
@@ -244,15 +244,15 @@ def test_class_names_that_yaml_takes_for_other_things(coco8: Path) -> None:
         ("a.txt", LINE),
     ],
 )
-def test_other_files_are_not_taken_for_it(tmp_path: Path, picture: Write, name: str, content: str) -> None:
+def test_other_files_are_not_recognized(tmp_path: Path, picture: Write, name: str, content: str) -> None:
     picture(tmp_path / "images" / "a.png")
     yaml(tmp_path, content, name)
     with pytest.raises(PipelineError, match="no annotations recognized"):
         recognize(tmp_path)
 
 
-def test_a_list_of_classes_in_another_formats_data_set(tmp_path: Path, picture: Write, voc_xml: Write) -> None:
-    """Neither its lists of images nor a class named twice disturb recognition."""
+def test_class_list_in_a_data_set_of_another_format(tmp_path: Path, picture: Write, voc_xml: Write) -> None:
+    """Lists of images and repeated class names don't prevent recognition."""
     picture(tmp_path / "JPEGImages" / "a.png")
     voc_xml(tmp_path / "Annotations" / "a.xml", [("cat", 1, 1, 5, 5)])
     texts(tmp_path, ImageSets__Main__train="a\n", ImageSets__Main__cat_train="a 1\n", classes="cat\ncat\n")

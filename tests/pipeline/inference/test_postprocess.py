@@ -85,8 +85,8 @@ def test_the_defaults_apply_in_a_project_of_another_kind(home: Path) -> None:
 def test_a_wrong_section_is_one_line(home: Path, weights: Path, images: Path) -> None:
     sections = {
         "{nms: hard}": "postprocess.score_threshold is missing",
-        "{maximum: 3}": "postprocess.maximum is not a parameter; known ones: score_threshold, score_mode,",
-        "null": "postprocess is None, but should be",
+        "{maximum: 3}": "postprocess.maximum is unknown; known ones: score_threshold, score_mode,",
+        "null": "postprocess is None, but should have the keys",
     }
     for section, message in sections.items():
         (home / "params.yaml").write_text(f"postprocess: {section}\n")

@@ -300,7 +300,7 @@ def test_what_cannot_be_logged_is_told_in_one_line_after_the_work(
     with pytest.raises(PipelineError, match=r"metrics: .*bad\*name") as raised:
         work()
     assert "\n" not in str(raised.value)
-    assert capsys.readouterr().err.count("going on without") == 1
+    assert capsys.readouterr().err.count("continuing without it") == 1
     assert runs()[0].data.tags["weights"] == WEIGHTS
 
 

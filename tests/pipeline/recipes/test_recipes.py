@@ -182,7 +182,7 @@ def test_work_is_not_lost(home: Path, committed: bool) -> None:
     path.write_text(path.read_text() + COMMENT)
     answer = fcos("tiny_voc2007")
     assert answer.exit_code == 1
-    assert re.fullmatch(r"fcos: .*params\.yaml: git has not committed it as it is; .* --force\n", answer.output)
+    assert re.fullmatch(r"fcos: .*params\.yaml: has uncommitted changes; .* --force\n", answer.output)
     assert path.read_text().endswith(COMMENT)
     assert fcos("tiny_voc2007", "--force").exit_code == 0
     assert path.read_text() == recipes.find("tiny_voc2007").text

@@ -1,4 +1,4 @@
-"""The stages as DVC starts them, in a workspace of their own, on the default and on real data sets."""
+"""The download and convert stages as DVC starts them, on the default and on real data sets."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def succeeds(stage: Stage, name: str) -> str:
 
 
 def fails(stage: Stage, name: str, *said: str) -> None:
-    """Exit status 1, one line that says so, nothing on standard output."""
+    """The stage exits with status 1 and one line on standard error."""
     done = stage(name)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
@@ -40,7 +40,7 @@ def report(home: Path) -> Any:
 
 
 def counts(home: Path) -> dict[str, tuple[int, int, int]]:
-    """Images, ordinary and difficult objects, by split, counted in the files themselves."""
+    """The number of images, ordinary and difficult objects by split, counted in the files."""
     found = {}
     for path in sorted((home / "data/unified").glob("*.json")):
         if path.stem != "report":
@@ -75,9 +75,9 @@ def test_empty_custom_folder_says_what_to_put_there(home: Path, setting: Setting
     assert not (home / "data/raw/custom").exists()
 
 
-def test_project_itself_is_no_data_set(setting: Setting, stage: Stage) -> None:
+def test_project_folder_is_refused_as_a_data_set(setting: Setting, stage: Stage) -> None:
     setting(**{"dataset": "custom", "download.path": "."})
-    fails(stage, "download", "holds this project's own data/raw")
+    fails(stage, "download", "contains this project's data/raw")
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def own(tmp_path: Path, voc_xml: Callable[..., Path], picture: Callable[..., Pat
     return folder
 
 
-def test_own_folder_is_copied_not_linked(home: Path, own: Path, setting: Setting, stage: Stage) -> None:
+def test_custom_folder_is_copied_not_linked(home: Path, own: Path, setting: Setting, stage: Stage) -> None:
     setting(**{"dataset": "custom", "download.path": str(own), "convert.split_seed": "auto"})
     succeeds(stage, "download")
     copied = home / "data/raw/custom/images/0.png"
@@ -111,7 +111,7 @@ def test_archive_dropped_into_the_custom_folder(home: Path, own: Path, setting: 
 
 
 def test_a_temporary_workspace_needs_an_absolute_path(home: Path, own: Path, tmp_path: Path, setting: Setting) -> None:
-    """DVC would note the clone's folder, without the files that git ignores, for the data that were read."""
+    """DVC would record the clone's folder, which lacks the files that git ignores."""
     setting(**{"dataset": "custom", "download.path": "data/mine"})
     main = tmp_path / "main"
     shutil.copytree(own, main / "data/mine")
@@ -126,7 +126,7 @@ def test_a_temporary_workspace_needs_an_absolute_path(home: Path, own: Path, tmp
     assert (home / "data/raw/custom/images/0.png").is_file()
 
 
-def test_failed_download_keeps_what_was_there(
+def test_failed_download_keeps_existing_data(
     home: Path, own: Path, tmp_path: Path, setting: Setting, stage: Stage
 ) -> None:
     setting(**{"dataset": "custom", "download.path": str(own)})

@@ -1,4 +1,4 @@
-"""What is written is read back by the project's own readers, exactly as far as each format goes."""
+"""Exported data sets are read back by the project's readers, to the precision of each format."""
 
 import math
 import tempfile
@@ -60,7 +60,7 @@ CLASSES = (WORDS | st.sampled_from(TRAPS)).filter(lambda name: name.strip() == n
 
 @st.composite
 def boxes(draw: st.DrawFn, width: int, height: int) -> tuple[float, float, float, float]:
-    """Inside the image, and more than a pixel across; whole ones among them."""
+    """A box inside the image, larger than one pixel, sometimes with integer coordinates."""
     sides = []
     for length in (width, height):
         number = draw(st.sampled_from([lambda low, high: st.integers(low, high).map(float), st.floats]))
@@ -71,7 +71,7 @@ def boxes(draw: st.DrawFn, width: int, height: int) -> tuple[float, float, float
 
 @st.composite
 def data_sets(draw: st.DrawFn) -> Splits:
-    """Up to three splits that share images, or don't, and say the same of them, or don't."""
+    """Up to three splits that may share images, with equal or different annotations."""
     names = draw(st.lists(CLASSES, min_size=1, max_size=3, unique=True))
     ids = draw(st.lists(st.integers(0, 99), min_size=len(names), max_size=len(names), unique=True))
     categories = tuple(Category(number, name) for number, name in zip(ids, names, strict=True))
@@ -104,7 +104,7 @@ def _split(
 
 
 def draw_images(splits: Splits, folder: Path) -> None:
-    """Each image with content of its own, by which it is known again whatever it is called."""
+    """Image files with distinct contents, which identify them after renaming."""
     images = {image.file_name: image for split in splits.values() for image in split.images}
     for number, image in enumerate(images.values()):
         path = folder / image.file_name
@@ -124,7 +124,7 @@ def read_back(folder: Path, format: str) -> Splits:
 
 
 def known(splits: Splits, folder: Path) -> list[dict[bytes, list[tuple[Any, ...]]]]:
-    """By each image's content: its objects' class, box, crowd and difficult."""
+    """Class, box, crowd and difficult flag of the objects, by image content."""
     return [
         {
             (folder / image.file_name).read_bytes(): [
@@ -141,14 +141,14 @@ def name_of(split: AnnotationSet, item: Annotation) -> str:
 
 
 def ordered(found: Iterable[dict[bytes, Any]]) -> list[list[tuple[bytes, Any]]]:
-    """Splits in an order that doesn't depend on what they are called."""
+    """The splits in an order that doesn't depend on their names."""
     return sorted(sorted(split.items()) for split in found)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(data_sets())
 def test_coco_is_exact(splits: Splits) -> None:
-    """Ids, areas and marks too; only names of files change."""
+    """Ids, areas and flags are kept; only file names change."""
     with tempfile.TemporaryDirectory() as home:
         out = exported(splits, "coco", Path(home))
         back = read_back(out, "coco")
@@ -157,7 +157,7 @@ def test_coco_is_exact(splits: Splits) -> None:
 
 
 def whole(splits: Splits, folder: Path) -> list[Any]:
-    """All that the unified format has, but for names of files and splits, in an order of its own."""
+    """Everything in the unified format except file and split names, sorted."""
     images = [
         [(i.id, i.width, i.height, (folder / i.file_name).read_bytes()) for i in s.images] for s in splits.values()
     ]
@@ -168,7 +168,7 @@ def whole(splits: Splits, folder: Path) -> list[Any]:
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(data_sets())
 def test_voc_keeps_objects(splits: Splits) -> None:
-    """Crowds come back as difficult; coordinates to the last bits of a sum with 1."""
+    """Crowds become difficult; coordinates are exact up to the rounding of adding 1."""
     with tempfile.TemporaryDirectory() as home:
         out = exported(splits, "voc", Path(home))
         back = ordered(known(read_back(out, "voc"), out))
@@ -184,7 +184,7 @@ def test_voc_keeps_objects(splits: Splits) -> None:
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(data_sets())
 def test_yolo_keeps_boxes(splits: Splits) -> None:
-    """All objects but crowds, boxes to 1e-9, classes in their order; not a split without images."""
+    """All objects except crowds, boxes to 1e-9, classes in order; empty splits are left out."""
     splits = {name: split for name, split in splits.items() if split.images}
     with tempfile.TemporaryDirectory() as home:
         out = exported({**splits, "none": AnnotationSet(splits["all"].categories, (), ())}, "yolo", Path(home))
@@ -206,7 +206,7 @@ def check_yolo(splits: Splits, raw: Path, found: list[dict[bytes, list[tuple[Any
 
 
 def yolo(folder: Path) -> tuple[list[str], list[dict[bytes, list[tuple[Any, ...]]]]]:
-    """As Ultralytics reads it: classes, and by each image's content its objects' class and box."""
+    """The classes, and the class and box of objects by image content, as Ultralytics reads them."""
     text = (folder / "data.yaml").read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     assert content == YAML(typ="safe").load(text)  # YAML 1.1 and 1.2
