@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, repeat
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def describe_validation_error(
     section: Key = (),
     renamed: Mapping[str, str] | None = None,
     patterns: Mapping[str, str] | None = None,
+    format_location: Callable[[Key], str] | None = None,
 ) -> str:
     """Describes the first invalid value of a file: its key, the value, and what is allowed.
 
@@ -59,11 +62,12 @@ def describe_validation_error(
         section: of the file that was validated; default: the whole file.
         renamed: new names of keys.
         patterns: descriptions of the values that must match a pattern, by the last word of their key.
+        format_location: formats the position of the value; default: its key, as `train.lr`.
     """
     # A misspelled key is reported as unknown and as missing; "unknown" helps more.
     details = min(error.errors(include_url=False), key=lambda details: details["type"] == "missing")
     location = (*section, *details["loc"])
-    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in location) or "it"
+    key = (format_location or _format_key)(location) or "it"
     match details["type"]:
         case "missing":
             return f"{key} is missing"
@@ -81,4 +85,22 @@ def describe_validation_error(
             expected = f"be {patterns[str(words[-1])]}"
         case _:
             expected = f"be {details['msg'].removeprefix('Input should be ')}"
-    return f"{key} is {details['input']!r}, but should {expected}"
+    return f"{key} is {shorten(repr(details['input']), 80, placeholder='…')}, but should {expected}"
+
+
+def describe_record_error(error: "ValidationError") -> str:
+    """Describes the first invalid value of a file of records: `record 3: score is missing`."""
+    details = error.errors(include_url=False)[0]
+    if details["type"] == "json_invalid":
+        return f"not JSON: {details['ctx']['error']}"
+    return describe_validation_error(error, lambda _: (), format_location=_format_record)
+
+
+def _format_key(location: Key) -> str:
+    return ".".join(str(part + 1) if isinstance(part, int) else part for part in location)
+
+
+def _format_record(location: Key) -> str:
+    """`record 1: bbox: value 3` for the location (1, "bbox", 3): the first index is that of a record."""
+    kinds = chain(["record"], repeat("value"))
+    return ": ".join(f"{next(kinds)} {part}" if isinstance(part, int) else part for part in location)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, describe_record_error
 from pipeline.files import read_json, write_text
 
 
@@ -124,11 +124,9 @@ def read(path: Path) -> AnnotationSet:
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file") from None
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        if problem["type"] == "json_invalid":
+        if error.errors(include_url=False)[0]["type"] == "json_invalid":
             read_json(path)  # raises an error with the position
-        location = ".".join(str(part) for part in problem["loc"])
-        raise PipelineError(f"{path}: {location}: {problem['msg']}") from None
+        raise PipelineError(f"{path}: {describe_record_error(error)}; run `dvc repro -f convert`") from None
     for broken in problems(annotations):
         raise PipelineError(f"{path}: {broken}; run `dvc repro -f convert`")
     return annotations

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.data.annotations import AnnotationSet
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, describe_record_error
 from pipeline.files import write_text
 
 # Numbers are strict, so that "0.9" is no score. Ids are not: tools that keep them in float arrays write 42.0.
@@ -38,7 +38,7 @@ def read(path: Path, truth: AnnotationSet) -> tuple[Detection, ...]:
     try:
         detections = tuple(_ADAPTER.validate_json(content))
     except ValidationError as error:
-        problem = first_problem(error)
+        problem = describe_record_error(error)
         remedy = "it must be a list of {image_id, category_id, bbox: [x, y, width, height], score}"
         raise PipelineError(f"{path}: {problem}; {remedy}") from None
     for problem in _unknown_ids(detections, truth):
@@ -66,17 +66,6 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read: {(error.strerror or 'unknown reason').lower()}") from None
-
-
-def first_problem(error: ValidationError) -> str:
-    """The position and problem of the first invalid value: `record 3: score: field required`."""
-    problem = error.errors(include_url=False)[0]
-    if problem["type"] == "json_invalid":
-        return f"not JSON: {problem['ctx']['error']}"
-    where = "".join(f"record {part}: " if isinstance(part, int) else f"{part}: " for part in problem["loc"][:2])
-    inside = "".join(f"value {part}: " for part in problem["loc"][2:])
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{where}{inside}{message}"
 
 
 def _unknown_ids(detections: tuple[Detection, ...], truth: AnnotationSet) -> Iterator[str]:

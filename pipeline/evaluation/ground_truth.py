@@ -9,8 +9,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
-from pipeline.data.detections import first_problem, read_bytes
-from pipeline.errors import PipelineError
+from pipeline.data.detections import read_bytes
+from pipeline.errors import PipelineError, describe_record_error
 
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Length = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
@@ -59,7 +59,7 @@ def read(path: Path) -> AnnotationSet:
         parsed = _ADAPTER.validate_json(content)
     except ValidationError as error:
         remedy = "ground truth must be COCO JSON: {images: […], annotations: […], categories: […]}"
-        raise PipelineError(f"{path}: {first_problem(error)}; {remedy}") from None
+        raise PipelineError(f"{path}: {describe_record_error(error)}; {remedy}") from None
     for problem in _problems(parsed):
         raise PipelineError(f"{path}: {problem}; correct the record or remove it")
     return AnnotationSet(

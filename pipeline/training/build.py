@@ -247,11 +247,10 @@ def make_trainer(
     device = choose_device(params.machine.device)
     detector = _make_detector(params, classes, device, processes)
     optimizer = _make_optimizer(train, detector)
+    mean, world_size = processes.mean, processes.world_size
     return Trainer(
         detector=detector,
-        criterion=Criterion(
-            params.model, box_loss=params.loss, mean_over_processes=processes.mean, processes=processes.world_size
-        ),
+        criterion=Criterion(params.model, box_loss=params.loss, mean_over_processes=mean, processes=world_size),
         optimizer=optimizer,
         schedule=_make_schedule(train, optimizer, len(batches)),
         precision=_make_precision(train, device, processes),

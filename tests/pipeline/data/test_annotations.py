@@ -102,7 +102,7 @@ def test_a_wrong_type_is_reported_with_its_position(tmp_path: Path) -> None:
     write(GOOD, tmp_path / "train.json")
     text = (tmp_path / "train.json").read_text().replace('"width": 40', '"width": "40"')
     (tmp_path / "train.json").write_text(text)
-    with pytest.raises(PipelineError, match=r"images\.0\.width"):
+    with pytest.raises(PipelineError, match="images: record 0: width is '40', but should be a valid integer"):
         read(tmp_path / "train.json")
 
 
@@ -128,7 +128,7 @@ def test_bytes_equal_those_of_a_json_writer(
         (b"{", "not JSON: .* at line 1 column 2"),
         (b'{"categories": "\xff"}', "not JSON: it is not UTF-8 text"),
         (b"[]", r"train\.json: "),
-        (b"{}", "categories: "),
+        (b"{}", "categories is missing"),
     ],
 )
 def test_other_content_is_a_one_line_error(tmp_path: Path, content: bytes, message: str) -> None:

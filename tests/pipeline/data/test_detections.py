@@ -43,12 +43,12 @@ def test_integers_float_ids_and_other_keys_are_accepted(tmp_path: Path) -> None:
     [
         ({"image_id": 9}, "record 1: image 9 is not in the ground truth; give the ground truth of the images"),
         ({"category_id": 9}, "record 1: category 9 is not in the ground truth; give the ground truth of the images"),
-        ({"bbox": [1, 2, 3]}, "record 1: bbox: value 3: field required"),
-        ({"bbox": [1, 2, -3, 4]}, "record 1: bbox: value 2: input should be greater than or equal to 0"),
-        ({"bbox": [1, float("nan"), 3, 4]}, "record 1: bbox: value 1: input should be a finite number"),
-        ({"score": float("inf")}, "record 1: score: input should be a finite number"),
-        ({"score": "0.5"}, "record 1: score: input should be a valid number"),
-        ({"image_id": 1.5}, "record 1: image_id: input should be a valid integer"),
+        ({"bbox": [1, 2, 3]}, "record 1: bbox: value 3 is missing"),
+        ({"bbox": [1, 2, -3, 4]}, "record 1: bbox: value 2 is -3, but should be greater than or equal to 0"),
+        ({"bbox": [1, float("nan"), 3, 4]}, "record 1: bbox: value 1 is nan, but should be a finite number"),
+        ({"score": float("inf")}, "record 1: score is inf, but should be a finite number"),
+        ({"score": "0.5"}, "record 1: score is '0.5', but should be a valid number"),
+        ({"image_id": 1.5}, "record 1: image_id is 1.5, but should be a valid integer"),
     ],
 )
 def test_an_invalid_record_is_an_error(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
@@ -59,14 +59,12 @@ def test_an_invalid_record_is_an_error(tmp_path: Path, change: dict[str, Any], p
 @pytest.mark.parametrize("key", list(GOOD))
 def test_a_missing_key_is_an_error(tmp_path: Path, key: str) -> None:
     path = saved(tmp_path / "r.json", [{name: value for name, value in GOOD.items() if name != key}])
-    assert f"{path}: record 0: {key}: field required; it must be a list of" in refusal(
-        lambda: results.read(path, TRUTH)
-    )
+    assert f"{path}: record 0: {key} is missing; it must be a list of" in refusal(lambda: results.read(path, TRUTH))
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [('{"a": 1}', "input should be a valid array"), ("[1,", "not JSON: EOF while parsing"), ("\xff", "not JSON")],
+    [('{"a": 1}', "it is {'a': 1}, but should be a valid array"), ("[1,", "not JSON: EOF while parsing"), ("\xff", "not JSON")],
 )
 def test_another_file_is_an_error(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "r.json"
@@ -139,9 +137,9 @@ def test_given_values_of_ground_truth_are_kept(tmp_path: Path) -> None:
         ({"images": []}, "there is no image"),
         ({"categories": []}, "there is no category"),
         ({"images": [{"id": 3}, {"id": 3}]}, "image id 3 is used 2 times"),
-        ({"images": [{"id": "a"}]}, "images: record 0: value id: input should be a valid integer"),
+        ({"images": [{"id": "a"}]}, "images: record 0: id is 'a', but should be a valid integer"),
         ({"categories": [{"id": 2, "name": "x"}, {"id": 4, "name": "x"}]}, "category name 'x' is used 2 times"),
-        ({"annotations": [{"image_id": 3, "category_id": 2}]}, "annotations: record 0: value bbox: field required"),
+        ({"annotations": [{"image_id": 3, "category_id": 2}]}, "annotations: record 0: bbox is missing"),
         (
             {"annotations": [{"image_id": 4, "category_id": 2, "bbox": [0, 0, 1, 1]}]},
             "annotations: record 0: image 4 does",
