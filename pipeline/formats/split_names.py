@@ -23,7 +23,13 @@ def name_splits_by_file(stems: dict[PurePosixPath, str]) -> dict[PurePosixPath, 
     """
     names = {file: _file_name(file, stem) for file, stem in stems.items()}
     uses = Counter(names.values())
-    return {file: name if uses[name] == 1 else f"{file.parent}/{name}" for file, name in names.items()}
+    return {file: name if uses[name] == 1 else _with_folders(file, name) for file, name in names.items()}
+
+
+def _with_folders(file: PurePosixPath, name: str) -> str:
+    """The folder's path and the name; a name that is the folder's stands there once."""
+    folder = file.parent
+    return str(folder) if folder.name == name else f"{folder}/{name}"
 
 
 def _file_name(file: PurePosixPath, stem: str) -> str:

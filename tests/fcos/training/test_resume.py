@@ -211,6 +211,6 @@ def test_best_weights_that_are_damaged_are_told_and_found_anew(tmp_path: Path) -
     told: list[str] = []
     second = trainer(epochs=3, validate=scores(0.2), checkpoint=Checkpoint(tmp_path, told.append))
     second.fit()
-    assert told == [f"{tmp_path / 'best.pt'}: damaged, its checksum is wrong; the best weights are those from here on"]
+    assert told == [f"{tmp_path / 'best.pt'}: damaged (wrong checksum); the best weights are chosen again from here on"]
     assert second.best
     assert second.best.row["epoch"] == 3

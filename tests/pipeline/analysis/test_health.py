@@ -433,7 +433,7 @@ def test_errors_are_one_line(raw: Path, home: Path) -> None:
     looked_for = "no annotations recognized in"
     for arguments, line in {
         ("nosuch",): "nosuch: no such file or folder; give the folder or the archive of a data set",
-        ("notes.txt",): "notes.txt: not a whole .zip, .tar or .tar.gz archive; fetch it again or pack it anew",
+        ("notes.txt",): "notes.txt: not a complete .zip, .tar or .tar.gz archive; fetch it again or pack it again",
         ("empty",): f"empty: {looked_for} 0 files; expected one of ",
         (archive,): f"{archive}: {looked_for} 1 file; expected one of ",
         ("mine", "--format", "nosuch"): "unknown format 'nosuch'; choose one of ",

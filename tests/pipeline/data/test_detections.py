@@ -64,7 +64,11 @@ def test_a_missing_key_is_an_error(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [('{"a": 1}', "it is {'a': 1}, but should be a valid array"), ("[1,", "not JSON: EOF while parsing"), ("\xff", "not JSON")],
+    [
+        ('{"a": 1}', "it is {'a': 1}, but should be a valid array"),
+        ("[1,", "not JSON: EOF while parsing"),
+        ("\xff", "not JSON"),
+    ],
 )
 def test_another_file_is_an_error(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "r.json"

@@ -110,13 +110,13 @@ def test_a_data_set_of_the_zoo(registered: Path) -> None:
         "validation": ["validation/images/d.png"],
     }
     objects = {image.file[-5]: image.objects for split in found.splits.values() for image in split.images}
-    assert [(item.name, item.box, item.iscrowd, item.difficult) for item in objects["a"]] == [
+    assert [(item.class_name, item.box, item.iscrowd, item.difficult) for item in objects["a"]] == [
         ("cat", (10.0, 3.0, 20.0, 18.0), 0, 0),
         ("dog", (0.0, 0.0, 40.0, 30.0), 1, 0),
     ]
     assert [(item.box, item.difficult) for item in objects["b"]] == [((20.0, 15.0, 10.0, 6.0), 1)]
     assert objects["c"] == ()
-    assert [(item.name, item.iscrowd) for item in objects["d"]] == [("dog", 1)]
+    assert [(item.class_name, item.iscrowd) for item in objects["d"]] == [("dog", 1)]
 
 
 # In one process, since FiftyOne takes seconds to begin.
