@@ -1,5 +1,6 @@
 """Communication between the processes that train one detector; a single process is the simplest case."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -8,6 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+# torch 2.15 deprecates the option under its old name, which earlier versions have alone.
+_DDP_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+_KEEP_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers": False
+}
 
 
 class Processes(Protocol):
@@ -82,8 +89,8 @@ class DistributedProcesses:
 
     def wrap(self, network: nn.Module) -> nn.Module:
         # find_unused_parameters stays False: every trained parameter has a gradient in every step, with or without
-        # objects. forward_sync_buffers: DDP would overwrite batch norm's statistics with process 0's in each step.
-        return DistributedDataParallel(network, gradient_as_bucket_view=True, forward_sync_buffers=False)
+        # objects. Without _KEEP_BUFFERS, DDP would overwrite batch norm's statistics with process 0's in each step.
+        return DistributedDataParallel(network, gradient_as_bucket_view=True, **_KEEP_BUFFERS)
 
     def no_sync(self, network: nn.Module) -> AbstractContextManager[None]:
         assert isinstance(network, DistributedDataParallel)
