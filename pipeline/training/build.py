@@ -237,7 +237,6 @@ def make_trainer(
     """The trainer that the parameters describe, its weights initialized from the seed.
 
     Args:
-        classes: number of classes.
         checkpoint: where the state for a resume is kept; None: it is not saved.
 
     Raises:
