@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 
 from fcos.config import InputSize
@@ -122,8 +121,8 @@ def _checksum(buffer: NDArray[np.uint8]) -> bytes:
 
 
 def _identity(raw: Path, images: Sequence[Image]) -> str:
-    """A hash of the files' names, sizes and times, and of torchvision's version, which determines how to resize."""
-    digest = hashlib.sha256(torchvision.__version__.encode())
+    """A hash of the files' names, sizes and times, and of torch's version, which determines how to resize."""
+    digest = hashlib.sha256(torch.__version__.encode())
     for image in images:
         try:
             status = (raw / image.file_name).stat()
