@@ -54,6 +54,7 @@ class RawDataset:
     categories: tuple[Category, ...]  # the data set's own list in its order, or the class names of its objects
     splits: dict[str, RawSplit]  # by the data set's own names
     num_image_files: int  # in the folder, used or not
+    remarks: tuple[str, ...] = ()  # lines for people on how the files were read, where that is not obvious
 
 
 def image_record(

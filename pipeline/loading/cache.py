@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 
 from fcos.config import InputSize
@@ -122,9 +121,9 @@ def _checksum(buffer: NDArray[np.uint8]) -> bytes:
 
 
 def _identity(images: Sequence[Image], digests: Sequence[str]) -> str:
-    """A hash of the files' names and contents, and of torchvision's version, which determines how to resize."""
+    """A hash of the files' names and contents, and of torch's version, which determines how to resize."""
     records = [(image.file_name, image.height, image.width) for image in images]
-    return hashlib.sha256(repr((torchvision.__version__, records, list(digests))).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((torch.__version__, records, list(digests))).encode()).hexdigest()[:32]
 
 
 def _lock_folder(folder: Path) -> int:
