@@ -125,7 +125,8 @@ def verdict(health: Health) -> str:
 
 def notes(survey: Survey) -> list[str]:
     """Facts that are not problems."""
-    lines = [f"{count:,} {noun}" for noun, count in survey.issue_log.notes.items()]
+    lines = list(survey.issue_log.remarks)
+    lines += [f"{count:,} {noun}" for noun, count in survey.issue_log.notes.items()]
     if survey.unused_image_files:
         lines.append(f"{count_noun(survey.unused_image_files, 'image file')} not used")
     if survey.unused_splits:

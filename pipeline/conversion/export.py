@@ -101,6 +101,7 @@ def describe_export(result: ExportResult, to: str, out: Path) -> Iterator[str]:
     yield f"{out}: {survey.format} → {to}: {splits}"
     if repaired := _count_repaired(survey):
         yield "repaired: " + ", ".join(f"{count} {code}" for code, count in repaired.items())
+    yield from survey.issue_log.remarks
     notes = [f"{count:,} {text}" for text, count in survey.issue_log.notes.items()]
     if unused := survey.unused_image_files:
         notes.append(f"{count_noun(unused, 'image file')} not used")

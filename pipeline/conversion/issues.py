@@ -36,6 +36,7 @@ class IssueLog:
     stops: bool = True  # False: errors are logged like other issues, and their mildest fix is applied
     issues: list[LoggedIssue] = field(default_factory=list)
     notes: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)  # lines on how the data set was read
 
     def __post_init__(self) -> None:
         self.actions = resolve_actions(self.options)
@@ -82,8 +83,9 @@ class IssueLog:
         return examples
 
     def report(self) -> dict[str, Any]:
-        """Notes, counts and examples by code, and all issues in the order in which they were logged."""
+        """Remarks, notes, counts and examples by code, and all issues in the order in which they were logged."""
         return {
+            "remarks": self.remarks,
             "notes": self.notes,
             "counts": self.counts,
             "examples": {code: [str(issue) for issue in issues] for code, issues in self.examples().items()},

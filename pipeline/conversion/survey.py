@@ -83,7 +83,7 @@ def survey_records(
     raw: Path, format: str, dataset: RawDataset, options: ConvertParams, *, stops: bool = True
 ) -> Survey:
     """Like `survey`, for records that have already been read."""
-    issue_log = IssueLog(options, stops)
+    issue_log = IssueLog(options, stops, remarks=list(dataset.remarks))
     choice = choose_splits(dataset.splits, options.train, options.val, options.test, folds=bool(options.folds))
     names = {split: name for split in SPLITS if (name := getattr(choice, split)) is not None}
     parts = {split: [dataset.splits[part] for part in name.split("+")] for split, name in names.items()}
@@ -112,7 +112,7 @@ def survey_original_splits(raw: Path, options: ConvertParams, format: str = "aut
         PipelineError: As `survey` does.
     """
     name, dataset = _read(raw, format)
-    issue_log = IssueLog(options, stops)
+    issue_log = IssueLog(options, stops, remarks=list(dataset.remarks))
     matched = _match(raw, {split: [part] for split, part in dataset.splits.items()}, issue_log)
     categories = classes.select_categories(dataset.categories, options.classes)
     splits = {split: build_annotation_set(split, items, categories, issue_log) for split, items in matched.items()}

@@ -54,6 +54,7 @@ class RawDataset:
     categories: tuple[Category, ...]  # the data set's own list in its order, or the class names of its objects
     splits: dict[str, RawSplit]  # by the data set's own names
     num_image_files: int  # in the folder, used or not
+    remarks: tuple[str, ...] = ()  # lines for people on how the files were read, where that is not obvious
 
 
 def image_record(
@@ -75,3 +76,14 @@ def invalid_image(source: str, message: str) -> RawImage:
 
 def invalid_object(source: str, issue: Issue, box: Box = NO_BOX) -> RawObject:
     return RawObject(source, "", box, issue=issue)
+
+
+def object_record(
+    source: str, class_name: str | Issue, box: Box | Issue, *, iscrowd: int = 0, difficult: int = 0
+) -> RawObject:
+    """A record of an object, or of the issue that came up when its box or class was read."""
+    if isinstance(box, Issue):
+        return invalid_object(source, box)
+    if isinstance(class_name, Issue):
+        return invalid_object(source, class_name, box)
+    return RawObject(source, class_name, box, iscrowd=iscrowd, difficult=difficult)

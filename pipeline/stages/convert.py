@@ -23,7 +23,7 @@ def run(params: Params) -> None:
 
 
 def _describe(dataset: str, report: dict[str, Any]) -> str:
-    """One line for the terminal."""
+    """One line for the terminal, and one for each remark on how the data set was read."""
     splits = [
         f"{name} {count_noun(split['images'], 'image')}, {count_noun(split['objects'], 'object')}"
         for name, split in report["splits"].items()
@@ -31,7 +31,7 @@ def _describe(dataset: str, report: dict[str, Any]) -> str:
     classes = count_noun(len(report["splits"]["train"]["classes"]), "class", "classes")
     line = f"convert: {dataset} ({report['format']}, {classes}): {'; '.join(splits)}"
     parts = (_describe_seed(report), _describe_unused(report), _describe_issues(report))
-    return "; ".join([line, *filter(None, parts)])
+    return "\n".join(["; ".join([line, *filter(None, parts)]), *report["remarks"]])
 
 
 def _describe_seed(report: dict[str, Any]) -> str:

@@ -157,6 +157,11 @@ def test_objects_of_skipped_images_are_counted_once() -> None:
         assert "objects of skipped images" not in repaired.notes  # they are where their image is
 
 
+def test_remarks_on_reading_are_reported() -> None:
+    data = replace(dataset(image("a", thing("a1"), thing("a2", "dog"))), remarks=("boxes.txt: read as corners",))
+    assert found(data, options()).report()["remarks"] == ["boxes.txt: read as corners"]
+
+
 def test_trust_finds_leaks_by_path() -> None:
     with pytest.raises(PipelineError, match=r"identical to judged\.jpg of val"):
         found(dataset(image("judged", thing("t"), declared_size=(10, 10))), options())
