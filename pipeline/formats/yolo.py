@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
+from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.errors import PipelineError
-from pipeline.formats.dataset_files import list_files, read_head, read_lines
-from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, read_image_size
+from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines
+from pipeline.formats.image_index import IMAGE_FOLDERS, ImageIndex, read_image_size
 from pipeline.formats.records import (
     Box,
     Issue,
@@ -27,7 +28,7 @@ from pipeline.formats.records import (
 )
 from pipeline.formats.shapes import box_around_points
 from pipeline.formats.split_names import name_splits_by_folder
-from pipeline.formats.text import show_value
+from pipeline.formats.text import fold_name, show_value
 from pipeline.formats.yolo_manifests import (
     Manifest,
     ancestors,
@@ -44,8 +45,9 @@ def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | N
     if manifests:
         return manifests[0].file
     class_lists = find_class_lists(files)
-    stems = {file.stem for file in files if file.suffix.lower() in IMAGE_SUFFIXES} if class_lists else set()
-    labels = (file for file in files if file.suffix == ".txt" and file.stem in stems)
+    images = (file for file in files if file.suffix.lower() in IMAGE_SUFFIXES)
+    stems = {fold_name(file.stem) for file in images} if class_lists else set()
+    labels = (file for file in files if file.suffix.lower() == ".txt" and fold_name(file.stem) in stems)
     return class_lists[0] if any(_has_relative_box(folder, file) for file in labels) else None
 
 
@@ -84,10 +86,11 @@ class _Reader:
         self._manifest = manifest
         self._folders = ancestors(files)
         self._paths = {*files, *self._folders}
-        self._texts = {file for file in files if file.suffix == ".txt"}
+        self._texts = {file for file in files if file.suffix.lower() == ".txt"}
+        self._text_spellings = Spellings(map(str, self._texts))
         self._texts_by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in sorted(self._texts):  # the order of a set differs between processes
-            self._texts_by_name[file.name].append(file)
+            self._texts_by_name[fold_name(file.name)].append(file)
 
     def read_manifest_splits(self) -> dict[str, RawSplit]:
         """The splits that the manifest names, without empty ones."""
@@ -144,7 +147,8 @@ class _Reader:
 
     def _entry(self, image: PurePosixPath) -> _ImageEntry:
         beside = image.with_suffix(".txt")
-        label = next((file for file in (_in_labels_folder(beside), beside) if file in self._texts), None)
+        found = (self._text_spellings.find(str(file)) for file in (_in_labels_folder(beside), beside))
+        label = next((PurePosixPath(file) for file in found if file is not None), None)
         return _ImageEntry(str(image), image, label)
 
     def _find_label(self, listed: PurePosixPath) -> PurePosixPath | Issue | None:
@@ -156,7 +160,7 @@ class _Reader:
                 max(_count_common_tail(file, in_labels), _count_common_tail(file, beside)),
                 _count_common_tail(file, in_labels),
             )
-            for file in self._texts_by_name.get(beside.name, [])
+            for file in self._texts_by_name.get(fold_name(beside.name), [])
         }
         best = max(scores.values(), default=(0, 0))
         if best[0] < 2:
@@ -231,7 +235,7 @@ def _count_common_tail(a: PurePosixPath, b: PurePosixPath) -> int:
     """The number of trailing parts that two paths have in common."""
     count = 0
     for left, right in zip(reversed(a.parts), reversed(b.parts), strict=False):
-        if left != right:
+        if fold_name(left) != fold_name(right):
             break
         count += 1
     return count
