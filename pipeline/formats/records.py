@@ -76,3 +76,14 @@ def invalid_image(source: str, message: str) -> RawImage:
 
 def invalid_object(source: str, issue: Issue, box: Box = NO_BOX) -> RawObject:
     return RawObject(source, "", box, issue=issue)
+
+
+def object_record(
+    source: str, class_name: str | Issue, box: Box | Issue, *, iscrowd: int = 0, difficult: int = 0
+) -> RawObject:
+    """A record of an object, or of the issue that came up when its box or class was read."""
+    if isinstance(box, Issue):
+        return invalid_object(source, box)
+    if isinstance(class_name, Issue):
+        return invalid_object(source, class_name, box)
+    return RawObject(source, class_name, box, iscrowd=iscrowd, difficult=difficult)

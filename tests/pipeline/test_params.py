@@ -9,7 +9,7 @@ from pipeline.errors import PipelineError
 from tests.support.paths import PROJECT
 
 
-def edited(home: Path, old: str, new: str) -> Path:
+def edit_params(home: Path, old: str, new: str) -> Path:
     path = home / "params.yaml"
     text = path.read_text()
     assert text.count(old) == 1
@@ -18,22 +18,22 @@ def edited(home: Path, old: str, new: str) -> Path:
 
 
 @pytest.mark.usefixtures("home")
-def test_the_projects_own_file_is_right() -> None:
+def test_the_file_of_the_project_is_valid() -> None:
     values = params.load()
     assert (values.dataset, values.seed, values.train.size) == ("digits", 0, (256, 256))
     assert values.flat()["download.digits.size"] == 256
     assert values.flat()["train.size"] == [256, 256]
 
 
-@pytest.mark.parametrize(("written", "meant"), [("1e-05", 1e-5), ("1e-5", 1e-5), ("2", 2.0), ("0.5e-1", 0.05)])
-def test_numbers_mean_what_they_mean_to_dvc(home: Path, written: str, meant: float) -> None:
-    lr = params.load(edited(home, "lr: 0.002", f"lr: {written}")).train.lr
-    assert lr == meant
+@pytest.mark.parametrize(("written", "value"), [("1e-05", 1e-5), ("1e-5", 1e-5), ("2", 2.0), ("0.5e-1", 0.05)])
+def test_numbers_are_read_as_dvc_reads_them(home: Path, written: str, value: float) -> None:
+    lr = params.load(edit_params(home, "lr: 0.002", f"lr: {written}")).train.lr
+    assert lr == value
     assert isinstance(lr, float)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("  lr: 0.002", "  lrr: 0.002", "train.lrr is unknown; known ones: .*momentum"),
         ("  epochs: 8", "  # epochs: 8", "train.epochs is missing"),
@@ -54,27 +54,27 @@ def test_numbers_mean_what_they_mean_to_dvc(home: Path, written: str, meant: flo
         ("dataset: digits", "dataset: 7", "dataset is 7, but should be a valid string"),
     ],
 )
-def test_wrong_values_are_named_in_one_line(home: Path, old: str, new: str, said: str) -> None:
-    with pytest.raises(PipelineError, match=said) as caught:
-        params.load(edited(home, old, new))
+def test_invalid_values_give_one_line(home: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(PipelineError, match=message) as caught:
+        params.load(edit_params(home, old, new))
     assert "\n" not in str(caught.value)
 
 
-def test_no_steps_are_needed_but_by_a_schedule_of_steps(home: Path) -> None:
-    edited(home, "  steps: [0.67, 0.89]", "  steps: []")
+def test_only_a_step_schedule_needs_steps(home: Path) -> None:
+    edit_params(home, "  steps: [0.67, 0.89]", "  steps: []")
     assert params.load().train.steps == ()
-    edited(home, "  schedule: cosine", "  schedule: step")
+    edit_params(home, "  schedule: cosine", "  schedule: step")
     with pytest.raises(PipelineError, match="train: steps: step needs at least one"):
         params.load()
 
 
-def test_every_old_name_leads_to_a_parameter() -> None:
+def test_every_renamed_parameter_exists() -> None:
     known = recipes.defaults().flat()
     assert set(params.RENAMED.values()) <= known.keys()
     assert not set(params.RENAMED) & known.keys()
 
 
-def test_the_projects_file_has_the_defaults() -> None:
+def test_the_file_of_the_project_has_the_defaults() -> None:
     assert (PROJECT / "params.yaml").read_text() == recipes.DEFAULTS.read_text()
 
 
@@ -83,9 +83,11 @@ def test_missing_file(tmp_path: Path) -> None:
         params.load(tmp_path / "params.yaml")
 
 
-def test_stage_says_it_in_one_line(home: Path, stage: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
-    edited(home, "\nseed: 0", "\nsed: 0")
-    done = stage("convert")
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "sed is unknown" in done.stderr
+def test_a_stage_reports_the_error_in_one_line(
+    home: Path, stage: Callable[[str], subprocess.CompletedProcess[str]]
+) -> None:
+    edit_params(home, "\nseed: 0", "\nsed: 0")
+    result = stage("convert")
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "sed is unknown" in result.stderr

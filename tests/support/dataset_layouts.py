@@ -1,4 +1,4 @@
-"""Small archives in the true layouts of the registry's data sets: folders and names as published, images of noise."""
+"""Small archives of noise images in the layouts of the registry's data sets, with folders and names as published."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def jpeg(seed: int, format: str = "JPEG") -> bytes:
 
 
 def voc_xml(name: str, folder: str, label: str) -> bytes:
-    """As the devkit has it: a part within the object, and a coordinate that is no whole number."""
+    """An annotation as in the devkit: the object has a part, and a coordinate is not a whole number."""
     box = "<bndbox><xmin>8</xmin><ymin>5.5</ymin><xmax>40</xmax><ymax>36</ymax></bndbox>"
     part = "<part><name>head</name><bndbox><xmin>9</xmin><ymin>6</ymin><xmax>12</xmax><ymax>9</ymax></bndbox></part>"
     return (
@@ -38,16 +38,16 @@ def voc_xml(name: str, folder: str, label: str) -> bytes:
 
 def voc(top: str, label: str, splits: dict[str, list[str]], first: int = 0) -> Files:
     files: Files = {}
-    for seed, name in enumerate(sorted({name for listed in splits.values() for name in listed}), first):
+    for seed, name in enumerate(sorted({name for split_names in splits.values() for name in split_names}), first):
         files[f"{top}/Annotations/{name}.xml"] = voc_xml(name, top.rsplit("/", 1)[-1], label)
         files[f"{top}/JPEGImages/{name}.jpg"] = jpeg(seed)
-    for split, listed in splits.items():
-        files[f"{top}/ImageSets/Main/{split}.txt"] = "".join(f"{name}\n" for name in listed).encode()
-        files[f"{top}/ImageSets/Main/dog_{split}.txt"] = "".join(f"{name} -1\n" for name in listed).encode()
+    for split, split_names in splits.items():
+        files[f"{top}/ImageSets/Main/{split}.txt"] = "".join(f"{name}\n" for name in split_names).encode()
+        files[f"{top}/ImageSets/Main/dog_{split}.txt"] = "".join(f"{name} -1\n" for name in split_names).encode()
     return files
 
 
-def halves(*names: str) -> dict[str, list[str]]:
+def split_halves(*names: str) -> dict[str, list[str]]:
     return {"train": [names[0]], "val": [names[1]], "trainval": list(names)}
 
 
@@ -59,14 +59,16 @@ def coco(year: int, digits: int) -> dict[str, Files]:
     for number, split in enumerate((f"train{year}", f"val{year}"), 139):
         image = {"id": number, "file_name": name(split, number), "width": SIZE[0], "height": SIZE[1], "license": 1}
         box = {"id": 1768 + number, "image_id": number, "category_id": 18, "bbox": [7.5, 5, 30, 31.25]}
-        more = {"area": 702.1, "iscrowd": 0, "segmentation": [[7.5, 5, 37.5, 5, 37.5, 36.25]]}
+        extra_fields = {"area": 702.1, "iscrowd": 0, "segmentation": [[7.5, 5, 37.5, 5, 37.5, 36.25]]}
         categories = [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}]
-        truth = {"images": [image], "annotations": [box | more], "categories": categories}
+        ground_truth = {"images": [image], "annotations": [box | extra_fields], "categories": categories}
         archives[f"{split}.zip"] = {f"{split}/{image['file_name']}": jpeg(number)}
-        inside = archives[f"annotations_trainval{year}.zip"]
-        inside[f"annotations/instances_{split}.json"] = json.dumps(truth).encode()
-        inside[f"annotations/captions_{split}.json"] = json.dumps({"images": [image], "annotations": []}).encode()
-        inside[f"annotations/person_keypoints_{split}.json"] = json.dumps(truth).encode()
+        annotation_files = archives[f"annotations_trainval{year}.zip"]
+        annotation_files[f"annotations/instances_{split}.json"] = json.dumps(ground_truth).encode()
+        annotation_files[f"annotations/captions_{split}.json"] = json.dumps(
+            {"images": [image], "annotations": []}
+        ).encode()
+        annotation_files[f"annotations/person_keypoints_{split}.json"] = json.dumps(ground_truth).encode()
     return archives
 
 
@@ -107,11 +109,11 @@ def raccoon(top: str) -> Files:
 
 
 VOC = {
-    "VOCtrainval_06-Nov-2007.tar": voc("VOCdevkit/VOC2007", "dog", halves("000005", "000007"), 10),
+    "VOCtrainval_06-Nov-2007.tar": voc("VOCdevkit/VOC2007", "dog", split_halves("000005", "000007"), 10),
     "VOCtest_06-Nov-2007.tar": voc("VOCdevkit/VOC2007", "cat", {"test": ["000001"]}, 20),
-    "VOCtrainval_11-May-2012.tar": voc("VOCdevkit/VOC2012", "dog", halves("2008_000002", "2008_000003"), 30),
+    "VOCtrainval_11-May-2012.tar": voc("VOCdevkit/VOC2012", "dog", split_halves("2008_000002", "2008_000003"), 30),
 }
-# Each data set as its publishers pack it: archives by name, and what is in them.
+# The published archives of each data set by name, and the files in each.
 LAYOUTS: dict[str, dict[str, Files]] = {
     "coco2017": coco(2017, 12),
     "coco2014": coco(2014, 12),
@@ -123,7 +125,7 @@ LAYOUTS: dict[str, dict[str, Files]] = {
     "raccoon": {"raccoon_dataset-9393884.zip": raccoon("raccoon_dataset-93938849301895fb73909842ba04af9b602f677a")},
     "pennfudan": {"PennFudanPed.zip": pennfudan()},
 }
-# What comes of it: the images of each split, by the ends of their names.
+# The images of each split after conversion, by the last three characters of their stems.
 SPLITS = {
     "coco2017": {"train": ["139"], "val": ["140"]},
     "coco2014": {"train": ["139"], "val": ["140"]},

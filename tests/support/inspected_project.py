@@ -1,4 +1,4 @@
-"""A project of five small pictures in a folder of its own, with one error of each kind."""
+"""A fixture: a project with five small images and detections that have one error of each kind."""
 
 import shutil
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
 from tests.support.paths import PROJECT
 
-CAT, DOG = 3, 7  # category ids that are no indices
+CAT, DOG = 3, 7  # category ids that differ from indices
 
 SCENE = AnnotationSet(
     categories=(Category(CAT, "cat"), Category(DOG, "dog")),
@@ -39,6 +39,8 @@ DETECTIONS = (
 
 @dataclass(frozen=True)
 class Project:
+    """A folder with ground truth and detections."""
+
     root: Path
 
     def write(self, detections: tuple[Detection, ...] = DETECTIONS) -> None:
@@ -48,6 +50,7 @@ class Project:
 
 @pytest.fixture
 def inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project, in a temporary folder that is the current folder."""
     for name in ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "FIFTYONE_DATABASE_URI"):
         monkeypatch.delenv(name, raising=False)
     for name in ("dvc.yaml", "params.yaml"):
@@ -57,6 +60,6 @@ def inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     folder.mkdir(parents=True)
     for number, image in enumerate(SCENE.images):
         Pillow.new("RGB", (image.width, image.height), (40 * number, 90, 120)).save(folder / f"{image.id}.png")
-    made = Project(tmp_path)
-    made.write()
-    return made
+    project = Project(tmp_path)
+    project.write()
+    return project

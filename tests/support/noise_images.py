@@ -1,4 +1,4 @@
-"""A small data set of noise images, its training data and its batches."""
+"""A small data set of noise images, and training data and batches made from it."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ SIZE = InputSize((32, 48))
 
 
 def write_noise_images(folder: Path, shapes: list[tuple[int, int]], empty: tuple[int, ...] = ()) -> AnnotationSet:
-    """Writes noise images of these heights and widths; each has an object, except those at the indices `empty`."""
+    """Writes noise images of the given (height, width) shapes; each has an object, except at the indices in `empty`."""
     folder.mkdir(exist_ok=True)
     for index, (height, width) in enumerate(shapes):
         noise = np.random.default_rng(index).integers(0, 255, (height, width, 3), dtype=np.uint8)
@@ -36,7 +36,7 @@ def write_noise_images(folder: Path, shapes: list[tuple[int, int]], empty: tuple
 
 
 def training_data(folder: Path, split: AnnotationSet | None = None, **changed: Any) -> TrainingData:
-    """Training data with flips and random zooms; by default of ten images of three shapes."""
+    """Training data with flips and random zooms. By default it has ten images of three shapes."""
     split = split or write_noise_images(folder, [(48, 64), (64, 48), (40, 80), *[(48, 64)] * 7])
     defaults = params.load(PROJECT / "params.yaml").train.augment
     augmentation = Augmentation(

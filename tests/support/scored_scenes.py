@@ -1,4 +1,4 @@
-"""Fixtures: published ground truth and detections, and small hand-made scenes."""
+"""Fixtures: ground truth and detections with published results, and small scenes made by hand."""
 
 import zipfile
 from collections.abc import Callable
@@ -14,25 +14,25 @@ _DATA = SHARED / "data"
 Box = tuple[float, float, float, float]
 
 
-def _unpacked(name: str, folder: Path) -> Path:
-    archive = _DATA / f"{name}.zip"
+def _unpack(fixture: str, folder: Path) -> Path:
+    archive = _DATA / f"{fixture}.zip"
     if not archive.is_file():
-        pytest.skip(f"../shared/data/{archive.name} is not there")
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(folder, [each for each in opened.namelist() if not each.lower().endswith((".jpg", ".png"))])
-    return folder / name
+        pytest.skip(f"../shared/data/{archive.name} does not exist")
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder, [name for name in packed.namelist() if not name.lower().endswith((".jpg", ".png"))])
+    return folder / fixture
 
 
 @pytest.fixture(scope="session")
 def coco_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """100 images of COCO: gt.json, dets.json, and expected.txt with the output of pycocotools."""
-    return _unpacked("coco-eval-fixture", tmp_path_factory.mktemp("coco"))
+    return _unpack("coco-eval-fixture", tmp_path_factory.mktemp("coco"))
 
 
 @pytest.fixture(scope="session")
 def multiformat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four evaluations with published results in reference_metrics.txt."""
-    return _unpacked("multiformat-voc2012-100", tmp_path_factory.mktemp("multiformat"))
+    return _unpack("multiformat-voc2012-100", tmp_path_factory.mktemp("multiformat"))
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def cats() -> Callable[..., AnnotationSet]:
 
 @pytest.fixture
 def found() -> Callable[..., tuple[Detection, ...]]:
-    """Returns a function that makes detections of that class in that image from pairs of a box and a score."""
+    """Returns a function that makes detections of the image and class of `cats` from pairs of a box and a score."""
 
     def make(*pairs: tuple[Box, float]) -> tuple[Detection, ...]:
         return tuple(Detection(1, 7, box, score) for box, score in pairs)
@@ -62,4 +62,4 @@ def found() -> Callable[..., tuple[Detection, ...]]:
 @pytest.fixture
 def perfect() -> Callable[[AnnotationSet], tuple[Detection, ...]]:
     """Returns a function that converts ground truth to detections."""
-    return lambda truth: tuple(Detection(each.image_id, each.category_id, each.bbox, 1.0) for each in truth.annotations)
+    return lambda truth: tuple(Detection(item.image_id, item.category_id, item.bbox, 1.0) for item in truth.annotations)

@@ -10,7 +10,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def raw(home: Path, voc_xml: Write, picture: Write) -> Path:
-    """Three training images and one validation image, in the workspace, which is the current folder."""
+    """The folder of a VOC data set with three training images and one validation image, in the workspace."""
     folder = home / "mine"
     objects: dict[str, list[tuple[object, ...]]] = {
         "a": [("dog", 1, 1, 40, 30), ("cat", 5, 6, 10, 12, 1)],

@@ -11,7 +11,7 @@ from tests.support.http_servers import serving
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with every file of the registry, small ones in their true layout."""
+    """A folder with a small version of every file of the registry, in its published layout."""
     folder = tmp_path_factory.mktemp("mirror")
     for archives in LAYOUTS.values():
         pack(archives, folder)
@@ -20,11 +20,12 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(mirror: Path) -> Iterator[str]:
-    """Where a web server on the loopback has them."""
+    """The address of a web server on the loopback that serves the mirror."""
     with serving(mirror) as address:
         yield address
 
 
 @pytest.fixture
 def bccd(mirror: Path) -> Entry:
+    """The entry of BCCD with the size and checksum of the mirror's file."""
     return small(registry.find("bccd"), mirror)

@@ -1,4 +1,4 @@
-"""Every entry's whole way, from a mirror on the loopback, and what becomes of what was fetched."""
+"""Every entry from download to a training step, from a mirror on the loopback, and the handling of downloads."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ from pipeline.training.build import make_batches, make_trainer
 from tests.support.dataset_layouts import LAYOUTS, SPLITS, small
 
 
-def one_step(values: Params, split: annotations.AnnotationSet, raw: Path) -> Row:
+def train_one_step(values: Params, split: annotations.AnnotationSet, raw: Path) -> Row:
     def validate(_: Detector) -> Row:
         return {}
 
@@ -47,21 +47,21 @@ def one_step(values: Params, split: annotations.AnnotationSet, raw: Path) -> Row
 
 
 @pytest.mark.parametrize("name", registry.names())
-def test_whole_way(name: str, mirror: Path, address: str, home: Path) -> None:
+def test_entry_downloads_converts_and_trains(name: str, mirror: Path, address: str, home: Path) -> None:
     entry, raw = small(registry.find(name), mirror), home / "data/raw" / name
-    spent = published.fetch(entry, name, raw, address)
-    assert sorted(path.name for path in spent) == sorted([".fetched", *LAYOUTS[name]])
+    downloads = published.fetch(entry, name, raw, address)
+    assert sorted(path.name for path in downloads) == sorted([".fetched", *LAYOUTS[name]])
     values = params.load()
     options = registry.with_splits(values.convert, registry.entry_for(name, raw))
     report = convert(raw, home / "unified", options, entry.format)
-    found = {split: annotations.read(home / f"unified/{split}.json") for split in report["splits"]}
-    ends = {split: [Path(image.file_name).stem[-3:] for image in read.images] for split, read in found.items()}
+    splits = {split: annotations.read(home / f"unified/{split}.json") for split in report["splits"]}
+    stem_endings = {split: [Path(image.file_name).stem[-3:] for image in read.images] for split, read in splits.items()}
     if name in SPLITS:
-        assert {split: sorted(names) for split, names in ends.items()} == {
+        assert {split: sorted(names) for split, names in stem_endings.items()} == {
             split: sorted(names) for split, names in SPLITS[name].items()
         }
-    assert sum(len(read.annotations) for read in found.values()) == sum(map(len, ends.values()))
-    step = one_step(values, found["train"], raw)
+    assert sum(len(read.annotations) for read in splits.values()) == sum(map(len, stem_endings.values()))
+    step = train_one_step(values, splits["train"], raw)
     assert step["positives"] > 0
     assert np.isfinite(step["total"])
 
@@ -73,45 +73,45 @@ def test_a_wrong_file_is_not_unpacked(bccd: Entry, mirror: Path, home: Path) -> 
     assert not (home / "raw").exists()
 
 
-def test_what_a_person_put_there_stays(bccd: Entry, mirror: Path, home: Path) -> None:
+def test_a_file_placed_by_hand_is_kept(bccd: Entry, mirror: Path, home: Path) -> None:
     name = bccd.files[0].name
     by_hand = home / ".fcos/downloads/bccd" / name
     by_hand.parent.mkdir(parents=True)
     shutil.copy(mirror / name, by_hand)
-    spent = published.fetch(bccd, "bccd", home / "raw", "http://127.0.0.1:9")  # nobody answers there
-    assert by_hand not in spent
+    downloads = published.fetch(bccd, "bccd", home / "raw", "http://127.0.0.1:9")  # no server at this address
+    assert by_hand not in downloads
     assert (home / "raw" / "BCCD_Dataset-d272fb14cdff6e473fafeeeba32aba5f560e9e43/BCCD/JPEGImages").is_dir()
 
 
-def test_what_an_interrupted_run_fetched_is_ours(mirror: Path, home: Path) -> None:
+def test_the_downloads_of_an_interrupted_run_are_returned(mirror: Path, home: Path) -> None:
     entry = small(registry.find("voc2007"), mirror)
     first, second = entry.files
     broken = replace(entry, files=(first, replace(second, checksum="md5:" + "0" * 32)))
     with pytest.raises(PipelineError):
         published.fetch(broken, "voc2007", home / "raw", str(mirror))
-    spent = published.fetch(entry, "voc2007", home / "raw", str(mirror))
-    assert home / ".fcos/downloads/voc2007" / first.name in spent
+    downloads = published.fetch(entry, "voc2007", home / "raw", str(mirror))
+    assert home / ".fcos/downloads/voc2007" / first.name in downloads
     assert (mirror / first.name).is_file()
 
 
-def test_archives_must_not_write_over_each_other(home: Path, tmp_path: Path) -> None:
+def test_archives_must_not_replace_files_of_each_other(home: Path, tmp_path: Path) -> None:
     for name, content in (("a.zip", "1"), ("b.zip", "2"), ("c.zip", "1")):
         with zipfile.ZipFile(tmp_path / name, "w") as packed:
             packed.writestr("labels/truth.json", content)
             packed.writestr(f"images/{name}.txt", name)
-    (tmp_path / "readme.txt").write_text("as it is")
+    (tmp_path / "readme.txt").write_text("unchanged")
 
-    def get(*files: tuple[str, str], into: Path) -> None:
+    def fetch_files(*files: tuple[str, str], into: Path) -> None:
         entry = Entry(
             files=tuple(registry.DataFile(urls=(f"http://host/{name}",), into=folder) for name, folder in files)
         )
         published.fetch(entry, "own", into, str(tmp_path))
 
     with pytest.raises(PipelineError, match=r"b\.zip: its truth\.json would replace another one in labels; .*`into`"):
-        get(("a.zip", "."), ("b.zip", "."), into=home / "one")
-    get(("a.zip", "."), ("c.zip", "."), ("b.zip", "more/b"), ("readme.txt", "more"), into=home / "two")
-    found = sorted(path.relative_to(home / "two").as_posix() for path in (home / "two").rglob("*") if path.is_file())
-    assert found == [
+        fetch_files(("a.zip", "."), ("b.zip", "."), into=home / "one")
+    fetch_files(("a.zip", "."), ("c.zip", "."), ("b.zip", "more/b"), ("readme.txt", "more"), into=home / "two")
+    written = sorted(path.relative_to(home / "two").as_posix() for path in (home / "two").rglob("*") if path.is_file())
+    assert written == [
         "images/a.zip.txt",
         "images/c.zip.txt",
         "labels/truth.json",
@@ -121,7 +121,7 @@ def test_archives_must_not_write_over_each_other(home: Path, tmp_path: Path) -> 
     ]
 
 
-OWN = """\
+ENTRY = """\
 files:
 - urls: [{address}/BCCD_Dataset-d272fb1.zip]
   checksum: {checksum}
@@ -130,31 +130,33 @@ splits: {{train: trainval, val: test}}
 """
 
 
-@pytest.mark.parametrize("where", ["data/mine.yaml", "data/custom"])
-def test_an_entry_of_ones_own(where: str, bccd: Entry, address: str, home: Path, setting: Callable[..., None]) -> None:
-    """By its path, or alone in data/custom. Its downloads go; its splits hold where params.yaml names none."""
-    path = home / where / "mine.yaml" if where == "data/custom" else home / where
+@pytest.mark.parametrize("download_path", ["data/mine.yaml", "data/custom"])
+def test_a_custom_entry_downloads_and_sets_the_splits(
+    download_path: str, bccd: Entry, address: str, home: Path, setting: Callable[..., None]
+) -> None:
+    """The path is that of the entry or of its folder. The splits of the entry apply unless params.yaml sets them."""
+    path = home / download_path / "mine.yaml" if download_path == "data/custom" else home / download_path
     path.parent.mkdir(parents=True)
-    path.write_text(OWN.format(address=address, checksum=bccd.files[0].checksum))
-    setting(dataset="custom", **{"download.path": where})
+    path.write_text(ENTRY.format(address=address, checksum=bccd.files[0].checksum))
+    setting(dataset="custom", **{"download.path": download_path})
     download.run(params.load())
     assert list((home / ".fcos/downloads/custom-mine").glob("*.zip")) == []
-    assert sources(home) == {"train": "trainval", "val": "test"}
+    assert convert_and_read_sources(home) == {"train": "trainval", "val": "test"}
     setting(**{"convert.train": "train"})
-    assert sources(home) == {"train": "train", "val": "val", "test": "test"}
+    assert convert_and_read_sources(home) == {"train": "train", "val": "val", "test": "test"}
 
 
-def sources(home: Path) -> dict[str, str]:
-    """Converts, and tells from which of the data set's own splits each came."""
+def convert_and_read_sources(home: Path) -> dict[str, str]:
+    """Converts the data set and returns the source split of each split."""
     convert_stage.run(params.load())
     report = json.loads((home / "data/unified/report.json").read_text())
-    return {split: found["source"] for split, found in report["splits"].items()}
+    return {split: summary["source"] for split, summary in report["splits"].items()}
 
 
-def test_an_entry_that_git_has_works_in_a_temporary_workspace(
+def test_an_entry_tracked_by_git_works_in_a_temporary_workspace(
     bccd: Entry, address: str, home: Path, tmp_path: Path, setting: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (home / "mine.yaml").write_text(OWN.format(address=address, checksum=bccd.files[0].checksum))
+    (home / "mine.yaml").write_text(ENTRY.format(address=address, checksum=bccd.files[0].checksum))
     setting(dataset="custom", **{"download.path": "mine.yaml"})
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     download.run(params.load())

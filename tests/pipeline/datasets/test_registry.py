@@ -1,4 +1,4 @@
-"""Entries: what each says, what is refused, how they are listed."""
+"""Entries of the registry: their fields, the errors of invalid ones, and their listings."""
 
 import re
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from tests.support.paths import PROJECT
 
 
 @pytest.mark.parametrize("name", registry.names())
-def test_an_entry_says_everything(name: str) -> None:
+def test_every_entry_is_complete(name: str) -> None:
     entry = registry.find(name)
     assert set(LAYOUTS[name]) == {file.name for file in entry.files}
     assert entry.title
@@ -31,19 +31,19 @@ def test_an_entry_says_everything(name: str) -> None:
     assert entry.citation
     assert entry.images
     assert entry.format != "auto"
-    written = yaml.safe_load((registry.FOLDER / f"{name}.yaml").read_text())
-    assert all({"name", "urls", "size", "checksum"} <= set(file) for file in written["files"])
+    content = yaml.safe_load((registry.FOLDER / f"{name}.yaml").read_text())
+    assert all({"name", "urls", "size", "checksum"} <= set(file) for file in content["files"])
 
 
-def test_one_archive_is_the_same_wherever_it_stands() -> None:
-    seen: dict[str, Any] = {}
+def test_entries_that_share_an_archive_describe_it_equally() -> None:
+    known: dict[str, Any] = {}
     for name in registry.names():
         for file in registry.find(name).files:
-            assert seen.setdefault(file.name, file) == file
+            assert known.setdefault(file.name, file) == file
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("files: []", "files is [], but should be "),
         ("files: [{urls: [ftp://a/b.zip]}]", "files.1.urls.1 is 'ftp://a/b.zip', but should be an address, http"),
@@ -73,17 +73,17 @@ def test_one_archive_is_the_same_wherever_it_stands() -> None:
         ("title: \x00", "not YAML: "),
     ],
 )
-def test_wrong_entries_are_one_line(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_entries_give_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(PipelineError) as caught:
         registry.read(path)
-    assert str(caught.value).startswith(f"{path}: {said}")
+    assert str(caught.value).startswith(f"{path}: {message}")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"name": "../a"},
         {"name": "a/b"},
@@ -105,12 +105,12 @@ def test_wrong_entries_are_one_line(tmp_path: Path, text: str, said: str) -> Non
         {"size": 0},
     ],
 )
-def test_files_that_cannot_be_downloaded_are_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    right = {"name": "a.zip", "urls": ["http://example.org/a.zip"], "checksum": "md5:" + "0" * 32, "size": 7}
+def test_files_that_cannot_be_downloaded_are_refused(tmp_path: Path, invalid: dict[str, Any]) -> None:
+    valid = {"name": "a.zip", "urls": ["http://example.org/a.zip"], "checksum": "md5:" + "0" * 32, "size": 7}
     path = tmp_path / "own.yaml"
-    path.write_text(yaml.safe_dump({"files": [right]}))
+    path.write_text(yaml.safe_dump({"files": [valid]}))
     assert registry.read(path).files[0].name == "a.zip"
-    path.write_text(yaml.safe_dump({"files": [right | wrong]}))
+    path.write_text(yaml.safe_dump({"files": [valid | invalid]}))
     with pytest.raises(PipelineError):
         registry.read(path)
 
@@ -119,19 +119,21 @@ WORDS = st.sampled_from(
     ["files", "urls", "name", "size", "checksum", "into", "splits", "train", "title", "format", "x"]
 )
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.just("http://a/b.zip"))
-ANYTHING = st.recursive(VALUES, lambda some: st.lists(some, max_size=3) | st.dictionaries(WORDS, some, max_size=4))
+ANYTHING = st.recursive(
+    VALUES, lambda children: st.lists(children, max_size=3) | st.dictionaries(WORDS, children, max_size=4)
+)
 
 
 @given(ANYTHING)
 @settings(max_examples=60, deadline=None)
-def test_whatever_an_entry_holds(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
+def test_any_yaml_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(yaml.safe_dump(values, allow_unicode=True))
-    with suppress(PipelineError):  # and no other
+    with suppress(PipelineError):  # the only exception allowed
         assert registry.read(path).files
 
 
-def test_an_unknown_data_set_lists_the_known(home: Path, setting: Callable[..., None]) -> None:
+def test_an_unknown_data_set_lists_the_known_ones(home: Path, setting: Callable[..., None]) -> None:
     setting(dataset="coco")
     known = re.escape(", ".join(["digits", "custom", "fiftyone:NAME", *registry.names()]))
     with pytest.raises(PipelineError, match=f"^dataset: 'coco' is not known; known ones: {known} "):
@@ -139,13 +141,13 @@ def test_an_unknown_data_set_lists_the_known(home: Path, setting: Callable[..., 
     assert list((home / "data/raw").iterdir()) == []
 
 
-def fcos(*arguments: str) -> tuple[int, str]:
-    answer = CliRunner().invoke(main, ["datasets", *arguments])
-    return answer.exit_code, answer.output
+def run_datasets(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["datasets", *arguments])
+    return result.exit_code, result.output
 
 
 def test_command_lists_the_data_sets() -> None:
-    code, output = fcos()
+    code, output = run_datasets()
     assert code == 0
     names = [line.split()[0] for line in output.splitlines()]
     assert names == ["digits", "custom", "fiftyone:NAME", *registry.names()]
@@ -154,37 +156,37 @@ def test_command_lists_the_data_sets() -> None:
 
 
 def test_command_shows_an_entry(tmp_path: Path) -> None:
-    code, output = fcos("voc0712")
+    code, output = run_datasets("voc0712")
     assert code == 0
     assert "International Journal of Computer Vision" in output
     assert "sha256:e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb" in output
-    own = tmp_path / "own.yaml"
-    own.write_text("files: [{urls: [http://a/b.zip]}]\n")
-    assert fcos(str(own)) == (0, own.read_text())
-    assert fcos("digits") == (0, "digits: handwritten digits over photographs, generated locally\n")
-    code, output = fcos("voc")
+    custom = tmp_path / "custom.yaml"
+    custom.write_text("files: [{urls: [http://a/b.zip]}]\n")
+    assert run_datasets(str(custom)) == (0, custom.read_text())
+    assert run_datasets("digits") == (0, "digits: handwritten digits over photographs, generated locally\n")
+    code, output = run_datasets("voc")
     assert (code, output.count("\n")) == (1, 1)
     assert output.startswith("fcos: dataset: 'voc' is not known; known ones: digits, ")
 
 
-def rows(name: str) -> set[str]:
-    """What docs/datasets.md says of an entry, and of each of its files."""
+def documented_rows(name: str) -> set[str]:
+    """The table rows of docs/datasets.md for an entry and its files."""
     entry = registry.find(name)
-    splits = [f"{split} `{own}`" for split, own in vars(entry.splits).items() if own]
-    chosen = ", ".join(splits) or "none of its own: `convert.val_fraction`"
+    splits = [f"{split} `{source}`" for split, source in vars(entry.splits).items() if source]
+    split_text = ", ".join(splits) or "none of its own: `convert.val_fraction`"
     files = ", ".join(f"`{file.name}`" for file in entry.files)
-    about = f"[{entry.title}]({entry.homepage})"
-    found = {f"| `{name}` | {about} | {entry.images:,} | {chosen} | {entry.license} | {files} |"}
+    link = f"[{entry.title}]({entry.homepage})"
+    rows = {f"| `{name}` | {link} | {entry.images:,} | {split_text} | {entry.license} | {files} |"}
     for file in entry.files:
         addresses = ", ".join(f"[{number}]({url})" for number, url in enumerate(file.urls, 1))
         size = f"{file.size:,}" if file.size else "none published"
         checksum = f"`{file.checksum}`" if file.checksum else "none published"
-        found.add(f"| `{file.name}` | {size} | {checksum} | {addresses} |")
-    return found
+        rows.add(f"| `{file.name}` | {size} | {checksum} | {addresses} |")
+    return rows
 
 
 def test_docs_have_the_tables() -> None:
     section = (PROJECT / "docs/datasets.md").read_text().split("\n## Data sets by name\n")[1].split("\n## ")[0]
     listed = re.findall(r"^\| `(?!dataset).*$", section, re.MULTILINE)
     assert len(listed) == len(set(listed))
-    assert set(listed) == set().union(*(rows(name) for name in registry.names()))
+    assert set(listed) == set().union(*(documented_rows(name) for name in registry.names()))

@@ -1,4 +1,4 @@
-"""FiftyOne's dataset in a real database, and its App in a real browser."""
+"""The FiftyOne dataset in a real database, and the FiftyOne App in a real browser."""
 
 import json
 import os
@@ -30,10 +30,10 @@ SIZES = {
     "false_positives": 1, "missed_objects": 2, "wrong_class": 1, "poor_boxes": 1, "duplicates": 1, "most_errors": 3,
 }  # fmt: skip
 
-# What FiftyOne itself says about a dataset: every saved view's images and labels in them, in order.
-LOOK = """
+# Prints what FiftyOne stores about each dataset: the images and labels of every saved view, in order.
+DESCRIBE_DATASETS = """
 import json, sys, fiftyone as fo
-found = {}
+datasets = {}
 for name in fo.list_datasets():
     dataset = fo.load_dataset(name)
     views = {}
@@ -44,41 +44,43 @@ for name in fo.list_datasets():
              [[d.label, d.error, d.eval, round(d.confidence, 3)] for d in s.predictions.detections]]
             for s in dataset.load_saved_view(view)]
     sample = dataset.first()
-    found[name] = {"views": views, "box": sample.ground_truth.detections[0].bounding_box, "persistent":
+    datasets[name] = {"views": views, "box": sample.ground_truth.detections[0].bounding_box, "persistent":
         dataset.persistent, "created": str(dataset.created_at), "size": len(dataset), "evaluations":
         dataset.list_evaluations(), "iou": dataset.get_evaluation_info("eval").config.iou}
-print(json.dumps(found))
+print(json.dumps(datasets))
 """
 
 
-def look(uri: str) -> Any:
+def describe_datasets(uri: str) -> Any:
     environment = {**mongo.fiftyone_environment(uri), "PYTHONPATH": ""}
-    answer = subprocess.run([sys.executable, "-c", LOOK], env=environment, capture_output=True, text=True, check=True)
-    return json.loads(answer.stdout.splitlines()[-1])
+    result = subprocess.run(
+        [sys.executable, "-c", DESCRIBE_DATASETS], env=environment, capture_output=True, text=True, check=True
+    )
+    return json.loads(result.stdout.splitlines()[-1])
 
 
-def test_views_hold_what_their_names_say_and_the_dataset_is_made_once(inspected: Any) -> None:
-    source = fiftyone.dataset_spec(params.load())
+def test_views_match_their_names_and_the_dataset_is_created_once(inspected: Any) -> None:
+    spec = fiftyone.dataset_spec(params.load())
     with mongo.server() as uri:
-        assert fiftyone.refresh(source) == SIZES
-        made = datetime.now(UTC).replace(tzinfo=None)
-        assert fiftyone.refresh(source) == SIZES
-        (name, first), *others = look(uri).items()
+        assert fiftyone.refresh(spec) == SIZES
+        created = datetime.now(UTC).replace(tzinfo=None)
+        assert fiftyone.refresh(spec) == SIZES
+        (name, first), *others = describe_datasets(uri).items()
         inspected.write(())
-        assert fiftyone.refresh(source) == dict.fromkeys(SIZES, 0) | {"missed_objects": 3, "most_errors": 3}
+        assert fiftyone.refresh(spec) == dict.fromkeys(SIZES, 0) | {"missed_objects": 3, "most_errors": 3}
     assert (name, others) == ("fcos-digits", [])
-    assert datetime.fromisoformat(first["created"]).replace(tzinfo=None) < made  # the second call made nothing
+    assert datetime.fromisoformat(first["created"]).replace(tzinfo=None) < created  # the second call created no dataset
     assert (first["persistent"], first["size"], first["evaluations"], first["iou"]) == (True, 5, ["eval"], 0.5)
     assert first["box"] == [0.05, 0.1, 0.2, 0.4]
-    pictures = inspected.root / "data/raw/digits/pictures"
-    seen = {view: [(Path(path), errors) for path, errors, *_ in rows] for view, rows in first["views"].items()}
-    assert seen == {
-        "False positives": [(pictures / "12.png", 2)],
-        "Missed objects": [(pictures / "13.png", 4), (pictures / "12.png", 2)],
-        "Wrong class": [(pictures / "13.png", 4)],
-        "Poor boxes": [(pictures / "13.png", 4)],
-        "Duplicates": [(pictures / "11.png", 1)],
-        "Most errors": [(pictures / "13.png", 4), (pictures / "12.png", 2), (pictures / "11.png", 1)],
+    folder = inspected.root / "data/raw/digits/pictures"
+    images = {view: [(Path(path), errors) for path, errors, *_ in rows] for view, rows in first["views"].items()}
+    assert images == {
+        "False positives": [(folder / "12.png", 2)],
+        "Missed objects": [(folder / "13.png", 4), (folder / "12.png", 2)],
+        "Wrong class": [(folder / "13.png", 4)],
+        "Poor boxes": [(folder / "13.png", 4)],
+        "Duplicates": [(folder / "11.png", 1)],
+        "Most errors": [(folder / "13.png", 4), (folder / "12.png", 2), (folder / "11.png", 1)],
     }
     views = first["views"]
     assert views["False positives"][0][3] == [["dog", "background", "fp", 0.7]]
@@ -89,7 +91,7 @@ def test_views_hold_what_their_names_say_and_the_dataset_is_made_once(inspected:
     assert views["Missed objects"][0][2] == [["dog", "missed", "fn"], ["cat", "missed", "fn"]]
 
 
-def test_an_experiment_has_a_dataset_of_its_own_with_pictures_of_the_main_repository(
+def test_an_experiment_has_its_own_dataset_with_images_of_the_main_repository(
     inspected: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clone = tmp_path_factory.mktemp("clone")
@@ -100,36 +102,36 @@ def test_an_experiment_has_a_dataset_of_its_own_with_pictures_of_the_main_reposi
     monkeypatch.setenv("DVC_ROOT", str(inspected.root))
     monkeypatch.setenv("DVC_EXP_NAME", "giou-1")
     monkeypatch.chdir(clone)
-    source = fiftyone.dataset_spec(params.load())
-    assert source.name == "fcos-digits-giou-1"
-    assert source.predictions == str(clone / "predictions/val.json")
-    assert source.images == str(inspected.root / "data/raw/digits")
-    # An experiment on other pictures of the same names keeps its own.
-    picture = next(file for file in sorted((clone / "data/raw/digits").rglob("*")) if file.is_file())
-    picture.write_bytes(picture.read_bytes() + b"other")
-    kept = Path(fiftyone.dataset_spec(params.load()).images)
-    assert kept == inspected.root / ".fcos/images/fcos-digits-giou-1"
-    name = picture.relative_to(clone / "data/raw/digits")
+    spec = fiftyone.dataset_spec(params.load())
+    assert spec.name == "fcos-digits-giou-1"
+    assert spec.predictions == str(clone / "predictions/val.json")
+    assert spec.images == str(inspected.root / "data/raw/digits")
+    # An experiment with other images under the same names gets its own copies.
+    image = next(file for file in sorted((clone / "data/raw/digits").rglob("*")) if file.is_file())
+    image.write_bytes(image.read_bytes() + b"other")
+    copies = Path(fiftyone.dataset_spec(params.load()).images)
+    assert copies == inspected.root / ".fcos/images/fcos-digits-giou-1"
+    name = image.relative_to(clone / "data/raw/digits")
     shutil.rmtree(clone / "data/raw")
-    assert (kept / name).read_bytes().endswith(b"other")
+    assert (copies / name).read_bytes().endswith(b"other")
 
 
-def test_missing_predictions_are_one_line(inspected: Any) -> None:
+def test_missing_predictions_give_one_line(inspected: Any) -> None:
     (inspected.root / "predictions/val.json").unlink()
-    answer = CliRunner().invoke(main, ["app", "--port", str(servers.find_free_port())])
-    assert answer.exit_code == 1
-    assert answer.stderr == f"fcos: {inspected.root}/predictions/val.json: not there yet; run `dvc repro`\n"
+    result = CliRunner().invoke(main, ["app", "--port", str(servers.find_free_port())])
+    assert result.exit_code == 1
+    assert result.stderr == f"fcos: {inspected.root}/predictions/val.json: not there yet; run `dvc repro`\n"
 
 
-def test_a_broken_input_is_one_line(inspected: Any) -> None:
+def test_a_broken_input_gives_one_line(inspected: Any) -> None:
     (inspected.root / "data/unified/val.json").write_text("{")
-    with pytest.raises(PipelineError, match=r"val\.json: not JSON") as raised:
+    with pytest.raises(PipelineError, match=r"val\.json: not JSON") as caught:
         fiftyone.refresh(fiftyone.dataset_spec(params.load()))
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(caught.value)
 
 
 @contextmanager
-def app(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
+def run_app(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
     code = f"from pipeline.cli import main; main(['app', '--port', '{port}'])"
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -146,11 +148,11 @@ def app(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
                 process.terminate()
 
 
-def test_the_app_shows_boxes_in_a_browser_and_ends_with_ctrl_c(inspected: Any) -> None:
+def test_the_app_shows_boxes_in_a_browser_and_stops_on_ctrl_c(inspected: Any) -> None:
     if not CHROMIUM.is_file():
         pytest.skip("chromium is not installed at /usr/bin/chromium")
     port = servers.find_free_port()
-    with app(inspected.root, port) as process:
+    with run_app(inspected.root, port) as process:
         assert process.stdout is not None
         address = f"http://127.0.0.1:{port}/datasets/fcos-digits"
         assert process.stdout.readline() == f"FiftyOne: {address}  (Ctrl-C stops it)\n"
@@ -160,7 +162,7 @@ def test_the_app_shows_boxes_in_a_browser_and_ends_with_ctrl_c(inspected: Any) -
         second = CliRunner().invoke(main, ["app", "--port", str(port)])
         assert second.exit_code == 1
         assert second.stderr.startswith(f"fcos: 127.0.0.1:{port}: address already in use")
-        pixels = browse(address)
+        pixels = grid_pixels(address)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert "Traceback" not in (process.stderr.read() if process.stderr else "")
@@ -170,8 +172,8 @@ def test_the_app_shows_boxes_in_a_browser_and_ends_with_ctrl_c(inspected: Any) -
         assert (np.abs(pixels.astype(int) - color).max(axis=-1) < 30).sum() > 50, color
 
 
-def browse(address: str) -> np.ndarray:
-    """The grid's pixels once its pictures are drawn."""
+def grid_pixels(address: str) -> np.ndarray:
+    """Opens the App and returns the pixels of its grid once the images are drawn."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
@@ -181,9 +183,9 @@ def browse(address: str) -> np.ndarray:
         page = browser.new_page(viewport={"width": 1200, "height": 800})
         page.goto(address)
         page.wait_for_selector('[data-cy="looker"] canvas', timeout=60_000)
-        page.wait_for_timeout(3000)  # boxes are painted after their picture
+        page.wait_for_timeout(3000)  # boxes are drawn after their image
         grid = page.locator('[data-cy="looker"]')
         assert grid.count() == 5
-        shots = [Pillow.open(BytesIO(grid.nth(number).screenshot())).convert("RGB") for number in range(5)]
+        screenshots = [Pillow.open(BytesIO(grid.nth(number).screenshot())).convert("RGB") for number in range(5)]
         browser.close()
-    return np.concatenate([np.asarray(shot).reshape(-1, 3) for shot in shots])
+    return np.concatenate([np.asarray(screenshot).reshape(-1, 3) for screenshot in screenshots])

@@ -1,5 +1,7 @@
-"""Data sets of FiftyOne's zoo. The zoo itself is far away: these are two of our own, registered in it as FiftyOne's
-documentation says, so that everything but the zoo's servers is real."""
+"""Data sets of FiftyOne's zoo.
+
+The tests register small data sets in the zoo, in the way that FiftyOne documents, and so need no network.
+"""
 
 import json
 import os
@@ -19,8 +21,8 @@ from pipeline.params import ZooParams
 from tests.support.paths import PROJECT
 from tests.support.projects import readme
 
-EVERYTHING = ZooParams(splits=None, classes=None, max_samples=None)
-LITTLE = """
+NO_LIMITS = ZooParams(splits=None, classes=None, max_samples=None)
+ZOO_MODULE = """
 import json
 import os
 from pathlib import Path
@@ -62,9 +64,9 @@ class OpenLittle(Little):
     name = "open-images-little"
 
     def __init__(self, label_types=None, classes=None, max_samples=None):
-        asked = {"label_types": label_types, "classes": classes, "max_samples": max_samples}
-        if any(asked.values()):
-            Path(os.environ["ASKED"]).write_text(json.dumps(asked))
+        arguments = {"label_types": label_types, "classes": classes, "max_samples": max_samples}
+        if any(arguments.values()):
+            Path(os.environ["ZOO_ARGUMENTS"]).write_text(json.dumps(arguments))
 
 
 class Boxless(ZooDataset):
@@ -84,11 +86,12 @@ class Boxless(ZooDataset):
 
 @pytest.fixture
 def registered(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "our_zoo.py").write_text(LITTLE)
+    """Registers the data sets of `ZOO_MODULE` in the zoo and returns a folder to download to."""
+    (tmp_path / "our_zoo.py").write_text(ZOO_MODULE)
     manifest = tmp_path / "manifest.json"
-    ours = {"little": "Little", "open-images-little": "OpenLittle", "boxless": "Boxless"}
-    manifest.write_text(json.dumps({"ours": {name: f"our_zoo.{kind}" for name, kind in ours.items()}}))
-    monkeypatch.setenv("ASKED", str(tmp_path / "asked.json"))
+    classes = {"little": "Little", "open-images-little": "OpenLittle", "boxless": "Boxless"}
+    manifest.write_text(json.dumps({"tests": {name: f"our_zoo.{class_name}" for name, class_name in classes.items()}}))
+    monkeypatch.setenv("ZOO_ARGUMENTS", str(tmp_path / "arguments.json"))
     monkeypatch.setenv("FIFTYONE_DATASET_ZOO_MANIFEST_PATHS", str(manifest))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for name in ("FIFTYONE_DATASET_ZOO_DIR", "FIFTYONE_DATABASE_URI"):
@@ -97,19 +100,21 @@ def registered(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def test_a_data_set_of_the_zoo(registered: Path) -> None:
-    """Splits, the class list in its order, images without objects, crowds and difficult objects are kept; a test set
-    that nobody labeled is not a set of empty images."""
-    downloads = fiftyone_zoo.fetch("little", EVERYTHING, registered)
+    """The download keeps the splits, the order of the classes, images without objects, crowds and difficult objects.
+
+    It leaves out the test split, which has no labels: its images must not count as empty.
+    """
+    downloads = fiftyone_zoo.fetch("little", NO_LIMITS, registered)
     assert [path.relative_to(registered.parent).as_posix() for path in downloads] == [".fcos/downloads/fiftyone/little"]
     assert (downloads[0] / "train/b/b.png").is_file()
-    found = formats.read(registered)
+    data = formats.read(registered)
     assert formats.recognize(registered) == "coco"
-    assert [category.name for category in found.categories] == ["dog", "cat", "never seen", "bird"]
-    assert {name: [image.file for image in split.images] for name, split in found.splits.items()} == {
+    assert [category.name for category in data.categories] == ["dog", "cat", "never seen", "bird"]
+    assert {name: [image.file for image in split.images] for name, split in data.splits.items()} == {
         "train": ["train/images/a.png", "train/images/b/b.png", "train/images/c.png"],
         "validation": ["validation/images/d.png"],
     }
-    objects = {image.file[-5]: image.objects for split in found.splits.values() for image in split.images}
+    objects = {image.file[-5]: image.objects for split in data.splits.values() for image in split.images}
     assert [(item.class_name, item.box, item.iscrowd, item.difficult) for item in objects["a"]] == [
         ("cat", (10.0, 3.0, 20.0, 18.0), 0, 0),
         ("dog", (0.0, 0.0, 40.0, 30.0), 1, 0),
@@ -119,23 +124,23 @@ def test_a_data_set_of_the_zoo(registered: Path) -> None:
     assert [(item.class_name, item.iscrowd) for item in objects["d"]] == [("dog", 1)]
 
 
-# In one process, since FiftyOne takes seconds to begin.
-OTHERS = """
+# Fetches all cases in one process, since importing FiftyOne takes seconds.
+FETCH_CASES = """
 import json, sys
 from pathlib import Path
 from pipeline.integrations import fiftyone_zoo
 
-said = {}
+errors = {}
 for case, name, splits, classes, samples in json.load(sys.stdin):
     try:
         fiftyone_zoo._fetch(name, Path(sys.argv[1], case), splits, classes, samples)
     except Exception as error:
-        said[case] = f"{type(error).__name__}: {error}"
-print(json.dumps(said))
+        errors[case] = f"{type(error).__name__}: {error}"
+print(json.dumps(errors))
 """
 
 
-def test_what_is_asked_for_and_why_not(registered: Path) -> None:
+def test_limits_are_applied_and_failures_have_reasons(registered: Path) -> None:
     cases = [
         ("classes", "little", ["train"], ["cat"], None),
         ("samples", "little", ["validation", "train"], None, 1),
@@ -148,7 +153,7 @@ def test_what_is_asked_for_and_why_not(registered: Path) -> None:
     ]
     with mongo.server() as uri:
         run = subprocess.run(
-            [sys.executable, "-c", OTHERS, registered],
+            [sys.executable, "-c", FETCH_CASES, registered],
             input=json.dumps(cases),
             env={
                 **mongo.fiftyone_environment(uri),
@@ -159,46 +164,46 @@ def test_what_is_asked_for_and_why_not(registered: Path) -> None:
             text=True,
             check=True,
         )
-    said = json.loads(run.stdout.splitlines()[-1])
-    asked = json.loads(Path(os.environ["ASKED"]).read_text())
-    assert asked == {"label_types": ["detections"], "classes": ["cat"], "max_samples": 7}
-    assert {case: list(files(registered / case)) for case in ("classes", "samples")} == {
+    errors = json.loads(run.stdout.splitlines()[-1])
+    arguments = json.loads(Path(os.environ["ZOO_ARGUMENTS"]).read_text())
+    assert arguments == {"label_types": ["detections"], "classes": ["cat"], "max_samples": 7}
+    assert {case: list(image_files(registered / case)) for case in ("classes", "samples")} == {
         "classes": ["train/images/a.png"],
         "samples": ["train/images/a.png", "validation/images/d.png"],
     }
-    assert said["no truth"].startswith("PipelineError: it has no boxes to learn from (fields with labels: none)")
-    assert said["nothing"].startswith("PipelineError: no image with labels is left; see download.zoo.splits")
-    assert said["no split"].startswith("ValueError: Invalid split 'testing'; supported values are")
-    assert said["no boxes"].startswith("PipelineError: it has no boxes to learn from (fields with labels: species)")
-    assert said["no such"].startswith("PipelineError: FiftyOne's zoo has no such data set")
+    assert errors["no truth"].startswith("PipelineError: it has no boxes to learn from (fields with labels: none)")
+    assert errors["nothing"].startswith("PipelineError: no image with labels is left; see download.zoo.splits")
+    assert errors["no split"].startswith("ValueError: Invalid split 'testing'; supported values are")
+    assert errors["no boxes"].startswith("PipelineError: it has no boxes to learn from (fields with labels: species)")
+    assert errors["no such"].startswith("PipelineError: FiftyOne's zoo has no such data set")
 
 
-def files(folder: Path) -> Iterator[str]:
+def image_files(folder: Path) -> Iterator[str]:
     splits = formats.read(folder).splits
     return (image.file for name in sorted(splits) for image in splits[name].images)
 
 
-def test_the_commands_of_docs_ask_for_what_they_say(home: Path) -> None:
-    """As DVC changes params.yaml for them; the zoo itself is far away."""
+def test_the_commands_of_the_docs_set_the_described_limits(home: Path) -> None:
+    """Applies the overrides of each command to params.yaml as DVC does; downloads nothing."""
     first, second = readme("FiftyOne's zoo", "docs/datasets.md")
-    for command, name, wanted in (
-        (first, "quickstart", EVERYTHING),
+    for command, name, expected in (
+        (first, "quickstart", NO_LIMITS),
         (second, "open-images-v7", ZooParams(splits=("train", "validation"), classes=("Cat", "Dog"), max_samples=2000)),
     ):
         assert command[:3] == ["dvc", "exp", "run"]
         apply_overrides(home / "params.yaml", [value for flag, value in pairwise(command) if flag == "-S"])
-        found = params.load()
-        assert (found.dataset, found.download.zoo) == (f"fiftyone:{name}", wanted)
+        values = params.load()
+        assert (values.dataset, values.download.zoo) == (f"fiftyone:{name}", expected)
 
 
 @pytest.mark.usefixtures("registered")
-def test_the_childs_error_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_child_process_gives_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(PipelineError, match=r"^fiftyone:little: KeyError: 'into'$"):
         fiftyone_zoo._run({"name": "little"}, dict(os.environ))
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["", "../x", "https://github.com/a/b"])
-def test_names_that_are_no_names(registered: Path, name: str) -> None:
+def test_invalid_names_are_refused(registered: Path, name: str) -> None:
     with pytest.raises(PipelineError, match="zoo datasets list"):
-        fiftyone_zoo.fetch(name, EVERYTHING, registered)
+        fiftyone_zoo.fetch(name, NO_LIMITS, registered)

@@ -1,4 +1,4 @@
-"""MLflow's store, written by us and read back through the REST interface of the page that `fcos ui` serves."""
+"""MLflow's store, as the stages write it and the REST interface of `fcos ui` returns it."""
 
 import json
 import os
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("inspected")
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store just made: making one takes seconds."""
+    """An empty store, shared by the tests because creating one takes seconds."""
     folder = tmp_path_factory.mktemp("empty")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(folder))
@@ -40,18 +40,21 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def values(inspected: Any, empty_store: Path) -> Params:
     """The parameters, in a project with an empty store."""
-    with closing(sqlite3.connect(empty_store)) as made, closing(sqlite3.connect(inspected.root / "mlflow.db")) as copy:
-        made.backup(copy)
+    with (
+        closing(sqlite3.connect(empty_store)) as source,
+        closing(sqlite3.connect(inspected.root / "mlflow.db")) as copy,
+    ):
+        source.backup(copy)
     return params.load()
 
 
 def runs() -> list[Any]:
-    """All runs, the oldest first, straight from the store."""
+    """All runs in the store, the oldest first."""
     store = mlflow.Store.open()
     return list(store.client.search_runs([store.experiment], order_by=["attributes.start_time ASC"]))
 
 
-def python(code: str, *, folder: Path) -> "subprocess.Popen[str]":
+def run_python(code: str, *, folder: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -63,8 +66,8 @@ def python(code: str, *, folder: Path) -> "subprocess.Popen[str]":
 
 
 @contextmanager
-def fcos(*arguments: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
-    process = python(f"from pipeline.cli import main; main({list(arguments)!r})", folder=folder)
+def run_fcos(*arguments: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    process = run_python(f"from pipeline.cli import main; main({list(arguments)!r})", folder=folder)
     with process:
         try:
             yield process
@@ -72,18 +75,18 @@ def fcos(*arguments: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def ask(address: str, path: str, body: dict[str, Any]) -> Any:
+def query(address: str, path: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(
         f"{address}/api/2.0/mlflow/{path}",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
         method="POST" if body else "GET",
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        return json.load(response)
 
 
-def test_the_page_shows_one_run_over_three_stages(inspected: Any) -> None:
+def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
     values = params.load()
     plot = inspected.root / "plots/train"
     plot.mkdir(parents=True)
@@ -99,15 +102,15 @@ def test_the_page_shows_one_run_over_three_stages(inspected: Any) -> None:
         run.log_metrics({"inspect/errors/missed": 3})
         run.mark_finished("c" * 64)
     port = servers.find_free_port()
-    with fcos("ui", "--port", str(port), folder=inspected.root) as page:
+    with run_fcos("ui", "--port", str(port), folder=inspected.root) as page:
         assert page.stdout is not None
         assert page.stdout.readline() == f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)\n"
         address = f"http://127.0.0.1:{port}"
-        experiment = ask(address, "experiments/search", {"max_results": 10, "filter": "name = 'fcos'"})["experiments"]
+        experiment = query(address, "experiments/search", {"max_results": 10, "filter": "name = 'fcos'"})["experiments"]
         assert [item["name"] for item in experiment] == ["fcos"]
-        found = ask(address, "runs/search", {"experiment_ids": [experiment[0]["experiment_id"]]})["runs"]
-        assert len(found) == 1
-        info, data = found[0]["info"], found[0]["data"]
+        stored = query(address, "runs/search", {"experiment_ids": [experiment[0]["experiment_id"]]})["runs"]
+        assert len(stored) == 1
+        info, data = stored[0]["info"], stored[0]["data"]
         assert (info["status"], info["run_name"]) == ("FINISHED", "digits-tiny-iou")
         logged = {item["key"]: item["value"] for item in data["params"]}
         assert logged == {name: str(value) for name, value in values.flat().items() if not name.startswith("machine.")}
@@ -119,13 +122,15 @@ def test_the_page_shows_one_run_over_three_stages(inspected: Any) -> None:
         assert (tags["weights"], tags["predictions"], tags["dataset"], tags["loss"]) == (
             WEIGHTS, PREDICTIONS, "digits", "iou",
         )  # fmt: skip
-        with urllib.request.urlopen(f"{address}/get-artifact?path=train/loss.csv&run_uuid={info['run_id']}") as answer:
-            assert answer.read() == b"step,loss\n1,2\n"
-        with fcos("ui", "--port", str(port), folder=inspected.root) as second:
-            _, told = second.communicate(timeout=60)
+        with urllib.request.urlopen(
+            f"{address}/get-artifact?path=train/loss.csv&run_uuid={info['run_id']}"
+        ) as response:
+            assert response.read() == b"step,loss\n1,2\n"
+        with run_fcos("ui", "--port", str(port), folder=inspected.root) as second:
+            _, stderr = second.communicate(timeout=60)
             assert second.returncode == 1
-            assert told.startswith(f"fcos: 127.0.0.1:{port}: address already in use")
-            assert told.count("\n") == 1
+            assert stderr.startswith(f"fcos: 127.0.0.1:{port}: address already in use")
+            assert stderr.count("\n") == 1
         page.send_signal(signal.SIGINT)
         assert page.wait(30) == 0
         assert "Traceback" not in (page.stderr.read() if page.stderr else "")
@@ -135,27 +140,27 @@ def test_the_page_shows_one_run_over_three_stages(inspected: Any) -> None:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
+def test_two_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
     code = (
         "from pipeline import params\nfrom pipeline.integrations import mlflow\n"
         "with mlflow.train_run(params.load(), key='k') as run: run.mark_finished('w')"
     )
     for number in range(2):
-        folder = tmp_path / f"round {number}"  # with a space
+        folder = tmp_path / f"round {number}"  # a path with a space
         folder.mkdir()
         for name in ("dvc.yaml", "params.yaml"):
             (folder / name).write_text((tmp_path / name).read_text())
-        both = [python(code, folder=folder) for _ in range(2)]
-        told = [process.communicate(timeout=120)[1] for process in both]
-        assert [process.returncode for process in both] == [0, 0], told
-        assert told == ["", ""]
+        processes = [run_python(code, folder=folder) for _ in range(2)]
+        stderr = [process.communicate(timeout=120)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], stderr
+        assert stderr == ["", ""]
         with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
             assert connection.execute("SELECT name FROM experiments WHERE name = 'fcos'").fetchall() == [("fcos",)]
             assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 2
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
-def test_a_training_that_raises_is_marked_and_its_error_goes_on(
+def test_a_failed_training_is_marked_and_its_error_propagates(
     values: Params, error: type[BaseException], status: str
 ) -> None:
     with pytest.raises(error), mlflow.train_run(values, key="k"):
@@ -163,14 +168,14 @@ def test_a_training_that_raises_is_marked_and_its_error_goes_on(
     assert [run.info.status for run in runs()] == [status]
 
 
-def test_a_killed_training_is_continued_under_its_key(values: Params, inspected: Any) -> None:
+def test_a_killed_training_resumes_the_run_with_its_key(values: Params, inspected: Any) -> None:
     code = """import os, signal
 from pipeline import params
 from pipeline.integrations import mlflow
 with mlflow.train_run(params.load(), key="mine") as run:
     run.log_steps([{"step": 1, "loss/total": 3.0}])
     os.kill(os.getpid(), signal.SIGKILL)"""
-    with python(code, folder=inspected.root) as process:
+    with run_python(code, folder=inspected.root) as process:
         assert process.wait(60) == -signal.SIGKILL
     assert [run.info.status for run in runs()] == ["RUNNING"]
     with mlflow.train_run(values, key="another"):
@@ -188,15 +193,15 @@ with mlflow.train_run(params.load(), key="mine") as run:
     assert len(runs()) == 3
 
 
-def test_a_finished_run_is_continued_if_its_training_is(values: Params) -> None:
-    """Its stage failed after all, since an input had changed, and was repeated from the saved state."""
+def test_a_finished_run_is_resumed_with_its_training(values: Params) -> None:
+    """A stage can fail after its training finished, since an input changed, and then repeat from the saved state."""
     with mlflow.train_run(values, key="mine") as run:
         run.log_steps([{"step": 1, "loss/total": 3.0}])
         run.mark_finished(WEIGHTS)
     with mlflow.train_run(values, key="mine", resumed=True) as run:
         run.mark_finished(WEIGHTS)
-    (only,) = runs()
-    assert (only.info.status, only.data.metrics) == ("FINISHED", {"loss/total": 3.0})
+    (run,) = runs()
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss/total": 3.0})
 
 
 def train_and_evaluate(values: Params, ap: float) -> None:
@@ -207,17 +212,17 @@ def train_and_evaluate(values: Params, ap: float) -> None:
         run.mark_finished(PREDICTIONS)
 
 
-def test_an_evaluation_of_cached_weights_overwrites_nothing(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluating_cached_weights_creates_a_new_run(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     train_and_evaluate(values, 0.5)
     monkeypatch.setenv("DVC_EXP_NAME", "other-nms")
     with mlflow.evaluate_run(values, WEIGHTS) as run:
         run.log_metrics({"coco/AP": 0.4})
         run.mark_finished("d" * 64)
-    first, own = runs()
-    assert (first.data.metrics["coco/AP"], own.data.metrics["coco/AP"]) == (0.5, 0.4)
-    assert own.data.tags["trained_by"] == first.info.run_id
-    assert own.info.run_name == own.data.tags["dvc_experiment"] == "other-nms"
-    assert own.data.params == {
+    first, second = runs()
+    assert (first.data.metrics["coco/AP"], second.data.metrics["coco/AP"]) == (0.5, 0.4)
+    assert second.data.tags["trained_by"] == first.info.run_id
+    assert second.info.run_name == second.data.tags["dvc_experiment"] == "other-nms"
+    assert second.data.params == {
         name: str(value) for name, value in values.flat().items() if not name.startswith("machine.")
     }
     with mlflow.inspect_run(values, "d" * 64) as run:
@@ -230,18 +235,18 @@ def test_a_second_inspection_names_the_run_that_evaluated(values: Params) -> Non
     for digest in ("e", "f"):
         with mlflow.inspect_run(values, PREDICTIONS) as run:
             run.mark_finished(digest)
-    first, own = runs()
+    first, second = runs()
     assert first.data.tags["inspected"] == "e"
-    assert (own.data.tags["inspected"], own.data.tags["evaluated_by"]) == ("f", first.info.run_id)
+    assert (second.data.tags["inspected"], second.data.tags["evaluated_by"]) == ("f", first.info.run_id)
 
 
-def test_unknown_weights_get_a_run_that_names_nobody(values: Params) -> None:
+def test_unknown_weights_get_a_run_without_a_training(values: Params) -> None:
     with mlflow.evaluate_run(values, "0" * 64) as run:
         run.mark_finished("1" * 64)
     assert "trained_by" not in runs()[0].data.tags
 
 
-def test_a_failed_evaluation_is_repeated_in_its_run(values: Params) -> None:
+def test_a_repeated_evaluation_reuses_the_run_that_failed(values: Params) -> None:
     with mlflow.train_run(values, key="k") as run:
         run.mark_finished(WEIGHTS)
     with pytest.raises(ZeroDivisionError), mlflow.evaluate_run(values, WEIGHTS):
@@ -251,7 +256,7 @@ def test_a_failed_evaluation_is_repeated_in_its_run(values: Params) -> None:
     assert [run.info.status for run in runs()] == ["FINISHED"]
 
 
-def test_the_revision_is_git_s_and_an_experiment_s_is_its_baseline(
+def test_the_revision_is_that_of_git_or_the_baseline_of_the_experiment(
     values: Params, inspected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def git(*arguments: str) -> str:
@@ -288,31 +293,29 @@ def test_a_temporary_workspace_writes_into_the_main_store(
     assert sorted(path.name for path in clone.iterdir()) == ["dvc.yaml"]
 
 
-def test_what_cannot_be_logged_is_told_in_one_line_after_the_work(
-    values: Params, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def work() -> None:
+def test_a_logging_error_gives_one_line_after_the_training(values: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    def train() -> None:
         with mlflow.train_run(values, key="k") as run:
             run.log_metrics({"bad*name": 1})
             run.log_metrics({"bad*name": 2})
             run.mark_finished(WEIGHTS)
 
-    with pytest.raises(PipelineError, match=r"metrics: .*bad\*name") as raised:
-        work()
-    assert "\n" not in str(raised.value)
+    with pytest.raises(PipelineError, match=r"metrics: .*bad\*name") as caught:
+        train()
+    assert "\n" not in str(caught.value)
     assert capsys.readouterr().err.count("continuing without it") == 1
     assert runs()[0].data.tags["weights"] == WEIGHTS
 
 
-def test_a_broken_store_is_one_line(inspected: Any) -> None:
+def test_a_broken_store_gives_one_line(inspected: Any) -> None:
     (inspected.root / "mlflow.db").write_bytes(b"this is no database" * 100)
-    answer = CliRunner().invoke(main, ["ui", "--port", str(servers.find_free_port())])
-    assert answer.exit_code == 1
-    assert "file is not a database" in answer.stderr
-    assert answer.stderr.count("\n") == 1
+    response = CliRunner().invoke(main, ["ui", "--port", str(servers.find_free_port())])
+    assert response.exit_code == 1
+    assert "file is not a database" in response.stderr
+    assert response.stderr.count("\n") == 1
 
 
-def test_an_experiment_deleted_in_the_ui_comes_back(values: Params) -> None:
+def test_an_experiment_deleted_in_the_ui_is_restored(values: Params) -> None:
     store = mlflow.Store.open()
     store.client.delete_experiment(store.experiment)
     with mlflow.train_run(values, key="k"):

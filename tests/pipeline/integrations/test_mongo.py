@@ -1,4 +1,4 @@
-"""The database as processes use it: real ones, shared, stopped and killed."""
+"""The MongoDB server that processes share, start, stop and kill."""
 
 import os
 import signal
@@ -21,18 +21,18 @@ pytestmark = pytest.mark.usefixtures("inspected")
 
 
 def mongod_processes() -> list[psutil.Process]:
-    """The mongod processes of this test's folder."""
-    folder, found = str(state_dir() / "mongo"), []
+    """The mongod processes that serve the database of this test."""
+    folder, processes = str(state_dir() / "mongo"), []
     for process in psutil.process_iter():
         try:
             if folder in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
-def gone(process: psutil.Process) -> bool:
+def wait_until_gone(process: psutil.Process) -> bool:
     for _ in range(100):
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
             return True
@@ -45,21 +45,21 @@ def insert(uri: str, count: int) -> None:
         client["fiftyone"]["samples"].insert_many([{"number": number} for number in range(count)])
 
 
-def test_it_listens_on_loopback_alone_and_stops_with_its_last_user() -> None:
+def test_the_server_listens_on_loopback_only_and_stops_with_its_last_user() -> None:
     with mongo.server() as uri:
         (process,) = mongod_processes()
         addresses = {item.laddr.ip for item in process.net_connections() if item.status == psutil.CONN_LISTEN}
         assert addresses == {"127.0.0.1"}
         with mongo.server() as second:
             assert second == uri
-        assert mongod_processes() == [process]  # the inner user left, the outer one still has it
+        assert mongod_processes() == [process]  # the outer user still needs the server
         insert(uri, 3)
     assert mongod_processes() == []
     with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
         assert client["fiftyone"]["samples"].count_documents({}) == 3
 
 
-def test_who_started_it_may_leave_first() -> None:
+def test_the_process_that_started_the_server_can_leave_first() -> None:
     code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(
@@ -67,15 +67,15 @@ def test_who_started_it_may_leave_first() -> None:
     ) as starter:
         assert starter.stdout is not None
         uri = starter.stdout.readline().strip()
-        with mongo.server() as mine:
-            assert mine == uri
+        with mongo.server() as shared_uri:
+            assert shared_uri == uri
             starter.communicate("\n", timeout=30)
-            insert(mine, 1)
+            insert(shared_uri, 1)
     assert mongod_processes() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_user_told_to_end_stops_it(number: signal.Signals) -> None:
+def test_a_terminated_user_stops_the_server(number: signal.Signals) -> None:
     code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(
@@ -94,7 +94,7 @@ def test_a_user_told_to_end_stops_it(number: signal.Signals) -> None:
     assert mongod_processes() == []
 
 
-def test_after_a_kill_of_everything_the_data_is_there_and_counted() -> None:
+def test_data_and_counts_survive_a_kill_of_all_processes() -> None:
     code = """from pipeline.integrations import mongo
 from pymongo import MongoClient
 with mongo.server() as uri:
@@ -114,7 +114,7 @@ with mongo.server() as uri:
         time.sleep(0.3)  # the journal is written every 100 ms
         process.kill()
         user.kill()
-    assert gone(process)
+    assert wait_until_gone(process)
     assert (state_dir() / "mongo/mongod.lock").stat().st_size > 0
     assert (state_dir() / "mongo/address").read_text().strip() == old
     with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
@@ -123,7 +123,7 @@ with mongo.server() as uri:
     assert mongod_processes() == []
 
 
-def test_a_user_that_was_killed_leaves_a_server_that_the_next_one_shares_and_stops() -> None:
+def test_the_next_user_shares_and_stops_the_server_of_a_killed_user() -> None:
     code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(
@@ -132,16 +132,16 @@ def test_a_user_that_was_killed_leaves_a_server_that_the_next_one_shares_and_sto
         assert user.stdout is not None
         uri = user.stdout.readline().strip()
         user.kill()
-    with mongo.server() as mine:
-        assert mine == uri
+    with mongo.server() as shared_uri:
+        assert shared_uri == uri
     assert mongod_processes() == []
 
 
-def test_the_users_own_database_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_set_by_the_user_has_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     with mongo.server() as uri:
         monkeypatch.setenv("FIFTYONE_DATABASE_URI", uri)
-        with mongo.server() as theirs:
-            assert theirs == uri
+        with mongo.server() as used_uri:
+            assert used_uri == uri
         monkeypatch.delenv("FIFTYONE_DATABASE_URI")
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", uri)
     with pytest.raises(PipelineError, match="no answer"), mongo.server():
@@ -149,18 +149,18 @@ def test_the_users_own_database_is_asked_first(monkeypatch: pytest.MonkeyPatch) 
     assert mongod_processes() == []
 
 
-def test_it_is_found_where_it_is() -> None:
+def test_mongod_is_found() -> None:
     assert os.access(mongo.find_mongod(), os.X_OK)
 
 
-def test_a_machine_without_libcurl_has_the_one_that_comes_with_pycurl() -> None:
+def test_mongod_runs_with_the_libcurl_of_pycurl() -> None:
     mongod = mongo.find_mongod()
     environment = mongo.with_bundled_curl(dict(os.environ))
     libraries = subprocess.run(["ldd", mongod], env=environment, capture_output=True, text=True, check=True).stdout
     (curl,) = (line for line in libraries.splitlines() if "libcurl.so.4 =>" in line)
     assert str(state_dir() / "lib/libcurl.so.4") in curl
     assert "not found" not in libraries
-    # The whole of it works, not the loading alone.
+    # Loading the library is not enough: the server must also start.
     data = state_dir() / "elsewhere"
     data.mkdir()
     command = [
@@ -178,7 +178,7 @@ def test_a_machine_without_libcurl_has_the_one_that_comes_with_pycurl() -> None:
     subprocess.run([mongod, "--dbpath", data, "--shutdown"], env=environment, check=True, capture_output=True)
 
 
-def test_a_mongod_that_lacks_a_library_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_mongod_without_a_library_gives_one_line(tmp_path: Path) -> None:
     broken = tmp_path / "mongod"
     broken.write_text("#!/bin/sh\necho 'mongod: libwhat.so.1: cannot open shared object file' >&2\nexit 127\n")
     broken.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Every recipe is a right parameter file that trains; the command lists them, writes one, and destroys nothing."""
+"""Every recipe is valid and trains. The command lists the recipes, writes one, and never overwrites unsaved changes."""
 
 import re
 import subprocess
@@ -32,7 +32,7 @@ COMMENT = "# mine\n"
 
 @pytest.fixture(scope="module")
 def photograph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AnnotationSet]:
-    """A folder with one photograph, a blossom of 128×128 pixels, and what is in it."""
+    """A folder with one photograph of a blossom, 128×128 pixels, and its annotations."""
     folder = tmp_path_factory.mktemp("raw")
     Image.fromarray(load_sample_image("flower.jpg")[:400, 200:600]).resize((128, 128)).save(folder / "flower.png")
     blossom = Annotation(id=1, image_id=1, category_id=1, bbox=(8.0, 12.0, 100.0, 96.0), area=9600.0)
@@ -43,10 +43,10 @@ def photograph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Annotati
     )
 
 
-def small(values: Params) -> Params:
-    """One step on one small image, without ImageNet weights; everything else as the recipe has it."""
-    # No warm-up: the first of several steps would hardly move a weight. Not 64 pixels: on a CPU, the bf16 gradient of
-    # a 3×3 convolution with stride 2 over a map of one cell, P6's then, is now and then NaN (torch 2.15).
+def shrink(values: Params) -> Params:
+    """Reduces a recipe to one step on one small image, without ImageNet weights."""
+    # No warm-up: the first of several steps would hardly change a weight. Not 64 pixels: P6 would then have one cell,
+    # and on a CPU the bf16 gradient of a 3×3 convolution with stride 2 over one cell is sometimes NaN (torch 2.15).
     return replace(
         values,
         model=replace(values.model, pretrained=False, batch_norm="auto"),
@@ -67,10 +67,10 @@ def small(values: Params) -> Params:
 @pytest.mark.parametrize("name", NAMES)
 def test_recipe_trains(name: str, photograph: tuple[Path, AnnotationSet]) -> None:
     folder, split = photograph
-    values = small(recipes.load(name))
+    values = shrink(recipes.load(name))
     before: dict[str, torch.Tensor] = {}
 
-    def remember(epoch: int, first: int) -> object:
+    def store_weights(epoch: int, first: int) -> object:
         before.update({key: value.clone() for key, value in trainer.detector.state_dict().items()})
         return batches(epoch, first)
 
@@ -81,18 +81,18 @@ def test_recipe_trains(name: str, photograph: tuple[Path, AnnotationSet]) -> Non
     trainer = make_trainer(
         values, batches=batches, validate=validate, classes=2, callback=NullCallback(), checkpoint=None
     )
-    trainer.batches = remember  # type: ignore[assignment]
+    trainer.batches = store_weights  # type: ignore[assignment]
     (step,) = trainer.fit().steps
     assert step["positives"] > 0
     assert step["box"] > 0
     after = trainer.detector.state_dict()
-    moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
-    assert any(key.startswith("neck") for key in moved)
-    assert any(key.startswith("head") for key in moved)
+    changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert any(key.startswith("neck") for key in changed)
+    assert any(key.startswith("head") for key in changed)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_numbers_say_whose_they_are(name: str) -> None:
+def test_the_header_states_who_reached_the_number(name: str) -> None:
     recipe = recipes.find(name)
     assert re.search(r"by us|not by us|no number", recipe.reached), recipe.reached
     assert recipe.source
@@ -100,19 +100,19 @@ def test_numbers_say_whose_they_are(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_holds_only_what_it_changes(name: str) -> None:
+def test_a_recipe_holds_only_changed_values(name: str) -> None:
     lines = (recipes.FOLDER / f"{name}.yaml").read_text().splitlines()
     assert len(lines) <= 60
     yaml = YAML(typ="safe")
-    overlay = dict(settings(yaml.load("\n".join(lines))))
-    default, complete = recipes.defaults().flat(), recipes.load(name).flat()
-    assert {key for key, value in complete.items() if value != default[key]} == set(overlay)
+    overlay = dict(flatten(yaml.load("\n".join(lines))))
+    default_values, values = recipes.defaults().flat(), recipes.load(name).flat()
+    assert {key for key, value in values.items() if value != default_values[key]} == set(overlay)
 
 
-def settings(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in section.items():
         if isinstance(value, dict):
-            yield from settings(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -125,7 +125,7 @@ def test_a_complete_file_keeps_the_comments_of_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
         ("train:\n  lrr: 1", "train.lrr is not a parameter that defaults.yaml has"),
         ("train:\n  ema: 0.9", "train.ema is not a parameter that defaults.yaml has"),
@@ -133,11 +133,11 @@ def test_a_complete_file_keeps_the_comments_of_the_defaults() -> None:
     ],
 )
 def test_a_recipe_that_sets_no_parameter_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, message: str
 ) -> None:
     monkeypatch.setattr(recipes, "FOLDER", tmp_path)
-    (tmp_path / "wrong.yaml").write_text(f"# What it is.\n# Source: us.\n# Reached: no number.\n{setting}\n")
-    with pytest.raises(PipelineError, match=re.escape(said)):
+    (tmp_path / "wrong.yaml").write_text(f"# Description.\n# Source: us.\n# Reached: no number.\n{setting}\n")
+    with pytest.raises(PipelineError, match=re.escape(message)):
         recipes.recipes()
 
 
@@ -146,7 +146,7 @@ def test_docs_list_the_recipes() -> None:
     assert sorted(listed) == NAMES
 
 
-def fcos(*arguments: str) -> Result:
+def run_recipes(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["recipes", *arguments])
 
 
@@ -157,62 +157,62 @@ def commit(folder: Path) -> None:
 
 
 def test_list_has_every_recipe_and_its_number() -> None:
-    answer = fcos()
-    assert answer.exit_code == 0
-    lines = answer.output.splitlines()
+    result = run_recipes()
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == NAMES
     assert "    Reached: 36.3 AP on COCO val2017, by the paper, not by us." in lines
 
 
-def test_recipe_takes_the_place_of_a_committed_file(home: Path) -> None:
+def test_a_recipe_replaces_a_committed_file(home: Path) -> None:
     commit(home)
-    assert fcos("tiny_voc2007").exit_code == 0
+    assert run_recipes("tiny_voc2007").exit_code == 0
     assert params.load().model.tower_depth == 3
-    # What is lost now is a recipe: it can be written again.
-    assert fcos("cpu_lite0").exit_code == 0
+    # The uncommitted file is a recipe, so nothing is lost by overwriting it.
+    assert run_recipes("cpu_lite0").exit_code == 0
     assert params.load().model.backbone == "efficientnet_lite0"
     assert [path.name for path in home.iterdir() if "partial" in path.name] == []
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_work_is_not_lost(home: Path, committed: bool) -> None:
+def test_uncommitted_changes_are_not_overwritten(home: Path, committed: bool) -> None:
     path = home / "params.yaml"
     if committed:
         commit(home)
     path.write_text(path.read_text() + COMMENT)
-    answer = fcos("tiny_voc2007")
-    assert answer.exit_code == 1
-    assert re.fullmatch(r"fcos: .*params\.yaml: has uncommitted changes; .* --force\n", answer.output)
+    result = run_recipes("tiny_voc2007")
+    assert result.exit_code == 1
+    assert re.fullmatch(r"fcos: .*params\.yaml: has uncommitted changes; .* --force\n", result.output)
     assert path.read_text().endswith(COMMENT)
-    assert fcos("tiny_voc2007", "--force").exit_code == 0
+    assert run_recipes("tiny_voc2007", "--force").exit_code == 0
     assert path.read_text() == recipes.find("tiny_voc2007").text
 
 
-def test_another_file(home: Path) -> None:
+def test_out_writes_another_file(home: Path) -> None:
     before = (home / "params.yaml").read_text()
-    assert fcos("best_r50", "--out", "new/best.yaml").exit_code == 0
+    assert run_recipes("best_r50", "--out", "new/best.yaml").exit_code == 0
     assert (home / "new/best.yaml").read_text() == recipes.find("best_r50").text
     assert (home / "params.yaml").read_text() == before
 
 
 @pytest.mark.parametrize("option", [("--out", "new.yaml"), ("--force",)])
-def test_options_need_a_name(home: Path, option: tuple[str, ...]) -> None:
-    answer = fcos(*option)
-    assert answer.exit_code == 2
-    assert "--out and --force need the NAME of a recipe" in answer.output
+def test_options_need_the_name_of_a_recipe(home: Path, option: tuple[str, ...]) -> None:
+    result = run_recipes(*option)
+    assert result.exit_code == 2
+    assert "--out and --force need the NAME of a recipe" in result.output
     assert not (home / "new.yaml").exists()
 
 
 @pytest.mark.usefixtures("home")
-def test_unknown_name_lists_the_known() -> None:
-    answer = fcos("papr_r50")
-    assert answer.exit_code == 1
-    assert answer.output == f"fcos: 'papr_r50' is not a recipe; there are {', '.join(NAMES)}\n"
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    result = run_recipes("papr_r50")
+    assert result.exit_code == 1
+    assert result.output == f"fcos: 'papr_r50' is not a recipe; there are {', '.join(NAMES)}\n"
 
 
-def test_a_file_that_cannot_be_written_is_one_line(home: Path) -> None:
-    answer = fcos("best_r50", "--out", "params.yaml/best.yaml")
-    assert answer.exit_code == 1
-    assert answer.output.count("\n") == 1
-    assert "not written" in answer.output
+def test_a_file_that_cannot_be_written_gives_one_line(home: Path) -> None:
+    result = run_recipes("best_r50", "--out", "params.yaml/best.yaml")
+    assert result.exit_code == 1
+    assert result.output.count("\n") == 1
+    assert "not written" in result.output
     assert (home / "params.yaml").is_file()
