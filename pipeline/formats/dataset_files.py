@@ -90,13 +90,18 @@ def read_lines(folder: Path, file: PurePosixPath) -> list[str]:
     Raises:
         PipelineError: The file can't be read, or isn't UTF-8 text.
     """
+    return [line for _, line in read_numbered_lines(folder, file)]
+
+
+def read_numbered_lines(folder: Path, file: PurePosixPath) -> list[tuple[int, str]]:
+    """Like `read_lines`, each line with its number in the file."""
     try:
-        lines = (line.strip() for line in (folder / file).read_text(encoding="utf-8-sig").splitlines())
+        lines = (folder / file).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise PipelineError(f"{file}: not UTF-8 text") from None
-    return [line for line in lines if line]
+    return [(number, stripped) for number, line in enumerate(lines, 1) if (stripped := line.strip())]
 
 
 class Spellings:

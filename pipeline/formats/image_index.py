@@ -12,6 +12,8 @@ from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.formats.records import Issue
 from pipeline.formats.text import fold_name, show_value, spelling_distance
 
+__all__ = ["IMAGE_FOLDERS", "IMAGE_SUFFIXES", "ImageIndex", "read_image_size"]
+
 # Names of folders with images, as opposed to masks and previews of the same file names.
 IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img"}
 _MAX_DEPTH = 32  # trailing parts of a path that are compared

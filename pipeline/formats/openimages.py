@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
-from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import collect_class_names, number_categories
 from pipeline.formats.csv_files import parse_number, read_first_row, read_rows
 from pipeline.formats.dataset_files import list_files
-from pipeline.formats.image_index import ImageIndex, read_image_size
+from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex, read_image_size
 from pipeline.formats.records import (
     Box,
     Issue,

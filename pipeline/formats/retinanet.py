@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
-from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import collect_class_names
 from pipeline.formats.csv_files import parse_number, read_first_row, read_rows
 from pipeline.formats.dataset_files import list_files
-from pipeline.formats.image_index import ImageIndex
+from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex
 from pipeline.formats.records import Box, Issue, RawDataset, RawObject, RawSplit, image_record, invalid_object
 from pipeline.formats.split_names import name_splits_by_file
 from pipeline.formats.text import show_value
