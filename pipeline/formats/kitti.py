@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import collect_class_names, number_categories
-from pipeline.formats.dataset_files import list_files, read_head, read_lines
+from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines
 from pipeline.formats.image_index import ImageIndex
 from pipeline.formats.layouts import find_annotation, find_annotation_folders
 from pipeline.formats.records import (
@@ -131,9 +131,11 @@ def _read_lists(folder: Path, labels: PurePosixPath, files: list[PurePosixPath])
 
 
 def _listed_images(stems: list[str], by_stem: dict[str, RawImage], list_file: PurePosixPath) -> Iterable[RawImage]:
+    spellings = Spellings(by_stem)
     for stem in stems:
         issue = Issue("missing_annotation", "label file not found")
-        yield by_stem.get(stem) or image_record(f"{list_file}: {show_value(stem)}", issue)
+        known = spellings.find(stem)
+        yield by_stem[known] if known is not None else image_record(f"{list_file}: {show_value(stem)}", issue)
 
 
 def _number(text: str) -> float | None:

@@ -29,9 +29,11 @@ class AnnotationFile:
     def find_image(self, name: str) -> str | Issue:
         """The file of an image, given by a path, perhaps of another machine, or by a name without suffix."""
         path = PurePosixPath(name.replace("\\", "/"))
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return self.images.find(name, self.file.parent, self.split)
-        return self.images.find_stem(path.name, self.file.parent, self.split)
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            by_stem = self.images.find_stem(path.name, self.file.parent, self.split)
+            if isinstance(by_stem, str):
+                return by_stem
+        return self.images.find(name, self.file.parent, self.split)
 
     def read_bytes(self) -> bytes:
         """The file's content.

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.dataset_files import list_files, read_head, read_lines, read_numbered_lines
+from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines, read_numbered_lines
 from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, read_image_size
 from pipeline.formats.records import (
     Issue,
@@ -26,7 +26,7 @@ from pipeline.formats.records import (
     object_record,
 )
 from pipeline.formats.split_names import name_splits_by_folder
-from pipeline.formats.text import show_value
+from pipeline.formats.text import fold_name, show_value
 from pipeline.formats.yolo_lines import CORNERS, guess_keypoint_values, parse_numbers, read_box
 from pipeline.formats.yolo_manifests import (
     Manifest,
@@ -54,10 +54,11 @@ def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | N
 
 def _find_label_beside_image(folder: Path, files: list[PurePosixPath], limit: int | None) -> PurePosixPath | None:
     """A label file with relative coordinates that has the name of an image; `limit` files of each folder are tested."""
-    stems = {file.stem for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
+    stems = {fold_name(file.stem) for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
     tested: Counter[PurePosixPath] = Counter()
     for file in files:
-        if file.suffix == ".txt" and file.stem in stems and (limit is None or tested[file.parent] < limit):
+        is_beside = file.suffix.lower() == ".txt" and fold_name(file.stem) in stems
+        if is_beside and (limit is None or tested[file.parent] < limit):
             tested[file.parent] += 1
             if _has_relative_box(folder, file):
                 return file
@@ -113,10 +114,11 @@ class _Reader:
         self.remarks: list[str] = []
         self._folders = ancestors(files)
         self._paths = {*files, *self._folders}
-        self._texts = {file for file in files if file.suffix == ".txt"}
+        self._texts = {file for file in files if file.suffix.lower() == ".txt"}
+        self._text_spellings = Spellings(map(str, self._texts))
         self._texts_by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in sorted(self._texts):  # the order of a set differs between processes
-            self._texts_by_name[file.name].append(file)
+            self._texts_by_name[fold_name(file.name)].append(file)
 
     def read_manifest_splits(self) -> dict[str, RawSplit]:
         """The splits that the manifest names, without empty ones."""
@@ -204,7 +206,8 @@ class _Reader:
 
     def _entry(self, image: PurePosixPath) -> _ImageEntry:
         beside = image.with_suffix(".txt")
-        label = next((file for file in (_in_labels_folder(beside), beside) if file in self._texts), None)
+        found = (self._text_spellings.find(str(file)) for file in (_in_labels_folder(beside), beside))
+        label = next((PurePosixPath(file) for file in found if file is not None), None)
         return _ImageEntry(str(image), image, label)
 
     def _find_label(self, listed: PurePosixPath) -> PurePosixPath | Issue | None:
@@ -216,7 +219,7 @@ class _Reader:
                 max(_count_common_tail(file, in_labels), _count_common_tail(file, beside)),
                 _count_common_tail(file, in_labels),
             )
-            for file in self._texts_by_name.get(beside.name, [])
+            for file in self._texts_by_name.get(fold_name(beside.name), [])
         }
         best = max(scores.values(), default=(0, 0))
         if best[0] < 2:
@@ -304,7 +307,7 @@ def _count_common_tail(a: PurePosixPath, b: PurePosixPath) -> int:
     """The number of trailing parts that two paths have in common."""
     count = 0
     for left, right in zip(reversed(a.parts), reversed(b.parts), strict=False):
-        if left != right:
+        if fold_name(left) != fold_name(right):
             break
         count += 1
     return count

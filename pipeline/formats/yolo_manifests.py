@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
-from pipeline.formats.dataset_files import read_head, read_lines
+from pipeline.formats.dataset_files import Spellings, read_head, read_lines
 from pipeline.formats.image_index import IMAGE_SUFFIXES
 from pipeline.formats.text import is_utf8, show_value
 
@@ -205,11 +205,16 @@ def _read_class_list(folder: Path, file: PurePosixPath) -> dict[int, str]:
 def resolve(text: str, base: PurePosixPath, existing: set[PurePosixPath]) -> PurePosixPath | None:
     """The existing path that a path, perhaps of another machine, refers to.
 
-    It is the longest tail of the path that exists below `base`, the manifest's folder, or below the data set's folder.
+    It is the longest tail of the path that exists below `base`, the manifest's folder, or below the data set's folder;
+    in another spelling, if none exists in the same one.
     """
     parts = [part for part in PurePosixPath(text.replace("\\", "/")).parts if part not in ("/", "..", ".")]
     tails = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
     if not parts and base in existing:
         return base
-    roots = dict.fromkeys((base, PurePosixPath()))
-    return next((root / tail for tail in tails for root in roots if root / tail in existing), None)
+    paths = [root / tail for tail in tails for root in dict.fromkeys((base, PurePosixPath()))]
+    found = next((path for path in paths if path in existing), None)
+    if found is None:
+        spellings = Spellings(map(str, existing))
+        found = next((PurePosixPath(other) for path in paths if (other := spellings.find(str(path)))), None)
+    return found

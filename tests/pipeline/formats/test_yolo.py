@@ -93,6 +93,17 @@ def test_lists_of_images_and_of_folders(tmp_path: Path, picture: Write) -> None:
     assert (lost.issue.code, lost.source) == ("missing_image", "listed.txt: line 4")
 
 
+def test_names_in_two_normal_forms_and_cases(tmp_path: Path, picture: Write) -> None:
+    """macOS writes é as two characters, Windows and macOS ignore case."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    picture(tmp_path / "Images" / two / f"{two}.JPG")
+    texts(tmp_path, **{f"labels/{one}/{one}.txt": "0 .5 .5 .4 .4\n", "lists/train.txt": f"./images/{one}/{one}.jpg\n"})
+    for train in ("lists/train.txt", "images", f"images/{one}"):
+        yaml(tmp_path, f"train: {train}\nnames: [cat]")
+        [image] = yolo.read(tmp_path).splits["train"].images
+        assert (image.file, len(image.objects)) == (f"Images/{two}/{two}.JPG", 1)
+
+
 def test_ambiguous_label_file(tmp_path: Path, picture: Write) -> None:
     """Two folders `set` have a label file for a listed image, which is in a third folder."""
     for stem in ("a", "b"):
