@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.ops import nms
 
 from fcos.ops.boxes import aligned_iou, boxes_from_ltrb
+from fcos.ops.nms import nms
 from fcos.structures import Outputs
 
 _SLACK = 1e-3  # lowers the preselection's threshold on logits, so that rounding loses no candidate

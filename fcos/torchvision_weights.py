@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS_ResNet50_FPN_Weights
 
 from fcos.config import PAPER
 from fcos.detector import Detector, build
@@ -35,6 +34,8 @@ _NAMES = {
 
 def coco_categories() -> tuple[tuple[int, str], ...]:
     """Ids and names of COCO's 80 categories; the id is the row in torchvision's 91 classes."""
+    from torchvision.models.detection import FCOS_ResNet50_FPN_Weights  # takes a second to import
+
     names = FCOS_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return tuple((id, name) for id, name in enumerate(names) if name not in ("__background__", "N/A"))
 

@@ -21,7 +21,9 @@ PACKAGES = ("fcos", "pipeline")
 # Code that can't change a result: the runner and its modules, advice, progress, images, MLflow and FiftyOne.
 NEUTRAL = (
     "fcos/__init__.py",  # only public names, which no module of the project imports
+    "fcos/ops/torchvision_library.py",  # loads a compiled library
     "pipeline/analysis",
+    "pipeline/digests.py",
     "pipeline/errors.py",
     "pipeline/files.py",
     "pipeline/inference/device.py",

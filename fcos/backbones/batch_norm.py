@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from fcos.config import ModelConfig
+from fcos.ops.layers import FrozenBatchNorm2d
 
 Mode = Literal["frozen", "trained", "synchronized"]
 

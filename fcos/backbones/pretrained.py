@@ -1,7 +1,6 @@
 """Pretrained weights of a backbone, from torchvision's servers or from a file."""
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,30 +11,31 @@ from torch import Tensor, nn
 State = dict[str, Tensor]
 
 
-def torchvision_network(
-    build: Callable[..., nn.Module], weights: object, pretrained: bool | str, *, classifier: str
-) -> nn.Module:
-    """Builds torchvision's network with ImageNet weights, the weights of a file, or random weights.
+def torchvision_network(name: str, pretrained: bool | str, *, classifier: str) -> nn.Module:
+    """Builds a network of torchvision with its first ImageNet weights, the weights of a file, or random weights.
 
     Args:
-        build: torchvision's function.
-        weights: torchvision's weights, loaded where `pretrained` is true.
+        name: of the network in torchvision, such as resnet50.
         classifier: prefix of the classifier's tensors.
 
     Raises:
         ValueError: the weights cannot be loaded; one line with a remedy.
     """
+    from torchvision import models  # takes a second to import, and most backbones do without
+
     if isinstance(pretrained, str):
-        network = build(weights=None)
+        network: nn.Module = models.get_model(name, weights=None)
         fill(network, pretrained, classifier=(classifier,))
         return network
+    weights = models.get_model_weights(name).IMAGENET1K_V1
     try:
-        return build(weights=weights if pretrained else None)
+        network = models.get_model(name, weights=weights if pretrained else None)
     except (OSError, RuntimeError) as error:  # no connection, or not the bytes that torchvision expects
         raise ValueError(
             f"pretrained: the ImageNet weights could not be fetched ({first_line(error)}); "
-            f"put {getattr(weights, 'url', '')} into {torch.hub.get_dir()}/checkpoints, or set it to false"
+            f"put {weights.url} into {torch.hub.get_dir()}/checkpoints, or set it to false"
         ) from None
+    return network
 
 
 def fill(network: nn.Module, path: str, *, classifier: tuple[str, ...] = ()) -> None:

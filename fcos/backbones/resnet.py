@@ -3,11 +3,9 @@
 The first ImageNet weights, those of the published detectors: torchvision's FCOS and the papers build on their like.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torchvision import models
 
 from fcos.backbones.backbone import Backbone, backbone_of
 from fcos.backbones.pretrained import torchvision_network
@@ -17,37 +15,35 @@ _BASIC, _BOTTLENECK = (128, 256, 512), (512, 1024, 2048)  # channels of C3, C4, 
 
 def resnet18(*, pretrained: bool | str) -> Backbone:
     """ResNet-18."""
-    return _resnet(models.resnet18, models.ResNet18_Weights.IMAGENET1K_V1, _BASIC, pretrained)
+    return _resnet("resnet18", _BASIC, pretrained)
 
 
 def resnet34(*, pretrained: bool | str) -> Backbone:
     """ResNet-34."""
-    return _resnet(models.resnet34, models.ResNet34_Weights.IMAGENET1K_V1, _BASIC, pretrained)
+    return _resnet("resnet34", _BASIC, pretrained)
 
 
 def resnet50(*, pretrained: bool | str) -> Backbone:
     """ResNet-50, the paper's backbone."""
-    return _resnet(models.resnet50, models.ResNet50_Weights.IMAGENET1K_V1, _BOTTLENECK, pretrained)
+    return _resnet("resnet50", _BOTTLENECK, pretrained)
 
 
 def resnet101(*, pretrained: bool | str) -> Backbone:
     """ResNet-101."""
-    return _resnet(models.resnet101, models.ResNet101_Weights.IMAGENET1K_V1, _BOTTLENECK, pretrained)
+    return _resnet("resnet101", _BOTTLENECK, pretrained)
 
 
 def resnext50_32x4d(*, pretrained: bool | str) -> Backbone:
     """ResNeXt-50, 32 groups of width 4."""
-    return _resnet(models.resnext50_32x4d, models.ResNeXt50_32X4D_Weights.IMAGENET1K_V1, _BOTTLENECK, pretrained)
+    return _resnet("resnext50_32x4d", _BOTTLENECK, pretrained)
 
 
 def resnext101_32x8d(*, pretrained: bool | str) -> Backbone:
     """ResNeXt-101, 32 groups of width 8."""
-    return _resnet(models.resnext101_32x8d, models.ResNeXt101_32X8D_Weights.IMAGENET1K_V1, _BOTTLENECK, pretrained)
+    return _resnet("resnext101_32x8d", _BOTTLENECK, pretrained)
 
 
-def _resnet(
-    build: Callable[..., nn.Module], weights: object, channels: tuple[int, int, int], pretrained: bool | str
-) -> Backbone:
-    net: Any = torchvision_network(build, weights, pretrained, classifier="fc.")
+def _resnet(name: str, channels: tuple[int, int, int], pretrained: bool | str) -> Backbone:
+    net: Any = torchvision_network(name, pretrained, classifier="fc.")
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     return backbone_of([stem, net.layer1, net.layer2, net.layer3, net.layer4], channels)

@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 from torch import nn
-from torchvision.ops import misc
 
 from fcos.backbones.backbone import Backbone, backbone_of
 from fcos.backbones.pretrained import fill
@@ -26,5 +25,5 @@ def tiny(*, pretrained: bool | str) -> Backbone:
 
 
 def _convolution(channels_in: int, channels_out: int, stride: int) -> nn.Module:
-    layer: nn.Module = misc.Conv2dNormActivation(channels_in, channels_out, 3, stride, activation_layer=nn.ReLU)
-    return layer
+    layer = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import FrozenBatchNorm2d
 
 from fcos.backbones import Backbone
 from fcos.detector import Detector
 from fcos.fast.tracing import fold, layer_of, rewrite
 from fcos.head import Head
+from fcos.ops.layers import FrozenBatchNorm2d
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _ACTIVATIONS = (F.relu, torch.relu)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from types import UnionType
 
 from torch import fx, nn
-from torchvision.ops import FrozenBatchNorm2d
+
+from fcos.ops.layers import FrozenBatchNorm2d
 
 
 class _Tracer(fx.Tracer):

@@ -4,10 +4,10 @@ import copy
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from fcos.detector import Detector
 from fcos.fast.tracing import fold, rewrite
+from fcos.ops.layers import FrozenBatchNorm2d
 
 
 def training_view(detector: Detector) -> Detector:

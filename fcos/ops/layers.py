@@ -1,9 +1,10 @@
-"""Convolutions with norm and activation, for necks and head."""
+"""Convolutions with norm and activation, for necks and head, and frozen batch norm."""
 
 import math
 from collections.abc import Callable, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 NORMS: dict[str, Callable[[int], Sequence[nn.Module]]] = {
     "none": lambda channels: [],  # noqa: ARG005
@@ -33,3 +34,28 @@ def group_norm(channels: int) -> nn.GroupNorm:
     """
     groups = math.gcd(32, channels)
     return nn.GroupNorm(groups // 2 if groups == channels else groups, channels)
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm with fixed statistics, scale and shift: buffers with the names of `nn.BatchNorm2d`'s tensors."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        for name, value in {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.items():
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, C, H, W]."""
+        tensors = (self.weight, self.bias, self.running_mean, self.running_var)
+        weight, bias, mean, variance = (tensor.reshape(1, -1, 1, 1) for tensor in tensors)
+        scale = weight * (variance + self.eps).rsqrt()
+        return x * scale + (bias - mean * scale)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}"

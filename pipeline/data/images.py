@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-import torchvision.io
 from numpy.typing import NDArray
-from torchvision.transforms.v2 import functional
+from torch.nn import functional as F
 
+from fcos.ops.torchvision_library import load_operators
 from pipeline.errors import PipelineError
 
-_RGB = torchvision.io.ImageReadMode.RGB.value
+load_operators("image")
+
+_RGB = 3  # torchvision.io.ImageReadMode.RGB
 # The exceptions that Pillow raises for invalid or truncated images, depending on the format.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, PIL.Image.DecompressionBombError)
 
@@ -68,6 +70,11 @@ def to_pil(image: torch.Tensor) -> PIL.Image.Image:
     return PIL.Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
+def from_pil(image: PIL.Image.Image) -> torch.Tensor:
+    """An RGB picture as uint8 [3, H, W], with channels-last memory layout."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
 def _by_torchvision(content: NDArray[np.uint8]) -> torch.Tensor | None:
     """None if torchvision can't decode the file or shouldn't; Pillow then decodes it or raises the error."""
     head = content[:12].tobytes()
@@ -84,7 +91,7 @@ def _by_torchvision(content: NDArray[np.uint8]) -> torch.Tensor | None:
 
 def _by_pillow(content: NDArray[np.uint8]) -> torch.Tensor:
     with PIL.Image.open(BytesIO(content.tobytes())) as image:
-        return torch.from_numpy(np.array(_eight_bits(image).convert("RGB"))).permute(2, 0, 1)
+        return from_pil(_eight_bits(image).convert("RGB"))
 
 
 def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -98,5 +105,8 @@ def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Resizes [3, H, W] to [3, height, width], keeping the type, with antialiasing."""
     if (height, width) == tuple(image.shape[-2:]):
         return image
-    result: torch.Tensor = functional.resize(image, [height, width], antialias=True)
-    return result
+    batch = image[None]
+    if image.movedim(0, -1).is_contiguous():
+        # With the stride of a larger batch, the result is channels-last as well, and its pixels need no second copy.
+        batch = batch.as_strided(batch.shape, (image.numel(), *image.stride()))
+    return F.interpolate(batch, (height, width), mode="bilinear", antialias=True)[0]

@@ -5,8 +5,7 @@ from random import Random
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from pipeline.data.images import to_pil
-from pipeline.loading.transforms.sample import from_pil
+from pipeline.data.images import from_pil, to_pil
 
 
 def random_color_jitter(image: Tensor, strength: tuple[float, float, float, float], rng: Random) -> Tensor:

@@ -9,8 +9,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxFormat
 
-from pipeline.data.images import to_pil
-from pipeline.loading.transforms.sample import FILL, Sample, crop, from_pil, keep_visible
+from pipeline.data.images import from_pil, to_pil
+from pipeline.loading.transforms.sample import FILL, Sample, crop, keep_visible
 
 
 def random_zoom_in(sample: Sample, zoom: float, rng: Random) -> Sample:

@@ -7,8 +7,8 @@ import PIL.Image
 import torch
 
 from fcos.config import InputSize
-from pipeline.data.images import to_pil
-from pipeline.loading.transforms.sample import Sample, from_pil, resize
+from pipeline.data.images import from_pil, to_pil
+from pipeline.loading.transforms.sample import Sample, resize
 
 # Parameter of the Beta distribution of weights: 0.5 ± 0.12. 1902.04103 uses 1.5 and weights each object's loss; here
 # every object counts in full, so both images must be clearly visible.

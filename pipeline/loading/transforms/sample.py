@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-import PIL.Image
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from fcos.config import scaled
 from pipeline.data.images import resized
@@ -61,7 +59,7 @@ def resize(sample: Sample, scale: float) -> Sample:
     (height, width), (new_height, new_width) = sample.size, scaled(*sample.size, scale)
     if (new_height, new_width) == (height, width):
         return sample
-    # torchvision resizes a window of an image four times as fast if its pixels are contiguous, channels last.
+    # A window of an image is resized four times as fast if its pixels are contiguous, channels-last.
     image = sample.image[None].contiguous(memory_format=torch.channels_last)[0]
     factors = torch.tensor([new_width / width, new_height / height] * 2)
     return replace(sample, image=resized(image, new_height, new_width), boxes=sample.boxes * factors)
@@ -72,16 +70,10 @@ def flip(sample: Sample) -> Sample:
     width = sample.image.shape[-1]
     x1, y1, x2, y2 = sample.boxes.unbind(-1)
     boxes = torch.stack([width - x2, y1, width - x1, y2], dim=-1)
-    return replace(sample, image=functional.horizontal_flip(sample.image), boxes=boxes)
+    return replace(sample, image=sample.image.flip(-1), boxes=boxes)
 
 
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
     """Cuts out a window that lies inside the image; the result shares the image's memory."""
     image = sample.image[:, top : top + height, left : left + width]
     return keep_visible(sample, image, sample.boxes - sample.boxes.new_tensor([left, top, left, top]))
-
-
-def from_pil(image: PIL.Image.Image) -> Tensor:
-    """Converts a Pillow image to uint8 [3, H, W]. torchvision transforms Pillow images several times as fast."""
-    result: Tensor = functional.pil_to_tensor(image)
-    return result

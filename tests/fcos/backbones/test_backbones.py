@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from timm.layers.norm_act import FrozenBatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from fcos import config
 from fcos.backbones import BACKBONES, Backbone, build_backbone, efficientnet_lite
 from fcos.backbones.pretrained import fill, read_state
 from fcos.detector import build
+from fcos.ops.layers import FrozenBatchNorm2d
 from fcos.training.optimization import make_optimizer
 
 SMALL = replace(

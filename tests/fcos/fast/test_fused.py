@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
+from fcos.backbones.batch_norm import convert_batch_norm
 from fcos.config import PAPER
 from fcos.detector import Detector, build
 from fcos.fast.fused import ConvolutionRelu, fuse
+from fcos.ops.layers import FrozenBatchNorm2d
 
 SMALL = replace(
     PAPER, backbone="tiny", pretrained=False, batch_norm="auto", frozen_stages=0, channels=32, tower_depth=1
@@ -33,15 +34,6 @@ def norms(module: nn.Module) -> int:
     return sum(isinstance(layer, nn.BatchNorm2d | FrozenBatchNorm2d) for layer in module.modules())
 
 
-def freeze(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        freeze(child)
-        if isinstance(child, nn.BatchNorm2d):
-            frozen = FrozenBatchNorm2d(child.num_features, eps=child.eps)
-            frozen.load_state_dict(child.state_dict())
-            setattr(module, name, frozen)
-
-
 def assert_same(one: Detector, other: Detector, images: Tensor) -> None:
     with torch.inference_mode():
         a, b = one(images), other(images)
@@ -56,7 +48,7 @@ def assert_same(one: Detector, other: Detector, images: Tensor) -> None:
 def test_outputs_stay_and_batch_norm_goes(backbone: str, frozen: bool) -> None:
     detector = lively(backbone)
     if frozen:
-        freeze(detector.backbone)
+        convert_batch_norm(detector.backbone, "frozen")
     before = norms(detector)
     quick = fuse(detector)
     assert_same(quick, detector, torch.randn(2, 3, 64, 96))

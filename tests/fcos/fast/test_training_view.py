@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
 from fcos.fast.training_view import FoldedConvolution, training_view
+from fcos.ops.layers import FrozenBatchNorm2d
 from fcos.structures import make_targets
 from tests.support.device_sync import NoWaiting
 
