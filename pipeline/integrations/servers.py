@@ -14,13 +14,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.workspace import state_dir
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 120.0
-STOP_SECONDS = 10.0
+# The script that starts a server and watches over its users.
+SUPERVISOR = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervisor.py")))
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Server:
     name: str
     address: str  # URL of its page
     process: subprocess.Popen[bytes]
+    log: Path
 
     def wait(self) -> None:
         """Waits for Ctrl-C.
@@ -39,7 +42,7 @@ class Server:
         """
         with suppress(KeyboardInterrupt):
             status = self.process.wait()
-            raise PipelineError(f"{self.name}: the server ended with status {status}; see its output above")
+            raise PipelineError(f"{self.name}: the server ended with status {status}; see {self.log}")
 
 
 @contextmanager
@@ -48,27 +51,49 @@ def run_server(
 ) -> Iterator[Server]:
     """Runs a server, yields it once the URL `probe` responds, and stops it with all its child processes.
 
-    The server runs in a new session, so that Ctrl-C in a terminal reaches only this process, which then stops the
-    server. Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb.
+    Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb.
 
     Raises:
         PipelineError: the server ends before it responds, or doesn't respond within two minutes.
     """
     log = state_dir() / f"{name.lower()}.log"
-    with exit_on_sigterm(), log.open("wb") as log_file:
+    with (
+        log.open("wb") as log_file,
+        supervised(
+            command, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, environment=environment
+        ) as process,
+    ):
+        _wait_until_ready(name, process, probe, log)
+        yield Server(name, address, process, log)
+
+
+@contextmanager
+def supervised(
+    command: Sequence[str], environment: Mapping[str, str], **options: Any
+) -> Iterator[subprocess.Popen[Any]]:
+    """Runs a command that ends, with all its child processes, when the context does or when this process is killed.
+
+    The command runs in a new session, so that Ctrl-C in a terminal reaches only this process, which then stops it.
+
+    Args:
+        environment: variables in addition to those of this process.
+        options: of subprocess.Popen.
+    """
+    read, write = os.pipe()
+    with exit_on_signals(), os.fdopen(write, "wb") as user, os.fdopen(read, "rb") as users:
         process = subprocess.Popen(
-            list(command),
+            [*SUPERVISOR, str(read), *command],
             env={**os.environ, **environment},
+            pass_fds=[read],
             start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=log_file,
-            stderr=log_file,
+            **options,
         )
-        try:
-            _wait_until_ready(name, process, probe, log)
-            yield Server(name, address, process)
-        finally:
-            _stop(process)
+        with process:
+            users.close()
+            try:
+                yield process
+            finally:
+                user.close()
 
 
 def _wait_until_ready(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
@@ -82,30 +107,23 @@ def _wait_until_ready(name: str, process: subprocess.Popen[bytes], url: str, log
     raise PipelineError(f"{name}: no response at {url}; see {log}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Sends SIGTERM to the whole process group, then SIGKILL."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-
-
 @contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM raise SystemExit, so that `finally` clauses stop the child processes."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
+def exit_on_signals() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP (a closed terminal) raise SystemExit, so that `finally` clauses stop child processes."""
+    signals = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        signals = []
 
     def exit_process(number: int, _: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, exit_process)
+    for number in signals:
+        signal.signal(number, exit_process)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def find_free_port() -> int:
