@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline import params
+from pipeline.digests import file_digests
 from pipeline.errors import PipelineError
 from pipeline.files import digest
 from pipeline.params import Params
@@ -36,9 +37,9 @@ def run_stage(name: str, run: Callable[[Params], Cleanup | None]) -> None:
     try:
         with full_disk_errors():
             values = params.load()
-            before = _inputs(name)
+            before = _inputs(name, _quick_versions)
             cleanup = run(values)
-            _check_unchanged(before, _inputs(name), name, resumable=cleanup is not None)
+            _check_unchanged(before, _inputs(name, _quick_versions), name, resumable=cleanup is not None)
             if cleanup:
                 cleanup()
     except PipelineError as error:
@@ -65,25 +66,25 @@ def full_disk_errors() -> Iterator[None]:
 def fingerprint(name: str) -> str:
     """Hash of everything that determines a stage's result: parameters, code and data; 32 hexadecimal digits.
 
-    Code and annotation files count by content, other data files by name and size: reading every image would take
-    longer than some stages.
+    Files count by name and content, as in dvc.lock. The size and time of an image say nothing about its content: they
+    stay the same when an archive with fixed times is unpacked over another one.
     """
-    return hashlib.sha256(json.dumps(_inputs(name, data_version=_size_or_digest)).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(_inputs(name, file_digests)).encode()).hexdigest()[:32]
 
 
-def _inputs(name: str, data_version: Callable[[Path], str] | None = None) -> dict[str, str]:
+def _inputs(name: str, versions: Callable[[Sequence[Path]], Sequence[str]]) -> dict[str, str]:
     """The parameters and files that dvc.yaml declares for a stage, each with a string that changes with its content."""
     yaml = YAML(typ="safe")
     stage = yaml.load(workspace() / "dvc.yaml")["stages"][name]
     values = yaml.load(workspace() / "params.yaml")
     inputs = {f"params.yaml: {key}": json.dumps(_value(values, key), default=str) for key in stage.get("params", [])}
-    for entry in stage.get("deps", []):
-        path = workspace() / _interpolate(entry, values)
-        for file in [path] if path.is_file() else sorted(path.rglob("*")):
-            if file.is_file() and file.suffix != ".pyc":
-                version = digest if file.suffix == ".py" else (data_version or _size_and_time)
-                inputs[_display_path(file)] = version(file)
-    return inputs
+    files = [file for entry in stage.get("deps", []) for file in _list_files(workspace() / _interpolate(entry, values))]
+    return inputs | dict(zip(map(_display_path, files), versions(files), strict=True))
+
+
+def _list_files(path: Path) -> list[Path]:
+    paths = [path] if path.is_file() else sorted(path.rglob("*"))
+    return [file for file in paths if file.suffix != ".pyc" and file.is_file()]
 
 
 def _display_path(file: Path) -> str:
@@ -105,13 +106,14 @@ def _value(values: Any, key: str) -> Any:
     return values
 
 
+def _quick_versions(files: Sequence[Path]) -> list[str]:
+    """Code by content, since editors save files unchanged; data by size and time, which takes no time to compare."""
+    return [digest(file) if file.suffix == ".py" else _size_and_time(file) for file in files]
+
+
 def _size_and_time(file: Path) -> str:
     status = file.stat()
     return f"{status.st_size} bytes, {status.st_mtime_ns}"
-
-
-def _size_or_digest(file: Path) -> str:
-    return digest(file) if file.suffix == ".json" else f"{file.stat().st_size} bytes"
 
 
 def _check_unchanged(before: dict[str, str], after: dict[str, str], name: str, *, resumable: bool) -> None:

@@ -1,14 +1,13 @@
-"""Runs the servers of other programs as child processes, and finds ports for them."""
+"""Runs local web applications as child processes, and finds ports for them."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.integrations import access
 from pipeline.workspace import state_dir
 
 LOOPBACK = "127.0.0.1"
@@ -30,9 +30,8 @@ class Server:
     """A running server."""
 
     name: str
-    address: str  # URL of its page
+    address: str  # URL of its page, with the token
     process: subprocess.Popen[bytes]
-    log: Path
 
     def wait(self) -> None:
         """Waits for Ctrl-C.
@@ -42,29 +41,39 @@ class Server:
         """
         with suppress(KeyboardInterrupt):
             status = self.process.wait()
-            raise PipelineError(f"{self.name}: the server ended with status {status}; see {self.log}")
+            raise PipelineError(
+                f"{self.name}: the server ended with status {status}; see .fcos/{self.name.lower()}.log"
+            )
 
 
 @contextmanager
-def run_server(
-    name: str, command: Sequence[str], *, probe: str, address: str, environment: Mapping[str, str]
-) -> Iterator[Server]:
-    """Runs a server, yields it once the URL `probe` responds, and stops it with all its child processes.
+def run_server(name: str, app: str, port: int, *, page: str = "/", environment: Mapping[str, str]) -> Iterator[Server]:
+    """Runs a web application for this user alone, yields it once it listens, and stops it with its child processes.
 
     Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb.
 
+    Args:
+        app: a function that returns an ASGI application, as MODULE:FUNCTION; `owner_only` must wrap its result.
+        page: the path that people open.
+
     Raises:
-        PipelineError: the server ends before it responds, or doesn't respond within two minutes.
+        PipelineError: the port is in use, the server ends before it responds, or doesn't respond within two minutes.
     """
+    require_free_port(port)
+    token = secrets.token_urlsafe(32)
+    command = [sys.executable, "-m", "uvicorn", "--factory", app, "--app-dir", str(Path(__file__).resolve().parents[2])]
+    command += ["--host", LOOPBACK, "--port", str(port), "--log-level", "warning", "--no-proxy-headers"]
+    command += ["--timeout-graceful-shutdown", "1"]  # pages keep a connection open for events
     log = state_dir() / f"{name.lower()}.log"
+    address = f"http://{LOOPBACK}:{port}{page}?{access.PARAMETER}={token}"
+    # The token is not on the command line, which other users can read.
+    variables = {**environment, access.TOKEN_VARIABLE: token}
     with (
         log.open("wb") as log_file,
-        supervised(
-            command, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, environment=environment
-        ) as process,
+        supervised(command, variables, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file) as process,
     ):
-        _wait_until_ready(name, process, probe, log)
-        yield Server(name, address, process, log)
+        _wait_until_ready(name, process, port, log)
+        yield Server(name, address, process)
 
 
 @contextmanager
@@ -96,15 +105,16 @@ def supervised(
                 user.close()
 
 
-def _wait_until_ready(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_until_ready(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Waits until the server listens, which it does once its application is ready."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
+            socket.create_connection((LOOPBACK, port), timeout=5).close()
+            return
+        except OSError:
             time.sleep(0.2)
-    raise PipelineError(f"{name}: no response at {url}; see {log}")
+    raise PipelineError(f"{name}: no response at {LOOPBACK}:{port}; see {log}")
 
 
 @contextmanager

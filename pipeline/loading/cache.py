@@ -30,26 +30,26 @@ class ImageCache:
     only an image with the right checksum is used. So an image that a killed process or a machine failure left
     incomplete is decoded again. If the disk fills up later, further images are not cached, without an error.
 
-    The cache lies in `<store>/<data set>/<hash of the files' names, sizes and times>/<size>`. Opening it removes the
-    caches of changed files of the same data set, unless another process uses them.
+    The cache lies in `<store>/<data set>/<hash of the files' names and contents>/<size>`. Opening it removes the caches
+    of changed files of the same data set, unless another process uses them.
 
     Args:
         store: the folder of all caches.
         raw: the folder of the image files, named after the data set.
         images: all images of the split; an image's position in this sequence is its index in the cache.
+        digests: of the content of each image's file, in the same order.
         input_size: the size that images are resized to.
-
-    Raises:
-        PipelineError: an image file is missing.
     """
 
-    def __init__(self, store: Path, raw: Path, images: Sequence[Image], input_size: InputSize) -> None:
+    def __init__(
+        self, store: Path, raw: Path, images: Sequence[Image], digests: Sequence[str], input_size: InputSize
+    ) -> None:
         self.shapes = np.array([(image.height, image.width) for image in images], dtype=np.int64)
         self.sizes = np.array([input_size.resized(image.height, image.width) for image in images], dtype=np.int64)
         words = -(-self.sizes.prod(axis=1) * 3 // _WORD)
         self._offsets = np.concatenate([[0], words.cumsum() * _WORD])
         kind = "letterbox" if input_size.letterbox else "sides"
-        files = store / raw.name / _identity(raw, images)
+        files = store / raw.name / _identity(images, digests)
         lock = _lock_folder(files)
         _remove_unused(files)
         self.folder = files / f"{kind}-{input_size.size[0]}-{input_size.size[1]}"
@@ -120,16 +120,10 @@ def _checksum(buffer: NDArray[np.uint8]) -> bytes:
     return ((total + 1) % 2**64).to_bytes(_WORD, sys.byteorder)
 
 
-def _identity(raw: Path, images: Sequence[Image]) -> str:
-    """A hash of the files' names, sizes and times, and of torch's version, which determines how to resize."""
-    digest = hashlib.sha256(torch.__version__.encode())
-    for image in images:
-        try:
-            status = (raw / image.file_name).stat()
-        except FileNotFoundError:
-            raise PipelineError(f"{raw / image.file_name}: no such file") from None
-        digest.update(repr((image.file_name, image.height, image.width, status.st_size, status.st_mtime_ns)).encode())
-    return digest.hexdigest()[:32]
+def _identity(images: Sequence[Image], digests: Sequence[str]) -> str:
+    """A hash of the files' names and contents, and of torch's version, which determines how to resize."""
+    records = [(image.file_name, image.height, image.width) for image in images]
+    return hashlib.sha256(repr((torch.__version__, records, list(digests))).encode()).hexdigest()[:32]
 
 
 def _lock_folder(folder: Path) -> int:

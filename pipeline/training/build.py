@@ -32,6 +32,7 @@ from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.trainer import Trainer, TrainingInterrupted
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
+from pipeline.digests import file_digests
 from pipeline.errors import PipelineError
 from pipeline.evaluation import coco
 from pipeline.inference.detect import detect_split
@@ -145,7 +146,8 @@ def _training_data(params: Params, split: AnnotationSet, raw: Path) -> TrainingD
 def _open_cache(train: TrainParams, split: AnnotationSet, raw: Path) -> ImageCache:
     """A cache at the input size, or at the largest one with multi_scale."""
     largest = InputSize((train.multi_scale[1], train.size[1])) if train.multi_scale else train.input_size
-    return ImageCache(state_dir() / "cache", raw, split.images, largest)
+    digests = file_digests([raw / image.file_name for image in split.images])
+    return ImageCache(state_dir() / "cache", raw, split.images, digests, largest)
 
 
 def make_validation(

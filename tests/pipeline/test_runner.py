@@ -1,5 +1,6 @@
 """What every stage does: signals, a full disk, inputs that change meanwhile, the fingerprint of a training."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -165,6 +166,19 @@ def test_the_machine_changes_no_fingerprint(home: Path, setting: Callable[..., N
         assert runner.fingerprint("train") == before, name
     setting(**{"train.accumulate": 2})
     assert runner.fingerprint("train") != before
+
+
+def test_another_image_of_the_same_size_and_time_changes_the_fingerprint(home: Path) -> None:
+    image = home / "data/raw/digits/train/1.jpg"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"first picture")
+    status, before = image.stat(), runner.fingerprint("train")
+    assert runner.fingerprint("train") == before
+    image.write_bytes(b"other picture")
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert runner.fingerprint("train") != before
+    image.write_bytes(b"first picture")
+    assert runner.fingerprint("train") == before
 
 
 def test_no_stage_depends_on_the_machine(home: Path) -> None:
