@@ -4,8 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-import PIL.Image
-
+from pipeline.data.image_files import describe_decoding_error, open_image_file
 from pipeline.formats.records import Issue
 from pipeline.formats.text import show_value
 
@@ -17,10 +16,10 @@ IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img"}
 def read_image_size(path: Path) -> tuple[int, int] | Issue:
     """Width and height from an image file's header, for formats with relative coordinates."""
     try:
-        with PIL.Image.open(path) as image:
+        with open_image_file(path) as image:
             return image.size
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise many types of exceptions
-        reason = str(error).replace(str(path), path.name).split("\n")[0]
+        reason = describe_decoding_error(error, path)
         return Issue("undecodable_image", f"the size of image {path.name} can't be read: {reason}")
 
 
