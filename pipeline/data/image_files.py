@@ -34,7 +34,7 @@ DECODING_ERRORS = (
 )
 
 # None whose decoder runs a program, as Pillow's decoder of EPS does.
-_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
 # PixelLimit replaces Pillow's limit, which warns at 89 megapixels and fails at 179 whatever the parameters say.
 PIL.Image.MAX_IMAGE_PIXELS = None
 

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.errors import PipelineError, count_noun
 from pipeline.formats import (
     coco,
+    csv_table,
     cvat,
     kitti,
     labelme,
@@ -28,6 +29,7 @@ class Format:
     description: str  # the files by which people recognize it, for messages
     find_evidence: Callable[[Path, list[PurePosixPath]], PurePosixPath | None]  # returns a file of this format, if any
     read: Callable[[Path], RawDataset]
+    is_derived: bool = False  # tools make such files from another format's, so they count only without any other
 
 
 FORMATS: dict[str, Format] = {
@@ -43,6 +45,12 @@ FORMATS: dict[str, Format] = {
         "a .csv file with columns ImageID,LabelName,XMin,…", openimages.find_evidence, openimages.read
     ),
     "pennfudan": Format(".txt files of PASCAL Annotation Version 1.00", pennfudan.find_evidence, pennfudan.read),
+    "csv": Format(
+        "a .csv with a header such as filename,width,height,class,xmin,ymin,xmax,ymax",
+        csv_table.find_evidence,
+        csv_table.read,
+        is_derived=True,
+    ),
 }
 
 
@@ -59,6 +67,7 @@ def recognize(folder: Path) -> str:
         raise PipelineError(
             f"{folder}: no annotations recognized in {count_noun(len(files), 'file')}; expected one of {descriptions}"
         )
+    evidence = {name: file for name, file in evidence.items() if not FORMATS[name].is_derived} or evidence
     if len(evidence) > 1:
         names = " and ".join(f"{name} ({file})" for name, file in evidence.items())
         raise PipelineError(

@@ -11,12 +11,11 @@ import PIL.Image
 from fcos.postprocess import Detections, Postprocess
 from pipeline.data.boxes import xyxy_to_xywh
 from pipeline.data.image_files import DEFAULT_LIMIT, PixelLimit
+from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError
 from pipeline.inference.detect import detect
 from pipeline.inference.model import Model
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
 
 @dataclass(frozen=True)

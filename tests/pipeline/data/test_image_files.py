@@ -14,7 +14,7 @@ from pipeline.data.image_files import PixelLimit
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 
-SUFFIXES = ("jpg", "png", "webp", "gif", "bmp", "tif", "ppm", "jp2", "avif")
+SUFFIXES = ("jpg", "png", "webp", "gif", "bmp", "tif", "ppm", "jp2", "avif", "tga", "dib")
 
 
 def encoded(suffix: str, size: tuple[int, int] = (40, 30), mode: str = "RGB", **options: Any) -> bytes:
