@@ -10,6 +10,7 @@ import PIL.Image
 
 from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.formats.records import Issue
+from pipeline.formats.split_kinds import split_kind
 from pipeline.formats.text import fold_name, show_value, spelling_distance
 
 __all__ = ["IMAGE_FOLDERS", "IMAGE_SUFFIXES", "ImageIndex", "read_image_size"]
@@ -126,11 +127,14 @@ def _closest_spelling(files: list[PurePosixPath], key: str) -> list[PurePosixPat
 
 
 def _in_split(files: list[PurePosixPath], split: str) -> list[PurePosixPath]:
-    """The files in a folder that is called like the split, or else below one."""
+    """The files in a folder that is called like the split, else below one, or else below one of the same purpose."""
     name = fold_name(split)
     below = [(file, [fold_name(part) for part in file.parent.parts]) for file in files]
     in_split = [file for file, parts in below if parts and parts[-1] == name]
-    return in_split or [file for file, parts in below if name in parts]
+    below_split = in_split or [file for file, parts in below if name in parts]
+    if below_split or not (kind := split_kind(split)):
+        return below_split
+    return [file for file in files if split_kind(str(file.parent)) == kind]
 
 
 class _Namesakes:
