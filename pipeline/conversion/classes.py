@@ -45,7 +45,7 @@ def unknown_class_issue(name: str, known: tuple[str, ...]) -> Issue:
 
 def check_classes(categories: Sequence[Category], splits: Iterable[AnnotationSet], issue_log: IssueLog) -> None:
     """Logs the classes that have no object in any split, and pairs of classes with similar names."""
-    used = {annotation.category_id for split in splits for annotation in split.annotations}
+    used = {annotation.category_id for split in splits for annotation in split.objects}
     for category in categories:
         if category.id not in used:
             issue_log.handle(Issue("unused_class", f"{category.name!r} has no objects"), None, SOURCE)

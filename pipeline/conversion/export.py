@@ -95,7 +95,7 @@ def describe_export(result: ExportResult, to: str, out: Path) -> Iterator[str]:
     """Lines for people: what was written, and what was repaired, noted and lost, if anything."""
     survey = result.survey
     splits = "; ".join(
-        f"{name} {count_noun(len(split.images), 'image')}, {count_noun(len(split.annotations), 'object')}"
+        f"{name} {count_noun(len(split.images), 'image')}, {count_noun(len(split.objects), 'object')}"
         for name, split in survey.splits.items()
     )
     yield f"{out}: {survey.format} → {to}: {splits}"
