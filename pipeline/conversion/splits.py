@@ -100,7 +100,10 @@ class _Chooser:
             same = next((other for other in earlier if set() < self._union(other) <= self._union(name)), None)
             if same is None:
                 return name
-            self.remarks.append(f"{key}: split {name} has all images of {same} and is left out")
+            instead = (
+                "; a share of train is held out if there is no other, or -S convert.folds=5" if key == "val" else ""
+            )
+            self.remarks.append(f"{key}: split {name} has all images of {same} and is left out{instead}")
         return None
 
     def _join(self, key: str, kind: Kind | None, used: Collection[str] = ()) -> str:

@@ -51,7 +51,8 @@ class Survey:
         if any(issue.split == split and issue.code in leaks for issue in self.issue_log.issues):
             return " left: all of them are or look like images of a later split (convert.checks.near_duplicate_leak)"
         if self.hold_out is None or split == "test":
-            return f"; choose another split with -S convert.{split}=NAME"
+            other = ", or -S convert.val=null to hold out a share of train" if split == "val" else ""
+            return f"; choose another split with -S convert.{split}=NAME{other}"
         if self.hold_out.better_seed is not None:
             return f"; -S convert.split_seed={self.hold_out.better_seed} is more balanced"
         parameter = "reduce convert.folds" if self.hold_out.folds else "change convert.val_fraction"
@@ -94,10 +95,14 @@ def survey_records(
     names = {split: name for split in SPLITS if (name := getattr(choice, split)) is not None}
     parts = {split: [dataset.splits[part] for part in name.split("+")] for split, name in names.items()}
     matched = _match(raw, parts, issue_log)
+    for split in ("val", "test"):
+        if split in names and not matched[split] and not getattr(options, split):
+            issue_log.remarks.append(f"{split}: split {names.pop(split)} has no usable images and is left out")
+            del matched[split]
     unused_image_files = dataset.num_image_files - _count_files(matched)
     categories = classes.select_categories(dataset.categories, options.classes)
     hold_out = None
-    if choice.val is None:
+    if "val" not in names:
         hold_out, matched["train"], matched["val"] = hold_out_images(matched["train"], categories, options, issue_log)
     matched = {split: matched[split] for split in SPLITS if split in matched}
     copies = list(_describe_copies(matched, names, issue_log))
