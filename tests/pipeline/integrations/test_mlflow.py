@@ -21,6 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow, servers
 from pipeline.params import Params
 from tests.support.paths import PROJECT
+from tests.support.process_trees import assert_gone, descendants
 
 WEIGHTS, PREDICTIONS = "a" * 64, "b" * 64
 
@@ -29,11 +30,15 @@ pytestmark = pytest.mark.usefixtures("inspected")
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, shared by the tests because creating one takes seconds."""
+    """An empty store, shared by the tests because creating one takes seconds; created without a umask."""
     folder = tmp_path_factory.mktemp("empty")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        mlflow.prepare()
+    umask = os.umask(0)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DVC_ROOT", str(folder))
+            mlflow.prepare()
+    finally:
+        os.umask(umask)
     return folder / "mlflow.db"
 
 
@@ -136,6 +141,18 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+@pytest.mark.usefixtures("values")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_the_server_ends_with_fcos_ui(inspected: Any, number: signal.Signals) -> None:
+    with run_fcos("ui", "--port", str(servers.find_free_port()), folder=inspected.root) as page:
+        assert page.stdout is not None
+        assert page.stdout.readline().startswith("MLflow: http://127.0.0.1:")
+        processes = descendants(page.pid)
+        assert len(processes) >= 2
+        page.send_signal(number)
+        assert_gone(processes)
+
+
 def assert_only_the_owner_gets_in(address: str, printed: str) -> requests.Session:
     """Returns a session with the cookie."""
     for path in ("/", "/health", "/version", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=fcos"):
@@ -179,7 +196,29 @@ def assert_only_artifacts_are_served(owner: requests.Session, address: str, run:
         ] * 2
 
 
-def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
+def test_the_store_is_closed_to_other_users(values: Params, inspected: Any) -> None:
+    files = [inspected.root / name for name in ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlflow.db.old")]
+    artifacts = inspected.root / "mlartifacts"
+    files[3].touch()
+    with mlflow.train_run(values, key="k") as run:
+        run.log_artifacts(inspected.root / "data/raw/digits/pictures")
+        run.mark_finished(WEIGHTS)
+    with closing(sqlite3.connect(files[0])) as reader:
+        reader.execute("SELECT * FROM runs").fetchall()  # an open connection keeps SQLite's further files
+        for path in (*files, artifacts):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        mlflow.prepare()
+        assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o600"}
+        assert artifacts.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_new_store_is_closed_whatever_the_umask(empty_store: Path) -> None:
+    assert empty_store.stat().st_mode & 0o777 == 0o600
+    for folder in ("mlartifacts", ".fcos"):
+        assert empty_store.with_name(folder).stat().st_mode & 0o777 == 0o700
+
+
+def test_two_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
     code = (
         "from pipeline import params\nfrom pipeline.integrations import mlflow\n"
         "with mlflow.train_run(params.load(), key='k') as run: run.mark_finished('w')"
