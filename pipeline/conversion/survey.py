@@ -39,7 +39,7 @@ class Survey:
         for name, split in self.splits.items():
             if not split.images:
                 yield f"{name} has no images{self._remedy(name)}"
-            elif name != "test" and not split.annotations:
+            elif name != "test" and not split.objects:
                 yield f"{name} has {count_noun(len(split.images), 'image')} and no objects"
 
     def _remedy(self, split: str) -> str:
@@ -142,8 +142,9 @@ def _note_skipped_objects(
     """Counts the objects of skipped images. A record counts once, even if several splits contain it."""
     kept = {item.record.source for items in matched.values() for item in items}
     records = (record for splits in parts for split in splits for record in split.images)
-    skipped = {record.source: len(record.objects) for record in records if record.source not in kept}
-    issue_log.add_note(SKIPPED_OBJECTS, sum(skipped.values()))
+    skipped = {record.source: record.objects for record in records if record.source not in kept}
+    count = sum(not item.iscrowd for objects in skipped.values() for item in objects)
+    issue_log.add_note(SKIPPED_OBJECTS, count)
 
 
 def _unused_splits(published: Collection[str], choices: Collection[str]) -> tuple[str, ...]:
@@ -153,14 +154,14 @@ def _unused_splits(published: Collection[str], choices: Collection[str]) -> tupl
 
 def _summary(source: str, split: AnnotationSet) -> dict[str, Any]:
     names = {category.id: category.name for category in split.categories}
-    objects = Counter(names[annotation.category_id] for annotation in split.annotations)
-    with_objects = {annotation.image_id for annotation in split.annotations}
+    objects = Counter(names[annotation.category_id] for annotation in split.objects)
+    with_objects = {annotation.image_id for annotation in split.objects}
     return {
         "source": source,
         "images": len(split.images),
         "images_without_objects": len(split.images) - len(with_objects),
-        "objects": len(split.annotations),
+        "objects": len(split.objects),
         "difficult": sum(annotation.difficult for annotation in split.annotations),
-        "crowds": sum(annotation.iscrowd for annotation in split.annotations),
+        "crowds": split.num_crowds,
         "classes": {name: objects[name] for name in names.values()},
     }

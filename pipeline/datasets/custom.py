@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline import formats
 from pipeline.datasets import published, registry
 from pipeline.datasets.archives import find_archive, unpack, visible_entries
 from pipeline.errors import PipelineError
@@ -14,7 +15,8 @@ from pipeline.workspace import from_root, root, workspace
 def fetch(params: Params, into: Path) -> Sequence[Path]:
     """Brings the data set that `download.path` names into the folder `into`.
 
-    A folder with nothing but an archive or an entry stands for that archive or entry.
+    A folder with nothing but an archive or an entry stands for that archive or entry. Images inside TFRecords are
+    extracted to files.
 
     Returns:
         Downloaded files that may be removed once `into` is complete.
@@ -24,12 +26,16 @@ def fetch(params: Params, into: Path) -> Sequence[Path]:
     """
     source = _source(params.download.path)
     if registry.is_entry(source):
-        return _fetch_described(source, into, params.download.mirror)
-    if source.is_dir():
-        _copy(source, into)
+        downloads = _fetch_described(source, into, params.download.mirror)
+        format = registry.read(source).format
     else:
-        unpack(source, into)
-    return ()
+        downloads, format = (), params.download.format
+        if source.is_dir():
+            _copy(source, into)
+        else:
+            unpack(source, into)
+    formats.extract_images(into, format)
+    return downloads
 
 
 def _source(path: str) -> Path:

@@ -1,12 +1,13 @@
 """Readers of annotation formats, and their recognition. A new format takes one module and one line in FORMATS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError, count_noun
 from pipeline.formats import (
     coco,
+    csv_table,
     cvat,
     kitti,
     labelme,
@@ -28,6 +29,9 @@ class Format:
     description: str  # the files by which people recognize it, for messages
     find_evidence: Callable[[Path, list[PurePosixPath]], PurePosixPath | None]  # returns a file of this format, if any
     read: Callable[[Path], RawDataset]
+    # Yields the images that exist only inside annotation files: the path of a file for each, and its content.
+    embedded_images: Callable[[Path, list[PurePosixPath]], Iterator[tuple[PurePosixPath, bytes]]] | None = None
+    is_derived: bool = False  # tools make such files from another format's, so they count only without any other
 
 
 FORMATS: dict[str, Format] = {
@@ -37,12 +41,23 @@ FORMATS: dict[str, Format] = {
     "kitti": Format(".txt files with KITTI's 15 columns", kitti.find_evidence, kitti.read),
     "cvat": Format("an .xml file with <annotations> and a <version>", cvat.find_evidence, cvat.read),
     "labelme": Format(".json files with shapes and an imagePath", labelme.find_evidence, labelme.read),
-    "tfrecord": Format(".tfrecord or .record files with image/object/bbox", tfrecord.find_evidence, tfrecord.read),
+    "tfrecord": Format(
+        ".tfrecord or .record files with image/object/bbox",
+        tfrecord.find_evidence,
+        tfrecord.read,
+        tfrecord.embedded_images,
+    ),
     "retinanet": Format("a .csv file with rows path,x1,y1,x2,y2,class", retinanet.find_evidence, retinanet.read),
     "openimages": Format(
         "a .csv file with columns ImageID,LabelName,XMin,…", openimages.find_evidence, openimages.read
     ),
     "pennfudan": Format(".txt files of PASCAL Annotation Version 1.00", pennfudan.find_evidence, pennfudan.read),
+    "csv": Format(
+        "a .csv with a header such as filename,width,height,class,xmin,ymin,xmax,ymax",
+        csv_table.find_evidence,
+        csv_table.read,
+        is_derived=True,
+    ),
 }
 
 
@@ -59,6 +74,7 @@ def recognize(folder: Path) -> str:
         raise PipelineError(
             f"{folder}: no annotations recognized in {count_noun(len(files), 'file')}; expected one of {descriptions}"
         )
+    evidence = {name: file for name, file in evidence.items() if not FORMATS[name].is_derived} or evidence
     if len(evidence) > 1:
         names = " and ".join(f"{name} ({file})" for name, file in evidence.items())
         raise PipelineError(
@@ -78,3 +94,44 @@ def read(folder: Path, format: str = "auto") -> RawDataset:
     if name not in FORMATS:
         raise PipelineError(f"unknown format {name!r}; choose one of {', '.join(FORMATS)}")
     return FORMATS[name].read(folder)
+
+
+def has_embedded_images(folder: Path, format: str = "auto") -> bool:
+    """Whether images exist only inside annotation files.
+
+    Raises:
+        PipelineError: A file with images is damaged.
+    """
+    return next(_embedded_images(folder, format), None) is not None
+
+
+def extract_images(folder: Path, format: str = "auto") -> int:
+    """Writes the images that exist only inside annotation files as files of their own; returns their number.
+
+    Nothing is written if the format can't be recognized, which `read` reports.
+
+    Raises:
+        PipelineError: A file with images is damaged, or an image can't be written.
+    """
+    count = 0
+    for path, content in _embedded_images(folder, format):
+        try:
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(content)
+        except OSError as error:
+            raise PipelineError(f"{folder / path}: not extracted: {error.strerror}") from None
+        count += 1
+    return count
+
+
+def _embedded_images(folder: Path, format: str) -> Iterator[tuple[PurePosixPath, bytes]]:
+    files = list_files(folder)
+    # Most data sets have no file that could contain images, and need not be recognized.
+    if not any(tfrecord.is_record_file(file) for file in files):
+        return iter(())
+    try:
+        name = recognize(folder) if format == "auto" else format
+    except PipelineError:
+        return iter(())
+    known = FORMATS.get(name)
+    return known.embedded_images(folder, files) if known and known.embedded_images else iter(())

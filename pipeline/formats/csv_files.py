@@ -17,7 +17,9 @@ def read_rows(folder: Path, file: PurePosixPath) -> Iterator[tuple[int, list[str
     line = 0
     try:
         with (folder / file).open(encoding="utf-8-sig", newline="") as text:
-            reader = csv.reader(text)
+            delimiter = _delimiter(text.readline())
+            text.seek(0)
+            reader = csv.reader(text, delimiter=delimiter)
             for row in reader:
                 line = reader.line_num
                 if any(field.strip() for field in row):
@@ -34,9 +36,16 @@ def read_first_row(folder: Path, file: PurePosixPath) -> list[str]:
     """The first row, to recognize a format; empty if the file has no row or isn't CSV."""
     text = read_head(folder / file).decode("utf-8-sig", errors="replace")
     try:
-        return next(([field.strip() for field in row] for row in csv.reader(text.splitlines()) if row), [])
+        lines = text.splitlines()
+        reader = csv.reader(lines, delimiter=_delimiter(lines[0] if lines else ""))
+        return next(([field.strip() for field in row] for row in reader if row), [])
     except csv.Error:
         return []
+
+
+def _delimiter(first_line: str) -> str:
+    """Spreadsheets write semicolons in countries with a decimal comma; a tab is common, too."""
+    return next((character for character in ";\t" if first_line.count(character) > first_line.count(",")), ",")
 
 
 def parse_number(text: str) -> float | None:

@@ -19,7 +19,7 @@ from defusedxml.ElementTree import fromstring
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import collect_class_names, number_categories
-from pipeline.formats.dataset_files import list_files, read_head, read_lines
+from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines
 from pipeline.formats.image_index import ImageIndex
 from pipeline.formats.records import (
     Box,
@@ -76,7 +76,7 @@ def read(folder: Path) -> RawDataset:
     titles = _titles(by_folder)
     texts: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for file in files:
-        if file.suffix == ".txt":
+        if file.suffix.lower() == ".txt":
             texts[file.parent].append(file)
     splits: dict[str, RawSplit] = {}
     for annotations, by_file in by_folder.items():
@@ -162,14 +162,15 @@ def _ambiguous(files: list[PurePosixPath]) -> RawImage:
 
 
 def _listed_images(entries: Iterable[str], known: dict[str, RawImage], source: str) -> Iterable[RawImage]:
+    spellings = Spellings(known)
     for entry in entries:
         path = PurePosixPath(entry)
         first = PurePosixPath(entry.split()[0])
         without_suffix = str(path.with_suffix("")) if path.name else entry
         keys = (entry, without_suffix, path.name, path.stem, str(first), first.stem)
-        image = next((known[key] for key in keys if key in known), None)
-        if image is not None:
-            yield image
+        key = next((key for key in keys if key in known), None) or next(filter(None, map(spellings.find, keys)), None)
+        if key is not None:
+            yield known[key]
         else:
             issue = Issue("missing_annotation", "annotation not found")
             yield image_record(f"{source}: {show_value(entry)}", issue)

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,10 @@ from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.data import annotations
 from pipeline.data import detections as results
@@ -29,7 +33,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import error_kinds as errors
 from pipeline.evaluation.error_kinds import ImageErrors, Verdict
 from pipeline.files import atomic_replace, digest
-from pipeline.integrations import mongo, servers
+from pipeline.integrations import access, mongo, servers
 from pipeline.params import Params
 from pipeline.workspace import root, state_dir, workspace
 
@@ -44,6 +48,7 @@ VIEWS = {
 }
 
 _MAX_NAME = 80  # characters of a dataset's name; FiftyOne's limit is 100
+_IN_DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 _ERROR = 3  # exit status of the child process after a PipelineError
 
 
@@ -148,21 +153,64 @@ def app(spec: DatasetSpec, port: int) -> Iterator[servers.Server]:
     Raises:
         PipelineError: the port is in use, or `refresh` fails.
     """
-    servers.require_free_port(port)  # FiftyOne would use an App that runs there
+    servers.require_free_port(port)  # before the seconds that the dataset takes
     with mongo.server() as uri:
         refresh(spec)
-        # The server that `launch_app` starts, without its session. The address is explicit, since the server gives
-        # access to all files of the machine and may listen on 0.0.0.0 by default.
-        command = [sys.executable, "-m", "fiftyone.server.main", "--address", servers.LOOPBACK, "--port", str(port)]
-        page = f"http://{servers.LOOPBACK}:{port}"
         with servers.run_server(
             "FiftyOne",
-            command,
-            probe=f"{page}/fiftyone",
-            address=f"{page}/datasets/{quote(spec.name)}",
+            "pipeline.integrations.fiftyone:server_app",
+            port,
+            page=f"/datasets/{quote(spec.name)}",
             environment=mongo.fiftyone_environment(uri) | {"FIFTYONE_SERVER": "1"},
         ) as server:
             yield server
+
+
+def server_app() -> ASGIApp:
+    """FiftyOne's web application, for the user who started it; it serves no file but images of this project's datasets.
+
+    Its route `/media` serves any file otherwise. FiftyOne's own server process adds nothing that is needed here.
+    """
+    from fiftyone.server.app import app
+    from starlette.routing import Route
+
+    (media,) = (route for route in app.routes if isinstance(route, Route) and route.path == "/media")
+    media.app = _DatasetImages(media.app)
+    return access.owner_only(app)
+
+
+class _DatasetImages:
+    """Passes requests for images of this project's datasets to FiftyOne's route `/media`, and answers 403 to others."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = Request(scope).query_params.get("filepath")
+        allowed = path is None or await run_in_threadpool(lambda: is_dataset_image(path, _image_folders()))
+        app = self.app if allowed else PlainTextResponse("403: not an image of a dataset\n", status_code=403)
+        await app(scope, receive, send)
+
+
+def _image_folders() -> list[Path]:
+    """The folders of the datasets that `refresh` has built."""
+    from fiftyone.core.odm import get_db_conn
+
+    return [Path(folder) for folder in get_db_conn()["datasets"].distinct("info.images")]
+
+
+def is_dataset_image(path: str, folders: Iterable[Path]) -> bool:
+    """Whether the path is in one of the folders, and doesn't lead out of it through `..` or symbolic links.
+
+    A link into DVC's cache is accepted: `cache.type symlink` makes all files of an output such links.
+    """
+    if "\0" in path:
+        return False
+    file, real = Path(os.path.normpath(path)), os.path.realpath(path)
+    cached = _IN_DVC_CACHE.search(real) is not None
+    return any(
+        file.is_relative_to(folder) and (cached or Path(real).is_relative_to(folder.resolve())) for folder in folders
+    )
 
 
 def main() -> None:

@@ -20,12 +20,13 @@ from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock
+from starlette.types import ASGIApp
 
 from pipeline.errors import PipelineError
-from pipeline.integrations import servers
+from pipeline.integrations import access, servers
 from pipeline.integrations.mlflow_errors import describe_error
 from pipeline.params import Params
-from pipeline.workspace import root, state_dir, workspace
+from pipeline.workspace import close_to_others, root, state_dir, workspace
 
 EXPERIMENT = "fcos"
 EVALUATE_SECTIONS = ("evaluate.", "postprocess.")  # parameters that the evaluate stage logs
@@ -227,6 +228,16 @@ def artifacts_uri() -> str:
     return (root() / "mlartifacts").as_uri()
 
 
+def _close_store_to_others() -> None:
+    """Creates the database and the folder of artifacts, closed to other users; closes them if they exist already."""
+    database, artifacts = root() / "mlflow.db", root() / "mlartifacts"
+    database.touch(mode=0o600)
+    artifacts.mkdir(mode=0o700, exist_ok=True)
+    # SQLite gives its further files the rights of the database, but they may be older than this rule.
+    for path in (artifacts, *database.parent.glob("mlflow.db*")):
+        close_to_others(path)
+
+
 @contextmanager
 def ui(port: int) -> Iterator[servers.Server]:
     """Runs MLflow's server and yields it once its page responds.
@@ -234,16 +245,39 @@ def ui(port: int) -> Iterator[servers.Server]:
     Raises:
         PipelineError: the port is taken, the store can't be opened, or the server doesn't start.
     """
-    servers.require_free_port(port)
+    servers.require_free_port(port)  # before the seconds that the store takes
     prepare()  # if the server creates the store, artifacts of clients without a server are refused
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", servers.LOOPBACK, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", store_uri(), "--default-artifact-root", artifacts_uri()]
-    command += ["--uvicorn-opts", "--log-level warning"]
-    address = f"http://{servers.LOOPBACK}:{port}"
     with servers.run_server(
-        "MLflow", command, probe=f"{address}/health", address=address, environment=UI_ENVIRONMENT
-    ) as started:
-        yield started
+        "MLflow", "pipeline.integrations.mlflow:server_app", port, environment=UI_ENVIRONMENT
+    ) as server:
+        yield server
+
+
+def server_app() -> ASGIApp:
+    """MLflow's web application, for the user who started it; it reads and writes no artifacts outside of `mlartifacts`.
+
+    MLflow's own check of the Host header accepts private addresses by their first characters: `10.attacker.example`.
+    """
+    from mlflow.server import constants
+    from mlflow.server.fastapi_app import app
+    from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry as registry
+
+    os.environ |= {constants.BACKEND_STORE_URI_ENV_VAR: store_uri(), constants.ARTIFACT_ROOT_ENV_VAR: artifacts_uri()}
+    for scheme in ("", "file"):
+        registry.register(scheme, _local_artifacts)
+    return access.owner_only(app)
+
+
+def _local_artifacts(uri: str, **options: Any) -> Any:
+    """MLflow's repository of a local folder, if it is in `mlartifacts`: a client may choose any for an experiment."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    repository = LocalArtifactRepository(uri, **options)
+    if not Path(repository.artifact_dir).resolve().is_relative_to((root() / "mlartifacts").resolve()):
+        raise MlflowException(f"{uri}: not in {root() / 'mlartifacts'}", PERMISSION_DENIED)
+    return repository
 
 
 @dataclass(frozen=True)
@@ -263,6 +297,7 @@ class Store:
             from mlflow import MlflowClient
             from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+            _close_store_to_others()
             # First, since MLflow tries to open a folder or a file without permission for minutes.
             with closing(sqlite3.connect(root() / "mlflow.db", timeout=60)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")  # writers don't wait for readers; a property of the file

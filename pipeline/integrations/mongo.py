@@ -9,12 +9,15 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from filelock import FileLock
 from pymongo import MongoClient
@@ -32,9 +35,10 @@ STOP_SECONDS = 20.0
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Yields the URI of a running MongoDB: the user's FIFTYONE_DATABASE_URI, or a server on 127.0.0.1.
+    """Yields the URI of a running MongoDB: the user's FIFTYONE_DATABASE_URI, or a server of this project.
 
-    That server keeps its files in `.fcos/mongo` of the main repository. If it is running already, it is shared.
+    That server keeps its files in `.fcos/mongo` of the main repository. If it is running already, it is shared. It
+    listens on a Unix socket in a folder of this user alone, since every user of the machine can connect to a TCP port.
 
     Raises:
         PipelineError: the user's database doesn't respond, or mongod is missing or can't start.
@@ -153,40 +157,46 @@ def with_bundled_curl(environment: dict[str, str]) -> dict[str, str]:
 
 def running_uri(folder: Path) -> str | None:
     """The URI of the mongod that serves the folder, if one is running."""
+    sock = _recorded_socket(folder)
+    # Another mongod may have the socket by now.
+    return _uri(sock) if sock and _serves(_uri(sock), folder) else None
+
+
+def _recorded_socket(folder: Path) -> Path | None:
+    """The socket of the mongod that was started last, if its folder still belongs to this user alone."""
     try:
-        uri = _uri_file(folder).read_text(encoding="utf-8").strip()
+        sock = Path(_socket_file(folder).read_text(encoding="utf-8").strip())
+        status = sock.parent.lstat()
     except FileNotFoundError:
         return None
-    # Another program may use the port by now, even another mongod.
-    return uri if _serves(uri, folder) else None
+    # Once /tmp was emptied, another user may put a server of their own there.
+    return sock if status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) == 0o700 else None
+
+
+def _uri(sock: Path) -> str:
+    return "mongodb://" + quote(str(sock), safe="")
 
 
 def _start(folder: Path) -> str:
     """Starts a mongod that outlives this process, and repairs the data of a killed one."""
     mongod = find_mongod()
     crashed = _was_killed(folder)
-    port = servers.find_free_port()
-    uri = f"mongodb://{servers.LOOPBACK}:{port}"
-    write_text(_uri_file(folder), uri + "\n")
-    command: list[str | Path] = [
-        mongod,
-        "--dbpath",
-        folder,
-        "--bind_ip",
-        servers.LOOPBACK,
-        "--port",
-        str(port),
-        "--nounixsocket",
-    ]
-    command += ["--wiredTigerCacheSizeGB", str(CACHE_GB), "--setParameter", "diagnosticDataCollectionEnabled=false"]
+    _remove_socket(folder)
+    # In /tmp, since the path of a socket may have only about 100 bytes.
+    sock = Path(tempfile.mkdtemp(prefix="fcos-", dir="/tmp")) / "mongod.sock"
+    write_text(_socket_file(folder), f"{sock}\n")
+    # `--nounixsocket` is about the socket that would lie in /tmp as well.
+    command: list[str | Path] = [mongod, "--dbpath", folder, "--bind_ip", sock, "--nounixsocket"]
+    command += ["--filePermissions", "0600", "--wiredTigerCacheSizeGB", str(CACHE_GB)]
+    command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
     # It forks when it is ready, so that no polling is needed and Ctrl-C in a terminal doesn't reach it.
     command += ["--fork", "--logpath", folder / "mongod.log"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=mongod_environment(mongod))
     if result.returncode:
         raise PipelineError(f"{mongod}: ended with status {result.returncode}; see {folder / 'mongod.log'}")
     if crashed:
-        _repair(uri)
-    return uri
+        _repair(_uri(sock))
+    return _uri(sock)
 
 
 def _was_killed(folder: Path) -> bool:
@@ -213,7 +223,15 @@ def _stop(folder: Path) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     while _was_killed(folder) and time.monotonic() < deadline:
         time.sleep(0.02)
-    _uri_file(folder).unlink(missing_ok=True)
+    _remove_socket(folder)
+
+
+def _remove_socket(folder: Path) -> None:
+    """Removes the socket of a mongod that has ended, and the socket's folder in /tmp."""
+    if sock := _recorded_socket(folder):
+        sock.unlink(missing_ok=True)
+        sock.parent.rmdir()
+    _socket_file(folder).unlink(missing_ok=True)
 
 
 def _is_last_user(users: int) -> bool:
@@ -246,5 +264,5 @@ def _client(uri: str, seconds: int = 10) -> MongoClient[dict[str, Any]]:
     return MongoClient(uri, serverSelectionTimeoutMS=2000, socketTimeoutMS=seconds * 1000)
 
 
-def _uri_file(folder: Path) -> Path:
-    return folder / "address"
+def _socket_file(folder: Path) -> Path:
+    return folder / "socket"

@@ -1,21 +1,21 @@
-"""Runs the servers of other programs as child processes, and finds ports for them."""
+"""Runs local web applications as child processes, and finds ports for them."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from pipeline.errors import PipelineError
+from pipeline.integrations import access
 from pipeline.workspace import state_dir
 
 LOOPBACK = "127.0.0.1"
@@ -28,7 +28,7 @@ class Server:
     """A running server."""
 
     name: str
-    address: str  # URL of its page
+    address: str  # URL of its page, with the token
     process: subprocess.Popen[bytes]
 
     def wait(self) -> None:
@@ -39,47 +39,59 @@ class Server:
         """
         with suppress(KeyboardInterrupt):
             status = self.process.wait()
-            raise PipelineError(f"{self.name}: the server ended with status {status}; see its output above")
+            raise PipelineError(
+                f"{self.name}: the server ended with status {status}; see .fcos/{self.name.lower()}.log"
+            )
 
 
 @contextmanager
-def run_server(
-    name: str, command: Sequence[str], *, probe: str, address: str, environment: Mapping[str, str]
-) -> Iterator[Server]:
-    """Runs a server, yields it once the URL `probe` responds, and stops it with all its child processes.
+def run_server(name: str, app: str, port: int, *, page: str = "/", environment: Mapping[str, str]) -> Iterator[Server]:
+    """Runs a web application for this user alone, yields it once it listens, and stops it with its child processes.
 
     The server runs in a new session, so that Ctrl-C in a terminal reaches only this process, which then stops the
     server. Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb.
 
+    Args:
+        app: a function that returns an ASGI application, as MODULE:FUNCTION; `owner_only` must wrap its result.
+        page: the path that people open.
+
     Raises:
-        PipelineError: the server ends before it responds, or doesn't respond within two minutes.
+        PipelineError: the port is in use, the server ends before it responds, or doesn't respond within two minutes.
     """
+    require_free_port(port)
+    token = secrets.token_urlsafe(32)
+    command = [sys.executable, "-m", "uvicorn", "--factory", app, "--app-dir", str(Path(__file__).resolve().parents[2])]
+    command += ["--host", LOOPBACK, "--port", str(port), "--log-level", "warning", "--no-proxy-headers"]
+    command += ["--timeout-graceful-shutdown", "1"]  # pages keep a connection open for events
     log = state_dir() / f"{name.lower()}.log"
     with exit_on_sigterm(), log.open("wb") as log_file:
         process = subprocess.Popen(
-            list(command),
-            env={**os.environ, **environment},
+            command,
+            # Not on the command line, which other users can read.
+            env={**os.environ, **environment, access.TOKEN_VARIABLE: token},
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=log_file,
             stderr=log_file,
         )
+        address = f"http://{LOOPBACK}:{port}{page}"
         try:
-            _wait_until_ready(name, process, probe, log)
-            yield Server(name, address, process)
+            _wait_until_ready(name, process, port, log)
+            yield Server(name, f"{address}?{access.PARAMETER}={token}", process)
         finally:
             _stop(process)
 
 
-def _wait_until_ready(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_until_ready(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Waits until the server listens, which it does once its application is ready."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
+            socket.create_connection((LOOPBACK, port), timeout=5).close()
+            return
+        except OSError:
             time.sleep(0.2)
-    raise PipelineError(f"{name}: no response at {url}; see {log}")
+    raise PipelineError(f"{name}: no response at {LOOPBACK}:{port}; see {log}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

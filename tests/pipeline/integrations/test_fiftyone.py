@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import requests
 from click.testing import CliRunner
 from PIL import Image as Pillow
 
@@ -167,8 +168,12 @@ def test_the_app_shows_boxes_in_a_browser_and_stops_on_ctrl_c(inspected: Any) ->
     port = servers.find_free_port()
     with run_app(inspected.root, port) as process:
         assert process.stdout is not None
-        address = f"http://127.0.0.1:{port}/datasets/fcos-digits"
-        assert process.stdout.readline() == f"FiftyOne: {address}  (Ctrl-C stops it)\n"
+        printed = process.stdout.readline()
+        page = f"http://127.0.0.1:{port}/datasets/fcos-digits"
+        assert re.fullmatch(rf"FiftyOne: {page}\?token=[\w-]{{43}}  \(Ctrl-C stops it\)\n", printed)
+        address = printed.split()[1]
+        owner = assert_only_the_owner_gets_in(address)
+        assert_only_images_of_the_dataset_are_served(owner, f"http://127.0.0.1:{port}/media", inspected.root)
         children = psutil.Process(process.pid).children(recursive=True)
         listening = {c.laddr for child in children for c in child.net_connections() if c.status == "LISTEN"}
         assert listening == {("127.0.0.1", port)}
@@ -183,6 +188,70 @@ def test_the_app_shows_boxes_in_a_browser_and_stops_on_ctrl_c(inspected: Any) ->
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     for color in ((60, 180, 75), (245, 130, 48)):  # ground_truth and predictions, as the dataset colors them
         assert (np.abs(pixels.astype(int) - color).max(axis=-1) < 30).sum() > 50, color
+
+
+def assert_only_the_owner_gets_in(address: str) -> requests.Session:
+    """Returns a session with the cookie."""
+    page, _, token = address.partition("?token=")
+    server = page.removesuffix("/datasets/fcos-digits")
+    assert all(token not in argument for process in psutil.process_iter() for argument in arguments(process))
+    for path in ("/", "/fiftyone", "/events", "/media?filepath=/etc/hostname", "/datasets/fcos-digits", "/plugins/"):
+        assert requests.get(server + path, timeout=10).status_code == 403
+    for path, body in (("/graphql", {"query": "{ uid }"}), ("/operators", {}), ("/operators/execute", {})):
+        assert requests.post(server + path, json=body, timeout=10).status_code == 403
+    owner = requests.Session()
+    opened = owner.get(address, timeout=10)
+    assert (opened.status_code, opened.url, [item.status_code for item in opened.history]) == (200, page, [303])
+    assert owner.get(f"{server}/fiftyone", timeout=10).json()["version"]
+    answer = owner.post(f"{server}/graphql", json={"query": "{ doNotTrack }"}, timeout=10)
+    assert answer.json()["data"] == {"doNotTrack": True}
+    for host in ("attacker.example", "10.attacker.example", "127.0.0.1.attacker.example"):
+        assert owner.get(f"{server}/fiftyone", headers={"Host": host}, timeout=10).status_code == 403
+    return owner
+
+
+def arguments(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def assert_only_images_of_the_dataset_are_served(owner: requests.Session, media: str, root: Path) -> None:
+    folder = root / "data/raw/digits/pictures"
+    picture = folder / "11.png"
+    answer = owner.get(media, params={"filepath": str(picture)}, timeout=10)
+    assert (answer.status_code, answer.content) == (200, picture.read_bytes())
+    assert owner.get(media, timeout=10).status_code == 400
+    (folder / "link.png").symlink_to("/etc/hostname")
+    for path in (
+        "/etc/hostname",
+        folder / "link.png",
+        f"{folder}/../../../../params.yaml",
+        root / "data/unified/val.json",
+    ):
+        answer = owner.get(media, params={"filepath": str(path)}, timeout=10)
+        assert (answer.status_code, answer.text) == (403, "403: not an image of a dataset\n")
+
+
+def test_which_paths_are_images_of_a_dataset(tmp_path: Path) -> None:
+    folder, other = tmp_path / "data/raw/digits", tmp_path / "data/raw/other"
+    cache = tmp_path / "cache/files/md5/ab" / ("0" * 30)  # as DVC names it, also outside of the project
+    for file in (folder / "a/1.png", other / "2.png", cache):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"image")
+    for name, target in {"in": "a/1.png", "cached": cache, "out": other / "2.png", "up": "..", "self": "self"}.items():
+        (folder / name).symlink_to(target)
+    (tmp_path / "digits").symlink_to(folder)
+    served = {"a/1.png", "a/../a/1.png", "in", "cached", "missing.png"}
+    refused = {"../other/2.png", "out", "up/other/2.png", "up/../../../etc/passwd", "a/1.png\0", "../digits2/1.png"}
+    names = {name for name in served | refused if fiftyone.is_dataset_image(f"{folder}/{name}", [folder])}
+    assert names == served
+    # The folder itself may be a link; DVC's cache is reached through a data set alone.
+    assert fiftyone.is_dataset_image(f"{tmp_path}/digits/a/1.png", [tmp_path / "digits"])
+    for path in (str(cache), "a/1.png", "", str(tmp_path)):
+        assert not fiftyone.is_dataset_image(path, [folder])
+    assert not fiftyone.is_dataset_image(f"{folder}/a/1.png", [])
 
 
 def grid_pixels(address: str) -> np.ndarray:

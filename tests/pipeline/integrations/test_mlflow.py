@@ -1,19 +1,19 @@
 """MLflow's store, as the stages write it and the REST interface of `fcos ui` returns it."""
 
-import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from click.testing import CliRunner
 
 from pipeline import params
@@ -30,11 +30,15 @@ pytestmark = pytest.mark.usefixtures("inspected")
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, shared by the tests because creating one takes seconds."""
+    """An empty store, shared by the tests because creating one takes seconds; created without a umask."""
     folder = tmp_path_factory.mktemp("empty")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        mlflow.prepare()
+    umask = os.umask(0)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DVC_ROOT", str(folder))
+            mlflow.prepare()
+    finally:
+        os.umask(umask)
     return folder / "mlflow.db"
 
 
@@ -76,15 +80,10 @@ def run_fcos(*arguments: str, folder: Path) -> Iterator["subprocess.Popen[str]"]
             process.kill()
 
 
-def query(address: str, path: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(
-        f"{address}/api/2.0/mlflow/{path}",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-        method="POST" if body else "GET",
-    )
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return json.load(response)
+def query(owner: requests.Session, address: str, path: str, body: dict[str, Any]) -> Any:
+    answer = owner.post(f"{address}/api/2.0/mlflow/{path}", json=body, timeout=30)
+    answer.raise_for_status()
+    return answer.json()
 
 
 def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
@@ -105,11 +104,15 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
     port = servers.find_free_port()
     with run_fcos("ui", "--port", str(port), folder=inspected.root) as page:
         assert page.stdout is not None
-        assert page.stdout.readline() == f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)\n"
+        printed = page.stdout.readline()
         address = f"http://127.0.0.1:{port}"
-        experiment = query(address, "experiments/search", {"max_results": 10, "filter": "name = 'fcos'"})["experiments"]
+        assert re.fullmatch(rf"MLflow: {address}/\?token=[\w-]{{43}}  \(Ctrl-C stops it\)\n", printed)
+        owner = assert_only_the_owner_gets_in(address, printed.split()[1])
+        experiment = query(owner, address, "experiments/search", {"max_results": 10, "filter": "name = 'fcos'"})[
+            "experiments"
+        ]
         assert [item["name"] for item in experiment] == ["fcos"]
-        stored = query(address, "runs/search", {"experiment_ids": [experiment[0]["experiment_id"]]})["runs"]
+        stored = query(owner, address, "runs/search", {"experiment_ids": [experiment[0]["experiment_id"]]})["runs"]
         assert len(stored) == 1
         info, data = stored[0]["info"], stored[0]["data"]
         assert (info["status"], info["run_name"]) == ("FINISHED", "digits-tiny-iou")
@@ -123,10 +126,7 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
         assert (tags["weights"], tags["predictions"], tags["dataset"], tags["loss"]) == (
             WEIGHTS, PREDICTIONS, "digits", "iou",
         )  # fmt: skip
-        with urllib.request.urlopen(
-            f"{address}/get-artifact?path=train/loss.csv&run_uuid={info['run_id']}"
-        ) as response:
-            assert response.read() == b"step,loss\n1,2\n"
+        assert_only_artifacts_are_served(owner, address, info["run_id"], plot / "loss.csv")
         with run_fcos("ui", "--port", str(port), folder=inspected.root) as second:
             _, stderr = second.communicate(timeout=60)
             assert second.returncode == 1
@@ -139,6 +139,71 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
     assert (inspected.root / "mlartifacts").is_dir()
     with closing(sqlite3.connect(inspected.root / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def assert_only_the_owner_gets_in(address: str, printed: str) -> requests.Session:
+    """Returns a session with the cookie."""
+    for path in ("/", "/health", "/version", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=fcos"):
+        assert requests.get(address + path, timeout=30).status_code == 403
+    assert requests.post(f"{address}/api/2.0/mlflow/experiments/search", json={}, timeout=30).status_code == 403
+    owner = requests.Session()
+    opened = owner.get(printed, timeout=30)
+    assert (opened.status_code, opened.url) == (200, f"{address}/")
+    assert "MLflow" in opened.text
+    for host in ("attacker.example", "10.attacker.example", "192.168.attacker.example", "127.0.0.1.attacker.example"):
+        assert owner.get(f"{address}/health", headers={"Host": host}, timeout=30).status_code == 403
+    # MLflow's own clients send MLFLOW_TRACKING_TOKEN so.
+    token = {"Authorization": f"Bearer {printed.partition('=')[2]}"}
+    assert requests.get(f"{address}/health", headers=token, timeout=30).text == "OK"
+    return owner
+
+
+def assert_only_artifacts_are_served(owner: requests.Session, address: str, run: str, other: Path) -> None:
+    """The artifacts of this run, and no other file, also if a client chooses another folder for an experiment."""
+
+    def get(path: str, run: str) -> requests.Response:
+        return owner.get(f"{address}/get-artifact", params={"path": path, "run_uuid": run}, timeout=30)
+
+    assert get("train/loss.csv", run).content == other.read_bytes() == b"step,loss\n1,2\n"
+    for path in ("../../../params.yaml", "/etc/hostname", "%2e%2e/%2e%2e/params.yaml", "file:///etc/hostname"):
+        assert get(path, run).status_code == 400
+    for number, location in enumerate((str(other.parent), other.parent.as_uri())):
+        body = {"name": f"other-{number}", "artifact_location": location}
+        experiment = query(owner, address, "experiments/create", body)["experiment_id"]
+        created = query(owner, address, "runs/create", {"experiment_id": experiment})["run"]["info"]
+        folder = other.parent / created["run_id"] / "artifacts"
+        assert created["artifact_uri"].removeprefix("file://") == str(folder)
+        folder.mkdir(parents=True)
+        (folder / "loss.csv").write_text("private")
+        answers = [
+            get("loss.csv", created["run_id"]),
+            owner.get(f"{address}/api/2.0/mlflow/artifacts/list", params={"run_id": created["run_id"]}, timeout=30),
+        ]
+        assert [(answer.status_code, answer.json()["error_code"]) for answer in answers] == [
+            (403, "PERMISSION_DENIED")
+        ] * 2
+
+
+def test_the_store_is_closed_to_other_users(values: Params, inspected: Any) -> None:
+    files = [inspected.root / name for name in ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlflow.db.old")]
+    artifacts = inspected.root / "mlartifacts"
+    files[3].touch()
+    with mlflow.train_run(values, key="k") as run:
+        run.log_artifacts(inspected.root / "data/raw/digits/pictures")
+        run.mark_finished(WEIGHTS)
+    with closing(sqlite3.connect(files[0])) as reader:
+        reader.execute("SELECT * FROM runs").fetchall()  # an open connection keeps SQLite's further files
+        for path in (*files, artifacts):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        mlflow.prepare()
+        assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o600"}
+        assert artifacts.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_new_store_is_closed_whatever_the_umask(empty_store: Path) -> None:
+    assert empty_store.stat().st_mode & 0o777 == 0o600
+    for folder in ("mlartifacts", ".fcos"):
+        assert empty_store.with_name(folder).stat().st_mode & 0o777 == 0o700
 
 
 def test_two_processes_can_create_the_store_at_once(tmp_path: Path) -> None:

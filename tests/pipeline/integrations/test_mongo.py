@@ -45,16 +45,19 @@ def insert(uri: str, count: int) -> None:
         client["fiftyone"]["samples"].insert_many([{"number": number} for number in range(count)])
 
 
-def test_the_server_listens_on_loopback_only_and_stops_with_its_last_user() -> None:
+def test_the_server_listens_only_on_a_private_socket_and_stops_with_its_last_user() -> None:
     with mongo.server() as uri:
         (process,) = mongod_processes()
-        addresses = {item.laddr.ip for item in process.net_connections() if item.status == psutil.CONN_LISTEN}
-        assert addresses == {"127.0.0.1"}
+        assert process.net_connections("inet") == []
+        (socket,) = {Path(item.laddr) for item in process.net_connections("unix") if item.laddr}
+        assert uri == "mongodb://" + str(socket).replace("/", "%2F")
+        assert (socket.stat().st_mode & 0o777, socket.parent.stat().st_mode & 0o777) == (0o600, 0o700)
         with mongo.server() as second:
             assert second == uri
         assert mongod_processes() == [process]  # the outer user still needs the server
         insert(uri, 3)
     assert mongod_processes() == []
+    assert not socket.parent.exists()
     with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
         assert client["fiftyone"]["samples"].count_documents({}) == 3
 
@@ -116,10 +119,14 @@ with mongo.server() as uri:
         user.kill()
     assert wait_until_gone(process)
     assert (state_dir() / "mongo/mongod.lock").stat().st_size > 0
-    assert (state_dir() / "mongo/address").read_text().strip() == old
+    socket = Path((state_dir() / "mongo/socket").read_text().strip())
+    assert old == "mongodb://" + str(socket).replace("/", "%2F")
+    abandoned = socket.parent
+    assert abandoned.is_dir()
     with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
         samples = client["fiftyone"]["samples"]
         assert samples.estimated_document_count() == samples.count_documents({}) == 8000
+        assert not abandoned.exists()
     assert mongod_processes() == []
 
 
@@ -135,6 +142,22 @@ def test_the_next_user_shares_and_stops_the_server_of_a_killed_user() -> None:
     with mongo.server() as shared_uri:
         assert shared_uri == uri
     assert mongod_processes() == []
+
+
+def test_a_socket_in_a_folder_that_others_can_write_to_is_not_used() -> None:
+    with mongo.server() as uri:
+        folder = state_dir() / "mongo"
+        socket = Path((folder / "socket").read_text().strip())
+        assert mongo.running_uri(folder) == uri
+        for mode in (0o770, 0o707):
+            socket.parent.chmod(mode)
+            assert mongo.running_uri(folder) is None
+        socket.parent.chmod(0o700)
+        moved = socket.parent.rename(f"{socket.parent}-moved")
+        socket.parent.symlink_to(moved)  # as another user could do it after the folder's removal
+        assert mongo.running_uri(folder) is None
+        socket.parent.unlink()
+        moved.rename(socket.parent)
 
 
 def test_a_database_set_by_the_user_has_priority(monkeypatch: pytest.MonkeyPatch) -> None:
