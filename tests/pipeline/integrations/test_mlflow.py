@@ -164,7 +164,10 @@ def assert_only_artifacts_are_served(owner: requests.Session, address: str, run:
         return owner.get(f"{address}/get-artifact", params={"path": path, "run_uuid": run}, timeout=30)
 
     assert get("train/loss.csv", run).content == other.read_bytes() == b"step,loss\n1,2\n"
-    for path in ("../../../params.yaml", "/etc/hostname", "%2e%2e/%2e%2e/params.yaml", "file:///etc/hostname"):
+    (other.parents[2] / "mlartifacts" / run / "artifacts/link").symlink_to("/etc")
+    for path in (
+        "../../../params.yaml", "/etc/hostname", "%2e%2e/%2e%2e/params.yaml", "file:///etc/hostname", "link/hostname",
+    ):  # fmt: skip
         assert get(path, run).status_code == 400
     for number, location in enumerate((str(other.parent), other.parent.as_uri())):
         body = {"name": f"other-{number}", "artifact_location": location}
