@@ -21,6 +21,7 @@ from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow, servers
 from pipeline.params import Params
 from tests.support.paths import PROJECT
+from tests.support.process_trees import assert_gone, descendants
 
 WEIGHTS, PREDICTIONS = "a" * 64, "b" * 64
 
@@ -138,6 +139,18 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
     assert (inspected.root / "mlartifacts").is_dir()
     with closing(sqlite3.connect(inspected.root / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+@pytest.mark.usefixtures("values")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_the_server_ends_with_fcos_ui(inspected: Any, number: signal.Signals) -> None:
+    with run_fcos("ui", "--port", str(servers.find_free_port()), folder=inspected.root) as page:
+        assert page.stdout is not None
+        assert page.stdout.readline().startswith("MLflow: http://127.0.0.1:")
+        processes = descendants(page.pid)
+        assert len(processes) >= 2
+        page.send_signal(number)
+        assert_gone(processes)
 
 
 def assert_only_the_owner_gets_in(address: str, printed: str) -> requests.Session:
