@@ -129,20 +129,24 @@ def refresh(spec: DatasetSpec) -> dict[str, int]:
     Raises:
         PipelineError: there is no database, or an input is invalid.
     """
-    with mongo.server() as uri, FileLock(state_dir() / "fiftyone.lock"):
-        child = subprocess.run(
+    with (
+        mongo.server() as uri,
+        FileLock(state_dir() / "fiftyone.lock"),
+        servers.supervised(
             [sys.executable, "-m", "pipeline.integrations.fiftyone"],
-            input=json.dumps(asdict(spec)),
-            env=mongo.fiftyone_environment(uri),
+            mongo.fiftyone_environment(uri),
             cwd=Path(__file__).resolve().parents[2],  # this code, also in a temporary workspace
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-        )
+        ) as child,
+    ):
+        output, messages = child.communicate(json.dumps(asdict(spec)))
     if child.returncode:
-        lines = child.stderr.strip().splitlines() or ["no output"]
+        lines = messages.strip().splitlines() or ["no output"]
         raise PipelineError(lines[-1] if child.returncode == _ERROR else f"FiftyOne, dataset {spec.name}: {lines[-1]}")
-    sizes: dict[str, int] = json.loads(child.stdout)
+    sizes: dict[str, int] = json.loads(output)
     return sizes
 
 

@@ -22,6 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow, servers
 from pipeline.params import Params
 from tests.support.paths import PROJECT
+from tests.support.process_trees import assert_gone, descendants
 
 WEIGHTS, PREDICTIONS = "a" * 64, "b" * 64
 
@@ -141,6 +142,18 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+@pytest.mark.usefixtures("values")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_the_server_ends_with_fcos_ui(inspected: Any, number: signal.Signals) -> None:
+    with run_fcos("ui", "--port", str(servers.find_free_port()), folder=inspected.root) as page:
+        assert page.stdout is not None
+        assert page.stdout.readline().startswith("MLflow: http://127.0.0.1:")
+        processes = descendants(page.pid)
+        assert len(processes) >= 2
+        page.send_signal(number)
+        assert_gone(processes)
+
+
 def assert_only_the_owner_gets_in(address: str, printed: str) -> requests.Session:
     """Returns a session with the cookie."""
     for path in ("/", "/health", "/version", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=fcos"):
@@ -165,7 +178,10 @@ def assert_only_artifacts_are_served(owner: requests.Session, address: str, run:
         return owner.get(f"{address}/get-artifact", params={"path": path, "run_uuid": run}, timeout=30)
 
     assert get("train/loss.csv", run).content == other.read_bytes() == b"step,loss\n1,2\n"
-    for path in ("../../../params.yaml", "/etc/hostname", "%2e%2e/%2e%2e/params.yaml", "file:///etc/hostname"):
+    (other.parents[2] / "mlartifacts" / run / "artifacts/link").symlink_to("/etc")
+    for path in (
+        "../../../params.yaml", "/etc/hostname", "%2e%2e/%2e%2e/params.yaml", "file:///etc/hostname", "link/hostname",
+    ):  # fmt: skip
         assert get(path, run).status_code == 400
     for number, location in enumerate((str(other.parent), other.parent.as_uri())):
         body = {"name": f"other-{number}", "artifact_location": location}
