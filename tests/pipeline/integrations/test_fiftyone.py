@@ -270,7 +270,7 @@ def test_which_paths_are_images_of_a_dataset(tmp_path: Path) -> None:
     for file in (folder / "a/1.png", other / "2.png", cache):
         file.parent.mkdir(parents=True)
         file.write_bytes(b"image")
-    for name, target in {"in": "a/1.png", "cached": cache, "out": other / "2.png", "up": "..", "self": "self"}.items():
+    for name, target in {"in": "a/1.png", "cached": cache, "out": other / "2.png", "up": ".."}.items():
         (folder / name).symlink_to(target)
     (tmp_path / "digits").symlink_to(folder)
     served = {"a/1.png", "a/../a/1.png", "in", "cached", "missing.png"}
