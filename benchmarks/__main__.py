@@ -1,6 +1,6 @@
-"""`python -m benchmarks`: all side-by-side measurements, and a dated card with the results.
+"""`python -m benchmarks`: runs all side-by-side measurements and writes a dated card with the results.
 
-Both sides run in the same process, call by call in turn.
+Both sides run in turn in the same process.
 """
 
 import argparse
@@ -32,16 +32,16 @@ LIMITS: list[Limit] = [
 
 
 def run(measurements: Sequence[Measurement], limits: Sequence[Limit], *, repeats: int, warmup: int) -> list[Result]:
-    """Runs all measurements and prints each result when it is there."""
+    """Runs all measurements and prints each result as soon as it is available."""
     measured = (measure(measurement, repeats=repeats, warmup=warmup) for measurement in measurements)
     results = []
     for result in chain(measured, map(check, limits)):
-        print(_line(result), file=sys.stderr, flush=True)
+        print(_format_result(result), file=sys.stderr, flush=True)
         results.append(result)
     return results
 
 
-def _line(result: Result) -> str:
+def _format_result(result: Result) -> str:
     if result.unavailable:
         return f"{result.name}: {result.unavailable}"
     verdict = "" if result.met else " (missed)"
@@ -50,7 +50,7 @@ def _line(result: Result) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Side-by-side measurements.")
-    parser.add_argument("--quick", action="store_true", help="one repeat: shows that it runs, not how fast")
+    parser.add_argument("--quick", action="store_true", help="one repeat: tests that everything runs")
     parser.add_argument("--only", default="", metavar="TEXT", help="only measurements whose name contains TEXT")
     parser.add_argument("--repeats", type=int, default=15, help="timed calls of each side")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the card")

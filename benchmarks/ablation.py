@@ -1,10 +1,10 @@
-"""The paper's ablation in small: one change at a time from a reference, three seeds each, on the embedded data set.
+"""A small version of the paper's ablation on `digits`: variants with one change from a reference, three seeds each.
 
-    python -m benchmarks.ablation queue              # one DVC experiment a variant and seed, queued
+    python -m benchmarks.ablation queue              # queues a DVC experiment for each variant and seed
     OMP_NUM_THREADS=1 dvc queue start -j 2           # two at a time, one core each
-    python -m benchmarks.ablation table              # what those of this commit reached: printed, and a dated card
+    python -m benchmarks.ablation table              # prints the results of this commit and writes a dated card
 
-Queueing again queues only what is missing.
+`queue` skips experiments that are finished or already queued.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.harness import context, save_card, today
 
-# So small that a run takes a minute or two on one core.
+# A run takes a minute or two on one core.
 SMALL = (
     "dataset=digits",
     "download.digits.train=400",
@@ -36,9 +36,9 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Variant:
-    """What is set differently from the reference, and why."""
+    """A description, and the parameters that differ from the reference."""
 
-    about: str
+    description: str
     changes: tuple[str, ...] = ()
 
 
@@ -61,7 +61,7 @@ VARIANTS: dict[str, Variant] = {
     "class-tower": Variant("centerness on the class tower", ("model.quality_tower=class",)),
     "no-center-sampling": Variant("every location inside a box is positive", ("model.center_sampling_radius=0.0",)),
     "giou": Variant("GIoU loss", ("loss=giou",)),
-    "iou-branch": Variant("IoU in centerness's place", ("model.quality=iou",)),
+    "iou-branch": Variant("IoU instead of centerness", ("model.quality=iou",)),
     "atss": Variant("ATSS assignment", ("model.assigner=atss",)),
     "varifocal": Variant("varifocal loss", ("model.classification_loss=varifocal", "model.focal_alpha=0.75")),
 }
@@ -71,7 +71,7 @@ _NAME = re.compile(r"ablation-(?P<variant>.+)-(?P<seed>\d+)")
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment that ended well."""
+    """A successful experiment."""
 
     variant: str
     seed: int
@@ -79,35 +79,35 @@ class Run:
 
 
 def settings(variant: Variant, seed: int) -> list[str]:
-    """Every parameter that a run sets: nothing is left to what params.yaml happens to say."""
+    """All parameters that a run sets, the reference's included, so that edits of params.yaml don't change them."""
     values = dict(setting.split("=", 1) for setting in (*SMALL, *REFERENCE, *variant.changes))
     return [f"{key}={value}" for key, value in values.items()] + [f"seed={seed}"]
 
 
 def command(name: str, seed: int) -> list[str]:
-    """`dvc exp run --queue` for one variant and seed, up to the stage evaluate."""
-    chosen = [word for setting in settings(VARIANTS[name], seed) for word in ("-S", setting)]
-    return ["dvc", "exp", "run", "--queue", "--name", f"ablation-{name}-{seed}", *chosen, "evaluate"]
+    """`dvc exp run --queue` of a variant and seed, up to the evaluate stage."""
+    options = [word for setting in settings(VARIANTS[name], seed) for word in ("-S", setting)]
+    return ["dvc", "exp", "run", "--queue", "--name", f"ablation-{name}-{seed}", *options, "evaluate"]
 
 
 def queue(seeds: int) -> None:
-    """Queues what this commit's experiments and the queue don't have yet."""
-    there = set(_queued()) | {f"ablation-{run.variant}-{run.seed}" for run in read(_shown())}
+    """Queues the experiments that are neither finished on this commit nor queued."""
+    existing = {*_queued_names(), *(f"ablation-{run.variant}-{run.seed}" for run in read_runs(_show_experiments()))}
     for seed in range(seeds):
         for name in VARIANTS:
-            if f"ablation-{name}-{seed}" not in there:
+            if f"ablation-{name}-{seed}" not in existing:
                 subprocess.run(command(name, seed), check=True)
-    print("Now: OMP_NUM_THREADS=1 dvc queue start -j 2")
+    print("Next: OMP_NUM_THREADS=1 dvc queue start -j 2")
 
 
-def _queued() -> list[str]:
-    """Names of experiments that wait or run."""
+def _queued_names() -> list[str]:
+    """Names of queued and running experiments."""
     rows = _dvc("queue", "status").splitlines()
-    waiting = (row.split() for row in rows if re.search(r"\b(Queued|Running)\b", row))
-    return [word for row in waiting for word in row if _NAME.fullmatch(word)]
+    pending = (row.split() for row in rows if re.search(r"\b(Queued|Running)\b", row))
+    return [word for row in pending for word in row if _NAME.fullmatch(word)]
 
 
-def _shown() -> Any:
+def _show_experiments() -> Any:
     return json.loads(_dvc("exp", "show", "--json"))
 
 
@@ -115,35 +115,34 @@ def _dvc(*arguments: str) -> str:
     return subprocess.run(["dvc", *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def read(shown: Iterable[Mapping[str, Any]]) -> list[Run]:
-    """The ablation's runs in what `dvc exp show --json` prints, by variant and seed."""
-    found = []
-    for experiment in (each for baseline in shown for each in baseline.get("experiments") or []):
+def read_runs(baselines: Iterable[Mapping[str, Any]]) -> list[Run]:
+    """The ablation's successful runs in the output of `dvc exp show --json`, sorted by variant and seed."""
+    runs = []
+    for experiment in (experiment for baseline in baselines for experiment in baseline.get("experiments") or []):
         match = _NAME.fullmatch(experiment.get("name") or "")
         data = experiment["revs"][0].get("data") or {}
         scores = (data.get("metrics") or {}).get("metrics/evaluate.json", {}).get("data")
         if match and match["variant"] in VARIANTS and scores:
             metrics = {name: float(scores["coco"][name]) for name in METRICS}
-            found.append(Run(match["variant"], int(match["seed"]), metrics))
+            runs.append(Run(match["variant"], int(match["seed"]), metrics))
     order = list(VARIANTS)
-    return sorted(found, key=lambda run: (order.index(run.variant), run.seed))
+    return sorted(runs, key=lambda run: (order.index(run.variant), run.seed))
 
 
 def table(runs: Sequence[Run]) -> str:
-    """A Markdown table, a variant a row: mean ± standard deviation, and the lowest and highest, in hundredths."""
+    """A Markdown table with a row for each variant: mean ± standard deviation (lowest–highest), in percent."""
     by_variant: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_variant[run.variant].append(run)
-    rows = [f"| variant | what differs | seeds | {' | '.join(METRICS)} |", "|---|---|---|" + "---|" * len(METRICS)]
+    rows = [f"| variant | difference | seeds | {' | '.join(METRICS)} |", "|---|---|---|" + "---|" * len(METRICS)]
     for name, variant in VARIANTS.items():
-        mine = by_variant[name]
-        cells = [spread([run.metrics[metric] for run in mine]) for metric in METRICS]
-        rows.append(f"| {name} | {variant.about} | {len(mine)} | {' | '.join(cells)} |")
+        cells = [spread([run.metrics[metric] for run in by_variant[name]]) for metric in METRICS]
+        rows.append(f"| {name} | {variant.description} | {len(by_variant[name])} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
 def spread(values: Sequence[float]) -> str:
-    """`41.3 ± 0.5 (40.9–41.8)`: mean, sample standard deviation where there are two, range; fractions as hundredths."""
+    """`41.3 ± 0.5 (40.9–41.8)`: mean, sample standard deviation (of two values or more) and range, in percent."""
     if not values:
         return "–"
     mean, low, high = (f"{100 * value:.1f}" for value in (statistics.fmean(values), min(values), max(values)))
@@ -151,7 +150,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def card(runs: Sequence[Run]) -> str:
-    """The whole card: what was run, the table, and what the spread means."""
+    """The complete card: commands, parameters, table and the meaning of the spread."""
     return f"""# Ablation on digits, {today()}
 
 {context()}
@@ -160,30 +159,31 @@ def card(runs: Sequence[Run]) -> str:
     OMP_NUM_THREADS=1 dvc queue start -j 2
     python -m benchmarks.ablation table
 
-Every run: `{" ".join(SMALL)}`; the rest is params.yaml's. Reference: `{" ".join(REFERENCE)}`.
+Every run: `{" ".join(SMALL)}`; other parameters as in params.yaml. Reference: `{" ".join(REFERENCE)}`.
 
 {table(runs)}
 
-AP and AP50 on the validation scenes, in hundredths: mean over the seeds ± their standard deviation (lowest–highest).
-A seed changes everything random: the scenes, which digits are learned, the first weights, the order, the augmentation.
-So all variants of a seed see the same data, and the spread between seeds holds the data's as well.
-A difference smaller than the spread says nothing.
+AP and AP50 on the validation scenes, in percent: mean over the seeds ± standard deviation (lowest–highest).
+The seed changes the initial weights, the order of images and the augmentation. All runs use the same images.
+A difference smaller than the spread is not significant.
 """
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description="The paper's ablation in small.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ablation", description="A small version of the paper's ablation."
+    )
     parser.add_argument("action", choices=["queue", "table"])
-    parser.add_argument("--seeds", type=int, default=3, help="queue: so many runs of each variant (default: 3)")
-    asked = parser.parse_args()
-    if asked.action == "queue":
-        queue(asked.seeds)
+    parser.add_argument("--seeds", type=int, default=3, help="queue: runs of each variant (default: 3)")
+    options = parser.parse_args()
+    if options.action == "queue":
+        queue(options.seeds)
         return
-    runs = read(_shown())
+    runs = read_runs(_show_experiments())
     if not runs:
-        sys.exit("ablation: this commit has no finished run; `dvc queue status` tells what waits, runs or failed")
+        sys.exit("ablation: this commit has no finished run; `dvc queue status` lists queued, running and failed ones")
     print(table(runs))
-    print(save_card(card(runs), "ablation", Path("benchmarks")))
+    print(save_card(card(runs), "ablation", Path(__file__).parent / "results"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.fuzzing FORMAT`: a reader under bytes that a fuzzer guided by coverage makes of valid files.
+"""`python -m benchmarks.fuzzing FORMAT`: coverage-guided fuzzing of a reader, starting from a valid file.
 
-Needs `pip install atheris` (Linux), which is no part of the environment: tests try readers with hypothesis. An outcome
-is right when it is a PipelineError of one line, or data that the unified format accepts; anything else stops the
-campaign, with the bytes in a file beside it. Works in memory: /dev/shm.
+It needs `pip install atheris` (Linux), which the environment doesn't contain; the tests use hypothesis instead. A
+correct result is a PipelineError of one line, or data that is valid in the unified format. Anything else stops the
+fuzzer, which saves the bytes to a file. Temporary files are in memory, under /dev/shm.
 """
 
 import argparse
@@ -66,7 +66,7 @@ _LABELME: dict[str, object] = {
 
 
 def _record() -> bytes:
-    """One record of TensorFlow's Object Detection API."""
+    """A record of TensorFlow's Object Detection API."""
     example = example_pb2.Example()
     feature = example.features.feature
     feature["image/filename"].bytes_list.value.append(b"a.png")
@@ -76,13 +76,13 @@ def _record() -> bytes:
     return bytes(example.SerializeToString())
 
 
-def _framed(content: bytes) -> bytes:
-    """With the right lengths and checksums, so that what lies behind them is reached."""
+def _add_framing(content: bytes) -> bytes:
+    """Adds valid lengths and checksums, so that the fuzzer reaches the code behind their checks."""
     length = struct.pack("<Q", len(content))
-    return b"".join((length, _masked(length), content, _masked(content)))
+    return b"".join((length, _masked_crc(length), content, _masked_crc(content)))
 
 
-def _masked(content: bytes) -> bytes:
+def _masked_crc(content: bytes) -> bytes:
     crc = crc32c.crc32c(content)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
@@ -91,7 +91,7 @@ def _as_is(content: bytes) -> bytes:
     return content
 
 
-# By format: the file whose bytes change, what they are at first, what is done to them, and the other files.
+# By format: the fuzzed file, its initial content, a function applied to the content before writing, the other files.
 TARGETS: dict[str, tuple[str, bytes, Callable[[bytes], bytes], dict[str, str]]] = {
     "coco": ("train.json", json.dumps(_COCO).encode(), _as_is, {}),
     "voc": ("Annotations/a.xml", _VOC, _as_is, {"ImageSets/Main/train.txt": "a\n"}),
@@ -101,7 +101,7 @@ TARGETS: dict[str, tuple[str, bytes, Callable[[bytes], bytes], dict[str, str]]] 
     "pennfudan": ("Annotation/a.txt", _PENNFUDAN, _as_is, {}),
     "cvat": ("annotations.xml", _CVAT, _as_is, {}),
     "labelme": ("a.json", json.dumps(_LABELME).encode(), _as_is, {}),
-    "tfrecord": ("train.tfrecord", _record(), _framed, {}),
+    "tfrecord": ("train.tfrecord", _record(), _add_framing, {}),
     "retinanet": ("train.csv", b"a.png,1,2,30,20,cat\nb.png,,,,,\n", _as_is, {"classes.csv": "cat,0\ndog,1\n"}),
     "openimages": (
         "train-annotations-bbox.csv",
@@ -112,35 +112,35 @@ TARGETS: dict[str, tuple[str, bytes, Callable[[bytes], bytes], dict[str, str]]] 
 }
 
 
-def _laid_out(folder: Path, target: str) -> Path:
-    """A small data set; gives back the file to change."""
-    name, content, framed, others = TARGETS[target]
-    whole = {**{path: text.encode() for path, text in others.items()}, name: framed(content)}
-    for path, text in whole.items():
+def _write_data_set(folder: Path, target: str) -> Path:
+    """Writes a small data set and returns the path of the fuzzed file."""
+    name, initial, transform, others = TARGETS[target]
+    files = {**{path: text.encode() for path, text in others.items()}, name: transform(initial)}
+    for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(text)
+        (folder / path).write_bytes(content)
     for gray, image in enumerate(("a.png", "b.png")):
         PIL.Image.new("L", (40, 30), 100 * gray).save(folder / image)
     return folder / name
 
 
-def _outcome(folder: Path, format: str, options: params.ConvertParams) -> str:
-    """What became of it: the kind of a clear error, or `data`.
+def _check_reader(folder: Path, format: str, options: params.ConvertParams) -> str:
+    """Reads the data set and returns the kind of result.
 
     Raises:
-        Exception: anything unclear.
+        Exception: the result is neither a PipelineError of one line nor valid data.
     """
     try:
-        found = survey_original_splits(folder, options, format).splits.values()
+        splits = survey_original_splits(folder, options, format).splits.values()
     except PipelineError as error:
         line = str(error)
         assert len(line.splitlines()) == 1, line
         line.encode()
-        return "a clear error"
-    used = [split for split in found if split.annotations]  # `convert` refuses the others in a line each
-    for problem in (problem for split in used for problem in annotations.problems(split)):
+        return "one-line error"
+    nonempty = [split for split in splits if split.annotations]  # `convert` reports the others as errors
+    for problem in (problem for split in nonempty for problem in annotations.problems(split)):
         raise AssertionError(problem)
-    return "valid data" if used else "nothing to learn from"
+    return "valid data" if nonempty else "no annotations"
 
 
 def main() -> None:
@@ -148,31 +148,32 @@ def main() -> None:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
-    place = Path(tempfile.mkdtemp(prefix="fuzzing-", dir="/dev/shm"))
-    format, (_, first, framed, _) = asked.target.split("-")[0], TARGETS[asked.target]
-    changed = _laid_out(place / "raw", asked.target)
-    (place / "corpus").mkdir()
-    (place / "corpus/first").write_bytes(first)
-    own = replace(params.load(_REPOSITORY / "params.yaml").convert, image_check="header")
-    options = (own, replace(own, issues="repair"))
-    outcomes: Counter[str] = Counter()
-    began = time.monotonic()
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="fuzzing-", dir="/dev/shm"))
+    format, (_, initial, transform, _) = options.target.split("-")[0], TARGETS[options.target]
+    fuzzed_file = _write_data_set(folder / "raw", options.target)
+    (folder / "corpus").mkdir()
+    (folder / "corpus/initial").write_bytes(initial)
+    stop_params = replace(params.load(_REPOSITORY / "params.yaml").convert, image_check="header")
+    convert_params = (stop_params, replace(stop_params, issues="repair"))
+    results: Counter[str] = Counter()
+    start = time.monotonic()
 
-    def one(content: bytes) -> None:
-        changed.write_bytes(framed(content))
-        outcomes[_outcome(place / "raw", format, options[len(content) % 2])] += 1
-        count = sum(outcomes.values())
-        if count == asked.inputs:
-            result = {"target": asked.target, "inputs": count, **outcomes, "seconds": round(time.monotonic() - began)}
-            print(json.dumps(result), flush=True)  # libFuzzer ends the process
+    def test_input(content: bytes) -> None:
+        fuzzed_file.write_bytes(transform(content))
+        results[_check_reader(folder / "raw", format, convert_params[len(content) % 2])] += 1
+        count = sum(results.values())
+        if count == options.inputs:
+            seconds = round(time.monotonic() - start)
+            summary = {"target": options.target, "inputs": count, **results, "seconds": seconds}
+            print(json.dumps(summary), flush=True)  # libFuzzer ends the process
 
-    flags = [f"-runs={asked.inputs}", f"-seed={asked.seed}", "-max_len=4096", "-verbosity=0", "-timeout=20"]
-    atheris.Setup([sys.argv[0], *flags, f"-artifact_prefix={asked.target}-", str(place / "corpus")], one)
+    flags = [f"-runs={options.inputs}", f"-seed={options.seed}", "-max_len=4096", "-verbosity=0", "-timeout=20"]
+    atheris.Setup([sys.argv[0], *flags, f"-artifact_prefix={options.target}-", str(folder / "corpus")], test_input)
     try:
         atheris.Fuzz()
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

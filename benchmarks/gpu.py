@@ -1,4 +1,4 @@
-"""On a GPU: inference and training against torchvision's, how much of it training uses, and that nothing waits."""
+"""GPU: inference and training compared with torchvision's, utilization, memory, and host synchronization."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import training
 from benchmarks.harness import Limit, Measurement, Side, Unavailable, compare
-from benchmarks.inference import lively
+from benchmarks.inference import random_model
 from fcos.criterion import Criterion
 from fcos.detector import Detector
 from fcos.fast.fused import fuse
@@ -23,13 +23,13 @@ from fcos.training.trainer import Trainer
 
 _SIZE = (800, 1088)  # pixels; a multiple of 32, so that neither side pads
 _CLASSES = 91  # torchvision's, with the background
-# Dense products in 16 bits a second, by what the GPU's name holds: its makers' data sheets.
+# Peak FLOPS of dense 16-bit matrix products, by a part of the GPU's name; from the vendor's data sheets.
 _PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "T4": 65e12}
 
 
-def _need_gpu() -> None:
+def _require_gpu() -> None:
     if not torch.cuda.is_available():
-        raise Unavailable("no GPU here")
+        raise Unavailable("no GPU")
 
 
 def _sixteen_bits() -> str:
@@ -37,11 +37,11 @@ def _sixteen_bits() -> str:
 
 
 def _inference(count: int) -> tuple[Side, Side]:
-    """Images on the GPU in, boxes out, both under AMP, with the same weights."""
-    _need_gpu()
-    theirs = lively(_CLASSES)
-    theirs.transform.min_size, theirs.transform.max_size = _SIZE[:1], _SIZE[1]
-    detector, theirs = fuse(from_torchvision(theirs.state_dict(), range(_CLASSES))).cuda(), theirs.cuda()
+    """From images on the GPU to boxes, both under AMP, with the same weights."""
+    _require_gpu()
+    model = random_model(_CLASSES)
+    model.transform.min_size, model.transform.max_size = _SIZE[:1], _SIZE[1]
+    detector, model = fuse(from_torchvision(model.state_dict(), range(_CLASSES))).cuda(), model.cuda()
     generator = torch.Generator().manual_seed(0)
     images = list(torch.randint(0, 256, (count, 3, *_SIZE), generator=generator, dtype=torch.uint8).cuda())
 
@@ -52,36 +52,36 @@ def _inference(count: int) -> tuple[Side, Side]:
         return TORCHVISION_POSTPROCESS(outputs.float(), [_SIZE] * count)
 
     @torch.inference_mode()
-    def torchvisions() -> object:
+    def theirs() -> object:
         with torch.autocast("cuda", torch.float16):
-            return theirs([image / 255 for image in images])
+            return model([image / 255 for image in images])
 
-    return ours, torchvisions
+    return ours, theirs
 
 
 def _training(images: int, pixels: int) -> tuple[Side, Side]:
-    _need_gpu()
+    _require_gpu()
     return training.sides(
         images=images, height=pixels, width=pixels, device=torch.device("cuda"), precision=_sixteen_bits()
     )
 
 
-def _unused(images: int, pixels: int) -> float:
-    """Per cent of the GPU's peak that a step's model FLOPs, those of its products, leave unused."""
+def _unused_percentage(images: int, pixels: int) -> float:
+    """Percent of the GPU's peak FLOPS that a training step does not use; counts the FLOPs of matrix products only."""
     step, _ = _training(images, pixels)
     name = torch.cuda.get_device_name()
     peak = next((value for part, value in _PEAKS.items() if part in name), None)
     if peak is None:
-        raise Unavailable(f"the peak of a {name} isn't known here")
-    with FlopCounterMode(display=False) as counted:
+        raise Unavailable(f"unknown peak FLOPS of a {name}")
+    with FlopCounterMode(display=False) as counter:
         step()
     seconds = compare(step, step, repeats=5, warmup=2).ours.median
-    return 100 * (1 - float(counted.get_total_flops()) / seconds / peak)
+    return 100 * (1 - float(counter.get_total_flops()) / seconds / peak)
 
 
-def _memory(images: int, pixels: int) -> float:
-    """The peak of our step's memory by torchvision's."""
-    _need_gpu()
+def _memory_ratio(images: int, pixels: int) -> float:
+    """Peak memory of our training step divided by torchvision's."""
+    _require_gpu()
     peaks = []
     for side in (0, 1):
         step = _training(images, pixels)[side]
@@ -94,10 +94,12 @@ def _memory(images: int, pixels: int) -> float:
     return peaks[0] / peaks[1]
 
 
-def trainer(batches: Callable[[int, int], Iterator[Sequence[Batch]]], *, device: torch.device, amp: str) -> Trainer:
-    """A training of one epoch with everything on: AMP, clipping, the moving average, a schedule."""
+def make_trainer(
+    batches: Callable[[int, int], Iterator[Sequence[Batch]]], *, device: torch.device, amp: str
+) -> Trainer:
+    """A trainer for one epoch with AMP, gradient clipping, EMA and a schedule."""
     torch.manual_seed(0)
-    model = training.torchvisions_model(*_SIZE)
+    model = training.torchvision_model(*_SIZE)
     detector = from_torchvision(model.state_dict(), range(_CLASSES)).to(device)
     optimizer = make_optimizer(detector, name="sgd", lr=1e-4, weight_decay=1e-4, momentum=0.9)
 
@@ -121,8 +123,8 @@ def trainer(batches: Callable[[int, int], Iterator[Sequence[Batch]]], *, device:
     )
 
 
-def batch(images: int, height: int, width: int) -> Batch:
-    """Noise with two objects in each image, on the host."""
+def make_batch(images: int, height: int, width: int) -> Batch:
+    """Images of noise with two objects each, in host memory."""
     boxes = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.4, 0.4]]) * torch.tensor([width, height] * 2)
     return Batch(
         pixels=torch.randint(0, 256, (images, 3, height, width), dtype=torch.uint8),
@@ -134,19 +136,19 @@ def batch(images: int, height: int, width: int) -> Batch:
     )
 
 
-def _waits() -> float:
-    """1 where a step of the Trainer, of which nothing is logged, makes the GPU or the host wait, else 0."""
-    _need_gpu()
-    part = batch(2, *_SIZE).pin_memory()
+def _synchronizations() -> float:
+    """1 if a training step without logging synchronizes the host with the GPU, else 0."""
+    _require_gpu()
+    batch = make_batch(2, *_SIZE).pin_memory()
 
     def batches(_epoch: int, _first: int) -> Iterator[Sequence[Batch]]:
-        yield from [[part]] * 3  # cuDNN's and the allocator's first time may wait
+        yield from [[batch]] * 3  # the first calls of cuDNN and of the allocator may synchronize
         torch.cuda.set_sync_debug_mode("error")
-        yield [part]
+        yield [batch]
         torch.cuda.set_sync_debug_mode("default")
 
     try:
-        trainer(batches, device=torch.device("cuda"), amp=_sixteen_bits()).fit()
+        make_trainer(batches, device=torch.device("cuda"), amp=_sixteen_bits()).fit()
     except RuntimeError as error:
         if "synchronizing" not in str(error):
             raise
@@ -157,12 +159,19 @@ def _waits() -> float:
 
 
 MEASUREMENTS = [
-    Measurement("GPU, AMP: 1 image in, boxes out", 3.0, partial(_inference, 1)),
-    Measurement("GPU, AMP: 16 images in, boxes out", 2.0, partial(_inference, 16)),
+    Measurement("GPU, AMP: 1 image to boxes", 3.0, partial(_inference, 1)),
+    Measurement("GPU, AMP: 16 images to boxes", 2.0, partial(_inference, 16)),
     Measurement("GPU, AMP: training step, 16 images of 640 px", 1.8, partial(_training, 16, 640)),
 ]
 LIMITS = [
-    Limit("GPU: a whole training step waits", 1.0, "times", _waits),
-    Limit("GPU, AMP: peak left unused by a training step, 64 images of 640 px", 60.0, "%", partial(_unused, 64, 640)),
-    Limit("GPU, AMP: memory of a training step by torchvision's", 1.0, "times", partial(_memory, 16, 640)),
+    Limit("GPU: a training step synchronizes host and GPU", 1.0, "times", _synchronizations),
+    Limit(
+        "GPU, AMP: peak FLOPS not used by a training step, 64 images of 640 px",
+        60.0,
+        "%",
+        partial(_unused_percentage, 64, 640),
+    ),
+    Limit(
+        "GPU, AMP: memory of a training step, relative to torchvision's", 1.0, "times", partial(_memory_ratio, 16, 640)
+    ),
 ]

@@ -1,4 +1,4 @@
-"""What all measurements share: two sides timed in turn in one process, and a dated card that says where and how."""
+"""Shared by all measurements: timing two sides in turn in one process, and dated cards with machine and results."""
 
 import datetime
 import os
@@ -20,22 +20,22 @@ Side = Callable[[], object]
 
 
 class Unavailable(Exception):
-    """A measurement can't be made here; the message says what is missing, in one line."""
+    """A measurement cannot run on this machine; the message says in one line what is missing."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One comparison: ours must be at least `goal` times as fast as theirs."""
+    """A comparison: our side must be at least `goal` times as fast as theirs."""
 
     name: str
     goal: float
-    # Builds both sides, ours first; raises Unavailable where this machine lacks what they need.
+    # Builds both sides, ours first; raises Unavailable if this machine lacks what they need.
     prepare: Callable[[], tuple[Side, Side]]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One quantity of ours that must stay below a limit."""
+    """A quantity of our side that must stay below a limit."""
 
     name: str
     limit: float
@@ -45,11 +45,11 @@ class Limit:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that one side took."""
+    """Median and quartiles of the seconds that one side took."""
 
     median: float
-    low: float  # a quarter of the repeats took less,
-    high: float  # a quarter more
+    low: float  # first quartile
+    high: float  # third quartile
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast ours is, by the medians."""
+        """Their median time divided by ours."""
         return self.theirs.median / self.ours.median
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a measurement or a limit: a table row, or why there is none."""
+    """The result of a measurement or a limit: a table row, or the reason why there is none."""
 
     name: str
     goal: str
@@ -76,32 +76,32 @@ class Result:
     ratio: str = ""
     met: bool = True
     unavailable: str = ""
-    profile: str = ""  # where the goal was missed: what ours spends its time on
+    profile: str = ""  # if the goal was missed: the operators that our side spends its time on
 
 
 def compare(ours: Side, theirs: Side, *, repeats: int, warmup: int) -> Comparison:
-    """Times two callables in turn, so that whatever else the machine does meets both alike.
+    """Times two callables in turn, so that other load on the machine affects both equally.
 
     Args:
-        repeats: timed calls of each; the one that goes first changes from pair to pair.
-        warmup: calls of each before that, not timed.
+        repeats: timed calls of each side; which side goes first alternates.
+        warmup: untimed calls of each side before those.
     """
     for _ in range(warmup):
         ours()
         theirs()
     sides: list[tuple[Side, list[float]]] = [(ours, []), (theirs, [])]
     for repeat in range(repeats):
-        for side, taken in sides if repeat % 2 == 0 else reversed(sides):
-            taken.append(_seconds(side))
-    (_, of_ours), (_, of_theirs) = sides
-    return Comparison(times(of_ours), times(of_theirs))
+        for side, seconds in sides if repeat % 2 == 0 else reversed(sides):
+            seconds.append(seconds_of(side))
+    (_, our_seconds), (_, their_seconds) = sides
+    return Comparison(times(our_seconds), times(their_seconds))
 
 
-def _seconds(side: Side) -> float:
-    """Of one call, until a GPU has done its part."""
+def seconds_of(call: Callable[[], object]) -> float:
+    """The seconds that a call takes, including the work that it starts on a GPU."""
     _wait_for_gpu()
     start = time.perf_counter()
-    side()
+    call()
     _wait_for_gpu()
     return time.perf_counter() - start
 
@@ -112,7 +112,7 @@ def _wait_for_gpu() -> None:
 
 
 def times(seconds: Sequence[float]) -> Times:
-    """Median and quartiles; of a single repeat, it itself."""
+    """Median and quartiles; all three are the same for a single repeat."""
     if len(seconds) == 1:
         return Times(seconds[0], seconds[0], seconds[0])
     low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
@@ -120,27 +120,27 @@ def times(seconds: Sequence[float]) -> Times:
 
 
 def measure(measurement: Measurement, *, repeats: int, warmup: int) -> Result:
-    """Prepares and compares; where ours misses the goal, also says what it spends its time on."""
+    """Prepares and compares both sides; profiles ours if it misses the goal."""
     goal = f"≥ {measurement.goal:g}×"
     try:
         ours, theirs = measurement.prepare()
     except Unavailable as missing:
         return Result(measurement.name, goal, unavailable=str(missing))
-    found = compare(ours, theirs, repeats=repeats, warmup=warmup)
-    met = found.ratio >= measurement.goal
+    comparison = compare(ours, theirs, repeats=repeats, warmup=warmup)
+    met = comparison.ratio >= measurement.goal
     return Result(
         name=measurement.name,
         goal=goal,
-        ours=_shown(found.ours),
-        theirs=_shown(found.theirs),
-        ratio=f"{found.ratio:.2f}×",
+        ours=_format_times(comparison.ours),
+        theirs=_format_times(comparison.theirs),
+        ratio=f"{comparison.ratio:.2f}×",
         met=met,
         profile="" if met else operators(ours),
     )
 
 
 def check(limit: Limit) -> Result:
-    """Measures one quantity and holds it against its limit."""
+    """Measures a quantity and compares it with its limit."""
     goal = f"< {limit.limit:g} {limit.unit}"
     try:
         value = limit.measure()
@@ -150,22 +150,22 @@ def check(limit: Limit) -> Result:
 
 
 def operators(side: Side) -> str:
-    """The eight operators that a call spends most of its own time in, as torch.profiler's table."""
+    """The eight operators with the longest self time in a call, as a table of torch.profiler."""
     cuda = torch.cuda.is_available()
-    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]) as profiled:
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]) as profiler:
         side()
         _wait_for_gpu()
     column = "self_cuda_time_total" if cuda else "self_cpu_time_total"
-    return str(profiled.key_averages().table(sort_by=column, row_limit=8, max_name_column_width=40))
+    return str(profiler.key_averages().table(sort_by=column, row_limit=8, max_name_column_width=40))
 
 
-def _shown(found: Times) -> str:
-    scale, unit = (1e3, "ms") if found.median < 1 else (1.0, "s")
-    return f"{found.median * scale:.3g} {unit} ({found.low * scale:.3g}–{found.high * scale:.3g})"
+def _format_times(seconds: Times) -> str:
+    scale, unit = (1e3, "ms") if seconds.median < 1 else (1.0, "s")
+    return f"{seconds.median * scale:.3g} {unit} ({seconds.low * scale:.3g}–{seconds.high * scale:.3g})"
 
 
 def context() -> str:
-    """Date, commit and machine, in one line: what every card begins with."""
+    """The first line of every card: date, commit and machine."""
     return f"{today()} · commit {commit()} · {machine()}"
 
 
@@ -174,7 +174,7 @@ def today() -> str:
 
 
 def commit() -> str:
-    """Git's short name of the commit, and whether the files are still its own."""
+    """The abbreviated commit hash, and whether there are uncommitted changes."""
     try:
         name = _git("rev-parse", "--short", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no")
@@ -184,12 +184,12 @@ def commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    here = Path(__file__).parent
-    return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    folder = Path(__file__).parent
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def machine() -> str:
-    """What numbers depend on: processor, GPU, versions; not the machine's name."""
+    """Processor, threads, GPU and versions, which the numbers depend on; not the host name."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parts = [
         f"{cores} cores of {_processor()}",
@@ -203,16 +203,16 @@ def machine() -> str:
 
 
 def _processor() -> str:
-    """The processor's model and its widest arithmetic: `Intel Xeon … (AVX512)`."""
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text().splitlines() if known.is_file() else []
+    """The processor's model and its widest vector instructions: `Intel Xeon … (AVX512)`."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     model = models[0] if models else platform.processor() or platform.machine()
     return f"{model} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def save_card(text: str, kind: str, folder: Path) -> Path:
-    """Writes `<date>-<kind>.md`; a card that is there already keeps its notes, and the new one gets a number."""
+    """Writes `<date>-<kind>.md`, or `<date>-<kind>-2.md` and so on if that exists, and never overwrites a card."""
     path, number = folder / f"{today()}-{kind}.md", 2
     while path.exists():
         path, number = folder / f"{today()}-{kind}-{number}.md", number + 1
@@ -221,7 +221,7 @@ def save_card(text: str, kind: str, folder: Path) -> Path:
 
 
 def bench_card(results: Sequence[Result], *, command: str, repeats: int, warmup: int) -> str:
-    """The card of one `make bench`: table, what wasn't measured, profiles of what missed its goal, room for notes."""
+    """The card of a `make bench`: table, reasons for missing results, profiles of missed goals, a section for notes."""
     missing = [f"- {result.name}: {result.unavailable}" for result in results if result.unavailable]
     profiles = [f"### {result.name}\n\n```\n{result.profile.strip()}\n```" for result in results if result.profile]
     blocks = [
@@ -229,22 +229,23 @@ def bench_card(results: Sequence[Result], *, command: str, repeats: int, warmup:
         context(),
         f"    {command}",
         table(results),
-        f"Medians of {repeats} repeats, both sides in turn in one process, after {warmup} that don't count; "
-        "in brackets the quartiles.",
+        f"Medians of {repeats} repeats after {warmup} warm-up calls, both sides in turn in one process; "
+        "quartiles in parentheses.",
     ]
     if missing:
-        blocks += ["## Not measured here", "\n".join(missing)]
+        blocks += ["## Not measured", "\n".join(missing)]
     if profiles:
-        blocks += ["## What ours spends its time on, where it missed its goal", *profiles]
+        blocks += ["## Profiles of missed goals", *profiles]
     blocks += ["## Notes", "None yet."]
     return "\n\n".join(blocks) + "\n"
 
 
 def table(results: Sequence[Result]) -> str:
-    """A Markdown table of everything measured."""
-    rows = ["| what | ours | theirs | ratio | goal | |", "|---|---|---|---|---|---|"]
-    for one in results:
-        if not one.unavailable:
-            verdict = "met" if one.met else "**missed**"
-            rows.append(f"| {one.name} | {one.ours} | {one.theirs} | {one.ratio} | {one.goal} | {verdict} |")
+    """A Markdown table of all available results."""
+    rows = ["| measurement | ours | theirs | ratio | goal | |", "|---|---|---|---|---|---|"]
+    for result in results:
+        if not result.unavailable:
+            verdict = "met" if result.met else "**missed**"
+            cells = (result.name, result.ours, result.theirs, result.ratio, result.goal, verdict)
+            rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

@@ -1,9 +1,9 @@
-"""Inference: ours against torchvision's `fcos_resnet50_fpn`, with the same weights and the same answers.
+"""Inference, compared with torchvision's `fcos_resnet50_fpn` with the same weights.
 
-Each function gives two sides without arguments, ours first, after making sure that they agree.
+Each function returns two sides, ours first, after checking that their detections are the same.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.models.detection import FCOS, fcos_resnet50_fpn
 from torchvision.models.detection.image_list import ImageList
 
-from benchmarks.harness import Measurement, Unavailable
+from benchmarks.harness import Measurement, Side, Unavailable
 from fcos.config import InputSize
 from fcos.fast.fused import fuse
 from fcos.locations import make_locations
@@ -20,17 +20,16 @@ from fcos.structures import Outputs
 from fcos.torchvision_weights import TORCHVISION, TORCHVISION_POSTPROCESS, from_torchvision
 from pipeline.inference.detect import detect
 
-Side = Callable[[], object]
-_TOLERANCE = 1e-4  # of scores; boxes, in pixels: a hundred times more
+_TOLERANCE = 1e-4  # of scores; a hundred times that for boxes, in pixels
 
 
 def images_to_boxes(*, images: int = 1, height: int = 800, width: int = 1066, classes: int = 91) -> tuple[Side, Side]:
-    """From pixels to detections, with resizing (which the images don't need), normalization, network and suppression.
+    """From pixels to detections: resizing (the images have the right size), normalization, network and NMS.
 
     Raises:
         AssertionError: the detections differ.
     """
-    model = lively(classes)
+    model = random_model(classes)
     detector = fuse(from_torchvision(model.state_dict(), range(classes)))
     random = torch.Generator().manual_seed(0)
     pixels = [torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=random) for _ in range(images)]
@@ -42,21 +41,21 @@ def images_to_boxes(*, images: int = 1, height: int = 800, width: int = 1066, cl
 
     @torch.inference_mode()
     def theirs() -> list[dict[str, Tensor]]:
-        found: list[dict[str, Tensor]] = model([image / 255 for image in pixels])
-        return found
+        detections: list[dict[str, Tensor]] = model([image / 255 for image in pixels])
+        return detections
 
     _check_same(ours(), theirs())
     return ours, theirs
 
 
 def postprocessing(*, images: int = 8, height: int = 640, width: int = 800, classes: int = 91) -> tuple[Side, Side]:
-    """From raw outputs, as of a trained network with thirty objects in each image, to detections.
+    """From raw outputs to detections; the outputs resemble those of a trained network, with thirty objects in an image.
 
     Raises:
         AssertionError: the detections differ.
     """
     shapes = [(-(-height // stride), -(-width // stride)) for stride in TORCHVISION.strides]
-    outputs = _trained(images, height, width, classes, shapes)
+    outputs = _realistic_outputs(images, height, width, classes, shapes)
     sizes = [(height, width)] * images
     model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes)
     batch = ImageList(torch.zeros(images, 1, height, width), sizes)
@@ -68,7 +67,7 @@ def postprocessing(*, images: int = 8, height: int = 640, width: int = 800, clas
         "bbox_regression": list(torch.split(outputs.ltrb / outputs.locations.strides[:, None], counts, dim=1)),
         "bbox_ctrness": list(torch.split(outputs.quality[..., None], counts, dim=1)),
     }
-    split_anchors = [list(one.split(counts)) for one in anchors]
+    split_anchors = [list(image_anchors.split(counts)) for image_anchors in anchors]
 
     @torch.inference_mode()
     def ours() -> list[Detections]:
@@ -76,15 +75,15 @@ def postprocessing(*, images: int = 8, height: int = 640, width: int = 800, clas
 
     @torch.inference_mode()
     def theirs() -> list[dict[str, Tensor]]:
-        found: list[dict[str, Tensor]] = model.postprocess_detections(heads, split_anchors, sizes)
-        return found
+        detections: list[dict[str, Tensor]] = model.postprocess_detections(heads, split_anchors, sizes)
+        return detections
 
     _check_same(ours(), theirs())
     return ours, theirs
 
 
-def lively(classes: int) -> FCOS:
-    """Random weights whose scores are above the threshold here and there."""
+def random_model(classes: int) -> FCOS:
+    """`fcos_resnet50_fpn` with random weights, of which some scores are above the threshold."""
     torch.manual_seed(0)
     model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=classes).eval()
     head = model.head
@@ -94,39 +93,41 @@ def lively(classes: int) -> FCOS:
     return model
 
 
-def _trained(images: int, height: int, width: int, classes: int, shapes: Sequence[tuple[int, int]]) -> Outputs:
-    """Background nearly everywhere; around each object's center its class and box, a little off."""
+def _realistic_outputs(
+    images: int, height: int, width: int, classes: int, shapes: Sequence[tuple[int, int]]
+) -> Outputs:
+    """Background at most locations; near an object's center, its class and box with noise."""
     random = torch.Generator().manual_seed(0)
-    places = make_locations(shapes, TORCHVISION.strides, mode=TORCHVISION.locations)
-    count, objects = len(places.xy), 30
+    locations = make_locations(shapes, TORCHVISION.strides, mode=TORCHVISION.locations)
+    count, objects = len(locations.xy), 30
     center = torch.rand(images, objects, 2, generator=random) * torch.tensor([width, height])
     half = (torch.rand(images, objects, 2, generator=random) * 3).exp() * 10
     labels = torch.randint(1, classes, (images, objects), generator=random)
-    away = ((places.xy[None, :, None] - center[:, None]).abs() / half[:, None]).amax(dim=-1)  # [B, P, M]
-    distance, nearest = away.min(dim=-1)
+    distances = ((locations.xy[None, :, None] - center[:, None]).abs() / half[:, None]).amax(dim=-1)  # [B, P, M]
+    distance, nearest = distances.min(dim=-1)
     index = nearest[..., None].expand(-1, -1, 2)
     low, high = center - half, center + half
-    ltrb = torch.cat([places.xy - low.gather(1, index), high.gather(1, index) - places.xy], dim=-1)
+    ltrb = torch.cat([locations.xy - low.gather(1, index), high.gather(1, index) - locations.xy], dim=-1)
     logits = torch.randn(images, count, classes, generator=random) - 6
-    # A level answers for sizes of its own.
-    size, (above, up_to) = ltrb.amax(dim=-1), places.ranges.unbind(-1)
+    # A level detects objects in its range of sizes.
+    size, (above, up_to) = ltrb.amax(dim=-1), locations.ranges.unbind(-1)
     level = torch.where((size > above) & (size <= up_to), 4.0, -4.0)
-    found = (level - 6 * distance + torch.randn(images, count, generator=random)).clamp(min=-6)
-    logits.scatter_(2, labels.gather(1, nearest)[..., None], found[..., None])
+    class_logits = (level - 6 * distance + torch.randn(images, count, generator=random)).clamp(min=-6)
+    logits.scatter_(2, labels.gather(1, nearest)[..., None], class_logits[..., None])
     noisy = ltrb * (0.9 + 0.2 * torch.rand(ltrb.shape, generator=random))
-    return Outputs(logits, noisy.clamp(min=1), 2 - 4 * distance.clamp(max=2), places)
+    return Outputs(logits, noisy.clamp(min=1), 2 - 4 * distance.clamp(max=2), locations)
 
 
 def _check_same(ours: Sequence[Detections], theirs: Sequence[Mapping[str, Tensor]]) -> None:
-    for mine, other in zip(ours, theirs, strict=True):
-        assert len(mine) > 0
-        torch.testing.assert_close(mine.scores, other["scores"], rtol=0, atol=_TOLERANCE)
-        torch.testing.assert_close(mine.boxes, other["boxes"], rtol=0, atol=100 * _TOLERANCE)
-        assert torch.equal(mine.labels, other["labels"])
+    for detections, expected in zip(ours, theirs, strict=True):
+        assert len(detections) > 0
+        torch.testing.assert_close(detections.scores, expected["scores"], rtol=0, atol=_TOLERANCE)
+        torch.testing.assert_close(detections.boxes, expected["boxes"], rtol=0, atol=100 * _TOLERANCE)
+        assert torch.equal(detections.labels, expected["labels"])
 
 
-def _in_bf16() -> tuple[Side, Side]:
-    """As `images_to_boxes`, ours under autocast to bfloat16; its answers differ a little, so nothing is compared."""
+def _images_to_boxes_bf16() -> tuple[Side, Side]:
+    """Like `images_to_boxes`, with ours under autocast to bfloat16; its rounding changes the detections a little."""
     if "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
         raise Unavailable("this CPU has no bfloat16 instructions")
     ours, theirs = images_to_boxes()
@@ -139,7 +140,7 @@ def _in_bf16() -> tuple[Side, Side]:
 
 
 MEASUREMENTS = [
-    Measurement("CPU, float32: 1 image of 800×1066 in, boxes out", 1.3, images_to_boxes),
-    Measurement("CPU, bfloat16: 1 image of 800×1066 in, boxes out", 2.2, _in_bf16),
-    Measurement("post-processing: 8 images of 640×800", 3.0, postprocessing),
+    Measurement("CPU, float32: 1 image of 800×1066 to boxes", 1.3, images_to_boxes),
+    Measurement("CPU, bfloat16: 1 image of 800×1066 to boxes", 2.2, _images_to_boxes_bf16),
+    Measurement("postprocessing: 8 images of 640×800", 3.0, postprocessing),
 ]

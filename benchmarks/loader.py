@@ -1,7 +1,7 @@
-"""From files to batches: ours against torchvision's reference detection training; and what annotations cost in memory.
+"""From files to batches, compared with torchvision's reference training script; memory of the annotations.
 
-Their side is what references/detection does unless told otherwise (preset `hflip`, images by Pillow), and then the
-resizing, normalizing and padding that their models do inside.
+Their side has the defaults of references/detection (preset `hflip`, images read by Pillow), followed by the resizing,
+normalization and padding that torchvision's models contain.
 """
 
 import io
@@ -42,54 +42,51 @@ _REPOSITORY = Path(__file__).resolve().parents[1]
 _VOC = _REPOSITORY.parent / "shared/data/voc2007-trainval-400.tar"
 _IMAGES, _BATCH, _SIZE = 200, 8, (800, 1333)
 
-Epoch = Callable[[], Iterator[Tensor]]  # an epoch's batches, as a network takes them
+Epoch = Callable[[], Iterator[Tensor]]  # normalized batches of an epoch [B, 3, H, W]
+Folder = tempfile.TemporaryDirectory[str]
 
 
 def files_to_batches(workers: int) -> tuple[Side, Side]:
-    """An epoch of photographs in batches, mirrored at random, at 800 px, normalized; one thread in each process.
+    """An epoch of photographs as normalized batches at 800 px with random flips; one thread in each process.
 
     Raises:
         AssertionError: the batches differ.
     """
     folder = tempfile.TemporaryDirectory(prefix="loader-")
     split = _photographs(Path(folder.name))
-    _check_same(_ours(split, folder, 0, flip=1.0), _theirs(split, folder, 0, flip=1.0))
-    return tuple(partial(_run, one(split, folder, workers, flip=0.5)) for one in (_ours, _theirs))  # type: ignore[return-value]
+    _check_same(_our_epoch(split, folder, 0, flip=1.0), _their_epoch(split, folder, 0, flip=1.0))
+    ours, theirs = (make_epoch(split, folder, workers, flip=0.5) for make_epoch in (_our_epoch, _their_epoch))
+    return partial(_count_images, ours), partial(_count_images, theirs)
 
 
-def _run(epoch: Epoch) -> int:
-    with _one_thread():
+def _count_images(epoch: Epoch) -> int:
+    with _single_thread():
         return sum(len(batch) for batch in epoch())
 
 
-Folder = tempfile.TemporaryDirectory[str]
-
-
 def _batches(split: AnnotationSet, folder: Path, workers: int, flip: float, size: tuple[int, int] = _SIZE) -> Batches:
-    plain = replace(params.load(_REPOSITORY / "params.yaml").train.augment, flip=flip, scale=(1.0, 1.0))
-    how = Augmentation(params=plain, input_size=InputSize(size), multi_scale=None, epochs=1, seed=0)
-    data = TrainingData(split, folder, augmentation=how, include_difficult=True, include_empty=True)
+    augment = replace(params.load(_REPOSITORY / "params.yaml").train.augment, flip=flip, scale=(1.0, 1.0))
+    augmentation = Augmentation(params=augment, input_size=InputSize(size), multi_scale=None, epochs=1, seed=0)
+    data = TrainingData(split, folder, augmentation=augmentation, include_difficult=True, include_empty=True)
     return Batches(data=data, batch_size=_BATCH, workers=workers, seed=0, group_by_aspect_ratio=True)
 
 
-def _ours(split: AnnotationSet, folder: Folder, workers: int, *, flip: float) -> Epoch:
-    detector, batches = (
-        build(replace(PAPER, backbone="tiny", pretrained=False), 1),
-        _batches(split, Path(folder.name), workers, flip),
-    )
+def _our_epoch(split: AnnotationSet, folder: Folder, workers: int, *, flip: float) -> Epoch:
+    detector = build(replace(PAPER, backbone="tiny", pretrained=False), 1)
+    batches = _batches(split, Path(folder.name), workers, flip)
 
     def epoch() -> Iterator[Tensor]:
-        for (part,) in batches(0):
-            yield detector.normalize_batch(part.pixels, part.sizes)
+        for (batch,) in batches(0):
+            yield detector.normalize_batch(batch.pixels, batch.sizes)
 
     return epoch
 
 
-class _Reference(Dataset[Any]):
-    """Pillow images and boxes through the reference's preset."""
+class _ReferenceDataset(Dataset[Any]):
+    """Pillow images and boxes, transformed by the preset of the reference script."""
 
     def __init__(self, split: AnnotationSet, folder: Folder, flip: float) -> None:
-        self.folder, self.split, self.groups = folder, split, split.by_image()
+        self.folder, self.split, self.annotations = folder, split, split.by_image()
         self.transforms = v2.Compose(
             [
                 v2.RandomHorizontalFlip(p=flip),
@@ -106,60 +103,63 @@ class _Reference(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         record = self.split.images[index]
+        annotations = self.annotations[record.id]
         with PIL.Image.open(Path(self.folder.name) / record.file_name) as file:
             image = file.convert("RGB")
         boxes = tv_tensors.BoundingBoxes(
-            [one.bbox for one in self.groups[record.id]],
+            [annotation.bbox for annotation in annotations],
             format=tv_tensors.BoundingBoxFormat.XYWH,
             canvas_size=(record.height, record.width),
         )
-        labels = torch.tensor([one.category_id for one in self.groups[record.id]])
-        answer: tuple[Tensor, dict[str, Tensor]] = self.transforms(image, {"boxes": boxes, "labels": labels})
-        return answer
+        labels = torch.tensor([annotation.category_id for annotation in annotations])
+        sample: tuple[Tensor, dict[str, Tensor]] = self.transforms(image, {"boxes": boxes, "labels": labels})
+        return sample
 
 
-def _theirs(split: AnnotationSet, folder: Folder, workers: int, *, flip: float) -> Epoch:
-    inside = GeneralizedRCNNTransform(_SIZE[0], _SIZE[1], [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+def _their_epoch(split: AnnotationSet, folder: Folder, workers: int, *, flip: float) -> Epoch:
+    transform = GeneralizedRCNNTransform(_SIZE[0], _SIZE[1], [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     loader: DataLoader[Any] = DataLoader(
-        _Reference(split, folder, flip),
-        batch_sampler=_batches(split, Path(folder.name), 0, flip).steps(0),  # the same images together
+        _ReferenceDataset(split, folder, flip),
+        batch_sampler=_batches(split, Path(folder.name), 0, flip).steps(0),  # the same batches as ours
         num_workers=workers,
         persistent_workers=workers > 0,
-        collate_fn=_tuples,
+        collate_fn=_collate_lists,
     )
 
     def epoch() -> Iterator[Tensor]:
         for images, targets in loader:
-            yield inside(images, targets)[0].tensors
+            yield transform(images, targets)[0].tensors
 
     return epoch
 
 
-def _tuples(samples: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+def _collate_lists(samples: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     return [image for image, _ in samples], [target for _, target in samples]
 
 
 def _check_same(ours: Epoch, theirs: Epoch) -> None:
-    """Up to eight bits' rounding, and to sides that theirs cuts off to whole pixels and ours rounds."""
-    for one, other in zip(islice(ours(), 3), islice(theirs(), 3), strict=True):
-        assert one.shape == other.shape
-        assert float((one - other).abs().mean()) < 0.05  # of other images it would be about 1
+    """Small differences come from rounding to 8 bits, and from image sizes, which theirs truncates and ours rounds."""
+    for batch, expected in zip(islice(ours(), 3), islice(theirs(), 3), strict=True):
+        assert batch.shape == expected.shape
+        assert float((batch - expected).abs().mean()) < 0.05  # about 1 between different images
 
 
 def _photographs(folder: Path) -> AnnotationSet:
-    """Two hundred of VOC2007 where they are at hand; else parts of the two that scikit-learn has."""
+    """Two hundred images of VOC2007 if present, otherwise crops of the two photographs in scikit-learn."""
     images = []
-    for index, content in enumerate(islice(_of_voc() if _VOC.is_file() else _parts(), _IMAGES)):
+    for index, content in enumerate(islice(_voc_images() if _VOC.is_file() else _photograph_crops(), _IMAGES)):
         path = folder / f"{index}.jpg"
         path.write_bytes(content)
         _, height, width = read_image(path).shape
         images.append(Image(index, path.name, width, height))
     boxes = [(10.0 * k, 5.0 * k, 30.0 + k, 40.0) for k in range(3)]
-    objects = [Annotation(3 * one.id + k, one.id, 1, box, 1200.0) for one in images for k, box in enumerate(boxes)]
-    return AnnotationSet((Category(1, "thing"),), tuple(images), tuple(objects))
+    annotations = [
+        Annotation(3 * image.id + k, image.id, 1, box, 1200.0) for image in images for k, box in enumerate(boxes)
+    ]
+    return AnnotationSet((Category(1, "thing"),), tuple(images), tuple(annotations))
 
 
-def _of_voc() -> Iterator[bytes]:
+def _voc_images() -> Iterator[bytes]:
     with tarfile.open(_VOC) as archive:
         for member in archive:
             file = archive.extractfile(member) if member.name.endswith(".jpg") else None
@@ -167,21 +167,21 @@ def _of_voc() -> Iterator[bytes]:
                 yield file.read()
 
 
-def _parts() -> Iterator[bytes]:
+def _photograph_crops() -> Iterator[bytes]:
     from sklearn.datasets import load_sample_images
 
-    drawn = random.Random(0)
-    whole = [PIL.Image.fromarray(pixels) for pixels in load_sample_images().images]
+    rng = random.Random(0)
+    photographs = [PIL.Image.fromarray(pixels) for pixels in load_sample_images().images]
     for index in range(_IMAGES):
-        width, height = drawn.choice([(400, 300), (400, 266), (300, 400)])
-        left, top = drawn.randrange(640 - width + 1), drawn.randrange(427 - height + 1)
+        width, height = rng.choice([(400, 300), (400, 266), (300, 400)])
+        left, top = rng.randrange(640 - width + 1), rng.randrange(427 - height + 1)
         buffer = io.BytesIO()
-        whole[index % 2].crop((left, top, left + width, top + height)).save(buffer, "JPEG", quality=80)
+        photographs[index % 2].crop((left, top, left + width, top + height)).save(buffer, "JPEG", quality=80)
         yield buffer.getvalue()
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _single_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -190,8 +190,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class _Plain(Dataset[Any]):
-    """The same samples from Python objects: what one would write first."""
+class _PlainDataset(Dataset[Any]):
+    """The same samples, kept in lists of Python objects, for comparison."""
 
     def __init__(self, data: TrainingData) -> None:
         self.augmentation, self.folder = data.augmentation, data.folder
@@ -209,45 +209,53 @@ class _Plain(Dataset[Any]):
         return Sample(read_image(self.folder / self.names[index]), boxes, labels, self.names[index])
 
 
-def annotations_memory(workers: int, *, plain: bool = False, images: int = 20_000, each: int = 5) -> float:
-    """MiB that a data set's annotations take after an epoch, in the training process and its workers together.
+def annotations_memory(workers: int, *, plain: bool = False, images: int = 20_000, objects_per_image: int = 5) -> float:
+    """Memory of a data set's annotations after an epoch, in the training process and its workers together, in MiB.
 
-    Each page counts once, however many of these processes share it (PSS), and pages of files (libraries) don't: their
-    share depends on what else runs. What an epoch of a hundred images takes, in as many processes, is subtracted.
+    A page shared by several of these processes counts once (PSS). Pages of files such as libraries don't count, since
+    their share depends on other processes. The memory after an epoch of a hundred images is subtracted.
     """
-    # In new processes: what this one did before would count.
+    # New processes, so that the memory of earlier measurements doesn't count.
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        much, little = (pool.submit(_after_an_epoch, workers, plain, count, each).result() for count in (images, 100))
-    return (much - little) / 2**10
+        memory, baseline = (
+            pool.submit(_memory_after_epoch, workers, plain, count, objects_per_image).result()
+            for count in (images, 100)
+        )
+    return (memory - baseline) / 2**10
 
 
-def _after_an_epoch(workers: int, plain: bool, images: int, each: int) -> int:
-    """KiB of this process and its children, which have just made every batch."""
+def _memory_after_epoch(workers: int, plain: bool, images: int, objects_per_image: int) -> int:
+    """Memory of this process and its workers after all but the last batch of an epoch, in KiB."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="loader-") as folder:
-        batches = _batches(_small(Path(folder), images, each), Path(folder), workers, 0.5, (1, 1))
+        split = _one_pixel_images(Path(folder), images, objects_per_image)
+        batches = _batches(split, Path(folder), workers, 0.5, (1, 1))
         steps: Iterator[Any]
         if plain:
             keys = [[(0, index) for index in step] for step in batches.steps(0)]
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
-            steps = iter(DataLoader(_Plain(batches.data), batch_sampler=keys, num_workers=workers, collate_fn=collate))
+            data = _PlainDataset(batches.data)
+            steps = iter(DataLoader(data, batch_sampler=keys, num_workers=workers, collate_fn=collate))
         else:
             steps = batches(0)
-        for _ in islice(steps, len(batches) - 1):  # after the last, workers may go
+        for _ in islice(steps, len(batches) - 1):  # workers may exit after the last batch
             pass
         return sum(_pss(pid) for pid in ["self", *(str(child.pid) for child in active_children())])
 
 
-def _small(folder: Path, images: int, each: int) -> AnnotationSet:
-    """Images of one pixel, with names as long as real ones."""
+def _one_pixel_images(folder: Path, images: int, objects_per_image: int) -> AnnotationSet:
+    """Images of one pixel, with file names as long as VOC's."""
     buffer = io.BytesIO()
     PIL.Image.new("RGB", (1, 1)).save(buffer, "JPEG")
     records = [Image(index, f"JPEGImages/2007_{index:012d}.jpg", 1, 1) for index in range(images)]
     (folder / "JPEGImages").mkdir()
     for record in records:
         (folder / record.file_name).write_bytes(buffer.getvalue())
-    boxes = [Annotation(index, index // each, 1, (0.0, 0.0, 1.0, 1.0), 1.0) for index in range(images * each)]
-    return AnnotationSet((Category(1, "thing"),), tuple(records), tuple(boxes))
+    annotations = [
+        Annotation(index, index // objects_per_image, 1, (0.0, 0.0, 1.0, 1.0), 1.0)
+        for index in range(images * objects_per_image)
+    ]
+    return AnnotationSet((Category(1, "thing"),), tuple(records), tuple(annotations))
 
 
 def _pss(pid: str) -> int:
@@ -258,9 +266,7 @@ def _pss(pid: str) -> int:
 _CORES = max(1, len(os.sched_getaffinity(0)))
 MEASUREMENTS = [
     Measurement("files to normalized batches at 800 px: one process, one thread", 1.5, partial(files_to_batches, 0)),
-    Measurement(
-        "files to normalized batches at 800 px: a worker on every core", 1.5, partial(files_to_batches, _CORES)
-    ),
+    Measurement("files to normalized batches at 800 px: a worker per core", 1.5, partial(files_to_batches, _CORES)),
 ]
 LIMITS = [
     Limit(f"memory of 100,000 annotations, {workers} workers", 100, "MiB", partial(annotations_memory, workers))

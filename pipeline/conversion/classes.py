@@ -26,11 +26,13 @@ def select_categories(categories: Sequence[Category], names: Sequence[str] | Non
     if names is None:
         return tuple(categories)
     by_name = {category.name: category for category in categories}
+    # é may be one character or two.
+    by_form = {unicodedata.normalize("NFC", name): category for name, category in by_name.items()}
     for name in names:
-        if name not in by_name:
+        if unicodedata.normalize("NFC", name) not in by_form:
             known = ", ".join(by_name) or "none"
             raise PipelineError(f"convert.classes: the data set has no class {name!r}; it has {known}")
-    return tuple(by_name[name] for name in names)
+    return tuple(by_name.get(name) or by_form[unicodedata.normalize("NFC", name)] for name in names)
 
 
 @lru_cache(maxsize=4096)  # a class that is left out on purpose may have thousands of objects
@@ -43,7 +45,7 @@ def unknown_class_issue(name: str, known: tuple[str, ...]) -> Issue:
 
 def check_classes(categories: Sequence[Category], splits: Iterable[AnnotationSet], issue_log: IssueLog) -> None:
     """Logs the classes that have no object in any split, and pairs of classes with similar names."""
-    used = {annotation.category_id for split in splits for annotation in split.annotations}
+    used = {annotation.category_id for split in splits for annotation in split.objects}
     for category in categories:
         if category.id not in used:
             issue_log.handle(Issue("unused_class", f"{category.name!r} has no objects"), None, SOURCE)

@@ -156,7 +156,7 @@ def count_objects(matched: Sequence[MatchedRecord], keys: Keys, categories: Sequ
         group * columns + column_of[raw.class_name]
         for group, item in zip(group_of.tolist(), matched, strict=True)
         for raw in item.record.objects
-        if raw.issue is None and raw.class_name in column_of
+        if raw.issue is None and not raw.iscrowd and raw.class_name in column_of
     ]
     cells.extend(group * columns + columns - 1 for group in group_of.tolist())
     unique_cells, count = np.unique(np.array(cells, dtype=np.int64), return_counts=True)

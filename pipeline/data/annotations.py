@@ -50,6 +50,16 @@ class AnnotationSet:
     images: tuple[Image, ...]
     annotations: tuple[Annotation, ...]
 
+    @property
+    def objects(self) -> tuple[Annotation, ...]:
+        """The annotations of single objects, without crowds: regions in which objects aren't annotated singly."""
+        return tuple(annotation for annotation in self.annotations if not annotation.iscrowd)
+
+    @property
+    def num_crowds(self) -> int:
+        """The number of crowds. One of several classes, such as a region to ignore, counts once."""
+        return len({(annotation.image_id, annotation.bbox) for annotation in self.annotations if annotation.iscrowd})
+
     def by_image(self) -> dict[int, list[Annotation]]:
         """The annotations of each image by image id; an empty list for an image without objects."""
         groups: dict[int, list[Annotation]] = {image.id: [] for image in self.images}

@@ -35,7 +35,8 @@ _END_SIGNATURE = b"PK\x05\x06"  # of the zip's end record
 _END_COUNT = slice(10, 12)  # the number of members in the end record
 _ZIP64_COUNT = 0xFFFF  # the number is in the zip64 record instead
 _MAX_END = 22 + 65535  # bytes of the end record with its comment
-_ENCRYPTED = 1  # bit of a zip member's flags
+_ENCRYPTED, _UTF8 = 1, 1 << 11  # bits of a zip member's flags
+_UNICODE_PATH = 0x7075  # kind of a zip member's extra field
 _DRIVE = re.compile("[A-Za-z]:")
 _DECOMPRESSORS: dict[bytes, Callable[[IO[bytes]], object]] = {
     b"\x1f\x8b": gzip.open,
@@ -167,12 +168,40 @@ def _zip_members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[
                 _refuse(archive, member.filename, "is a link or a device")
             if member.flag_bits & _ENCRYPTED:
                 _refuse(archive, member.filename, "is encrypted")
-            name = member.orig_filename  # Python cuts `filename` at a NUL
-            if member.is_dir():
+            name = _zip_name(member)
+            if name.endswith(("/", "\\")):
                 yield name, 0, None
             else:
                 with _one_line_errors(archive, name), opened.open(member) as content:
                     yield name, member.file_size, content
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """A member's name, which many programs write as UTF-8 without saying so (Info-ZIP, macOS).
+
+    The name in the extra field for Unicode comes first. A name that is no UTF-8 is in code page 437, as the format's
+    specification says.
+    """
+    name = member.orig_filename  # Python cuts `filename` at a NUL
+    if member.flag_bits & _UTF8:
+        return name
+    raw = name.encode("cp437")
+    for candidate in filter(None, (_unicode_extra(member.extra, raw), raw)):
+        try:
+            return candidate.decode()
+        except UnicodeDecodeError:
+            continue
+    return name
+
+
+def _unicode_extra(extra: bytes, raw_name: bytes) -> bytes:
+    """The name in Info-ZIP's Unicode Path Extra Field; empty if there is none, or it belongs to another name."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack("<HH", extra[:4])
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == _UNICODE_PATH and field[:5] == struct.pack("<BI", 1, zlib.crc32(raw_name)):
+            return field[5:]
+    return b""
 
 
 def _check_zip_count(archive: Path, raw: IO[bytes], count: int) -> None:
@@ -260,8 +289,8 @@ def _check_tar_end(archive: Path, stream: _TarStream, offset: int, last_name: st
 
 
 def _safe_path(archive: Path, name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or _DRIVE.match(name):
+    path = PurePosixPath(name.replace("\\", "/"))  # programs on Windows separate folders with backslashes
+    if path.is_absolute() or ".." in path.parts or "\0" in name or _DRIVE.match(name):
         _refuse(archive, name, "would land outside the folder")
     return path
 

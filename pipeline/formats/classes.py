@@ -8,7 +8,8 @@ from pipeline.formats.records import RawImage
 
 def collect_class_names(images: Iterable[RawImage]) -> set[str]:
     """The class names of all valid objects."""
-    return {item.class_name for image in images for item in image.objects if item.issue is None}
+    objects = (item for image in images for item in image.objects)
+    return {item.class_name for item in objects if item.issue is None and not item.any_class}
 
 
 def number_categories(names: Iterable[str]) -> tuple[Category, ...]:

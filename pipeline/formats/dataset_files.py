@@ -1,11 +1,13 @@
 """Reading of a data set's folder: its list of files, parts of files, and lines of text files."""
 
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
-from pipeline.formats.text import is_utf8
+from pipeline.formats.text import fold_name, is_utf8, spelling_distance
 
 
 def list_files(folder: Path) -> list[PurePosixPath]:
@@ -88,10 +90,38 @@ def read_lines(folder: Path, file: PurePosixPath) -> list[str]:
     Raises:
         PipelineError: The file can't be read, or isn't UTF-8 text.
     """
+    return [line for _, line in read_numbered_lines(folder, file)]
+
+
+def read_numbered_lines(folder: Path, file: PurePosixPath) -> list[tuple[int, str]]:
+    """Like `read_lines`, each line with its number in the file."""
     try:
-        lines = (line.strip() for line in (folder / file).read_text(encoding="utf-8-sig").splitlines())
+        lines = (folder / file).read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise PipelineError(f"{file}: not UTF-8 text") from None
-    return [line for line in lines if line]
+    return [(number, stripped) for number, line in enumerate(lines, 1) if (stripped := line.strip())]
+
+
+class Spellings:
+    """Names or paths that are found by another spelling, too (see `text.fold_name`), unless several match equally."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = set(names)
+
+    def find(self, name: str) -> str | None:
+        if name in self._names:
+            return name
+        candidates = self._by_fold.get(fold_name(name), [])
+        distances = [spelling_distance(candidate, name) for candidate in candidates]
+        if not distances or distances.count(min(distances)) > 1:
+            return None
+        return candidates[distances.index(min(distances))]
+
+    @cached_property
+    def _by_fold(self) -> dict[str, list[str]]:
+        by_fold: dict[str, list[str]] = defaultdict(list)
+        for name in self._names:
+            by_fold[fold_name(name)].append(name)
+        return by_fold

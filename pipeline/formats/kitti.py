@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import collect_class_names, number_categories
-from pipeline.formats.dataset_files import list_files, read_head, read_lines
+from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines
 from pipeline.formats.image_index import ImageIndex
+from pipeline.formats.layouts import find_annotation, find_annotation_folders
 from pipeline.formats.records import (
     Box,
     Issue,
@@ -21,9 +22,10 @@ from pipeline.formats.records import (
     RawImage,
     RawObject,
     RawSplit,
+    ignored_region,
     image_record,
     invalid_image,
-    invalid_object,
+    object_record,
 )
 from pipeline.formats.split_names import name_splits_by_folder
 from pipeline.formats.text import show_value
@@ -31,11 +33,10 @@ from pipeline.formats.text import show_value
 CLASS_NAMES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 DONT_CARE = "DontCare"  # a region with objects that aren't annotated
 _COLUMNS = 15
-_SAMPLE = 20  # files of a folder that are tested: the first ones may be empty
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next(iter(_label_folders(folder, files).values()), None)
+    return find_annotation(files, ".txt", lambda file: _is_label(folder / file))
 
 
 def read(folder: Path) -> RawDataset:
@@ -51,14 +52,17 @@ def read(folder: Path) -> RawDataset:
     """
     files = list_files(folder)
     images = ImageIndex(files)
-    label_folders = list(_label_folders(folder, files))
+    label_folders = find_annotation_folders(files, ".txt", lambda file: _is_label(folder / file))
     if not label_folders:
         raise PipelineError(f"{folder}: no KITTI labels found: .txt files with {_COLUMNS} columns")
-    by_folder = {labels: _read_folder(folder, labels, files, images) for labels in label_folders}
+    by_folder = {
+        labels: {file.stem: _image(folder, file, images) for file in label_files}
+        for labels, label_files in label_folders.items()
+    }
     categories = _categories(by_folder.values())
     splits: dict[str, list[RawImage]] = defaultdict(list)
     for labels, name in name_splits_by_folder(label_folders).items():
-        by_stem = {stem: _expand_dont_care(image, categories) for stem, image in by_folder[labels].items()}
+        by_stem = by_folder[labels]
         prefix = f"{name}/" if len(label_folders) > 1 else ""
         lists = _read_lists(folder, labels, files)
         for list_file, stems in lists.items():
@@ -68,19 +72,6 @@ def read(folder: Path) -> RawDataset:
     return RawDataset(categories, {name: RawSplit(tuple(split)) for name, split in splits.items()}, images.count)
 
 
-def _label_folders(folder: Path, files: list[PurePosixPath]) -> dict[PurePosixPath, PurePosixPath]:
-    """The folders of labels, each with a file that shows its format."""
-    by_folder: dict[PurePosixPath, list[PurePosixPath]] = {}
-    for file in files:
-        if file.suffix == ".txt":
-            by_folder.setdefault(file.parent, []).append(file)
-    evidence = {
-        labels: next((file for file in texts[:_SAMPLE] if _is_label(folder / file)), None)
-        for labels, texts in by_folder.items()
-    }
-    return {labels: file for labels, file in evidence.items() if file is not None}
-
-
 def _is_label(path: Path) -> bool:
     """Whether the first line has KITTI's columns, with values in their ranges."""
     first_line = read_head(path).split(b"\n")[0].decode("utf-8-sig", "replace").split()
@@ -88,14 +79,6 @@ def _is_label(path: Path) -> bool:
         return False
     numbers = [_number(column) for column in first_line[1:]]
     return None not in numbers and numbers[1] in (-1.0, 0.0, 1.0, 2.0, 3.0)
-
-
-def _read_folder(
-    folder: Path, labels: PurePosixPath, files: list[PurePosixPath], images: ImageIndex
-) -> dict[str, RawImage]:
-    """The annotated images of a folder of labels, by the stem of their file."""
-    label_files = (file for file in files if file.parent == labels and file.suffix == ".txt")
-    return {label.stem: _image(folder, label, images) for label in label_files}
 
 
 def _image(folder: Path, label: PurePosixPath, images: ImageIndex) -> RawImage:
@@ -118,7 +101,7 @@ def _image_folder(labels: PurePosixPath) -> PurePosixPath:
 def _object(source: str, line: str) -> RawObject:
     name, *columns = line.split()
     box = _box(columns)
-    return invalid_object(source, box) if isinstance(box, Issue) else RawObject(source, name, box)
+    return ignored_region(source, box) if name == DONT_CARE else object_record(source, name, box)
 
 
 def _box(columns: Sequence[str]) -> Box | Issue:
@@ -132,20 +115,9 @@ def _box(columns: Sequence[str]) -> Box | Issue:
     return (left, top, right - left, bottom - top)
 
 
-def _expand_dont_care(image: RawImage, categories: Sequence[Category]) -> RawImage:
-    """The image with each DontCare region as a crowd of every class."""
-    objects: list[RawObject] = []
-    for item in image.objects:
-        if item.class_name != DONT_CARE:
-            objects.append(item)
-        else:
-            objects.extend(RawObject(item.source, category.name, item.box, iscrowd=1) for category in categories)
-    return RawImage(image.source, image.file, objects=tuple(objects), issue=image.issue)
-
-
 def _categories(folders: Iterable[dict[str, RawImage]]) -> tuple[Category, ...]:
     """The KITTI classes that occur, in KITTI's order; all classes sorted by name if any other one occurs."""
-    names = collect_class_names(image for images in folders for image in images.values()) - {DONT_CARE}
+    names = collect_class_names(image for images in folders for image in images.values())
     if names <= set(CLASS_NAMES):
         return number_categories(name for name in CLASS_NAMES if name in names)
     return number_categories(sorted(names))
@@ -159,9 +131,11 @@ def _read_lists(folder: Path, labels: PurePosixPath, files: list[PurePosixPath])
 
 
 def _listed_images(stems: list[str], by_stem: dict[str, RawImage], list_file: PurePosixPath) -> Iterable[RawImage]:
+    spellings = Spellings(by_stem)
     for stem in stems:
         issue = Issue("missing_annotation", "label file not found")
-        yield by_stem.get(stem) or image_record(f"{list_file}: {show_value(stem)}", issue)
+        known = spellings.find(stem)
+        yield by_stem[known] if known is not None else image_record(f"{list_file}: {show_value(stem)}", issue)
 
 
 def _number(text: str) -> float | None:

@@ -14,6 +14,7 @@ from pipeline.files import read_json
 from pipeline.formats.classes import collect_class_names, number_categories
 from pipeline.formats.dataset_files import list_files, read_head, read_tail
 from pipeline.formats.image_index import ImageIndex
+from pipeline.formats.layouts import find_annotation, find_annotation_folders
 from pipeline.formats.records import (
     Box,
     Issue,
@@ -37,7 +38,7 @@ _AREAS = {"rectangle": 2, "polygon": 3, "circle": 2, "mask": 2, "oriented_rectan
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next((file for file in files if _is_annotation(folder / file)), None)
+    return find_annotation(files, ".json", lambda file: _is_annotation(folder / file))
 
 
 def read(folder: Path) -> RawDataset:
@@ -48,14 +49,7 @@ def read(folder: Path) -> RawDataset:
     """
     files = list_files(folder)
     images = ImageIndex(files)
-    by_folder: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
-    for file in files:
-        if file.suffix.lower() == ".json":
-            by_folder[file.parent].append(file)
-    # All files of a folder are read, so that a damaged one is reported.
-    by_folder = {
-        parent: group for parent, group in by_folder.items() if any(_is_annotation(folder / file) for file in group)
-    }
+    by_folder = find_annotation_folders(files, ".json", lambda file: _is_annotation(folder / file))
     if not by_folder:
         raise PipelineError(f"{folder}: no LabelMe files found: a .json with shapes and an imagePath for each image")
     splits: dict[str, list[RawImage]] = defaultdict(list)
@@ -68,8 +62,6 @@ def read(folder: Path) -> RawDataset:
 
 
 def _is_annotation(path: Path) -> bool:
-    if path.suffix.lower() != ".json":
-        return False
     start = read_head(path, _SNIFFED_BYTES)
     ends = start + read_tail(path, _SNIFFED_BYTES)
     return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(_SHAPES.search(ends) and _IMAGE.search(ends))

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,9 +29,11 @@ class AnnotationFile:
     def find_image(self, name: str) -> str | Issue:
         """The file of an image, given by a path, perhaps of another machine, or by a name without suffix."""
         path = PurePosixPath(name.replace("\\", "/"))
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return self.images.find(name, self.file.parent, self.split)
-        return self.images.find_stem(path.name, self.file.parent, self.split)
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            by_stem = self.images.find_stem(path.name, self.file.parent, self.split)
+            if isinstance(by_stem, str):
+                return by_stem
+        return self.images.find(name, self.file.parent, self.split)
 
     def read_bytes(self) -> bytes:
         """The file's content.
@@ -116,23 +117,31 @@ def build_dataset(splits: dict[str, RawSplit], images: ImageIndex, class_names: 
     return RawDataset(number_categories(ordered + sorted(found - set(ordered))), splits, images.count)
 
 
+def find_annotation(
+    files: Iterable[PurePosixPath], suffix: str, is_annotation: Callable[[PurePosixPath], bool]
+) -> PurePosixPath | None:
+    """An annotation among the first SAMPLE files with `suffix` of any folder."""
+    samples = (group[:SAMPLE] for group in _group_by_folder(files, suffix).values())
+    return next((file for sample in samples for file in sample if is_annotation(file)), None)
+
+
 def find_annotation_folders(
     files: Iterable[PurePosixPath], suffix: str, is_annotation: Callable[[PurePosixPath], bool]
 ) -> dict[PurePosixPath, list[PurePosixPath]]:
     """The files with `suffix` of each folder in which one of the first SAMPLE is an annotation.
 
-    The annotation that was found comes first. All files of the folder are listed, so that a damaged one is reported.
+    All of them are listed, so that a damaged one is reported.
     """
+    groups = _group_by_folder(files, suffix)
+    return {folder: group for folder, group in groups.items() if any(map(is_annotation, group[:SAMPLE]))}
+
+
+def _group_by_folder(files: Iterable[PurePosixPath], suffix: str) -> dict[PurePosixPath, list[PurePosixPath]]:
     by_folder: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for file in files:
         if file.suffix.lower() == suffix:
             by_folder[file.parent].append(file)
-    found: dict[PurePosixPath, list[PurePosixPath]] = {}
-    for folder, group in by_folder.items():
-        evidence = next((file for file in islice(group, SAMPLE) if is_annotation(file)), None)
-        if evidence is not None:
-            found[folder] = [evidence, *(file for file in group if file != evidence)]
-    return found
+    return by_folder
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pipeline.errors import PipelineError
 from pipeline.formats.classes import collect_class_names, number_categories
 from pipeline.formats.dataset_files import list_files, read_head
 from pipeline.formats.image_index import ImageIndex
+from pipeline.formats.layouts import find_annotation
 from pipeline.formats.records import Issue, RawDataset, RawImage, RawObject, RawSplit, image_record, invalid_object
 
 _HEADER = "# Compatible with PASCAL Annotation Version 1.00"
@@ -23,9 +24,7 @@ _CORNERS = re.compile(r" \(Xmin, Ymin\) - \(Xmax, Ymax\) : \((\d+), (\d+)\) - \(
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    # Only the first file of each folder is tested: other formats have 100,000 text files in one folder.
-    first_of = {file.parent: file for file in reversed(files) if file.suffix.lower() == ".txt"}
-    return next((file for file in sorted(first_of.values()) if _is_annotation(folder / file)), None)
+    return find_annotation(files, ".txt", lambda file: _is_annotation(folder / file))
 
 
 def read(folder: Path) -> RawDataset:

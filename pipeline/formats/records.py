@@ -31,6 +31,7 @@ class RawObject(msgspec.Struct, frozen=True, gc=False):
     area: float | None = None
     iscrowd: int = 0
     difficult: int = 0
+    any_class: bool = False  # a region to ignore, which becomes a crowd of every class; `class_name` is empty
     issue: Issue | None = None
 
 
@@ -72,6 +73,13 @@ def image_record(
 
 def invalid_image(source: str, message: str) -> RawImage:
     return RawImage(source, "", issue=Issue("invalid_record", message))
+
+
+def ignored_region(source: str, box: Box | Issue) -> RawObject:
+    """A region in which objects of any class may be that aren't annotated: a crowd of every class."""
+    if isinstance(box, Issue):
+        return invalid_object(source, box)
+    return RawObject(source, "", box, iscrowd=1, any_class=True)
 
 
 def invalid_object(source: str, issue: Issue, box: Box = NO_BOX) -> RawObject:

@@ -1,21 +1,21 @@
 """Reader of YOLO's text files, one per image: a class number and coordinates relative to the image's size.
 
-Formats: https://docs.ultralytics.com/datasets/detect/ (data.yaml), https://docs.ultralytics.com/datasets/segment/
-(polygons), https://docs.ultralytics.com/datasets/pose/ (keypoints), https://github.com/AlexeyAB/darknet (obj.data,
-obj.names and lists of images), and a classes.txt without further files, as LabelImg and Label Studio write it.
+Formats: https://docs.ultralytics.com/datasets/detect/ (data.yaml), https://github.com/AlexeyAB/darknet (obj.data,
+obj.names and lists of images), a list of class names without further files, as LabelImg, Label Studio and Roboflow
+(_darknet.labels) write it, or label files alone. `yolo_lines` describes the lines of label files.
 """
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats.dataset_files import list_files, read_head, read_lines
-from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, read_image_size
+from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines, read_numbered_lines
+from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, count_common_tail, read_image_size
 from pipeline.formats.records import (
-    Box,
     Issue,
     RawDataset,
     RawImage,
@@ -23,20 +23,26 @@ from pipeline.formats.records import (
     RawSplit,
     image_record,
     invalid_image,
-    invalid_object,
+    object_record,
 )
-from pipeline.formats.shapes import box_around_points
+from pipeline.formats.split_kinds import split_kind
 from pipeline.formats.split_names import name_splits_by_folder
-from pipeline.formats.text import show_value
+from pipeline.formats.text import fold_name, show_value
+from pipeline.formats.yolo_lines import CORNERS, guess_keypoint_values, parse_numbers, read_box
 from pipeline.formats.yolo_manifests import (
     Manifest,
     ancestors,
     find_class_lists,
-    find_manifest,
+    find_lists,
+    find_manifests,
     read_darknet_manifests,
     read_yaml_manifests,
     resolve,
 )
+
+_LARGEST_NUMBER = 10**9  # of a class
+_OPTIONAL = ("val", "test")  # kinds of splits that exports often name without containing them
+_SAMPLED_FILES = 200  # label files that are read to find out what the lines are
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
@@ -44,27 +50,48 @@ def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | N
     if manifests:
         return manifests[0].file
     class_lists = find_class_lists(files)
-    stems = {file.stem for file in files if file.suffix.lower() in IMAGE_SUFFIXES} if class_lists else set()
-    labels = (file for file in files if file.suffix == ".txt" and file.stem in stems)
-    return class_lists[0] if any(_has_relative_box(folder, file) for file in labels) else None
+    label = _find_label_beside_image(folder, files, limit=None if class_lists else _SAMPLED_FILES)
+    return class_lists[0] if class_lists and label else label
+
+
+def _find_label_beside_image(folder: Path, files: list[PurePosixPath], limit: int | None) -> PurePosixPath | None:
+    """A label file with relative coordinates that has the name of an image; `limit` files of each folder are tested."""
+    stems = {fold_name(file.stem) for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
+    tested: Counter[PurePosixPath] = Counter()
+    for file in files:
+        is_beside = file.suffix.lower() == ".txt" and fold_name(file.stem) in stems
+        if is_beside and (limit is None or tested[file.parent] < limit):
+            tested[file.parent] += 1
+            if _has_relative_box(folder, file):
+                return file
+    return None
 
 
 def read(folder: Path) -> RawDataset:
-    """Reads the data set of a data.yaml; if there is none, that of an obj.data, or else of a classes.txt.
+    """Reads the data set of a data.yaml; if there is none, that of an obj.data, else of a list of class names.
 
     An image without label file has no objects, as in YOLO's training. A label file without image in a split's folder is
-    an issue. A split `test` that doesn't exist is ignored, because exports often name one.
+    an issue. Folders and lists for validation and test that don't exist are left out, because exports often name them.
+    If nothing names the classes, they are called by their numbers.
 
     Raises:
-        PipelineError: There is none of these files, or several of one kind; it has no classes; or a list or folder that
-            it names doesn't exist.
+        PipelineError: There are neither such files nor label files, or several of one kind; it has no classes; or a
+            list or folder of train doesn't exist or has no images.
     """
     files = list_files(folder)
-    manifest = find_manifest(folder, files)
-    reader = _Reader(folder, files, manifest)
-    splits = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
-    categories = tuple(Category(id, name) for id, name in sorted(manifest.class_names.items()))
-    return RawDataset(categories, splits, reader.images.count)
+    manifests = find_manifests(folder, files)
+    if not manifests:
+        label = _find_label_beside_image(folder, files, limit=None)
+        if label is None:
+            raise PipelineError(f"{folder}: no YOLO data set found: neither data.yaml nor label files beside images")
+        manifests = [Manifest(label, {}, find_lists(folder, files, PurePosixPath()))]
+    splits: dict[str, RawSplit] = {}
+    for manifest in manifests:
+        reader = _Reader(folder, files, manifest)
+        found = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
+        site = f"{manifest.file.parent}/" if len(manifests) > 1 and manifest.file.parent.name else ""
+        splits |= {site + name: split for name, split in found.items()}
+    return RawDataset(reader.categories(), splits, reader.images.count, tuple(reader.remarks))
 
 
 @dataclass(frozen=True)
@@ -74,6 +101,12 @@ class _ImageEntry:
     image: str | Issue
     source: PurePosixPath  # the file that refers to the image, if there is no label file
     label: PurePosixPath | None
+    line: int | None = None  # of a list that refers to the image
+
+    def __str__(self) -> str:
+        """The source of the record, for messages."""
+        is_listed = isinstance(self.image, Issue) and self.line is not None
+        return f"{self.source}: line {self.line}" if is_listed else str(self.label or self.source)
 
 
 class _Reader:
@@ -82,37 +115,75 @@ class _Reader:
         self._folder = folder
         self._files = files
         self._manifest = manifest
+        self._keypoint_values = manifest.keypoint_values or 0
+        self._used_numbers: set[int] = set()  # classes of a data set that doesn't name them
+        self.remarks: list[str] = []
         self._folders = ancestors(files)
         self._paths = {*files, *self._folders}
-        self._texts = {file for file in files if file.suffix == ".txt"}
+        self._texts = {file for file in files if file.suffix.lower() == ".txt"}
+        self._text_spellings = Spellings(map(str, self._texts))
         self._texts_by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
         for file in sorted(self._texts):  # the order of a set differs between processes
-            self._texts_by_name[file.name].append(file)
+            self._texts_by_name[fold_name(file.name)].append(file)
 
     def read_manifest_splits(self) -> dict[str, RawSplit]:
         """The splits that the manifest names, without empty ones."""
         entries = {split: self._entries(split, paths) for split, paths in self._manifest.splits.items()}
+        for split, found in entries.items():
+            if not found and split_kind(split) not in _OPTIONAL:
+                paths = show_value(", ".join(self._manifest.splits[split]))
+                raise PipelineError(f"{self._manifest.file}: {split}: no images in {paths}; correct or remove it")
+        self._inspect_lines(chain.from_iterable(entries.values()))
         return {split: RawSplit(tuple(map(self._image, found))) for split, found in entries.items() if found}
+
+    def categories(self) -> tuple[Category, ...]:
+        """The classes that the manifest names; if there are none, the numbers of the objects' classes."""
+        if self._manifest.class_names:
+            return tuple(Category(id, name) for id, name in sorted(self._manifest.class_names.items()))
+        numbers = sorted(self._used_numbers)
+        listed = ", ".join(map(str, numbers[:3])) + (", …" if len(numbers) > 3 else "")
+        self.remarks.append(
+            f"no file names the classes, so they are called {listed}; add a classes.txt with one name on each line"
+        )
+        return tuple(Category(number, str(number)) for number in numbers)
+
+    def _inspect_lines(self, entries: Iterable[_ImageEntry]) -> None:
+        """Finds out whether lines contain keypoints, unless the manifest states it."""
+        labels = {entry.label for entry in islice((entry for entry in entries if entry.label), _SAMPLED_FILES)}
+        lines = [numbers for label in sorted(filter(None, labels)) for numbers in _read_numbers(self._folder, label)]
+        if self._manifest.keypoint_values is None and (values := guess_keypoint_values(lines)):
+            self._keypoint_values = values
+            remark = f"each line has a class, a box and {values} numbers of keypoints: the box is used"
+            is_yaml = self._manifest.file.suffix.lower() in (".yaml", ".yml")
+            file = f"; if the lines are polygons, add kpt_shape: [0, 2] to {self._manifest.file}" if is_yaml else ""
+            self.remarks.append(remark + file)
+        elif lines and all(len(numbers) == CORNERS for numbers in lines) and not self._keypoint_values:
+            self.remarks.append("lines with four corners (oriented boxes) are read as the upright boxes around them")
 
     def _entries(self, split: str, paths: list[str]) -> list[_ImageEntry]:
         """The images of a split, given as folders, lists or images.
 
         Raises:
-            PipelineError: A path doesn't exist.
+            PipelineError: A path doesn't exist, and the split is not one for validation or test.
         """
         entries: list[_ImageEntry] = []
         for text in paths:
             path = resolve(text, self._manifest.file.parent, self._paths)
-            if path is None and split != "test":
-                raise PipelineError(
-                    f"{self._manifest.file}: {split}: {show_value(text)} not found; correct or remove it"
-                )
-            if path in self._folders:
+            kind = split_kind(split)
+            # `../valid/images`, if there is no `valid`, isn't the folder `images` of train.
+            if path is None or (
+                kind in _OPTIONAL and split_kind(text.replace("\\", "/")) == kind != split_kind(str(path))
+            ):
+                line = f"{self._manifest.file}: {split}: {show_value(text)} not found"
+                if kind not in _OPTIONAL:
+                    raise PipelineError(f"{line}; correct or remove it")
+                self.remarks.append(f"{line}, so it is left out")
+            elif path in self._folders:
                 entries += self._entries_of_folder(path)
-            elif path is not None and path.suffix.lower() in IMAGE_SUFFIXES:
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
                 entries.append(self._entry(path))
-            elif path is not None:
-                entries += [self._listed_entry(line, path, split) for line in read_lines(self._folder, path)]
+            else:
+                entries += self._listed_entries(path, split)
         return entries
 
     def _entries_of_folder(self, folder: PurePosixPath) -> list[_ImageEntry]:
@@ -130,21 +201,28 @@ class _Reader:
     def _image_files(self) -> Iterable[PurePosixPath]:
         return (file for file in self._files if file.suffix.lower() in IMAGE_SUFFIXES)
 
+    def _listed_entries(self, list_file: PurePosixPath, split: str) -> Iterable[_ImageEntry]:
+        for number, line in read_numbered_lines(self._folder, list_file):
+            yield replace(self._listed_entry(line, list_file, split), line=number)
+
     def _listed_entry(self, line: str, list_file: PurePosixPath, split: str) -> _ImageEntry:
         parts = PurePosixPath(line.replace("\\", "/")).parts
         listed = PurePosixPath(*(part for part in parts if part not in ("/", "..")))
         if not listed.name:
-            return _ImageEntry(Issue("invalid_record", f"line {show_value(line)} has no file name"), list_file, None)
+            return _ImageEntry(Issue("invalid_record", f"{show_value(line)} has no file name"), list_file, None)
         image = self.images.find(str(listed), list_file.parent, split)
-        entry = self._entry(PurePosixPath(image)) if isinstance(image, str) else _ImageEntry(image, list_file, None)
-        if entry.label is not None:
-            return entry
-        label = self._find_label(listed)
-        return _ImageEntry(label, entry.source, None) if isinstance(label, Issue) else replace(entry, label=label)
+        if isinstance(image, Issue):
+            return _ImageEntry(image, list_file, None)
+        entry = self._entry(PurePosixPath(image))
+        label = entry.label or self._find_label(listed)
+        if isinstance(label, Issue):
+            return _ImageEntry(label, list_file, None)
+        return replace(entry, label=label)
 
     def _entry(self, image: PurePosixPath) -> _ImageEntry:
         beside = image.with_suffix(".txt")
-        label = next((file for file in (_in_labels_folder(beside), beside) if file in self._texts), None)
+        found = (self._text_spellings.find(str(file)) for file in (_in_labels_folder(beside), beside))
+        label = next((PurePosixPath(file) for file in found if file is not None), None)
         return _ImageEntry(str(image), image, label)
 
     def _find_label(self, listed: PurePosixPath) -> PurePosixPath | Issue | None:
@@ -153,10 +231,10 @@ class _Reader:
         in_labels = _in_labels_folder(beside)
         scores = {
             file: (
-                max(_count_common_tail(file, in_labels), _count_common_tail(file, beside)),
-                _count_common_tail(file, in_labels),
+                max(count_common_tail(file, in_labels), count_common_tail(file, beside)),
+                count_common_tail(file, in_labels),
             )
-            for file in self._texts_by_name.get(beside.name, [])
+            for file in self._texts_by_name.get(fold_name(beside.name), [])
         }
         best = max(scores.values(), default=(0, 0))
         if best[0] < 2:
@@ -176,6 +254,7 @@ class _Reader:
         images = {entry.image for entry in labeled}
         unlabeled = [entry for entry in entries if _split_folder(entry) in folders and entry.image not in images]
         splits: dict[str, list[RawImage]] = {name: [] for name in names.values()}
+        self._inspect_lines(labeled)
         for entry in labeled + unlabeled:
             splits[names[_split_folder(entry)]].append(self._image(entry))
         return {name: RawSplit(tuple(records)) for name, records in splits.items()}
@@ -184,12 +263,12 @@ class _Reader:
         """Entries for label files that are neither beside their image nor in a parallel folder."""
         return [
             _ImageEntry(self.images.find_stem(file.stem, file.parent), file, file)
-            for file in sorted(self._texts - used - {self._manifest.file})
+            for file in sorted(self._texts - used - {self._manifest.file} - set(find_class_lists(self._files)))
             if _is_label(self._folder, file)
         ]
 
     def _image(self, entry: _ImageEntry) -> RawImage:
-        source = str(entry.label or entry.source)
+        source = str(entry)
         if isinstance(entry.image, Issue) or entry.label is None:
             return image_record(source, entry.image)
         size = read_image_size(self._folder / entry.image)
@@ -203,15 +282,27 @@ class _Reader:
         return image_record(source, entry.image, objects=tuple(objects))
 
     def _object(self, source: str, line: str, size: tuple[int, int]) -> RawObject:
-        numbers = _parse_numbers(line)
-        box = _box(numbers, self._manifest.keypoint_values, size)
-        if isinstance(box, Issue):
-            return invalid_object(source, box)
-        name = self._manifest.class_names.get(int(numbers[0])) if numbers[0].is_integer() else None
-        if name is None:
-            issue = Issue("unknown_class", f"class {numbers[0]:g} is not in {self._manifest.file}")
-            return invalid_object(source, issue, box)
-        return RawObject(source, name, box)
+        numbers = parse_numbers(line)
+        box = read_box(numbers, self._keypoint_values, size)
+        return object_record(source, self._class_name(numbers[0]) if numbers else "", box)
+
+    def _class_name(self, number: float) -> str | Issue:
+        index = int(number) if number.is_integer() else -1
+        if self._manifest.class_names:
+            issue = Issue("unknown_class", f"class {number:g} is not in {self._manifest.file}")
+            return self._manifest.class_names.get(index, issue)
+        if not 0 <= index < _LARGEST_NUMBER:
+            return Issue("unknown_class", f"{number:g} is not the number of a class")
+        self._used_numbers.add(index)
+        return str(index)
+
+
+def _read_numbers(folder: Path, label: PurePosixPath) -> list[list[float]]:
+    """The numbers of each line that consists of numbers; none if the file isn't text."""
+    try:
+        return [numbers for line in read_lines(folder, label) if (numbers := parse_numbers(line))]
+    except PipelineError:
+        return []
 
 
 def _split_folder(entry: _ImageEntry) -> PurePosixPath:
@@ -227,16 +318,6 @@ def _in_labels_folder(path: PurePosixPath) -> PurePosixPath:
     return PurePosixPath(*parts)
 
 
-def _count_common_tail(a: PurePosixPath, b: PurePosixPath) -> int:
-    """The number of trailing parts that two paths have in common."""
-    count = 0
-    for left, right in zip(reversed(a.parts), reversed(b.parts), strict=False):
-        if left != right:
-            break
-        count += 1
-    return count
-
-
 def _is_label(folder: Path, file: PurePosixPath) -> bool:
     """Whether the first line may be an object: a class number and at least four more numbers."""
     numbers = _read_first_line(folder, file)
@@ -249,25 +330,4 @@ def _has_relative_box(folder: Path, file: PurePosixPath) -> bool:
 
 
 def _read_first_line(folder: Path, file: PurePosixPath) -> list[float]:
-    return _parse_numbers(read_head(folder / file).decode("utf-8-sig", "replace").lstrip().split("\n")[0])
-
-
-def _parse_numbers(line: str) -> list[float]:
-    """The numbers of a line; empty if any column isn't a number."""
-    try:
-        return [float(column) for column in line.split()]
-    except ValueError:
-        return []
-
-
-def _box(numbers: Sequence[float], keypoint_values: int, size: tuple[int, int]) -> Box | Issue:
-    """The box of a line in pixels: a center and size, with or without keypoints, or the bounding box of a polygon."""
-    columns = len(numbers)
-    width, height = size
-    if columns in (5, 5 + keypoint_values):
-        _, x, y, w, h = numbers[:5]
-        return ((x - w / 2) * width, (y - h / 2) * height, w * width, h * height)
-    if columns >= 7 and columns % 2 and not keypoint_values:
-        points = zip(numbers[1::2], numbers[2::2], strict=True)
-        return box_around_points([(x * width, y * height) for x, y in points])
-    return Issue("invalid_record", "not a class number with four numbers of a box or the points of a polygon")
+    return parse_numbers(read_head(folder / file).decode("utf-8-sig", "replace").lstrip().split("\n")[0])

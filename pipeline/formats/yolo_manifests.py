@@ -9,13 +9,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
-from pipeline.formats.dataset_files import read_lines
+from pipeline.formats.dataset_files import Spellings, read_head, read_lines
+from pipeline.formats.image_index import IMAGE_SUFFIXES
 from pipeline.formats.text import is_utf8, show_value
 
 _SPLITS = ("train", "val", "valid", "test")
 _NOT_SPLITS = ("path", "names", "nc", "kpt_shape")
 _LARGEST = 1 << 20  # bytes of a manifest: a larger file is another tool's
-_CLASS_LISTS = ("classes.txt", "obj.names")
+_CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels")  # and any other .names
+_FALLBACK_CLASS_LISTS = ("names.txt", "labels.txt", "_classes.txt", "class_names.txt")
 
 
 @dataclass(frozen=True)
@@ -25,22 +27,31 @@ class Manifest:
     file: PurePosixPath
     class_names: dict[int, str]
     splits: dict[str, list[str]]  # folders, lists of images, or images; empty if the file names none
-    keypoint_values: int = 0  # numbers that follow the box in each line of a label file
+    keypoint_values: int | None = None  # numbers that follow the box in each line; None: the file doesn't state it
 
 
-def find_manifest(folder: Path, files: list[PurePosixPath]) -> Manifest:
+def find_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
     """The data.yaml of a data set; if there is none, its obj.data, or else its list of class names.
 
+    A data set of several sites may have one in the folder of each site.
+
     Raises:
-        PipelineError: There is no manifest, or there are several of one kind.
+        PipelineError: There are several manifests of one kind, and they are not those of sites with the same classes.
     """
     for read_manifests in (read_yaml_manifests, read_darknet_manifests, _read_class_lists):
-        manifests = read_manifests(folder, files)
-        if len(manifests) > 1:
-            raise PipelineError(f"{manifests[1].file}: a second list of classes, besides {manifests[0].file}; keep one")
-        if manifests:
-            return manifests[0]
-    raise PipelineError(f"{folder}: no YOLO data set found: no data.yaml, obj.data or classes.txt names its classes")
+        if manifests := read_manifests(folder, files):
+            _check_sites(manifests)
+            return manifests
+    return []
+
+
+def _check_sites(manifests: list[Manifest]) -> None:
+    first = manifests[0]
+    folders = [first.file.parent]
+    for other in manifests[1:]:
+        if other.class_names != first.class_names or not other.splits or other.file.parent in folders:
+            raise PipelineError(f"{other.file}: a second list of classes, besides {first.file}; keep one")
+        folders.append(other.file.parent)
 
 
 def read_yaml_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
@@ -135,9 +146,9 @@ def _is_index(key: Any) -> bool:
     return isinstance(key, int) or (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) < 10)
 
 
-def _count_keypoint_values(shape: Any) -> int:
+def _count_keypoint_values(shape: Any) -> int | None:
     if not isinstance(shape, list) or len(shape) != 2 or not all(_is_index(side) for side in shape):
-        return 0
+        return None
     return int(shape[0]) * int(shape[1])
 
 
@@ -165,13 +176,30 @@ def _read_darknet_manifest(folder: Path, file: PurePosixPath, files: list[PurePo
 
 
 def find_class_lists(files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
-    return [file for file in files if file.name in _CLASS_LISTS]
+    """The files that are lists of class names by their own names; less specific names only if there are no others."""
+    lists = [file for file in files if file.name in _CLASS_LISTS or file.suffix == ".names"]
+    return lists or [file for file in files if file.name in _FALLBACK_CLASS_LISTS]
+
+
+def find_lists(folder: Path, files: Sequence[PurePosixPath], base: PurePosixPath) -> dict[str, list[str]]:
+    """Lists of images, such as train.txt, in the folder `base`, or else in the data set's folder, by split."""
+    for place in dict.fromkeys((base, PurePosixPath())):
+        lists = {split: place / f"{split}.txt" for split in _SPLITS}
+        found = {split: [str(file)] for split, file in lists.items() if file in files and _is_list(folder / file)}
+        if found:
+            return found
+    return {}
+
+
+def _is_list(path: Path) -> bool:
+    first_line = read_head(path).decode("utf-8-sig", "replace").lstrip().split("\n")[0]
+    return PurePosixPath(first_line.strip()).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _read_class_lists(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
     """The lists of class names; copies of the same list count as one."""
     manifests = [
-        Manifest(file, class_names, {})
+        Manifest(file, class_names, find_lists(folder, files, file.parent))
         for file in find_class_lists(files)
         if (class_names := _read_class_list(folder, file))
     ]
@@ -186,11 +214,16 @@ def _read_class_list(folder: Path, file: PurePosixPath) -> dict[int, str]:
 def resolve(text: str, base: PurePosixPath, existing: set[PurePosixPath]) -> PurePosixPath | None:
     """The existing path that a path, perhaps of another machine, refers to.
 
-    It is the longest tail of the path that exists below `base`, the manifest's folder, or below the data set's folder.
+    It is the longest tail of the path that exists below `base`, the manifest's folder, or below the data set's folder;
+    in another spelling, if none exists in the same one.
     """
     parts = [part for part in PurePosixPath(text.replace("\\", "/")).parts if part not in ("/", "..", ".")]
     tails = [PurePosixPath(*parts[start:]) for start in range(len(parts))]
     if not parts and base in existing:
         return base
-    roots = dict.fromkeys((base, PurePosixPath()))
-    return next((root / tail for tail in tails for root in roots if root / tail in existing), None)
+    paths = [root / tail for tail in tails for root in dict.fromkeys((base, PurePosixPath()))]
+    found = next((path for path in paths if path in existing), None)
+    if found is None:
+        spellings = Spellings(map(str, existing))
+        found = next((PurePosixPath(other) for path in paths if (other := spellings.find(str(path)))), None)
+    return found

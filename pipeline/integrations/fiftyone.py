@@ -9,10 +9,11 @@ import filecmp
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.data import annotations
 from pipeline.data import detections as results
@@ -28,7 +33,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import error_kinds as errors
 from pipeline.evaluation.error_kinds import ImageErrors, Verdict
 from pipeline.files import atomic_replace, digest
-from pipeline.integrations import mongo, servers
+from pipeline.integrations import access, mongo, servers
 from pipeline.params import Params
 from pipeline.workspace import root, state_dir, workspace
 
@@ -42,6 +47,8 @@ VIEWS = {
     "most_errors": ("Most errors", "images with errors, most first"),
 }
 
+_MAX_NAME = 80  # characters of a dataset's name; FiftyOne's limit is 100
+_IN_DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 _ERROR = 3  # exit status of the child process after a PipelineError
 
 
@@ -69,7 +76,7 @@ def dataset_spec(params: Params) -> DatasetSpec:
     for file in files:
         if not file.is_file():
             raise PipelineError(f"{file}: not there yet; run `dvc repro`")
-    name = "-".join(["fcos", params.dataset, *([experiment] if experiment else [])])
+    name = _dataset_name("-".join(["fcos", params.dataset, *([experiment] if experiment else [])]))
     return DatasetSpec(
         name=name,
         annotations=str(files[0]),
@@ -78,6 +85,18 @@ def dataset_spec(params: Params) -> DatasetSpec:
         score_threshold=params.inspect.score_threshold,
         iou_threshold=params.inspect.iou_threshold,
     )
+
+
+def _dataset_name(name: str) -> str:
+    """The name of a dataset: ASCII letters, digits and hyphens.
+
+    FiftyOne limits the length, and refuses a name that differs from that of another dataset only in other characters,
+    such as `o'brien` from `obrien`. A hash keeps such names apart.
+    """
+    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) <= _MAX_NAME:
+        return name
+    plain = re.sub("[^a-z0-9]+", "-", name.lower())[:_MAX_NAME].strip("-")
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _permanent_images(dataset: str, split: AnnotationSet, name: str) -> Path:
@@ -110,20 +129,24 @@ def refresh(spec: DatasetSpec) -> dict[str, int]:
     Raises:
         PipelineError: there is no database, or an input is invalid.
     """
-    with mongo.server() as uri, FileLock(state_dir() / "fiftyone.lock"):
-        child = subprocess.run(
+    with (
+        mongo.server() as uri,
+        FileLock(state_dir() / "fiftyone.lock"),
+        servers.supervised(
             [sys.executable, "-m", "pipeline.integrations.fiftyone"],
-            input=json.dumps(asdict(spec)),
-            env=mongo.fiftyone_environment(uri),
+            mongo.fiftyone_environment(uri),
             cwd=Path(__file__).resolve().parents[2],  # this code, also in a temporary workspace
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-        )
+        ) as child,
+    ):
+        output, messages = child.communicate(json.dumps(asdict(spec)))
     if child.returncode:
-        lines = child.stderr.strip().splitlines() or ["no output"]
+        lines = messages.strip().splitlines() or ["no output"]
         raise PipelineError(lines[-1] if child.returncode == _ERROR else f"FiftyOne, dataset {spec.name}: {lines[-1]}")
-    sizes: dict[str, int] = json.loads(child.stdout)
+    sizes: dict[str, int] = json.loads(output)
     return sizes
 
 
@@ -134,26 +157,71 @@ def app(spec: DatasetSpec, port: int) -> Iterator[servers.Server]:
     Raises:
         PipelineError: the port is in use, or `refresh` fails.
     """
-    servers.require_free_port(port)  # FiftyOne would use an App that runs there
+    servers.require_free_port(port)  # before the seconds that the dataset takes
     with mongo.server() as uri:
         refresh(spec)
-        # The server that `launch_app` starts, without its session. The address is explicit, since the server gives
-        # access to all files of the machine and may listen on 0.0.0.0 by default.
-        command = [sys.executable, "-m", "fiftyone.server.main", "--address", servers.LOOPBACK, "--port", str(port)]
-        page = f"http://{servers.LOOPBACK}:{port}"
         with servers.run_server(
             "FiftyOne",
-            command,
-            probe=f"{page}/fiftyone",
-            address=f"{page}/datasets/{quote(spec.name)}",
+            "pipeline.integrations.fiftyone:server_app",
+            port,
+            page=f"/datasets/{quote(spec.name)}",
             environment=mongo.fiftyone_environment(uri) | {"FIFTYONE_SERVER": "1"},
         ) as server:
             yield server
 
 
+def server_app() -> ASGIApp:
+    """FiftyOne's web application, for the user who started it; it serves no file but images of this project's datasets.
+
+    Its route `/media` serves any file otherwise. FiftyOne's own server process adds nothing that is needed here.
+    """
+    mongo.shorten_fiftyone_import()
+    from fiftyone.server.app import app
+    from starlette.routing import Route
+
+    (media,) = (route for route in app.routes if isinstance(route, Route) and route.path == "/media")
+    media.app = _DatasetImages(media.app)
+    return access.owner_only(app)
+
+
+class _DatasetImages:
+    """Passes requests for images of this project's datasets to FiftyOne's route `/media`, and answers 403 to others."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = Request(scope).query_params.get("filepath")
+        allowed = path is None or await run_in_threadpool(lambda: is_dataset_image(path, _image_folders()))
+        app = self.app if allowed else PlainTextResponse("403: not an image of a dataset\n", status_code=403)
+        await app(scope, receive, send)
+
+
+def _image_folders() -> list[Path]:
+    """The folders of the datasets that `refresh` has built."""
+    from fiftyone.core.odm import get_db_conn
+
+    return [Path(folder) for folder in get_db_conn()["datasets"].distinct("info.images")]
+
+
+def is_dataset_image(path: str, folders: Iterable[Path]) -> bool:
+    """Whether the path is in one of the folders, and doesn't lead out of it through `..` or symbolic links.
+
+    A link into DVC's cache is accepted: `cache.type symlink` makes all files of an output such links.
+    """
+    if "\0" in path:
+        return False
+    file, real = Path(os.path.normpath(path)), os.path.realpath(path)
+    cached = _IN_DVC_CACHE.search(real) is not None
+    return any(
+        file.is_relative_to(folder) and (cached or Path(real).is_relative_to(folder.resolve())) for folder in folders
+    )
+
+
 def main() -> None:
     """The child process: reads a DatasetSpec as JSON from stdin, and writes the views' sizes as JSON to stdout."""
     spec = DatasetSpec(**json.load(sys.stdin))
+    mongo.shorten_fiftyone_import()
     try:
         with redirect_stdout(sys.stderr):  # FiftyOne may print
             sizes = _refresh(spec)

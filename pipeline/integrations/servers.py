@@ -1,26 +1,28 @@
-"""Runs the servers of other programs as child processes, and finds ports for them."""
+"""Runs local web applications as child processes, and finds ports for them."""
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.integrations import access
 from pipeline.workspace import state_dir
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 120.0
-STOP_SECONDS = 10.0
+# The script that starts a server and watches over its users.
+SUPERVISOR = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervisor.py")))
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Server:
     """A running server."""
 
     name: str
-    address: str  # URL of its page
+    address: str  # URL of its page, with the token
     process: subprocess.Popen[bytes]
 
     def wait(self) -> None:
@@ -39,73 +41,100 @@ class Server:
         """
         with suppress(KeyboardInterrupt):
             status = self.process.wait()
-            raise PipelineError(f"{self.name}: the server ended with status {status}; see its output above")
+            raise PipelineError(
+                f"{self.name}: the server ended with status {status}; see .fcos/{self.name.lower()}.log"
+            )
 
 
 @contextmanager
-def run_server(
-    name: str, command: Sequence[str], *, probe: str, address: str, environment: Mapping[str, str]
-) -> Iterator[Server]:
-    """Runs a server, yields it once the URL `probe` responds, and stops it with all its child processes.
+def run_server(name: str, app: str, port: int, *, page: str = "/", environment: Mapping[str, str]) -> Iterator[Server]:
+    """Runs a web application for this user alone, yields it once it listens, and stops it with its child processes.
 
-    The server runs in a new session, so that Ctrl-C in a terminal reaches only this process, which then stops the
-    server. Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb.
+    Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb.
+
+    Args:
+        app: a function that returns an ASGI application, as MODULE:FUNCTION; `owner_only` must wrap its result.
+        page: the path that people open.
 
     Raises:
-        PipelineError: the server ends before it responds, or doesn't respond within two minutes.
+        PipelineError: the port is in use, the server ends before it responds, or doesn't respond within two minutes.
     """
+    require_free_port(port)
+    token = secrets.token_urlsafe(32)
+    command = [sys.executable, "-m", "uvicorn", "--factory", app, "--app-dir", str(Path(__file__).resolve().parents[2])]
+    command += ["--host", LOOPBACK, "--port", str(port), "--log-level", "warning", "--no-proxy-headers"]
+    command += ["--workers", "1"]  # WEB_CONCURRENCY would start several, and FiftyOne keeps its state in one
+    command += ["--timeout-graceful-shutdown", "1"]  # pages keep a connection open for events
     log = state_dir() / f"{name.lower()}.log"
-    with exit_on_sigterm(), log.open("wb") as log_file:
+    address = f"http://{LOOPBACK}:{port}{page}?{access.PARAMETER}={token}"
+    # The token is not on the command line, which other users can read.
+    variables = {**environment, access.TOKEN_VARIABLE: token}
+    with (
+        log.open("wb") as log_file,
+        supervised(command, variables, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file) as process,
+    ):
+        _wait_until_ready(name, process, port, log)
+        yield Server(name, address, process)
+
+
+@contextmanager
+def supervised(
+    command: Sequence[str], environment: Mapping[str, str], **options: Any
+) -> Iterator[subprocess.Popen[Any]]:
+    """Runs a command that ends, with all its child processes, when the context does or when this process is killed.
+
+    The command runs in a new session, so that Ctrl-C in a terminal reaches only this process, which then stops it.
+
+    Args:
+        environment: variables in addition to those of this process.
+        options: of subprocess.Popen.
+    """
+    read, write = os.pipe()
+    with exit_on_signals(), os.fdopen(write, "wb") as user, os.fdopen(read, "rb") as users:
         process = subprocess.Popen(
-            list(command),
+            [*SUPERVISOR, str(read), *command],
             env={**os.environ, **environment},
+            pass_fds=[read],
             start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=log_file,
-            stderr=log_file,
+            **options,
         )
-        try:
-            _wait_until_ready(name, process, probe, log)
-            yield Server(name, address, process)
-        finally:
-            _stop(process)
+        with process:
+            users.close()
+            try:
+                yield process
+            finally:
+                user.close()
 
 
-def _wait_until_ready(name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def _wait_until_ready(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Waits until the server listens, which it does once its application is ready."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
+            socket.create_connection((LOOPBACK, port), timeout=5).close()
+            return
+        except OSError:
             time.sleep(0.2)
-    raise PipelineError(f"{name}: no response at {url}; see {log}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Sends SIGTERM to the whole process group, then SIGKILL."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
+    raise PipelineError(f"{name}: no response at {LOOPBACK}:{port}; see {log}")
 
 
 @contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM raise SystemExit, so that `finally` clauses stop the child processes."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
+def exit_on_signals() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP (a closed terminal) raise SystemExit, so that `finally` clauses stop child processes."""
+    signals = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        signals = []
 
     def exit_process(number: int, _: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, exit_process)
+    for number in signals:
+        signal.signal(number, exit_process)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def find_free_port() -> int:

@@ -94,7 +94,7 @@ def _facts(survey: Survey) -> list[tuple[str, str]]:
     return [
         ("format", survey.format),
         ("images", f"{sum(len(split.images) for split in splits):,}"),
-        ("objects", f"{sum(len(split.annotations) for split in splits):,}"),
+        ("objects", f"{sum(len(split.objects) for split in splits):,}"),
         ("classes", f"{len(next(iter(splits)).categories):,}"),
     ]
 
@@ -108,9 +108,9 @@ def _split_rows(survey: Survey) -> list[dict[str, Any]]:
 
 def _split_counts(split: AnnotationSet) -> tuple[int, ...]:
     """Number of images, images without objects, objects, difficult objects and crowds."""
-    objects, images = split.annotations, len(split.images)
-    difficult, crowds = sum(item.difficult for item in objects), sum(item.iscrowd for item in objects)
-    return images, images - len({item.image_id for item in objects}), len(objects), difficult, crowds
+    objects, images = split.objects, len(split.images)
+    difficult = sum(item.difficult for item in split.annotations)
+    return images, images - len({item.image_id for item in objects}), len(objects), difficult, split.num_crowds
 
 
 def _problem(finding: Finding, raw: Path, locations: Mapping[str, RecordLocation]) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _levels_note(context: Context) -> str:
 
 def _class_rows(survey: Survey) -> list[dict[str, Any]]:
     """Classes with their number of objects in each split, most common first."""
-    counts = [Counter(item.category_id for item in split.annotations) for split in survey.splits.values()]
+    counts = [Counter(item.category_id for item in split.objects) for split in survey.splits.values()]
     categories = next(iter(survey.splits.values())).categories
     largest = max(counts[0].values(), default=1)
     return [

@@ -1,4 +1,4 @@
-"""The ablation's variants are right parameters, and its table says what the experiments say."""
+"""Ablation: variants are valid parameters, and the table has the experiments' results."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ PARAMS = PROJECT / "params.yaml"
 
 
 def with_settings(settings: list[str], folder: Path) -> params.Params:
-    """params.yaml as DVC would change it."""
+    """params.yaml as `dvc exp run -S` changes it."""
     yaml = YAML()
     values = yaml.load(PARAMS)
     for setting in settings:
@@ -31,7 +31,7 @@ def with_settings(settings: list[str], folder: Path) -> params.Params:
 
 
 @pytest.mark.parametrize("name", ablation.VARIANTS)
-def test_a_variant_is_the_reference_but_for_its_changes(name: str, tmp_path: Path) -> None:
+def test_a_variant_differs_from_the_reference_only_by_its_changes(name: str, tmp_path: Path) -> None:
     reference = with_settings(ablation.settings(ablation.VARIANTS["reference"], 7), tmp_path).flat()
     changes = ablation.VARIANTS[name].changes
     changed = with_settings(ablation.settings(ablation.VARIANTS[name], 7), tmp_path).flat()
@@ -46,12 +46,12 @@ def test_no_two_variants_are_the_same() -> None:
 
 
 def experiment(name: str | None, scores: dict[str, float] | None) -> dict[str, Any]:
-    """One entry as `dvc exp show --json` prints it."""
+    """An entry of the output of `dvc exp show --json`."""
     metrics = {"metrics/evaluate.json": {"data": {"coco": scores}}} if scores else {}
     return {"name": name, "revs": [{"rev": "0" * 40, "data": {"metrics": metrics}}]}
 
 
-SHOWN = [
+BASELINES = [
     {"rev": "workspace", "experiments": None},
     {
         "rev": "1" * 40,
@@ -68,8 +68,8 @@ SHOWN = [
 ]
 
 
-def test_runs_are_read_in_the_variants_order() -> None:
-    assert ablation.read(SHOWN) == [
+def test_runs_are_sorted_by_variant() -> None:
+    assert ablation.read_runs(BASELINES) == [
         Run("reference", 0, {"AP": 0.41, "AP50": 0.7}),
         Run("giou", 0, {"AP": 0.4, "AP50": 0.7}),
         Run("giou", 1, {"AP": 0.5, "AP50": 0.8}),
@@ -77,17 +77,18 @@ def test_runs_are_read_in_the_variants_order() -> None:
 
 
 def test_table() -> None:
-    rows = {line.split(" | ")[0].strip("| "): line for line in ablation.table(ablation.read(SHOWN)).splitlines()}
+    lines = ablation.table(ablation.read_runs(BASELINES)).splitlines()
+    rows = {line.split(" | ")[0].strip("| "): line for line in lines}
     assert set(ablation.VARIANTS) <= set(rows)
-    # 40 and 50: mean 45, deviations 5 and 5, over 2 − 1: √50.
+    # 40 and 50: mean 45; standard deviation √((5² + 5²) / (2 − 1)) = √50.
     assert rows["giou"].endswith("| 2 | 45.0 ± 7.1 (40.0–50.0) | 75.0 ± 7.1 (70.0–80.0) |")
     assert rows["reference"].endswith("| 1 | 41.0 | 70.0 |")
     assert rows["atss"].endswith("| 0 | – | – |")
 
 
-def test_card_says_what_varies() -> None:
-    text = ablation.card(ablation.read(SHOWN))
+def test_card_names_what_varies() -> None:
+    text = ablation.card(ablation.read_runs(BASELINES))
     assert "--seeds 2\n" in text
     assert "download.digits.train=400" in text
-    assert "A seed changes everything random" in text
-    assert ablation.VARIANTS["giou"].about in text
+    assert "The seed changes the initial weights" in text
+    assert ablation.VARIANTS["giou"].description in text

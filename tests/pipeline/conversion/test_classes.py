@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.conversion.classes import similar_names, unknown_class_issue
+from pipeline.conversion.classes import select_categories, similar_names, unknown_class_issue
+from pipeline.data.annotations import Category
+
+
+def test_a_class_is_chosen_by_any_normal_form_of_its_name() -> None:
+    two_characters, one = Category(1, "cafe\u0301"), Category(2, "caf\u00e9")
+    assert select_categories([two_characters], [one.name]) == (two_characters,)
+    assert select_categories([two_characters, one], [one.name, two_characters.name]) == (one, two_characters)
 
 
 @pytest.mark.parametrize(

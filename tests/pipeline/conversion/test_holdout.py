@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as replace_objects
 
 from pipeline import params
 from pipeline.conversion.holdout import (
@@ -174,6 +175,17 @@ def test_recommended_seed_is_better(seed: int) -> None:
         counts = count_objects(seen, keys, categories)
         better = evaluate_split(counts, way.better_seed, (0.2,)).imbalance
         assert better < evaluate_split(counts, seed, (0.2,)).imbalance
+
+
+def test_crowds_do_not_count_in_the_balance_of_classes() -> None:
+    with_crowds = [image(n, ("cat",)) for n in range(9)]
+    crowd = RawObject("crowd", "dog", (1, 1, 9, 9), iscrowd=1)
+    region = RawObject("region", "", (1, 1, 9, 9), iscrowd=1, any_class=True)
+    record = replace_objects(with_crowds[0].record, objects=(*with_crowds[0].record.objects, crowd, region))
+    with_crowds[0] = MatchedRecord(record, with_crowds[0].image_info)
+    keys = np.arange(9, dtype=np.uint64)
+    counts = count_objects(with_crowds, keys, CATEGORIES)
+    assert np.bincount(counts.column, counts.count, counts.columns).tolist() == [9, 0, 0, 9]
 
 
 def test_groups_divided_by_published_splits_are_counted() -> None:

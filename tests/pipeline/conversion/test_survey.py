@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from pipeline import params
+from pipeline.analysis.findings import headline
 from pipeline.conversion import survey, survey_original_splits
+from pipeline.conversion.issues import SKIPPED_OBJECTS
 from pipeline.conversion.survey import Survey, survey_records
 from pipeline.data.annotations import Category, problems
 from pipeline.errors import PipelineError
@@ -130,11 +132,9 @@ def test_obstacles_have_a_remedy() -> None:
         return list(found(data, options(checks, **values)).obstacles())
 
     whole = dataset(image("judged", thing("t")))
-    assert lines(whole, {"leak": "repair"}) == [
-        "train has no images left: all of them are also in a later split (convert.checks.leak)"
-    ]
     empty = replace(whole, splits={**whole.splits, "val": RawSplit(())})
-    assert lines(empty) == ["val has no images; choose another split with -S convert.val=NAME"]
+    (said,) = lines(empty, val="val")
+    assert said.startswith("val has no images; choose another split with -S convert.val=NAME, or -S convert.val=null")
     one = replace(whole, splits={"all": whole.splits["train"]})
     (said,) = {line.split("; ")[1] for line in lines(one)}
     assert said == "change convert.val_fraction, or add images"
@@ -143,6 +143,28 @@ def test_obstacles_have_a_remedy() -> None:
     (said,) = lines(few, val_fraction=0.02)
     assert (match := re.fullmatch(r"val has no images; -S convert\.split_seed=(\d+) is more balanced", said))
     assert not lines(few, val_fraction=0.02, split_seed=int(match[1]))
+
+
+def test_the_advice_for_a_split_without_images_of_its_own() -> None:
+    parts = {"train": "ab", "val": "a", "test": "b"}
+    splits = {
+        name: RawSplit(tuple(image(letter, thing(letter), thing(letter, "dog")) for letter in letters))
+        for name, letters in parts.items()
+    }
+    data = replace(dataset(), splits=splits)
+    advice = "-S convert.train=train+val+test uses them as one split"
+    line = f"train has no images of its own: all of them are also in val and test; {advice}"
+    for issues in ("error", "repair"):
+        with pytest.raises(PipelineError, match=f"^{re.escape(line)}$"):
+            found(data, options(issues=issues))
+    assert list(found(data, options(), stops=False).obstacles()) == [line]
+    assert found(data, options({"leak": "note"})).sources == {"train": "train", "val": "val", "test": "test"}
+    followed = survey_records(
+        Path("nowhere"), "made", data, options(train="train+val+test", val_fraction=0.5, split_seed="auto")
+    )
+    assert not list(followed.obstacles())
+    assert sorted(len(split.images) for split in followed.splits.values()) == [1, 1]
+    assert followed.issue_log.notes["images that several of the joined splits contain, used once"] == 2
 
 
 def test_objects_of_skipped_images_are_counted_once() -> None:
@@ -164,7 +186,7 @@ def test_remarks_on_reading_are_reported() -> None:
 
 def test_trust_finds_leaks_by_path() -> None:
     with pytest.raises(PipelineError, match=r"identical to judged\.jpg of val"):
-        found(dataset(image("judged", thing("t"), declared_size=(10, 10))), options())
+        found(dataset(image("judged", thing("t"), declared_size=(10, 10)), image("own", thing("o"))), options())
 
 
 def test_trust_reads_nothing() -> None:
@@ -285,3 +307,51 @@ def test_random_records_give_a_valid_result_or_one_line(stops: bool) -> None:
         assert (again.splits, again.report()) == (seen.splits, seen.report())  # the same input, the same answer
         json.dumps(seen.report(), allow_nan=False)
     assert right > 50
+
+
+def test_ignored_regions_and_crowds_are_no_objects() -> None:
+    """A region that counts for every class, such as KITTI's DontCare, is one crowd in the totals."""
+    region = RawObject("a2", "", (5, 5, 20, 20), iscrowd=1, any_class=True)
+    seen = found(dataset(image("a", thing("a1"), region), image("b", thing("b1", "dog", iscrowd=1))), options())
+    annotations = [(item.category_id, item.bbox, item.iscrowd) for item in seen.splits["train"].annotations]
+    assert annotations == [
+        (1, (1, 1, 9, 9), 0),
+        (1, (5, 5, 20, 20), 1),
+        (2, (5, 5, 20, 20), 1),
+        (2, (1, 1, 9, 9), 1),
+    ]
+    assert seen.report()["splits"]["train"] == {
+        "source": "train",
+        "images": 2,
+        "images_without_objects": 1,
+        "objects": 1,
+        "difficult": 0,
+        "crowds": 2,
+        "classes": {"cat": 1, "dog": 0},
+    }
+    assert headline(seen) == "format made, 2 classes; usable: train 2 images, 1 object; val 1 image, 2 objects"
+
+
+def test_an_ignored_region_has_each_issue_once() -> None:
+    region = RawObject("a1", "", (30, 5, 20, 20), iscrowd=1, any_class=True)
+    seen = found(dataset(image("a", thing("a2"), region)), options(classes=["dog", "cat"], issues="repair"))
+    assert seen.issue_log.counts["out_of_bounds_box"] == 1
+    regions = [item for item in seen.splits["train"].annotations if item.iscrowd]
+    assert [(item.category_id, item.bbox) for item in regions] == [(2, (30, 5, 10, 20)), (1, (30, 5, 10, 20))]
+
+
+def test_a_split_with_crowds_only_has_no_objects() -> None:
+    seen = found(dataset(image("a", thing("a1", iscrowd=1))), options())
+    assert list(seen.obstacles()) == ["train has 1 image and no objects"]
+
+
+def test_a_class_with_crowds_only_is_unused() -> None:
+    data = dataset(image("a", thing("a1"), thing("a2", "eel", iscrowd=1)), classes=("cat", "dog", "eel"))
+    issues = found(data, options()).issue_log.issues
+    assert [issue.message for issue in issues if issue.code == "unused_class"] == ["'eel' has no objects"]
+
+
+def test_crowds_of_skipped_images_are_not_counted() -> None:
+    lost = RawImage("b", "", objects=(thing("b1"), thing("b2", iscrowd=1)), issue=Issue("missing_image", "not there"))
+    seen = found(dataset(image("a", thing("a1")), lost), options(issues="repair"))
+    assert seen.issue_log.notes[SKIPPED_OBJECTS] == 1

@@ -5,6 +5,7 @@ import os
 import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,61 @@ def test_every_file_is_unpacked(tmp_path: Path, name: str) -> None:
     assert unpacked == FILES
 
 
-@pytest.mark.parametrize("name", ["../evil", "/evil", "top/../../evil", "C:evil", "a\\..\\evil"])
+def file_names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def make_raw_zip(path: Path, names: list[bytes], extra: bytes = b"") -> Path:
+    """A zip whose members' names are these bytes, without the flag for UTF-8."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(names):
+            info = zipfile.ZipInfo(f"{number}".ljust(len(name), "~"))
+            info.extra = extra
+            archive.writestr(info, name)
+    content = path.read_bytes()
+    for number, name in enumerate(names):  # in the member's header and in the directory
+        content = content.replace(f"{number}".ljust(len(name), "~").encode(), name)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        ("café/写真.jpg".encode(), "café/写真.jpg"),  # Info-ZIP and macOS
+        ("cafe\N{COMBINING ACUTE ACCENT}.jpg".encode(), "cafe\N{COMBINING ACUTE ACCENT}.jpg"),
+        ("café.jpg".encode("cp437"), "café.jpg"),  # as the specification says
+        (b"images\\train\\a.jpg", "images/train/a.jpg"),  # made on Windows
+    ],
+)
+def test_names_without_the_flag_for_utf8(tmp_path: Path, raw: bytes, name: str) -> None:
+    unpack(make_raw_zip(tmp_path / "a.zip", [raw]), tmp_path / "out")
+    assert file_names(tmp_path / "out") == {name}
+
+
+def test_name_in_the_extra_field_for_unicode(tmp_path: Path) -> None:
+    raw, name = "写真.jpg".encode("gbk"), "写真.jpg"
+    field = struct.pack("<BI", 1, zlib.crc32(raw)) + name.encode()
+    extra = struct.pack("<HH", 9, 1) + b"?" + struct.pack("<HH", 0x7075, len(field)) + field
+    unpack(make_raw_zip(tmp_path / "a.zip", [raw], extra), tmp_path / "out")
+    assert file_names(tmp_path / "out") == {name}
+    unpack(make_raw_zip(tmp_path / "b.zip", ["véritable.jpg".encode("cp437")], extra), tmp_path / "other")
+    assert file_names(tmp_path / "other") == {"véritable.jpg"}  # the field is that of another name
+
+
+def test_folders_of_windows(tmp_path: Path) -> None:
+    archive = make_raw_zip(tmp_path / "a.zip", [b"top\\", b"top\\empty\\", b"top\\a.txt", b"top/b.txt"])
+    unpack(archive, tmp_path / "out")
+    assert file_names(tmp_path / "out") == {"top/a.txt", "top/b.txt"}
+    assert (tmp_path / "out/top/empty").is_dir()
+    with pytest.raises(PipelineError, match=r"top/a\.txt: exists already"):
+        unpack(make_raw_zip(tmp_path / "b.zip", [b"top\\a.txt", b"top/a.txt"]), tmp_path / "twice")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../evil", "/evil", "top/../../evil", "C:evil", "a\\..\\..\\evil", "\\evil", "\\\\host\\share\\evil", "..\\evil"],
+)
 def test_members_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "zip").mkdir()
     (tmp_path / "tar").mkdir()

@@ -68,6 +68,58 @@ def test_which_file(name: str, near: str, split: str, found: str) -> None:
     assert named(files, name, near, split) == found
 
 
+NFD = "cafe\N{COMBINING ACUTE ACCENT}"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("café/a.jpg", f"{NFD}/a.jpg"),  # macOS writes two characters where the annotation has one
+        (f"{NFD}/a.jpg", f"{NFD}/a.jpg"),
+        ("x/B.JPG", "b/B.jpg"),
+        ("c.jpg", "c.jpg"),  # the very name comes first
+        ("C.jpg", "C.jpg"),
+        ("C.JPG", "ambiguous_image"),
+        ("d/E.jpg", "d\\e.jpg"),  # a file's name, since its archive was made on Windows
+        ("photo.jfif", "photo.jfif"),
+        ("scan.JPE", "scan.jpe"),
+        ("frames/0001", "frames/0001"),  # named by its record, so it is an image
+        ("frames/0002.dat", "frames/0002.dat"),
+        ("a%20space.jpg", "a space.jpg"),
+        ("50%25.jpg", "50%25.jpg"),
+        ("0001.jpg", "missing_image"),
+    ],
+)
+def test_other_spellings_of_a_name(name: str, found: str) -> None:
+    files = paths(
+        *(f"{NFD}/a.jpg", "b/B.jpg", "c.jpg", "C.jpg", "d\\e.jpg", "photo.jfif", "scan.jpe", "frames/0001"),
+        *("frames/0002.dat", "a space.jpg", "50%25.jpg"),
+    )
+    assert named(files, name) == found
+
+
+def test_stems_in_other_spellings() -> None:
+    files = paths(f"{NFD}.jfif", "b.JPG", "b.txt", "c.tiff", "C.tiff")
+    stems = {stem: ImageIndex(files).find_stem(stem, PurePosixPath()) for stem in ("café", "B", "c", "C", "d")}
+    assert {stem: found for stem, found in stems.items() if isinstance(found, str)} == {
+        "café": f"{NFD}.jfif", "B": "b.JPG", "c": "c.tiff", "C": "C.tiff",
+    }  # fmt: skip
+
+
+def test_spelling_and_split_together() -> None:
+    files = paths(f"train/{NFD}.jpg", f"val/{NFD}.jpg", f"val/{NFD.upper()}.jpg", f"Train/{NFD}.png")
+    assert named(files, "café.jpg", split="val") == f"val/{NFD}.jpg"
+    assert named(files, "café.jpg", split="train") == f"train/{NFD}.jpg"
+
+
+def test_images_that_only_a_record_shows_to_be_images_are_counted() -> None:
+    images = ImageIndex(paths("a.jpg", "frames/0001", "labels/0001.txt"))
+    assert images.count == 1
+    for _ in range(2):
+        assert images.find("frames/0001", PurePosixPath()) == "frames/0001"
+    assert images.count == 2
+
+
 def test_search_time_is_independent_of_namesakes() -> None:
     """One frame of the same name in each of 4,000 videos: a linear search would take 16 million steps."""
     files = [PurePosixPath(f"frames/{video:04}/00001.jpg") for video in range(4000)]

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.formats import recognize, yolo
+from pipeline.formats import read, recognize, yolo
 from pipeline.formats.records import Issue, RawDataset
+from tests.support.paths import SHARED
 
 Write = Callable[..., Path]
 LINE = "1 0.5 0.5 0.25 0.2\n"
@@ -86,10 +87,21 @@ def test_lists_of_images_and_of_folders(tmp_path: Path, picture: Write) -> None:
     }
     lost, unnamed = dataset.splits["val"].images[2:]
     assert unnamed.issue
-    assert unnamed.issue.message == "line / has no file name"
+    assert unnamed.issue.message == "/ has no file name"
     assert [len(image.objects) for image in dataset.splits["val"].images[:2]] == [1, 1]
     assert lost.issue
-    assert (lost.issue.code, lost.source) == ("missing_image", "listed.txt")
+    assert (lost.issue.code, lost.source) == ("missing_image", "listed.txt: line 4")
+
+
+def test_names_in_two_normal_forms_and_cases(tmp_path: Path, picture: Write) -> None:
+    """macOS writes é as two characters, Windows and macOS ignore case."""
+    one, two = "caf\u00e9", "cafe\u0301"
+    picture(tmp_path / "Images" / two / f"{two}.JPG")
+    texts(tmp_path, **{f"labels/{one}/{one}.txt": "0 .5 .5 .4 .4\n", "lists/train.txt": f"./images/{one}/{one}.jpg\n"})
+    for train in ("lists/train.txt", "images", f"images/{one}"):
+        yaml(tmp_path, f"train: {train}\nnames: [cat]")
+        [image] = yolo.read(tmp_path).splits["train"].images
+        assert (image.file, len(image.objects)) == (f"Images/{two}/{two}.JPG", 1)
 
 
 def test_ambiguous_label_file(tmp_path: Path, picture: Write) -> None:
@@ -219,6 +231,35 @@ def test_invalid_manifests(coco8: Path, content: str, said: str) -> None:
         yolo.read(coco8)
 
 
+def test_missing_validation_and_test_folders_are_left_out(coco8: Path) -> None:
+    yaml(coco8, "train: images/train\nval: images/valid\ntest: ../test/images\nnames: [a, b]\n")
+    found = yolo.read(coco8)
+    assert list(found.splits) == ["train"]
+    assert found.remarks == (
+        "data.yaml: val: images/valid not found, so it is left out",
+        "data.yaml: test: ../test/images not found, so it is left out",
+    )
+    (coco8 / "notes").mkdir()
+    (coco8 / "notes" / "a.md").touch()
+    yaml(coco8, "train: notes\nval: images/val\nnames: [a, b]\n")
+    with pytest.raises(PipelineError, match=r"^data\.yaml: train: no images in notes; correct or remove it"):
+        yolo.read(coco8)
+
+
+def test_a_manifest_for_each_site(tmp_path: Path, picture: Write) -> None:
+    for site in ("north", "south"):
+        picture(tmp_path / site / "images/train/a.png")
+        texts(tmp_path / site, labels__train__a=LINE)
+        yaml(tmp_path / site, "train: images/train\nval: images/val\nnames: [ant, cat]\n")
+    assert files(yolo.read(tmp_path)) == {
+        "north/train": ["north/images/train/a.png"],
+        "south/train": ["south/images/train/a.png"],
+    }
+    yaml(tmp_path / "south", "train: images/train\nnames: [cat, ant]\n")
+    with pytest.raises(PipelineError, match="a second list of classes"):
+        yolo.read(tmp_path)
+
+
 def test_two_manifests_are_refused(coco8: Path) -> None:
     yaml(coco8, "train: images/train\nnames: [a, b]\n", "other.yaml")
     with pytest.raises(PipelineError, match=r"^other\.yaml: a second list of classes, besides data\.yaml"):
@@ -241,7 +282,8 @@ def test_class_names_that_yaml_reads_as_other_types(coco8: Path) -> None:
         ("x.data", "words = more\n"),
         ("binary.data", "\0\1"),
         ("classes.txt", "ant\ncat\n"),
-        ("a.txt", LINE),
+        ("b.txt", LINE),
+        ("a.txt", "1 900 5 25 2"),
     ],
 )
 def test_other_files_are_not_recognized(tmp_path: Path, picture: Write, name: str, content: str) -> None:
@@ -257,3 +299,132 @@ def test_class_list_in_a_data_set_of_another_format(tmp_path: Path, picture: Wri
     voc_xml(tmp_path / "Annotations" / "a.xml", [("cat", 1, 1, 5, 5)])
     texts(tmp_path, ImageSets__Main__train="a\n", ImageSets__Main__cat_train="a 1\n", classes="cat\ncat\n")
     assert recognize(tmp_path) == "voc"
+
+
+@pytest.mark.parametrize("name", ["aerial.names", "_darknet.labels", "names.txt"])
+def test_class_lists_beside_labels_and_lists_of_another_folder(tmp_path: Path, picture: Write, name: str) -> None:
+    """The paths in lists are those of the machine that trained the detector."""
+    for stem in ("a", "b", "c"):
+        picture(tmp_path / f"{stem}.png")
+        texts(tmp_path, **{stem: LINE})
+    yaml(tmp_path, "ant\ncat\n", name)
+    texts(tmp_path, train="aerial/a.png\naerial/c.png\naerial/lost.png\n", test="C:\\aerial\\b.png\n")
+    assert recognize(tmp_path) == "yolo"
+    dataset = yolo.read(tmp_path)
+    assert files(dataset) == {"train": ["a.png", "c.png", ""], "test": ["b.png"]}
+    assert [(category.id, category.name) for category in dataset.categories] == [(0, "ant"), (1, "cat")]
+    assert dataset.splits["train"].images[2].source == "train.txt: line 3"
+    assert dataset.splits["test"].images[0].objects[0].box == pytest.approx(BOX)
+
+
+def test_class_list_in_each_split(tmp_path: Path, picture: Write) -> None:
+    for split in ("train", "valid"):
+        picture(tmp_path / split / "a.png")
+        texts(tmp_path, **{f"{split}__a": LINE})
+        yaml(tmp_path / split, "ant\ncat\n", "_darknet.labels")
+    assert files(yolo.read(tmp_path)) == {"train": ["train/a.png"], "valid": ["valid/a.png"]}
+
+
+def test_classes_without_names_are_called_by_their_numbers(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "images" / "a.png")
+    picture(tmp_path / "images" / "b.png")
+    texts(tmp_path, labels__a="3 0.5 0.5 0.25 0.2\n0 0.5 0.5 0.25 0.2\n-1 0.5 0.5 0.1 0.1\n")
+    assert recognize(tmp_path) == "yolo"
+    dataset = yolo.read(tmp_path)
+    assert [(category.id, category.name) for category in dataset.categories] == [(0, "0"), (3, "3")]
+    assert dataset.remarks == (
+        "no file names the classes, so they are called 0, 3; add a classes.txt with one name on each line",
+    )
+    first, second = dataset.splits["all"].images
+    assert [(item.class_name, item.issue and item.issue.code) for item in first.objects] == [
+        ("3", None),
+        ("0", None),
+        ("", "unknown_class"),
+    ]
+    assert (second.file, second.objects) == ("images/b.png", ())
+    texts(tmp_path, classes="ant\nbee\ncat\ndog\n")  # the remark's advice
+    assert [item.class_name for item in yolo.read(tmp_path).splits["all"].images[0].objects] == ["dog", "ant", ""]
+
+
+KEYPOINTS = "0.4 0.45 0.6 0.55 0 0"  # in the box, and one that isn't labeled
+FLAGGED = "0.4 0.45 2 0.6 0.55 1"
+DIAMOND = "0.5 0.3 0.75 0.5 0.5 0.7 0.25 0.5"
+
+
+@pytest.mark.parametrize(
+    ("line", "box", "remark"),
+    [
+        (f"1 0.5 0.5 0.25 0.2 {KEYPOINTS}", BOX, "a box and 6 numbers of keypoints"),
+        (f"1 0.5 0.5 0.25 0.2 {FLAGGED}", BOX, "a box and 6 numbers of keypoints"),
+        ("1 0.5 0.5 0.25 0.2 0.4 0.45 2", BOX, "a box and 3 numbers of keypoints"),
+        ("1 0.5 0.5 0.25 0.2 0.45 0.55 0.55 0.45", BOX, "a box and 4 numbers of keypoints"),
+        ("1 0.5 0.5 0.5 0.8 0.4 0.2 0.6 0.2 0.4 0.8 0.6 0.8", (10, 3, 20, 24), "a box and 8 numbers of keypoints"),
+        (f"1 {DIAMOND}", (10, 9, 20, 12), "read as the upright boxes around them"),
+        ("1 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2", (4, 3, 4, 3), "read as the upright boxes around them"),
+        ("1 0.5 0.4 0.6 0.5 0.55 0.6 0.5 0.7 0.4 0.6", (16, 12, 8, 9), None),  # a polygon of five corners
+    ],
+)
+def test_keypoints_and_polygons_without_kpt_shape(
+    tmp_path: Path, picture: Write, line: str, box: tuple[float, ...], remark: str | None
+) -> None:
+    picture(tmp_path / "images" / "a.png")
+    yaml(tmp_path, "train: images\nnames: [ant, cat]\n")
+    texts(tmp_path, labels__a=f"{line}\n" * 3)
+    dataset = yolo.read(tmp_path)
+    assert [item.box for item in dataset.splits["train"].images[0].objects] == [pytest.approx(box)] * 3
+    assert [remark in found for found in dataset.remarks] == ([True] if remark else [])
+
+
+def test_advice_for_polygons_taken_for_keypoints(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "images" / "a.png")
+    texts(tmp_path, labels__a=f"1 0.5 0.5 0.25 0.2 {KEYPOINTS}\n")
+    yaml(tmp_path, "train: images\nnames: [ant, cat]\n")
+    assert "add kpt_shape: [0, 2] to data.yaml" in yolo.read(tmp_path).remarks[0]
+    yaml(tmp_path, "train: images\nnames: [ant, cat]\nkpt_shape: [0, 2]\n")
+    dataset = yolo.read(tmp_path)
+    assert dataset.splits["train"].images[0].objects[0].box == pytest.approx((0, 0, 24, 16.5))
+    assert dataset.remarks == ()
+
+
+def test_polygons_of_different_lengths_stay_polygons(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "images" / "a.png")
+    yaml(tmp_path, "train: images\nnames: [ant, cat]\n")
+    texts(tmp_path, labels__a=f"1 0.5 0.5 0.25 0.2 {KEYPOINTS}\n{LINE}")
+    dataset = yolo.read(tmp_path)
+    assert [item.box for item in dataset.splits["train"].images[0].objects] == [
+        pytest.approx((0, 0, 24, 16.5)),
+        pytest.approx(BOX),
+    ]
+    assert dataset.remarks == ()
+
+
+def test_each_missing_image_of_a_list_has_its_own_source(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    texts(tmp_path, a=LINE, train="a.png\n\n" + "".join(f"lost{number}.png\n" for number in range(3)))
+    yaml(tmp_path, "train = train.txt\nnames = obj.names\n", "obj.data")
+    yaml(tmp_path, "ant\ncat\n", "obj.names")
+    images = yolo.read(tmp_path).splits["train"].images
+    assert [image.source for image in images] == [
+        "a.txt",
+        "train.txt: line 3",
+        "train.txt: line 4",
+        "train.txt: line 5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "objects", "class_names"),
+    [
+        ("j_aerial_names", {"train": [6, 150], "test": [2, 60]}, ["car", "truck", "bus", "minibus", "cyclist"]),
+        ("m_roboflow_darknet", {"train": [34, 34], "valid": [3, 3], "test": [3, 3]}, ["ZePretty"]),
+        ("pose_nokpt", {"train": [10, 20]}, ["red", "blue"]),
+    ],
+)
+def test_cases(name: str, objects: dict[str, list[int]], class_names: list[str]) -> None:
+    folder = SHARED / "cases" / name
+    if not folder.is_dir():
+        pytest.skip(f"../shared/cases/{name} is not there")
+    dataset = read(folder)
+    assert [category.name for category in dataset.categories] == class_names
+    found = {split: [len(raw.images), sum(len(i.objects) for i in raw.images)] for split, raw in dataset.splits.items()}
+    assert found == objects

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import requests
 from click.testing import CliRunner
 from PIL import Image as Pillow
 
@@ -24,6 +27,7 @@ from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.integrations import fiftyone, mongo, servers
 from tests.support.paths import PROJECT
+from tests.support.process_trees import assert_gone, command_words, descendants
 
 CHROMIUM = Path("/usr/bin/chromium")
 SIZES = {
@@ -116,6 +120,18 @@ def test_an_experiment_has_its_own_dataset_with_images_of_the_main_repository(
     assert (copies / name).read_bytes().endswith(b"other")
 
 
+@pytest.mark.usefixtures("inspected")
+def test_each_experiment_has_a_dataset_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FiftyOne's own rule would give the first three one name, and the last two none."""
+    names = []
+    for experiment in ("o'brien", "obrien", "O'Brien", "日本", "日本語", "x" * 200):
+        monkeypatch.setenv("DVC_EXP_NAME", experiment)
+        names.append(fiftyone.dataset_spec(params.load()).name)
+    assert names[:2] == ["fcos-digits-o-brien-c9cecb0d", "fcos-digits-obrien"]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) < 100 for name in names)
+
+
 def test_missing_predictions_give_one_line(inspected: Any) -> None:
     (inspected.root / "predictions/val.json").unlink()
     result = CliRunner().invoke(main, ["app", "--port", str(servers.find_free_port())])
@@ -154,9 +170,13 @@ def test_the_app_shows_boxes_in_a_browser_and_stops_on_ctrl_c(inspected: Any) ->
     port = servers.find_free_port()
     with run_app(inspected.root, port) as process:
         assert process.stdout is not None
-        address = f"http://127.0.0.1:{port}/datasets/fcos-digits"
-        assert process.stdout.readline() == f"FiftyOne: {address}  (Ctrl-C stops it)\n"
-        children = psutil.Process(process.pid).children(recursive=True)
+        printed = process.stdout.readline()
+        page = f"http://127.0.0.1:{port}/datasets/fcos-digits"
+        assert re.fullmatch(rf"FiftyOne: {page}\?token=[\w-]{{43}}  \(Ctrl-C stops it\)\n", printed)
+        address = printed.split()[1]
+        owner = assert_only_the_owner_gets_in(address)
+        assert_only_images_of_the_dataset_are_served(owner, f"http://127.0.0.1:{port}/media", inspected.root)
+        children = descendants(process.pid)
         listening = {c.laddr for child in children for c in child.net_connections() if c.status == "LISTEN"}
         assert listening == {("127.0.0.1", port)}
         second = CliRunner().invoke(main, ["app", "--port", str(port)])
@@ -167,9 +187,101 @@ def test_the_app_shows_boxes_in_a_browser_and_stops_on_ctrl_c(inspected: Any) ->
         assert process.wait(60) == 0
         assert "Traceback" not in (process.stderr.read() if process.stderr else "")
     assert mongo.running_uri(inspected.root / ".fcos/mongo") is None
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert_gone(children, seconds=0)
     for color in ((60, 180, 75), (245, 130, 48)):  # ground_truth and predictions, as the dataset colors them
         assert (np.abs(pixels.astype(int) - color).max(axis=-1) < 30).sum() > 50, color
+
+
+def test_server_and_database_end_when_fcos_app_is_killed(inspected: Any) -> None:
+    with run_app(inspected.root, servers.find_free_port()) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("FiftyOne: http://127.0.0.1:")
+        processes = descendants(process.pid)
+        assert {"--dbpath", "uvicorn"} < command_words(processes)
+        process.kill()
+        assert_gone(processes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_all_processes_end_with_the_stage_that_fills_the_dataset(inspected: Any, number: signal.Signals) -> None:
+    """While it waits for the process that imports FiftyOne."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.stages.inspect"],
+        cwd=inspected.root,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stderr=subprocess.PIPE,
+    ) as stage:
+        while "pipeline.integrations.fiftyone" not in command_words(descendants(stage.pid)):
+            assert stage.poll() is None
+            time.sleep(0.05)
+        processes = descendants(stage.pid)
+        assert "--dbpath" in command_words(processes)
+        stage.send_signal(number)
+        assert_gone(processes)
+
+
+def assert_only_the_owner_gets_in(address: str) -> requests.Session:
+    """Returns a session with the cookie."""
+    page, _, token = address.partition("?token=")
+    server = page.removesuffix("/datasets/fcos-digits")
+    assert all(token not in argument for process in psutil.process_iter() for argument in arguments(process))
+    for path in ("/", "/fiftyone", "/events", "/media?filepath=/etc/hostname", "/datasets/fcos-digits", "/plugins/"):
+        assert requests.get(server + path, timeout=10).status_code == 403
+    for path, body in (("/graphql", {"query": "{ uid }"}), ("/operators", {}), ("/operators/execute", {})):
+        assert requests.post(server + path, json=body, timeout=10).status_code == 403
+    owner = requests.Session()
+    opened = owner.get(address, timeout=10)
+    assert (opened.status_code, opened.url, [item.status_code for item in opened.history]) == (200, page, [303])
+    assert owner.get(f"{server}/fiftyone", timeout=10).json()["version"]
+    answer = owner.post(f"{server}/graphql", json={"query": "{ doNotTrack }"}, timeout=10)
+    assert answer.json()["data"] == {"doNotTrack": True}
+    for host in ("attacker.example", "10.attacker.example", "127.0.0.1.attacker.example"):
+        assert owner.get(f"{server}/fiftyone", headers={"Host": host}, timeout=10).status_code == 403
+    return owner
+
+
+def arguments(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def assert_only_images_of_the_dataset_are_served(owner: requests.Session, media: str, root: Path) -> None:
+    folder = root / "data/raw/digits/pictures"
+    picture = folder / "11.png"
+    answer = owner.get(media, params={"filepath": str(picture)}, timeout=10)
+    assert (answer.status_code, answer.content) == (200, picture.read_bytes())
+    assert owner.get(media, timeout=10).status_code == 400
+    (folder / "link.png").symlink_to("/etc/hostname")
+    for path in (
+        "/etc/hostname",
+        folder / "link.png",
+        f"{folder}/../../../../params.yaml",
+        root / "data/unified/val.json",
+    ):
+        answer = owner.get(media, params={"filepath": str(path)}, timeout=10)
+        assert (answer.status_code, answer.text) == (403, "403: not an image of a dataset\n")
+
+
+def test_which_paths_are_images_of_a_dataset(tmp_path: Path) -> None:
+    folder, other = tmp_path / "data/raw/digits", tmp_path / "data/raw/other"
+    cache = tmp_path / "cache/files/md5/ab" / ("0" * 30)  # as DVC names it, also outside of the project
+    for file in (folder / "a/1.png", other / "2.png", cache):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"image")
+    for name, target in {"in": "a/1.png", "cached": cache, "out": other / "2.png", "up": ".."}.items():
+        (folder / name).symlink_to(target)
+    (tmp_path / "digits").symlink_to(folder)
+    served = {"a/1.png", "a/../a/1.png", "in", "cached", "missing.png"}
+    refused = {"../other/2.png", "out", "up/other/2.png", "up/../../../etc/passwd", "a/1.png\0", "../digits2/1.png"}
+    names = {name for name in served | refused if fiftyone.is_dataset_image(f"{folder}/{name}", [folder])}
+    assert names == served
+    # The folder itself may be a link; DVC's cache is reached through a data set alone.
+    assert fiftyone.is_dataset_image(f"{tmp_path}/digits/a/1.png", [tmp_path / "digits"])
+    for path in (str(cache), "a/1.png", "", str(tmp_path)):
+        assert not fiftyone.is_dataset_image(path, [folder])
+    assert not fiftyone.is_dataset_image(f"{folder}/a/1.png", [])
 
 
 def grid_pixels(address: str) -> np.ndarray:

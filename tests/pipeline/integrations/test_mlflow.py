@@ -1,18 +1,19 @@
 """MLflow's store, as the stages write it and the REST interface of `fcos ui` returns it."""
 
-import json
 import os
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from click.testing import CliRunner
 
 from pipeline import params
@@ -21,6 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow, servers
 from pipeline.params import Params
 from tests.support.paths import PROJECT
+from tests.support.process_trees import assert_gone, descendants
 
 WEIGHTS, PREDICTIONS = "a" * 64, "b" * 64
 
@@ -29,11 +31,15 @@ pytestmark = pytest.mark.usefixtures("inspected")
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, shared by the tests because creating one takes seconds."""
+    """An empty store, shared by the tests because creating one takes seconds; created without a umask."""
     folder = tmp_path_factory.mktemp("empty")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        mlflow.prepare()
+    umask = os.umask(0)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DVC_ROOT", str(folder))
+            mlflow.prepare()
+    finally:
+        os.umask(umask)
     return folder / "mlflow.db"
 
 
@@ -75,15 +81,10 @@ def run_fcos(*arguments: str, folder: Path) -> Iterator["subprocess.Popen[str]"]
             process.kill()
 
 
-def query(address: str, path: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(
-        f"{address}/api/2.0/mlflow/{path}",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-        method="POST" if body else "GET",
-    )
-    with urllib.request.urlopen(request, timeout=30) as response:
-        return json.load(response)
+def query(owner: requests.Session, address: str, path: str, body: dict[str, Any]) -> Any:
+    answer = owner.post(f"{address}/api/2.0/mlflow/{path}", json=body, timeout=30)
+    answer.raise_for_status()
+    return answer.json()
 
 
 def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
@@ -104,11 +105,15 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
     port = servers.find_free_port()
     with run_fcos("ui", "--port", str(port), folder=inspected.root) as page:
         assert page.stdout is not None
-        assert page.stdout.readline() == f"MLflow: http://127.0.0.1:{port}  (Ctrl-C stops it)\n"
+        printed = page.stdout.readline()
         address = f"http://127.0.0.1:{port}"
-        experiment = query(address, "experiments/search", {"max_results": 10, "filter": "name = 'fcos'"})["experiments"]
+        assert re.fullmatch(rf"MLflow: {address}/\?token=[\w-]{{43}}  \(Ctrl-C stops it\)\n", printed)
+        owner = assert_only_the_owner_gets_in(address, printed.split()[1])
+        experiment = query(owner, address, "experiments/search", {"max_results": 10, "filter": "name = 'fcos'"})[
+            "experiments"
+        ]
         assert [item["name"] for item in experiment] == ["fcos"]
-        stored = query(address, "runs/search", {"experiment_ids": [experiment[0]["experiment_id"]]})["runs"]
+        stored = query(owner, address, "runs/search", {"experiment_ids": [experiment[0]["experiment_id"]]})["runs"]
         assert len(stored) == 1
         info, data = stored[0]["info"], stored[0]["data"]
         assert (info["status"], info["run_name"]) == ("FINISHED", "digits-tiny-iou")
@@ -122,10 +127,7 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
         assert (tags["weights"], tags["predictions"], tags["dataset"], tags["loss"]) == (
             WEIGHTS, PREDICTIONS, "digits", "iou",
         )  # fmt: skip
-        with urllib.request.urlopen(
-            f"{address}/get-artifact?path=train/loss.csv&run_uuid={info['run_id']}"
-        ) as response:
-            assert response.read() == b"step,loss\n1,2\n"
+        assert_only_artifacts_are_served(owner, address, info["run_id"], plot / "loss.csv")
         with run_fcos("ui", "--port", str(port), folder=inspected.root) as second:
             _, stderr = second.communicate(timeout=60)
             assert second.returncode == 1
@@ -140,23 +142,102 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_two_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("values")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_the_server_ends_with_fcos_ui(inspected: Any, number: signal.Signals) -> None:
+    with run_fcos("ui", "--port", str(servers.find_free_port()), folder=inspected.root) as page:
+        assert page.stdout is not None
+        assert page.stdout.readline().startswith("MLflow: http://127.0.0.1:")
+        processes = descendants(page.pid)
+        assert len(processes) >= 2
+        page.send_signal(number)
+        assert_gone(processes)
+
+
+def assert_only_the_owner_gets_in(address: str, printed: str) -> requests.Session:
+    """Returns a session with the cookie."""
+    for path in ("/", "/health", "/version", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=fcos"):
+        assert requests.get(address + path, timeout=30).status_code == 403
+    assert requests.post(f"{address}/api/2.0/mlflow/experiments/search", json={}, timeout=30).status_code == 403
+    owner = requests.Session()
+    opened = owner.get(printed, timeout=30)
+    assert (opened.status_code, opened.url) == (200, f"{address}/")
+    assert "MLflow" in opened.text
+    for host in ("attacker.example", "10.attacker.example", "192.168.attacker.example", "127.0.0.1.attacker.example"):
+        assert owner.get(f"{address}/health", headers={"Host": host}, timeout=30).status_code == 403
+    # MLflow's own clients send MLFLOW_TRACKING_TOKEN so.
+    token = {"Authorization": f"Bearer {printed.partition('=')[2]}"}
+    assert requests.get(f"{address}/health", headers=token, timeout=30).text == "OK"
+    return owner
+
+
+def assert_only_artifacts_are_served(owner: requests.Session, address: str, run: str, other: Path) -> None:
+    """The artifacts of this run, and no other file, also if a client chooses another folder for an experiment."""
+
+    def get(path: str, run: str) -> requests.Response:
+        return owner.get(f"{address}/get-artifact", params={"path": path, "run_uuid": run}, timeout=30)
+
+    assert get("train/loss.csv", run).content == other.read_bytes() == b"step,loss\n1,2\n"
+    (other.parents[2] / "mlartifacts" / run / "artifacts/link").symlink_to("/etc")
+    for path in (
+        "../../../params.yaml", "/etc/hostname", "%2e%2e/%2e%2e/params.yaml", "file:///etc/hostname", "link/hostname",
+    ):  # fmt: skip
+        assert get(path, run).status_code == 400
+    for number, location in enumerate((str(other.parent), other.parent.as_uri())):
+        body = {"name": f"other-{number}", "artifact_location": location}
+        experiment = query(owner, address, "experiments/create", body)["experiment_id"]
+        created = query(owner, address, "runs/create", {"experiment_id": experiment})["run"]["info"]
+        folder = other.parent / created["run_id"] / "artifacts"
+        assert created["artifact_uri"].removeprefix("file://") == str(folder)
+        folder.mkdir(parents=True)
+        (folder / "loss.csv").write_text("private")
+        answers = [
+            get("loss.csv", created["run_id"]),
+            owner.get(f"{address}/api/2.0/mlflow/artifacts/list", params={"run_id": created["run_id"]}, timeout=30),
+        ]
+        assert [(answer.status_code, answer.json()["error_code"]) for answer in answers] == [
+            (403, "PERMISSION_DENIED")
+        ] * 2
+
+
+def test_the_store_is_closed_to_other_users(values: Params, inspected: Any) -> None:
+    files = [inspected.root / name for name in ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlflow.db.old")]
+    artifacts = inspected.root / "mlartifacts"
+    files[3].touch()
+    with mlflow.train_run(values, key="k") as run:
+        run.log_artifacts(inspected.root / "data/raw/digits/pictures")
+        run.mark_finished(WEIGHTS)
+    with closing(sqlite3.connect(files[0])) as reader:
+        reader.execute("SELECT * FROM runs").fetchall()  # an open connection keeps SQLite's further files
+        for path in (*files, artifacts):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        mlflow.prepare()
+        assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o600"}
+        assert artifacts.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_new_store_is_closed_whatever_the_umask(empty_store: Path) -> None:
+    assert empty_store.stat().st_mode & 0o777 == 0o600
+    for folder in ("mlartifacts", ".fcos"):
+        assert empty_store.with_name(folder).stat().st_mode & 0o777 == 0o700
+
+
+def test_three_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
     code = (
         "from pipeline import params\nfrom pipeline.integrations import mlflow\n"
         "with mlflow.train_run(params.load(), key='k') as run: run.mark_finished('w')"
     )
-    for number in range(2):
-        folder = tmp_path / f"round {number}"  # a path with a space
-        folder.mkdir()
-        for name in ("dvc.yaml", "params.yaml"):
-            (folder / name).write_text((tmp_path / name).read_text())
-        processes = [run_python(code, folder=folder) for _ in range(2)]
-        stderr = [process.communicate(timeout=120)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], stderr
-        assert stderr == ["", ""]
-        with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-            assert connection.execute("SELECT name FROM experiments WHERE name = 'fcos'").fetchall() == [("fcos",)]
-            assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 2
+    folder = tmp_path / "with a space"
+    folder.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        (folder / name).write_text((tmp_path / name).read_text())
+    processes = [run_python(code, folder=folder) for _ in range(3)]
+    stderr = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], stderr
+    assert stderr == ["", "", ""]
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        assert connection.execute("SELECT name FROM experiments WHERE name = 'fcos'").fetchall() == [("fcos",)]
+        assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 3
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
@@ -313,6 +394,42 @@ def test_a_broken_store_gives_one_line(inspected: Any) -> None:
     assert response.exit_code == 1
     assert "file is not a database" in response.stderr
     assert response.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("folder", ["a?b#c%20d;e&f=g", 'it\'s "that"', "日本 é", "[x]*{y}$HOME`id`\\n"])
+def test_any_path_of_the_project_has_its_store_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path, folder: str
+) -> None:
+    project = tmp_path / "around" / folder
+    project.mkdir(parents=True)
+    shutil.copyfile(PROJECT / "dvc.yaml", project / "dvc.yaml")
+    with closing(sqlite3.connect(empty_store)) as source, closing(sqlite3.connect(project / "mlflow.db")) as copy, copy:
+        source.backup(copy)  # quicker than a new one
+        copy.execute("DELETE FROM experiments")
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    with mlflow.train_run(params.load(PROJECT / "params.yaml"), key="k") as run:
+        run.log_artifacts(project / "dvc.yaml")
+    assert [item.path for item in mlflow.Store.open().client.list_artifacts(run.id)] == ["dvc.yaml"]
+    artifact = project / f"mlartifacts/{run.id}/artifacts/dvc.yaml"
+    assert artifact.read_bytes() == (PROJECT / "dvc.yaml").read_bytes()
+    assert list(project.parent.iterdir()) == [project]
+    created = {path.name.removesuffix("-wal").removesuffix("-shm") for path in project.iterdir()}
+    assert created == {".fcos", "dvc.yaml", "mlartifacts", "mlflow.db"}
+
+
+def test_names_of_experiments_are_in_no_filter(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["o'brien", 'say "hi"', "a` or `b", "' or tags.x != '", "100%", "naïve \\"]
+    for name in names:
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        with mlflow.train_run(values, key=f"key of {name}") as run:
+            run.mark_finished(WEIGHTS)
+        with mlflow.evaluate_run(values, WEIGHTS) as evaluated:
+            assert evaluated.id == run.id
+            evaluated.mark_finished(PREDICTIONS)
+        with mlflow.inspect_run(values, PREDICTIONS) as inspected:
+            assert inspected.id == run.id
+    assert [run.info.run_name for run in runs()] == names
 
 
 def test_an_experiment_deleted_in_the_ui_is_restored(values: Params) -> None:

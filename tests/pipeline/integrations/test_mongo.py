@@ -1,12 +1,16 @@
 """The MongoDB server that processes share, start, stop and kill."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -16,6 +20,9 @@ from pipeline.errors import PipelineError
 from pipeline.integrations import mongo, servers
 from pipeline.workspace import state_dir
 from tests.support.paths import PROJECT
+from tests.support.process_trees import assert_gone
+
+USER = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
 
 pytestmark = pytest.mark.usefixtures("inspected")
 
@@ -25,19 +32,27 @@ def mongod_processes() -> list[psutil.Process]:
     folder, processes = str(state_dir() / "mongo"), []
     for process in psutil.process_iter():
         try:
-            if folder in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            if process.name() == "mongod" and folder in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
                 processes.append(process)
         except psutil.Error:
             continue
     return processes
 
 
-def wait_until_gone(process: psutil.Process) -> bool:
-    for _ in range(100):
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False
+@contextmanager
+def database_user() -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """A process that uses the database until it reads a line, and the URI."""
+    with subprocess.Popen(
+        [sys.executable, "-c", USER],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().strip()
 
 
 def insert(uri: str, count: int) -> None:
@@ -45,52 +60,64 @@ def insert(uri: str, count: int) -> None:
         client["fiftyone"]["samples"].insert_many([{"number": number} for number in range(count)])
 
 
-def test_the_server_listens_on_loopback_only_and_stops_with_its_last_user() -> None:
+def test_the_server_listens_only_on_a_private_socket_and_stops_with_its_last_user() -> None:
     with mongo.server() as uri:
         (process,) = mongod_processes()
-        addresses = {item.laddr.ip for item in process.net_connections() if item.status == psutil.CONN_LISTEN}
-        assert addresses == {"127.0.0.1"}
+        assert process.net_connections("inet") == []
+        (socket,) = {Path(item.laddr) for item in process.net_connections("unix") if item.laddr}
+        assert uri == "mongodb://" + str(socket).replace("/", "%2F")
+        assert (socket.stat().st_mode & 0o777, socket.parent.stat().st_mode & 0o777) == (0o600, 0o700)
         with mongo.server() as second:
             assert second == uri
         assert mongod_processes() == [process]  # the outer user still needs the server
         insert(uri, 3)
     assert mongod_processes() == []
+    assert not socket.parent.exists()
     with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
         assert client["fiftyone"]["samples"].count_documents({}) == 3
 
 
-def test_the_process_that_started_the_server_can_leave_first() -> None:
-    code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as starter:
-        assert starter.stdout is not None
-        uri = starter.stdout.readline().strip()
-        with mongo.server() as shared_uri:
-            assert shared_uri == uri
-            starter.communicate("\n", timeout=30)
-            insert(shared_uri, 1)
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_process_that_started_the_server_can_leave_first(killed: bool) -> None:
+    with database_user() as (starter, uri), mongo.server() as shared_uri:
+        assert shared_uri == uri
+        if killed:
+            os.killpg(starter.pid, signal.SIGKILL)
+        starter.communicate("\n", timeout=30)
+        insert(shared_uri, 1)
     assert mongod_processes() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_terminated_user_stops_the_server(number: signal.Signals) -> None:
-    code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as user:
-        assert user.stdout is not None
-        user.stdout.readline()
+    with database_user() as (user, _):
         assert len(mongod_processes()) == 1
         user.send_signal(number)
         assert user.wait(30) != 0
+    assert mongod_processes() == []
+
+
+def test_the_server_stops_when_its_last_user_is_killed() -> None:
+    with database_user() as (first, uri), database_user() as (second, second_uri):
+        assert second_uri == uri
+        (process,) = mongod_processes()
+        first.kill()
+        first.wait()
+        insert(uri, 3)
+        second.kill()
+    assert_gone([process])
+    assert (state_dir() / "mongo/mongod.lock").stat().st_size == 0  # it was shut down, not killed
+    with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
+        assert client["fiftyone"]["samples"].count_documents({}) == 3
+
+
+def test_a_user_that_comes_while_the_server_stops_has_a_server() -> None:
+    with database_user() as (killed, _):
+        killed.kill()
+        killed.wait()
+        with mongo.server() as uri:
+            insert(uri, 1)
+            assert len(mongod_processes()) == 1
     assert mongod_processes() == []
 
 
@@ -114,27 +141,33 @@ with mongo.server() as uri:
         time.sleep(0.3)  # the journal is written every 100 ms
         process.kill()
         user.kill()
-    assert wait_until_gone(process)
+    assert_gone([process])
     assert (state_dir() / "mongo/mongod.lock").stat().st_size > 0
-    assert (state_dir() / "mongo/address").read_text().strip() == old
+    socket = Path((state_dir() / "mongo/socket").read_text().strip())
+    assert old == "mongodb://" + str(socket).replace("/", "%2F")
+    abandoned = socket.parent
+    assert abandoned.is_dir()
     with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
         samples = client["fiftyone"]["samples"]
         assert samples.estimated_document_count() == samples.count_documents({}) == 8000
+        assert not abandoned.exists()
     assert mongod_processes() == []
 
 
-def test_the_next_user_shares_and_stops_the_server_of_a_killed_user() -> None:
-    code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as user:
-        assert user.stdout is not None
-        uri = user.stdout.readline().strip()
-        user.kill()
-    with mongo.server() as shared_uri:
-        assert shared_uri == uri
-    assert mongod_processes() == []
+def test_a_socket_in_a_folder_that_others_can_write_to_is_not_used() -> None:
+    with mongo.server() as uri:
+        folder = state_dir() / "mongo"
+        socket = Path((folder / "socket").read_text().strip())
+        assert mongo.running_uri(folder) == uri
+        for mode in (0o770, 0o707):
+            socket.parent.chmod(mode)
+            assert mongo.running_uri(folder) is None
+        socket.parent.chmod(0o700)
+        moved = socket.parent.rename(f"{socket.parent}-moved")
+        socket.parent.symlink_to(moved)  # as another user could do it after the folder's removal
+        assert mongo.running_uri(folder) is None
+        socket.parent.unlink()
+        moved.rename(socket.parent)
 
 
 def test_a_database_set_by_the_user_has_priority(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,3 +217,11 @@ def test_a_mongod_without_a_library_gives_one_line(tmp_path: Path) -> None:
     broken.chmod(0o755)
     with pytest.raises(PipelineError, match=r"libwhat\.so\.1: cannot open.*; Debian, Ubuntu: apt-get install libcurl4"):
         mongo.mongod_environment(broken)
+
+
+def test_fiftyone_is_imported_without_the_databricks_sdk() -> None:
+    with mock.patch.dict(sys.modules):  # restores the modules
+        sys.modules.pop("databricks.sdk", None)
+        mongo.shorten_fiftyone_import()
+        with pytest.raises(ImportError):
+            importlib.import_module("databricks.sdk")
