@@ -42,7 +42,9 @@ class Finding:
     @property
     def setting(self) -> str:
         """The option that changes the outcome, with its other values."""
-        return f"-S convert.checks.{self.code}=" + " | ".join(f"{action} ({meaning})" for action, meaning in self.choices)
+        return f"-S convert.checks.{self.code}=" + " | ".join(
+            f"{action} ({meaning})" for action, meaning in self.choices
+        )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from msgspec import UNSET
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.files import parse_json
+from pipeline.files import parse_json, to_utf8
 from pipeline.formats.dataset_files import list_files, read_head, read_tail
 from pipeline.formats.image_index import ImageIndex
 from pipeline.formats.records import (
@@ -38,7 +38,6 @@ from pipeline.formats.text import is_utf8, show_value
 _SNIFFED_BYTES = 1 << 16  # at both ends of a file: its first or last list must begin there
 _LIST = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _SCORE = re.compile(rb'"score"\s*:')
-_BOM = b"\xef\xbb\xbf"
 _LARGEST_ID = 2**53  # larger integers aren't exact in every JSON reader
 
 
@@ -126,8 +125,8 @@ def _annotation_files(folder: Path, files: list[PurePosixPath]) -> list[PurePosi
 
 def _read_ends(path: Path) -> bytes:
     """Both ends of a JSON file that may be a COCO file; empty for any other file."""
-    start = read_head(path, _SNIFFED_BYTES)
-    if not start.removeprefix(_BOM).lstrip().startswith(b"{"):
+    start = to_utf8(read_head(path, _SNIFFED_BYTES))
+    if not start.lstrip().startswith(b"{"):
         return b""
     ends = start if len(start) < _SNIFFED_BYTES else start + read_tail(path, _SNIFFED_BYTES)
     return ends if _LIST.search(ends) else b""
@@ -135,7 +134,7 @@ def _read_ends(path: Path) -> bytes:
 
 def _read_file(folder: Path, file: PurePosixPath) -> InstanceFile:
     try:
-        return decode(file, (folder / file).read_bytes().removeprefix(_BOM))
+        return decode(file, to_utf8((folder / file).read_bytes()))
     except OSError as error:
         raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.text import fold_name, is_utf8, spelling_distance
 
 
@@ -96,7 +97,7 @@ def read_lines(folder: Path, file: PurePosixPath) -> list[str]:
 def read_numbered_lines(folder: Path, file: PurePosixPath) -> list[tuple[int, str]]:
     """Like `read_lines`, each line with its number in the file."""
     try:
-        lines = (folder / file).read_text(encoding="utf-8-sig").splitlines()
+        lines = to_utf8((folder / file).read_bytes()).decode().splitlines()
     except OSError as error:
         raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import Spellings, read_head, read_lines
 from pipeline.formats.image_index import IMAGE_SUFFIXES
 from pipeline.formats.text import is_utf8, show_value
@@ -84,7 +85,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _LARGEST:
         return {}
     try:
-        content = YAML(typ="base", pure=True).load(path.read_text(encoding="utf-8-sig"))
+        content = YAML(typ="base", pure=True).load(to_utf8(path.read_bytes()).decode())
     except (YAMLError, OSError, ValueError, TypeError, RecursionError):  # another tool's file, with tags or a stream
         return {}
     return content if isinstance(content, dict) else {}
@@ -192,7 +193,7 @@ def find_lists(folder: Path, files: Sequence[PurePosixPath], base: PurePosixPath
 
 
 def _is_list(path: Path) -> bool:
-    first_line = read_head(path).decode("utf-8-sig", "replace").lstrip().split("\n")[0]
+    first_line = to_utf8(read_head(path)).decode(errors="replace").lstrip().split("\n")[0]
     return PurePosixPath(first_line.strip()).suffix.lower() in IMAGE_SUFFIXES
 
 

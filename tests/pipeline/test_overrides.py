@@ -61,5 +61,7 @@ def test_an_invalid_option_is_one_line(option: str, problem: str) -> None:
 
 
 def test_a_mapping_adds_no_class() -> None:
-    with pytest.raises(PipelineError, match=r"there is no 'person' to replace; -S convert\.classes=null before it drops"):
+    with pytest.raises(
+        PipelineError, match=r"there is no 'person' to replace; -S convert\.classes=null before it drops"
+    ):
         override(recipes.defaults(), ["convert.classes={vehicle: [car]}", "convert.classes={person: [person]}"])
