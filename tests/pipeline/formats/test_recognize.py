@@ -26,7 +26,7 @@ def test_unrecognized_folder_lists_the_expected_formats(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('[{"image_id": 1}]')
     (tmp_path / "shapes.json").write_text('{"shapes": "of another tool"}')
     (tmp_path / "notes.xml").write_text("<annotations></annotations>")
-    with pytest.raises(PipelineError, match=r"in 3 files; expected one of coco: .*; voc: ") as caught:
+    with pytest.raises(PipelineError, match=r"in 3 files; known formats: coco, voc, .*, csv \(") as caught:
         recognize(tmp_path)
     assert "\n" not in str(caught.value)
 
