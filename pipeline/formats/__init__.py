@@ -11,6 +11,7 @@ from pipeline.formats import (
     cvat,
     kitti,
     labelme,
+    labelme_xml,
     openimages,
     pennfudan,
     retinanet,
@@ -40,6 +41,9 @@ FORMATS: dict[str, Format] = {
     "yolo": Format("a data.yaml, obj.data or classes.txt with .txt label files", yolo.find_evidence, yolo.read),
     "kitti": Format(".txt files with KITTI's 15 columns", kitti.find_evidence, kitti.read),
     "cvat": Format("an .xml file with <annotations> and a <version>", cvat.find_evidence, cvat.read),
+    "labelme_xml": Format(
+        ".xml files with an <annotation> of polygons, one per image", labelme_xml.find_evidence, labelme_xml.read
+    ),
     "labelme": Format(".json files with shapes and an imagePath", labelme.find_evidence, labelme.read),
     "tfrecord": Format(
         ".tfrecord or .record files with image/object/bbox",

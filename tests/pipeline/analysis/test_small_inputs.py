@@ -83,3 +83,11 @@ def test_panoptic_annotations(health: Callable[..., Health]) -> None:
         PipelineError, match=r"^annotations/panoptic_train2017\.json: panoptic annotations: .* instances"
     ):
         health("k_panoptic")
+
+
+def test_labelme_xml(health: Callable[..., Health]) -> None:
+    found = health("t_labelme_xml", val_fraction=0.0001)
+    assert counts(found) == (1, 7)
+    [remark] = found.survey.issue_log.remarks
+    assert remark.startswith("2 objects drawn as masks alone")
+    assert remark.endswith("img1.xml: object 2, Annotations/subset1/img1.xml: object 6")
