@@ -37,18 +37,19 @@ def predict(
 
     Post-processing is that of params.yaml, or the default outside a project.
     """
+    from pipeline.errors import count_noun
     from pipeline.inference.device import choose_device
-    from pipeline.inference.model import Model
     from pipeline.inference.postprocess import project_postprocess
     from pipeline.inference.predict import find_images, format_record
+    from pipeline.inference.saved_detector import SavedDetector
     from pipeline.visualization import predictions
     from pipeline.workspace import workspace
 
     out = out or (None if as_json else Path("predicted"))
     images = find_images(paths, out)
     postprocess = project_postprocess(max_detections=max_detections, nms_iou_threshold=nms_iou_threshold)
-    model = Model.load(weights or workspace() / "models/detector.safetensors", choose_device(device))
+    model = SavedDetector.load(weights or workspace() / "models/detector.safetensors", choose_device(device))
     for record in predictions.write(model, images, score, out, postprocess):
         click.echo(json.dumps(record, ensure_ascii=False) if as_json else format_record(record))
     if out:
-        click.echo(f"{len(images)} pictures in {out}", err=True)
+        click.echo(f"{count_noun(len(images), 'picture')} in {out}", err=True)

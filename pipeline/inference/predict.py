@@ -14,7 +14,7 @@ from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError
 from pipeline.inference.detect import detect
-from pipeline.inference.model import Model
+from pipeline.inference.saved_detector import SavedDetector
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _images_in(folder: Path, out: Path | None) -> list[Path]:
 
 
 def predict(
-    model: Model, paths: Sequence[Path], score_threshold: float, postprocess: Postprocess
+    model: SavedDetector, paths: Sequence[Path], score_threshold: float, postprocess: Postprocess
 ) -> Iterator[Prediction]:
     """Reads one image after the other and yields its detections.
 
@@ -71,7 +71,7 @@ def predict(
         yield Prediction(path, to_pil(pixels), detections[detections.scores >= score_threshold])
 
 
-def to_record(prediction: Prediction, model: Model) -> dict[str, Any]:
+def to_record(prediction: Prediction, model: SavedDetector) -> dict[str, Any]:
     """The JSON record of an image; boxes are [x, y, width, height] in pixels."""
     detections = prediction.detections
     return {

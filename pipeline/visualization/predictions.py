@@ -11,8 +11,8 @@ import PIL.Image
 from fcos.postprocess import Postprocess
 from pipeline.errors import PipelineError
 from pipeline.files import unique_jpg_names, write_json
-from pipeline.inference.model import Model
 from pipeline.inference.predict import Prediction, predict, to_record
+from pipeline.inference.saved_detector import SavedDetector
 from pipeline.visualization.boxes import class_color, draw_boxes
 
 
@@ -29,7 +29,7 @@ def draw_prediction(prediction: Prediction, names: Sequence[str]) -> PIL.Image.I
 
 
 def write(
-    model: Model, images: Sequence[Path], score_threshold: float, out: Path | None, postprocess: Postprocess
+    model: SavedDetector, images: Sequence[Path], score_threshold: float, out: Path | None, postprocess: Postprocess
 ) -> list[dict[str, Any]]:
     """Detects objects in every image. With `out`, writes a picture per image and detections.json, all or nothing.
 

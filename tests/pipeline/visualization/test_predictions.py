@@ -12,12 +12,12 @@ from fcos.detector import build
 from fcos.postprocess import Postprocess
 from fcos.weights import Description
 from pipeline.errors import PipelineError
-from pipeline.inference.model import Model
+from pipeline.inference.saved_detector import SavedDetector
 from pipeline.visualization import predictions
 
 
 @pytest.fixture
-def model() -> Model:
+def model() -> SavedDetector:
     torch.manual_seed(0)
     config = replace(
         PAPER,
@@ -30,7 +30,7 @@ def model() -> Model:
         batch_norm="auto",
     )
     description = Description(model=config, categories=((7, "cat"), (3, "dog")), input_size=InputSize((64, 64)))
-    return Model(build(config, 2).eval(), description)
+    return SavedDetector(build(config, 2).eval(), description)
 
 
 def write_picture(path: Path) -> Path:
@@ -39,7 +39,7 @@ def write_picture(path: Path) -> Path:
     return path
 
 
-def test_an_input_is_never_overwritten(model: Model, tmp_path: Path) -> None:
+def test_an_input_is_never_overwritten(model: SavedDetector, tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.jpg")
     before = path.read_bytes()
     with pytest.raises(PipelineError, match=r"a\.jpg: is an input; .* choose another --out"):
@@ -47,7 +47,7 @@ def test_an_input_is_never_overwritten(model: Model, tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_an_undecodable_image_leaves_no_output(model: Model, tmp_path: Path) -> None:
+def test_an_undecodable_image_leaves_no_output(model: SavedDetector, tmp_path: Path) -> None:
     good, bad = write_picture(tmp_path / "good.png"), tmp_path / "bad.png"
     bad.write_bytes(b"no image")
     with pytest.raises(PipelineError, match=r"bad\.png: can't be decoded"):
@@ -55,7 +55,7 @@ def test_an_undecodable_image_leaves_no_output(model: Model, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
-def test_records_have_pixel_boxes_and_the_data_sets_category_ids(model: Model, tmp_path: Path) -> None:
+def test_records_have_pixel_boxes_and_the_data_sets_category_ids(model: SavedDetector, tmp_path: Path) -> None:
     (record,) = predictions.write(
         model, [write_picture(tmp_path / "a.png")], 0.0, tmp_path / "out", Postprocess(score_threshold=0.0)
     )
