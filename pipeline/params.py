@@ -125,6 +125,7 @@ class CheckParams:
     ambiguous_image: Literal["default", "error", "skip"]
     undecodable_image: Literal["default", "error", "skip"]
     truncated_image: Literal["default", "error", "skip"]
+    oversized_image: Literal["default", "error", "skip"]
     size_mismatch: Literal["default", "error", "repair", "skip"]
     exif_rotated: Literal["default", "error", "repair", "skip"]
     exif_orientation: Literal["default", "error", "skip", "note"]
@@ -161,6 +162,7 @@ class ConvertParams:
     group_pattern: str | None
     classes: tuple[str, ...] | None
     image_check: Literal["decode", "header", "trust"]
+    max_megapixels: PositiveFloat
     issues: Literal["error", "repair"]
     checks: CheckParams
 

@@ -1,6 +1,8 @@
 """Locations: the workspace that a stage runs in, and the main repository, which outlives temporary workspaces."""
 
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import PipelineError
@@ -29,10 +31,24 @@ def root() -> Path:
 
 
 def state_dir() -> Path:
-    """The folder `<root>/.fcos`, created if missing: files that outlive a run and aren't outputs of a stage."""
+    """The folder `<root>/.fcos`, created if missing: files that outlive a run and aren't outputs of a stage.
+
+    It is closed to other users of the machine: saved states, caches and databases show what the data is.
+    """
     folder = root() / ".fcos"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    close_to_others(folder)
     return folder
+
+
+def close_to_others(path: Path) -> None:
+    """Takes all rights to a file or folder from everyone but its owner, whatever the umask was when it was created."""
+    # Not permitted: it belongs to another user, or the file system knows no permissions.
+    # Not found: one of SQLite's temporary files.
+    with suppress(PermissionError, FileNotFoundError):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            path.chmod(mode & ~0o077)
 
 
 def from_root(path: str | Path) -> Path:

@@ -22,6 +22,13 @@ import click
 @click.option(
     "--nms-iou-threshold", type=click.FloatRange(0, 1), help="Default: postprocess.nms_iou_threshold of params.yaml."
 )
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(0, min_open=True),
+    default=150,
+    show_default=True,
+    help="Larger images are not decoded.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def predict(
     paths: tuple[Path, ...],
@@ -31,12 +38,14 @@ def predict(
     score: float,
     max_detections: int | None,
     nms_iou_threshold: float | None,
+    max_megapixels: float,
     device: str,
 ) -> None:
     """Detect objects in images, or in all images of folders.
 
     Post-processing is that of params.yaml, or the default outside a project.
     """
+    from pipeline.data.image_files import PixelLimit
     from pipeline.errors import count_noun
     from pipeline.inference.device import choose_device
     from pipeline.inference.postprocess import project_postprocess
@@ -47,9 +56,10 @@ def predict(
 
     out = out or (None if as_json else Path("predicted"))
     images = find_images(paths, out)
+    limit = PixelLimit(max_megapixels, "--max-megapixels ")
     postprocess = project_postprocess(max_detections=max_detections, nms_iou_threshold=nms_iou_threshold)
     model = SavedDetector.load(weights or workspace() / "models/detector.safetensors", choose_device(device))
-    for record in predictions.write(model, images, score, out, postprocess):
+    for record in predictions.write(model, images, score, out, postprocess, limit):
         click.echo(json.dumps(record, ensure_ascii=False) if as_json else format_record(record))
     if out:
         click.echo(f"{count_noun(len(images), 'picture')} in {out}", err=True)

@@ -41,6 +41,7 @@ CHECKS: dict[str, Check] = {
     "ambiguous_image": Check("several files match the annotated image", _SKIP),
     "undecodable_image": Check("the image file can't be read or decoded", _SKIP),
     "truncated_image": Check("the image file is truncated", _SKIP),
+    "oversized_image": Check("the image has more megapixels than convert.max_megapixels", _SKIP),
     "size_mismatch": Check(
         "the annotated size differs from the image's size",
         {"repair": "converted with the image's size", "skip": "skipped"},

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.conversion.exif import is_annotated_rotated, to_stored_pixels
-from pipeline.conversion.image_info import UPRIGHT, ImageCheck, ImageInfo, read_image_infos, trust_record
+from pipeline.conversion.image_info import ImageCheck, ImageInfo, read_image_infos, trust_record
 from pipeline.conversion.issues import IssueLog
+from pipeline.data.image_files import UPRIGHT, PixelLimit
 from pipeline.formats.records import Issue, RawImage, RawSplit
 
 
@@ -32,7 +33,7 @@ def match_splits(
         for record in _valid_records(split, parts, issue_log):
             by_file[record.file].append((split, record))
     matched: dict[str, list[MatchedRecord]] = {split: [] for split in splits}
-    for record, split, info in _read_infos(folder, by_file, image_check):
+    for record, split, info in _read_infos(folder, by_file, image_check, issue_log):
         if isinstance(info, Issue):
             issue_log.handle(info, split, record.source)
         elif (reconciled := _reconcile(split, record, info, issue_log)) is not None:
@@ -57,15 +58,22 @@ def _valid_records(split: str, parts: Sequence[RawSplit], issue_log: IssueLog) -
 
 
 def _read_infos(
-    folder: Path, by_file: Mapping[str, Sequence[tuple[str, RawImage]]], image_check: ImageCheck
+    folder: Path,
+    by_file: Mapping[str, Sequence[tuple[str, RawImage]]],
+    image_check: ImageCheck,
+    issue_log: IssueLog,
 ) -> Iterable[tuple[RawImage, str, ImageInfo | Issue]]:
     """Each record with its split and the ImageInfo of its file."""
-    files = sorted(by_file)
+    files, limit = sorted(by_file), PixelLimit(issue_log.options.max_megapixels)
     if image_check == "trust":
-        yield from ((record, split, trust_record(record)) for file in files for split, record in by_file[file])
+        yield from ((record, split, trust_record(record, limit)) for file in files for split, record in by_file[file])
         return
-    with closing(read_image_infos(folder, files, image_check)) as infos:  # ends the progress bar before an error line
+    with closing(
+        read_image_infos(folder, files, image_check, limit)
+    ) as infos:  # ends the progress bar before an error line
         for file, info in zip(files, infos, strict=True):
+            if isinstance(info, ImageInfo) and info.value_range:
+                issue_log.add_note(f"images of more than 8 bits per channel, values {info.value_range} as 0…255")
             yield from ((record, split, info) for split, record in by_file[file])
 
 

@@ -6,8 +6,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-import PIL.Image
-
+from pipeline.data.image_files import describe_decoding_error, open_image_file
 from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.formats.records import Issue
 from pipeline.formats.text import fold_name, show_value, spelling_distance
@@ -22,10 +21,10 @@ _MAX_DEPTH = 32  # trailing parts of a path that are compared
 def read_image_size(path: Path) -> tuple[int, int] | Issue:
     """Width and height from an image file's header, for formats with relative coordinates."""
     try:
-        with PIL.Image.open(path) as image:
+        with open_image_file(path) as image:
             return image.size
     except Exception as error:  # noqa: BLE001 - Pillow's plugins raise many types of exceptions
-        reason = str(error).replace(str(path), path.name).split("\n")[0]
+        reason = describe_decoding_error(error, path)
         return Issue("undecodable_image", f"the size of image {path.name} can't be read: {reason}")
 
 

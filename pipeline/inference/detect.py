@@ -87,7 +87,7 @@ def detect_split(
         first = start + rank * batch_size
         batch = by_shape[first : first + batch_size]
         if batch:
-            pixels = [read_image(folder / image.file_name) for image in batch]
+            pixels = [read_image(folder / image.file_name, (image.width, image.height)) for image in batch]
             results = detect(detector, pixels, input_size, postprocess)
             for image, detections in zip(batch, results, strict=True):
                 yield from _to_records(image, detections, split)

@@ -10,6 +10,7 @@ import PIL.Image
 
 from fcos.postprocess import Detections, Postprocess
 from pipeline.data.boxes import xyxy_to_xywh
+from pipeline.data.image_files import DEFAULT_LIMIT, PixelLimit
 from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError
@@ -55,7 +56,11 @@ def _images_in(folder: Path, out: Path | None) -> list[Path]:
 
 
 def predict(
-    model: SavedDetector, paths: Sequence[Path], score_threshold: float, postprocess: Postprocess
+    model: SavedDetector,
+    paths: Sequence[Path],
+    score_threshold: float,
+    postprocess: Postprocess,
+    limit: PixelLimit = DEFAULT_LIMIT,
 ) -> Iterator[Prediction]:
     """Reads one image after the other and yields its detections.
 
@@ -63,10 +68,10 @@ def predict(
         score_threshold: lowest final score, after post-processing, of a detection.
 
     Raises:
-        PipelineError: an image can't be decoded.
+        PipelineError: an image can't be decoded, or is larger than the limit.
     """
     for path in paths:
-        pixels = read_image(path)
+        pixels = read_image(path, limit=limit)
         (detections,) = detect(model.detector, [pixels], model.description.input_size, postprocess)
         yield Prediction(path, to_pil(pixels), detections[detections.scores >= score_threshold])
 

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from pipeline.errors import PipelineError
 from pipeline.integrations import access, servers
 from pipeline.params import Params
-from pipeline.workspace import root, state_dir, workspace
+from pipeline.workspace import close_to_others, root, state_dir, workspace
 
 EXPERIMENT = "fcos"
 EVALUATE_SECTIONS = ("evaluate.", "postprocess.")  # parameters that the evaluate stage logs
@@ -220,6 +220,16 @@ def artifacts_uri() -> str:
     return (root() / "mlartifacts").as_uri()
 
 
+def _close_store_to_others() -> None:
+    """Creates the database and the folder of artifacts, closed to other users; closes them if they exist already."""
+    database, artifacts = root() / "mlflow.db", root() / "mlartifacts"
+    database.touch(mode=0o600)
+    artifacts.mkdir(mode=0o700, exist_ok=True)
+    # SQLite gives its further files the rights of the database, but they may be older than this rule.
+    for path in (artifacts, *database.parent.glob("mlflow.db*")):
+        close_to_others(path)
+
+
 @contextmanager
 def ui(port: int) -> Iterator[servers.Server]:
     """Runs MLflow's server and yields it once its page responds.
@@ -257,7 +267,7 @@ def _local_artifacts(uri: str, **options: Any) -> Any:
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
     repository = LocalArtifactRepository(uri, **options)
-    if not Path(repository.artifact_dir).resolve().is_relative_to(root() / "mlartifacts"):
+    if not Path(repository.artifact_dir).resolve().is_relative_to((root() / "mlartifacts").resolve()):
         raise MlflowException(f"{uri}: not in {root() / 'mlartifacts'}", PERMISSION_DENIED)
     return repository
 
@@ -278,6 +288,7 @@ class Store:
         with FileLock(state_dir() / "mlflow.lock"), _quiet():
             from mlflow import MlflowClient
 
+            _close_store_to_others()
             client = MlflowClient(tracking_uri=store_uri())
             experiment = client.get_experiment_by_name(EXPERIMENT)
             if experiment is None:

@@ -79,7 +79,7 @@ class ImageCache:
         """The image, decoded and resized: uint8 [3, H, W]. An image that is not cached is read from its file.
 
         Raises:
-            PipelineError: as for `read_image`, or the file's size differs from that in its annotations.
+            PipelineError: as for `read_image`.
         """
         cached = self._load(index)
         return self._decode(index, path) if cached is None else cached
@@ -92,13 +92,8 @@ class ImageCache:
         return self._view(index, buffer) if _checksum(buffer) == checksum else None
 
     def _decode(self, index: int, path: Path) -> torch.Tensor:
-        stored = read_image(path)
-        shape = tuple(self.shapes[index].tolist())
-        if stored.shape[-2:] != shape:
-            raise PipelineError(
-                f"{path} has {stored.shape[-1]}×{stored.shape[-2]} pixels, but its annotations are for "
-                f"{shape[1]}×{shape[0]}: run `dvc repro -f convert`"
-            )
+        stored_height, stored_width = self.shapes[index].tolist()
+        stored = read_image(path, (stored_width, stored_height))
         height, width = self.sizes[index].tolist()
         buffer = np.zeros(int(self._offsets[index + 1] - self._offsets[index]), dtype=np.uint8)
         image = self._view(index, buffer)

@@ -162,11 +162,10 @@ class TrainingData(Dataset[Any]):
 
     def read(self, index: int) -> Sample:
         """An image with its objects, as stored or at the cache's size."""
-        (boxes, labels), name = self.objects(index), self.name(index)
-        if self.cache is None:
-            return Sample(read_image(self.folder / name), boxes, labels, name)
-        row = int(self._image_indices[index])
-        image = self.cache.read(row, self.folder / name)
+        (boxes, labels), name, row = self.objects(index), self.name(index), int(self._image_indices[index])
         height, width = self._split.shapes[row].tolist()
+        if self.cache is None:
+            return Sample(read_image(self.folder / name, (width, height)), boxes, labels, name)
+        image = self.cache.read(row, self.folder / name)
         factors = torch.tensor([image.shape[-1] / width, image.shape[-2] / height] * 2)
         return Sample(image, boxes * factors, labels, name)

@@ -25,6 +25,7 @@ from pipeline.analysis.assignment import (
 from pipeline.analysis.image_lookup import DataSet, ImageFile
 from pipeline.data.annotations import Annotation
 from pipeline.data.boxes import box_tensor
+from pipeline.data.image_files import PixelLimit
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError, count_noun
 from pipeline.files import unique_jpg_names, write_json
@@ -99,15 +100,13 @@ def explain_image(
             f"{file.path}: not in data/unified, and there is no trained detector, so nothing to explain"
         )
     objects = tuple(trainable_annotations(file.annotations, include_difficult=params.train.include_difficult))
-    stored = _read_sample(file, objects, data.first.label_of())
+    label_of = data.first.label_of()
+    labels = torch.tensor([label_of[annotation.category_id] for annotation in objects], dtype=torch.int64)
+    limit = PixelLimit(params.convert.max_megapixels, "convert.max_megapixels: ")
+    stored = Sample(read_image(file.path, limit=limit), box_tensor(objects), labels, file.name)
     prediction = _predict(model, stored, postprocess) if model else None
     training = _assign(params, objects, stored, prediction) if file.split else None
     return ImageExplanation(file, objects, training, prediction)
-
-
-def _read_sample(file: ImageFile, objects: Sequence[Annotation], label_of: dict[int, int]) -> Sample:
-    labels = torch.tensor([label_of[annotation.category_id] for annotation in objects], dtype=torch.int64)
-    return Sample(read_image(file.path), box_tensor(objects), labels, file.name)
 
 
 def _network_input(sample: Sample, input_size: InputSize) -> Sample:

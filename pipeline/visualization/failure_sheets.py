@@ -98,7 +98,7 @@ class _Tiles:
 
     def draw(self, image: Image, sheet: Sheet) -> tuple[PIL.Image.Image, str]:
         """The image with all its boxes, those of the sheet's errors bright and labeled; and its caption."""
-        picture = _open(self.image_folder / image.file_name)
+        picture = _open(self.image_folder / image.file_name, (image.width, image.height))
         scale = TILE_SIZE / max(picture.size)
         picture = picture.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
         marks = sorted(self._marks(image, sheet), key=lambda mark: bool(mark.label))  # labeled boxes on top
@@ -125,9 +125,9 @@ class _Tiles:
         return marks
 
 
-def _open(path: Path) -> PIL.Image.Image:
+def _open(path: Path, size: tuple[int, int]) -> PIL.Image.Image:
     try:
-        return open_image(path)
+        return open_image(path, size)
     except PipelineError as error:
         raise PipelineError(f"{error}; run `dvc repro -f download`") from None
 

@@ -9,6 +9,7 @@ from typing import Any
 import PIL.Image
 
 from fcos.postprocess import Postprocess
+from pipeline.data.image_files import DEFAULT_LIMIT, PixelLimit
 from pipeline.errors import PipelineError
 from pipeline.files import unique_jpg_names, write_json
 from pipeline.inference.predict import Prediction, predict, to_record
@@ -29,7 +30,12 @@ def draw_prediction(prediction: Prediction, names: Sequence[str]) -> PIL.Image.I
 
 
 def write(
-    model: SavedDetector, images: Sequence[Path], score_threshold: float, out: Path | None, postprocess: Postprocess
+    model: SavedDetector,
+    images: Sequence[Path],
+    score_threshold: float,
+    out: Path | None,
+    postprocess: Postprocess,
+    limit: PixelLimit = DEFAULT_LIMIT,
 ) -> list[dict[str, Any]]:
     """Detects objects in every image. With `out`, writes a picture per image and detections.json, all or nothing.
 
@@ -44,7 +50,7 @@ def write(
         _check_overwrites(images, [out / name for name in names])
     records = []
     with TemporaryDirectory() as staging:
-        for prediction, name in zip(predict(model, images, score_threshold, postprocess), names, strict=True):
+        for prediction, name in zip(predict(model, images, score_threshold, postprocess, limit), names, strict=True):
             records.append(to_record(prediction, model))
             if out:
                 draw_prediction(prediction, model.class_names).save(Path(staging) / name, quality=92)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from posixpath import commonpath
 
-from PIL import Image
 from tqdm import tqdm
 
+from pipeline.data.image_files import open_image_file
 from pipeline.errors import PipelineError
 
 Transfer = Callable[[Path, Path], object]
@@ -46,8 +46,8 @@ class SourceImages:
 
     def count_channels(self, file: str) -> int:
         """The number of channels of an image as stored."""
-        with Image.open(self.folder / file) as image:
-            return len(image.getbands())
+        with open_image_file(self.folder / file) as image:
+            return len(image.picture.getbands()) if image.picture else 3
 
 
 def name_images(files: Sequence[str], unique_part: Callable[[PurePosixPath], str]) -> list[str]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.cli import main
 from pipeline.conversion.checks import CHECKS
+from tests.support.large_images import enlarge_png
 
 Write = Callable[..., Path]
 Change = Callable[[Path], object]
@@ -97,6 +98,17 @@ VOC: dict[str, tuple[Change, str, str]] = {
         """truncated_image  1  stops the conversion: the image file is truncated
     Annotations/a.xml: image a.png is truncated: image file is truncated
     to change: convert.checks.truncated_image=skip (skipped)
+
+2 objects of skipped images
+1 image file not used""",
+    ),
+    "oversized_image": (
+        lambda raw: enlarge_png(raw / "JPEGImages/a.png", 20_000, 10_000),
+        "2 images, 1 object",
+        """oversized_image  1  stops the conversion: the image has more megapixels than convert.max_megapixels
+    Annotations/a.xml: image a.png: 20,000×10,000 is 200.0 megapixels, more than the limit of 150: cut the image into \
+tiles, or raise the limit: -S convert.max_megapixels=200
+    to change: convert.checks.oversized_image=skip (skipped)
 
 2 objects of skipped images
 1 image file not used""",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,6 +16,7 @@ from pipeline.conversion import convert
 from pipeline.data.annotations import Annotation, read
 from pipeline.errors import PipelineError
 from pipeline.params import ConvertParams
+from tests.support.large_images import enlarge_png
 from tests.support.projects import PROJECT
 
 Write = Callable[..., Path]
@@ -105,6 +107,9 @@ BROKEN: list[tuple[str, Break, str, str, int, int]] = [
      "a.png can't be decoded: unknown image format", 2, 1),
     ("truncated_image", lambda raw: truncate(raw / "JPEGImages/a.png"), A,
      "a.png is truncated: ", 2, 1),
+    ("oversized_image", lambda raw: enlarge_png(raw / "JPEGImages/a.png", 20_000, 10_000), A,
+     "a.png: 20,000×10,000 is 200.0 megapixels, more than the limit of 150: cut the image into tiles, or raise the "
+     "limit: -S convert.max_megapixels=200", 2, 1),
     ("missing_annotation", lambda raw: (raw / A).unlink(), "/train.txt: a", "annotation not found", 2, 1),
     ("duplicate_record", lambda raw: append(raw / "ImageSets/Main/train.txt", "a\n"), A,
      "JPEGImages/a.png is already in this split", 3, 3),
@@ -145,6 +150,21 @@ def test_issue_stops_or_is_repaired_and_listed(
     train = read(tmp_path / "unified" / "train.json")
     assert (len(train.images), len(train.annotations)) == (images, objects)
     assert str(tmp_path) not in (tmp_path / "unified" / "report.json").read_text()
+
+
+def test_the_limit_on_pixels_counts_for_declared_sizes_too(raw: Path, tmp_path: Path) -> None:
+    """With `trust`, no header is read, but training would decode the image."""
+    with pytest.raises(PipelineError, match=r"image 40×30 is 0\.0 megapixels, more than the limit of 0\.001: "):
+        convert(raw, tmp_path / "unified", options(image_check="trust", max_megapixels=0.001))
+    assert convert(raw, tmp_path / "unified", options(image_check="trust", max_megapixels=0.0012))["counts"] == {}
+
+
+def test_images_of_more_than_8_bits_are_noted(raw: Path, tmp_path: Path) -> None:
+    values = np.linspace(0, 4095, 1200).reshape(30, 40).round().astype(np.uint16)
+    Image.fromarray(values).save(raw / "JPEGImages/a.png")
+    Image.fromarray(values[::-1].copy()).save(raw / "JPEGImages/c.png")
+    report = convert(raw, tmp_path / "unified", options(issues="repair"))
+    assert report["notes"] == {"images of more than 8 bits per channel, values 0…4095 as 0…255": 2}
 
 
 def test_clipped_box_is_the_part_inside(raw: Path, tmp_path: Path) -> None:

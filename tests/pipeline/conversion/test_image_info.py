@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.conversion import image_info
 from pipeline.conversion.image_info import ImageInfo, decode_image, read_header, read_image_infos, trust_record
+from pipeline.data.image_files import PixelLimit
 from pipeline.formats.records import Issue, RawImage
 
 
@@ -85,7 +86,7 @@ def test_images_are_read_in_parallel(tmp_path: Path, pixels: Image.Image, monkey
     pixels.save(tmp_path / "x.png")
     together = threading.Barrier(2, timeout=20)
 
-    def one(path: Path) -> ImageInfo | Issue:
+    def one(path: Path, _: PixelLimit) -> ImageInfo | Issue:
         together.wait()
         return decode_image(path)
 

@@ -29,11 +29,15 @@ pytestmark = pytest.mark.usefixtures("inspected")
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, shared by the tests because creating one takes seconds."""
+    """An empty store, shared by the tests because creating one takes seconds; created without a umask."""
     folder = tmp_path_factory.mktemp("empty")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(folder))
-        mlflow.prepare()
+    umask = os.umask(0)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DVC_ROOT", str(folder))
+            mlflow.prepare()
+    finally:
+        os.umask(umask)
     return folder / "mlflow.db"
 
 
@@ -179,7 +183,29 @@ def assert_only_artifacts_are_served(owner: requests.Session, address: str, run:
         ] * 2
 
 
-def test_two_processes_may_make_the_store_at_once(tmp_path: Path) -> None:
+def test_the_store_is_closed_to_other_users(values: Params, inspected: Any) -> None:
+    files = [inspected.root / name for name in ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlflow.db.old")]
+    artifacts = inspected.root / "mlartifacts"
+    files[3].touch()
+    with mlflow.train_run(values, key="k") as run:
+        run.log_artifacts(inspected.root / "data/raw/digits/pictures")
+        run.mark_finished(WEIGHTS)
+    with closing(sqlite3.connect(files[0])) as reader:
+        reader.execute("SELECT * FROM runs").fetchall()  # an open connection keeps SQLite's further files
+        for path in (*files, artifacts):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        mlflow.prepare()
+        assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o600"}
+        assert artifacts.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_new_store_is_closed_whatever_the_umask(empty_store: Path) -> None:
+    assert empty_store.stat().st_mode & 0o777 == 0o600
+    for folder in ("mlartifacts", ".fcos"):
+        assert empty_store.with_name(folder).stat().st_mode & 0o777 == 0o700
+
+
+def test_two_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
     code = (
         "from pipeline import params\nfrom pipeline.integrations import mlflow\n"
         "with mlflow.train_run(params.load(), key='k') as run: run.mark_finished('w')"
