@@ -108,6 +108,7 @@ class DownloadParams:
     path: str
     format: str  # validated where it is used, as `dataset` is
     mirror: str | None
+    follow_links: bool
     zoo: ZooParams
     digits: DigitsParams
 

@@ -6,19 +6,19 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: its terminal was closed
 # Seconds within which two SIGINT count as one Ctrl-C: the terminal sends it, and the parent process may pass it on.
 _SAME_CTRL_C = 1.0
 
 
 @dataclass
 class StopRequest:
-    """Records SIGTERM or Ctrl-C, for work that may only end at certain points: there it calls the object.
+    """Records SIGTERM, SIGHUP or Ctrl-C, for work that may only end at certain points: there it calls the object.
 
     A second Ctrl-C ends the process at once.
     """
@@ -33,7 +33,7 @@ class StopRequest:
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Within this context, signals are only recorded."""
-        handlers = {number: signal.signal(number, self._record) for number in _SIGNALS}
+        handlers = {number: signal.signal(number, self._record) for number in _handled_signals()}
         try:
             yield
         finally:
@@ -49,7 +49,7 @@ class StopRequest:
 
 
 def handle_signals(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> StopRequest:
-    """Makes SIGTERM and Ctrl-C end the process with one line.
+    """Makes SIGTERM, SIGHUP and Ctrl-C end the process with one line.
 
     Args:
         name: of the stage, which begins the line.
@@ -65,9 +65,14 @@ def handle_signals(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> St
         _write_line(name, number)
         leave(128 + number)
 
-    for number in _SIGNALS:
+    for number in _handled_signals():
         signal.signal(number, stop)
     return request
+
+
+def _handled_signals() -> list[signal.Signals]:
+    """The signals that stop a process, without SIGHUP under `nohup`."""
+    return [number for number in _SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
 def exit_stopped(name: str, number: int, details: str = "") -> NoReturn:
@@ -78,7 +83,8 @@ def exit_stopped(name: str, number: int, details: str = "") -> NoReturn:
 
 def _write_line(name: str, number: int, details: str = "") -> None:
     # Not print, which isn't reentrant: the signal may have interrupted another print.
-    os.write(sys.stderr.fileno(), f"{name}: stopped by {signal.Signals(number).name}{details}\n".encode())
+    with suppress(OSError):  # the terminal may be closed
+        os.write(sys.stderr.fileno(), f"{name}: stopped by {signal.Signals(number).name}{details}\n".encode())
 
 
 def die_with_parent() -> None:

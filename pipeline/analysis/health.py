@@ -11,7 +11,8 @@ from pipeline import formats, params, recipes
 from pipeline.analysis.findings import Health, group_problems, headline, notes, verdict
 from pipeline.conversion.survey import survey_records
 from pipeline.datasets import registry
-from pipeline.datasets.archives import find_archive, unpack
+from pipeline.datasets.archives import find_archive
+from pipeline.datasets.staging import stage_dataset
 from pipeline.errors import PipelineError
 from pipeline.params import ConvertParams, Params
 from pipeline.workspace import workspace
@@ -64,25 +65,20 @@ def check_page_name(path: Path) -> None:
 
 
 @contextmanager
-def open_dataset(path: Path) -> Iterator[Path]:
-    """The folder of a data set. An archive, or a folder that contains only an archive, is unpacked temporarily.
+def open_dataset(path: Path, format: str = "auto") -> Iterator[Path]:
+    """The folder of a data set. Archives are unpacked and images inside TFRecords are extracted, temporarily.
 
     Raises:
         PipelineError: the path does not exist, or the archive can't be unpacked.
     """
     if not path.exists():
         raise PipelineError(f"{path}: no such file or folder; give the folder or the archive of a data set")
-    archive = find_archive(path)  # any file is taken for one: unpacking reports what is wrong with it
-    if archive is None:
-        yield path
-        return
     with TemporaryDirectory(prefix="fcos-validate-") as staging:
         folder = Path(staging) / "data"
-        unpack(archive, folder)
         try:
-            yield folder
-        except PipelineError as error:  # name the archive, not the temporary folder
-            raise PipelineError(str(error).replace(str(folder), str(archive))) from None
+            yield stage_dataset(path, folder, format)
+        except PipelineError as error:  # name the data set, not the temporary folder
+            raise PipelineError(str(error).replace(str(folder), str(find_archive(path) or path))) from None
 
 
 def examine(raw: Path, options: ConvertParams, format: str = "auto") -> Health:

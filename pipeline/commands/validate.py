@@ -20,7 +20,7 @@ def validate(path: Path, format: str, html: Path | None, size: tuple[int, int] |
     if html:
         validation.check_page_name(html)
     values = validation.load_params(size)
-    with validation.open_dataset(path) as raw:
+    with validation.open_dataset(path, format) as raw:
         health = validation.examine(raw, values.convert, format)
         if html:
             from pipeline.visualization import health_page

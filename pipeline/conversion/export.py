@@ -11,7 +11,8 @@ from pathlib import Path
 from pipeline import params, recipes
 from pipeline.conversion import Survey, survey_original_splits
 from pipeline.data.annotations import AnnotationSet
-from pipeline.datasets.archives import find_archive, is_archive, unpack
+from pipeline.datasets.archives import is_archive
+from pipeline.datasets.staging import stage_dataset
 from pipeline.errors import PipelineError, count_noun, count_phrase
 from pipeline.files import atomic_replace
 from pipeline.formats.writers import coco, voc, yolo
@@ -55,7 +56,7 @@ def export(
     try:
         with atomic_replace(out) as folder:
             folder.mkdir()
-            with _adapted_errors(source, folder), _unpacked(source, folder) as raw:
+            with _adapted_errors(source, folder), _staged(source, folder, format) as raw:
                 survey = survey_original_splits(raw, _options(repair=repair), format)
                 _check_content(raw, survey)
                 lost = WRITERS[to](survey.splits, folder, SourceImages(raw, IMAGE_MODES[images]))
@@ -65,20 +66,15 @@ def export(
 
 
 @contextmanager
-def _unpacked(source: Path, folder: Path) -> Iterator[Path]:
-    """The data set's folder: `source`, or a temporary folder inside `folder` if `source` is an archive.
+def _staged(source: Path, folder: Path, format: str) -> Iterator[Path]:
+    """The data set's folder: `source`, or a temporary folder inside `folder` if `source` must be unpacked.
 
-    A folder that contains only an archive stands for the archive, as in `fcos validate` and download.path. Unpacking
-    inside `folder` keeps hard links on one file system, and the next run cleans up after a killed process.
+    Unpacking inside `folder` keeps hard links on one file system, and the next run cleans up after a killed process.
     """
-    archive = find_archive(source)
-    if archive is None:
-        yield source
-        return
-    raw = folder / _UNPACKED
-    unpack(archive, raw)
+    raw = stage_dataset(source, folder / _UNPACKED, format)
     yield raw
-    shutil.rmtree(raw)
+    if raw != source:
+        shutil.rmtree(raw)
 
 
 @contextmanager

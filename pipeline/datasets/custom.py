@@ -4,8 +4,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline import formats
 from pipeline.datasets import published, registry
 from pipeline.datasets.archives import find_archive, unpack, visible_entries
+from pipeline.datasets.links import IGNORED, check_links
 from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.workspace import from_root, root, workspace
@@ -14,7 +16,8 @@ from pipeline.workspace import from_root, root, workspace
 def fetch(params: Params, into: Path) -> Sequence[Path]:
     """Brings the data set that `download.path` names into the folder `into`.
 
-    A folder with nothing but an archive or an entry stands for that archive or entry.
+    A folder with nothing but an archive or an entry stands for that archive or entry. Images inside TFRecords are
+    extracted to files.
 
     Returns:
         Downloaded files that may be removed once `into` is complete.
@@ -23,13 +26,20 @@ def fetch(params: Params, into: Path) -> Sequence[Path]:
         PipelineError: the path doesn't exist, or holds nothing usable.
     """
     source = _source(params.download.path)
-    if registry.is_entry(source):
-        return _fetch_described(source, into, params.download.mirror)
     if source.is_dir():
-        _copy(source, into)
+        _check_folder(source, into, follow_links=params.download.follow_links)
+        source = _resolve_folder(source)
+    if registry.is_entry(source):
+        downloads = _fetch_described(source, into, params.download.mirror)
+        format = registry.read(source).format
     else:
-        unpack(source, into)
-    return ()
+        downloads, format = (), params.download.format
+        if source.is_dir():
+            _copy(source, into)
+        else:
+            unpack(source, into)
+    formats.extract_images(into, format)
+    return downloads
 
 
 def _source(path: str) -> Path:
@@ -40,7 +50,13 @@ def _source(path: str) -> Path:
         raise PipelineError(f"download.path: with --queue and --temp it must be absolute; set it to {source}")
     if not source.exists():
         raise PipelineError(f"{source}: no such file or folder; set download.path to your data set")
-    return _resolve_folder(source) if source.is_dir() else source
+    return source
+
+
+def _check_folder(folder: Path, into: Path, *, follow_links: bool) -> None:
+    if into.resolve().is_relative_to(folder.resolve()):
+        raise PipelineError(f"{folder}: contains this project's data/raw; move the data set into a separate folder")
+    check_links(folder, follow=follow_links)
 
 
 def _resolve_folder(folder: Path) -> Path:
@@ -65,10 +81,8 @@ def _fetch_described(path: Path, into: Path, mirror: str | None) -> Sequence[Pat
 
 def _copy(source: Path, into: Path) -> None:
     """Copies files instead of linking them: changes in data/raw must not reach the owner's files."""
-    if into.resolve().is_relative_to(source.resolve()):
-        raise PipelineError(f"{source}: contains this project's data/raw; move the data set into a separate folder")
     try:
-        shutil.copytree(source, into, ignore=shutil.ignore_patterns(".*", "__MACOSX"), copy_function=shutil.copyfile)
+        shutil.copytree(source, into, ignore=shutil.ignore_patterns(*IGNORED), copy_function=shutil.copyfile)
     except shutil.Error as error:
         file, _, reason = error.args[0][0]
         raise PipelineError(f"{file}: not copied: {reason}") from None

@@ -1,6 +1,6 @@
 """Readers of annotation formats, and their recognition. A new format takes one module and one line in FORMATS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -29,6 +29,8 @@ class Format:
     description: str  # the files by which people recognize it, for messages
     find_evidence: Callable[[Path, list[PurePosixPath]], PurePosixPath | None]  # returns a file of this format, if any
     read: Callable[[Path], RawDataset]
+    # Yields the images that exist only inside annotation files: the path of a file for each, and its content.
+    embedded_images: Callable[[Path, list[PurePosixPath]], Iterator[tuple[PurePosixPath, bytes]]] | None = None
     is_derived: bool = False  # tools make such files from another format's, so they count only without any other
 
 
@@ -39,7 +41,12 @@ FORMATS: dict[str, Format] = {
     "kitti": Format(".txt files with KITTI's 15 columns", kitti.find_evidence, kitti.read),
     "cvat": Format("an .xml file with <annotations> and a <version>", cvat.find_evidence, cvat.read),
     "labelme": Format(".json files with shapes and an imagePath", labelme.find_evidence, labelme.read),
-    "tfrecord": Format(".tfrecord or .record files with image/object/bbox", tfrecord.find_evidence, tfrecord.read),
+    "tfrecord": Format(
+        ".tfrecord or .record files with image/object/bbox",
+        tfrecord.find_evidence,
+        tfrecord.read,
+        tfrecord.embedded_images,
+    ),
     "retinanet": Format("a .csv file with rows path,x1,y1,x2,y2,class", retinanet.find_evidence, retinanet.read),
     "openimages": Format(
         "a .csv file with columns ImageID,LabelName,XMin,…", openimages.find_evidence, openimages.read
@@ -87,3 +94,44 @@ def read(folder: Path, format: str = "auto") -> RawDataset:
     if name not in FORMATS:
         raise PipelineError(f"unknown format {name!r}; choose one of {', '.join(FORMATS)}")
     return FORMATS[name].read(folder)
+
+
+def has_embedded_images(folder: Path, format: str = "auto") -> bool:
+    """Whether images exist only inside annotation files.
+
+    Raises:
+        PipelineError: A file with images is damaged.
+    """
+    return next(_embedded_images(folder, format), None) is not None
+
+
+def extract_images(folder: Path, format: str = "auto") -> int:
+    """Writes the images that exist only inside annotation files as files of their own; returns their number.
+
+    Nothing is written if the format can't be recognized, which `read` reports.
+
+    Raises:
+        PipelineError: A file with images is damaged, or an image can't be written.
+    """
+    count = 0
+    for path, content in _embedded_images(folder, format):
+        try:
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_bytes(content)
+        except OSError as error:
+            raise PipelineError(f"{folder / path}: not extracted: {error.strerror}") from None
+        count += 1
+    return count
+
+
+def _embedded_images(folder: Path, format: str) -> Iterator[tuple[PurePosixPath, bytes]]:
+    files = list_files(folder)
+    # Most data sets have no file that could contain images, and need not be recognized.
+    if not any(tfrecord.is_record_file(file) for file in files):
+        return iter(())
+    try:
+        name = recognize(folder) if format == "auto" else format
+    except PipelineError:
+        return iter(())
+    known = FORMATS.get(name)
+    return known.embedded_images(folder, files) if known and known.embedded_images else iter(())

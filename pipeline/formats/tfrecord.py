@@ -20,7 +20,7 @@ from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import collect_class_names, number_categories
 from pipeline.formats.dataset_files import list_files
-from pipeline.formats.image_index import ImageIndex, read_image_size
+from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex, read_image_size
 from pipeline.formats.records import Issue, RawDataset, RawImage, RawObject, RawSplit, image_record, invalid_image
 from pipeline.formats.split_names import name_splits_by_file, name_splits_by_folder
 from pipeline.formats.text import show_value
@@ -29,6 +29,7 @@ _FILE = re.compile(r"(.+?)\.(tfrecords?|tfrec|record)(-\d+-of-\d+)?$")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _ITEM = re.compile(r"item\s*\{([^{}]*)\}")
 _FIELD = re.compile(r"""(\w+)\s*:\s*(?:"([^"]*)"|'([^']*)'|(\d{1,9}))""")
+_LONGEST_STEM = 100  # characters of an extracted image's name
 _SAMPLE = 50  # records that are searched for a box: the first ones may have no objects
 _COORDINATES = ("xmin", "ymin", "xmax", "ymax")
 Features = dict[str, list[Any]]
@@ -42,22 +43,28 @@ class _LabelMap:
     by_name: dict[str, str]  # display names by the names that records contain
 
 
+def is_record_file(file: PurePosixPath) -> bool:
+    """Whether a file has the name of a TFRecord."""
+    return _FILE.match(file.name) is not None
+
+
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next((file for file in files if _FILE.match(file.name) and _has_boxes(folder, file)), None)
+    return next((file for file in files if is_record_file(file) and _has_boxes(folder, file)), None)
 
 
 def read(folder: Path) -> RawDataset:
     """Reads all record files below `folder`; shards of one name are one split.
 
-    The images must exist as files named as in `image/filename`: an image that only the record contains is an issue. The
-    classes are those of the label map, or the class names of the objects if there is none.
+    The images are files named as in `image/filename`. An image that only its record contains must be extracted before
+    by `embedded_images`, otherwise it is an issue. The classes are those of the label map, or the class names of the
+    objects if there is none.
 
     Raises:
         PipelineError: There is no record file, a file is damaged, or label maps differ.
     """
     files = list_files(folder)
     images = ImageIndex(files)
-    candidates = [file for file in files if _FILE.match(file.name)]
+    candidates = list(filter(is_record_file, files))
     record_folders = {file.parent for file in candidates if _has_boxes(folder, file)}
     # All files of such a folder are read, so that a damaged one is reported.
     record_files = [file for file in candidates if file.parent in record_folders]
@@ -69,6 +76,41 @@ def read(folder: Path) -> RawDataset:
         splits.setdefault(name, []).extend(_images(folder, file, labels, images))
     raw_splits = {name: RawSplit(tuple(split)) for name, split in splits.items()}
     return RawDataset(_categories(labels, raw_splits), raw_splits, images.count)
+
+
+def embedded_images(folder: Path, files: list[PurePosixPath]) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Yields the images that exist only inside their records: the path of a file for each, and its content.
+
+    The path is that of the record's file with `.images`, the record's number and the image's name, so that records with
+    equal names have distinct files.
+
+    Raises:
+        PipelineError: A file is damaged.
+    """
+    images = ImageIndex(files)
+    for file in (file for file in files if is_record_file(file) and _has_boxes(folder, file)):
+        for number, record in enumerate(_records(folder, file), 1):
+            try:
+                features = _features(record)
+            except DecodeError:
+                continue  # an issue when it is read
+            name, content = _name(features), _first_bytes(features, "image/encoded")
+            if content and (not name or isinstance(images.find(name, file.parent), Issue)):
+                path = _extracted_path(file, number, name, content)
+                if not (folder / path).is_file():
+                    yield path, content
+
+
+def _extracted_path(file: PurePosixPath, number: int, name: str, content: bytes) -> PurePosixPath:
+    path = PurePosixPath(name.replace("\\", "/"))
+    suffix = path.suffix if path.suffix.lower() in IMAGE_SUFFIXES else _suffix(content)
+    stem = re.sub(r"[^\w.-]", "_", path.stem)[:_LONGEST_STEM]
+    return file.with_name(f"{file.name}.images") / f"{number:06}{stem and '_'}{stem}{suffix}"
+
+
+def _suffix(content: bytes) -> str:
+    """The suffix for an image's content: TensorFlow's tools encode JPEG or PNG."""
+    return ".png" if content.startswith(b"\x89PNG") else ".jpg"
 
 
 def _split_names(files: list[PurePosixPath]) -> dict[PurePosixPath, str]:
@@ -136,25 +178,20 @@ def _features(record: bytes) -> Features:
 
 def _images(folder: Path, file: PurePosixPath, labels: _LabelMap, images: ImageIndex) -> Iterator[RawImage]:
     for number, record in enumerate(_records(folder, file), 1):
-        source = f"{file}: record {number}"
         try:
-            yield _image(folder, file, source, _features(record), labels, images)
+            yield _image(folder, file, number, _features(record), labels, images)
         except DecodeError:
-            yield invalid_image(source, "not a tf.train.Example")
+            yield invalid_image(f"{file}: record {number}", "not a tf.train.Example")
 
 
 def _image(
-    folder: Path, file: PurePosixPath, source: str, features: Features, labels: _LabelMap, images: ImageIndex
+    folder: Path, file: PurePosixPath, number: int, features: Features, labels: _LabelMap, images: ImageIndex
 ) -> RawImage:
-    name = _text(features, "image/filename") or _text(features, "image/source_id")
-    if not name:
-        return invalid_image(source, "needs an image/filename")
-    source = f"{source} ({show_value(name)})"
-    path = images.find(name, file.parent)
+    name = _name(features)
+    source = f"{file}: record {number}" + (f" ({show_value(name)})" if name else "")
+    path = _find_image(folder, file, number, features, images)
     if isinstance(path, Issue):
-        is_embedded = path.code == "missing_image" and features.get("image/encoded")
-        message = f"image {show_value(name)} exists only inside the record; extract the images to files beside it"
-        return image_record(source, Issue("missing_image", message) if is_embedded else path)
+        return image_record(source, path)
     # Boxes are relative to the image, so the file's size is used instead of the declared one.
     size = read_image_size(folder / path)
     if isinstance(size, Issue):
@@ -163,6 +200,18 @@ def _image(
     if isinstance(objects, Issue):
         return image_record(source, objects)
     return image_record(source, path, None, _declared_size(features), objects)
+
+
+def _find_image(folder: Path, file: PurePosixPath, number: int, features: Features, images: ImageIndex) -> str | Issue:
+    name, content = _name(features), _first_bytes(features, "image/encoded")
+    if content and (folder / (extracted := _extracted_path(file, number, name, content))).is_file():
+        return str(extracted)
+    found = images.find(name, file.parent) if name else Issue("invalid_record", "needs an image/filename or an image")
+    if not isinstance(found, Issue) or found.code == "ambiguous_image" or "image/encoded" not in features:
+        return found
+    if content:
+        return Issue("missing_image", "its image exists only inside the record and is not extracted")
+    return Issue("missing_image", f"its image is empty (image/encoded), and there is no file {show_value(name)}")
 
 
 def _objects(
@@ -207,9 +256,15 @@ def _class_name(name: Any, id: Any, labels: _LabelMap) -> str | Issue:
     return Issue("unknown_class", f"class {show_value(text or id)} is in no label map (.pbtxt)")
 
 
-def _text(features: Features, key: str) -> str:
+def _name(features: Features) -> str:
+    """The image's name; empty if the record has none."""
+    names = (_first_bytes(features, key) for key in ("image/filename", "image/source_id"))
+    return next((text for name in names if (text := name.decode("utf-8", "replace").strip("\0 \n"))), "")
+
+
+def _first_bytes(features: Features, key: str) -> bytes:
     values = features.get(key, [])
-    return values[0].decode("utf-8", "replace").strip("\0 \n") if values and isinstance(values[0], bytes) else ""
+    return values[0] if values and isinstance(values[0], bytes) else b""
 
 
 def _declared_size(features: Features) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines, read_numbered_lines
-from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, read_image_size
+from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, count_common_tail, read_image_size
 from pipeline.formats.records import (
     Issue,
     RawDataset,
@@ -25,6 +25,7 @@ from pipeline.formats.records import (
     invalid_image,
     object_record,
 )
+from pipeline.formats.split_kinds import split_kind
 from pipeline.formats.split_names import name_splits_by_folder
 from pipeline.formats.text import fold_name, show_value
 from pipeline.formats.yolo_lines import CORNERS, guess_keypoint_values, parse_numbers, read_box
@@ -33,13 +34,14 @@ from pipeline.formats.yolo_manifests import (
     ancestors,
     find_class_lists,
     find_lists,
-    find_manifest,
+    find_manifests,
     read_darknet_manifests,
     read_yaml_manifests,
     resolve,
 )
 
 _LARGEST_NUMBER = 10**9  # of a class
+_OPTIONAL = ("val", "test")  # kinds of splits that exports often name without containing them
 _SAMPLED_FILES = 200  # label files that are read to find out what the lines are
 
 
@@ -69,22 +71,26 @@ def read(folder: Path) -> RawDataset:
     """Reads the data set of a data.yaml; if there is none, that of an obj.data, else of a list of class names.
 
     An image without label file has no objects, as in YOLO's training. A label file without image in a split's folder is
-    an issue. A split `test` that doesn't exist is ignored, because exports often name one. If nothing names the
-    classes, they are called by their numbers.
+    an issue. Folders and lists for validation and test that don't exist are left out, because exports often name them.
+    If nothing names the classes, they are called by their numbers.
 
     Raises:
         PipelineError: There are neither such files nor label files, or several of one kind; it has no classes; or a
-            list or folder that it names doesn't exist.
+            list or folder of train doesn't exist or has no images.
     """
     files = list_files(folder)
-    manifest = find_manifest(folder, files)
-    if manifest is None:
+    manifests = find_manifests(folder, files)
+    if not manifests:
         label = _find_label_beside_image(folder, files, limit=None)
         if label is None:
             raise PipelineError(f"{folder}: no YOLO data set found: neither data.yaml nor label files beside images")
-        manifest = Manifest(label, {}, find_lists(folder, files, PurePosixPath()))
-    reader = _Reader(folder, files, manifest)
-    splits = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
+        manifests = [Manifest(label, {}, find_lists(folder, files, PurePosixPath()))]
+    splits: dict[str, RawSplit] = {}
+    for manifest in manifests:
+        reader = _Reader(folder, files, manifest)
+        found = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
+        site = f"{manifest.file.parent}/" if len(manifests) > 1 and manifest.file.parent.name else ""
+        splits |= {site + name: split for name, split in found.items()}
     return RawDataset(reader.categories(), splits, reader.images.count, tuple(reader.remarks))
 
 
@@ -123,6 +129,10 @@ class _Reader:
     def read_manifest_splits(self) -> dict[str, RawSplit]:
         """The splits that the manifest names, without empty ones."""
         entries = {split: self._entries(split, paths) for split, paths in self._manifest.splits.items()}
+        for split, found in entries.items():
+            if not found and split_kind(split) not in _OPTIONAL:
+                paths = show_value(", ".join(self._manifest.splits[split]))
+                raise PipelineError(f"{self._manifest.file}: {split}: no images in {paths}; correct or remove it")
         self._inspect_lines(chain.from_iterable(entries.values()))
         return {split: RawSplit(tuple(map(self._image, found))) for split, found in entries.items() if found}
 
@@ -154,20 +164,25 @@ class _Reader:
         """The images of a split, given as folders, lists or images.
 
         Raises:
-            PipelineError: A path doesn't exist.
+            PipelineError: A path doesn't exist, and the split is not one for validation or test.
         """
         entries: list[_ImageEntry] = []
         for text in paths:
             path = resolve(text, self._manifest.file.parent, self._paths)
-            if path is None and split != "test":
-                raise PipelineError(
-                    f"{self._manifest.file}: {split}: {show_value(text)} not found; correct or remove it"
-                )
-            if path in self._folders:
+            kind = split_kind(split)
+            # `../valid/images`, if there is no `valid`, isn't the folder `images` of train.
+            if path is None or (
+                kind in _OPTIONAL and split_kind(text.replace("\\", "/")) == kind != split_kind(str(path))
+            ):
+                line = f"{self._manifest.file}: {split}: {show_value(text)} not found"
+                if kind not in _OPTIONAL:
+                    raise PipelineError(f"{line}; correct or remove it")
+                self.remarks.append(f"{line}, so it is left out")
+            elif path in self._folders:
                 entries += self._entries_of_folder(path)
-            elif path is not None and path.suffix.lower() in IMAGE_SUFFIXES:
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
                 entries.append(self._entry(path))
-            elif path is not None:
+            else:
                 entries += self._listed_entries(path, split)
         return entries
 
@@ -216,8 +231,8 @@ class _Reader:
         in_labels = _in_labels_folder(beside)
         scores = {
             file: (
-                max(_count_common_tail(file, in_labels), _count_common_tail(file, beside)),
-                _count_common_tail(file, in_labels),
+                max(count_common_tail(file, in_labels), count_common_tail(file, beside)),
+                count_common_tail(file, in_labels),
             )
             for file in self._texts_by_name.get(fold_name(beside.name), [])
         }
@@ -301,16 +316,6 @@ def _in_labels_folder(path: PurePosixPath) -> PurePosixPath:
     if last is not None:
         parts[last] = "labels"
     return PurePosixPath(*parts)
-
-
-def _count_common_tail(a: PurePosixPath, b: PurePosixPath) -> int:
-    """The number of trailing parts that two paths have in common."""
-    count = 0
-    for left, right in zip(reversed(a.parts), reversed(b.parts), strict=False):
-        if fold_name(left) != fold_name(right):
-            break
-        count += 1
-    return count
 
 
 def _is_label(folder: Path, file: PurePosixPath) -> bool:

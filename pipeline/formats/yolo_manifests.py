@@ -30,19 +30,28 @@ class Manifest:
     keypoint_values: int | None = None  # numbers that follow the box in each line; None: the file doesn't state it
 
 
-def find_manifest(folder: Path, files: list[PurePosixPath]) -> Manifest | None:
+def find_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
     """The data.yaml of a data set; if there is none, its obj.data, or else its list of class names.
 
+    A data set of several sites may have one in the folder of each site.
+
     Raises:
-        PipelineError: There are several manifests of one kind.
+        PipelineError: There are several manifests of one kind, and they are not those of sites with the same classes.
     """
     for read_manifests in (read_yaml_manifests, read_darknet_manifests, _read_class_lists):
-        manifests = read_manifests(folder, files)
-        if len(manifests) > 1:
-            raise PipelineError(f"{manifests[1].file}: a second list of classes, besides {manifests[0].file}; keep one")
-        if manifests:
-            return manifests[0]
-    return None
+        if manifests := read_manifests(folder, files):
+            _check_sites(manifests)
+            return manifests
+    return []
+
+
+def _check_sites(manifests: list[Manifest]) -> None:
+    first = manifests[0]
+    folders = [first.file.parent]
+    for other in manifests[1:]:
+        if other.class_names != first.class_names or not other.splits or other.file.parent in folders:
+            raise PipelineError(f"{other.file}: a second list of classes, besides {first.file}; keep one")
+        folders.append(other.file.parent)
 
 
 def read_yaml_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:

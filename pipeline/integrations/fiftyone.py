@@ -47,6 +47,7 @@ VIEWS = {
     "most_errors": ("Most errors", "images with errors, most first"),
 }
 
+_MAX_NAME = 80  # characters of a dataset's name; FiftyOne's limit is 100
 _IN_DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 _ERROR = 3  # exit status of the child process after a PipelineError
 
@@ -75,7 +76,7 @@ def dataset_spec(params: Params) -> DatasetSpec:
     for file in files:
         if not file.is_file():
             raise PipelineError(f"{file}: not there yet; run `dvc repro`")
-    name = "-".join(["fcos", params.dataset, *([experiment] if experiment else [])])
+    name = _dataset_name("-".join(["fcos", params.dataset, *([experiment] if experiment else [])]))
     return DatasetSpec(
         name=name,
         annotations=str(files[0]),
@@ -84,6 +85,18 @@ def dataset_spec(params: Params) -> DatasetSpec:
         score_threshold=params.inspect.score_threshold,
         iou_threshold=params.inspect.iou_threshold,
     )
+
+
+def _dataset_name(name: str) -> str:
+    """The name of a dataset: ASCII letters, digits and hyphens.
+
+    FiftyOne limits the length, and refuses a name that differs from that of another dataset only in other characters,
+    such as `o'brien` from `obrien`. A hash keeps such names apart.
+    """
+    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) <= _MAX_NAME:
+        return name
+    plain = re.sub("[^a-z0-9]+", "-", name.lower())[:_MAX_NAME].strip("-")
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _permanent_images(dataset: str, split: AnnotationSet, name: str) -> Path:
@@ -116,20 +129,24 @@ def refresh(spec: DatasetSpec) -> dict[str, int]:
     Raises:
         PipelineError: there is no database, or an input is invalid.
     """
-    with mongo.server() as uri, FileLock(state_dir() / "fiftyone.lock"):
-        child = subprocess.run(
+    with (
+        mongo.server() as uri,
+        FileLock(state_dir() / "fiftyone.lock"),
+        servers.supervised(
             [sys.executable, "-m", "pipeline.integrations.fiftyone"],
-            input=json.dumps(asdict(spec)),
-            env=mongo.fiftyone_environment(uri),
+            mongo.fiftyone_environment(uri),
             cwd=Path(__file__).resolve().parents[2],  # this code, also in a temporary workspace
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
-        )
+        ) as child,
+    ):
+        output, messages = child.communicate(json.dumps(asdict(spec)))
     if child.returncode:
-        lines = child.stderr.strip().splitlines() or ["no output"]
+        lines = messages.strip().splitlines() or ["no output"]
         raise PipelineError(lines[-1] if child.returncode == _ERROR else f"FiftyOne, dataset {spec.name}: {lines[-1]}")
-    sizes: dict[str, int] = json.loads(child.stdout)
+    sizes: dict[str, int] = json.loads(output)
     return sizes
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.errors import PipelineError
 from pipeline.files import write_json
-from pipeline.integrations import mongo
+from pipeline.integrations import mongo, servers
 from pipeline.params import ZooParams
 from pipeline.workspace import state_dir
 
@@ -51,17 +51,17 @@ def fetch(name: str, options: ZooParams, into: Path) -> Sequence[Path]:
 
 
 def _run(request: dict[str, Any], environment: dict[str, str]) -> None:
-    child = subprocess.run(
+    with servers.supervised(
         [sys.executable, "-m", "pipeline.integrations.fiftyone_zoo"],
-        input=json.dumps(request),
-        env=environment,
+        environment,
         cwd=Path(__file__).resolve().parents[2],  # this code, also in a temporary workspace
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,  # FiftyOne shows its progress on stderr
         text=True,
-        check=False,
-    )
+    ) as child:
+        output, _ = child.communicate(json.dumps(request))
     if child.returncode:
-        lines = child.stdout.strip().splitlines() or [f"the process ended with status {child.returncode}"]
+        lines = output.strip().splitlines() or [f"the process ended with status {child.returncode}"]
         raise PipelineError(f"{PREFIX}{request['name']}: {lines[-1]}")
 
 

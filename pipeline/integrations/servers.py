@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.integrations import access
@@ -20,7 +21,8 @@ from pipeline.workspace import state_dir
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 120.0
-STOP_SECONDS = 10.0
+# The script that starts a server and watches over its users.
+SUPERVISOR = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervisor.py")))
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ class Server:
 def run_server(name: str, app: str, port: int, *, page: str = "/", environment: Mapping[str, str]) -> Iterator[Server]:
     """Runs a web application for this user alone, yields it once it listens, and stops it with its child processes.
 
-    The server runs in a new session, so that Ctrl-C in a terminal reaches only this process, which then stops the
-    server. Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb.
+    Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb.
 
     Args:
         app: a function that returns an ASGI application, as MODULE:FUNCTION; `owner_only` must wrap its result.
@@ -62,24 +63,47 @@ def run_server(name: str, app: str, port: int, *, page: str = "/", environment: 
     token = secrets.token_urlsafe(32)
     command = [sys.executable, "-m", "uvicorn", "--factory", app, "--app-dir", str(Path(__file__).resolve().parents[2])]
     command += ["--host", LOOPBACK, "--port", str(port), "--log-level", "warning", "--no-proxy-headers"]
+    command += ["--workers", "1"]  # WEB_CONCURRENCY would start several, and FiftyOne keeps its state in one
     command += ["--timeout-graceful-shutdown", "1"]  # pages keep a connection open for events
     log = state_dir() / f"{name.lower()}.log"
-    with exit_on_sigterm(), log.open("wb") as log_file:
+    address = f"http://{LOOPBACK}:{port}{page}?{access.PARAMETER}={token}"
+    # The token is not on the command line, which other users can read.
+    variables = {**environment, access.TOKEN_VARIABLE: token}
+    with (
+        log.open("wb") as log_file,
+        supervised(command, variables, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file) as process,
+    ):
+        _wait_until_ready(name, process, port, log)
+        yield Server(name, address, process)
+
+
+@contextmanager
+def supervised(
+    command: Sequence[str], environment: Mapping[str, str], **options: Any
+) -> Iterator[subprocess.Popen[Any]]:
+    """Runs a command that ends, with all its child processes, when the context does or when this process is killed.
+
+    The command runs in a new session, so that Ctrl-C in a terminal reaches only this process, which then stops it.
+
+    Args:
+        environment: variables in addition to those of this process.
+        options: of subprocess.Popen.
+    """
+    read, write = os.pipe()
+    with exit_on_signals(), os.fdopen(write, "wb") as user, os.fdopen(read, "rb") as users:
         process = subprocess.Popen(
-            command,
-            # Not on the command line, which other users can read.
-            env={**os.environ, **environment, access.TOKEN_VARIABLE: token},
+            [*SUPERVISOR, str(read), *command],
+            env={**os.environ, **environment},
+            pass_fds=[read],
             start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=log_file,
-            stderr=log_file,
+            **options,
         )
-        address = f"http://{LOOPBACK}:{port}{page}"
-        try:
-            _wait_until_ready(name, process, port, log)
-            yield Server(name, f"{address}?{access.PARAMETER}={token}", process)
-        finally:
-            _stop(process)
+        with process:
+            users.close()
+            try:
+                yield process
+            finally:
+                user.close()
 
 
 def _wait_until_ready(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -94,30 +118,23 @@ def _wait_until_ready(name: str, process: subprocess.Popen[bytes], port: int, lo
     raise PipelineError(f"{name}: no response at {LOOPBACK}:{port}; see {log}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Sends SIGTERM to the whole process group, then SIGKILL."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-
-
 @contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM raise SystemExit, so that `finally` clauses stop the child processes."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
+def exit_on_signals() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP (a closed terminal) raise SystemExit, so that `finally` clauses stop child processes."""
+    signals = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        signals = []
 
     def exit_process(number: int, _: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, exit_process)
+    for number in signals:
+        signal.signal(number, exit_process)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def find_free_port() -> int:

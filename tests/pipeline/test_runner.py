@@ -55,7 +55,7 @@ def start(before: str, body: str) -> subprocess.Popen[str]:
     return started
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_a_stage_with_one_line(number: signal.Signals, status: int) -> None:
     started = start("process.handle_signals('convert')", ENDLESS)
     started.send_signal(number)
@@ -70,6 +70,16 @@ def test_a_stage_that_defers_signals_ends_its_work_first(number: signal.Signals,
     started.send_signal(number)
     _, stderr = started.communicate(timeout=20)
     assert (started.returncode, stderr) == (status, f"train: stopped by {number.name} at its end\n")
+
+
+def test_nohup_keeps_a_stage_when_its_terminal_is_closed() -> None:
+    ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"  # as nohup starts a program
+    started = start(ignored + "process.handle_signals('convert')", ENDLESS)
+    started.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert started.poll() is None
+    started.kill()
+    started.communicate(timeout=20)
 
 
 def test_a_second_ctrl_c_ends_it_at_once_but_not_one_key_that_arrives_twice() -> None:

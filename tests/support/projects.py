@@ -70,7 +70,7 @@ def run_stage(project: Path, name: str) -> subprocess.CompletedProcess[str]:
 @contextmanager
 def _working_in(project: Path) -> Iterator[None]:
     """The current folder and the environment of a process in the project; signal handlers are restored."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     with chdir(project), mock.patch.dict(os.environ, environment(), clear=True):
         try:
             yield

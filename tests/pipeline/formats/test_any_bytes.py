@@ -1,11 +1,9 @@
 """Random file contents give a one-line error, or records with issues."""
 
 import json
-import struct
 import tempfile
 from pathlib import Path
 
-import crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,6 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.formats import cvat, kitti, labelme, recognize, tfrecord, yolo
 from pipeline.formats.records import RawDataset
 from pipeline.params import CheckParams
+from tests.support.tfrecords import framed
 
 READERS = {"cvat": cvat, "kitti": kitti, "labelme": labelme, "tfrecord": tfrecord, "yolo": yolo}
 CODES = set(CheckParams.__dataclass_fields__)
@@ -143,16 +142,6 @@ def test_cvat(drawn: list[tuple[str, list[str]]], value: str, tail: bytes) -> No
         content = f"<annotations><version>1.1</version><meta><size>{value}</size></meta>{body}</annotations>".encode()
         check(read("cvat", a__xml=content))
         check(read("cvat", a__xml=content[:-20] + tail))
-
-
-def framed(content: bytes) -> bytes:
-    length = struct.pack("<Q", len(content))
-    return length + _masked(length) + content + _masked(content)
-
-
-def _masked(content: bytes) -> bytes:
-    crc = crc32c.crc32c(content)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 KEYS = [

@@ -1,13 +1,19 @@
+import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tfrecord import TFRecordWriter
 
+from pipeline.analysis.health import open_dataset
+from pipeline.conversion.export import export
 from pipeline.errors import PipelineError
-from pipeline.formats import recognize, tfrecord
+from pipeline.formats import extract_images, has_embedded_images, read, recognize, tfrecord
+from tests.support.tfrecords import examples, framed
 
 Write = Callable[..., Path]
 MAP = "item {{\n  id: {}\n  name: '{}'\n  display_name: \"{}\"\n}}\n"
@@ -82,14 +88,87 @@ def test_shards_and_folders_are_splits(tmp_path: Path, picture: Write) -> None:
     assert {"train", "valid"} < set(tfrecord.read(tmp_path).splits)
 
 
-def test_images_inside_the_record_only(tmp_path: Path) -> None:
-    inside = record("a.png", [BOX], encoded=(b"\x89PNG", "byte"))
-    written(tmp_path / "default.tfrecord", inside, record("b.png", [BOX]))
-    one, other = tfrecord.read(tmp_path).splits["all"].images
-    assert one.issue
-    assert other.issue
-    assert one.issue.code == other.issue.code == "missing_image"
-    assert "exists only inside the record; extract the images" in one.issue.message
+def encoded(size: tuple[int, int], format: str = "PNG") -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", size, "red").save(content, format)
+    return content.getvalue()
+
+
+def test_images_inside_the_record_only_are_extracted(tmp_path: Path, picture: Write) -> None:
+    """Equal names in two records, a record without name, one whose image is a file."""
+    picture(tmp_path / "there.png")
+    pictures = [encoded((20, 10)), encoded((40, 20), "JPEG"), encoded((30, 30))]
+    names = ("x/a.png", "")
+    named = [record(name, [BOX], encoded=(pictures[index], "byte")) for index, name in enumerate(names)]
+    beside = record("there.png", [BOX], encoded=(pictures[0], "byte"))
+    written(tmp_path / "train.tfrecord", *named, beside)
+    written(tmp_path / "val.tfrecord", record("a.png", [BOX], encoded=(pictures[2], "byte")))
+    assert has_embedded_images(tmp_path)
+    assert extract_images(tmp_path) == 3
+    assert not has_embedded_images(tmp_path)
+    splits = tfrecord.read(tmp_path).splits
+    found = [(image.file, image.objects[0].box) for split in splits.values() for image in split.images]
+    assert found == [
+        ("train.tfrecord.images/000001_a.png", (5, 5, 10, 5)),
+        ("train.tfrecord.images/000002.jpg", (10, 10, 20, 10)),
+        ("there.png", (10, 15, 20, 15)),
+        ("val.tfrecord.images/000001_a.png", (7.5, 15, 15, 15)),
+    ]
+    assert [(tmp_path / file).read_bytes() for file, _ in found if file != "there.png"] == pictures
+
+
+def test_images_that_are_not_extracted_or_empty(tmp_path: Path) -> None:
+    inside, empty = (record("a.png", [BOX], encoded=(content, "byte")) for content in (encoded((2, 2)), b""))
+    written(tmp_path / "default.tfrecord", inside, empty, record("b.png", [BOX]), record("", [BOX]))
+    issues = [image.issue for image in tfrecord.read(tmp_path).splits["all"].images]
+    assert [(issue.code, issue.message) for issue in issues if issue] == [
+        ("missing_image", "its image exists only inside the record and is not extracted"),
+        ("missing_image", "its image is empty (image/encoded), and there is no file a.png"),
+        ("missing_image", "image 'b.png' not found"),
+        ("invalid_record", "needs an image/filename or an image"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["../../up.png", "/etc/up.png", "C:\\up.png", ".", "..", "\0", "a" * 300, "ü/…?.png"])
+def test_names_of_extracted_images_stay_in_the_folder(tmp_path: Path, name: str) -> None:
+    written(tmp_path / "data" / "default.tfrecord", record(name, [BOX], encoded=(encoded((20, 10)), "byte")))
+    extract_images(tmp_path / "data")
+    [image] = tfrecord.read(tmp_path / "data").splits["all"].images
+    assert image.objects[0].box == (5, 5, 10, 5)
+    assert [path.parent.parent for path in tmp_path.rglob("*.images/*")] == [tmp_path / "data"]
+
+
+def test_damaged_record_at_extraction(tmp_path: Path) -> None:
+    path = written(tmp_path / "default.tfrecord", record("a.png", [BOX], encoded=(encoded((20, 10)), "byte")))
+    path.write_bytes(path.read_bytes() + b"cut")
+    with pytest.raises(PipelineError, match=r"^default\.tfrecord: record 2 is damaged"):
+        extract_images(tmp_path)
+
+
+def test_a_set_with_pictures_inside_goes_all_the_way(tmp_path: Path, archive: Callable[[str], Path]) -> None:
+    """The records of the multi-format set with their pictures: all commands see what they see with files beside."""
+    shutil.unpack_archive(archive("multiformat-voc2012-100.zip"), tmp_path / "all")
+    source = tmp_path / "all/multiformat-voc2012-100"
+    given = next(source.glob("gts/tfrecord_format/**/*.tfrecord"))
+    files = {path.name: path for path in (source / "images").iterdir()}
+    (tmp_path / "inside").mkdir()
+    with (tmp_path / "inside/default.tfrecord").open("wb") as records:
+        for example in examples(given):
+            feature = example.features.feature
+            picture = files[feature["image/filename"].bytes_list.value[0].decode()]
+            feature["image/encoded"].bytes_list.value[:] = [picture.read_bytes()]
+            records.write(framed(example.SerializeToString()))
+    (tmp_path / "beside").mkdir()
+    shutil.copy(given, tmp_path / "beside/default.tfrecord")
+    (tmp_path / "beside/images").symlink_to(source / "images")
+    with open_dataset(tmp_path / "inside") as folder:
+        inside = read(folder).splits["all"].images
+    beside = read(tmp_path / "beside").splits["all"].images
+    assert len(inside) == 100
+    assert [image.objects[0].box for image in inside] == [image.objects[0].box for image in beside]
+    assert [path.name for path in (tmp_path / "inside").iterdir()] == ["default.tfrecord"]  # nothing beside it
+    result = export(tmp_path / "inside", "coco", tmp_path / "out", repair=True, images="copy")
+    assert sum(len(split.objects) for split in result.survey.splits.values()) == sum(len(i.objects) for i in beside)
 
 
 @pytest.mark.parametrize(

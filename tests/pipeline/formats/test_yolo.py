@@ -231,6 +231,35 @@ def test_invalid_manifests(coco8: Path, content: str, said: str) -> None:
         yolo.read(coco8)
 
 
+def test_missing_validation_and_test_folders_are_left_out(coco8: Path) -> None:
+    yaml(coco8, "train: images/train\nval: images/valid\ntest: ../test/images\nnames: [a, b]\n")
+    found = yolo.read(coco8)
+    assert list(found.splits) == ["train"]
+    assert found.remarks == (
+        "data.yaml: val: images/valid not found, so it is left out",
+        "data.yaml: test: ../test/images not found, so it is left out",
+    )
+    (coco8 / "notes").mkdir()
+    (coco8 / "notes" / "a.md").touch()
+    yaml(coco8, "train: notes\nval: images/val\nnames: [a, b]\n")
+    with pytest.raises(PipelineError, match=r"^data\.yaml: train: no images in notes; correct or remove it"):
+        yolo.read(coco8)
+
+
+def test_a_manifest_for_each_site(tmp_path: Path, picture: Write) -> None:
+    for site in ("north", "south"):
+        picture(tmp_path / site / "images/train/a.png")
+        texts(tmp_path / site, labels__train__a=LINE)
+        yaml(tmp_path / site, "train: images/train\nval: images/val\nnames: [ant, cat]\n")
+    assert files(yolo.read(tmp_path)) == {
+        "north/train": ["north/images/train/a.png"],
+        "south/train": ["south/images/train/a.png"],
+    }
+    yaml(tmp_path / "south", "train: images/train\nnames: [cat, ant]\n")
+    with pytest.raises(PipelineError, match="a second list of classes"):
+        yolo.read(tmp_path)
+
+
 def test_two_manifests_are_refused(coco8: Path) -> None:
     yaml(coco8, "train: images/train\nnames: [a, b]\n", "other.yaml")
     with pytest.raises(PipelineError, match=r"^other\.yaml: a second list of classes, besides data\.yaml"):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.integrations import fiftyone, mongo, servers
 from tests.support.paths import PROJECT
+from tests.support.process_trees import assert_gone, command_words, descendants
 
 CHROMIUM = Path("/usr/bin/chromium")
 SIZES = {
@@ -118,6 +120,18 @@ def test_an_experiment_has_its_own_dataset_with_images_of_the_main_repository(
     assert (copies / name).read_bytes().endswith(b"other")
 
 
+@pytest.mark.usefixtures("inspected")
+def test_each_experiment_has_a_dataset_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FiftyOne's own rule would give the first three one name, and the last two none."""
+    names = []
+    for experiment in ("o'brien", "obrien", "O'Brien", "日本", "日本語", "x" * 200):
+        monkeypatch.setenv("DVC_EXP_NAME", experiment)
+        names.append(fiftyone.dataset_spec(params.load()).name)
+    assert names[:2] == ["fcos-digits-o-brien-c9cecb0d", "fcos-digits-obrien"]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) < 100 for name in names)
+
+
 def test_missing_predictions_give_one_line(inspected: Any) -> None:
     (inspected.root / "predictions/val.json").unlink()
     result = CliRunner().invoke(main, ["app", "--port", str(servers.find_free_port())])
@@ -162,7 +176,7 @@ def test_the_app_shows_boxes_in_a_browser_and_stops_on_ctrl_c(inspected: Any) ->
         address = printed.split()[1]
         owner = assert_only_the_owner_gets_in(address)
         assert_only_images_of_the_dataset_are_served(owner, f"http://127.0.0.1:{port}/media", inspected.root)
-        children = psutil.Process(process.pid).children(recursive=True)
+        children = descendants(process.pid)
         listening = {c.laddr for child in children for c in child.net_connections() if c.status == "LISTEN"}
         assert listening == {("127.0.0.1", port)}
         second = CliRunner().invoke(main, ["app", "--port", str(port)])
@@ -173,9 +187,37 @@ def test_the_app_shows_boxes_in_a_browser_and_stops_on_ctrl_c(inspected: Any) ->
         assert process.wait(60) == 0
         assert "Traceback" not in (process.stderr.read() if process.stderr else "")
     assert mongo.running_uri(inspected.root / ".fcos/mongo") is None
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert_gone(children, seconds=0)
     for color in ((60, 180, 75), (245, 130, 48)):  # ground_truth and predictions, as the dataset colors them
         assert (np.abs(pixels.astype(int) - color).max(axis=-1) < 30).sum() > 50, color
+
+
+def test_server_and_database_end_when_fcos_app_is_killed(inspected: Any) -> None:
+    with run_app(inspected.root, servers.find_free_port()) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("FiftyOne: http://127.0.0.1:")
+        processes = descendants(process.pid)
+        assert {"--dbpath", "uvicorn"} < command_words(processes)
+        process.kill()
+        assert_gone(processes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_all_processes_end_with_the_stage_that_fills_the_dataset(inspected: Any, number: signal.Signals) -> None:
+    """While it waits for the process that imports FiftyOne."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.stages.inspect"],
+        cwd=inspected.root,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stderr=subprocess.PIPE,
+    ) as stage:
+        while "pipeline.integrations.fiftyone" not in command_words(descendants(stage.pid)):
+            assert stage.poll() is None
+            time.sleep(0.05)
+        processes = descendants(stage.pid)
+        assert "--dbpath" in command_words(processes)
+        stage.send_signal(number)
+        assert_gone(processes)
 
 
 def assert_only_the_owner_gets_in(address: str) -> requests.Session:
@@ -228,7 +270,7 @@ def test_which_paths_are_images_of_a_dataset(tmp_path: Path) -> None:
     for file in (folder / "a/1.png", other / "2.png", cache):
         file.parent.mkdir(parents=True)
         file.write_bytes(b"image")
-    for name, target in {"in": "a/1.png", "cached": cache, "out": other / "2.png", "up": "..", "self": "self"}.items():
+    for name, target in {"in": "a/1.png", "cached": cache, "out": other / "2.png", "up": ".."}.items():
         (folder / name).symlink_to(target)
     (tmp_path / "digits").symlink_to(folder)
     served = {"a/1.png", "a/../a/1.png", "in", "cached", "missing.png"}

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,6 +22,7 @@ from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow, servers
 from pipeline.params import Params
 from tests.support.paths import PROJECT
+from tests.support.process_trees import assert_gone, descendants
 
 WEIGHTS, PREDICTIONS = "a" * 64, "b" * 64
 
@@ -140,6 +142,18 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+@pytest.mark.usefixtures("values")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
+def test_the_server_ends_with_fcos_ui(inspected: Any, number: signal.Signals) -> None:
+    with run_fcos("ui", "--port", str(servers.find_free_port()), folder=inspected.root) as page:
+        assert page.stdout is not None
+        assert page.stdout.readline().startswith("MLflow: http://127.0.0.1:")
+        processes = descendants(page.pid)
+        assert len(processes) >= 2
+        page.send_signal(number)
+        assert_gone(processes)
+
+
 def assert_only_the_owner_gets_in(address: str, printed: str) -> requests.Session:
     """Returns a session with the cookie."""
     for path in ("/", "/health", "/version", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=fcos"):
@@ -164,7 +178,10 @@ def assert_only_artifacts_are_served(owner: requests.Session, address: str, run:
         return owner.get(f"{address}/get-artifact", params={"path": path, "run_uuid": run}, timeout=30)
 
     assert get("train/loss.csv", run).content == other.read_bytes() == b"step,loss\n1,2\n"
-    for path in ("../../../params.yaml", "/etc/hostname", "%2e%2e/%2e%2e/params.yaml", "file:///etc/hostname"):
+    (other.parents[2] / "mlartifacts" / run / "artifacts/link").symlink_to("/etc")
+    for path in (
+        "../../../params.yaml", "/etc/hostname", "%2e%2e/%2e%2e/params.yaml", "file:///etc/hostname", "link/hostname",
+    ):  # fmt: skip
         assert get(path, run).status_code == 400
     for number, location in enumerate((str(other.parent), other.parent.as_uri())):
         body = {"name": f"other-{number}", "artifact_location": location}
@@ -378,6 +395,42 @@ def test_a_broken_store_gives_one_line(inspected: Any) -> None:
     assert response.exit_code == 1
     assert "file is not a database" in response.stderr
     assert response.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("folder", ["a?b#c%20d;e&f=g", 'it\'s "that"', "日本 é", "[x]*{y}$HOME`id`\\n"])
+def test_any_path_of_the_project_has_its_store_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path, folder: str
+) -> None:
+    project = tmp_path / "around" / folder
+    project.mkdir(parents=True)
+    shutil.copyfile(PROJECT / "dvc.yaml", project / "dvc.yaml")
+    with closing(sqlite3.connect(empty_store)) as source, closing(sqlite3.connect(project / "mlflow.db")) as copy, copy:
+        source.backup(copy)  # quicker than a new one
+        copy.execute("DELETE FROM experiments")
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    with mlflow.train_run(params.load(PROJECT / "params.yaml"), key="k") as run:
+        run.log_artifacts(project / "dvc.yaml")
+    assert [item.path for item in mlflow.Store.open().client.list_artifacts(run.id)] == ["dvc.yaml"]
+    artifact = project / f"mlartifacts/{run.id}/artifacts/dvc.yaml"
+    assert artifact.read_bytes() == (PROJECT / "dvc.yaml").read_bytes()
+    assert list(project.parent.iterdir()) == [project]
+    created = {path.name.removesuffix("-wal").removesuffix("-shm") for path in project.iterdir()}
+    assert created == {".fcos", "dvc.yaml", "mlartifacts", "mlflow.db"}
+
+
+def test_names_of_experiments_are_in_no_filter(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["o'brien", 'say "hi"', "a` or `b", "' or tags.x != '", "100%", "naïve \\"]
+    for name in names:
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        with mlflow.train_run(values, key=f"key of {name}") as run:
+            run.mark_finished(WEIGHTS)
+        with mlflow.evaluate_run(values, WEIGHTS) as evaluated:
+            assert evaluated.id == run.id
+            evaluated.mark_finished(PREDICTIONS)
+        with mlflow.inspect_run(values, PREDICTIONS) as inspected:
+            assert inspected.id == run.id
+    assert [run.info.run_name for run in runs()] == names
 
 
 def test_an_experiment_deleted_in_the_ui_is_restored(values: Params) -> None:

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from pipeline.errors import PipelineError
 from pipeline.integrations import mongo, servers
 from pipeline.workspace import state_dir
 from tests.support.paths import PROJECT
+from tests.support.process_trees import assert_gone
+
+USER = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
 
 pytestmark = pytest.mark.usefixtures("inspected")
 
@@ -25,19 +30,27 @@ def mongod_processes() -> list[psutil.Process]:
     folder, processes = str(state_dir() / "mongo"), []
     for process in psutil.process_iter():
         try:
-            if folder in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            if process.name() == "mongod" and folder in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
                 processes.append(process)
         except psutil.Error:
             continue
     return processes
 
 
-def wait_until_gone(process: psutil.Process) -> bool:
-    for _ in range(100):
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False
+@contextmanager
+def database_user() -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """A process that uses the database until it reads a line, and the URI."""
+    with subprocess.Popen(
+        [sys.executable, "-c", USER],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().strip()
 
 
 def insert(uri: str, count: int) -> None:
@@ -62,38 +75,47 @@ def test_the_server_listens_only_on_a_private_socket_and_stops_with_its_last_use
         assert client["fiftyone"]["samples"].count_documents({}) == 3
 
 
-def test_the_process_that_started_the_server_can_leave_first() -> None:
-    code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as starter:
-        assert starter.stdout is not None
-        uri = starter.stdout.readline().strip()
-        with mongo.server() as shared_uri:
-            assert shared_uri == uri
-            starter.communicate("\n", timeout=30)
-            insert(shared_uri, 1)
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_process_that_started_the_server_can_leave_first(killed: bool) -> None:
+    with database_user() as (starter, uri), mongo.server() as shared_uri:
+        assert shared_uri == uri
+        if killed:
+            os.killpg(starter.pid, signal.SIGKILL)
+        starter.communicate("\n", timeout=30)
+        insert(shared_uri, 1)
     assert mongod_processes() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_terminated_user_stops_the_server(number: signal.Signals) -> None:
-    code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as user:
-        assert user.stdout is not None
-        user.stdout.readline()
+    with database_user() as (user, _):
         assert len(mongod_processes()) == 1
         user.send_signal(number)
         assert user.wait(30) != 0
+    assert mongod_processes() == []
+
+
+def test_the_server_stops_when_its_last_user_is_killed() -> None:
+    with database_user() as (first, uri), database_user() as (second, second_uri):
+        assert second_uri == uri
+        (process,) = mongod_processes()
+        first.kill()
+        first.wait()
+        insert(uri, 3)
+        second.kill()
+    assert_gone([process])
+    assert (state_dir() / "mongo/mongod.lock").stat().st_size == 0  # it was shut down, not killed
+    with mongo.server() as uri, MongoClient[dict[str, Any]](uri) as client:
+        assert client["fiftyone"]["samples"].count_documents({}) == 3
+
+
+def test_a_user_that_comes_while_the_server_stops_has_a_server() -> None:
+    with database_user() as (killed, _):
+        killed.kill()
+        killed.wait()
+        with mongo.server() as uri:
+            insert(uri, 1)
+            assert len(mongod_processes()) == 1
     assert mongod_processes() == []
 
 
@@ -117,7 +139,7 @@ with mongo.server() as uri:
         time.sleep(0.3)  # the journal is written every 100 ms
         process.kill()
         user.kill()
-    assert wait_until_gone(process)
+    assert_gone([process])
     assert (state_dir() / "mongo/mongod.lock").stat().st_size > 0
     socket = Path((state_dir() / "mongo/socket").read_text().strip())
     assert old == "mongodb://" + str(socket).replace("/", "%2F")
@@ -127,20 +149,6 @@ with mongo.server() as uri:
         samples = client["fiftyone"]["samples"]
         assert samples.estimated_document_count() == samples.count_documents({}) == 8000
         assert not abandoned.exists()
-    assert mongod_processes() == []
-
-
-def test_the_next_user_shares_and_stops_the_server_of_a_killed_user() -> None:
-    code = "from pipeline.integrations import mongo\nwith mongo.server() as uri: print(uri, flush=True); input()"
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as user:
-        assert user.stdout is not None
-        uri = user.stdout.readline().strip()
-        user.kill()
-    with mongo.server() as shared_uri:
-        assert shared_uri == uri
     assert mongod_processes() == []
 
 

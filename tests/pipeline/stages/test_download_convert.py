@@ -1,5 +1,6 @@
 """The download and convert stages as DVC starts them, on the default and on real data sets."""
 
+import io
 import json
 import os
 import shutil
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from tfrecord import example_pb2
 
 from pipeline.data.annotations import read
 from tests.support.paths import PROJECT
+from tests.support.tfrecords import framed
 
 Stage = Callable[[str], subprocess.CompletedProcess[str]]
 Setting = Callable[..., None]
@@ -100,6 +104,29 @@ def test_custom_folder_is_copied_not_linked(home: Path, own: Path, setting: Sett
     assert copied.read_bytes() == (own / "images/0.png").read_bytes()
     succeeds(stage, "convert")
     assert sum(images for images, _, _ in counts(home).values()) == 8
+
+
+def test_images_inside_tfrecords_become_files(home: Path, tmp_path: Path, setting: Setting, stage: Stage) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for split in ("train", "val"):
+        picture = io.BytesIO()
+        Image.new("RGB", (40, 30), "red" if split == "val" else "blue").save(picture, "PNG")
+        example = example_pb2.Example()
+        feature = example.features.feature
+        feature["image/filename"].bytes_list.value.append(b"a.png")
+        feature["image/encoded"].bytes_list.value.append(picture.getvalue())
+        feature["image/object/class/text"].bytes_list.value.append(b"cat")
+        for side, share in (("xmin", 0.25), ("ymin", 0.5), ("xmax", 0.5), ("ymax", 1)):
+            feature[f"image/object/bbox/{side}"].float_list.value.append(share)
+        (own / f"{split}.tfrecord").write_bytes(framed(example.SerializeToString()))
+    setting(**{"dataset": "custom", "download.path": str(own)})
+    assert succeeds(stage, "download").startswith("download: custom: 4 files")
+    assert succeeds(stage, "convert").startswith("convert: custom (tfrecord, 1 class): train 1 image, 1 object")
+    train = read(home / "data/unified/train.json")
+    assert [image.file_name for image in train.images] == ["train.tfrecord.images/000001_a.png"]
+    assert [item.bbox for item in train.annotations] == [(10, 15, 10, 15)]
+    assert sorted(path.name for path in own.iterdir()) == ["train.tfrecord", "val.tfrecord"]
 
 
 def test_archive_dropped_into_the_custom_folder(home: Path, own: Path, setting: Setting, stage: Stage) -> None:
@@ -214,3 +241,29 @@ def test_whole_voc2007(home: Path, archive: Callable[[str], Path], setting: Sett
     assert sum(split["classes"]["diningtable"] for split in splits.values()) == 215 + 95
     assert list(splits["train"]["classes"])[:2] == ["aeroplane", "bicycle"]
     assert (len(splits["train"]["classes"]), report(home)["entries"]) == (20, [])
+
+
+def test_links_out_of_a_custom_folder(home: Path, own: Path, setting: Setting, stage: Stage) -> None:
+    (home / "private.txt").write_text("secret")
+    (own / "notes.txt").symlink_to(home / "private.txt")
+    (own / "again").symlink_to("images")
+    setting(**{"dataset": "custom", "download.path": str(own)})
+    fails(stage, "download", "notes.txt: is a link to ", "outside of the data set", "-S download.follow_links=true")
+    assert not (home / "data/raw/custom").exists()
+    setting(**{"download.follow_links": True})
+    succeeds(stage, "download")
+    copied = home / "data/raw/custom"
+    assert (copied / "notes.txt").read_text() == "secret"
+    assert [path for path in copied.rglob("*") if path.is_symlink()] == []
+    assert (copied / "again/0.png").read_bytes() == (own / "images/0.png").read_bytes()
+
+
+def test_an_archive_in_the_custom_folder_that_is_a_link(home: Path, own: Path, setting: Setting, stage: Stage) -> None:
+    shutil.make_archive(str(home / "own"), "gztar", own)
+    (home / "data/custom").mkdir(parents=True)
+    (home / "data/custom/own.tar.gz").symlink_to(home / "own.tar.gz")
+    setting(dataset="custom")
+    fails(stage, "download", "own.tar.gz: is a link to ", "-S download.follow_links=true")
+    setting(**{"download.follow_links": True})
+    succeeds(stage, "download")
+    assert (home / "data/raw/custom/images/0.png").is_file()

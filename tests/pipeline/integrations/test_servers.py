@@ -1,0 +1,77 @@
+"""Child processes that end with the process that started them, however it ends."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.integrations import servers
+from tests.support.process_trees import assert_gone, descendants
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL]
+STARTER = """
+import sys, time
+from pipeline.integrations import servers
+
+with servers.supervised(["sh", "-c", "sleep 300 & sleep 300"], {}):
+    print("started", flush=True)
+    time.sleep(300)
+"""
+
+
+def start(code: str) -> subprocess.Popen[str]:
+    """Starts a script and returns when it has printed a line."""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline()
+    return process
+
+
+def processes_of(starter: "subprocess.Popen[str]", count: int) -> list[psutil.Process]:
+    """All processes that it has started, once there are as many as expected."""
+    while len(processes := descendants(starter.pid)) != count:
+        assert starter.poll() is None
+        time.sleep(0.02)
+    return processes
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_server_ends_with_all_its_processes_when_its_starter_ends(number: signal.Signals) -> None:
+    with start(STARTER) as starter:
+        processes = processes_of(starter, 4)  # the supervisor, the shell, two sleeping processes
+        starter.send_signal(number)
+        starter.communicate(timeout=30)
+    assert_gone(processes)
+
+
+def test_a_server_ends_when_its_supervisor_is_killed() -> None:
+    with start(STARTER.replace("sleep 300 & sleep 300", "exec sleep 300")) as starter:
+        processes = processes_of(starter, 2)
+        processes[0].kill()
+        assert_gone(processes)
+        starter.kill()
+
+
+def test_a_server_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    supervisor = tmp_path / "supervisor.py"
+    source = Path(servers.SUPERVISOR[-1]).read_text()
+    supervisor.write_text(source.replace("STOP_SECONDS = 10.0", "STOP_SECONDS = 0.1"))
+    monkeypatch.setattr(servers, "SUPERVISOR", (*servers.SUPERVISOR[:-1], str(supervisor)))
+    ignoring = ["sh", "-c", "trap '' TERM; echo ready; while true; do sleep 0.05; done"]
+    with servers.supervised(ignoring, {}, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        processes = descendants(process.pid)
+    assert_gone(processes)
+
+
+def test_the_status_and_the_output_of_a_supervised_command() -> None:
+    command = ["sh", "-c", 'read line; echo "$line $VARIABLE"; exit 3']
+    with servers.supervised(
+        command, {"VARIABLE": "value"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.communicate("line\n") == ("line value\n", None)
+    assert process.returncode == 3
