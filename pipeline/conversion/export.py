@@ -14,7 +14,7 @@ from pipeline.conversion.checks import CHECKS
 from pipeline.data.annotations import AnnotationSet
 from pipeline.datasets.archives import is_archive
 from pipeline.datasets.staging import stage_dataset
-from pipeline.errors import PipelineError, count_noun
+from pipeline.errors import PipelineError, count_noun, count_phrase
 from pipeline.files import atomic_replace
 from pipeline.formats.writers import coco, voc, yolo
 from pipeline.formats.writers.image_files import IMAGE_MODES, SourceImages
@@ -99,12 +99,12 @@ def describe_export(result: ExportResult, to: str, out: Path) -> Iterator[str]:
     if repaired := _count_repaired(survey):
         yield "repaired: " + ", ".join(f"{count} {code}" for code, count in repaired.items())
     yield from survey.issue_log.remarks
-    notes = [f"{count:,} {text}" for text, count in survey.issue_log.notes.items()]
+    notes = [count_phrase(count, text) for text, count in survey.issue_log.notes.items()]
     if unused := survey.unused_image_files:
         notes.append(f"{count_noun(unused, 'image file')} not used")
     if notes:
         yield "; ".join(notes)
-    lost = "; ".join(f"{count} {what}" for what, count in result.lost.items() if count)
+    lost = "; ".join(count_phrase(count, text) for text, count in result.lost.items() if count)
     if lost:
         yield f"not preserved: {lost}"
 
