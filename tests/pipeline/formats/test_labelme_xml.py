@@ -19,9 +19,7 @@ def labelme_object(shape: str, name: str = "cat", deleted: int = 0) -> str:
 def write(tmp_path: Path, picture: Write) -> Callable[..., None]:
     """Writes an image and its annotation, in LabelMe's own folders."""
 
-    def write_annotation(
-        *objects: str, name: str = "north/1", filename: str = "1.png", encoding: str = "utf-8"
-    ) -> None:
+    def write_annotation(*objects: str, name: str = "north/1", filename: str = "1.png") -> None:
         picture(tmp_path / "Images" / f"{name}.png")
         path = tmp_path / "Annotations" / f"{name}.xml"
         path.parent.mkdir(parents=True, exist_ok=True)
