@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.files import parse_json
 from pipeline.formats.classes import collect_class_names, number_categories
-from pipeline.formats.dataset_files import list_files, read_head, read_numbered_lines
+from pipeline.formats.dataset_files import list_files, read_head, read_numbered_lines, refuse_empty_splits
 from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex
 from pipeline.formats.records import (
     Issue,
@@ -129,6 +129,8 @@ def read_split_files(
     found = find(folder, files)
     if not found:
         raise PipelineError(f"{folder}: no {expected} found")
+    for suffix in sorted({file.suffix.lower() for file in found}):
+        refuse_empty_splits(folder, files, suffix)
     images = ImageIndex(files)
     names = name_splits_by_file({file: stem(file) for file in found})
     splits = {name: read_split(AnnotationFile(folder, file, name, images)) for file, name in names.items()}
