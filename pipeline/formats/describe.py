@@ -9,13 +9,11 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import PipelineError, count_noun
 from pipeline.files import parse_json
 from pipeline.formats.csv_files import read_first_row
-from pipeline.formats.dataset_files import decode_text, is_blank, read_head
+from pipeline.formats.dataset_files import is_blank, read_head
 from pipeline.formats.image_index import IMAGE_SUFFIXES
 from pipeline.formats.text import show_value
 
@@ -27,7 +25,7 @@ _LARGEST = 1 << 24  # bytes of a file that is parsed
 
 _UNPARSED = (
     *(PipelineError, OSError, ValueError, TypeError, LookupError, RecursionError),
-    *(YAMLError, ParseError, DefusedXmlException),
+    *(ParseError, DefusedXmlException),
 )
 
 
@@ -106,10 +104,6 @@ def _describe_xml(folder: Path, file: PurePosixPath) -> str:
     return f" with <{show_value(root.tag)}>" + (f" of {children}" if children else "")
 
 
-def _describe_yaml(folder: Path, file: PurePosixPath) -> str:
-    return f" with {_describe_value(YAML(typ='base', pure=True).load(decode_text((folder / file).read_bytes())))}"
-
-
 def _describe_text(folder: Path, file: PurePosixPath) -> str:
     return f" such as {file}, which begins {show_value(_first_line(folder, file)[:60])!r}"
 
@@ -131,7 +125,7 @@ _DESCRIPTIONS = {
     ".jsonl": _describe_lines,
     ".odgt": _describe_lines,
     ".xml": _describe_xml,
-    ".yaml": _describe_yaml,
-    ".yml": _describe_yaml,
+    ".yaml": _describe_text,
+    ".yml": _describe_text,
     ".txt": _describe_text,
 }
