@@ -1,22 +1,34 @@
 """Readers of annotation formats, and their recognition. A new format takes one module and one line in FORMATS."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError, count_noun
 from pipeline.formats import (
+    bdd100k,
     coco,
+    createml,
+    crowdhuman,
     csv_table,
     cvat,
+    dota,
+    huggingface,
+    keras_yolo,
     kitti,
     labelme,
     labelme_xml,
+    mot,
     openimages,
     pennfudan,
     retinanet,
+    supervisely,
     tfrecord,
+    via,
+    visdrone,
     voc,
+    vott,
+    widerface,
     yolo,
 )
 from pipeline.formats.dataset_files import list_files
@@ -28,7 +40,6 @@ from pipeline.formats.records import RawDataset
 class Format:
     """An annotation format."""
 
-    description: str  # the files by which people recognize it, for messages
     find_evidence: Callable[[Path, list[PurePosixPath]], PurePosixPath | None]  # returns a file of this format, if any
     read: Callable[[Path], RawDataset]
     # Yields the images that exist only inside annotation files: the path of a file for each, and its content.
@@ -36,33 +47,37 @@ class Format:
     is_derived: bool = False  # tools make such files from another format's, so they count only without any other
 
 
+def _first_of(
+    find: Callable[[Path, list[PurePosixPath]], Collection[PurePosixPath]],
+) -> Callable[[Path, list[PurePosixPath]], PurePosixPath | None]:
+    return lambda folder, files: next(iter(find(folder, files)), None)
+
+
 FORMATS: dict[str, Format] = {
-    "coco": Format("a .json file with images, annotations and categories", coco.find_evidence, coco.read),
-    "voc": Format(".xml files with an <annotation>, one per image", voc.find_evidence, voc.read),
-    "yolo": Format("a data.yaml, obj.data or classes.txt with .txt label files", yolo.find_evidence, yolo.read),
-    "kitti": Format(".txt files with KITTI's 15 columns", kitti.find_evidence, kitti.read),
-    "cvat": Format("an .xml file with <annotations> and a <version>", cvat.find_evidence, cvat.read),
-    "labelme_xml": Format(
-        ".xml files with an <annotation> of polygons, one per image", labelme_xml.find_evidence, labelme_xml.read
-    ),
-    "labelme": Format(".json files with shapes and an imagePath", labelme.find_evidence, labelme.read),
-    "tfrecord": Format(
-        ".tfrecord or .record files with image/object/bbox",
-        tfrecord.find_evidence,
-        tfrecord.read,
-        tfrecord.embedded_images,
-    ),
-    "retinanet": Format("a .csv file with rows path,x1,y1,x2,y2,class", retinanet.find_evidence, retinanet.read),
-    "openimages": Format(
-        "a .csv file with columns ImageID,LabelName,XMin,…", openimages.find_evidence, openimages.read
-    ),
-    "pennfudan": Format(".txt files of PASCAL Annotation Version 1.00", pennfudan.find_evidence, pennfudan.read),
-    "csv": Format(
-        "a .csv with a header such as filename,width,height,class,xmin,ymin,xmax,ymax",
-        csv_table.find_evidence,
-        csv_table.read,
-        is_derived=True,
-    ),
+    "coco": Format(coco.find_evidence, coco.read),
+    "voc": Format(voc.find_evidence, voc.read),
+    "yolo": Format(yolo.find_evidence, yolo.read),
+    "kitti": Format(kitti.find_evidence, kitti.read),
+    "cvat": Format(cvat.find_evidence, cvat.read),
+    "labelme_xml": Format(labelme_xml.find_evidence, labelme_xml.read),
+    "labelme": Format(labelme.find_evidence, labelme.read),
+    "tfrecord": Format(tfrecord.find_evidence, tfrecord.read, tfrecord.embedded_images),
+    "retinanet": Format(retinanet.find_evidence, retinanet.read),
+    "openimages": Format(openimages.find_evidence, openimages.read),
+    "pennfudan": Format(pennfudan.find_evidence, pennfudan.read),
+    "via": Format(_first_of(via.find_annotations), via.read),
+    "createml": Format(_first_of(createml.find_annotations), createml.read),
+    "huggingface": Format(_first_of(huggingface.find_annotations), huggingface.read),
+    "bdd100k": Format(_first_of(bdd100k.find_annotations), bdd100k.read),
+    "visdrone": Format(_first_of(visdrone.find_annotations), visdrone.read),
+    "dota": Format(_first_of(dota.find_annotations), dota.read),
+    "widerface": Format(_first_of(widerface.find_annotations), widerface.read),
+    "mot": Format(_first_of(mot.find_annotations), mot.read),
+    "crowdhuman": Format(_first_of(crowdhuman.find_annotations), crowdhuman.read),
+    "keras_yolo": Format(_first_of(keras_yolo.find_annotations), keras_yolo.read),
+    "supervisely": Format(_first_of(supervisely.find_annotations), supervisely.read),
+    "vott": Format(_first_of(vott.find_annotations), vott.read),
+    "csv": Format(_first_of(csv_table.find_annotations), csv_table.read, is_derived=True),
 }
 
 
@@ -82,7 +97,7 @@ def _recognize(folder: Path) -> tuple[str, RawDataset | None, tuple[str, ...]]:
     if not evidence:
         raise PipelineError(
             f"{folder}: no annotations recognized in {describe_files(folder, files)}; known formats: "
-            f"{', '.join(FORMATS)} (docs/datasets.md)"
+            f"{', '.join(FORMATS)} (docs/datasets.md says by which files each is recognized)"
         )
     evidence = {name: file for name, file in evidence.items() if not FORMATS[name].is_derived} or evidence
     return _choose_format(folder, evidence) if len(evidence) > 1 else (next(iter(evidence)), None, ())
