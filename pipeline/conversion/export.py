@@ -9,10 +9,11 @@ from pathlib import Path
 
 from pipeline import recipes
 from pipeline.conversion import Survey, survey_original_splits
+from pipeline.conversion.checks import CHECKS
 from pipeline.data.annotations import AnnotationSet
 from pipeline.datasets.archives import is_archive
 from pipeline.datasets.staging import stage_dataset
-from pipeline.errors import PipelineError, count_noun
+from pipeline.errors import PipelineError, count_noun, count_phrase
 from pipeline.files import atomic_replace
 from pipeline.formats.writers import coco, voc, yolo
 from pipeline.formats.writers.image_files import IMAGE_MODES, SourceImages
@@ -116,12 +117,12 @@ def describe_export(result: ExportResult, to: str, out: Path) -> Iterator[str]:
     if repaired := _count_repaired(survey):
         yield "repaired: " + ", ".join(f"{count} {code}" for code, count in repaired.items())
     yield from survey.issue_log.remarks
-    notes = [f"{count:,} {text}" for text, count in survey.issue_log.notes.items()]
+    notes = [count_phrase(count, text) for text, count in survey.issue_log.notes.items()]
     if unused := survey.unused_image_files:
         notes.append(f"{count_noun(unused, 'image file')} not used")
     if notes:
         yield "; ".join(notes)
-    lost = "; ".join(f"{count} {what}" for what, count in result.lost.items() if count)
+    lost = "; ".join(count_phrase(count, text) for text, count in result.lost.items() if count)
     if lost:
         yield f"not preserved: {lost}"
 
@@ -145,5 +146,10 @@ def _check_paths(source: Path, out: Path) -> None:
 def _check_content(folder: Path, survey: Survey) -> None:
     if not any(split.images for split in survey.splits.values()):
         raise PipelineError(f"{folder}: no usable images; run fcos validate for the reasons")
+    issues = survey.issue_log.counts
+    if issues and not any(split.annotations for split in survey.splits.values()):
+        dropped = ", ".join(f"{count} {code}" for code, count in issues.items() if CHECKS[code].severity == "error")
+        if dropped:
+            raise PipelineError(f"{folder}: no usable objects ({dropped}); run fcos validate for the reasons")
     if not any(split.categories for split in survey.splits.values()):
         raise PipelineError(f"{folder}: no classes: neither a class list nor an object")

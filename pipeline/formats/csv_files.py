@@ -1,6 +1,7 @@
 """Reading of CSV files."""
 
 import csv
+import io
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -39,9 +40,8 @@ def read_first_row(folder: Path, file: PurePosixPath) -> list[str]:
     """The first row, to recognize a format; empty if the file has no row or isn't CSV."""
     text = to_utf8(read_head(folder / file)).decode(errors="replace")
     try:
-        lines = text.splitlines()
-        reader = csv.reader(lines, delimiter=_delimiter(lines[0] if lines else ""))
-        return next(([field.strip() for field in row] for row in reader if row), [])
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text.partition("\n")[0]))
+        return next(([field.strip() for field in row] for row in reader if any(field.strip() for field in row)), [])
     except csv.Error:
         return []
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pipeline.errors import PipelineError
 from pipeline.formats.csv_files import read_first_row, read_rows
 from pipeline.formats.layouts import AnnotationFile, Row, group_rows, read_split_files
 from pipeline.formats.records import Issue, RawDataset, RawObject, RawSplit, invalid_object, object_record
@@ -54,8 +55,9 @@ class _Header:
     size: tuple[int, ...]  # of the image; empty if there are no such columns
 
 
-def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next(iter(_find(folder, files)), None)
+def find_annotations(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
+    tables = [file for file in files if file.suffix.lower() == ".csv"]
+    return [file for file in tables if _parse_header(read_first_row(folder, file)) is not None]
 
 
 def read(folder: Path) -> RawDataset:
@@ -65,12 +67,9 @@ def read(folder: Path) -> RawDataset:
         PipelineError: There is no such table, or a file isn't CSV.
     """
     expected = "table of boxes: a .csv with a header such as filename,width,height,class,xmin,ymin,xmax,ymax"
-    return read_split_files(folder, _find, _read_table, expected, stem=lambda file: _SUFFIX.sub("", file.stem))
-
-
-def _find(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
-    tables = [file for file in files if file.suffix.lower() == ".csv"]
-    return [file for file in tables if _parse_header(read_first_row(folder, file)) is not None]
+    return read_split_files(
+        folder, find_annotations, _read_table, expected, stem=lambda file: _SUFFIX.sub("", file.stem)
+    )
 
 
 def _parse_header(row: Sequence[str]) -> _Header | None:
@@ -95,7 +94,8 @@ def _read_rows(annotations: AnnotationFile) -> Iterator[Row]:
     rows = read_rows(annotations.folder, annotations.file)
     _, first = next(rows)
     header = _parse_header(first)
-    assert header is not None  # as in `_find`
+    if header is None:
+        raise PipelineError(f"{annotations.file}: its first row is not a header with an image, a class and a box")
     for line, row in rows:
         source = f"{annotations.file}: line {line}"
         if len(row) > header.image:

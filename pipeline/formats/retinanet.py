@@ -12,7 +12,7 @@ from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import collect_class_names
 from pipeline.formats.csv_files import parse_number, read_first_row, read_rows
-from pipeline.formats.dataset_files import list_files
+from pipeline.formats.dataset_files import list_files, refuse_empty_splits
 from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex
 from pipeline.formats.records import Box, Issue, RawDataset, RawObject, RawSplit, image_record, invalid_object
 from pipeline.formats.split_names import name_splits_by_file
@@ -35,6 +35,7 @@ def read(folder: Path) -> RawDataset:
     annotation_files = _annotation_files(folder, files)
     if not annotation_files:
         raise PipelineError(f"{folder}: no keras-retinanet annotation found: a .csv with rows path,x1,y1,x2,y2,class")
+    refuse_empty_splits(folder, files, ".csv")
     images = ImageIndex(files)
     class_ids = _read_class_ids(folder, files)
     split_names = name_splits_by_file({file: file.stem for file in annotation_files})

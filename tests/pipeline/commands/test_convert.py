@@ -109,8 +109,7 @@ def test_to_yolo(coco: Path, tmp_path: Path) -> None:
     code, said = convert(coco, "--to", "yolo", "--out", tmp_path / "out")
     assert code == 0
     assert said.splitlines()[2] == (
-        "not preserved: 2 category ids; 2 image ids; 1 areas of masks; 1 crowds, left out; "
-        "1 marks of difficult objects; 2 image names"
+        "not preserved: 2 category ids; 2 image ids; 1 mask area; 1 crowd, left out; 1 difficult flag; 2 image names"
     )
     out = tmp_path / "out"
     assert sorted(contents(out)) == [
@@ -128,8 +127,8 @@ def test_what_voc_loses(coco: Path, tmp_path: Path) -> None:
     code, said = convert(coco, "--to", "voc", "--out", tmp_path / "out")
     assert code == 0
     assert said.splitlines()[2] == (
-        "not preserved: 1 classes without objects; 2 category ids; 2 image ids; 1 areas of masks; "
-        "1 crowds, now difficult; 2 image names"
+        "not preserved: 1 class without objects; 2 category ids; 2 image ids; 1 mask area; "
+        "1 crowd, now difficult; 2 image names"
     )
 
 
@@ -255,7 +254,7 @@ def test_white_space_around_a_class(coco: Path, tmp_path: Path, to: str) -> None
     file.write_text(text.replace('"no"', '"no "'))
     code, said = convert(coco, "--to", to, "--out", tmp_path / "out")
     assert code == 0
-    assert "1 spaces around class names" in said
+    assert "1 class name with surrounding spaces" in said
     file.write_text(text.replace('"no"', '"no "').replace("<b> & 'c'", "no"))
     code, said = convert(coco, "--to", to, "--out", tmp_path / "other")
     assert (code, said) == (
