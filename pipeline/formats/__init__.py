@@ -1,7 +1,7 @@
 """Readers of annotation formats, and their recognition. A new format takes one module and one line in FORMATS."""
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError, count_noun
@@ -32,6 +32,7 @@ from pipeline.formats import (
     yolo,
 )
 from pipeline.formats.dataset_files import list_files
+from pipeline.formats.describe import describe_files
 from pipeline.formats.records import RawDataset
 
 
@@ -84,23 +85,57 @@ def recognize(folder: Path) -> str:
     """The name of a data set's format.
 
     Raises:
-        PipelineError: The folder contains no known format, or several; the message lists what was searched or found.
+        PipelineError: The folder contains no known format, or several; the message lists what was found.
     """
+    return _recognize(folder)[0]
+
+
+def _recognize(folder: Path) -> tuple[str, RawDataset | None, tuple[str, ...]]:
+    """The format's name, the data set if it had to be read to choose among several formats, and a remark on that."""
     files = list_files(folder)
     evidence = {name: file for name, known in FORMATS.items() if (file := known.find_evidence(folder, files))}
     if not evidence:
         raise PipelineError(
-            f"{folder}: no annotations recognized in {count_noun(len(files), 'file')}; known formats: "
+            f"{folder}: no annotations recognized in {describe_files(folder, files)}; known formats: "
             f"{', '.join(FORMATS)} (docs/datasets.md says by which files each is recognized)"
         )
     evidence = {name: file for name, file in evidence.items() if not FORMATS[name].is_derived} or evidence
-    if len(evidence) > 1:
-        names = " and ".join(f"{name} ({file})" for name, file in evidence.items())
-        raise PipelineError(
-            f"{folder}: annotations in several formats: {names}; "
-            "choose one with -S download.format=NAME or --format NAME"
-        )
-    return next(iter(evidence))
+    return _choose_format(folder, evidence) if len(evidence) > 1 else (next(iter(evidence)), None, ())
+
+
+def _choose_format(folder: Path, evidence: dict[str, PurePosixPath]) -> tuple[str, RawDataset | None, tuple[str, ...]]:
+    """The one of several formats that annotates all images of the others, and more.
+
+    Raises:
+        PipelineError: There is none.
+    """
+    datasets = {name: dataset for name in evidence if (dataset := _try_read(folder, name)) is not None}
+    images = {name: _annotated_images(dataset) for name, dataset in datasets.items()}
+    found = {
+        name: f"{name} ({file}, {count_noun(len(images[name]), 'image')})" if name in images else f"{name} ({file})"
+        for name, file in evidence.items()
+    }
+    for name, own in images.items():
+        others = [other for other in evidence if other != name]
+        if all(other in images and images[other] < own for other in others):
+            left_out = " and ".join(found[other] for other in others)
+            return name, datasets[name], (f"read as {found[name]}; its images include all of {left_out}, left out",)
+    raise PipelineError(
+        f"{folder}: annotations in several formats: {' and '.join(found.values())}; "
+        "choose one with -S download.format=NAME or --format NAME"
+    )
+
+
+def _try_read(folder: Path, name: str) -> RawDataset | None:
+    try:
+        return FORMATS[name].read(folder)
+    except PipelineError:
+        return None
+
+
+def _annotated_images(dataset: RawDataset) -> set[str]:
+    """The images with a record; those without objects don't count, since YOLO has no record of them."""
+    return {image.file for split in dataset.splits.values() for image in split.images if image.file and image.objects}
 
 
 def read(folder: Path, format: str = "auto") -> RawDataset:
@@ -109,10 +144,11 @@ def read(folder: Path, format: str = "auto") -> RawDataset:
     Raises:
         PipelineError: The format is unknown or not recognized, or a file that describes a whole split is invalid.
     """
-    name = recognize(folder) if format == "auto" else format
+    name, dataset, remarks = _recognize(folder) if format == "auto" else (format, None, ())
     if name not in FORMATS:
         raise PipelineError(f"unknown format {name!r}; choose one of {', '.join(FORMATS)}")
-    return FORMATS[name].read(folder)
+    dataset = dataset or FORMATS[name].read(folder)
+    return replace(dataset, format=name, remarks=remarks + dataset.remarks)
 
 
 def has_embedded_images(folder: Path, format: str = "auto") -> bool:
