@@ -66,7 +66,7 @@ def _read_image(annotations: AnnotationFile) -> RawImage:
 
 
 def _object(source: str, item: Any) -> RawObject:
-    kind = lookup(item, "geometryType") or ("bitmap" if lookup(item, "bitmap") else "polygon")
+    kind = lookup(item, "geometryType") or lookup(item, "type") or ("bitmap" if lookup(item, "bitmap") else "polygon")
     return object_record(source, to_label(lookup(item, "classTitle")), _box(kind, item))
 
 

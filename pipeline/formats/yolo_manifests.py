@@ -101,13 +101,33 @@ def _read_yaml_manifest(folder: Path, file: PurePosixPath, files: list[PurePosix
     """
     content, remarks = _read_yaml(folder, file)
     splits = _read_splits(content, file.parent, files)
-    if not isinstance(content.get("names"), (list, dict)) or not _name_paths(splits, file.parent, files):
+    if not _name_paths(splits, file.parent, files):
         return None
-    class_names = _parse_class_names(file, content["names"])
-    if content.get("nc", str(len(class_names))) != str(len(class_names)):
+    class_names = _read_yaml_names(folder, file, content, files)
+    if class_names is None:
+        return None
+    if class_names and content.get("nc", str(len(class_names))) != str(len(class_names)):
         nc = show_value(content["nc"])
         raise PipelineError(f"{file}: nc is {nc}, but there are {len(class_names)} names; correct one of them")
     return Manifest(file, class_names, splits, _count_keypoint_values(content.get("kpt_shape")), remarks)
+
+
+def _read_yaml_names(
+    folder: Path, file: PurePosixPath, content: dict[str, Any], files: list[PurePosixPath]
+) -> dict[int, str] | None:
+    """The class names that a data.yaml lists, or those of the file that it or the data set has instead.
+
+    Returns:
+        Empty if the file has only the number of classes; None if the file is another tool's.
+    """
+    names = content.get("names")
+    if isinstance(names, (list, dict)):
+        return _parse_class_names(file, names)
+    if isinstance(names, str) and (class_list := resolve(names, file.parent, set(files))):
+        return _read_class_list(folder, class_list)
+    if names in (None, "", "null", "~") and _is_index(content.get("nc")):
+        return next((manifest.class_names for manifest in _read_class_lists(folder, files)), {})
+    return None
 
 
 def _read_yaml(folder: Path, file: PurePosixPath) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -241,8 +261,10 @@ def _read_darknet_manifest(folder: Path, file: PurePosixPath, files: list[PurePo
         return None
     content = {key.strip(): value.strip() for key, _, value in pairs}
     splits = {split: [content[split]] for split in _SPLITS if content.get(split)}
-    if not splits or not content.get("names"):
+    if not splits or not (content.get("names") or content.get("classes", "").isdecimal()):
         return None
+    if not content.get("names"):
+        return Manifest(file, next((found.class_names for found in _read_class_lists(folder, files)), {}), splits)
     class_list = resolve(content["names"], file.parent, set(files))
     if class_list is None:
         raise PipelineError(f"{file}: names: {show_value(content['names'])} not found; correct the path")

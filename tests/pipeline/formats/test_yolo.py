@@ -460,6 +460,36 @@ def test_polygons_of_different_lengths_stay_polygons(tmp_path: Path, picture: Wr
     assert dataset.remarks == ()
 
 
+@pytest.mark.parametrize(
+    ("names", "files_of_names", "expected"),
+    [
+        ("nc: 2", {}, [(1, "1")]),
+        ("nc: 2", {"classes.txt": "ant\ncat\n"}, [(0, "ant"), (1, "cat")]),
+        ("names: coco.names", {"coco.names": "ant\ncat\n"}, [(0, "ant"), (1, "cat")]),
+        ("nc: 2\nnames:", {}, [(1, "1")]),
+    ],
+)
+def test_data_yaml_without_class_names(
+    coco8: Path, names: str, files_of_names: dict[str, str], expected: list[tuple[int, str]]
+) -> None:
+    yaml(coco8, f"path: ../datasets/coco8\ntrain: images/train\nval: images/val\n{names}\n")
+    for name, content in files_of_names.items():
+        yaml(coco8, content, name)
+    assert recognize(coco8) == "yolo"
+    dataset = yolo.read(coco8)
+    assert sorted(dataset.splits) == ["train", "val"]
+    assert [(category.id, category.name) for category in dataset.categories] == expected
+
+
+def test_obj_data_without_class_names(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    texts(tmp_path, a=LINE, train="a.png\n")
+    yaml(tmp_path, "classes = 2\ntrain = train.txt\n", "obj.data")
+    dataset = yolo.read(tmp_path)
+    assert files(dataset) == {"train": ["a.png"]}
+    assert [category.name for category in dataset.categories] == ["1"]
+
+
 def test_each_missing_image_of_a_list_has_its_own_source(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
     texts(tmp_path, a=LINE, train="a.png\n\n" + "".join(f"lost{number}.png\n" for number in range(3)))
