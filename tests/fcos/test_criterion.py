@@ -16,7 +16,7 @@ from fcos.losses.box import giou_loss, iou_loss, l1_loss
 from fcos.losses.classification import quality_focal_loss, sigmoid_focal_loss
 from fcos.ops.boxes import aligned_iou, boxes_from_ltrb
 from fcos.structures import Outputs, make_targets
-from tests.support.device_sync import NoWaiting
+from tests.support.device_sync import NoSynchronization
 from tests.support.paths import PROJECT
 
 CONFIG = replace(PAPER, pretrained=False, levels=(3, 4))
@@ -195,9 +195,9 @@ def test_half_precision_gives_float32_losses(config: ModelConfig) -> None:
     half = Outputs(given.logits.bfloat16(), given.ltrb, leaves(given)[2].bfloat16(), PYRAMID)
     half = replace(half, quality=None) if config.quality == "none" else half
     wide = Outputs(half.logits.float(), half.ltrb, None if half.quality is None else half.quality.float(), PYRAMID)
-    with torch.autocast("cpu"), NoWaiting():
+    with torch.autocast("cpu"), NoSynchronization():
         losses = Criterion(config, box_loss="giou")(half, BATCH)
-    with NoWaiting():
+    with NoSynchronization():
         losses.total.backward()  # type: ignore[no-untyped-call]
     expected = Criterion(config, box_loss="giou")(wide, BATCH)
     for name, value in losses.named().items():

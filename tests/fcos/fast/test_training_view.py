@@ -13,7 +13,7 @@ from fcos.detector import Detector, build
 from fcos.fast.training_view import FoldedConvolution, training_view
 from fcos.ops.layers import FrozenBatchNorm2d
 from fcos.structures import make_targets
-from tests.support.device_sync import NoWaiting
+from tests.support.device_sync import NoSynchronization
 
 SMALL = replace(
     PAPER, backbone="resnet18", pretrained=False, batch_norm="frozen", frozen_stages=2, channels=128, tower_depth=2
@@ -112,5 +112,5 @@ def test_nothing_waits_for_a_gpu() -> None:
     detector = lively("frozen")
     network = training_view(detector)
     images = detector.normalize_batch(*batch())
-    with NoWaiting():
+    with NoSynchronization():
         network(images).logits.sum().backward()
