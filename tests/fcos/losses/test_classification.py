@@ -121,7 +121,7 @@ class TestSum:
             expected = CLASSIFICATION_LOSSES[name].summed(wide, labels, targets, alpha=0.25, gamma=2.0)
         assert loss.dtype == torch.float32
         assert loss == expected
-        # With a gradient scaler, float16 holds gradients that would underflow without it.
+        # As with a gradient scaler: 65536 exceeds the largest number of float16.
         (gradient,) = torch.autograd.grad(loss * 65536, logits)
         (expected_gradient,) = torch.autograd.grad(expected * 65536, wide)
         assert gradient.dtype == dtype
