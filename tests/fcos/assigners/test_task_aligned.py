@@ -89,7 +89,7 @@ def test_assignment_equals_the_oracles(alpha: float, beta: float, seed: int) -> 
 
 
 def test_the_largest_alignment_of_an_object_is_its_largest_iou() -> None:
-    """IoUs of ½ and ¼ with equal probabilities: for β = 2, t differs by a factor of 4, so the alignments are ½ and ⅛."""
+    """IoUs of ½ and ¼, equal probabilities: for β = 2, t differs by a factor of 4, so the alignments are ½ and ⅛."""
     pyramid = make_locations([(1, 2)], [8])
     ltrb = torch.tensor([[[4.0, 4.0, 4.0, 4.0], [4.0, 4.0, 0.0, 4.0]]])
     box = torch.tensor([[0.0, 0.0, 16.0, 8.0]])
