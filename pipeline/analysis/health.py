@@ -89,9 +89,8 @@ def examine(raw: Path, options: ConvertParams, format: str = "auto") -> Health:
     """
     entry = registry.entry_for(raw.resolve().name, raw) if _downloaded(raw) else None
     format = entry.format if entry and format == "auto" else format
-    name = formats.recognize(raw) if format == "auto" else format
-    dataset = formats.read(raw, name)
-    survey = survey_records(raw, name, dataset, registry.with_splits(options, entry), stops=False)
+    dataset = formats.read(raw, format)
+    survey = survey_records(raw, dataset, registry.with_splits(options, entry), stops=False)
     return Health(dataset, survey, group_problems(survey), tuple(survey.obstacles()))
 
 

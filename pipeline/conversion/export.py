@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline import params, recipes
 from pipeline.conversion import Survey, survey_original_splits
+from pipeline.conversion.checks import CHECKS
 from pipeline.data.annotations import AnnotationSet
 from pipeline.datasets.archives import is_archive
 from pipeline.datasets.staging import stage_dataset
@@ -134,5 +135,10 @@ def _check_paths(source: Path, out: Path) -> None:
 def _check_content(folder: Path, survey: Survey) -> None:
     if not any(split.images for split in survey.splits.values()):
         raise PipelineError(f"{folder}: no usable images; run fcos validate for the reasons")
+    issues = survey.issue_log.counts
+    if issues and not any(split.annotations for split in survey.splits.values()):
+        dropped = ", ".join(f"{count} {code}" for code, count in issues.items() if CHECKS[code].severity == "error")
+        if dropped:
+            raise PipelineError(f"{folder}: no usable objects ({dropped}); run fcos validate for the reasons")
     if not any(split.categories for split in survey.splits.values()):
         raise PipelineError(f"{folder}: no classes: neither a class list nor an object")

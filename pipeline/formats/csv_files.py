@@ -1,6 +1,7 @@
 """Reading of CSV files."""
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -36,9 +37,8 @@ def read_first_row(folder: Path, file: PurePosixPath) -> list[str]:
     """The first row, to recognize a format; empty if the file has no row or isn't CSV."""
     text = read_head(folder / file).decode("utf-8-sig", errors="replace")
     try:
-        lines = text.splitlines()
-        reader = csv.reader(lines, delimiter=_delimiter(lines[0] if lines else ""))
-        return next(([field.strip() for field in row] for row in reader if row), [])
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text.partition("\n")[0]))
+        return next(([field.strip() for field in row] for row in reader if any(field.strip() for field in row)), [])
     except csv.Error:
         return []
 

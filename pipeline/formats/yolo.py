@@ -117,7 +117,7 @@ class _Reader:
         self._manifest = manifest
         self._keypoint_values = manifest.keypoint_values or 0
         self._used_numbers: set[int] = set()  # classes of a data set that doesn't name them
-        self.remarks: list[str] = []
+        self.remarks = list(manifest.remarks)
         self._folders = ancestors(files)
         self._paths = {*files, *self._folders}
         self._texts = {file for file in files if file.suffix.lower() == ".txt"}

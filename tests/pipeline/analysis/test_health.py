@@ -446,8 +446,8 @@ def test_errors_are_one_line(raw: Path, home: Path) -> None:
     for arguments, line in {
         ("nosuch",): "nosuch: no such file or folder; give the folder or the archive of a data set",
         ("notes.txt",): "notes.txt: not a complete .zip, .tar or .tar.gz archive; fetch it again or pack it again",
-        ("empty",): f"empty: {looked_for} 0 files; expected one of ",
-        (archive,): f"{archive}: {looked_for} 1 file; expected one of ",
+        ("empty",): f"empty: {looked_for} no files; known formats: ",
+        (archive,): f"{archive}: {looked_for} 1 ",
         ("mine", "--format", "nosuch"): "unknown format 'nosuch'; choose one of ",
         ("mine", "--format", "coco"): "mine: ",
         ("mine", "--html", "mine/JPEGImages/a.png"): "mine/JPEGImages/a.png: the name of the page must end in .html",

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,12 +224,44 @@ def test_invalid_images(coco8: Path) -> None:
         ("train: images/train\nnames: {x: a}\n", "names must be a list of class names"),
         ('train: images/train\nnames: ["\\ud800"]\n', "names must be a list of class names"),
         ("train: images/train\nnames: []\n", "names must be a list of class names"),
+        ("train: images/train\nnames: [a, b\nnc: 2\n", "not YAML: line 3: .*; correct it$"),
+        ("train: images/train\nnames: [a]\nnames: [b]\n", "not YAML: line 3: .*duplicate key"),
+        ("names: [a]\ntrain: x\n- y\n", "not YAML: line 3: "),
     ],
 )
 def test_invalid_manifests(coco8: Path, content: str, said: str) -> None:
     yaml(coco8, content)
     with pytest.raises(PipelineError, match=r"^data\.yaml: " + said):
         yolo.read(coco8)
+
+
+@pytest.mark.parametrize(
+    ("content", "remark"),
+    [
+        (
+            'path: "C:\\Users\\me\\data"\ntrain: images/train\nnames: [ant, cat]\n',
+            r"^data\.yaml: line 1: .*; read with ",
+        ),
+        ('train: "images\\train"\nnames: [ant, cat]\n', None),  # YAML's tab
+        ('path: "C:\\new"\ntrain: "images\\train"\nnames: [ant, cat]\n', None),
+        ("train: images/train\nnames:\n\t- ant\n\t- cat\n", r"^data\.yaml: line 3: .*; read with spaces for tabs"),
+        ("train: images/train\nnames:\n\t0: ant\n\t1: cat\n", r"^data\.yaml: line 3: .*; read with "),
+        ("path: images\ntrain: train\nnames: [ant, cat]\n", None),  # joined first
+        ("path: ../datasets/images\ntrain: train\nnames: [ant, cat]\n", None),
+    ],
+)
+def test_manifests_with_mistakes_that_do_not_hide_their_meaning(coco8: Path, content: str, remark: str | None) -> None:
+    yaml(coco8, content)
+    assert recognize(coco8) == "yolo"
+    found = yolo.read(coco8)
+    assert len(found.splits["train"].images) == 3
+    assert [category.name for category in found.categories] == ["ant", "cat"]
+    assert [re.search(remark or "", line) is not None for line in found.remarks] == ([True] if remark else [])
+
+
+def test_a_manifest_in_utf16(coco8: Path) -> None:
+    (coco8 / "data.yaml").write_text("train: images/train\nnames: [ant, caf\u00e9]\n", encoding="utf-16")
+    assert [category.name for category in yolo.read(coco8).categories] == ["ant", "caf\u00e9"]
 
 
 def test_missing_validation_and_test_folders_are_left_out(coco8: Path) -> None:
@@ -260,6 +293,12 @@ def test_a_manifest_for_each_site(tmp_path: Path, picture: Write) -> None:
         yolo.read(tmp_path)
 
 
+def test_a_manifest_that_is_not_utf8(coco8: Path) -> None:
+    (coco8 / "data.yaml").write_bytes("train: images/train\nnames: [caf\u00e9]\n".encode("latin-1"))
+    with pytest.raises(PipelineError, match=r"^data\.yaml: not read: not UTF-8 text"):
+        recognize(coco8)
+
+
 def test_two_manifests_are_refused(coco8: Path) -> None:
     yaml(coco8, "train: images/train\nnames: [a, b]\n", "other.yaml")
     with pytest.raises(PipelineError, match=r"^other\.yaml: a second list of classes, besides data\.yaml"):
@@ -277,7 +316,7 @@ def test_class_names_that_yaml_reads_as_other_types(coco8: Path) -> None:
         ("params.yaml", "train: {lr: 1}\nval: 3\nnames: [a]\n"),
         ("docs.yaml", "train: images\n"),
         ("stream.yml", "--- 1\n--- 2\n"),
-        ("tags.yml", "train: !!python/object:os.system x\nnames: [a"),
+        ("tags.yml", "model: !!python/object:os.system x\nnames: [a"),
         ("list.yaml", "- a\n- b\n"),
         ("x.data", "words = more\n"),
         ("binary.data", "\0\1"),
@@ -396,6 +435,36 @@ def test_polygons_of_different_lengths_stay_polygons(tmp_path: Path, picture: Wr
         pytest.approx(BOX),
     ]
     assert dataset.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "files_of_names", "expected"),
+    [
+        ("nc: 2", {}, [(1, "1")]),
+        ("nc: 2", {"classes.txt": "ant\ncat\n"}, [(0, "ant"), (1, "cat")]),
+        ("names: coco.names", {"coco.names": "ant\ncat\n"}, [(0, "ant"), (1, "cat")]),
+        ("nc: 2\nnames:", {}, [(1, "1")]),
+    ],
+)
+def test_data_yaml_without_class_names(
+    coco8: Path, names: str, files_of_names: dict[str, str], expected: list[tuple[int, str]]
+) -> None:
+    yaml(coco8, f"path: ../datasets/coco8\ntrain: images/train\nval: images/val\n{names}\n")
+    for name, content in files_of_names.items():
+        yaml(coco8, content, name)
+    assert recognize(coco8) == "yolo"
+    dataset = yolo.read(coco8)
+    assert sorted(dataset.splits) == ["train", "val"]
+    assert [(category.id, category.name) for category in dataset.categories] == expected
+
+
+def test_obj_data_without_class_names(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    texts(tmp_path, a=LINE, train="a.png\n")
+    yaml(tmp_path, "classes = 2\ntrain = train.txt\n", "obj.data")
+    dataset = yolo.read(tmp_path)
+    assert files(dataset) == {"train": ["a.png"]}
+    assert [category.name for category in dataset.categories] == ["1"]
 
 
 def test_each_missing_image_of_a_list_has_its_own_source(tmp_path: Path, picture: Write) -> None:
