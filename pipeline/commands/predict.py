@@ -50,9 +50,9 @@ def predict(
     from pipeline.data.image_files import PixelLimit
     from pipeline.errors import PipelineError, count_noun
     from pipeline.inference.device import choose_device
-    from pipeline.inference.model import Model
     from pipeline.inference.postprocess import project_postprocess
     from pipeline.inference.predict import find_images, format_record
+    from pipeline.inference.saved_detector import SavedDetector
     from pipeline.visualization import predictions
     from pipeline.workspace import workspace
 
@@ -60,7 +60,7 @@ def predict(
     images = find_images(paths, out)
     limit = PixelLimit(max_megapixels, "--max-megapixels ")
     postprocess = project_postprocess(max_detections=max_detections, nms_iou_threshold=nms_iou_threshold)
-    model = Model.load(weights or workspace() / "models/detector.safetensors", choose_device(device))
+    model = SavedDetector.load(weights or workspace() / "models/detector.safetensors", choose_device(device))
     done, failed = 0, 0
 
     def on_error(error: PipelineError) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines, read_numbered_lines
 from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, count_common_tail, read_image_size
 from pipeline.formats.records import (
@@ -85,12 +86,23 @@ def read(folder: Path) -> RawDataset:
         if label is None:
             raise PipelineError(f"{folder}: no YOLO data set found: neither data.yaml nor label files beside images")
         manifests = [Manifest(label, {}, find_lists(folder, files, PurePosixPath()))]
-    splits: dict[str, RawSplit] = {}
-    for manifest in manifests:
-        reader = _Reader(folder, files, manifest)
-        found = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
-        site = f"{manifest.file.parent}/" if len(manifests) > 1 and manifest.file.parent.name else ""
-        splits |= {site + name: split for name, split in found.items()}
+    sites = [_read_site(folder, files, manifest, is_only=len(manifests) == 1) for manifest in manifests]
+    splits = {name: split for site in sites for name, split in site.splits.items()}
+    remarks = dict.fromkeys(remark for site in sites for remark in site.remarks)
+    categories = max((site.categories for site in sites), key=len)
+    named_like_images = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
+    count = max(named_like_images, *(site.num_image_files for site in sites))
+    return RawDataset(categories, splits, count, tuple(remarks))
+
+
+def _read_site(folder: Path, files: list[PurePosixPath], manifest: Manifest, *, is_only: bool) -> RawDataset:
+    """The data set of one manifest; if there are others, only the files in its folder, unless it names its splits."""
+    if not is_only and not manifest.splits:
+        files = [file for file in files if file.is_relative_to(manifest.site)]
+    reader = _Reader(folder, files, manifest)
+    splits = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
+    if not is_only:
+        splits = {str(manifest.site / name): split for name, split in splits.items()}
     return RawDataset(reader.categories(), splits, reader.images.count, tuple(reader.remarks))
 
 
@@ -117,7 +129,7 @@ class _Reader:
         self._manifest = manifest
         self._keypoint_values = manifest.keypoint_values or 0
         self._used_numbers: set[int] = set()  # classes of a data set that doesn't name them
-        self.remarks: list[str] = []
+        self.remarks = list(manifest.remarks)
         self._folders = ancestors(files)
         self._paths = {*files, *self._folders}
         self._texts = {file for file in files if file.suffix.lower() == ".txt"}
@@ -330,4 +342,4 @@ def _has_relative_box(folder: Path, file: PurePosixPath) -> bool:
 
 
 def _read_first_line(folder: Path, file: PurePosixPath) -> list[float]:
-    return parse_numbers(read_head(folder / file).decode("utf-8-sig", "replace").lstrip().split("\n")[0])
+    return parse_numbers(to_utf8(read_head(folder / file)).decode(errors="replace").lstrip().split("\n")[0])

@@ -15,7 +15,7 @@ from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError
 from pipeline.inference.detect import detect
-from pipeline.inference.model import Model
+from pipeline.inference.saved_detector import SavedDetector
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _images_in(folder: Path, out: Path | None) -> list[Path]:
 
 
 def predict(
-    model: Model,
+    model: SavedDetector,
     path: Path,
     score_threshold: float,
     postprocess: Postprocess,
@@ -73,7 +73,7 @@ def predict(
     return Prediction(path, to_pil(pixels), detections[detections.scores >= score_threshold])
 
 
-def to_record(prediction: Prediction, model: Model) -> dict[str, Any]:
+def to_record(prediction: Prediction, model: SavedDetector) -> dict[str, Any]:
     """The JSON record of an image; boxes are [x, y, width, height] in pixels."""
     detections = prediction.detections
     return {

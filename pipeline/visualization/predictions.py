@@ -13,8 +13,8 @@ from fcos.postprocess import Postprocess
 from pipeline.data.image_files import DEFAULT_LIMIT, PixelLimit
 from pipeline.errors import PipelineError
 from pipeline.files import unique_jpg_names, write_json
-from pipeline.inference.model import Model
 from pipeline.inference.predict import Prediction, predict, to_record
+from pipeline.inference.saved_detector import SavedDetector
 from pipeline.visualization.boxes import class_color, draw_boxes
 
 INDEX = "detections.json"
@@ -33,7 +33,7 @@ def draw_prediction(prediction: Prediction, names: Sequence[str]) -> PIL.Image.I
 
 
 def write(
-    model: Model,
+    model: SavedDetector,
     images: Sequence[Path],
     score_threshold: float,
     out: Path | None,

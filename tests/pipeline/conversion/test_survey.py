@@ -41,11 +41,11 @@ def image(name: str, *objects: RawObject, **more: Any) -> RawImage:
 def dataset(*train: RawImage, classes: tuple[str, ...] = ("cat", "dog")) -> RawDataset:
     judged = image("judged", thing("j1", box=(2, 2, 5, 5)), thing("j2", "dog"))
     categories = tuple(Category(number, name) for number, name in enumerate(classes, 1))
-    return RawDataset(categories, {"train": RawSplit(train), "val": RawSplit((judged,))}, 9)
+    return RawDataset(categories, {"train": RawSplit(train), "val": RawSplit((judged,))}, 9, format="made")
 
 
 def found(data: RawDataset, asked: ConvertParams, *, stops: bool = True) -> Survey:
-    return survey_records(Path("nowhere"), "made", data, asked, stops=stops)
+    return survey_records(Path("nowhere"), data, asked, stops=stops)
 
 
 EVERYTHING = dataset(
@@ -160,7 +160,7 @@ def test_the_advice_for_a_split_without_images_of_its_own() -> None:
     assert list(found(data, options(), stops=False).obstacles()) == [line]
     assert found(data, options({"leak": "note"})).sources == {"train": "train", "val": "val", "test": "test"}
     followed = survey_records(
-        Path("nowhere"), "made", data, options(train="train+val+test", val_fraction=0.5, split_seed="auto")
+        Path("nowhere"), data, options(train="train+val+test", val_fraction=0.5, split_seed="auto")
     )
     assert not list(followed.obstacles())
     assert sorted(len(split.images) for split in followed.splits.values()) == [1, 1]
