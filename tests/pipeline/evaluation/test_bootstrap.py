@@ -3,42 +3,19 @@
 import numpy as np
 import pytest
 
+from benchmarks import interval_coverage
+from benchmarks.interval_coverage import THRESHOLDS, synthetic_matches
 from pipeline.evaluation import bootstrap
 from pipeline.evaluation.bootstrap import Interval, interval
-from pipeline.evaluation.matches import Floats, Matches
-
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-
-
-def detections(images: int, rng: np.random.Generator) -> Matches:
-    """Matches of a synthetic detector and two classes; crowded and difficult images make detections dependent."""
-    objects = rng.poisson(2 * rng.gamma(1, 1, (1, images)), (2, images)).astype(np.float64)
-    difficulty = rng.normal(0, 0.8, images)
-    parts = [detections_of_class(counts.astype(int), difficulty, rng) for counts in objects]
-    found, scores, correct = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
-    starts = np.cumsum([0, *(len(part[0]) for part in parts)])
-    return Matches(THRESHOLDS, starts, found, scores, correct, np.zeros_like(correct), objects)
-
-
-def detections_of_class(counts: np.ndarray, difficulty: Floats, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    objects = np.repeat(np.arange(len(counts)), counts)
-    wrong = np.repeat(np.arange(len(counts)), rng.poisson(np.exp(difficulty / 2)))
-    ease = 1 - difficulty[objects] + rng.normal(0, 1, len(objects))
-    ious = np.concatenate([0.74 + 0.08 * ease + rng.normal(0, 0.09, len(objects)), np.zeros(len(wrong))])
-    scores = np.concatenate([ease + rng.normal(0, 1, len(objects)), rng.normal(-1.2, 1.2, len(wrong))])
-    found = np.concatenate([ease > -0.2, np.ones(len(wrong), dtype=bool)])
-    order = np.argsort(-scores[found])
-    correct = ious[found][order] >= THRESHOLDS[:, None]
-    return np.concatenate([objects, wrong])[found][order], scores[found][order], correct
+from pipeline.evaluation.matches import Matches
 
 
 def test_intervals_contain_the_true_ap_about_as_often_as_they_say() -> None:
     """benchmarks/results has the coverage over more draws."""
     rng = np.random.default_rng(0)
-    true_ap = np.mean([np.nanmean(detections(20_000, rng).average_precision()) for _ in range(3)])
-    contained = 0
+    true_ap, contained = interval_coverage.true_ap(2, 2.0, rng), 0
     for _ in range(60):
-        matches = detections(100, rng)
+        matches = synthetic_matches(100, 2, 2.0, rng)
         draws = bootstrap.resample(matches, draws=100).mean(axis=(1, 2))
         found = interval(draws, float(matches.average_precision().mean()))
         contained += found.low <= true_ap <= found.high  # type: ignore[operator]
