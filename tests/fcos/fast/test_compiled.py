@@ -42,10 +42,10 @@ def test_same_results_for_images_of_any_size() -> None:
         detector.train()
         state = {name: value.clone() for name, value in detector.state_dict().items()}
         torch.manual_seed(1)
-        found = results(compiled, detector, image)
+        actual = results(compiled, detector, image)
         after = {name: value.clone() for name, value in detector.state_dict().items()}
         detector.load_state_dict(state)
-        for value, expected in zip(found, results(detector, detector, image), strict=True):
+        for value, expected in zip(actual, results(detector, detector, image), strict=True):
             torch.testing.assert_close(value, expected)
         # Batch norm's statistics changed once, despite the warm-up with the first batch.
         for name, value in detector.state_dict().items():
@@ -96,8 +96,8 @@ from fcos.fast.compiled import CompiledModel
 
 class OneLayer(torch.nn.Linear):
     def forward(self, batch):
-        found = super().forward(batch)
-        return Outputs(found, found, None, make_locations([(1, 2)], [8]))
+        output = super().forward(batch)
+        return Outputs(output, output, None, make_locations([(1, 2)], [8]))
 
 network, batch = OneLayer(4, 4), torch.ones(1, 2, 4)
 for compiler in ("/nowhere/g++", "g++"):
