@@ -80,6 +80,10 @@ class _Annotation(msgspec.Struct, gc=False):
 _Record = TypeVar("_Record", _Category, _Image, _Annotation)
 
 
+class MissingListError(PipelineError):
+    """A JSON file lacks a list that an instance file must have."""
+
+
 class InstanceFile(msgspec.Struct):
     images: list[_Image]
     annotations: list[_Annotation]
@@ -110,7 +114,11 @@ def read(folder: Path) -> RawDataset:
     splits: dict[str, RawSplit] = {}
     categories: dict[PurePosixPath, tuple[Category, ...]] = {}
     for file in annotation_files:
-        content = _read_file(folder, file)
+        try:
+            content = _read_file(folder, file)
+        except MissingListError:
+            _refuse_other_kind(folder, file)
+            raise
         if content.annotations and all(record.bbox is None for record in content.annotations):
             _refuse_other_kind(folder, file)
         categories[file], class_names = _categories(file, content.categories)
@@ -209,7 +217,7 @@ def decode_with_json(file: PurePosixPath, content: bytes) -> InstanceFile:
     parsed = parse_json(content, file, _drop_segmentation)
     for key in ("images", "annotations", "categories"):
         if not isinstance(parsed, dict) or not isinstance(parsed.get(key), list):
-            raise PipelineError(f"{file}: no list {key!r}; a COCO instance file must have one")
+            raise MissingListError(f"{file}: no list {key!r}; a COCO instance file must have one")
         for number, record in enumerate(parsed[key], 1):
             if not isinstance(record, dict):
                 raise PipelineError(f"{file}: {key} record {number} is {show_value(record)}, not an object with fields")

@@ -85,12 +85,23 @@ def read(folder: Path) -> RawDataset:
         if label is None:
             raise PipelineError(f"{folder}: no YOLO data set found: neither data.yaml nor label files beside images")
         manifests = [Manifest(label, {}, find_lists(folder, files, PurePosixPath()))]
-    splits: dict[str, RawSplit] = {}
-    for manifest in manifests:
-        reader = _Reader(folder, files, manifest)
-        found = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
-        site = f"{manifest.file.parent}/" if len(manifests) > 1 and manifest.file.parent.name else ""
-        splits |= {site + name: split for name, split in found.items()}
+    sites = [_read_site(folder, files, manifest, is_only=len(manifests) == 1) for manifest in manifests]
+    splits = {name: split for site in sites for name, split in site.splits.items()}
+    remarks = dict.fromkeys(remark for site in sites for remark in site.remarks)
+    categories = max((site.categories for site in sites), key=len)
+    named_like_images = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
+    count = max(named_like_images, *(site.num_image_files for site in sites))
+    return RawDataset(categories, splits, count, tuple(remarks))
+
+
+def _read_site(folder: Path, files: list[PurePosixPath], manifest: Manifest, *, is_only: bool) -> RawDataset:
+    """The data set of one manifest; if there are others, only the files in its folder, unless it names its splits."""
+    if not is_only and not manifest.splits:
+        files = [file for file in files if file.is_relative_to(manifest.site)]
+    reader = _Reader(folder, files, manifest)
+    splits = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
+    if not is_only:
+        splits = {str(manifest.site / name): split for name, split in splits.items()}
     return RawDataset(reader.categories(), splits, reader.images.count, tuple(reader.remarks))
 
 

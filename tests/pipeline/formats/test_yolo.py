@@ -7,6 +7,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.formats import read, recognize, yolo
 from pipeline.formats.records import Issue, RawDataset
+from pipeline.formats.split_kinds import split_kind
 from tests.support.paths import SHARED
 
 Write = Callable[..., Path]
@@ -289,8 +290,30 @@ def test_a_manifest_for_each_site(tmp_path: Path, picture: Write) -> None:
         "south/train": ["south/images/train/a.png"],
     }
     yaml(tmp_path / "south", "train: images/train\nnames: [cat, ant]\n")
-    with pytest.raises(PipelineError, match="a second list of classes"):
+    splits = yolo.read(tmp_path).splits
+    assert {name: split.images[0].objects[0].class_name for name, split in splits.items()} == {
+        "north/train": "cat",
+        "south/train": "ant",
+    }
+    yaml(tmp_path / "south", "train: images/train\nnames: [cat, bee]\n")
+    with pytest.raises(PipelineError, match=r"^south/data\.yaml: its class 'bee' is not in north/data\.yaml; one list"):
         yolo.read(tmp_path)
+
+
+@pytest.mark.parametrize("labels", ["{}", "{}/labels"])
+def test_a_list_of_classes_for_each_split(tmp_path: Path, picture: Write, labels: str) -> None:
+    """LabelImg writes classes.txt into each folder, in the order in which the classes were drawn."""
+    for split, names in {"train": "ant\ncat\n", "val": "cat\n"}.items():
+        picture(tmp_path / split / ("images" if "labels" in labels else "") / "a.png")
+        folder = tmp_path / labels.format(split)
+        texts(folder, a=LINE if split == "train" else "0" + LINE[1:])
+        (folder / "classes.txt").write_text(names)
+    found = yolo.read(tmp_path)
+    objects = [item for split in found.splits.values() for image in split.images for item in image.objects]
+    assert [(item.class_name, item.box) for item in objects] == [("cat", BOX), ("cat", BOX)]
+    assert [split_kind(name) for name in found.splits] == ["train", "val"]
+    assert [category.name for category in found.categories] == ["ant", "cat"]
+    assert found.num_image_files == 2
 
 
 def test_a_manifest_that_is_not_utf8(coco8: Path) -> None:
