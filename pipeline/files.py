@@ -105,6 +105,8 @@ def parse_json(
     Raises:
         PipelineError: the content isn't JSON (with line and column), or Python can't represent it.
     """
+    if not content.strip(b"\xef\xbb\xbf \t\r\n"):
+        raise PipelineError(f"{path}: not JSON: the file is empty")
     try:
         # Editors on Windows may write a byte order mark first.
         return json.loads(content.decode("utf-8-sig"), object_hook=object_hook)

@@ -270,13 +270,19 @@ def test_missing_validation_and_test_folders_are_left_out(coco8: Path) -> None:
     found = yolo.read(coco8)
     assert list(found.splits) == ["train"]
     assert found.remarks == (
-        "data.yaml: val: images/valid not found, so it is left out",
+        "data.yaml: val: images/valid not found, so it is left out; there are images in val: [images/val]",
         "data.yaml: test: ../test/images not found, so it is left out",
     )
     (coco8 / "notes").mkdir()
     (coco8 / "notes" / "a.md").touch()
     yaml(coco8, "train: notes\nval: images/val\nnames: [a, b]\n")
     with pytest.raises(PipelineError, match=r"^data\.yaml: train: no images in notes; correct or remove it"):
+        yolo.read(coco8)
+
+
+def test_similar_folders_are_named(coco8: Path) -> None:
+    yaml(coco8, "train: images/train2017\nval: images/val\nnames: [a, b]\n")
+    with pytest.raises(PipelineError, match=r"correct or remove it; there are images in train: \[images/train\]$"):
         yolo.read(coco8)
 
 
