@@ -40,8 +40,7 @@ def choose_splits(
     Raises:
         PipelineError: The data set doesn't have a split, a split is used twice, or no choice is obvious.
     """
-    for key, value in (("train", train), ("val", val), ("test", test)):
-        _check_exists(images, key, value)
+    _check_exist(images, {"train": train, "val": val, "test": test})
     chooser = _Chooser(images, _parts(train, val, test))
     train = train or chooser.choose_train(val, folds=folds)
     if val is not None and not folds:
@@ -166,11 +165,16 @@ def _kind(choice: str) -> Kind | None:
     return "trainval" if {"train", "val"} <= set(kinds) else next(iter(kinds), None)
 
 
-def _check_exists(names: Iterable[str], key: str, value: str | None) -> None:
-    for name in value.split("+") if value else []:
-        if name not in names:
-            known = ", ".join(sorted(names)) or "none"
-            raise PipelineError(f"convert.{key}: the data set has no split {name!r}; it has {known}")
+def _check_exist(names: Iterable[str], chosen: Mapping[str, str | None]) -> None:
+    known = ", ".join(sorted(names)) or "none"
+    for key, value in chosen.items():
+        for name in value.split("+") if value else []:
+            if name not in names:
+                reset = " ".join(f"-S convert.{key}=null" for key, value in chosen.items() if value)
+                raise PipelineError(
+                    f"convert.{key}: the data set has no split {name!r}; it has {known}: name one of them, or use "
+                    f"{reset} to take the obvious ones"
+                )
 
 
 def _check_differs(images: Mapping[str, Set[str]], train: str, val: str) -> None:

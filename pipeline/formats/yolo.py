@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines, read_numbered_lines
 from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, count_common_tail, read_image_size
 from pipeline.formats.records import (
@@ -351,4 +352,4 @@ def _has_relative_box(folder: Path, file: PurePosixPath) -> bool:
 
 
 def _read_first_line(folder: Path, file: PurePosixPath) -> list[float]:
-    return parse_numbers(read_head(folder / file).decode("utf-8-sig", "replace").lstrip().split("\n")[0])
+    return parse_numbers(to_utf8(read_head(folder / file)).decode(errors="replace").lstrip().split("\n")[0])

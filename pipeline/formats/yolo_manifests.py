@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import Spellings, decode_text, read_head, read_lines
 from pipeline.formats.image_index import IMAGE_SUFFIXES
 from pipeline.formats.text import is_utf8, show_value
@@ -288,7 +289,7 @@ def find_lists(folder: Path, files: Sequence[PurePosixPath], base: PurePosixPath
 
 
 def _is_list(path: Path) -> bool:
-    first_line = read_head(path).decode("utf-8-sig", "replace").lstrip().split("\n")[0]
+    first_line = to_utf8(read_head(path)).decode(errors="replace").lstrip().split("\n")[0]
     return PurePosixPath(first_line.strip()).suffix.lower() in IMAGE_SUFFIXES
 
 

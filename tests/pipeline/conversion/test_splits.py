@@ -84,6 +84,11 @@ def test_named_splits(names: str, asked: tuple[str | None, ...], chosen: tuple[s
     ("names", "asked", "said"),
     [
         ("train val", ("trian", None, None), "convert.train: the data set has no split 'trian'; it has train, val"),
+        (  # those of the recipe cpu_lite0
+            "train val",
+            ("trainval", "test", None),
+            "'trainval'; it has train, val: name one of them, or use -S convert.train=null -S convert.val=null to take",
+        ),
         ("train val", ("train", "train", None), "'train' is used twice"),
         (
             "test val",

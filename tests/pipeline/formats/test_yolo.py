@@ -454,16 +454,20 @@ def test_advice_for_polygons_taken_for_keypoints(tmp_path: Path, picture: Write)
     assert dataset.remarks == ()
 
 
-def test_polygons_of_different_lengths_stay_polygons(tmp_path: Path, picture: Write) -> None:
+@pytest.mark.parametrize(
+    ("line", "box"),
+    [
+        (LINE, BOX),  # a box alone is among lines with keypoints
+        ("1 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n", (0, 0, 24, 16.5)),  # another number of points: all are polygons
+    ],
+)
+def test_lines_of_two_lengths(tmp_path: Path, picture: Write, line: str, box: tuple[float, ...]) -> None:
     picture(tmp_path / "images" / "a.png")
     yaml(tmp_path, "train: images\nnames: [ant, cat]\n")
-    texts(tmp_path, labels__a=f"1 0.5 0.5 0.25 0.2 {KEYPOINTS}\n{LINE}")
+    texts(tmp_path, labels__a=f"1 0.5 0.5 0.25 0.2 {KEYPOINTS}\n{line}")
     dataset = yolo.read(tmp_path)
-    assert [item.box for item in dataset.splits["train"].images[0].objects] == [
-        pytest.approx((0, 0, 24, 16.5)),
-        pytest.approx(BOX),
-    ]
-    assert dataset.remarks == ()
+    assert dataset.splits["train"].images[0].objects[0].box == pytest.approx(box)
+    assert len(dataset.remarks) == int(box == BOX)
 
 
 @pytest.mark.parametrize(
