@@ -429,6 +429,11 @@ DIAMOND = "0.5 0.3 0.75 0.5 0.5 0.7 0.25 0.5"
         ("1 0.5 0.5 0.5 0.8 0.4 0.2 0.6 0.2 0.4 0.8 0.6 0.8", (10, 3, 20, 24), "a box and 8 numbers of keypoints"),
         (f"1 {DIAMOND}", (10, 9, 20, 12), "read as the upright boxes around them"),
         ("1 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2", (4, 3, 4, 3), "read as the upright boxes around them"),
+        (
+            "1 0.5 0.4 0.6 0.4 0.5 0.5 0.6 0.5",
+            (20, 12, 4, 3),
+            "read as the upright boxes around them",
+        ),  # rows of corners
         ("1 0.5 0.4 0.6 0.5 0.55 0.6 0.5 0.7 0.4 0.6", (16, 12, 8, 9), None),  # a polygon of five corners
     ],
 )
@@ -498,6 +503,16 @@ def test_obj_data_without_class_names(tmp_path: Path, picture: Write) -> None:
     dataset = yolo.read(tmp_path)
     assert files(dataset) == {"train": ["a.png"]}
     assert [category.name for category in dataset.categories] == ["1"]
+
+
+def test_a_damaged_line_among_lines_with_keypoints(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "images" / "a.png")
+    yaml(tmp_path, "train: images\nnames: [ant, cat]\n")
+    texts(tmp_path, labels__a=f"1 0.5 0.5 0.25 0.2 {KEYPOINTS}\n" * 30 + "1 0.5 0.5 0.25 0.2 0.1 0.1\n")
+    *objects, damaged = yolo.read(tmp_path).splits["train"].images[0].objects
+    assert [item.box for item in objects] == [pytest.approx(BOX)] * 30
+    assert damaged.issue
+    assert damaged.issue.code == "invalid_record"
 
 
 def test_each_missing_image_of_a_list_has_its_own_source(tmp_path: Path, picture: Write) -> None:
