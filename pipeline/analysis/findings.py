@@ -41,8 +41,10 @@ class Finding:
 
     @property
     def setting(self) -> str:
-        """The parameter that changes the outcome, with its other values."""
-        return f"convert.checks.{self.code}=" + " | ".join(f"{action} ({meaning})" for action, meaning in self.choices)
+        """The option that changes the outcome, with its other values."""
+        return f"-S convert.checks.{self.code}=" + " | ".join(
+            f"{action} ({meaning})" for action, meaning in self.choices
+        )
 
 
 @dataclass(frozen=True)

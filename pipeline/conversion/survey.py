@@ -85,6 +85,7 @@ def survey(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bo
 
 def survey_records(raw: Path, dataset: RawDataset, options: ConvertParams, *, stops: bool = True) -> Survey:
     """Like `survey`, for records that have already been read."""
+    dataset = classes.select_classes(dataset, options.classes)
     issue_log = IssueLog(options, stops, remarks=list(dataset.remarks))
     images = {name: {record.file or record.source for record in split.images} for name, split in dataset.splits.items()}
     choice = choose_splits(images, options.train, options.val, options.test, folds=bool(options.folds))
@@ -97,7 +98,7 @@ def survey_records(raw: Path, dataset: RawDataset, options: ConvertParams, *, st
             issue_log.remarks.append(f"{split}: split {names.pop(split)} has no usable images and is left out")
             del matched[split]
     unused_image_files = dataset.num_image_files - _count_files(matched)
-    categories = classes.select_categories(dataset.categories, options.classes)
+    categories = dataset.categories
     hold_out = None
     if "val" not in names:
         hold_out, matched["train"], matched["val"] = hold_out_images(matched["train"], categories, options, issue_log)
@@ -124,10 +125,10 @@ def survey_original_splits(raw: Path, options: ConvertParams, format: str = "aut
     Raises:
         PipelineError: As `survey` does.
     """
-    dataset = formats.read(raw, format)
+    dataset = classes.select_classes(formats.read(raw, format), options.classes)
     issue_log = IssueLog(options, stops, remarks=list(dataset.remarks))
     matched = _match(raw, {split: [part] for split, part in dataset.splits.items()}, issue_log)
-    categories = classes.select_categories(dataset.categories, options.classes)
+    categories = dataset.categories
     splits = {split: build_annotation_set(split, items, categories, issue_log) for split, items in matched.items()}
     classes.check_classes(categories, splits.values(), issue_log)
     unused_image_files = dataset.num_image_files - _count_files(matched)

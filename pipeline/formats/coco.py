@@ -18,7 +18,7 @@ from msgspec import UNSET
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.files import parse_json
+from pipeline.files import parse_json, to_utf8
 from pipeline.formats.dataset_files import list_files, read_head, read_tail, refuse_empty_splits
 from pipeline.formats.image_index import ImageIndex
 from pipeline.formats.records import (
@@ -51,7 +51,6 @@ _OTHER_KINDS = (
     (re.compile(rb'"caption"\s*:\s*"'), "captions of whole images, without objects", ""),
     (re.compile(rb'"keypoints"\s*:\s*\[\s*[-\d]'), "keypoints without a bbox", "export them with boxes"),
 )
-_BOM = b"\xef\xbb\xbf"
 _LARGEST_ID = 2**53  # larger integers aren't exact in every JSON reader
 
 
@@ -78,6 +77,10 @@ class _Annotation(msgspec.Struct, gc=False):
 
 
 _Record = TypeVar("_Record", _Category, _Image, _Annotation)
+
+
+class MissingListError(PipelineError):
+    """A JSON file lacks a list that an instance file must have."""
 
 
 class InstanceFile(msgspec.Struct):
@@ -110,7 +113,11 @@ def read(folder: Path) -> RawDataset:
     splits: dict[str, RawSplit] = {}
     categories: dict[PurePosixPath, tuple[Category, ...]] = {}
     for file in annotation_files:
-        content = _read_file(folder, file)
+        try:
+            content = _read_file(folder, file)
+        except MissingListError:
+            _refuse_other_kind(folder, file)
+            raise
         if content.annotations and all(record.bbox is None for record in content.annotations):
             _refuse_other_kind(folder, file)
         categories[file], class_names = _categories(file, content.categories)
@@ -144,8 +151,8 @@ def _annotation_files(folder: Path, files: list[PurePosixPath]) -> list[PurePosi
 
 def _read_ends(path: Path) -> bytes:
     """Both ends of a JSON file that may be a COCO file; empty for any other file."""
-    start = read_head(path, _SNIFFED_BYTES)
-    if not start.removeprefix(_BOM).lstrip().startswith(b"{"):
+    start = to_utf8(read_head(path, _SNIFFED_BYTES))
+    if not start.lstrip().startswith(b"{"):
         return b""
     ends = start if len(start) < _SNIFFED_BYTES else start + read_tail(path, _SNIFFED_BYTES)
     if not _LIST.search(ends) or (path.stat().st_size <= _PARSED_BYTES and not _has_own_lists(path)):
@@ -155,7 +162,7 @@ def _read_ends(path: Path) -> bytes:
 
 def _has_own_lists(path: Path) -> bool:
     """Whether a file has a list of images or annotations at its top level; if it isn't JSON, whether it seems to."""
-    content = path.read_bytes().removeprefix(_BOM)
+    content = to_utf8(path.read_bytes())
     try:
         parsed = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -174,7 +181,7 @@ def _is_other(file: PurePosixPath, ends: bytes) -> bool:
 
 def _refuse_other_kind(folder: Path, file: PurePosixPath) -> None:
     """Raises PipelineError for a file without any bbox if its annotations are of a known kind."""
-    content = (folder / file).read_bytes()
+    content = to_utf8((folder / file).read_bytes())
     for pattern, description, remedy in _OTHER_KINDS:
         if pattern.search(content):
             instances = "detection needs instances of the same images (COCO's own are in instances_*.json)"
@@ -183,7 +190,7 @@ def _refuse_other_kind(folder: Path, file: PurePosixPath) -> None:
 
 def _read_file(folder: Path, file: PurePosixPath) -> InstanceFile:
     try:
-        return decode(file, (folder / file).read_bytes().removeprefix(_BOM))
+        return decode(file, to_utf8((folder / file).read_bytes()))
     except OSError as error:
         raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
 
@@ -209,7 +216,7 @@ def decode_with_json(file: PurePosixPath, content: bytes) -> InstanceFile:
     parsed = parse_json(content, file, _drop_segmentation)
     for key in ("images", "annotations", "categories"):
         if not isinstance(parsed, dict) or not isinstance(parsed.get(key), list):
-            raise PipelineError(f"{file}: no list {key!r}; a COCO instance file must have one")
+            raise MissingListError(f"{file}: no list {key!r}; a COCO instance file must have one")
         for number, record in enumerate(parsed[key], 1):
             if not isinstance(record, dict):
                 raise PipelineError(f"{file}: {key} record {number} is {show_value(record)}, not an object with fields")

@@ -1,6 +1,5 @@
 """Reading of a data set's folder: its list of files, parts of files, and lines of text files."""
 
-import codecs
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -8,6 +7,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.split_kinds import split_kind
 from pipeline.formats.text import fold_name, is_utf8, spelling_distance
 
@@ -112,8 +112,7 @@ def decode_text(content: bytes) -> str:
     Raises:
         UnicodeDecodeError: The content is neither.
     """
-    is_utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and len(content) > 2
-    return content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    return to_utf8(content).decode()
 
 
 def refuse_empty_splits(folder: Path, files: Iterable[PurePosixPath], suffix: str) -> None:

@@ -11,7 +11,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from pipeline.errors import PipelineError, count_noun
-from pipeline.files import parse_json
+from pipeline.files import parse_json, to_utf8
 from pipeline.formats.csv_files import read_first_row
 from pipeline.formats.dataset_files import is_blank, read_head
 from pipeline.formats.image_index import IMAGE_SUFFIXES
@@ -109,7 +109,7 @@ def _describe_text(folder: Path, file: PurePosixPath) -> str:
 
 
 def _first_line(folder: Path, file: PurePosixPath) -> str:
-    return read_head(folder / file).decode("utf-8-sig", "replace").strip().splitlines()[0]
+    return to_utf8(read_head(folder / file)).decode(errors="replace").strip().splitlines()[0]
 
 
 def _list(words: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.files import parse_json
+from pipeline.files import parse_json, to_utf8
 from pipeline.formats.classes import collect_class_names, number_categories
 from pipeline.formats.dataset_files import list_files, read_head, read_numbered_lines, refuse_empty_splits
 from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex
@@ -217,7 +217,7 @@ def find_text_files(
     """Like `find_json_files` for .txt files; `is_annotation` gets the first lines that aren't empty, stripped."""
 
     def matches(file: PurePosixPath) -> bool:
-        lines = read_head(folder / file).decode("utf-8-sig", "replace").splitlines()
+        lines = to_utf8(read_head(folder / file)).decode(errors="replace").splitlines()
         return is_annotation([stripped for line in lines if (stripped := line.strip())])
 
     groups = find_annotation_folders(files, ".txt", matches)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import list_files, read_head, read_lines, read_numbered_lines
 from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex
 from pipeline.formats.layouts import build_dataset
@@ -60,7 +61,7 @@ def read(folder: Path) -> RawDataset:
 
 
 def _is_annotation(path: Path) -> bool:
-    first_line = read_head(path).decode("utf-8-sig", "replace").lstrip().split("\n")[0]
+    first_line = to_utf8(read_head(path)).decode(errors="replace").lstrip().split("\n")[0]
     columns = first_line.split(",")
     return 7 <= len(columns) <= 10 and all(to_number(column) is not None for column in columns)
 

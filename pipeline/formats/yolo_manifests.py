@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import Spellings, decode_text, read_head, read_lines
 from pipeline.formats.image_index import IMAGE_SUFFIXES
 from pipeline.formats.text import is_utf8, show_value
@@ -42,14 +43,20 @@ class Manifest:
     keypoint_values: int | None = None  # numbers that follow the box in each line; None: the file doesn't state it
     remarks: tuple[str, ...] = ()
 
+    @property
+    def site(self) -> PurePosixPath:
+        """The folder of the images that a list of classes belongs to, if there are several lists."""
+        folder = self.file.parent
+        return folder.parent if folder.name.lower() in ("labels", "label", "annotations") else folder
+
 
 def find_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
     """The data.yaml of a data set; if there is none, its obj.data, or else its list of class names.
 
-    A data set of several sites may have one in the folder of each site.
+    A data set may have one in the folder of each site or split, as LabelImg writes them.
 
     Raises:
-        PipelineError: There are several manifests of one kind, and they are not those of sites with the same classes.
+        PipelineError: There are several manifests of one kind for the same images, or with different classes.
     """
     for read_manifests in (read_yaml_manifests, read_darknet_manifests, _read_class_lists):
         if manifests := read_manifests(folder, files):
@@ -59,12 +66,27 @@ def find_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
 
 
 def _check_sites(manifests: list[Manifest]) -> None:
-    first = manifests[0]
-    folders = [first.file.parent]
-    for other in manifests[1:]:
-        if other.class_names != first.class_names or not other.splits or other.file.parent in folders:
-            raise PipelineError(f"{other.file}: a second list of classes, besides {first.file}; keep one")
-        folders.append(other.file.parent)
+    """Makes sure that several manifests belong to separate folders, and that one names all classes of the others.
+
+    Raises:
+        PipelineError: They don't.
+    """
+    longest = max(manifests, key=lambda manifest: len(manifest.class_names))
+    for number, manifest in enumerate(manifests):
+        if other := next((earlier for earlier in manifests[:number] if _overlap(earlier, manifest)), None):
+            raise PipelineError(f"{manifest.file}: a second list of classes, besides {other.file}; keep one")
+        if unknown := sorted(set(manifest.class_names.values()) - set(longest.class_names.values())):
+            raise PipelineError(
+                f"{manifest.file}: its class {unknown[0]!r} is not in {longest.file}; one list must have all classes "
+                "(the order may differ), or keep one"
+            )
+
+
+def _overlap(a: Manifest, b: Manifest) -> bool:
+    """Whether two manifests may describe the same images."""
+    if a.splits and b.splits:
+        return a.file.parent == b.file.parent
+    return a.site.is_relative_to(b.site) or b.site.is_relative_to(a.site)
 
 
 def read_yaml_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
@@ -267,7 +289,7 @@ def find_lists(folder: Path, files: Sequence[PurePosixPath], base: PurePosixPath
 
 
 def _is_list(path: Path) -> bool:
-    first_line = read_head(path).decode("utf-8-sig", "replace").lstrip().split("\n")[0]
+    first_line = to_utf8(read_head(path)).decode(errors="replace").lstrip().split("\n")[0]
     return PurePosixPath(first_line.strip()).suffix.lower() in IMAGE_SUFFIXES
 
 

@@ -27,7 +27,9 @@ def run(params: Params) -> None:
     project, name = workspace(), params.evaluate.split
     split_path = project / f"data/unified/{name}.json"
     if not split_path.is_file():
-        raise PipelineError(f"params.yaml: evaluate.split is {name}, but {split_path} is missing")
+        raise PipelineError(
+            f"params.yaml: evaluate.split is {name}, but {split_path} is missing; use -S evaluate.split=val"
+        )
     split = annotations.read(split_path)
     weights = project / "models/detector.safetensors"
     model = SavedDetector.load(weights, choose_device(params.machine.device))

@@ -1,3 +1,4 @@
+import shlex
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,11 @@ def test_named_splits(names: str, asked: tuple[str | None, ...], chosen: tuple[s
     ("names", "asked", "said"),
     [
         ("train val", ("trian", None, None), "convert.train: the data set has no split 'trian'; it has train, val"),
+        (  # those of the recipe cpu_lite0
+            "train val",
+            ("trainval", "test", None),
+            "'trainval'; it has train, val: name one of them, or use -S convert.train=null -S convert.val=null to take",
+        ),
         ("train val", ("train", "train", None), "'train' is used twice"),
         (
             "test val",
@@ -173,11 +179,16 @@ def test_splits_that_are_not_used_are_named_with_their_option() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "VOC2007/trainval+VOC2012/trainval", "site A+site B", "caf\u00e9/train", "a=b", "10", "x(1)"]
+    "name",
+    [
+        *("train", "VOC2007/trainval+VOC2012/trainval", "site A+site B", "caf\u00e9/train", "a=b", "10", "1e3", "True"),
+        *("x(1)", "o'brien", 'the "new"', "back\\slash", "end\\", 'both\\"', "null"),
+    ],
 )
 def test_options_mean_their_value_to_dvc(tmp_path: Path, name: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("convert: {train: null}")
-    option = set_option("convert.train", name).removeprefix("-S ").strip('"')
+    flag, option = shlex.split(set_option("convert.train", name))
+    assert flag == "-S"
     apply_overrides(path, [option])
-    assert str(YAML(typ="safe").load(path)["convert"]["train"]) == name
+    assert YAML(typ="safe").load(path)["convert"]["train"] == name

@@ -220,6 +220,12 @@ def test_annotations_of_other_kinds(tmp_path: Path, annotations: list[Any], said
     assert list(coco.read(tmp_path).splits) == ["train"]
 
 
+def test_captions_have_no_list_of_categories(tmp_path: Path) -> None:
+    (tmp_path / "captions_val2017.json").write_text(json.dumps({"images": [], "annotations": CAPTIONS}))
+    with pytest.raises(PipelineError, match=r"^captions_val2017\.json: captions of whole images"):
+        coco.read(tmp_path)
+
+
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     written(tmp_path / "val.json", [], [box(1, 1)])
     (tmp_path / "notes.json").touch()

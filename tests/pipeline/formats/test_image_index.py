@@ -98,6 +98,22 @@ def test_other_spellings_of_a_name(name: str, found: str) -> None:
     assert named(files, name) == found
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [
+        ("写真/猫.jpg", "cp936"),
+        ("ねこ.jpg", "cp932"),
+        ("고양이.jpg", "cp949"),
+        ("кот.jpg", "cp866"),
+        ("žába.jpg", "cp852"),
+    ],
+)
+def test_names_whose_archive_did_not_state_the_encoding(name: str, encoding: str) -> None:
+    unpacked = name.encode(encoding).decode("cp437")
+    assert named(paths(unpacked, "other.jpg"), name) == unpacked
+    assert named(paths(unpacked, name), name) == name
+
+
 def test_stems_in_other_spellings() -> None:
     files = paths(f"{NFD}.jfif", "b.JPG", "b.txt", "c.tiff", "C.tiff")
     stems = {stem: ImageIndex(files).find_stem(stem, PurePosixPath()) for stem in ("café", "B", "c", "C", "d")}
