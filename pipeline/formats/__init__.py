@@ -150,7 +150,11 @@ def read(folder: Path, format: str = "auto") -> RawDataset:
     if name not in FORMATS:
         raise PipelineError(f"unknown format {name!r}; choose one of {', '.join(FORMATS)}")
     dataset = dataset or FORMATS[name].read(folder)
-    return replace(dataset, format=name, remarks=remarks + dataset.remarks)
+    # `A+B` means both splits in parameters, so no name may contain a plus sign.
+    splits = {split_name.replace("+", "-"): split for split_name, split in dataset.splits.items()}
+    if len(splits) < len(dataset.splits):
+        raise PipelineError(f"{folder}: two splits would be called the same without a +: {', '.join(dataset.splits)}")
+    return replace(dataset, splits=splits, format=name, remarks=remarks + dataset.remarks)
 
 
 def has_embedded_images(folder: Path, format: str = "auto") -> bool:
