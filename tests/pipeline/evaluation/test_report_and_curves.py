@@ -16,6 +16,7 @@ from pipeline.data.annotations import AnnotationSet, Category
 from pipeline.evaluation import ground_truth as truth
 from pipeline.evaluation import report, voc
 from pipeline.visualization import curves
+from tests.support.scored_scenes import COCO_METRICS
 
 A, B = (0.0, 0.0, 40.0, 40.0), (100.0, 0.0, 40.0, 40.0)
 
@@ -28,20 +29,7 @@ def test_keys_of_the_report(coco_fixture: Path) -> None:
     objects = truth.read(coco_fixture / "gt.json")
     found = report.evaluate(objects, results.read(coco_fixture / "dets.json", objects))
     assert list(found) == ["coco", "voc", "per_class", "images", "objects", "detections"]
-    assert list(found["coco"]) == [
-        "AP",
-        "AP50",
-        "AP75",
-        "APs",
-        "APm",
-        "APl",
-        "AR1",
-        "AR10",
-        "AR100",
-        "ARs",
-        "ARm",
-        "ARl",
-    ]
+    assert list(found["coco"]) == COCO_METRICS
     assert list(found["voc"]) == ["mAP50_11point", "mAP50_area"]
     assert list(found["per_class"]) == [category.name for category in objects.categories]
     assert set(map(tuple, found["per_class"].values())) == {("AP", "AP50")}

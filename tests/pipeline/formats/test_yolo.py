@@ -217,7 +217,7 @@ def test_invalid_images(coco8: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("train: images/training\nnames: [a]\n", "train: images/training not found"),
         ("train: images/train\nnc: 3\nnames: [a, b]\n", "nc is 3, but there are 2 names"),
@@ -230,9 +230,9 @@ def test_invalid_images(coco8: Path) -> None:
         ("names: [a]\ntrain: x\n- y\n", "not YAML: line 3: "),
     ],
 )
-def test_invalid_manifests(coco8: Path, content: str, said: str) -> None:
+def test_invalid_manifests(coco8: Path, content: str, message: str) -> None:
     yaml(coco8, content)
-    with pytest.raises(PipelineError, match=r"^data\.yaml: " + said):
+    with pytest.raises(PipelineError, match=r"^data\.yaml: " + message):
         yolo.read(coco8)
 
 
