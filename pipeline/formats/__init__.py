@@ -46,7 +46,7 @@ class Format:
     # Yields the images that exist only inside annotation files: the path of a file for each, and its content.
     embedded_images: Callable[[Path, list[PurePosixPath]], Iterator[tuple[PurePosixPath, bytes]]] | None = None
     # Whether a file of this format counts only if there is no other format: tools make such files from another's.
-    is_derived: Callable[[PurePosixPath], bool] = lambda file: False
+    is_derived: Callable[[PurePosixPath], bool] = lambda _: False
 
 
 def _first_of(
@@ -80,7 +80,7 @@ FORMATS: dict[str, Format] = {
     "keras_yolo": Format(_first_of(keras_yolo.find_annotations), keras_yolo.read),
     "supervisely": Format(_first_of(supervisely.find_annotations), supervisely.read),
     "vott": Format(_first_of(vott.find_annotations), vott.read),
-    "csv": Format(_first_of(csv_table.find_annotations), csv_table.read, is_derived=lambda file: True),
+    "csv": Format(_first_of(csv_table.find_annotations), csv_table.read, is_derived=lambda _: True),
 }
 
 
