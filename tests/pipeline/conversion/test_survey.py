@@ -351,11 +351,11 @@ def test_an_ignored_region_has_each_issue_once() -> None:
 
 def test_identical_ignored_regions_are_no_issue() -> None:
     regions = [RawObject(f"a{number}", "", (5, 5, 9, 9), iscrowd=1, any_class=True) for number in (1, 2)]
-    seen = found(dataset(image("a", *regions, thing("a3"), thing("a4"))), options())
-    assert [(issue.code, issue.source) for issue in seen.issue_log.issues if issue.code == "duplicate_box"] == [
+    result = survey_of(dataset(image("a", *regions, thing("a3"), thing("a4"))), options())
+    assert [(issue.code, issue.source) for issue in result.issue_log.issues if issue.code == "duplicate_box"] == [
         ("duplicate_box", "a4")
     ]
-    assert len(seen.splits["train"].annotations) == 6
+    assert len(result.splits["train"].annotations) == 6
 
 
 def test_a_split_with_crowds_only_has_no_objects() -> None:
