@@ -1,28 +1,25 @@
 """Saved detectors: weights as safetensors, everything else needed to use them as JSON. No pickle."""
 
-import json
-from dataclasses import asdict, dataclass, replace
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from fcos.backbones.batch_norm import batch_norm_mode
-from fcos.config import InputSize, LossWeights, ModelConfig
+from fcos.config import ModelConfig
+from fcos.description import Description, from_json, to_json
 from fcos.detector import Detector, build
 
-_VERSION = 4
+__all__ = ["Description", "describe_mismatch", "first_sentence", "load_detector", "save_detector"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """Description of a file of weights, saved beside it as JSON."""
-
-    model: ModelConfig
-    categories: tuple[tuple[int, str], ...]  # ids and names in the data set, in the order of the labels 0…K−1
-    input_size: InputSize  # what images are resized to
+Shape = tuple[int, ...]
+_COUNTER = "num_batches_tracked"  # the end of the name of batch norm's counter of batches
 
 
 def save_detector(detector: Detector, description: Description, path: str | Path) -> None:
@@ -32,17 +29,9 @@ def save_detector(detector: Detector, description: Description, path: str | Path
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    fields = {
-        "version": _VERSION,
-        "model": asdict(description.model),
-        "categories": [{"id": id, "name": name} for id, name in description.categories],
-        "size": list(description.input_size.size),
-        "letterbox": description.input_size.letterbox,
-        "normalization": {"mean": list(detector.backbone.mean), "std": list(detector.backbone.std)},
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
-    for file, content in ((path, save(tensors)), (path.with_suffix(".json"), text.encode())):
+    text = to_json(description, mean=detector.backbone.mean, std=detector.backbone.std).encode()
+    for file, content in ((path, save(tensors)), (path.with_suffix(".json"), text)):
         partial = file.with_name(f".{file.name}.partial")
         partial.write_bytes(content)
         partial.replace(file)
@@ -60,67 +49,70 @@ def load_detector(path: str | Path, device: torch.device | None = None) -> tuple
         if not needed.is_file():
             raise ValueError(f"{needed}: no such file; the weights and their .json file must be in the same folder")
     try:
-        fields = _current(json.loads(about.read_text(encoding="utf-8")))
-        description = _description(fields)
-        detector = build(_without_pretrained(description.model), len(description.categories))
-        detector.set_normalization(**fields["normalization"])
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        description, normalization = from_json(about.read_bytes())
+    except (ValueError, OSError) as error:
         raise ValueError(f"{about}: not a description of a detector: {error}") from None
     try:
+        detector = _build(description, _file_shapes(path))
         _load_state(detector, load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        first = " ".join(str(error).split()[:40])  # torch lists every tensor, a line each
-        raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {first}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {error}") from None
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise ValueError(f"{path}: damaged, or not a safetensors file: {first_sentence(error)}") from None
+    detector.set_normalization(mean=normalization.mean, std=normalization.std)
     return detector.to(device).eval(), description
 
 
-# Names that changed after version 3: keys of the description, keys of its model, values of its model.
-_RENAMED_IN_4 = {"normalisation": "normalization"}
-_MODEL_RENAMED_IN_4 = {
-    "top_down": "upsample_mode",
-    "centre_radius": "center_sampling_radius",
-    "ranges": "regression_ranges",
-    "atss_candidates": "atss_topk",
-    "aligned_candidates": "task_aligned_topk",
-    "aligned_alpha": "task_aligned_alpha",
-    "aligned_beta": "task_aligned_beta",
-    "box_weight": "box_loss_weighting",
-}
-_VALUES_RENAMED_IN_4 = {"locations": {"centre": "center"}, "batch_norm": {"synchronised": "synchronized"}}
-
-
-def _current(text: dict[str, Any]) -> dict[str, Any]:
-    """Converts a description of version 3 to the current version; a current one is returned as it is.
+def _build(description: Description, shapes: Mapping[str, Shape]) -> Detector:
+    """Builds the detector that tensors of these shapes belong to.
 
     Raises:
-        ValueError: unknown version.
+        ValueError: they belong to another, or the backbone can't be built here.
     """
-    if text["version"] == _VERSION:
-        return text
-    if text["version"] != 3:
-        raise ValueError(f"version {text['version']}, but versions 3 and {_VERSION} can be read")
-    model = {_MODEL_RENAMED_IN_4.get(key, key): value for key, value in text["model"].items()}
-    for key, values in _VALUES_RENAMED_IN_4.items():
-        model[key] = values.get(model[key], model[key])
-    return {_RENAMED_IN_4.get(key, key): value for key, value in text.items()} | {"model": model}
+    config, num_classes = description.model, len(description.categories)
+    width = config.tower_channels or config.channels
+    # Fewer elements than a detector has, so that a wrong number does not fill the memory.
+    fewest = num_classes * width + config.channels**2 + config.tower_depth * width**2
+    if fewest > sum(map(math.prod, shapes.values())):
+        raise ValueError(f"it has too few numbers for {num_classes} classes and {config.channels} channels")
+    detector = build(_without_pretrained(config), num_classes)
+    if mismatch := describe_mismatch(_shapes(detector.state_dict()), shapes):
+        raise ValueError(mismatch)
+    return detector
 
 
-def _description(text: dict[str, Any]) -> Description:
-    return Description(
-        model=_model(text["model"]),
-        categories=tuple((category["id"], category["name"]) for category in text["categories"]),
-        input_size=InputSize((text["size"][0], text["size"][1]), letterbox=text["letterbox"]),
-    )
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _model(fields: dict[str, Any]) -> ModelConfig:
-    ranges = fields["regression_ranges"]
-    converted = {
-        "levels": tuple(fields["levels"]),
-        "regression_ranges": None if ranges is None else tuple(ranges),
-        "loss_weights": LossWeights(**fields["loss_weights"]),
-    }
-    return ModelConfig(**{**fields, **converted})
+def _file_shapes(path: Path) -> dict[str, Shape]:
+    """The shapes of the tensors in a safetensors file, from its header."""
+    with safe_open(path, "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def describe_mismatch(expected: Mapping[str, Shape], given: Mapping[str, Shape]) -> str | None:
+    """How the tensors of a state dict differ from those that a detector needs; None if they fit.
+
+    Counters of batch norm may be missing: frozen batch norm has none.
+    """
+    missing = [name for name in expected if name not in given and not name.endswith(_COUNTER)]
+    unknown = [name for name in given if name not in expected]
+    other = [name for name in expected if name in given and expected[name] != given[name]]
+    problems = [
+        f"{count} {noun} {verb}, such as {examples[0]}"
+        for examples, verb in ((missing, "missing"), (unknown, "unknown"))
+        if (count := len(examples)) and (noun := "tensor is" if count == 1 else "tensors are")
+    ]
+    if other:
+        problems.append(f"{other[0]} has the shape {list(given[other[0]])} instead of {list(expected[other[0]])}")
+    return "; ".join(problems) or None
+
+
+def first_sentence(error: Exception) -> str:
+    """The first sentence of another library's message, whole: such messages may go on for pages."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.split(r"(?<=[^\W\d_]{2}[.!?]) (?=[A-Z])", text, maxsplit=1)[0].rstrip(".")
 
 
 def _without_pretrained(config: ModelConfig) -> ModelConfig:
@@ -128,8 +120,11 @@ def _without_pretrained(config: ModelConfig) -> ModelConfig:
     return replace(config, pretrained=False, batch_norm=batch_norm_mode(config))
 
 
-def _load_state(detector: Detector, tensors: dict[str, torch.Tensor]) -> None:
+def _load_state(detector: Detector, tensors: dict[str, Tensor]) -> None:
     # Frozen batch norm has no num_batches_tracked; a detector saved with it has none in its file.
     state = detector.state_dict()
-    counters = {name: tensor for name, tensor in state.items() if name.endswith("num_batches_tracked")}
+    counters = {name: tensor for name, tensor in state.items() if name.endswith(_COUNTER)}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinite numbers")
     detector.load_state_dict({**counters, **tensors})
