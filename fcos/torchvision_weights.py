@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from fcos.backbones.state_dicts import describe_mismatch
 from fcos.config import PAPER
 from fcos.detector import Detector, build
 from fcos.postprocess import Postprocess
-from fcos.weights import describe_mismatch
 
 # Architecture and losses of torchvision's model; its box loss is giou.
 TORCHVISION = replace(PAPER, pretrained=False, locations="torchvision", box_loss_weighting="none")

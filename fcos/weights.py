@@ -1,7 +1,6 @@
 """Saved detectors: weights as safetensors, everything else needed to use them as JSON. No pickle."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fcos.backbones.batch_norm import batch_norm_mode
+from fcos.backbones.state_dicts import COUNTER, Shape, describe_mismatch, first_sentence
 from fcos.config import ModelConfig
 from fcos.description import Description, from_json, to_json
 from fcos.detector import Detector, build
 
-__all__ = ["Description", "describe_mismatch", "first_sentence", "load_detector", "save_detector"]
-
-Shape = tuple[int, ...]
-_COUNTER = "num_batches_tracked"  # the end of the name of batch norm's counter of batches
+__all__ = ["Description", "load_detector", "save_detector"]
 
 
 def save_detector(detector: Detector, description: Description, path: str | Path) -> None:
@@ -91,30 +88,6 @@ def _file_shapes(path: Path) -> dict[str, Shape]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
-def describe_mismatch(expected: Mapping[str, Shape], given: Mapping[str, Shape]) -> str | None:
-    """How the tensors of a state dict differ from those that a detector needs; None if they fit.
-
-    Counters of batch norm may be missing: frozen batch norm has none.
-    """
-    missing = [name for name in expected if name not in given and not name.endswith(_COUNTER)]
-    unknown = [name for name in given if name not in expected]
-    other = [name for name in expected if name in given and expected[name] != given[name]]
-    problems = [
-        f"{count} {noun} {verb}, such as {examples[0]}"
-        for examples, verb in ((missing, "missing"), (unknown, "unknown"))
-        if (count := len(examples)) and (noun := "tensor is" if count == 1 else "tensors are")
-    ]
-    if other:
-        problems.append(f"{other[0]} has the shape {list(given[other[0]])} instead of {list(expected[other[0]])}")
-    return "; ".join(problems) or None
-
-
-def first_sentence(error: Exception) -> str:
-    """The first sentence of another library's message, whole: such messages may go on for pages."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return re.split(r"(?<=[^\W\d_]{2}[.!?]) (?=[A-Z])", text, maxsplit=1)[0].rstrip(".")
-
-
 def _without_pretrained(config: ModelConfig) -> ModelConfig:
     """Without pretrained weights: the file replaces all of them, so they need not be downloaded."""
     return replace(config, pretrained=False, batch_norm=batch_norm_mode(config))
@@ -123,7 +96,7 @@ def _without_pretrained(config: ModelConfig) -> ModelConfig:
 def _load_state(detector: Detector, tensors: dict[str, Tensor]) -> None:
     # Frozen batch norm has no num_batches_tracked; a detector saved with it has none in its file.
     state = detector.state_dict()
-    counters = {name: tensor for name, tensor in state.items() if name.endswith(_COUNTER)}
+    counters = {name: tensor for name, tensor in state.items() if name.endswith(COUNTER)}
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{name} holds NaN or infinite numbers")

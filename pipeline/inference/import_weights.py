@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from fcos.backbones.state_dicts import first_sentence
 from fcos.config import InputSize
 from fcos.detector import Detector
 from fcos.torchvision_weights import CLASSES, coco_categories, count_rows, from_torchvision
-from fcos.weights import Description, first_sentence, save_detector
+from fcos.weights import Description, save_detector
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
 

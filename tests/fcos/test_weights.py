@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fcos.backbones.state_dicts import first_sentence
 from fcos.config import PAPER, InputSize
 from fcos.detector import build
-from fcos.weights import Description, first_sentence, load_detector, save_detector
+from fcos.weights import Description, load_detector, save_detector
 
 MODEL = replace(
     PAPER,
