@@ -50,32 +50,34 @@ def load_detector(path: str | Path, device: torch.device | None = None) -> tuple
     except (ValueError, OSError) as error:
         raise ValueError(f"{about}: not a description of a detector: {error}") from None
     try:
-        detector = _build(description, _file_shapes(path))
-        _load_state(detector, load_file(path))
-    except ValueError as error:
-        raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {error}") from None
+        shapes = _file_shapes(path)
+        if mismatch := _size_mismatch(description, shapes):
+            raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {mismatch}")
+        detector = _build(description, about)
+        mismatch = describe_mismatch(_shapes(detector.state_dict()), shapes)
+        if mismatch := mismatch or _load_state(detector, load_file(path)):
+            raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {mismatch}")
     except (SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(f"{path}: damaged, or not a safetensors file: {first_sentence(error)}") from None
     detector.set_normalization(mean=normalization.mean, std=normalization.std)
     return detector.to(device).eval(), description
 
 
-def _build(description: Description, shapes: Mapping[str, Shape]) -> Detector:
-    """Builds the detector that tensors of these shapes belong to.
-
-    Raises:
-        ValueError: they belong to another, or the backbone can't be built here.
-    """
+def _size_mismatch(description: Description, shapes: Mapping[str, Shape]) -> str | None:
+    """Whether the file has too few numbers, before a wrong number of channels or classes fills the memory."""
     config, num_classes = description.model, len(description.categories)
     width = config.tower_channels or config.channels
-    # Fewer elements than a detector has, so that a wrong number does not fill the memory.
-    fewest = num_classes * width + config.channels**2 + config.tower_depth * width**2
+    fewest = num_classes * width + config.channels**2 + config.tower_depth * width**2  # a detector has more
     if fewest > sum(map(math.prod, shapes.values())):
-        raise ValueError(f"it has too few numbers for {num_classes} classes and {config.channels} channels")
-    detector = build(_without_pretrained(config), num_classes)
-    if mismatch := describe_mismatch(_shapes(detector.state_dict()), shapes):
-        raise ValueError(mismatch)
-    return detector
+        return f"it has too few numbers for {num_classes} classes and {config.channels} channels"
+    return None
+
+
+def _build(description: Description, about: Path) -> Detector:
+    try:
+        return build(_without_pretrained(description.model), len(description.categories))
+    except ValueError as error:  # such as a backbone whose package is not installed
+        raise ValueError(f"{about}: {error}") from None
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
@@ -93,11 +95,12 @@ def _without_pretrained(config: ModelConfig) -> ModelConfig:
     return replace(config, pretrained=False, batch_norm=batch_norm_mode(config))
 
 
-def _load_state(detector: Detector, tensors: dict[str, Tensor]) -> None:
-    # Frozen batch norm has no num_batches_tracked; a detector saved with it has none in its file.
-    state = detector.state_dict()
-    counters = {name: tensor for name, tensor in state.items() if name.endswith(COUNTER)}
+def _load_state(detector: Detector, tensors: dict[str, Tensor]) -> str | None:
+    """Loads the tensors; returns what is wrong with their numbers, if anything."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{name} holds NaN or infinite numbers")
+            return f"{name} holds NaN or infinite numbers"
+    # Frozen batch norm has no num_batches_tracked; a detector saved with it has none in its file.
+    counters = {name: tensor for name, tensor in detector.state_dict().items() if name.endswith(COUNTER)}
     detector.load_state_dict({**counters, **tensors})
+    return None

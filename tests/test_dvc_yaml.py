@@ -28,6 +28,7 @@ NEUTRAL = (
     "pipeline/files.py",
     "pipeline/inference/device.py",
     "pipeline/integrations",
+    "pipeline/overrides.py",
     "pipeline/params.py",
     "pipeline/process.py",
     "pipeline/runner.py",
@@ -50,6 +51,7 @@ UNUSED = {
         "pipeline/evaluation/ground_truth.py",
         "pipeline/inference/import_weights.py",
         "pipeline/inference/predict.py",
+        "pipeline/inference/score_thresholds.py",
     },
 }
 MAX_LINES = 50  # of code dependencies, in all stages together

@@ -1,6 +1,7 @@
 """The choice of which published splits become train, val and test."""
 
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
@@ -9,7 +10,8 @@ from pipeline.formats.split_kinds import Kind, has_plain_name, split_kind
 
 # By split: the splits that must not share an image with it. Hyperparameters are tuned on val, so test excludes val.
 LATER_SPLITS = {"val": ("test",), "train": ("val", "test")}
-_UNQUOTED = re.compile(r"[\w./+-]+", re.ASCII)
+# Anything else, or a number, would be another value to the shell, to DVC or to YAML.
+_UNQUOTED = re.compile(r"(?!(true|false|null|inf|nan|yes|no|on|off)$)[A-Za-z_][\w./+-]*", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,7 @@ def choose_splits(
     Raises:
         PipelineError: The data set doesn't have a split, a split is used twice, or no choice is obvious.
     """
-    for key, value in (("train", train), ("val", val), ("test", test)):
-        _check_exists(images, key, value)
+    _check_exist(images, {"train": train, "val": val, "test": test})
     chooser = _Chooser(images, _parts(train, val, test))
     train = train or chooser.choose_train(val, folds=folds)
     if val is not None and not folds:
@@ -59,7 +60,11 @@ def choose_splits(
 
 def set_option(key: str, value: str) -> str:
     """A parameter as an option of the command line, quoted for the shell and for DVC where that is necessary."""
-    return f"-S {key}={value}" if _UNQUOTED.fullmatch(value) else f"""-S "{key}='{value}'\""""
+    if _UNQUOTED.fullmatch(value):
+        return f"-S {key}={value}"
+    # In Hydra's quotes, a backslash counts only before a quote.
+    escaped = re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + ('\\"' if match[2] else ""), value)
+    return "-S " + shlex.quote(f'{key}="{escaped}"')
 
 
 class _Chooser:
@@ -160,11 +165,16 @@ def _kind(choice: str) -> Kind | None:
     return "trainval" if {"train", "val"} <= set(kinds) else next(iter(kinds), None)
 
 
-def _check_exists(names: Iterable[str], key: str, value: str | None) -> None:
-    for name in value.split("+") if value else []:
-        if name not in names:
-            known = ", ".join(sorted(names)) or "none"
-            raise PipelineError(f"convert.{key}: the data set has no split {name!r}; it has {known}")
+def _check_exist(names: Iterable[str], chosen: Mapping[str, str | None]) -> None:
+    known = ", ".join(sorted(names)) or "none"
+    for key, value in chosen.items():
+        for name in value.split("+") if value else []:
+            if name not in names:
+                reset = " ".join(f"-S convert.{key}=null" for key, value in chosen.items() if value)
+                raise PipelineError(
+                    f"convert.{key}: the data set has no split {name!r}; it has {known}: name one of them, or use "
+                    f"{reset} to take the obvious ones"
+                )
 
 
 def _check_differs(images: Mapping[str, Set[str]], train: str, val: str) -> None:

@@ -80,14 +80,12 @@ def survey(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bo
     Raises:
         PipelineError: The data set can't be read, or (if `stops`) has an issue that counts as an error.
     """
-    name, dataset = _read(raw, format)
-    return survey_records(raw, name, dataset, options, stops=stops)
+    return survey_records(raw, formats.read(raw, format), options, stops=stops)
 
 
-def survey_records(
-    raw: Path, format: str, dataset: RawDataset, options: ConvertParams, *, stops: bool = True
-) -> Survey:
+def survey_records(raw: Path, dataset: RawDataset, options: ConvertParams, *, stops: bool = True) -> Survey:
     """Like `survey`, for records that have already been read."""
+    dataset = classes.select_classes(dataset, options.classes)
     issue_log = IssueLog(options, stops, remarks=list(dataset.remarks))
     images = {name: {record.file or record.source for record in split.images} for name, split in dataset.splits.items()}
     choice = choose_splits(images, options.train, options.val, options.test, folds=bool(options.folds))
@@ -100,7 +98,7 @@ def survey_records(
             issue_log.remarks.append(f"{split}: split {names.pop(split)} has no usable images and is left out")
             del matched[split]
     unused_image_files = dataset.num_image_files - _count_files(matched)
-    categories = classes.select_categories(dataset.categories, options.classes)
+    categories = dataset.categories
     hold_out = None
     if "val" not in names:
         hold_out, matched["train"], matched["val"] = hold_out_images(matched["train"], categories, options, issue_log)
@@ -116,7 +114,9 @@ def survey_records(
     share = f"fold {options.fold} of {options.folds}" if options.folds else "a share"
     sources = {split: names.get(split) or f"{share} of {choice.train}" for split in splits}
     unused_splits = _unused_splits(dataset.splits, names.values())
-    return Survey(format, sources, splits, issue_log, hold_out, unused_splits, unused_image_files, tuple(copies))
+    return Survey(
+        dataset.format, sources, splits, issue_log, hold_out, unused_splits, unused_image_files, tuple(copies)
+    )
 
 
 def survey_original_splits(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True) -> Survey:
@@ -125,19 +125,14 @@ def survey_original_splits(raw: Path, options: ConvertParams, format: str = "aut
     Raises:
         PipelineError: As `survey` does.
     """
-    name, dataset = _read(raw, format)
+    dataset = classes.select_classes(formats.read(raw, format), options.classes)
     issue_log = IssueLog(options, stops, remarks=list(dataset.remarks))
     matched = _match(raw, {split: [part] for split, part in dataset.splits.items()}, issue_log)
-    categories = classes.select_categories(dataset.categories, options.classes)
+    categories = dataset.categories
     splits = {split: build_annotation_set(split, items, categories, issue_log) for split, items in matched.items()}
     classes.check_classes(categories, splits.values(), issue_log)
     unused_image_files = dataset.num_image_files - _count_files(matched)
-    return Survey(name, {split: split for split in splits}, splits, issue_log, None, (), unused_image_files)
-
-
-def _read(raw: Path, format: str) -> tuple[str, RawDataset]:
-    name = formats.recognize(raw) if format == "auto" else format
-    return name, formats.read(raw, name)
+    return Survey(dataset.format, {split: split for split in splits}, splits, issue_log, None, (), unused_image_files)
 
 
 def _match(raw: Path, parts: Mapping[str, Sequence[RawSplit]], issue_log: IssueLog) -> dict[str, list[MatchedRecord]]:

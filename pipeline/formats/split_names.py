@@ -11,10 +11,21 @@ from pipeline.formats.split_kinds import split_kind
 # Names of annotation files that don't name a split: the folder's name is used instead.
 _GENERIC_FILES = {
     "_annotations.coco", "_annotations", "annotations", "annotation", "instances", "coco", "default", "labels",
-    "result", "detections",
+    "result", "detections", "_annotations.createml", "metadata",
 }  # fmt: skip
 _GENERIC_PARENTS = {"annotations", "annotation", "labels", ""}
-_GENERIC_FOLDERS = IMAGE_FOLDERS | {"annotations", "annotation", "labels", "label", "label_2", "xmls", "json", "data"}
+_GENERIC_FOLDERS = IMAGE_FOLDERS | {
+    "annotations",
+    "annotation",
+    "labels",
+    "label",
+    "label_2",
+    "xmls",
+    "json",
+    "data",
+    "ann",
+    "labeltxt",
+}
 
 
 def name_splits_by_file(stems: Mapping[PurePosixPath, str]) -> dict[PurePosixPath, str]:

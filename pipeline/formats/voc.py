@@ -42,7 +42,8 @@ CLASS_NAMES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 # fmt: on
-_ROOT = re.compile(rb"<annotation[\s>]")
+ROOT = re.compile(rb"<annotation[\s>]")
+LABELME_ELEMENT = re.compile(rb"<pt>|<segm>|<nrows>|<sourceAnnotation>\s*LabelMe")
 _DEVKIT = re.compile(r"VOC20\d\d")
 _CLASS_LIST = re.compile(r".+_(train|val|trainval|test)")
 _SPLIT = re.compile(r"(train|val|valid|validation|trainval|test)[-_]?(\d{4})?", re.IGNORECASE)
@@ -56,7 +57,16 @@ ImagesByFile = dict[PurePosixPath, RawImage]  # by annotation file
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next((file for file in _xml_files(files) if _ROOT.search(read_head(folder / file))), None)
+    """The first annotation with a box; if there is none, the first of all, unless others are LabelMe's."""
+    first, has_labelme = None, False
+    for file in _xml_files(files):
+        head = read_head(folder / file)
+        if ROOT.search(head):
+            if b"<bndbox" in head:
+                return file
+            has_labelme = has_labelme or LABELME_ELEMENT.search(head) is not None
+            first = first or file
+    return None if has_labelme else first
 
 
 def read(folder: Path) -> RawDataset:
@@ -107,7 +117,7 @@ def _read_folders(folder: Path, files: list[PurePosixPath], images: ImageIndex) 
 
 
 def _is_other_xml(path: Path, image: RawImage) -> bool:
-    return image.issue is not None and image.issue.code == "invalid_xml" and not _ROOT.search(read_head(path))
+    return image.issue is not None and image.issue.code == "invalid_xml" and not ROOT.search(read_head(path))
 
 
 def _annotation_folder(parent: PurePosixPath) -> PurePosixPath:
@@ -184,7 +194,7 @@ def _categories(by_folder: dict[PurePosixPath, ImagesByFile]) -> tuple[Category,
 
 
 def _image(folder: Path, file: PurePosixPath, images: ImageIndex) -> RawImage:
-    root = _parse(folder / file)
+    root = parse_annotation(folder / file)
     if isinstance(root, Issue):
         return image_record(str(file), root)
     prefix = f"{file}: object "
@@ -197,9 +207,12 @@ def _image(folder: Path, file: PurePosixPath, images: ImageIndex) -> RawImage:
     return image_record(str(file), path, None, _declared_size(root.find("size")), objects)
 
 
-def _parse(path: Path) -> Element | Issue:
+def parse_annotation(path: Path) -> Element | Issue:
+    """The root element of an annotation, or the issue of a file that can't be read or has another root."""
     try:
         content = path.read_bytes()
+        if not content.strip():
+            return Issue("invalid_xml", "the file is empty")
         # defusedxml takes three times as long, because it inspects every declaration.
         is_safe = b"<!DOCTYPE" not in content and b"\0" not in content and _PLAIN_ENCODING.match(content)
         root: Element = XML(content) if is_safe else fromstring(content)

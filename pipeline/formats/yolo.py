@@ -5,6 +5,7 @@ obj.names and lists of images), a list of class names without further files, as 
 (_darknet.labels) write it, or label files alone. `yolo_lines` describes the lines of label files.
 """
 
+import os.path
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines, read_numbered_lines
 from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, count_common_tail, read_image_size
 from pipeline.formats.records import (
@@ -85,12 +87,23 @@ def read(folder: Path) -> RawDataset:
         if label is None:
             raise PipelineError(f"{folder}: no YOLO data set found: neither data.yaml nor label files beside images")
         manifests = [Manifest(label, {}, find_lists(folder, files, PurePosixPath()))]
-    splits: dict[str, RawSplit] = {}
-    for manifest in manifests:
-        reader = _Reader(folder, files, manifest)
-        found = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
-        site = f"{manifest.file.parent}/" if len(manifests) > 1 and manifest.file.parent.name else ""
-        splits |= {site + name: split for name, split in found.items()}
+    sites = [_read_site(folder, files, manifest, is_only=len(manifests) == 1) for manifest in manifests]
+    splits = {name: split for site in sites for name, split in site.splits.items()}
+    remarks = dict.fromkeys(remark for site in sites for remark in site.remarks)
+    categories = max((site.categories for site in sites), key=len)
+    named_like_images = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
+    count = max(named_like_images, *(site.num_image_files for site in sites))
+    return RawDataset(categories, splits, count, tuple(remarks))
+
+
+def _read_site(folder: Path, files: list[PurePosixPath], manifest: Manifest, *, is_only: bool) -> RawDataset:
+    """The data set of one manifest; if there are others, only the files in its folder, unless it names its splits."""
+    if not is_only and not manifest.splits:
+        files = [file for file in files if file.is_relative_to(manifest.site)]
+    reader = _Reader(folder, files, manifest)
+    splits = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
+    if not is_only:
+        splits = {str(manifest.site / name): split for name, split in splits.items()}
     return RawDataset(reader.categories(), splits, reader.images.count, tuple(reader.remarks))
 
 
@@ -117,7 +130,7 @@ class _Reader:
         self._manifest = manifest
         self._keypoint_values = manifest.keypoint_values or 0
         self._used_numbers: set[int] = set()  # classes of a data set that doesn't name them
-        self.remarks: list[str] = []
+        self.remarks = list(manifest.remarks)
         self._folders = ancestors(files)
         self._paths = {*files, *self._folders}
         self._texts = {file for file in files if file.suffix.lower() == ".txt"}
@@ -174,10 +187,10 @@ class _Reader:
             if path is None or (
                 kind in _OPTIONAL and split_kind(text.replace("\\", "/")) == kind != split_kind(str(path))
             ):
-                line = f"{self._manifest.file}: {split}: {show_value(text)} not found"
+                line, similar = f"{self._manifest.file}: {split}: {show_value(text)} not found", self._similar(split)
                 if kind not in _OPTIONAL:
-                    raise PipelineError(f"{line}; correct or remove it")
-                self.remarks.append(f"{line}, so it is left out")
+                    raise PipelineError(f"{line}; correct or remove it{similar}")
+                self.remarks.append(f"{line}, so it is left out{similar}")
             elif path in self._folders:
                 entries += self._entries_of_folder(path)
             elif path.suffix.lower() in IMAGE_SUFFIXES:
@@ -185,6 +198,15 @@ class _Reader:
             else:
                 entries += self._listed_entries(path, split)
         return entries
+
+    def _similar(self, split: str) -> str:
+        """A line for data.yaml with the folders of images that are called like a split, for a message."""
+        parents = dict.fromkeys(file.parent for file in self._image_files())
+        base, kind = self._manifest.file.parent, split_kind(split)
+        folders = [
+            str(PurePosixPath(os.path.relpath(folder, base))) for folder in parents if split_kind(str(folder)) == kind
+        ]
+        return f"; there are images in {split}: [{', '.join(folders)}]" if kind and folders else ""
 
     def _entries_of_folder(self, folder: PurePosixPath) -> list[_ImageEntry]:
         """The images of a folder, and the label files there that have no image."""
@@ -330,4 +352,4 @@ def _has_relative_box(folder: Path, file: PurePosixPath) -> bool:
 
 
 def _read_first_line(folder: Path, file: PurePosixPath) -> list[float]:
-    return parse_numbers(read_head(folder / file).decode("utf-8-sig", "replace").lstrip().split("\n")[0])
+    return parse_numbers(to_utf8(read_head(folder / file)).decode(errors="replace").lstrip().split("\n")[0])

@@ -175,6 +175,7 @@ def server_app() -> ASGIApp:
 
     Its route `/media` serves any file otherwise. FiftyOne's own server process adds nothing that is needed here.
     """
+    mongo.shorten_fiftyone_import()
     from fiftyone.server.app import app
     from starlette.routing import Route
 
@@ -220,6 +221,7 @@ def is_dataset_image(path: str, folders: Iterable[Path]) -> bool:
 def main() -> None:
     """The child process: reads a DatasetSpec as JSON from stdin, and writes the views' sizes as JSON to stdout."""
     spec = DatasetSpec(**json.load(sys.stdin))
+    mongo.shorten_fiftyone_import()
     try:
         with redirect_stdout(sys.stderr):  # FiftyOne may print
             sizes = _refresh(spec)

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.analysis.findings import Health
 from pipeline.analysis.health import examine, open_dataset
+from pipeline.errors import PipelineError
 from pipeline.params import load
 from tests.support.paths import PROJECT, SHARED
 
@@ -65,3 +66,28 @@ def test_every_missing_image_counts(health: Callable[..., Health]) -> None:
     found = health("c_darknet_missing")
     assert found.survey.issue_log.counts["missing_image"] == 408
     assert counts(found) == (4, 4)
+
+
+@pytest.mark.parametrize(("name", "line"), [("yaml_winpath", 1), ("yaml_tab", 3), ("ls_yolo_notes", None)])
+def test_data_yaml_and_notes(health: Callable[..., Health], name: str, line: int | None) -> None:
+    found = health(name)
+    assert found.usable
+    assert (found.survey.format, *counts(found)) == ("yolo", 10, 20)
+    assert [category.name for category in found.survey.splits["train"].categories] == ["red", "blue"]
+    remarks = found.survey.issue_log.remarks
+    assert [remark.startswith(f"data.yaml: line {line}: ") for remark in remarks] == ([True] if line else [])
+
+
+def test_panoptic_annotations(health: Callable[..., Health]) -> None:
+    with pytest.raises(
+        PipelineError, match=r"^annotations/panoptic_train2017\.json: panoptic annotations: .* instances"
+    ):
+        health("k_panoptic")
+
+
+def test_labelme_xml(health: Callable[..., Health]) -> None:
+    found = health("t_labelme_xml", val_fraction=0.0001)
+    assert counts(found) == (1, 7)
+    [remark] = found.survey.issue_log.remarks
+    assert remark.startswith("2 objects drawn as masks alone")
+    assert remark.endswith("img1.xml: object 2, Annotations/subset1/img1.xml: object 6")

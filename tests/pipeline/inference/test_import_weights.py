@@ -22,14 +22,14 @@ from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 from pipeline.inference.detect import detect
 from pipeline.inference.import_weights import read_detector
-from pipeline.inference.model import Model
+from pipeline.inference.saved_detector import SavedDetector
 
 SIZE = (160, 240)
 
 
 @pytest.fixture(scope="module")
-def small(lively_fcos: Callable[[int], FCOS]) -> FCOS:
-    return lively_fcos(4)
+def small(random_fcos: Callable[[int], FCOS]) -> FCOS:
+    return random_fcos(4)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def write_categories(path: Path, names: dict[int, str]) -> Path:
 
 
 def test_91_classes_of_coco_become_80_with_the_same_detections(
-    lively_fcos: Callable[[int], FCOS], tmp_path: Path, picture: Callable[..., Path]
+    random_fcos: Callable[[int], FCOS], tmp_path: Path, picture: Callable[..., Path]
 ) -> None:
-    theirs = lively_fcos(91)
+    theirs = random_fcos(91)
     unused = [row for row in range(91) if row not in dict(coco_categories())]
     with torch.no_grad():  # as after training on COCO: an unused id is never detected
         theirs.head.classification_head.cls_logits.bias[unused] = -100
@@ -59,7 +59,7 @@ def test_91_classes_of_coco_become_80_with_the_same_detections(
     result = CliRunner().invoke(main, ["import-weights", str(file), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "80 classes" in result.output
-    model = Model.load(out, torch.device("cpu"))
+    model = SavedDetector.load(out, torch.device("cpu"))
     assert model.description.input_size == InputSize((800, 1333))
     assert model.description.categories == coco_categories()
     pixels = read_image(image)

@@ -222,23 +222,22 @@ def test_a_new_store_is_closed_whatever_the_umask(empty_store: Path) -> None:
         assert empty_store.with_name(folder).stat().st_mode & 0o777 == 0o700
 
 
-def test_two_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
+def test_three_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
     code = (
         "from pipeline import params\nfrom pipeline.integrations import mlflow\n"
         "with mlflow.train_run(params.load(), key='k') as run: run.mark_finished('w')"
     )
-    for number in range(2):
-        folder = tmp_path / f"round {number}"  # a path with a space
-        folder.mkdir()
-        for name in ("dvc.yaml", "params.yaml"):
-            (folder / name).write_text((tmp_path / name).read_text())
-        processes = [run_python(code, folder=folder) for _ in range(2)]
-        stderr = [process.communicate(timeout=120)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], stderr
-        assert stderr == ["", ""]
-        with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-            assert connection.execute("SELECT name FROM experiments WHERE name = 'fcos'").fetchall() == [("fcos",)]
-            assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 2
+    folder = tmp_path / "with a space"
+    folder.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        (folder / name).write_text((tmp_path / name).read_text())
+    processes = [run_python(code, folder=folder) for _ in range(3)]
+    stderr = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], stderr
+    assert stderr == ["", "", ""]
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        assert connection.execute("SELECT name FROM experiments WHERE name = 'fcos'").fetchall() == [("fcos",)]
+        assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 3
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])

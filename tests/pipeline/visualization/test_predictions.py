@@ -17,14 +17,14 @@ from fcos.detector import build
 from fcos.postprocess import Postprocess
 from fcos.weights import Description
 from pipeline.errors import PipelineError
-from pipeline.inference.model import Model
+from pipeline.inference.saved_detector import SavedDetector
 from pipeline.visualization import predictions
 
 Write = Callable[..., tuple[list[dict[str, Any]], list[str]]]
 
 
 @pytest.fixture
-def model() -> Model:
+def model() -> SavedDetector:
     torch.manual_seed(0)
     config = replace(
         PAPER,
@@ -37,7 +37,7 @@ def model() -> Model:
         batch_norm="auto",
     )
     description = Description(model=config, categories=((7, "cat"), (3, "dog")), input_size=InputSize((64, 64)))
-    return Model(build(config, 2).eval(), description)
+    return SavedDetector(build(config, 2).eval(), description)
 
 
 def write_picture(path: Path) -> Path:
@@ -47,14 +47,19 @@ def write_picture(path: Path) -> Path:
 
 
 @pytest.fixture
-def write(model: Model) -> Write:
+def write(model: SavedDetector) -> Write:
     """Returns the records, and the errors of images that can't be read."""
 
     def run(images: list[Path], out: Path | None, threshold: float = 0.5) -> tuple[list[dict[str, Any]], list[str]]:
         errors: list[str] = []
         processing = Postprocess(score_threshold=0.0) if threshold == 0 else Postprocess()
         records = predictions.write(
-            model, images, threshold, out, processing, on_error=lambda error: errors.append(str(error))
+            model,
+            images,
+            torch.full((2,), threshold),
+            out,
+            processing,
+            on_error=lambda error: errors.append(str(error)),
         )
         return list(records), errors
 
@@ -92,11 +97,11 @@ def test_an_image_that_cant_be_read_does_not_take_back_the_others(write: Write, 
 
 
 def test_an_earlier_index_goes_with_the_first_picture_and_the_new_one_comes_last(
-    write: Write, model: Model, tmp_path: Path
+    write: Write, model: SavedDetector, tmp_path: Path
 ) -> None:
     images = [write_picture(tmp_path / f"{name}.png") for name in "ab"]
     write(images, tmp_path / "out")
-    run = predictions.write(model, images, 0.5, tmp_path / "out", Postprocess(), on_error=print)
+    run = predictions.write(model, images, torch.full((2,), 0.5), tmp_path / "out", Postprocess(), on_error=print)
     next(run)
     assert names(tmp_path / "out") == ["a.jpg", "b.jpg"]
     list(run)
