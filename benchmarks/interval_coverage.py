@@ -81,7 +81,7 @@ def coverage(
 def main(cases: Sequence[tuple[int, float, int, int]] = CASES) -> None:
     """Prints the table of the card."""
     rng = np.random.default_rng(0)
-    print("| classes | objects a class, image | images | trials | mean error of AP |", *_METHODS, "", sep=" | ")
+    print("| classes | objects a class, image | images | trials | mean error of AP", *_METHODS, "", sep=" | ")
     print("|---" * (5 + len(_METHODS)) + "|")
     for classes, objects, images, trials in cases:
         truth = true_ap(classes, objects, rng)
