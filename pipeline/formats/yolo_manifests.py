@@ -14,6 +14,7 @@ from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import Spellings, decode_text, read_head, read_lines
 from pipeline.formats.image_index import IMAGE_SUFFIXES
 from pipeline.formats.text import is_utf8, show_value
+from pipeline.yaml_files import check_structure
 
 _SPLITS = ("train", "val", "valid", "test")
 _NOT_SPLITS = ("path", "names", "nc", "kpt_shape")
@@ -162,6 +163,7 @@ def _read_yaml(folder: Path, file: PurePosixPath) -> tuple[dict[str, Any], tuple
 
 
 def _load_mapping(text: str) -> dict[str, Any]:
+    check_structure(text)
     content = YAML(typ="base", pure=True).load(text)
     return content if isinstance(content, dict) else {}
 
