@@ -140,9 +140,20 @@ YAML_VALUES = st.sampled_from(
         "0x10",
         "yes",
         "off",
+        "''",
+        '"\\ud800"',
+        "2001-01-01",
+        "!!binary aGk=",
+        "!!set {a}",
+        "!!python/name:os.system",
+        "*a",
+        "&a",
+        "&a [*a]",
+        "{<<: *a}",
+        "{<<: 3}",
+        "!!timestamp x",
+        ">",
     ]
-    + ["''", '"\\ud800"', "2001-01-01", "!!binary aGk=", "!!set {a}", "!!python/name:os.system", "*a", "&a", "&a [*a]"]
-    + ["{<<: *a}", "{<<: 3}", "!!timestamp x", ">"]
 )
 
 
