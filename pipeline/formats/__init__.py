@@ -18,6 +18,7 @@ from pipeline.formats import (
     kitti,
     labelme,
     labelme_xml,
+    labelstudio,
     mot,
     openimages,
     pennfudan,
@@ -60,13 +61,14 @@ FORMATS: dict[str, Format] = {
     "kitti": Format(kitti.find_evidence, kitti.read),
     "cvat": Format(cvat.find_evidence, cvat.read),
     "labelme_xml": Format(labelme_xml.find_evidence, labelme_xml.read),
-    "labelme": Format(labelme.find_evidence, labelme.read),
+    "labelme": Format(labelme.find_evidence, labelme.read, labelme.embedded_images),
     "tfrecord": Format(tfrecord.find_evidence, tfrecord.read, tfrecord.embedded_images),
     "retinanet": Format(retinanet.find_evidence, retinanet.read),
     "openimages": Format(openimages.find_evidence, openimages.read),
     "pennfudan": Format(pennfudan.find_evidence, pennfudan.read),
     "via": Format(_first_of(via.find_annotations), via.read),
     "createml": Format(_first_of(createml.find_annotations), createml.read),
+    "labelstudio": Format(_first_of(labelstudio.find_annotations), labelstudio.read),
     "huggingface": Format(_first_of(huggingface.find_annotations), huggingface.read),
     "bdd100k": Format(_first_of(bdd100k.find_annotations), bdd100k.read),
     "visdrone": Format(_first_of(visdrone.find_annotations), visdrone.read),
@@ -148,7 +150,11 @@ def read(folder: Path, format: str = "auto") -> RawDataset:
     if name not in FORMATS:
         raise PipelineError(f"unknown format {name!r}; choose one of {', '.join(FORMATS)}")
     dataset = dataset or FORMATS[name].read(folder)
-    return replace(dataset, format=name, remarks=remarks + dataset.remarks)
+    # `A+B` means both splits in parameters, so no name may contain a plus sign.
+    splits = {split_name.replace("+", "-"): split for split_name, split in dataset.splits.items()}
+    if len(splits) < len(dataset.splits):
+        raise PipelineError(f"{folder}: two splits would be called the same without a +: {', '.join(dataset.splits)}")
+    return replace(dataset, splits=splits, format=name, remarks=remarks + dataset.remarks)
 
 
 def has_embedded_images(folder: Path, format: str = "auto") -> bool:
@@ -182,7 +188,8 @@ def extract_images(folder: Path, format: str = "auto") -> int:
 def _embedded_images(folder: Path, format: str) -> Iterator[tuple[PurePosixPath, bytes]]:
     files = list_files(folder)
     # Most data sets have no file that could contain images, and need not be recognized.
-    if not any(tfrecord.is_record_file(file) for file in files):
+    containers = (known for known in FORMATS.values() if known.embedded_images)
+    if not any(known.find_evidence(folder, files) for known in containers):
         return iter(())
     try:
         name = recognize(folder) if format == "auto" else format

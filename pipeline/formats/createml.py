@@ -30,7 +30,7 @@ def read(folder: Path) -> RawDataset:
 
 def _is_annotation(head: bytes) -> bool:
     has_image = b'"image"' in head or b'"imagefilename"' in head
-    return head.startswith(b"[") and has_image and (b'"annotations"' in head or b'"annotation"' in head)
+    return head.startswith(b"[") and has_image and b'"coordinates"' in head
 
 
 def _read_split(annotations: AnnotationFile) -> RawSplit:

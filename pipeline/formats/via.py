@@ -42,9 +42,14 @@ def read(folder: Path) -> RawDataset:
         PipelineError: There is no such file, or a file isn't JSON or CSV.
     """
     expected = "VIA annotation: a .json or .csv file whose regions have shape_attributes"
+    remarks: list[str] = []
     return read_split_files(
-        folder, find_annotations, _read_split, expected, stem=lambda file: file.stem.removeprefix("via_")
+        folder, find_annotations, lambda file: _read_split(file, remarks), expected, stem=_stem, remarks=remarks
     )
+
+
+def _stem(file: PurePosixPath) -> str:
+    return file.stem.removeprefix("via_")
 
 
 def _is_annotation(head: bytes) -> bool:
@@ -59,10 +64,14 @@ def _names(header: list[str]) -> list[str]:
     return [name.lstrip("#") for name in header]  # version 1 begins its header with #
 
 
-def _read_split(annotations: AnnotationFile) -> RawSplit:
+def _read_split(annotations: AnnotationFile, remarks: list[str]) -> RawSplit:
     is_table = annotations.file.suffix.lower() == ".csv"
     entries = list(_read_table(annotations) if is_table else _read_project(annotations))
-    attribute = _class_attribute(entries)
+    counts = _count_attributes(entries)
+    attribute = _class_attribute(counts)
+    if len(counts) != 1:
+        found = f"attributes {', '.join(map(show_value, sorted(counts)))}" if counts else "no attribute"
+        remarks.append(f"{annotations.file}: regions have {found}; the class is {attribute or repr(_UNNAMED_CLASS)}")
 
     def read_object(source: str, region: Any) -> RawObject:
         label = to_label(_value(lookup(region, "region_attributes", attribute))) if attribute else _UNNAMED_CLASS
@@ -109,13 +118,18 @@ def _regions(entry: Any) -> Any:
     return list(regions.values()) if isinstance(regions, dict) else regions
 
 
-def _class_attribute(entries: list[tuple[str, Any]]) -> str | None:
+def _count_attributes(entries: list[tuple[str, Any]]) -> Counter[str]:
+    """The number of regions that have each attribute."""
     counts: Counter[str] = Counter()
     for _, entry in entries:
         regions = _regions(entry)
         for region in regions if isinstance(regions, list) else ():
             attributes = lookup(region, "region_attributes")
-            counts.update(key for key in (attributes if isinstance(attributes, dict) else ()) if isinstance(key, str))
+            counts.update(list(attributes) if isinstance(attributes, dict) else ())
+    return counts
+
+
+def _class_attribute(counts: Counter[str]) -> str | None:
     by_name = {name.lower(): name for name in sorted(counts, reverse=True)}
     preferred = next((by_name[name] for name in _CLASS_ATTRIBUTES if name in by_name), None)
     return preferred or max(sorted(counts), key=lambda name: counts[name], default=None)

@@ -5,6 +5,7 @@ obj.names and lists of images), a list of class names without further files, as 
 (_darknet.labels) write it, or label files alone. `yolo_lines` describes the lines of label files.
 """
 
+import os.path
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -186,10 +187,10 @@ class _Reader:
             if path is None or (
                 kind in _OPTIONAL and split_kind(text.replace("\\", "/")) == kind != split_kind(str(path))
             ):
-                line = f"{self._manifest.file}: {split}: {show_value(text)} not found"
+                line, similar = f"{self._manifest.file}: {split}: {show_value(text)} not found", self._similar(split)
                 if kind not in _OPTIONAL:
-                    raise PipelineError(f"{line}; correct or remove it")
-                self.remarks.append(f"{line}, so it is left out")
+                    raise PipelineError(f"{line}; correct or remove it{similar}")
+                self.remarks.append(f"{line}, so it is left out{similar}")
             elif path in self._folders:
                 entries += self._entries_of_folder(path)
             elif path.suffix.lower() in IMAGE_SUFFIXES:
@@ -197,6 +198,15 @@ class _Reader:
             else:
                 entries += self._listed_entries(path, split)
         return entries
+
+    def _similar(self, split: str) -> str:
+        """A line for data.yaml with the folders of images that are called like a split, for a message."""
+        parents = dict.fromkeys(file.parent for file in self._image_files())
+        base, kind = self._manifest.file.parent, split_kind(split)
+        folders = [
+            str(PurePosixPath(os.path.relpath(folder, base))) for folder in parents if split_kind(str(folder)) == kind
+        ]
+        return f"; there are images in {split}: [{', '.join(folders)}]" if kind and folders else ""
 
     def _entries_of_folder(self, folder: PurePosixPath) -> list[_ImageEntry]:
         """The images of a folder, and the label files there that have no image."""

@@ -51,6 +51,6 @@ def test_invalid_records(tmp_path: Path, picture: Write) -> None:
 
 
 def test_damaged_file(tmp_path: Path) -> None:
-    (tmp_path / "train.json").write_text('[{"image": "a.png", "annotations": [')
-    with pytest.raises(PipelineError, match=r"^train\.json: not JSON: .* line 1 column 37"):
+    (tmp_path / "train.json").write_text('[{"image": "a.png", "annotations": [{"coordinates": ')
+    with pytest.raises(PipelineError, match=r"^train\.json: not JSON: .* line 1 column 53"):
         createml.read(tmp_path)

@@ -67,6 +67,22 @@ SUPERVISELY = {
         {"classTitle": "dog", "geometryType": "bitmap", "bitmap": {"data": BITMAP, "origin": [1, 1]}},
     ],
 }
+LABEL_STUDIO = [
+    {
+        "data": {"image": "a.png"},
+        "annotations": [
+            {
+                "result": [
+                    {
+                        "original_width": 8,
+                        "original_height": 6,
+                        "value": {"x": 1, "y": 1, "width": 50, "height": 50, "rotation": 5, "rectanglelabels": ["cat"]},
+                    }
+                ]
+            }
+        ],
+    }
+]
 VOTT_BOX = {"left": 1, "top": 1, "width": 3, "height": 4}
 VOTT = {"assets": {"1": {"asset": {"name": "a.png"}, "regions": [{"tags": ["cat"], "boundingBox": VOTT_BOX}]}}}
 # A file of each format, and the others that it needs.
@@ -77,6 +93,7 @@ SMALL = {
         {},
     ),
     "via": ("via_train.json", json.dumps({"_via_settings": {}, "_via_img_metadata": {"a.png9": VIA}}), {}),
+    "labelstudio": ("train.json", json.dumps(LABEL_STUDIO), {}),
     "createml": ("train.json", json.dumps(CREATEML), {}),
     "huggingface": ("train/metadata.jsonl", HUGGING_FACE, {"README.md": "class_label:\n  names:\n    '0': cat\n"}),
     "bdd100k": ("det_train.json", json.dumps(BDD100K), {}),

@@ -62,21 +62,34 @@ def test_shapes(tmp_path: Path, picture: Write, shape: dict[str, Any], box: tupl
 
 
 @pytest.mark.parametrize(
-    ("attributes", "names"),
+    ("attributes", "names", "remark"),
     [
-        ([{}, {}], ["object", "object"]),  # a data set of one class
-        ([{"color": "red", "Class": "cat"}, {"color": "blue", "Class": "dog"}], ["cat", "dog"]),
-        ([{"fruit": {"apple": True, "pear": False}}, {"fruit": {"pear": True}}], ["apple", "pear"]),  # check boxes
-        ([{"fruit": "fig", "ripe": "yes"}, {"fruit": "date"}], ["fig", "date"]),
+        ([{}, {}], ["object", "object"], "regions have no attribute; the class is 'object'"),  # a data set of one class
+        (
+            [{"color": "red", "Class": "cat"}, {"color": "blue", "Class": "dog"}],
+            ["cat", "dog"],
+            "regions have attributes Class, color; the class is Class",
+        ),
+        (
+            [{"fruit": {"apple": True, "pear": False}}, {"fruit": {"pear": True}}],
+            ["apple", "pear"],
+            None,
+        ),  # check boxes
+        (
+            [{"fruit": "fig", "ripe": "yes"}, {"fruit": "date"}],
+            ["fig", "date"],
+            "regions have attributes fruit, ripe; the class is fruit",
+        ),
     ],
 )
 def test_attribute_that_is_the_class(
-    tmp_path: Path, picture: Write, attributes: list[dict[str, Any]], names: list[str]
+    tmp_path: Path, picture: Write, attributes: list[dict[str, Any]], names: list[str], remark: str | None
 ) -> None:
     picture(tmp_path / "a.png")
     save(tmp_path, entry("a.png", *(region(RECT, **values) for values in attributes)))
-    objects = via.read(tmp_path).splits["train"].images[0].objects
-    assert [item.class_name for item in objects] == names
+    dataset = via.read(tmp_path)
+    assert [item.class_name for item in dataset.splits["train"].images[0].objects] == names
+    assert dataset.remarks == ((f"via_train.json: {remark}",) if remark else ())
 
 
 @pytest.mark.parametrize(
