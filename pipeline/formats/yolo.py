@@ -56,6 +56,11 @@ def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | N
     return class_lists[0] if class_lists and label else label
 
 
+def is_label(evidence: PurePosixPath) -> bool:
+    """Whether the evidence is a label file alone, because no file names the classes."""
+    return evidence.suffix == ".txt" and not find_class_lists([evidence])
+
+
 def _find_label_beside_image(folder: Path, files: list[PurePosixPath], limit: int | None) -> PurePosixPath | None:
     """A label file with relative coordinates that has the name of an image; `limit` files of each folder are tested."""
     stems = {fold_name(file.stem) for file in files if file.suffix.lower() in IMAGE_SUFFIXES}

@@ -414,6 +414,14 @@ def test_classes_without_names_are_called_by_their_numbers(tmp_path: Path, pictu
     assert [item.class_name for item in yolo.read(tmp_path).splits["all"].images[0].objects] == ["dog", "ant", ""]
 
 
+def test_label_files_alone_beside_another_format(tmp_path: Path, picture: Write, voc_xml: Callable[..., Path]) -> None:
+    """LabelImg may have written both; the text files have no names."""
+    picture(tmp_path / "a.png")
+    voc_xml(tmp_path / "a.xml", [("cat", 1, 1, 9, 9)])
+    texts(tmp_path, a=LINE)
+    assert recognize(tmp_path) == "voc"
+
+
 KEYPOINTS = "0.4 0.45 0.6 0.55 0 0"  # in the box, and one that isn't labeled
 FLAGGED = "0.4 0.45 2 0.6 0.55 1"
 DIAMOND = "0.5 0.3 0.75 0.5 0.5 0.7 0.25 0.5"
