@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -92,6 +93,9 @@ import torch
 from fcos.structures import Outputs
 from fcos.locations import make_locations
 from fcos.fast.compiled import CompiledModel
+from pipeline.training import compiler_cache
+
+compiler_cache.use_private_folder()
 
 class OneLayer(torch.nn.Linear):
     def forward(self, batch):
@@ -106,11 +110,17 @@ assert torch.equal(compiled(batch).ltrb, network(batch).ltrb)
 
 
 def run(script: str, folder: Path, **environment: str) -> list[str]:
-    """The output lines of a process that compiles with the standard compiler and an empty cache."""
+    """The output lines of a process that compiles with the standard compiler and an empty cache.
+
+    The folder is the project's root.
+    """
+    (folder / "tmp").mkdir()
+    inherited = os.environ.copy()
+    inherited.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it in a process that has compiled
     process = subprocess.run(
         [sys.executable, "-c", script],
         cwd=PROJECT,
-        env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(folder), "OMP_NUM_THREADS": "1"} | environment,
+        env=inherited | {"DVC_ROOT": str(folder), "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
         timeout=500,
@@ -125,6 +135,11 @@ def test_the_standard_compiler(tmp_path: Path) -> None:
     if not shutil.which("g++"):
         pytest.skip("no C++ compiler")
     assert run(_SMALLEST, tmp_path) == []
+    assert list((tmp_path / "tmp").iterdir()) == []  # where others could put programs in the place of its own
+    cache = tmp_path / ".fcos/torch_compile"
+    assert list(cache.rglob("*.so"))
+    assert list(cache.rglob("precompiled_headers/*"))
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
 
 
 def test_no_cpp_compiler(tmp_path: Path) -> None:
