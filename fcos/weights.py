@@ -60,7 +60,7 @@ def load_detector(path: str | Path, device: torch.device | None = None) -> tuple
         if not needed.is_file():
             raise ValueError(f"{needed}: no such file; the weights and their .json file must be in the same folder")
     try:
-        fields = _current(json.loads(about.read_text(encoding="utf-8")))
+        fields = _current(json.loads(about.read_text(encoding="utf-8-sig")))
         description = _description(fields)
         detector = build(_without_pretrained(description.model), len(description.categories))
         detector.set_normalization(**fields["normalization"])

@@ -3,6 +3,7 @@
 A command imports what it needs when it runs, so that `fcos --help` is fast.
 """
 
+import errno
 import sys
 from typing import Any
 
@@ -45,13 +46,18 @@ COMMANDS: tuple[click.Command, ...] = (
 
 
 class _OneLineErrors(click.Group):
-    """Prints a PipelineError as one line and exits with status 1."""
+    """Prints a PipelineError, or the operating system's error about a file, as one line and exits with status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except PipelineError as error:
             click.echo(f"fcos: {error}", err=True)
+            sys.exit(1)
+        except OSError as error:
+            if error.strerror is None or error.filename is None or error.errno == errno.EPIPE:
+                raise
+            click.echo(f"fcos: {error.filename}: {error.strerror.lower()}", err=True)
             sys.exit(1)
 
 

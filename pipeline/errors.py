@@ -13,6 +13,7 @@ Key = Sequence[int | str]
 
 # Everything that str.splitlines splits at: names of files and classes may contain it.
 _LINE_BREAKS = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
+_PLURAL_ENDING = re.compile(r"(?:(?<=x)|(?<=ss))es\b|(?<!s)s\b")  # of boxes, classes and images, but not of class
 
 
 class PipelineError(Exception):
@@ -30,6 +31,11 @@ def escape_line_breaks(text: str) -> str:
 def count_noun(number: int, singular: str, plural: str | None = None) -> str:
     """A number with its noun, such as `1 image` or `2,000 images`; `plural` defaults to `singular` with an s."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def count_phrase(number: int, plural: str) -> str:
+    """A number with a phrase. For 1, the phrase's first plural noun becomes singular: `1 box outside its image`."""
+    return f"{number:,} {_PLURAL_ENDING.sub('', plural, count=1) if number == 1 else plural}"
 
 
 def format_table(rows: Sequence[Sequence[str]], alignment: str) -> str:

@@ -1,12 +1,13 @@
 """Files that are written completely or not at all, JSON with one-line errors, digests."""
 
+import codecs
 import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path, PurePath
 from typing import Any
@@ -106,8 +107,7 @@ def parse_json(
         PipelineError: the content isn't JSON (with line and column), or Python can't represent it.
     """
     try:
-        # Editors on Windows may write a byte order mark first.
-        return json.loads(content.decode("utf-8-sig"), object_hook=object_hook)
+        return json.loads(to_utf8(content).decode(), object_hook=object_hook)
     except json.JSONDecodeError as error:
         raise PipelineError(f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except UnicodeDecodeError:
@@ -116,6 +116,16 @@ def parse_json(
         raise PipelineError(f"{path}: not read: {str(error).split(';')[0]}") from None
     except RecursionError:
         raise PipelineError(f"{path}: not read: its lists are nested too deeply") from None
+
+
+def to_utf8(content: bytes) -> bytes:
+    """The content of a text file without its byte order mark, which programs on Windows write; UTF-16 becomes UTF-8."""
+    if content.startswith(codecs.BOM_UTF8):
+        return content.removeprefix(codecs.BOM_UTF8)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and len(content) > 2:
+        with suppress(UnicodeError):
+            return content.decode("utf-16").encode()
+    return content
 
 
 def digest(path: Path) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +19,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+# New class names, each with the data set's own classes that it replaces.
+ClassMapping = Annotated[
+    dict[str, Annotated[tuple[str, ...], Field(min_length=1)]],
+    Field(min_length=1),
+]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -108,6 +113,7 @@ class DownloadParams:
     path: str
     format: str  # validated where it is used, as `dataset` is
     mirror: str | None
+    follow_links: bool
     zoo: ZooParams
     digits: DigitsParams
 
@@ -160,7 +166,7 @@ class ConvertParams:
     folds: Annotated[int, Field(ge=2)] | None
     fold: Annotated[int, Field(ge=0)]
     group_pattern: str | None
-    classes: tuple[str, ...] | None
+    classes: Annotated[tuple[str, ...], Field(min_length=1)] | ClassMapping | None
     image_check: Literal["decode", "header", "trust"]
     max_megapixels: PositiveFloat
     issues: Literal["error", "repair"]
@@ -318,7 +324,7 @@ class Params:
 
     def flat(self) -> dict[str, Any]:
         """Every parameter by its dotted name, as in `dvc exp run -S train.lr=0.001`."""
-        return dict(_flatten(asdict(self)))
+        return dict(_flatten(self))
 
 
 def load(path: Path | None = None) -> Params:
@@ -343,12 +349,20 @@ def parse(text: str, path: Path) -> Params:
     Raises:
         PipelineError: as for `load`.
     """
-    values = _read_yaml(text, path)
+    return validate(_read_yaml(text, path), str(path))
+
+
+def validate(values: Any, source: str) -> Params:
+    """Validates the content of a parameter file; `source` begins the message of an error.
+
+    Raises:
+        PipelineError: as for `load`.
+    """
     try:
         # JSON's strict mode accepts a list as a tuple, but neither "1" as a number nor 1.0 as an integer.
         return _ADAPTER.validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
     except ValidationError as error:
-        raise PipelineError(f"{path}: {_describe(error)}") from None
+        raise PipelineError(f"{source}: {_describe(error)}") from None
 
 
 def load_postprocess(path: Path) -> PostprocessParams | None:
@@ -388,12 +402,13 @@ def _known_keys(section: Key) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
+def _flatten(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if is_dataclass(value):
+            yield from _flatten(value, f"{prefix}{field.name}.")
         else:
-            yield prefix + name, list(value) if isinstance(value, tuple) else value
+            yield prefix + field.name, list(value) if isinstance(value, tuple) else value
 
 
 _ADAPTER = TypeAdapter(Params)

@@ -28,6 +28,7 @@ NEUTRAL = (
     "pipeline/files.py",
     "pipeline/inference/device.py",
     "pipeline/integrations",
+    "pipeline/overrides.py",
     "pipeline/params.py",
     "pipeline/process.py",
     "pipeline/runner.py",

@@ -17,6 +17,7 @@ from fcos.locations import size_ranges
 from pipeline.analysis.assignment import NEEDS_PREDICTIONS, level_name
 from pipeline.analysis.best_possible_recall import Recall, best_possible_recall
 from pipeline.data.annotations import AnnotationSet
+from pipeline.errors import count_noun
 from pipeline.inference.device import choose_device
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.params import MachineParams, Params, TrainParams
@@ -262,8 +263,8 @@ def large_images(context: Context) -> str | None:
 def large_batch(context: Context) -> str | None:
     if context.train.batch_size <= context.images:
         return None
-    images = context.images
-    return f"train.batch_size {context.train.batch_size} exceeds the {images} images: set it to at most {images}"
+    images = count_noun(context.images, "image")
+    return f"train.batch_size {context.train.batch_size} exceeds the {images}: set it to at most {context.images}"
 
 
 def high_learning_rate(context: Context) -> str | None:

@@ -13,7 +13,7 @@ from fcos.structures import make_targets
 from pipeline.analysis.assignment import input_locations, level_name, split_levels, zero_outputs
 from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.data.boxes import box_tensor
-from pipeline.errors import format_table
+from pipeline.errors import count_noun, format_table
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.params import Params
 
@@ -125,7 +125,7 @@ def report(recall: Recall, split_path: str) -> str:
     return "\n".join(
         [
             format_table(rows, "lrrr"),
-            f"{split_path}: {recall.images:,} images at the training size, without augmentation. "
+            f"{split_path}: {count_noun(recall.images, 'image')} at the training size, without augmentation. "
             "Small: up to 32² square pixels in the stored image; large: over 96².",
             f"Objects with locations on each level (an object may have several levels): {levels}. "
             f"{recall.positives / max(1, recall.objects['all']):.1f} positive locations per object.",

@@ -20,7 +20,7 @@ from fcos.training.trainer import Trainer
 from pipeline.analysis.advice import advice
 from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
-from pipeline.errors import PipelineError, format_table
+from pipeline.errors import PipelineError, count_noun, format_table
 from pipeline.inference.device import choose_device
 from pipeline.params import Params
 from pipeline.training.build import make_batches, make_trainer, make_validation, one_line_errors
@@ -255,8 +255,9 @@ def report(measurements: Measurements) -> str:
         ("first loss", f"{m.first_loss:.3f}"),
         (
             "whole training",
-            f"about {format_duration(m.training_time)}: {m.epochs} epochs of {m.steps:,} steps, "
-            f"{m.validations} validations of {m.val_images:,} images",
+            f"about {format_duration(m.training_time)}: {count_noun(m.epochs, 'epoch')} of "
+            f"{count_noun(m.steps, 'step')}, {count_noun(m.validations, 'validation')} of "
+            f"{count_noun(m.val_images, 'image')}",
         ),
     ]
     return f"{m.device}{processes}\n{format_table(rows, 'll')}"

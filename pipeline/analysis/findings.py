@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.conversion import Survey
 from pipeline.conversion.checks import CHECKS, Action, resolve_actions
 from pipeline.conversion.issues import LoggedIssue
-from pipeline.errors import count_noun, escape_line_breaks
+from pipeline.errors import count_noun, count_phrase, escape_line_breaks
 from pipeline.formats.records import Box, RawDataset, RawImage
 
 _MAX_COORDINATE = 1e6  # pixels: larger than any image
@@ -41,8 +41,10 @@ class Finding:
 
     @property
     def setting(self) -> str:
-        """The parameter that changes the outcome, with its other values."""
-        return f"convert.checks.{self.code}=" + " | ".join(f"{action} ({meaning})" for action, meaning in self.choices)
+        """The option that changes the outcome, with its other values."""
+        return f"-S convert.checks.{self.code}=" + " | ".join(
+            f"{action} ({meaning})" for action, meaning in self.choices
+        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def verdict(health: Health) -> str:
 def notes(survey: Survey) -> list[str]:
     """Facts that are not problems."""
     lines = list(survey.issue_log.remarks)
-    lines += [f"{count:,} {noun}" for noun, count in survey.issue_log.notes.items()]
+    lines += [count_phrase(count, text) for text, count in survey.issue_log.notes.items()]
     if survey.unused_image_files:
         lines.append(f"{count_noun(survey.unused_image_files, 'image file')} not used")
     if survey.unused_splits:

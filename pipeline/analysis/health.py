@@ -1,6 +1,6 @@
 """`fcos validate`: checks whether a data set can be converted and trained on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from pipeline.datasets import registry
 from pipeline.datasets.archives import find_archive
 from pipeline.datasets.staging import stage_dataset
 from pipeline.errors import PipelineError
+from pipeline.overrides import override
 from pipeline.params import ConvertParams, Params
 from pipeline.workspace import workspace
 
@@ -22,16 +23,17 @@ _MAX_EXAMPLES = 3  # of each kind of problem
 _RECIPE = "paper_r50"
 
 
-def load_params(size: tuple[int, int] | None) -> Params:
+def load_params(size: tuple[int, int] | None, overrides: Sequence[str] = ()) -> Params:
     """The parameters of the current project, or those of a common recipe outside a project.
 
     Args:
         size: replaces train.size.
+        overrides: replace parameters, such as `convert.issues=repair`.
 
     Raises:
-        PipelineError: params.yaml is invalid, or the size is.
+        PipelineError: params.yaml, an override or the size is invalid.
     """
-    values = _project_params() or _default_params()
+    values = override(_project_params() or _default_params(), overrides)
     try:
         # Validation computes nothing on a device, so a missing GPU is no error.
         train = replace(values.train, size=size or values.train.size)
@@ -89,9 +91,8 @@ def examine(raw: Path, options: ConvertParams, format: str = "auto") -> Health:
     """
     entry = registry.entry_for(raw.resolve().name, raw) if _downloaded(raw) else None
     format = entry.format if entry and format == "auto" else format
-    name = formats.recognize(raw) if format == "auto" else format
-    dataset = formats.read(raw, name)
-    survey = survey_records(raw, name, dataset, registry.with_splits(options, entry), stops=False)
+    dataset = formats.read(raw, format)
+    survey = survey_records(raw, dataset, registry.with_splits(options, entry), stops=False)
     return Health(dataset, survey, group_problems(survey), tuple(survey.obstacles()))
 
 

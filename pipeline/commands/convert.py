@@ -9,6 +9,9 @@ import click
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--to", required=True, metavar="FORMAT", help="coco, voc or yolo.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder; must be empty or new.")
+@click.option(
+    "-S", "--set-param", "overrides", multiple=True, metavar="KEY=VALUE", help="Parameter, as in `dvc exp run -S`."
+)
 @click.option("--format", default="auto", show_default=True, help="Format of PATH, if it is not recognized.")
 @click.option("--repair", is_flag=True, help="Repair issues of the data, or skip their records, instead of stopping.")
 @click.option(
@@ -18,10 +21,11 @@ import click
     show_default=True,
     help="Copy the image files, hard-link them, or leave them out.",
 )
-def convert(path: Path, to: str, out: Path, format: str, repair: bool, images: str) -> None:
+def convert(path: Path, to: str, out: Path, overrides: tuple[str, ...], format: str, repair: bool, images: str) -> None:
     """Convert the data set at PATH, a folder or an archive, to another format, with all its splits."""
     from pipeline.conversion import export
 
-    result = export.export(path, to, out, format=format, repair=repair, images=images)
+    values = export.load_params(overrides, format=format, repair=repair)
+    result = export.export(path, to, out, values, images=images)
     for line in export.describe_export(result, to, out):
         click.echo(line)

@@ -9,4 +9,4 @@ def datasets(name: str | None) -> None:
     """List the data sets that `dataset` may name, or show the entry NAME, which may be your own .yaml file."""
     from pipeline.datasets import registry
 
-    click.echo(registry.entry_text(name) if name else "\n".join(registry.summary_lines()))
+    click.echo(registry.entry_text(name) if name else registry.summary())

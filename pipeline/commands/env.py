@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, count_noun
 
 DISTRIBUTION = "fcos-pipeline"
 # Variables that change what the project, its libraries or Python do. No others are shown.
@@ -104,7 +104,7 @@ def _revision(folder: Path) -> str:
     )
     if not commit:
         return "none"
-    return f"{commit} and {len(status.splitlines())} changed files" if status else commit
+    return f"{commit} and {count_noun(len(status.splitlines()), 'changed file')}" if status else commit
 
 
 def _mongod() -> str:

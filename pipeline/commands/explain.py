@@ -30,7 +30,7 @@ def explain(
 ) -> None:
     """Draw which locations learn which object of an image, and the trained detector's outputs at each location."""
     from pipeline import params
-    from pipeline.analysis.lookup import DataSet
+    from pipeline.analysis.image_lookup import DataSet
     from pipeline.inference.postprocess import make_postprocess
     from pipeline.visualization import explain as explanations
     from pipeline.workspace import workspace

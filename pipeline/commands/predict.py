@@ -1,6 +1,7 @@
 """`fcos predict`."""
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -43,13 +44,15 @@ def predict(
 ) -> None:
     """Detect objects in images, or in all images of folders.
 
+    An image that can't be read is reported and left out; the exit status is then 1.
     Post-processing is that of params.yaml, or the default outside a project.
     """
     from pipeline.data.image_files import PixelLimit
+    from pipeline.errors import PipelineError, count_noun
     from pipeline.inference.device import choose_device
-    from pipeline.inference.model import Model
     from pipeline.inference.postprocess import project_postprocess
     from pipeline.inference.predict import find_images, format_record
+    from pipeline.inference.saved_detector import SavedDetector
     from pipeline.visualization import predictions
     from pipeline.workspace import workspace
 
@@ -57,8 +60,18 @@ def predict(
     images = find_images(paths, out)
     limit = PixelLimit(max_megapixels, "--max-megapixels ")
     postprocess = project_postprocess(max_detections=max_detections, nms_iou_threshold=nms_iou_threshold)
-    model = Model.load(weights or workspace() / "models/detector.safetensors", choose_device(device))
-    for record in predictions.write(model, images, score, out, postprocess, limit):
+    model = SavedDetector.load(weights or workspace() / "models/detector.safetensors", choose_device(device))
+    done, failed = 0, 0
+
+    def on_error(error: PipelineError) -> None:
+        nonlocal failed
+        failed += 1
+        click.echo(f"fcos: {error}", err=True)
+
+    for record in predictions.write(model, images, score, out, postprocess, limit, on_error=on_error):
+        done += 1
         click.echo(json.dumps(record, ensure_ascii=False) if as_json else format_record(record))
-    if out:
-        click.echo(f"{len(images)} pictures in {out}", err=True)
+    if out and done:
+        click.echo(f"{count_noun(done, 'picture')} in {out}", err=True)
+    if failed:
+        sys.exit(1)

@@ -14,10 +14,11 @@ import click
 def show_batches(batches: int, epoch: int, out: Path) -> None:
     """Draw the batches that training will use: augmented and padded images with their objects."""
     from pipeline import params
+    from pipeline.errors import count_noun
     from pipeline.visualization import show_batches as drawing
     from pipeline.workspace import workspace
 
     lines = drawing.write(params.load(), workspace(), epoch=epoch, count=batches, out=out)
     for line in lines:
         click.echo(line)
-    click.echo(f"{len(lines)} pictures in {out}", err=True)
+    click.echo(f"{count_noun(len(lines), 'picture')} in {out}", err=True)

@@ -3,28 +3,73 @@
 import difflib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
+
+import msgspec
 
 from pipeline.conversion.issues import IssueLog
 from pipeline.data.annotations import AnnotationSet, Category
 from pipeline.errors import PipelineError
-from pipeline.formats.records import Issue
+from pipeline.formats.records import Issue, RawDataset, RawObject, RawSplit
+from pipeline.params import ClassMapping
 
 SOURCE = "classes"  # of an issue that no record has
 # Shorter names often differ in one letter and mean different things: car and cat.
 _MIN_LENGTH = 5
 
 
-def select_categories(categories: Sequence[Category], names: Sequence[str] | None) -> tuple[Category, ...]:
-    """The categories named by `convert.classes`, in that order; all of them if `names` is None.
+def select_classes(dataset: RawDataset, chosen: Sequence[str] | ClassMapping | None) -> RawDataset:
+    """The data set with the categories that `convert.classes` names, in that order; all of them if `chosen` is None.
+
+    A mapping also gives the objects their new class names. The id of a new class is that of the first one in its list.
+    Objects of other classes keep their names, which are then unknown.
 
     Raises:
-        PipelineError: The data set has no class of that name.
+        PipelineError: The data set has no class of a name, or the mapping is ambiguous.
     """
-    if names is None:
-        return tuple(categories)
+    if chosen is None:
+        return dataset
+    if not isinstance(chosen, dict):
+        return replace(dataset, categories=_find_categories(dataset.categories, chosen))
+    found = {new: _find_categories(dataset.categories, names) for new, names in chosen.items()}
+    renamed = {category.name: new for new, categories in found.items() for category in categories}
+    _check_mapping(dataset, chosen, [category.name for categories in found.values() for category in categories])
+    categories = tuple(Category(found[new][0].id, new) for new in chosen)
+    splits = {name: _rename_classes(split, renamed) for name, split in dataset.splits.items()}
+    return replace(dataset, categories=categories, splits=splits)
+
+
+def _check_mapping(dataset: RawDataset, chosen: ClassMapping, sources: Sequence[str]) -> None:
+    if repeated := next((name for name in sources if sources.count(name) > 1), None):
+        raise PipelineError(f"convert.classes: {repeated!r} is listed twice; give it to one class")
+    for category in dataset.categories:
+        if category.name in chosen and category.name not in sources:
+            raise PipelineError(
+                f"convert.classes: the data set has a class {category.name!r} of its own, which is not listed; add it "
+                "to a list, or choose another name"
+            )
+
+
+def _rename_classes(split: RawSplit, renamed: Mapping[str, str]) -> RawSplit:
+    def rename(objects: tuple[RawObject, ...]) -> tuple[RawObject, ...]:
+        return tuple(
+            msgspec.structs.replace(item, class_name=renamed[item.class_name]) if item.class_name in renamed else item
+            for item in objects
+        )
+
+    images = (msgspec.structs.replace(image, objects=rename(image.objects)) for image in split.images)
+    return RawSplit(tuple(images), rename(split.orphan_objects))
+
+
+def _find_categories(categories: Sequence[Category], names: Sequence[str]) -> tuple[Category, ...]:
+    """The categories of these names.
+
+    Raises:
+        PipelineError: The data set has no class of a name.
+    """
     by_name = {category.name: category for category in categories}
     # é may be one character or two.
     by_form = {unicodedata.normalize("NFC", name): category for name, category in by_name.items()}

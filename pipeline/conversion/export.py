@@ -1,22 +1,24 @@
 """Export of a data set to the formats of other tools. A new format takes one module and one line in WRITERS."""
 
-import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import params, recipes
+from pipeline import recipes
 from pipeline.conversion import Survey, survey_original_splits
+from pipeline.conversion.checks import CHECKS
 from pipeline.data.annotations import AnnotationSet
 from pipeline.datasets.archives import is_archive
 from pipeline.datasets.staging import stage_dataset
-from pipeline.errors import PipelineError, count_noun
+from pipeline.errors import PipelineError, count_noun, count_phrase
 from pipeline.files import atomic_replace
 from pipeline.formats.writers import coco, voc, yolo
 from pipeline.formats.writers.image_files import IMAGE_MODES, SourceImages
+from pipeline.overrides import override
+from pipeline.params import Params
 
 # Writes all splits to a folder and returns what the format can't hold, counted by description.
 Writer = Callable[[dict[str, AnnotationSet], Path, SourceImages], Counter[str]]
@@ -24,7 +26,8 @@ Writer = Callable[[dict[str, AnnotationSet], Path, SourceImages], Counter[str]]
 WRITERS: dict[str, Writer] = {"coco": coco.write, "voc": voc.write, "yolo": yolo.write}
 
 _UNPACKED = ".unpacked"
-_STAGE_REMEDY = re.compile(r"with -S convert\..*")
+# Parameters that choose the splits of a training.
+_SPLIT_PARAMETERS = ("train", "val", "test", "val_fraction", "split_seed", "folds", "fold", "group_pattern")
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,34 @@ class ExportResult:
     lost: Counter[str]  # what the written format can't hold
 
 
-def export(
-    source: Path, to: str, out: Path, *, format: str = "auto", repair: bool = False, images: str
-) -> ExportResult:
+def load_params(overrides: Sequence[str] = (), *, format: str = "auto", repair: bool = False) -> Params:
+    """The default parameters with overrides: an export needs no project and no params.yaml.
+
+    Args:
+        overrides: such as `convert.classes=[car, van]`.
+        format: A key of `pipeline.formats.FORMATS`; "auto": that of download.format.
+        repair: Repair issues or skip their records instead of stopping.
+
+    Raises:
+        PipelineError: An override is invalid, or changes the splits, which an export keeps.
+    """
+    default = recipes.defaults()
+    options = [*(["convert.issues=repair"] if repair else []), *overrides]
+    values = override(default, options if format == "auto" else [*options, f"download.format={format}"])
+    for name in _SPLIT_PARAMETERS:
+        if getattr(values.convert, name) != getattr(default.convert, name):
+            raise PipelineError(f"-S convert.{name}: fcos convert keeps the data set's own splits; leave it out")
+    return values
+
+
+def export(source: Path, to: str, out: Path, values: Params, *, images: str) -> ExportResult:
     """Writes the data set at `source`, a folder or an archive, to the folder `out` atomically.
 
     All splits are written under their own names, with all their images. The same input gives the same bytes.
 
     Args:
         to: A key of WRITERS.
-        format: A key of `pipeline.formats.FORMATS`, or "auto" to recognize the format.
-        repair: Repair issues or skip their records instead of stopping.
+        values: `load_params` returns them.
         images: A key of IMAGE_MODES.
 
     Raises:
@@ -51,13 +71,13 @@ def export(
     """
     if to not in WRITERS:
         raise PipelineError(f"--to: format {to!r} can't be written; choose one of {', '.join(WRITERS)}")
-    source, out = source.absolute(), out.absolute()
+    source, out, format = source.absolute(), out.absolute(), values.download.format
     _check_paths(source, out)
     try:
         with atomic_replace(out) as folder:
             folder.mkdir()
-            with _adapted_errors(source, folder), _staged(source, folder, format) as raw:
-                survey = survey_original_splits(raw, _options(repair=repair), format)
+            with _named_source(source, folder), _staged(source, folder, format) as raw:
+                survey = survey_original_splits(raw, values.convert, format)
                 _check_content(raw, survey)
                 lost = WRITERS[to](survey.splits, folder, SourceImages(raw, IMAGE_MODES[images]))
     except OSError as error:
@@ -78,13 +98,12 @@ def _staged(source: Path, folder: Path, format: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _adapted_errors(source: Path, folder: Path) -> Iterator[None]:
-    """Adapts error messages: they name the archive instead of the temporary folder, and --repair as the remedy."""
+def _named_source(source: Path, folder: Path) -> Iterator[None]:
+    """Makes error messages name the archive instead of the temporary folder."""
     try:
         yield
     except PipelineError as error:
-        line = str(error).replace(str(folder / _UNPACKED), str(source))
-        raise PipelineError(_STAGE_REMEDY.sub("with --repair", line)) from None
+        raise PipelineError(str(error).replace(str(folder / _UNPACKED), str(source))) from None
 
 
 def describe_export(result: ExportResult, to: str, out: Path) -> Iterator[str]:
@@ -98,27 +117,20 @@ def describe_export(result: ExportResult, to: str, out: Path) -> Iterator[str]:
     if repaired := _count_repaired(survey):
         yield "repaired: " + ", ".join(f"{count} {code}" for code, count in repaired.items())
     yield from survey.issue_log.remarks
-    notes = [f"{count:,} {text}" for text, count in survey.issue_log.notes.items()]
+    notes = [count_phrase(count, text) for text, count in survey.issue_log.notes.items()]
     if unused := survey.unused_image_files:
         notes.append(f"{count_noun(unused, 'image file')} not used")
     if notes:
         yield "; ".join(notes)
-    lost = "; ".join(f"{count} {what}" for what, count in result.lost.items() if count)
+    lost = "; ".join(count_phrase(count, text) for text, count in result.lost.items() if count)
     if lost:
         yield f"not preserved: {lost}"
 
 
 def _count_repaired(survey: Survey) -> Counter[str]:
     """The number of records repaired or skipped, by code. A record of trainval and train counts once."""
-    checks = _options(repair=True).checks
-    records = dict.fromkeys((issue.code, issue.source) for issue in survey.issue_log.issues)
-    return Counter(code for code, _ in records if getattr(checks, code) != "note")
-
-
-def _options(*, repair: bool) -> params.ConvertParams:
-    """The default parameters: an export needs no project and no params.yaml."""
-    default = recipes.defaults().convert
-    return replace(default, issues="repair" if repair else "error")
+    records = dict.fromkeys((issue.code, issue.source) for issue in survey.issue_log.issues if issue.action != "note")
+    return Counter(code for code, _ in records)
 
 
 def _check_paths(source: Path, out: Path) -> None:
@@ -134,5 +146,10 @@ def _check_paths(source: Path, out: Path) -> None:
 def _check_content(folder: Path, survey: Survey) -> None:
     if not any(split.images for split in survey.splits.values()):
         raise PipelineError(f"{folder}: no usable images; run fcos validate for the reasons")
+    issues = survey.issue_log.counts
+    if issues and not any(split.annotations for split in survey.splits.values()):
+        dropped = ", ".join(f"{count} {code}" for code, count in issues.items() if CHECKS[code].severity == "error")
+        if dropped:
+            raise PipelineError(f"{folder}: no usable objects ({dropped}); run fcos validate for the reasons")
     if not any(split.categories for split in survey.splits.values()):
         raise PipelineError(f"{folder}: no classes: neither a class list nor an object")

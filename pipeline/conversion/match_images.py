@@ -46,15 +46,26 @@ def _valid_records(split: str, parts: Sequence[RawSplit], issue_log: IssueLog) -
         issue = orphan.issue or Issue("missing_image_id", "the annotation's image does not exist")
         issue_log.handle(issue, split, orphan.source)
     valid: dict[str, RawImage] = {}
-    for record in (record for part in parts for record in part.images):
+    part_of: dict[str, int] = {}
+    for number, record in ((number, record) for number, part in enumerate(parts) for record in part.images):
         if record.issue is not None:
             issue_log.handle(record.issue, split, record.source)
+        elif part_of.setdefault(record.file, number) != number and _has_same_objects(record, valid[record.file]):
+            issue_log.add_note("images that several of the joined splits contain, used once")
         elif record.file in valid:
             message = f"{record.file} is already in this split: {valid[record.file].source}"
             issue_log.handle(Issue("duplicate_record", message), split, record.source)
         else:
             valid[record.file] = record
     return valid.values()
+
+
+def _has_same_objects(record: RawImage, other: RawImage) -> bool:
+    objects, others = (
+        [(item.class_name, item.box, item.iscrowd, item.difficult, item.issue) for item in image.objects]
+        for image in (record, other)
+    )
+    return objects == others
 
 
 def _read_infos(

@@ -13,9 +13,9 @@ from pipeline.conversion.duplicates import remove_duplicates
 from pipeline.conversion.holdout import HoldOut, check_groups, hold_out_images
 from pipeline.conversion.issues import SKIPPED_OBJECTS, IssueLog
 from pipeline.conversion.match_images import MatchedRecord, match_splits
-from pipeline.conversion.splits import choose_splits
+from pipeline.conversion.splits import LATER_SPLITS, choose_splits, set_option
 from pipeline.data.annotations import AnnotationSet
-from pipeline.errors import count_noun
+from pipeline.errors import PipelineError, count_noun
 from pipeline.formats.records import RawDataset, RawSplit
 from pipeline.params import ConvertParams
 
@@ -33,10 +33,14 @@ class Survey:
     hold_out: HoldOut | None  # None: the published splits are used
     unused_splits: tuple[str, ...]
     unused_image_files: int
+    copies: tuple[str, ...] = ()  # a line for each split whose images are all in later splits as well
 
     def obstacles(self) -> Iterator[str]:
         """One line for each split that can't be used for training or evaluation."""
+        yield from self.copies
         for name, split in self.splits.items():
+            if not split.images and self.copies:
+                continue
             if not split.images:
                 yield f"{name} has no images{self._remedy(name)}"
             elif name != "test" and not split.objects:
@@ -45,9 +49,10 @@ class Survey:
     def _remedy(self, split: str) -> str:
         leaks = ("leak", "near_duplicate_leak")
         if any(issue.split == split and issue.code in leaks for issue in self.issue_log.issues):
-            return " left: all of them are also in a later split (convert.checks.leak)"
+            return " left: all of them are or look like images of a later split (convert.checks.near_duplicate_leak)"
         if self.hold_out is None or split == "test":
-            return f"; choose another split with -S convert.{split}=NAME"
+            other = ", or -S convert.val=null to hold out a share of train" if split == "val" else ""
+            return f"; choose another split with -S convert.{split}=NAME{other}"
         if self.hold_out.better_seed is not None:
             return f"; -S convert.split_seed={self.hold_out.better_seed} is more balanced"
         parameter = "reduce convert.folds" if self.hold_out.folds else "change convert.val_fraction"
@@ -75,25 +80,32 @@ def survey(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bo
     Raises:
         PipelineError: The data set can't be read, or (if `stops`) has an issue that counts as an error.
     """
-    name, dataset = _read(raw, format)
-    return survey_records(raw, name, dataset, options, stops=stops)
+    return survey_records(raw, formats.read(raw, format), options, stops=stops)
 
 
-def survey_records(
-    raw: Path, format: str, dataset: RawDataset, options: ConvertParams, *, stops: bool = True
-) -> Survey:
+def survey_records(raw: Path, dataset: RawDataset, options: ConvertParams, *, stops: bool = True) -> Survey:
     """Like `survey`, for records that have already been read."""
+    dataset = classes.select_classes(dataset, options.classes)
     issue_log = IssueLog(options, stops, remarks=list(dataset.remarks))
-    choice = choose_splits(dataset.splits, options.train, options.val, options.test, folds=bool(options.folds))
+    images = {name: {record.file or record.source for record in split.images} for name, split in dataset.splits.items()}
+    choice = choose_splits(images, options.train, options.val, options.test, folds=bool(options.folds))
+    issue_log.remarks += choice.remarks
     names = {split: name for split in SPLITS if (name := getattr(choice, split)) is not None}
     parts = {split: [dataset.splits[part] for part in name.split("+")] for split, name in names.items()}
     matched = _match(raw, parts, issue_log)
+    for split in ("val", "test"):
+        if split in names and not matched[split] and not getattr(options, split):
+            issue_log.remarks.append(f"{split}: split {names.pop(split)} has no usable images and is left out")
+            del matched[split]
     unused_image_files = dataset.num_image_files - _count_files(matched)
-    categories = classes.select_categories(dataset.categories, options.classes)
+    categories = dataset.categories
     hold_out = None
-    if choice.val is None:
+    if "val" not in names:
         hold_out, matched["train"], matched["val"] = hold_out_images(matched["train"], categories, options, issue_log)
     matched = {split: matched[split] for split in SPLITS if split in matched}
+    copies = list(_describe_copies(matched, names, issue_log))
+    if stops and copies:
+        raise PipelineError(copies[0])
     matched = remove_duplicates(matched, options.image_check, issue_log)
     if options.group_pattern:
         check_groups(matched, options.group_pattern, issue_log)
@@ -102,7 +114,9 @@ def survey_records(
     share = f"fold {options.fold} of {options.folds}" if options.folds else "a share"
     sources = {split: names.get(split) or f"{share} of {choice.train}" for split in splits}
     unused_splits = _unused_splits(dataset.splits, names.values())
-    return Survey(format, sources, splits, issue_log, hold_out, unused_splits, unused_image_files)
+    return Survey(
+        dataset.format, sources, splits, issue_log, hold_out, unused_splits, unused_image_files, tuple(copies)
+    )
 
 
 def survey_original_splits(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True) -> Survey:
@@ -111,19 +125,14 @@ def survey_original_splits(raw: Path, options: ConvertParams, format: str = "aut
     Raises:
         PipelineError: As `survey` does.
     """
-    name, dataset = _read(raw, format)
+    dataset = classes.select_classes(formats.read(raw, format), options.classes)
     issue_log = IssueLog(options, stops, remarks=list(dataset.remarks))
     matched = _match(raw, {split: [part] for split, part in dataset.splits.items()}, issue_log)
-    categories = classes.select_categories(dataset.categories, options.classes)
+    categories = dataset.categories
     splits = {split: build_annotation_set(split, items, categories, issue_log) for split, items in matched.items()}
     classes.check_classes(categories, splits.values(), issue_log)
     unused_image_files = dataset.num_image_files - _count_files(matched)
-    return Survey(name, {split: split for split in splits}, splits, issue_log, None, (), unused_image_files)
-
-
-def _read(raw: Path, format: str) -> tuple[str, RawDataset]:
-    name = formats.recognize(raw) if format == "auto" else format
-    return name, formats.read(raw, name)
+    return Survey(dataset.format, {split: split for split in splits}, splits, issue_log, None, (), unused_image_files)
 
 
 def _match(raw: Path, parts: Mapping[str, Sequence[RawSplit]], issue_log: IssueLog) -> dict[str, list[MatchedRecord]]:
@@ -145,6 +154,30 @@ def _note_skipped_objects(
     skipped = {record.source: record.objects for record in records if record.source not in kept}
     count = sum(not item.iscrowd for objects in skipped.values() for item in objects)
     issue_log.add_note(SKIPPED_OBJECTS, count)
+
+
+def _describe_copies(
+    matched: Mapping[str, Sequence[MatchedRecord]], names: Mapping[str, str], issue_log: IssueLog
+) -> Iterator[str]:
+    """A line for each split whose images are all, byte for byte, in later splits: nothing of it would be left."""
+    if issue_log.actions["leak"] == "note":
+        return
+    digests = {split: {item.image_info.digest for item in items} for split, items in matched.items()}
+    for split, later_splits in LATER_SPLITS.items():
+        own = digests.get(split, set())
+        later = [name for name in later_splits if own & digests.get(name, set())]
+        if (
+            own
+            and split in names
+            and all(name in names for name in later)
+            and own <= set().union(*(digests[name] for name in later))
+        ):
+            joined = "+".join(names[name] for name in (split, *later))
+            reset = "".join(f" -S convert.{name}=null" for name in later if getattr(issue_log.options, name))
+            yield (
+                f"{split} has no images of its own: all of them are also in {' and '.join(later)}; "
+                f"{set_option(f'convert.{split}', joined)}{reset} uses them as one split"
+            )
 
 
 def _unused_splits(published: Collection[str], choices: Collection[str]) -> tuple[str, ...]:

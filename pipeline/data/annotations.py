@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import PipelineError, describe_record_error
-from pipeline.files import read_json, write_text
+from pipeline.files import read_json, to_utf8, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def read(path: Path) -> AnnotationSet:
         PipelineError: the file can't be read, or a record breaks the format; the message names the first one.
     """
     try:
-        annotations = _ADAPTER.validate_json(path.read_bytes(), strict=True)
+        annotations = _ADAPTER.validate_json(to_utf8(path.read_bytes()), strict=True)
     except FileNotFoundError:
         raise PipelineError(f"{path}: no such file") from None
     except ValidationError as error:

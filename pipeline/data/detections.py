@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError, describe_record_error
-from pipeline.files import write_text
+from pipeline.files import to_utf8, write_text
 
 # Numbers are strict, so that "0.9" is no score. Ids are not: tools that keep them in float arrays write 42.0.
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -57,13 +57,13 @@ def write(detections: Iterable[Detection], path: Path) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Reads the bytes of a file.
+    """Reads the bytes of a text file, without a byte order mark.
 
     Raises:
         PipelineError: the file is missing or can't be read.
     """
     try:
-        return path.read_bytes()
+        return to_utf8(path.read_bytes())
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read: {(error.strerror or 'unknown reason').lower()}") from None
 

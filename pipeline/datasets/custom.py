@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline import formats
 from pipeline.datasets import published, registry
 from pipeline.datasets.archives import find_archive, unpack, visible_entries
+from pipeline.datasets.links import IGNORED, check_links
 from pipeline.errors import PipelineError
 from pipeline.params import Params
 from pipeline.workspace import from_root, root, workspace
@@ -25,6 +26,9 @@ def fetch(params: Params, into: Path) -> Sequence[Path]:
         PipelineError: the path doesn't exist, or holds nothing usable.
     """
     source = _source(params.download.path)
+    if source.is_dir():
+        _check_folder(source, into, follow_links=params.download.follow_links)
+        source = _resolve_folder(source)
     if registry.is_entry(source):
         downloads = _fetch_described(source, into, params.download.mirror)
         format = registry.read(source).format
@@ -46,7 +50,13 @@ def _source(path: str) -> Path:
         raise PipelineError(f"download.path: with --queue and --temp it must be absolute; set it to {source}")
     if not source.exists():
         raise PipelineError(f"{source}: no such file or folder; set download.path to your data set")
-    return _resolve_folder(source) if source.is_dir() else source
+    return source
+
+
+def _check_folder(folder: Path, into: Path, *, follow_links: bool) -> None:
+    if into.resolve().is_relative_to(folder.resolve()):
+        raise PipelineError(f"{folder}: contains this project's data/raw; move the data set into a separate folder")
+    check_links(folder, follow=follow_links)
 
 
 def _resolve_folder(folder: Path) -> Path:
@@ -71,10 +81,8 @@ def _fetch_described(path: Path, into: Path, mirror: str | None) -> Sequence[Pat
 
 def _copy(source: Path, into: Path) -> None:
     """Copies files instead of linking them: changes in data/raw must not reach the owner's files."""
-    if into.resolve().is_relative_to(source.resolve()):
-        raise PipelineError(f"{source}: contains this project's data/raw; move the data set into a separate folder")
     try:
-        shutil.copytree(source, into, ignore=shutil.ignore_patterns(".*", "__MACOSX"), copy_function=shutil.copyfile)
+        shutil.copytree(source, into, ignore=shutil.ignore_patterns(*IGNORED), copy_function=shutil.copyfile)
     except shutil.Error as error:
         file, _, reason = error.args[0][0]
         raise PipelineError(f"{file}: not copied: {reason}") from None

@@ -1,24 +1,39 @@
 """Readers of annotation formats, and their recognition. A new format takes one module and one line in FORMATS."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError, count_noun
 from pipeline.formats import (
+    bdd100k,
     coco,
+    createml,
+    crowdhuman,
     csv_table,
     cvat,
+    dota,
+    huggingface,
+    keras_yolo,
     kitti,
     labelme,
+    labelme_xml,
+    labelstudio,
+    mot,
     openimages,
     pennfudan,
     retinanet,
+    supervisely,
     tfrecord,
+    via,
+    visdrone,
     voc,
+    vott,
+    widerface,
     yolo,
 )
 from pipeline.formats.dataset_files import list_files
+from pipeline.formats.describe import describe_files
 from pipeline.formats.records import RawDataset
 
 
@@ -26,7 +41,6 @@ from pipeline.formats.records import RawDataset
 class Format:
     """An annotation format."""
 
-    description: str  # the files by which people recognize it, for messages
     find_evidence: Callable[[Path, list[PurePosixPath]], PurePosixPath | None]  # returns a file of this format, if any
     read: Callable[[Path], RawDataset]
     # Yields the images that exist only inside annotation files: the path of a file for each, and its content.
@@ -34,30 +48,38 @@ class Format:
     is_derived: bool = False  # tools make such files from another format's, so they count only without any other
 
 
+def _first_of(
+    find: Callable[[Path, list[PurePosixPath]], Collection[PurePosixPath]],
+) -> Callable[[Path, list[PurePosixPath]], PurePosixPath | None]:
+    return lambda folder, files: next(iter(find(folder, files)), None)
+
+
 FORMATS: dict[str, Format] = {
-    "coco": Format("a .json file with images, annotations and categories", coco.find_evidence, coco.read),
-    "voc": Format(".xml files with an <annotation>, one per image", voc.find_evidence, voc.read),
-    "yolo": Format("a data.yaml, obj.data or classes.txt with .txt label files", yolo.find_evidence, yolo.read),
-    "kitti": Format(".txt files with KITTI's 15 columns", kitti.find_evidence, kitti.read),
-    "cvat": Format("an .xml file with <annotations> and a <version>", cvat.find_evidence, cvat.read),
-    "labelme": Format(".json files with shapes and an imagePath", labelme.find_evidence, labelme.read),
-    "tfrecord": Format(
-        ".tfrecord or .record files with image/object/bbox",
-        tfrecord.find_evidence,
-        tfrecord.read,
-        tfrecord.embedded_images,
-    ),
-    "retinanet": Format("a .csv file with rows path,x1,y1,x2,y2,class", retinanet.find_evidence, retinanet.read),
-    "openimages": Format(
-        "a .csv file with columns ImageID,LabelName,XMin,…", openimages.find_evidence, openimages.read
-    ),
-    "pennfudan": Format(".txt files of PASCAL Annotation Version 1.00", pennfudan.find_evidence, pennfudan.read),
-    "csv": Format(
-        "a .csv with a header such as filename,width,height,class,xmin,ymin,xmax,ymax",
-        csv_table.find_evidence,
-        csv_table.read,
-        is_derived=True,
-    ),
+    "coco": Format(coco.find_evidence, coco.read),
+    "voc": Format(voc.find_evidence, voc.read),
+    "yolo": Format(yolo.find_evidence, yolo.read),
+    "kitti": Format(kitti.find_evidence, kitti.read),
+    "cvat": Format(cvat.find_evidence, cvat.read),
+    "labelme_xml": Format(labelme_xml.find_evidence, labelme_xml.read),
+    "labelme": Format(labelme.find_evidence, labelme.read, labelme.embedded_images),
+    "tfrecord": Format(tfrecord.find_evidence, tfrecord.read, tfrecord.embedded_images),
+    "retinanet": Format(retinanet.find_evidence, retinanet.read),
+    "openimages": Format(openimages.find_evidence, openimages.read),
+    "pennfudan": Format(pennfudan.find_evidence, pennfudan.read),
+    "via": Format(_first_of(via.find_annotations), via.read),
+    "createml": Format(_first_of(createml.find_annotations), createml.read),
+    "labelstudio": Format(_first_of(labelstudio.find_annotations), labelstudio.read),
+    "huggingface": Format(_first_of(huggingface.find_annotations), huggingface.read),
+    "bdd100k": Format(_first_of(bdd100k.find_annotations), bdd100k.read),
+    "visdrone": Format(_first_of(visdrone.find_annotations), visdrone.read),
+    "dota": Format(_first_of(dota.find_annotations), dota.read),
+    "widerface": Format(_first_of(widerface.find_annotations), widerface.read),
+    "mot": Format(_first_of(mot.find_annotations), mot.read),
+    "crowdhuman": Format(_first_of(crowdhuman.find_annotations), crowdhuman.read),
+    "keras_yolo": Format(_first_of(keras_yolo.find_annotations), keras_yolo.read),
+    "supervisely": Format(_first_of(supervisely.find_annotations), supervisely.read),
+    "vott": Format(_first_of(vott.find_annotations), vott.read),
+    "csv": Format(_first_of(csv_table.find_annotations), csv_table.read, is_derived=True),
 }
 
 
@@ -65,23 +87,57 @@ def recognize(folder: Path) -> str:
     """The name of a data set's format.
 
     Raises:
-        PipelineError: The folder contains no known format, or several; the message lists what was searched or found.
+        PipelineError: The folder contains no known format, or several; the message lists what was found.
     """
+    return _recognize(folder)[0]
+
+
+def _recognize(folder: Path) -> tuple[str, RawDataset | None, tuple[str, ...]]:
+    """The format's name, the data set if it had to be read to choose among several formats, and a remark on that."""
     files = list_files(folder)
     evidence = {name: file for name, known in FORMATS.items() if (file := known.find_evidence(folder, files))}
     if not evidence:
-        descriptions = "; ".join(f"{name}: {known.description}" for name, known in FORMATS.items())
         raise PipelineError(
-            f"{folder}: no annotations recognized in {count_noun(len(files), 'file')}; expected one of {descriptions}"
+            f"{folder}: no annotations recognized in {describe_files(folder, files)}; known formats: "
+            f"{', '.join(FORMATS)} (docs/datasets.md says by which files each is recognized)"
         )
     evidence = {name: file for name, file in evidence.items() if not FORMATS[name].is_derived} or evidence
-    if len(evidence) > 1:
-        names = " and ".join(f"{name} ({file})" for name, file in evidence.items())
-        raise PipelineError(
-            f"{folder}: annotations in several formats: {names}; "
-            "choose one with -S download.format=NAME or --format NAME"
-        )
-    return next(iter(evidence))
+    return _choose_format(folder, evidence) if len(evidence) > 1 else (next(iter(evidence)), None, ())
+
+
+def _choose_format(folder: Path, evidence: dict[str, PurePosixPath]) -> tuple[str, RawDataset | None, tuple[str, ...]]:
+    """The one of several formats that annotates all images of the others, and more.
+
+    Raises:
+        PipelineError: There is none.
+    """
+    datasets = {name: dataset for name in evidence if (dataset := _try_read(folder, name)) is not None}
+    images = {name: _annotated_images(dataset) for name, dataset in datasets.items()}
+    found = {
+        name: f"{name} ({file}, {count_noun(len(images[name]), 'image')})" if name in images else f"{name} ({file})"
+        for name, file in evidence.items()
+    }
+    for name, own in images.items():
+        others = [other for other in evidence if other != name]
+        if all(other in images and images[other] < own for other in others):
+            left_out = " and ".join(found[other] for other in others)
+            return name, datasets[name], (f"read as {found[name]}; its images include all of {left_out}, left out",)
+    raise PipelineError(
+        f"{folder}: annotations in several formats: {' and '.join(found.values())}; "
+        "choose one with -S download.format=NAME or --format NAME"
+    )
+
+
+def _try_read(folder: Path, name: str) -> RawDataset | None:
+    try:
+        return FORMATS[name].read(folder)
+    except PipelineError:
+        return None
+
+
+def _annotated_images(dataset: RawDataset) -> set[str]:
+    """The images with a record; those without objects don't count, since YOLO has no record of them."""
+    return {image.file for split in dataset.splits.values() for image in split.images if image.file and image.objects}
 
 
 def read(folder: Path, format: str = "auto") -> RawDataset:
@@ -90,10 +146,11 @@ def read(folder: Path, format: str = "auto") -> RawDataset:
     Raises:
         PipelineError: The format is unknown or not recognized, or a file that describes a whole split is invalid.
     """
-    name = recognize(folder) if format == "auto" else format
+    name, dataset, remarks = _recognize(folder) if format == "auto" else (format, None, ())
     if name not in FORMATS:
         raise PipelineError(f"unknown format {name!r}; choose one of {', '.join(FORMATS)}")
-    return FORMATS[name].read(folder)
+    dataset = dataset or FORMATS[name].read(folder)
+    return replace(dataset, format=name, remarks=remarks + dataset.remarks)
 
 
 def has_embedded_images(folder: Path, format: str = "auto") -> bool:
@@ -127,7 +184,8 @@ def extract_images(folder: Path, format: str = "auto") -> int:
 def _embedded_images(folder: Path, format: str) -> Iterator[tuple[PurePosixPath, bytes]]:
     files = list_files(folder)
     # Most data sets have no file that could contain images, and need not be recognized.
-    if not any(tfrecord.is_record_file(file) for file in files):
+    containers = (known for known in FORMATS.values() if known.embedded_images)
+    if not any(known.find_evidence(folder, files) for known in containers):
         return iter(())
     try:
         name = recognize(folder) if format == "auto" else format

@@ -18,8 +18,8 @@ from msgspec import UNSET
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.files import parse_json
-from pipeline.formats.dataset_files import list_files, read_head, read_tail
+from pipeline.files import parse_json, to_utf8
+from pipeline.formats.dataset_files import list_files, read_head, read_tail, refuse_empty_splits
 from pipeline.formats.image_index import ImageIndex
 from pipeline.formats.records import (
     Box,
@@ -36,9 +36,21 @@ from pipeline.formats.split_names import name_splits_by_file
 from pipeline.formats.text import is_utf8, show_value
 
 _SNIFFED_BYTES = 1 << 16  # at both ends of a file: its first or last list must begin there
+_PARSED_BYTES = 1 << 26  # a smaller file that may be a COCO file is parsed to find out
 _LIST = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_OWN_LIST = re.compile(rb'"(images|annotations)"\s*:\s*\[')  # many tools have a list of categories
 _SCORE = re.compile(rb'"score"\s*:')
-_BOM = b"\xef\xbb\xbf"
+_BBOX = re.compile(rb'"bbox"\s*:')
+# Other kinds of annotations in COCO's form: what tells them, and how to get boxes.
+_OTHER_KINDS = (
+    (
+        re.compile(rb'"segments_info"\s*:'),
+        "panoptic annotations: segments of whole images, not objects",
+        "panopticapi's converters/panoptic2detection_coco_format.py makes instances of them",
+    ),
+    (re.compile(rb'"caption"\s*:\s*"'), "captions of whole images, without objects", ""),
+    (re.compile(rb'"keypoints"\s*:\s*\[\s*[-\d]'), "keypoints without a bbox", "export them with boxes"),
+)
 _LARGEST_ID = 2**53  # larger integers aren't exact in every JSON reader
 
 
@@ -67,6 +79,10 @@ class _Annotation(msgspec.Struct, gc=False):
 _Record = TypeVar("_Record", _Category, _Image, _Annotation)
 
 
+class MissingListError(PipelineError):
+    """A JSON file lacks a list that an instance file must have."""
+
+
 class InstanceFile(msgspec.Struct):
     images: list[_Image]
     annotations: list[_Annotation]
@@ -84,9 +100,11 @@ def read(folder: Path) -> RawDataset:
     the first one of several.
 
     Raises:
-        PipelineError: A file isn't JSON or lacks a list, or no file's categories include those of all others.
+        PipelineError: A file isn't JSON, lacks a list, or has annotations of another kind, such as captions; a file
+            named like a split is empty; or no file's categories include those of all others.
     """
     files = list_files(folder)
+    refuse_empty_splits(folder, files, ".json")
     images = ImageIndex(files)
     annotation_files = _annotation_files(folder, files)
     if not annotation_files:
@@ -95,7 +113,13 @@ def read(folder: Path) -> RawDataset:
     splits: dict[str, RawSplit] = {}
     categories: dict[PurePosixPath, tuple[Category, ...]] = {}
     for file in annotation_files:
-        content = _read_file(folder, file)
+        try:
+            content = _read_file(folder, file)
+        except MissingListError:
+            _refuse_other_kind(folder, file)
+            raise
+        if content.annotations and all(record.bbox is None for record in content.annotations):
+            _refuse_other_kind(folder, file)
         categories[file], class_names = _categories(file, content.categories)
         splits[split_names[file]] = _split(file, split_names[file], content, class_names, images)
     return RawDataset(_common_categories(categories), splits, images.count)
@@ -116,26 +140,57 @@ def _common_categories(categories: dict[PurePosixPath, tuple[Category, ...]]) ->
 def _annotation_files(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
     """The instance files. COCO's own folder also has files of keypoints and captions for the same images.
 
-    Files with detections, recognized by a score, are left out unless there are no other files.
+    Files with detections, recognized by a score, and of other kinds are left out unless there are no other files.
     """
     ends = {file: both for file in files if file.suffix.lower() == ".json" and (both := _read_ends(folder / file))}
     official = {file.parent for file in ends if file.name.startswith("instances_")}
     instances = [file for file in ends if file.parent not in official or file.name.startswith("instances_")]
+    instances = [file for file in instances if not _is_other(file, ends[file])] or instances
     return [file for file in instances if not _SCORE.search(ends[file])] or instances
 
 
 def _read_ends(path: Path) -> bytes:
     """Both ends of a JSON file that may be a COCO file; empty for any other file."""
-    start = read_head(path, _SNIFFED_BYTES)
-    if not start.removeprefix(_BOM).lstrip().startswith(b"{"):
+    start = to_utf8(read_head(path, _SNIFFED_BYTES))
+    if not start.lstrip().startswith(b"{"):
         return b""
     ends = start if len(start) < _SNIFFED_BYTES else start + read_tail(path, _SNIFFED_BYTES)
-    return ends if _LIST.search(ends) else b""
+    if not _LIST.search(ends) or (path.stat().st_size <= _PARSED_BYTES and not _has_own_lists(path)):
+        return b""
+    return ends
+
+
+def _has_own_lists(path: Path) -> bool:
+    """Whether a file has a list of images or annotations at its top level; if it isn't JSON, whether it seems to."""
+    content = to_utf8(path.read_bytes())
+    try:
+        parsed = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return bool(_OWN_LIST.search(content))
+    return any(bytes(parsed[name])[:1] == b"[" for name in ("images", "annotations") if name in parsed)
+
+
+def _is_other(file: PurePosixPath, ends: bytes) -> bool:
+    """Whether a file has annotations of another kind, or only lists the images of COCO's test split."""
+    if file.name.startswith("image_info"):
+        return True
+    return _OTHER_KINDS[0][0].search(ends) is not None or (
+        not _BBOX.search(ends) and any(pattern.search(ends) for pattern, *_ in _OTHER_KINDS)
+    )
+
+
+def _refuse_other_kind(folder: Path, file: PurePosixPath) -> None:
+    """Raises PipelineError for a file without any bbox if its annotations are of a known kind."""
+    content = to_utf8((folder / file).read_bytes())
+    for pattern, description, remedy in _OTHER_KINDS:
+        if pattern.search(content):
+            instances = "detection needs instances of the same images (COCO's own are in instances_*.json)"
+            raise PipelineError(f"{file}: " + "; ".join(filter(None, (description, instances, remedy))))
 
 
 def _read_file(folder: Path, file: PurePosixPath) -> InstanceFile:
     try:
-        return decode(file, (folder / file).read_bytes().removeprefix(_BOM))
+        return decode(file, to_utf8((folder / file).read_bytes()))
     except OSError as error:
         raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
 
@@ -161,7 +216,7 @@ def decode_with_json(file: PurePosixPath, content: bytes) -> InstanceFile:
     parsed = parse_json(content, file, _drop_segmentation)
     for key in ("images", "annotations", "categories"):
         if not isinstance(parsed, dict) or not isinstance(parsed.get(key), list):
-            raise PipelineError(f"{file}: no list {key!r}; a COCO instance file must have one")
+            raise MissingListError(f"{file}: no list {key!r}; a COCO instance file must have one")
         for number, record in enumerate(parsed[key], 1):
             if not isinstance(record, dict):
                 raise PipelineError(f"{file}: {key} record {number} is {show_value(record)}, not an object with fields")

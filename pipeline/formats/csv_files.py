@@ -1,10 +1,13 @@
 """Reading of CSV files."""
 
 import csv
+import io
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import read_head
 
 
@@ -16,7 +19,8 @@ def read_rows(folder: Path, file: PurePosixPath) -> Iterator[tuple[int, list[str
     """
     line = 0
     try:
-        with (folder / file).open(encoding="utf-8-sig", newline="") as text:
+        encoding = "utf-16" if read_head(folder / file, 2) in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+        with (folder / file).open(encoding=encoding, newline="") as text:
             delimiter = _delimiter(text.readline())
             text.seek(0)
             reader = csv.reader(text, delimiter=delimiter)
@@ -34,11 +38,10 @@ def read_rows(folder: Path, file: PurePosixPath) -> Iterator[tuple[int, list[str
 
 def read_first_row(folder: Path, file: PurePosixPath) -> list[str]:
     """The first row, to recognize a format; empty if the file has no row or isn't CSV."""
-    text = read_head(folder / file).decode("utf-8-sig", errors="replace")
+    text = to_utf8(read_head(folder / file)).decode(errors="replace")
     try:
-        lines = text.splitlines()
-        reader = csv.reader(lines, delimiter=_delimiter(lines[0] if lines else ""))
-        return next(([field.strip() for field in row] for row in reader if row), [])
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text.partition("\n")[0]))
+        return next(([field.strip() for field in row] for row in reader if any(field.strip() for field in row)), [])
     except csv.Error:
         return []
 

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pipeline.errors import PipelineError
 from pipeline.formats.csv_files import read_first_row, read_rows
+from pipeline.formats.dataset_files import list_files
 from pipeline.formats.layouts import AnnotationFile, Row, group_rows, read_split_files
 from pipeline.formats.records import Issue, RawDataset, RawObject, RawSplit, invalid_object, object_record
 from pipeline.formats.values import box_from_corners, box_from_size, to_label, to_size
@@ -38,6 +40,9 @@ _SIZES = (
     ("x", "y", "width", "height"),
     ("x", "y", "w", "h"),
 )
+_LIST = ("bbox",)  # "[left, top, width, height]" in one column, as in Kaggle's global wheat detection
+_SCORES = {"score", "confidence", "conf", "probability"}
+_UNNAMED_CLASS = "object"
 _IMAGE_SIZES = (("image_width", "image_height"), ("img_width", "img_height"), ("width", "height"))
 _SUFFIX = re.compile(r"(?<=[^-_ ])[-_ ](labels?|annotations?|bbox(es)?)$", re.IGNORECASE)
 
@@ -48,14 +53,15 @@ class _Header:
 
     length: int
     image: int
-    label: int
+    label: int | None  # None: all objects are of one class
     box: tuple[int, ...]
     box_names: tuple[str, ...]
     size: tuple[int, ...]  # of the image; empty if there are no such columns
 
 
-def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next(iter(_find(folder, files)), None)
+def find_annotations(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
+    tables = [file for file in files if file.suffix.lower() == ".csv"]
+    return [file for file in tables if _parse_header(read_first_row(folder, file)) is not None]
 
 
 def read(folder: Path) -> RawDataset:
@@ -65,26 +71,33 @@ def read(folder: Path) -> RawDataset:
         PipelineError: There is no such table, or a file isn't CSV.
     """
     expected = "table of boxes: a .csv with a header such as filename,width,height,class,xmin,ymin,xmax,ymax"
-    return read_split_files(folder, _find, _read_table, expected, stem=lambda file: _SUFFIX.sub("", file.stem))
+    tables = find_annotations(folder, list_files(folder))
+    headers = {file: _parse_header(read_first_row(folder, file)) for file in tables}
+    remarks = [
+        f"{file}: no column names a class, so all objects are of one class, {_UNNAMED_CLASS!r}"
+        for file, header in headers.items()
+        if header and header.label is None
+    ]
+    return read_split_files(folder, find_annotations, _read_table, expected, stem=_stem, remarks=remarks)
 
 
-def _find(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
-    tables = [file for file in files if file.suffix.lower() == ".csv"]
-    return [file for file in tables if _parse_header(read_first_row(folder, file)) is not None]
+def _stem(file: PurePosixPath) -> str:
+    """`train` of train_labels.csv."""
+    return _SUFFIX.sub("", file.stem)
 
 
 def _parse_header(row: Sequence[str]) -> _Header | None:
-    """The columns that a header names; None if it lacks those of an image, a class and a box."""
+    """The columns that a header names; None if it lacks those of an image and a box, or has scores of detections."""
     names = [re.sub(r"\W+", "_", name.strip().lower()) for name in row]
     image = next((name for name in _IMAGE if name in names), None)
     label = next((name for name in _CLASS if name in names), None)
-    box = next((columns for columns in (*_CORNERS, *_SIZES) if set(columns) <= set(names)), None)
-    if image is None or label is None or box is None:
+    box = next((columns for columns in (*_CORNERS, *_SIZES, _LIST) if set(columns) <= set(names)), None)
+    if image is None or box is None or _SCORES & set(names):
         return None
     size = next((columns for columns in _IMAGE_SIZES if set(columns) <= set(names) - set(box)), ())
     position = {name: index for index, name in reversed(list(enumerate(names)))}
     box_columns, size_columns = (tuple(position[name] for name in columns) for columns in (box, size))
-    return _Header(len(row), position[image], position[label], box_columns, box, size_columns)
+    return _Header(len(row), position[image], position[label] if label else None, box_columns, box, size_columns)
 
 
 def _read_table(annotations: AnnotationFile) -> RawSplit:
@@ -95,7 +108,8 @@ def _read_rows(annotations: AnnotationFile) -> Iterator[Row]:
     rows = read_rows(annotations.folder, annotations.file)
     _, first = next(rows)
     header = _parse_header(first)
-    assert header is not None  # as in `_find`
+    if header is None:
+        raise PipelineError(f"{annotations.file}: its first row is not a header with an image and a box")
     for line, row in rows:
         source = f"{annotations.file}: line {line}"
         if len(row) > header.image:
@@ -112,5 +126,8 @@ def _object(source: str, row: list[str], header: _Header) -> RawObject | None:
     values = [row[column] for column in header.box]
     if not any(values):
         return None
+    label = _UNNAMED_CLASS if header.label is None else to_label(row[header.label])
+    if header.box_names == _LIST:
+        return object_record(source, label, box_from_size(values[0].strip("[]() ").split(",")))
     read_box = box_from_corners if header.box_names in _CORNERS else box_from_size
-    return object_record(source, to_label(row[header.label]), read_box(values, header.box_names))
+    return object_record(source, label, read_box(values, header.box_names))

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
+from pipeline.formats.split_kinds import split_kind
 from pipeline.formats.text import fold_name, is_utf8, spelling_distance
 
 
@@ -96,12 +98,37 @@ def read_lines(folder: Path, file: PurePosixPath) -> list[str]:
 def read_numbered_lines(folder: Path, file: PurePosixPath) -> list[tuple[int, str]]:
     """Like `read_lines`, each line with its number in the file."""
     try:
-        lines = (folder / file).read_text(encoding="utf-8-sig").splitlines()
+        lines = decode_text((folder / file).read_bytes()).splitlines()
     except OSError as error:
         raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise PipelineError(f"{file}: not UTF-8 text") from None
     return [(number, stripped) for number, line in enumerate(lines, 1) if (stripped := line.strip())]
+
+
+def decode_text(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 with a byte order mark, as PowerShell writes it.
+
+    Raises:
+        UnicodeDecodeError: The content is neither.
+    """
+    return to_utf8(content).decode()
+
+
+def refuse_empty_splits(folder: Path, files: Iterable[PurePosixPath], suffix: str) -> None:
+    """Makes sure that no annotation file that is named like a split is empty.
+
+    Raises:
+        PipelineError: One is.
+    """
+    for file in files:
+        if file.suffix.lower() == suffix and split_kind(str(file.with_suffix(""))) and is_blank(folder / file):
+            raise PipelineError(f"{file}: the file is empty; export or download it again, or remove it")
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a file has no content but white space."""
+    return not read_head(path).strip(b"\xef\xbb\xbf \t\r\n\0")
 
 
 class Spellings:

@@ -3,15 +3,17 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from pipeline.data.image_files import describe_decoding_error, open_image_file
 from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.formats.records import Issue
+from pipeline.formats.split_kinds import split_kind
 from pipeline.formats.text import fold_name, show_value, spelling_distance
 
-__all__ = ["IMAGE_FOLDERS", "IMAGE_SUFFIXES", "ImageIndex", "read_image_size"]
+__all__ = ["IMAGE_FOLDERS", "IMAGE_SUFFIXES", "ImageIndex", "count_common_tail", "read_image_size"]
 
 # Names of folders with images, as opposed to masks and previews of the same file names.
 IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img"}
@@ -121,15 +123,19 @@ def _closest_spelling(files: list[PurePosixPath], key: str) -> list[PurePosixPat
     else:
         tails = ["/".join(PurePosixPath(str(file).replace("\\", "/")).parts[-length:]) for file in files]
         distances = [spelling_distance(tail, key) for tail in tails]
-    return [file for file, distance in zip(files, distances, strict=True) if distance == min(distances)]
+    shortest = min(distances)
+    return [file for file, distance in zip(files, distances, strict=True) if distance == shortest]
 
 
 def _in_split(files: list[PurePosixPath], split: str) -> list[PurePosixPath]:
-    """The files in a folder that is called like the split, or else below one."""
+    """The files in a folder that is called like the split, else below one, or else below one of the same purpose."""
     name = fold_name(split)
     below = [(file, [fold_name(part) for part in file.parent.parts]) for file in files]
     in_split = [file for file, parts in below if parts and parts[-1] == name]
-    return in_split or [file for file, parts in below if name in parts]
+    below_split = in_split or [file for file, parts in below if name in parts]
+    if below_split or not (kind := split_kind(split)):
+        return below_split
+    return [file for file in files if split_kind(str(file.parent)) == kind]
 
 
 class _Namesakes:
@@ -145,15 +151,23 @@ class _Namesakes:
     def nearest(self, near: PurePosixPath) -> list[PurePosixPath]:
         """The files with the most leading folders in common with `near`.
 
-        Among these, files in `near` itself are preferred, then files in a folder of images, then the least deep ones.
+        Among these, files in `near` itself are preferred, then files in a folder of images, then those whose folders
+        end like `near` (`train/north` for `Annotations/train/north`), then the least deep ones.
         """
         by_ancestor = self._by_parent_name.get(near.name, self._by_ancestor)
         close = next(by_ancestor[folder] for folder in (near, *near.parents) if folder in by_ancestor)
         siblings = [file for file in close if file.parent == near]
         in_image_folder = [file for file in close if any(part.lower() in IMAGE_FOLDERS for part in file.parts[:-1])]
         preferred = siblings or in_image_folder or close
-        depth = min(len(file.parts) for file in preferred)
-        return [file for file in preferred if len(file.parts) == depth]
+        ranks = [(-count_common_tail(file.parent, near), len(file.parts)) for file in preferred]
+        lowest = min(ranks)
+        return [file for file, rank in zip(preferred, ranks, strict=True) if rank == lowest]
+
+
+def count_common_tail(a: PurePosixPath, b: PurePosixPath) -> int:
+    """The number of trailing parts that two paths have in common, in any spelling."""
+    pairs = zip(reversed(a.parts), reversed(b.parts), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: fold_name(pair[0]) == fold_name(pair[1]), pairs))
 
 
 def _group_by_ancestor(files: list[PurePosixPath]) -> dict[PurePosixPath, list[PurePosixPath]]:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.classes import collect_class_names, number_categories
 from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines
 from pipeline.formats.image_index import ImageIndex
@@ -74,7 +75,7 @@ def read(folder: Path) -> RawDataset:
 
 def _is_label(path: Path) -> bool:
     """Whether the first line has KITTI's columns, with values in their ranges."""
-    first_line = read_head(path).split(b"\n")[0].decode("utf-8-sig", "replace").split()
+    first_line = to_utf8(read_head(path)).split(b"\n")[0].decode(errors="replace").split()
     if len(first_line) != _COLUMNS or _number(first_line[0]) is not None:
         return False
     numbers = [_number(column) for column in first_line[1:]]

@@ -3,9 +3,10 @@
 Format: https://github.com/wkentaro/labelme. Points are in pixels, 0-based, measured at pixel edges.
 """
 
+import base64
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,7 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.formats.classes import collect_class_names, number_categories
 from pipeline.formats.dataset_files import list_files, read_head, read_tail
-from pipeline.formats.image_index import ImageIndex
+from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex
 from pipeline.formats.layouts import find_annotation, find_annotation_folders
 from pipeline.formats.records import (
     Box,
@@ -29,6 +30,7 @@ from pipeline.formats.records import (
 from pipeline.formats.shapes import Point, box_around_circle, box_around_points
 from pipeline.formats.split_names import name_splits_by_folder
 from pipeline.formats.text import is_utf8, show_value
+from pipeline.formats.values import lookup
 
 _SNIFFED_BYTES = 1 << 16  # at both ends of a file: an embedded image may lie between them
 _SHAPES = re.compile(rb'"shapes"\s*:\s*\[')
@@ -59,6 +61,24 @@ def read(folder: Path) -> RawDataset:
     names = collect_class_names(image for split in splits.values() for image in split)
     raw_splits = {name: RawSplit(tuple(split)) for name, split in splits.items()}
     return RawDataset(number_categories(sorted(names)), raw_splits, images.count)
+
+
+def embedded_images(folder: Path, files: list[PurePosixPath]) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """Yields the images that exist only as `imageData`: the path of a file beside the annotation, and its content."""
+    images = ImageIndex(files)
+    groups = find_annotation_folders(files, ".json", lambda file: _is_annotation(folder / file))
+    for file in (file for group in groups.values() for file in group):
+        if isinstance(images.find_stem(file.stem, file.parent), str):
+            continue  # the usual case, without reading the file
+        try:
+            content = read_json(folder / file)
+            name, data = lookup(content, "imagePath"), lookup(content, "imageData")
+            image = base64.b64decode(data, validate=True) if isinstance(data, str) else b""
+        except (PipelineError, OSError, ValueError):
+            continue  # an issue when it is read
+        if image and isinstance(name, str) and isinstance(images.find(name, file.parent), Issue):
+            suffix = PurePosixPath(name.replace("\\", "/")).suffix
+            yield file.with_suffix(suffix if suffix.lower() in IMAGE_SUFFIXES else ".jpg"), image
 
 
 def _is_annotation(path: Path) -> bool:

@@ -14,7 +14,7 @@ from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import collect_class_names, number_categories
 from pipeline.formats.csv_files import parse_number, read_first_row, read_rows
-from pipeline.formats.dataset_files import list_files
+from pipeline.formats.dataset_files import list_files, refuse_empty_splits
 from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex, read_image_size
 from pipeline.formats.records import (
     Box,
@@ -48,6 +48,7 @@ def read(folder: Path) -> RawDataset:
     annotation_files = _annotation_files(folder, files)
     if not annotation_files:
         raise PipelineError(f"{folder}: no Open Images annotation found: a .csv with ImageID,LabelName,XMin,…")
+    refuse_empty_splits(folder, files, ".csv")
     images = ImageIndex(files)
     class_names = _read_class_names(folder, files)
     split_names = name_splits_by_file({file: _stem(file) for file in annotation_files})

@@ -1,24 +1,29 @@
 """Reader of keras-retinanet's CSV: one row per object, `path,x1,y1,x2,y2,class`; `path,,,,,` if an image has none.
 
+SKU-110K's `path,x1,y1,x2,y2,class,width,height` is read, too: https://github.com/eg4000/SKU110K_CVPR19.
+
 Format: https://github.com/fizyr/keras-retinanet#csv-datasets. There is no header. Corners are pixel edges, 0-based:
 keras-retinanet subtracts 1 from VOC's coordinates and takes x2 − x1 as the width. A second file lists the classes in
 rows `name,id`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.formats.classes import collect_class_names
 from pipeline.formats.csv_files import parse_number, read_first_row, read_rows
-from pipeline.formats.dataset_files import list_files
+from pipeline.formats.dataset_files import list_files, refuse_empty_splits
 from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex
-from pipeline.formats.records import Box, Issue, RawDataset, RawObject, RawSplit, image_record, invalid_object
+from pipeline.formats.layouts import AnnotationFile, Row, group_rows
+from pipeline.formats.records import Box, Issue, RawDataset, RawObject, RawSplit, object_record
 from pipeline.formats.split_names import name_splits_by_file
 from pipeline.formats.text import show_value
+from pipeline.formats.values import box_from_corners, to_size
 
 _FIELDS = 6
+_FIELDS_WITH_SIZE = 8
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
@@ -35,11 +40,15 @@ def read(folder: Path) -> RawDataset:
     annotation_files = _annotation_files(folder, files)
     if not annotation_files:
         raise PipelineError(f"{folder}: no keras-retinanet annotation found: a .csv with rows path,x1,y1,x2,y2,class")
+    refuse_empty_splits(folder, files, ".csv")
     images = ImageIndex(files)
     class_ids = _read_class_ids(folder, files)
     split_names = name_splits_by_file({file: file.stem for file in annotation_files})
     known = set(class_ids) if class_ids else None
-    splits = {split_names[file]: _split(folder, file, split_names[file], images, known) for file in annotation_files}
+    splits = {}
+    for file, name in split_names.items():
+        annotations = AnnotationFile(folder, file, name, images)
+        splits[name] = group_rows(annotations, _rows(annotations, known))
     return RawDataset(_categories(splits.values(), class_ids), splits, images.count)
 
 
@@ -50,7 +59,9 @@ def _annotation_files(folder: Path, files: list[PurePosixPath]) -> list[PurePosi
 
 def _is_annotation(row: list[str]) -> bool:
     """Whether the first row is an annotation. Other formats with six columns or more have a header."""
-    if len(row) != _FIELDS or PurePosixPath(row[0]).suffix.lower() not in IMAGE_SUFFIXES:
+    if len(row) not in (_FIELDS, _FIELDS_WITH_SIZE) or PurePosixPath(row[0]).suffix.lower() not in IMAGE_SUFFIXES:
+        return False
+    if len(row) == _FIELDS_WITH_SIZE and to_size(*row[_FIELDS:]) is None:
         return False
     return not any(row[1:]) or (bool(row[5]) and all(parse_number(field) is not None for field in row[1:5]))
 
@@ -89,42 +100,23 @@ def _categories(splits: Iterable[RawSplit], class_ids: dict[str, int]) -> tuple[
     return tuple(Category(id, name) for id, name in enumerate(sorted(names)))
 
 
-def _split(
-    folder: Path, file: PurePosixPath, split: str, images: ImageIndex, known_classes: set[str] | None
-) -> RawSplit:
-    first_lines: dict[str, int] = {}
-    objects: dict[str, list[RawObject]] = {}
-    orphans: list[RawObject] = []
-    for line, row in read_rows(folder, file):
-        source = f"{file}: line {line}"
-        path = row[0]
-        if not path:
-            orphans.append(invalid_object(source, Issue("invalid_record", f"has no image path: {show_value(row)}")))
-            continue
-        first_lines.setdefault(path, line)
-        objects.setdefault(path, [])
-        if len(row) != _FIELDS or any(row[1:]):
-            objects[path].append(_object(source, row, known_classes))
-    records = tuple(
-        image_record(f"{file}: line {line}", images.find(path, file.parent, split), objects=tuple(objects[path]))
-        for path, line in first_lines.items()
-    )
-    return RawSplit(records, tuple(orphans))
+def _rows(annotations: AnnotationFile, known_classes: set[str] | None) -> Iterator[Row]:
+    for line, row in read_rows(annotations.folder, annotations.file):
+        source = f"{annotations.file}: line {line}"
+        is_empty = len(row) == _FIELDS and not any(row[1:])
+        size = to_size(*row[_FIELDS:]) if len(row) == _FIELDS_WITH_SIZE else None
+        yield Row(source, row[0], None if is_empty else _object(source, row, known_classes), size)
 
 
 def _object(source: str, row: list[str], known_classes: set[str] | None) -> RawObject:
-    box = _box(row)
-    if isinstance(box, Issue):
-        return invalid_object(source, box)
-    if known_classes is not None and row[5] not in known_classes:
-        issue = Issue("unknown_class", f"class {show_value(row[5])!r} is not in the class file")
-        return invalid_object(source, issue, box)
-    return RawObject(source, row[5], box)
+    label: str | Issue = row[5] if len(row) > 5 else ""
+    if known_classes is not None and label not in known_classes:
+        label = Issue("unknown_class", f"class {show_value(label)!r} is not in the class file")
+    return object_record(source, label, _box(row))
 
 
 def _box(row: list[str]) -> Box | Issue:
-    numbers = [number for field in row[1:5] if (number := parse_number(field)) is not None]
-    if len(row) != _FIELDS or len(numbers) != 4 or not row[5]:
+    box = box_from_corners(row[1:5])
+    if isinstance(box, Issue) or len(row) not in (_FIELDS, _FIELDS_WITH_SIZE) or not row[5]:
         return Issue("invalid_record", f"{show_value(row)} is not path,x1,y1,x2,y2,class")
-    x1, y1, x2, y2 = numbers
-    return (x1, y1, x2 - x1, y2 - y1)
+    return box

@@ -43,13 +43,13 @@ class _LabelMap:
     by_name: dict[str, str]  # display names by the names that records contain
 
 
-def is_record_file(file: PurePosixPath) -> bool:
+def _is_record_file(file: PurePosixPath) -> bool:
     """Whether a file has the name of a TFRecord."""
     return _FILE.match(file.name) is not None
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next((file for file in files if is_record_file(file) and _has_boxes(folder, file)), None)
+    return next((file for file in files if _is_record_file(file) and _has_boxes(folder, file)), None)
 
 
 def read(folder: Path) -> RawDataset:
@@ -64,7 +64,7 @@ def read(folder: Path) -> RawDataset:
     """
     files = list_files(folder)
     images = ImageIndex(files)
-    candidates = list(filter(is_record_file, files))
+    candidates = list(filter(_is_record_file, files))
     record_folders = {file.parent for file in candidates if _has_boxes(folder, file)}
     # All files of such a folder are read, so that a damaged one is reported.
     record_files = [file for file in candidates if file.parent in record_folders]
@@ -88,7 +88,7 @@ def embedded_images(folder: Path, files: list[PurePosixPath]) -> Iterator[tuple[
         PipelineError: A file is damaged.
     """
     images = ImageIndex(files)
-    for file in (file for file in files if is_record_file(file) and _has_boxes(folder, file)):
+    for file in (file for file in files if _is_record_file(file) and _has_boxes(folder, file)):
         for number, record in enumerate(_records(folder, file), 1):
             try:
                 features = _features(record)

@@ -21,6 +21,13 @@ def to_number(value: Any) -> float | None:
         return None
 
 
+def lookup(value: Any, *keys: str) -> Any:
+    """The value at these keys of nested JSON objects; None if there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
 def to_size(width: Any, height: Any) -> tuple[int, int] | None:
     """Width and height as integers; None unless both are positive integers, also as text."""
     sides = [int(number) for value in (width, height) if (number := to_number(value)) and 0 < number < 2**31]

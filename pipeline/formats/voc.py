@@ -7,7 +7,7 @@ parts (`<part>`: a person's head) are ignored.
 """
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
@@ -32,6 +32,8 @@ from pipeline.formats.records import (
     invalid_image,
     invalid_object,
 )
+from pipeline.formats.split_kinds import split_kind
+from pipeline.formats.split_names import name_splits_by_folder
 from pipeline.formats.text import show_value
 
 # fmt: off
@@ -40,7 +42,8 @@ CLASS_NAMES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 # fmt: on
-_ROOT = re.compile(rb"<annotation[\s>]")
+ROOT = re.compile(rb"<annotation[\s>]")
+LABELME_ELEMENT = re.compile(rb"<pt>|<segm>|<nrows>|<sourceAnnotation>\s*LabelMe")
 _DEVKIT = re.compile(r"VOC20\d\d")
 _CLASS_LIST = re.compile(r".+_(train|val|trainval|test)")
 _SPLIT = re.compile(r"(train|val|valid|validation|trainval|test)[-_]?(\d{4})?", re.IGNORECASE)
@@ -54,7 +57,16 @@ ImagesByFile = dict[PurePosixPath, RawImage]  # by annotation file
 
 
 def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | None:
-    return next((file for file in _xml_files(files) if _ROOT.search(read_head(folder / file))), None)
+    """The first annotation with a box; if there is none, the first of all, unless others are LabelMe's."""
+    first, has_labelme = None, False
+    for file in _xml_files(files):
+        head = read_head(folder / file)
+        if ROOT.search(head):
+            if b"<bndbox" in head:
+                return file
+            has_labelme = has_labelme or LABELME_ELEMENT.search(head) is not None
+            first = first or file
+    return None if has_labelme else first
 
 
 def read(folder: Path) -> RawDataset:
@@ -73,18 +85,19 @@ def read(folder: Path) -> RawDataset:
     by_folder = _read_folders(folder, files, images)
     if not by_folder:
         raise PipelineError(f"{folder}: no Pascal VOC annotation found: .xml files with an <annotation>, one per image")
-    titles = _titles(by_folder)
+    titles = name_splits_by_folder(by_folder) if len(by_folder) > 1 else dict.fromkeys(by_folder, "")
     texts: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for file in files:
         if file.suffix.lower() == ".txt":
             texts[file.parent].append(file)
-    splits: dict[str, RawSplit] = {}
+    splits: dict[str, list[RawImage]] = defaultdict(list)
     for annotations, by_file in by_folder.items():
         lists = _read_lists(folder, annotations, texts)
         parts = _split_by_list(lists, annotations, by_file) if lists else _split_by_folder(annotations, by_file)
         for name, part in parts.items():
-            splits["/".join(filter(None, (titles[annotations], name))) or "all"] = RawSplit(part)
-    return RawDataset(_categories(by_folder), splits, images.count)
+            splits["/".join(filter(None, (titles[annotations], name))) or "all"] += part
+    raw_splits = {name: RawSplit(tuple(part)) for name, part in splits.items()}
+    return RawDataset(_categories(by_folder), raw_splits, images.count)
 
 
 def _xml_files(files: list[PurePosixPath]) -> Iterator[PurePosixPath]:
@@ -104,26 +117,12 @@ def _read_folders(folder: Path, files: list[PurePosixPath], images: ImageIndex) 
 
 
 def _is_other_xml(path: Path, image: RawImage) -> bool:
-    return image.issue is not None and image.issue.code == "invalid_xml" and not _ROOT.search(read_head(path))
+    return image.issue is not None and image.issue.code == "invalid_xml" and not ROOT.search(read_head(path))
 
 
 def _annotation_folder(parent: PurePosixPath) -> PurePosixPath:
     """`x/Annotations` for `x/Annotations/deep/down`; the folder itself if no part of its path is called so."""
     return next((path for path in (parent, *parent.parents) if path.name.lower() in _ANNOTATION_FOLDERS), parent)
-
-
-def _titles(folders: Iterable[PurePosixPath]) -> dict[PurePosixPath, str]:
-    """A distinct name for each folder of annotations; empty if there is only one."""
-    titles = {folder: _title(folder) for folder in folders}
-    if len(titles) == 1:
-        return dict.fromkeys(titles, "")
-    uses = Counter(titles.values())
-    return {folder: title if title and uses[title] == 1 else str(folder) for folder, title in titles.items()}
-
-
-def _title(folder: PurePosixPath) -> str:
-    is_generic = folder.name.lower() in _ANNOTATION_FOLDERS
-    return _title(folder.parent) if is_generic and folder.parent.name else str(folder.name)
 
 
 def _read_lists(
@@ -178,9 +177,11 @@ def _listed_images(entries: Iterable[str], known: dict[str, RawImage], source: s
 
 def _split_by_folder(annotations: PurePosixPath, by_file: ImagesByFile) -> dict[str, tuple[RawImage, ...]]:
     splits: dict[str, list[RawImage]] = defaultdict(list)
+    subfolders = {file: file.relative_to(annotations).parent.parts for file in by_file}
+    all_purposeful = all(parts and split_kind(parts[0]) for parts in subfolders.values())
     for file, image in by_file.items():
-        subfolders = file.relative_to(annotations).parent.parts
-        splits[next((part for part in subfolders if _SPLIT.fullmatch(part)), "")].append(image)
+        name = next((part for part in subfolders[file] if _SPLIT.fullmatch(part)), "")
+        splits[name or (subfolders[file][0] if all_purposeful else "")].append(image)
     return {name: tuple(images) for name, images in splits.items()}
 
 
@@ -193,7 +194,7 @@ def _categories(by_folder: dict[PurePosixPath, ImagesByFile]) -> tuple[Category,
 
 
 def _image(folder: Path, file: PurePosixPath, images: ImageIndex) -> RawImage:
-    root = _parse(folder / file)
+    root = parse_annotation(folder / file)
     if isinstance(root, Issue):
         return image_record(str(file), root)
     prefix = f"{file}: object "
@@ -206,7 +207,8 @@ def _image(folder: Path, file: PurePosixPath, images: ImageIndex) -> RawImage:
     return image_record(str(file), path, None, _declared_size(root.find("size")), objects)
 
 
-def _parse(path: Path) -> Element | Issue:
+def parse_annotation(path: Path) -> Element | Issue:
+    """The root element of an annotation, or the issue of a file that can't be read or has another root."""
     try:
         content = path.read_bytes()
         # defusedxml takes three times as long, because it inspects every declaration.

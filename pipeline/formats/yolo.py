@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines, read_numbered_lines
-from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, read_image_size
+from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, count_common_tail, read_image_size
 from pipeline.formats.records import (
     Issue,
     RawDataset,
@@ -25,6 +26,7 @@ from pipeline.formats.records import (
     invalid_image,
     object_record,
 )
+from pipeline.formats.split_kinds import split_kind
 from pipeline.formats.split_names import name_splits_by_folder
 from pipeline.formats.text import fold_name, show_value
 from pipeline.formats.yolo_lines import CORNERS, guess_keypoint_values, parse_numbers, read_box
@@ -33,13 +35,14 @@ from pipeline.formats.yolo_manifests import (
     ancestors,
     find_class_lists,
     find_lists,
-    find_manifest,
+    find_manifests,
     read_darknet_manifests,
     read_yaml_manifests,
     resolve,
 )
 
 _LARGEST_NUMBER = 10**9  # of a class
+_OPTIONAL = ("val", "test")  # kinds of splits that exports often name without containing them
 _SAMPLED_FILES = 200  # label files that are read to find out what the lines are
 
 
@@ -69,22 +72,37 @@ def read(folder: Path) -> RawDataset:
     """Reads the data set of a data.yaml; if there is none, that of an obj.data, else of a list of class names.
 
     An image without label file has no objects, as in YOLO's training. A label file without image in a split's folder is
-    an issue. A split `test` that doesn't exist is ignored, because exports often name one. If nothing names the
-    classes, they are called by their numbers.
+    an issue. Folders and lists for validation and test that don't exist are left out, because exports often name them.
+    If nothing names the classes, they are called by their numbers.
 
     Raises:
         PipelineError: There are neither such files nor label files, or several of one kind; it has no classes; or a
-            list or folder that it names doesn't exist.
+            list or folder of train doesn't exist or has no images.
     """
     files = list_files(folder)
-    manifest = find_manifest(folder, files)
-    if manifest is None:
+    manifests = find_manifests(folder, files)
+    if not manifests:
         label = _find_label_beside_image(folder, files, limit=None)
         if label is None:
             raise PipelineError(f"{folder}: no YOLO data set found: neither data.yaml nor label files beside images")
-        manifest = Manifest(label, {}, find_lists(folder, files, PurePosixPath()))
+        manifests = [Manifest(label, {}, find_lists(folder, files, PurePosixPath()))]
+    sites = [_read_site(folder, files, manifest, is_only=len(manifests) == 1) for manifest in manifests]
+    splits = {name: split for site in sites for name, split in site.splits.items()}
+    remarks = dict.fromkeys(remark for site in sites for remark in site.remarks)
+    categories = max((site.categories for site in sites), key=len)
+    named_like_images = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
+    count = max(named_like_images, *(site.num_image_files for site in sites))
+    return RawDataset(categories, splits, count, tuple(remarks))
+
+
+def _read_site(folder: Path, files: list[PurePosixPath], manifest: Manifest, *, is_only: bool) -> RawDataset:
+    """The data set of one manifest; if there are others, only the files in its folder, unless it names its splits."""
+    if not is_only and not manifest.splits:
+        files = [file for file in files if file.is_relative_to(manifest.site)]
     reader = _Reader(folder, files, manifest)
     splits = reader.read_manifest_splits() if manifest.splits else reader.read_folder_splits()
+    if not is_only:
+        splits = {str(manifest.site / name): split for name, split in splits.items()}
     return RawDataset(reader.categories(), splits, reader.images.count, tuple(reader.remarks))
 
 
@@ -111,7 +129,7 @@ class _Reader:
         self._manifest = manifest
         self._keypoint_values = manifest.keypoint_values or 0
         self._used_numbers: set[int] = set()  # classes of a data set that doesn't name them
-        self.remarks: list[str] = []
+        self.remarks = list(manifest.remarks)
         self._folders = ancestors(files)
         self._paths = {*files, *self._folders}
         self._texts = {file for file in files if file.suffix.lower() == ".txt"}
@@ -123,6 +141,10 @@ class _Reader:
     def read_manifest_splits(self) -> dict[str, RawSplit]:
         """The splits that the manifest names, without empty ones."""
         entries = {split: self._entries(split, paths) for split, paths in self._manifest.splits.items()}
+        for split, found in entries.items():
+            if not found and split_kind(split) not in _OPTIONAL:
+                paths = show_value(", ".join(self._manifest.splits[split]))
+                raise PipelineError(f"{self._manifest.file}: {split}: no images in {paths}; correct or remove it")
         self._inspect_lines(chain.from_iterable(entries.values()))
         return {split: RawSplit(tuple(map(self._image, found))) for split, found in entries.items() if found}
 
@@ -154,20 +176,25 @@ class _Reader:
         """The images of a split, given as folders, lists or images.
 
         Raises:
-            PipelineError: A path doesn't exist.
+            PipelineError: A path doesn't exist, and the split is not one for validation or test.
         """
         entries: list[_ImageEntry] = []
         for text in paths:
             path = resolve(text, self._manifest.file.parent, self._paths)
-            if path is None and split != "test":
-                raise PipelineError(
-                    f"{self._manifest.file}: {split}: {show_value(text)} not found; correct or remove it"
-                )
-            if path in self._folders:
+            kind = split_kind(split)
+            # `../valid/images`, if there is no `valid`, isn't the folder `images` of train.
+            if path is None or (
+                kind in _OPTIONAL and split_kind(text.replace("\\", "/")) == kind != split_kind(str(path))
+            ):
+                line = f"{self._manifest.file}: {split}: {show_value(text)} not found"
+                if kind not in _OPTIONAL:
+                    raise PipelineError(f"{line}; correct or remove it")
+                self.remarks.append(f"{line}, so it is left out")
+            elif path in self._folders:
                 entries += self._entries_of_folder(path)
-            elif path is not None and path.suffix.lower() in IMAGE_SUFFIXES:
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
                 entries.append(self._entry(path))
-            elif path is not None:
+            else:
                 entries += self._listed_entries(path, split)
         return entries
 
@@ -216,8 +243,8 @@ class _Reader:
         in_labels = _in_labels_folder(beside)
         scores = {
             file: (
-                max(_count_common_tail(file, in_labels), _count_common_tail(file, beside)),
-                _count_common_tail(file, in_labels),
+                max(count_common_tail(file, in_labels), count_common_tail(file, beside)),
+                count_common_tail(file, in_labels),
             )
             for file in self._texts_by_name.get(fold_name(beside.name), [])
         }
@@ -303,16 +330,6 @@ def _in_labels_folder(path: PurePosixPath) -> PurePosixPath:
     return PurePosixPath(*parts)
 
 
-def _count_common_tail(a: PurePosixPath, b: PurePosixPath) -> int:
-    """The number of trailing parts that two paths have in common."""
-    count = 0
-    for left, right in zip(reversed(a.parts), reversed(b.parts), strict=False):
-        if fold_name(left) != fold_name(right):
-            break
-        count += 1
-    return count
-
-
 def _is_label(folder: Path, file: PurePosixPath) -> bool:
     """Whether the first line may be an object: a class number and at least four more numbers."""
     numbers = _read_first_line(folder, file)
@@ -325,4 +342,4 @@ def _has_relative_box(folder: Path, file: PurePosixPath) -> bool:
 
 
 def _read_first_line(folder: Path, file: PurePosixPath) -> list[float]:
-    return parse_numbers(read_head(folder / file).decode("utf-8-sig", "replace").lstrip().split("\n")[0])
+    return parse_numbers(to_utf8(read_head(folder / file)).decode(errors="replace").lstrip().split("\n")[0])

@@ -47,10 +47,12 @@ def guess_keypoint_values(lines: Sequence[Sequence[float]]) -> int:
     """The number of keypoint values that follow the box in each line, for a data set that doesn't state it.
 
     Lines with keypoints all have the same number of columns. Polygons rarely do, except for those of four corners.
+    Lines with a box alone may be among either.
 
     Returns:
         0 if the lines are boxes or polygons.
     """
+    lines = [numbers for numbers in lines if len(numbers) > BOX]
     columns = {len(numbers) for numbers in lines}
     values = columns.pop() - BOX if len(columns) == 1 else 0
     if not 2 <= values <= _MOST_VALUES:

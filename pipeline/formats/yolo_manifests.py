@@ -1,21 +1,34 @@
 """The files that name YOLO's classes and images: data.yaml, Darknet's obj.data, or a list of class names."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import PipelineError
-from pipeline.formats.dataset_files import Spellings, read_head, read_lines
+from pipeline.files import to_utf8
+from pipeline.formats.dataset_files import Spellings, decode_text, read_head, read_lines
 from pipeline.formats.image_index import IMAGE_SUFFIXES
 from pipeline.formats.text import is_utf8, show_value
 
 _SPLITS = ("train", "val", "valid", "test")
 _NOT_SPLITS = ("path", "names", "nc", "kpt_shape")
 _LARGEST = 1 << 20  # bytes of a manifest: a larger file is another tool's
+_NAMES_KEY = re.compile(r"""^\s*["']?names["']?\s*:""", re.MULTILINE)
+_SPLIT_KEY = re.compile(r"""^\s*["']?(train|val|valid|test|path|nc)["']?\s*:""", re.MULTILINE)
+_CORRECTION = "spaces for tabs and / for backslashes"
+_DOUBLE_QUOTED = re.compile(r'"[^"\n]*"')
+# What YAML makes of a Windows path in double quotes: "C:\new" has a line break. No path contains these characters.
+_ESCAPES = str.maketrans(
+    {
+        character: f"/{letter}"
+        for character, letter in zip("\0\a\b\t\n\v\f\r\x1b\x85\u2028\u2029", "0abtnvfreNLP", strict=True)
+    }
+)
 _CLASS_LISTS = ("classes.txt", "obj.names", "_darknet.labels")  # and any other .names
 _FALLBACK_CLASS_LISTS = ("names.txt", "labels.txt", "_classes.txt", "class_names.txt")
 
@@ -28,21 +41,52 @@ class Manifest:
     class_names: dict[int, str]
     splits: dict[str, list[str]]  # folders, lists of images, or images; empty if the file names none
     keypoint_values: int | None = None  # numbers that follow the box in each line; None: the file doesn't state it
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def site(self) -> PurePosixPath:
+        """The folder of the images that a list of classes belongs to, if there are several lists."""
+        folder = self.file.parent
+        return folder.parent if folder.name.lower() in ("labels", "label", "annotations") else folder
 
 
-def find_manifest(folder: Path, files: list[PurePosixPath]) -> Manifest | None:
+def find_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
     """The data.yaml of a data set; if there is none, its obj.data, or else its list of class names.
 
+    A data set may have one in the folder of each site or split, as LabelImg writes them.
+
     Raises:
-        PipelineError: There are several manifests of one kind.
+        PipelineError: There are several manifests of one kind for the same images, or with different classes.
     """
     for read_manifests in (read_yaml_manifests, read_darknet_manifests, _read_class_lists):
-        manifests = read_manifests(folder, files)
-        if len(manifests) > 1:
-            raise PipelineError(f"{manifests[1].file}: a second list of classes, besides {manifests[0].file}; keep one")
-        if manifests:
-            return manifests[0]
-    return None
+        if manifests := read_manifests(folder, files):
+            _check_sites(manifests)
+            return manifests
+    return []
+
+
+def _check_sites(manifests: list[Manifest]) -> None:
+    """Makes sure that several manifests belong to separate folders, and that one names all classes of the others.
+
+    Raises:
+        PipelineError: They don't.
+    """
+    longest = max(manifests, key=lambda manifest: len(manifest.class_names))
+    for number, manifest in enumerate(manifests):
+        if other := next((earlier for earlier in manifests[:number] if _overlap(earlier, manifest)), None):
+            raise PipelineError(f"{manifest.file}: a second list of classes, besides {other.file}; keep one")
+        if unknown := sorted(set(manifest.class_names.values()) - set(longest.class_names.values())):
+            raise PipelineError(
+                f"{manifest.file}: its class {unknown[0]!r} is not in {longest.file}; one list must have all classes "
+                "(the order may differ), or keep one"
+            )
+
+
+def _overlap(a: Manifest, b: Manifest) -> bool:
+    """Whether two manifests may describe the same images."""
+    if a.splits and b.splits:
+        return a.file.parent == b.file.parent
+    return a.site.is_relative_to(b.site) or b.site.is_relative_to(a.site)
 
 
 def read_yaml_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
@@ -54,36 +98,96 @@ def _read_yaml_manifest(folder: Path, file: PurePosixPath, files: list[PurePosix
     """The manifest in a YAML file; None if the file is another tool's.
 
     Raises:
-        PipelineError: The file has splits and names, but its names aren't a list of classes.
+        PipelineError: The file has splits and names, but isn't YAML, or its names aren't a list of classes.
     """
-    content = _read_yaml(folder / file)
+    content, remarks = _read_yaml(folder, file)
     splits = _read_splits(content, file.parent, files)
-    if not isinstance(content.get("names"), (list, dict)) or not _name_paths(splits, file.parent, files):
+    if not _name_paths(splits, file.parent, files):
         return None
-    class_names = _parse_class_names(file, content["names"])
-    if content.get("nc", str(len(class_names))) != str(len(class_names)):
+    class_names = _read_yaml_names(folder, file, content, files)
+    if class_names is None:
+        return None
+    if class_names and content.get("nc", str(len(class_names))) != str(len(class_names)):
         nc = show_value(content["nc"])
         raise PipelineError(f"{file}: nc is {nc}, but there are {len(class_names)} names; correct one of them")
-    root = content.get("path")
-    if isinstance(root, str) and root:
-        splits = {split: [f"{root}/{path}" for path in paths] for split, paths in splits.items()}
-    return Manifest(file, class_names, splits, _count_keypoint_values(content.get("kpt_shape")))
+    return Manifest(file, class_names, splits, _count_keypoint_values(content.get("kpt_shape")), remarks)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a file, empty for anything else. All values are text: a class may be called `no` or `1e3`."""
+def _read_yaml_names(
+    folder: Path, file: PurePosixPath, content: dict[str, Any], files: list[PurePosixPath]
+) -> dict[int, str] | None:
+    """The class names that a data.yaml lists, or those of the file that it or the data set has instead.
+
+    Returns:
+        Empty if the file has only the number of classes; None if the file is another tool's.
+    """
+    names = content.get("names")
+    if isinstance(names, (list, dict)):
+        return _parse_class_names(file, names)
+    if isinstance(names, str) and (class_list := resolve(names, file.parent, set(files))):
+        return _read_class_list(folder, class_list)
+    if names in (None, "", "null", "~") and _is_index(content.get("nc")):
+        return next((manifest.class_names for manifest in _read_class_lists(folder, files)), {})
+    return None
+
+
+def _read_yaml(folder: Path, file: PurePosixPath) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The mapping in a file, empty for anything else, and remarks on mistakes in it that don't hide its meaning.
+
+    All values are text: a class may be called `no` or `1e3`.
+
+    Raises:
+        PipelineError: A file that names splits and classes isn't YAML.
+    """
+    path = folder / file
     if path.stat().st_size > _LARGEST:
-        return {}
+        return {}, ()
     try:
-        content = YAML(typ="base", pure=True).load(path.read_text(encoding="utf-8-sig"))
-    except (YAMLError, OSError, ValueError, TypeError, RecursionError):  # another tool's file, with tags or a stream
-        return {}
+        text = decode_text(path.read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        if _is_manifest(read_head(path).decode(errors="replace")):
+            raise PipelineError(f"{file}: not read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+        return {}, ()
+    try:
+        return _load_mapping(text), ()
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:  # perhaps another tool's, with tags or a stream
+        if not _is_manifest(text):
+            return {}, ()
+        try:
+            return _load_mapping(_correct_yaml(text)), (
+                f"{file}: {_describe_yaml_error(error)}; read with {_CORRECTION}",
+            )
+        except (YAMLError, ValueError, TypeError, RecursionError):
+            raise PipelineError(f"{file}: not YAML: {_describe_yaml_error(error)}; correct it") from None
+
+
+def _load_mapping(text: str) -> dict[str, Any]:
+    content = YAML(typ="base", pure=True).load(text)
     return content if isinstance(content, dict) else {}
 
 
+def _is_manifest(text: str) -> bool:
+    return bool(_NAMES_KEY.search(text) and _SPLIT_KEY.search(text))
+
+
+def _correct_yaml(text: str) -> str:
+    """The text with spaces for tabs, and slashes for the backslashes of Windows in double quotes."""
+    return _DOUBLE_QUOTED.sub(lambda match: match[0].replace("\\", "/"), text.expandtabs(4))
+
+
+def _describe_yaml_error(error: Exception) -> str:
+    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+    problem = error.problem if isinstance(error, MarkedYAMLError) else None
+    reason = (problem or str(error) or type(error).__name__).splitlines()[0]
+    return f"line {mark.line + 1}: {reason}" if mark else reason
+
+
 def _read_splits(content: dict[str, Any], base: PurePosixPath, files: list[PurePosixPath]) -> dict[str, list[str]]:
-    """YOLO's splits, and any other key (`trainval`) whose paths all exist."""
+    """YOLO's splits, and any other key (`trainval`) whose paths all exist, joined with the value of `path`."""
     paths = {key: found for key, value in content.items() if (found := _parse_paths(value))}
+    root = paths.pop("path", [""])[0]
+    if root:
+        paths = {key: [f"{root}/{path}" for path in found] for key, found in paths.items()}
     has_other_keys = bool(paths.keys() - {*_SPLITS, *_NOT_SPLITS})
     existing = {*files, *ancestors(files)} if has_other_keys else set()
     return {
@@ -96,9 +200,9 @@ def _read_splits(content: dict[str, Any], base: PurePosixPath, files: list[PureP
 
 def _parse_paths(value: Any) -> list[str]:
     if isinstance(value, str):
-        return [value] if value not in ("", "null", "~") else []
+        return [value.translate(_ESCAPES)] if value not in ("", "null", "~") else []
     is_text = isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-    return list(value) if is_text else []
+    return [entry.translate(_ESCAPES) for entry in value] if is_text else []
 
 
 def _name_paths(splits: dict[str, list[str]], base: PurePosixPath, files: list[PurePosixPath]) -> bool:
@@ -158,8 +262,10 @@ def _read_darknet_manifest(folder: Path, file: PurePosixPath, files: list[PurePo
         return None
     content = {key.strip(): value.strip() for key, _, value in pairs}
     splits = {split: [content[split]] for split in _SPLITS if content.get(split)}
-    if not splits or not content.get("names"):
+    if not splits or not (content.get("names") or content.get("classes", "").isdecimal()):
         return None
+    if not content.get("names"):
+        return Manifest(file, next((found.class_names for found in _read_class_lists(folder, files)), {}), splits)
     class_list = resolve(content["names"], file.parent, set(files))
     if class_list is None:
         raise PipelineError(f"{file}: names: {show_value(content['names'])} not found; correct the path")
@@ -183,7 +289,7 @@ def find_lists(folder: Path, files: Sequence[PurePosixPath], base: PurePosixPath
 
 
 def _is_list(path: Path) -> bool:
-    first_line = read_head(path).decode("utf-8-sig", "replace").lstrip().split("\n")[0]
+    first_line = to_utf8(read_head(path)).decode(errors="replace").lstrip().split("\n")[0]
     return PurePosixPath(first_line.strip()).suffix.lower() in IMAGE_SUFFIXES
 
 

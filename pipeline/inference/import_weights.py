@@ -14,7 +14,7 @@ from fcos.config import InputSize
 from fcos.detector import Detector
 from fcos.torchvision_weights import coco_categories, count_rows, from_torchvision
 from fcos.weights import Description, save_detector
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, count_noun
 from pipeline.files import read_json
 
 _SIZE = (800, 1333)  # torchvision's model resizes images to this size, in pixels
@@ -62,7 +62,8 @@ def _categories(rows: int, source: Path | None) -> tuple[tuple[int, str], ...]:
     classes = _read_categories(source)
     if len(classes) != rows - 1 and not all(0 < id < rows for id, _ in classes):
         raise PipelineError(
-            f"{source}: {len(classes)} categories, but the weights have {rows - 1} classes besides the background, "
+            f"{source}: {count_noun(len(classes), 'category', 'categories')}, but the weights have "
+            f"{count_noun(rows - 1, 'class', 'classes')} besides the background, "
             f"and the category ids are not all between 1 and {rows - 1}: give the categories of the training data"
         )
     return classes

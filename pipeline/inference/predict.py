@@ -1,7 +1,7 @@
 """`fcos predict`: detections for arbitrary image files, as records for JSON and as text."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError
 from pipeline.inference.detect import detect
-from pipeline.inference.model import Model
+from pipeline.inference.saved_detector import SavedDetector
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,14 @@ def find_images(paths: Sequence[Path], out: Path | None = None) -> list[Path]:
         out: a folder to leave out, because an earlier run wrote its pictures there.
 
     Raises:
-        PipelineError: a path does not exist, or a folder contains no image.
+        PipelineError: no path exists, or a folder contains no image. A path that does not exist beside one that does
+            is returned, since only it can't be read.
     """
+    if not any(path.exists() for path in paths):
+        raise PipelineError(f"{paths[0]}: no such file or folder")
     images: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            images += _images_in(path, out)
-        elif path.is_file():
-            images.append(path)
-        else:
-            raise PipelineError(f"{path}: no such file or folder")
+        images += _images_in(path, out) if path.is_dir() else [path]
     return images
 
 
@@ -56,27 +54,26 @@ def _images_in(folder: Path, out: Path | None) -> list[Path]:
 
 
 def predict(
-    model: Model,
-    paths: Sequence[Path],
+    model: SavedDetector,
+    path: Path,
     score_threshold: float,
     postprocess: Postprocess,
     limit: PixelLimit = DEFAULT_LIMIT,
-) -> Iterator[Prediction]:
-    """Reads one image after the other and yields its detections.
+) -> Prediction:
+    """Reads an image and detects objects in it.
 
     Args:
         score_threshold: lowest final score, after post-processing, of a detection.
 
     Raises:
-        PipelineError: an image can't be decoded, or is larger than the limit.
+        PipelineError: the image can't be decoded, or is larger than the limit.
     """
-    for path in paths:
-        pixels = read_image(path, limit=limit)
-        (detections,) = detect(model.detector, [pixels], model.description.input_size, postprocess)
-        yield Prediction(path, to_pil(pixels), detections[detections.scores >= score_threshold])
+    pixels = read_image(path, limit=limit)
+    (detections,) = detect(model.detector, [pixels], model.description.input_size, postprocess)
+    return Prediction(path, to_pil(pixels), detections[detections.scores >= score_threshold])
 
 
-def to_record(prediction: Prediction, model: Model) -> dict[str, Any]:
+def to_record(prediction: Prediction, model: SavedDetector) -> dict[str, Any]:
     """The JSON record of an image; boxes are [x, y, width, height] in pixels."""
     detections = prediction.detections
     return {

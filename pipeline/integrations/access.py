@@ -58,7 +58,8 @@ class OwnerOnly:
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self._is_token(request.cookies.get(_cookie(request), "")) or self._is_token(bearer):
             return None
-        return _forbidden("open the address that the command printed; it ends with this server's token")
+        # A link on another site doesn't do: the browser would leave out the cookie after the redirect.
+        return _forbidden("paste the address that the command printed, with its token, into the address bar")
 
     def _is_token(self, value: str) -> bool:
         return secrets.compare_digest(value.encode(), self.token.encode())
@@ -73,7 +74,8 @@ class OwnerOnly:
 
 def _cookie(request: HTTPConnection) -> str:
     """The cookie's name, with the port: browsers send a cookie to all ports of a host."""
-    return f"fcos-token-{request.url.port}"
+    port = request.headers["host"].rpartition("]")[2].partition(":")[2]
+    return f"fcos-token-{port}"
 
 
 def _forbidden(reason: str) -> Response:

@@ -47,6 +47,7 @@ VIEWS = {
     "most_errors": ("Most errors", "images with errors, most first"),
 }
 
+_MAX_NAME = 80  # characters of a dataset's name; FiftyOne's limit is 100
 _IN_DVC_CACHE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 _ERROR = 3  # exit status of the child process after a PipelineError
 
@@ -75,7 +76,7 @@ def dataset_spec(params: Params) -> DatasetSpec:
     for file in files:
         if not file.is_file():
             raise PipelineError(f"{file}: not there yet; run `dvc repro`")
-    name = "-".join(["fcos", params.dataset, *([experiment] if experiment else [])])
+    name = _dataset_name("-".join(["fcos", params.dataset, *([experiment] if experiment else [])]))
     return DatasetSpec(
         name=name,
         annotations=str(files[0]),
@@ -84,6 +85,18 @@ def dataset_spec(params: Params) -> DatasetSpec:
         score_threshold=params.inspect.score_threshold,
         iou_threshold=params.inspect.iou_threshold,
     )
+
+
+def _dataset_name(name: str) -> str:
+    """The name of a dataset: ASCII letters, digits and hyphens.
+
+    FiftyOne limits the length, and refuses a name that differs from that of another dataset only in other characters,
+    such as `o'brien` from `obrien`. A hash keeps such names apart.
+    """
+    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) <= _MAX_NAME:
+        return name
+    plain = re.sub("[^a-z0-9]+", "-", name.lower())[:_MAX_NAME].strip("-")
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _permanent_images(dataset: str, split: AnnotationSet, name: str) -> Path:
@@ -162,6 +175,7 @@ def server_app() -> ASGIApp:
 
     Its route `/media` serves any file otherwise. FiftyOne's own server process adds nothing that is needed here.
     """
+    mongo.shorten_fiftyone_import()
     from fiftyone.server.app import app
     from starlette.routing import Route
 
@@ -207,6 +221,7 @@ def is_dataset_image(path: str, folders: Iterable[Path]) -> bool:
 def main() -> None:
     """The child process: reads a DatasetSpec as JSON from stdin, and writes the views' sizes as JSON to stdout."""
     spec = DatasetSpec(**json.load(sys.stdin))
+    mongo.shorten_fiftyone_import()
     try:
         with redirect_stdout(sys.stderr):  # FiftyOne may print
             sizes = _refresh(spec)

@@ -68,6 +68,7 @@ def _run(request: dict[str, Any], environment: dict[str, str]) -> None:
 def main() -> None:
     """The child: what is asked for as JSON on standard input; on an error its one line on standard output."""
     request = json.load(sys.stdin)
+    mongo.shorten_fiftyone_import()
     try:
         with redirect_stdout(sys.stderr):  # FiftyOne may print
             _fetch(

@@ -6,22 +6,25 @@ the run to continue by the digest of its input file. A run id in a stage's outpu
 
 import logging
 import os
+import re
 import sqlite3
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from filelock import FileLock
 from starlette.types import ASGIApp
 
 from pipeline.errors import PipelineError
 from pipeline.integrations import access, servers
+from pipeline.integrations.mlflow_errors import describe_error
 from pipeline.params import Params
 from pipeline.workspace import close_to_others, root, state_dir, workspace
 
@@ -30,6 +33,7 @@ EVALUATE_SECTIONS = ("evaluate.", "postprocess.")  # parameters that the evaluat
 LATER_SECTIONS = (*EVALUATE_SECTIONS, "inspect.")  # parameters that training doesn't depend on
 # These parameters may change when an interrupted training continues, and MLflow refuses to change a parameter: tags.
 MACHINE_SECTION = "machine."
+_WORD = re.compile(r"\w+")  # a value that a filter can contain as it is
 METRICS_PER_CALL = 1000  # MLflow's limits
 PARAMS_PER_CALL = 100
 # Without the job runner, the server has two processes instead of fifteen.
@@ -213,7 +217,11 @@ def prepare() -> None:
 
 
 def store_uri() -> str:
-    return f"sqlite:///{root() / 'mlflow.db'}?timeout=60"
+    """The address of the database, with the special characters of its path as `%3F`.
+
+    MLflow takes what follows `sqlite:///` for a path and creates its folders; it leaves `sqlite+pysqlite:///` alone.
+    """
+    return f"sqlite+pysqlite:///{quote(str(root() / 'mlflow.db'))}?timeout=60"
 
 
 def artifacts_uri() -> str:
@@ -287,8 +295,14 @@ class Store:
         """
         with FileLock(state_dir() / "mlflow.lock"), _quiet():
             from mlflow import MlflowClient
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
             _close_store_to_others()
+            # First, since MLflow tries to open a folder or a file without permission for minutes.
+            with closing(sqlite3.connect(root() / "mlflow.db", timeout=60)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")  # writers don't wait for readers; a property of the file
+            # The client would write the current folder into an SQL statement, quotes included.
+            SqlAlchemyStore(store_uri(), artifacts_uri())
             client = MlflowClient(tracking_uri=store_uri())
             experiment = client.get_experiment_by_name(EXPERIMENT)
             if experiment is None:
@@ -297,9 +311,6 @@ class Store:
                 number = experiment.experiment_id
                 if experiment.lifecycle_stage == "deleted":  # by a person in the UI
                     client.restore_experiment(number)
-            connection = sqlite3.connect(root() / "mlflow.db", timeout=60)
-            connection.execute("PRAGMA journal_mode=WAL")  # writers don't wait for readers; a property of the file
-            connection.close()
         return cls(client, str(number))
 
     def find_run(
@@ -309,13 +320,14 @@ class Store:
 
         An empty tag matches runs that don't have it.
         """
-        condition = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items() if value)
-        empty = [name for name, value in tags.items() if not value] + ([without] if without else [])
+        # The filter has digests only. Other values are compared here: it has no escape for the quote of `o'brien`.
+        condition = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items() if _WORD.fullmatch(value))
+        wanted = dict(tags) | ({without: ""} if without else {})
         for run in self.client.search_runs([self.experiment], condition, order_by=["attributes.start_time DESC"]):
+            same_tags = all(run.data.tags.get(name, "") == value for name, value in wanted.items())
             # MLflow refuses to change a parameter.
             logged = run.data.params
-            fits = all(logged.get(name, str(value)) == str(value) for name, value in (params or {}).items())
-            if fits and not any(run.data.tags.get(name) for name in empty):
+            if same_tags and all(logged.get(name, str(value)) == str(value) for name, value in (params or {}).items()):
                 return str(run.info.run_id)
         return None
 
@@ -359,11 +371,11 @@ class Store:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses MLflow's output on table migrations, its libraries' deprecation warnings, and telemetry."""
+    """Suppresses MLflow's output on migrations and errors, its libraries' deprecation warnings, and telemetry."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     for name in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
@@ -373,13 +385,14 @@ def _quiet() -> Iterator[None]:
 def _one_line_errors(action: str) -> Iterator[None]:
     """Turns errors of MLflow, its database and the disk into a PipelineError."""
     with _quiet():
+        import mlflow.store
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        migrations = Path(mlflow.store.__file__).parent / "db_migrations/versions"
         raise PipelineError(
-            f"{root() / 'mlflow.db'}: MLflow: {action}: {reason[0]}; free the disk or the lock, or move that file away"
+            describe_error(error, action, database=root() / "mlflow.db", address=store_uri(), migrations=migrations)
         ) from error

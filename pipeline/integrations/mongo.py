@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -82,13 +83,21 @@ def fiftyone_environment(uri: str) -> dict[str, str]:
     }
 
 
+def shorten_fiftyone_import() -> None:
+    """Makes importing FiftyOne a third shorter, 1.4 s of CPU time.
+
+    FiftyOne imports the Databricks SDK, which comes with MLflow, only to name itself there, and does without it.
+    """
+    sys.modules.setdefault("databricks.sdk", None)  # type: ignore[arg-type]
+
+
 def find_mongod() -> Path:
-    """The mongod to run: the one in FiftyOne, on the PATH, or in the wheel.
+    """The mongod to run: the one that the wheel puts into FiftyOne's package, or the one on the PATH.
 
     Raises:
         PipelineError: there is none.
     """
-    for candidate in (_in_fiftyone(), shutil.which("mongod"), _in_wheel()):
+    for candidate in (_in_fiftyone(), shutil.which("mongod")):
         if candidate and os.access(candidate, os.X_OK):
             return Path(candidate)
     raise PipelineError(
@@ -100,14 +109,6 @@ def find_mongod() -> Path:
 def _in_fiftyone() -> Path | None:
     package = importlib.util.find_spec("fiftyone")  # not imported, which would take seconds
     return Path(package.origin).parent / "db/bin/mongod" if package and package.origin else None
-
-
-def _in_wheel() -> Path | None:
-    try:
-        files = importlib.metadata.files(WHEEL) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((Path(str(file.locate())) for file in files if file.name == "mongod"), None)
 
 
 def mongod_environment(mongod: Path) -> dict[str, str]:

@@ -63,6 +63,7 @@ def run_server(name: str, app: str, port: int, *, page: str = "/", environment: 
     token = secrets.token_urlsafe(32)
     command = [sys.executable, "-m", "uvicorn", "--factory", app, "--app-dir", str(Path(__file__).resolve().parents[2])]
     command += ["--host", LOOPBACK, "--port", str(port), "--log-level", "warning", "--no-proxy-headers"]
+    command += ["--workers", "1"]  # WEB_CONCURRENCY would start several, and FiftyOne keeps its state in one
     command += ["--timeout-graceful-shutdown", "1"]  # pages keep a connection open for events
     log = state_dir() / f"{name.lower()}.log"
     address = f"http://{LOOPBACK}:{port}{page}?{access.PARAMETER}={token}"

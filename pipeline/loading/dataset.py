@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.data.boxes import box_tensor
 from pipeline.data.images import read_image
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, count_noun
 from pipeline.loading.cache import ImageCache
 from pipeline.loading.transforms import Augmentation, Sample, torch_generator
 
@@ -109,7 +109,7 @@ class TrainingData(Dataset[Any]):
 
     def _check_objects(self) -> None:
         if not self.object_counts.any():
-            raise PipelineError(f"{self.folder}: {len(self)} images without a single object to train on")
+            raise PipelineError(f"{self.folder}: {count_noun(len(self), 'image')} without a single object to train on")
 
     def subset(self, indices: Sequence[int] | Tensor) -> "TrainingData":
         """The images at these indices, in this order.

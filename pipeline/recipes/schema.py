@@ -5,12 +5,14 @@ either, `python -m pipeline.recipes.schema` writes the file again.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from pipeline import recipes
+from pipeline.errors import PipelineError
 from pipeline.files import write_text
 from pipeline.params import Params
 from pipeline.workspace import workspace
@@ -45,5 +47,13 @@ def write(path: Path) -> None:
     write_text(path, text())
 
 
+def main() -> None:
+    """Writes the schema of this project, or exits with one line if defaults.yaml does not fit the parameters."""
+    try:
+        write(workspace() / FILE)
+    except PipelineError as error:
+        sys.exit(f"schema: {error}")
+
+
 if __name__ == "__main__":
-    write(workspace() / FILE)
+    main()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.datasets import sources
+from pipeline.errors import count_noun
 from pipeline.files import atomic_replace, remove
 from pipeline.integrations import fiftyone_zoo
 from pipeline.params import Params
@@ -31,7 +32,7 @@ def fetch(params: Params, into: Path) -> Sequence[Path]:
 
 def _summary(folder: Path) -> str:
     sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
-    return f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB"
+    return f"{count_noun(len(sizes), 'file')}, {sum(sizes) / 1e6:.1f} MB"
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from pipeline.evaluation import report, tables, voc
 from pipeline.files import digest, write_json
 from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
-from pipeline.inference.model import Model
 from pipeline.inference.postprocess import make_postprocess
+from pipeline.inference.saved_detector import SavedDetector
 from pipeline.integrations import mlflow
 from pipeline.params import Params
 from pipeline.runner import run_stage
@@ -27,10 +27,12 @@ def run(params: Params) -> None:
     project, name = workspace(), params.evaluate.split
     split_path = project / f"data/unified/{name}.json"
     if not split_path.is_file():
-        raise PipelineError(f"params.yaml: evaluate.split is {name}, but {split_path} is missing")
+        raise PipelineError(
+            f"params.yaml: evaluate.split is {name}, but {split_path} is missing; use -S evaluate.split=val"
+        )
     split = annotations.read(split_path)
     weights = project / "models/detector.safetensors"
-    model = Model.load(weights, choose_device(params.machine.device))
+    model = SavedDetector.load(weights, choose_device(params.machine.device))
     model.check_classes(split, split_path)
     predictions = project / f"predictions/{name}.json"
     results.write(detect(params, model, split), predictions)
@@ -49,7 +51,7 @@ def run(params: Params) -> None:
     print(tables.metric_table(scores, "coco"))  # noqa: T201
 
 
-def detect(params: Params, model: Model, split: AnnotationSet) -> list[Detection]:
+def detect(params: Params, model: SavedDetector, split: AnnotationSet) -> list[Detection]:
     """Detections in every image of the split, with a progress bar."""
     with tqdm(total=len(split.images), unit="image", desc="evaluate", disable=not sys.stderr.isatty()) as bar:
         return list(

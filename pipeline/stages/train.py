@@ -28,7 +28,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import digest, write_json
 from pipeline.integrations import mlflow
 from pipeline.params import Params, load
-from pipeline.training import launch, prune
+from pipeline.training import launch, state_folders
 from pipeline.training.artifacts import describe, early_stopping_message, training_summary, write_weights
 from pipeline.training.build import EpochBatches, make_batches, make_trainer, make_validation, one_line_errors
 from pipeline.training.overfit import check_overfit, overfit_subset
@@ -50,9 +50,9 @@ def run(params: Params) -> Callable[[], None]:
     if launch.is_worker() or (count := launch.num_processes(params)) == 1:
         _train(params, state)
     else:
-        with prune.launch_lock(state):
+        with state_folders.launch_lock(state):
             launch.launch("pipeline.stages.train", state.name, count=count)
-    return partial(prune.remove_finished_state, state)
+    return partial(state_folders.remove_finished_state, state)
 
 
 def _run_worker(key: str) -> None:
@@ -108,7 +108,7 @@ def _train(params: Params, state: Path) -> None:
         if processes.rank:
             _follow(job)
         else:
-            with prune.state_lock(state):
+            with state_folders.state_lock(state):
                 _lead(job, params, state)
 
 
@@ -128,7 +128,7 @@ def _lead(job: Job, logged_params: Params, state: Path) -> None:
     Args:
         logged_params: the parameters as params.yaml has them, for MLflow.
     """
-    if message := prune.remove_stale_states(state.parent, state.name):
+    if message := state_folders.remove_stale_states(state.parent, state.name):
         write_line(message)
     checkpoint, batches, train = Checkpoint(state, warn=write_line), job.make_batches(), job.params.train
     if not train.overfit:
@@ -176,7 +176,7 @@ def _exit_stopped(
 
 
 def _write_results(
-    trainer: Trainer, history: History, best: Best, job: Job, images_per_second: float, mlflow_run: mlflow.Run
+    trainer: Trainer, history: History, best: Best, job: Job, images_per_second: float | None, mlflow_run: mlflow.Run
 ) -> None:
     project, train = workspace(), job.params.train
     description = describe(job.params, job.train_split)

@@ -47,8 +47,13 @@ def early_stopping_message(history: History, best: Best, epochs: int) -> str:
     return f"stopped early after epoch {last:g} of {epochs}: no improvement on {score} of epoch {best.row['epoch']:g}"
 
 
-def training_summary(history: History, best: Best, *, overfit: int, images_per_second: float) -> dict[str, object]:
-    """The contents of metrics/train.json: mean losses of the last tenth of the steps, validations, length and speed."""
+def training_summary(
+    history: History, best: Best, *, overfit: int, images_per_second: float | None
+) -> dict[str, object]:
+    """The contents of metrics/train.json: mean losses of the last tenth of the steps, validations, length and speed.
+
+    The speed is null if the training had finished before and only its results were written again.
+    """
     last = history.steps[-max(1, len(history.steps) // 10) :]
     names = ("total", "classification", "box", "quality", "quality_floor")
     return {
@@ -58,7 +63,7 @@ def training_summary(history: History, best: Best, *, overfit: int, images_per_s
         "steps": len(history.steps),
         "epochs": int(history.epochs[-1]["epoch"]),
         "stopped_early": history.stopped_early,
-        "images_per_second": round(images_per_second, 2),
+        "images_per_second": None if images_per_second is None else round(images_per_second, 2),
         **({"overfit": overfit} if overfit else {}),
     }
 

@@ -14,8 +14,10 @@ def use_private_folder() -> None:
     """
     folder = state_dir() / "torch_compile"
     folder.mkdir(mode=0o700, exist_ok=True)
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
-    os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
+    torch_default = os.path.join(tempfile.gettempdir(), "torchinductor_")  # imports of torch set the variables to it
+    for variable, path in {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": folder / "triton"}.items():
+        if os.environ.get(variable, torch_default).startswith(torch_default):
+            os.environ[variable] = str(path)
     # This module chooses a folder for precompiled C++ headers while it is imported, regardless of the variables.
     default, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:

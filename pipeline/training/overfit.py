@@ -8,7 +8,7 @@ import torch
 from fcos.training.batch import Batch
 from fcos.training.history import History
 from pipeline.data.annotations import AnnotationSet
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, count_noun
 from pipeline.loading.batches import Batches
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.loading.transforms import torch_generator
@@ -99,7 +99,7 @@ def check_overfit(history: History, split: AnnotationSet) -> None:
         names = ", ".join(image.file_name for image in split.images[:4])
         more = f" and {len(split.images) - 4} more" if len(split.images) > 4 else ""
         raise PipelineError(
-            f"train.overfit: AP50 reached only {best:.3f} of {TARGET_AP50} in {len(history.steps):,} steps on "
-            f"{len(split.images)} images ({names}{more}): check the boxes and classes, whether each object is assigned "
-            "a location (`fcos explain`), and train.lr (`fcos check`)"
+            f"train.overfit: AP50 reached only {best:.3f} of {TARGET_AP50} in {count_noun(len(history.steps), 'step')} "
+            f"on {count_noun(len(split.images), 'image')} ({names}{more}): check the boxes and classes, whether each "
+            "object is assigned a location (`fcos explain`), and train.lr (`fcos check`)"
         )

@@ -22,7 +22,7 @@ from pipeline.analysis.assignment import (
     split_levels,
     zero_outputs,
 )
-from pipeline.analysis.lookup import DataSet, ImageFile
+from pipeline.analysis.image_lookup import DataSet, ImageFile
 from pipeline.data.annotations import Annotation
 from pipeline.data.boxes import box_tensor
 from pipeline.data.image_files import PixelLimit
@@ -31,7 +31,7 @@ from pipeline.errors import PipelineError, count_noun
 from pipeline.files import unique_jpg_names, write_json
 from pipeline.inference.detect import forward
 from pipeline.inference.device import choose_device
-from pipeline.inference.model import Model
+from pipeline.inference.saved_detector import SavedDetector
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.loading.transforms import Sample, resize
 from pipeline.params import Params
@@ -57,21 +57,21 @@ class ImageExplanation:
     prediction: Prediction | None  # None without a trained detector
 
 
-def load_detector(weights: Path | None, default: Path) -> tuple[Model | None, str | None]:
+def load_detector(weights: Path | None, default: Path) -> tuple[SavedDetector | None, str | None]:
     """Loads the detector from `weights`, or from `default`, which may be missing: then the reason is returned.
 
     Raises:
         PipelineError: `weights` was given and can't be loaded.
     """
     try:
-        return Model.load(weights or default, choose_device("auto")), None
+        return SavedDetector.load(weights or default, choose_device("auto")), None
     except PipelineError as error:
         if weights:
             raise
         return None, f"{error} (`dvc repro train` creates it; or give --weights)"
 
 
-def check_assigner(params: Params, data: DataSet, model: Model | None) -> None:
+def check_assigner(params: Params, data: DataSet, model: SavedDetector | None) -> None:
     """Makes sure that the configured assigner gets the predictions it needs.
 
     Raises:
@@ -88,7 +88,7 @@ def check_assigner(params: Params, data: DataSet, model: Model | None) -> None:
 
 
 def explain_image(
-    params: Params, data: DataSet, model: Model | None, file: ImageFile, postprocess: Postprocess
+    params: Params, data: DataSet, model: SavedDetector | None, file: ImageFile, postprocess: Postprocess
 ) -> ImageExplanation:
     """Computes the assignment of an image, and the outputs of the detector for it.
 
@@ -113,7 +113,7 @@ def _network_input(sample: Sample, input_size: InputSize) -> Sample:
     return resize(sample, input_size.scale(sample.image.shape[-2], sample.image.shape[-1]))
 
 
-def _predict(model: Model, stored: Sample, postprocess: Postprocess) -> Prediction:
+def _predict(model: SavedDetector, stored: Sample, postprocess: Postprocess) -> Prediction:
     sample = _network_input(stored, model.description.input_size)
     outputs, (detections,) = forward(model.detector, [sample.image], model.description.input_size, postprocess)
     shown = detections[detections.scores >= heat_maps.MIN_SCORE]
@@ -135,7 +135,7 @@ def _assign(
 def write(
     params: Params,
     data: DataSet,
-    model: Model | None,
+    model: SavedDetector | None,
     images: Sequence[Path],
     out: Path,
     postprocess: Postprocess,
@@ -174,7 +174,7 @@ def _move(staging: Path, out: Path, inputs: set[Path]) -> None:
         shutil.move(file, out / file.name)
 
 
-def _write_pictures(explanation: ImageExplanation, data: DataSet, model: Model | None, stem: Path) -> list[str]:
+def _write_pictures(explanation: ImageExplanation, data: DataSet, model: SavedDetector | None, stem: Path) -> list[str]:
     class_names = _class_names(data)
     names = [class_names[annotation.category_id] for annotation in explanation.objects]
     pictures = {}
@@ -214,7 +214,7 @@ def _class_names(data: DataSet) -> dict[int, str]:
 
 
 def to_record(
-    explanation: ImageExplanation, pictures: Sequence[str], data: DataSet, model: Model | None
+    explanation: ImageExplanation, pictures: Sequence[str], data: DataSet, model: SavedDetector | None
 ) -> dict[str, Any]:
     """All numbers of an image for JSON; boxes are [x, y, width, height] in pixels of the stored image."""
     file = explanation.file
@@ -265,7 +265,7 @@ def _object_records(assignment: ImageAssignment, class_names: dict[int, str]) ->
     ]
 
 
-def _prediction_record(prediction: Prediction, model: Model) -> dict[str, Any]:
+def _prediction_record(prediction: Prediction, model: SavedDetector) -> dict[str, Any]:
     locations, quality = prediction.outputs.locations, prediction.outputs.quality
     probabilities = split_levels(prediction.outputs.logits[0].float().sigmoid().amax(dim=-1).cpu(), locations)
     levels: list[dict[str, Any]] = [

@@ -15,7 +15,7 @@ from pipeline.analysis.statistics import Bar, Histogram
 from pipeline.conversion import Survey
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.boxes import xywh_to_xyxy
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, count_noun
 from pipeline.files import write_text
 from pipeline.params import Params
 from pipeline.visualization.thumbnails import Thumbnail, ThumbnailSpec, class_thumbnails, draw_thumbnails
@@ -167,8 +167,8 @@ def _levels_note(context: Context) -> str:
     sample = ", taken at equal distances in the list" if recall.images < context.images else ""
     per_object = recall.positives / recall.objects["all"]
     return (
-        f"Assignment of {recall.objects['all']:,} objects in {recall.images:,} images{sample}. Distances are measured "
-        "from a location to the farthest side of the object. On average, an "
+        f"Assignment of {count_noun(recall.objects['all'], 'object')} in {count_noun(recall.images, 'image')}{sample}. "
+        "Distances are measured from a location to the farthest side of the object. On average, an "
         f"object has {per_object:.1f} locations, possibly on several levels."
     )
 

@@ -1,9 +1,10 @@
 """Pictures and detections.json that `fcos predict` writes."""
 
-import shutil
-from collections.abc import Sequence
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import PIL.Image
@@ -12,9 +13,11 @@ from fcos.postprocess import Postprocess
 from pipeline.data.image_files import DEFAULT_LIMIT, PixelLimit
 from pipeline.errors import PipelineError
 from pipeline.files import unique_jpg_names, write_json
-from pipeline.inference.model import Model
 from pipeline.inference.predict import Prediction, predict, to_record
+from pipeline.inference.saved_detector import SavedDetector
 from pipeline.visualization.boxes import class_color, draw_boxes
+
+INDEX = "detections.json"
 
 
 def draw_prediction(prediction: Prediction, names: Sequence[str]) -> PIL.Image.Image:
@@ -30,36 +33,75 @@ def draw_prediction(prediction: Prediction, names: Sequence[str]) -> PIL.Image.I
 
 
 def write(
-    model: Model,
+    model: SavedDetector,
     images: Sequence[Path],
     score_threshold: float,
     out: Path | None,
     postprocess: Postprocess,
     limit: PixelLimit = DEFAULT_LIMIT,
-) -> list[dict[str, Any]]:
-    """Detects objects in every image. With `out`, writes a picture per image and detections.json, all or nothing.
+    *,
+    on_error: Callable[[PipelineError], object],
+) -> Iterator[dict[str, Any]]:
+    """Detects objects in every image. With `out`, writes a picture for each, and detections.json once all are written.
 
-    Returns:
-        A record per image, as in detections.json.
+    Each file is written whole or not at all. An image that can't be read is left out.
+
+    Args:
+        on_error: called with the error of each image that can't be read.
+
+    Yields:
+        A record for each image, as in detections.json, when its picture has been written.
 
     Raises:
-        PipelineError: an image can't be decoded, or a picture would overwrite an input.
+        PipelineError: a picture would overwrite an input, or `out` can't be written. Pictures written before stay.
     """
     names = unique_jpg_names(images)
     if out:
         _check_overwrites(images, [out / name for name in names])
-    records = []
-    with TemporaryDirectory() as staging:
-        for prediction, name in zip(predict(model, images, score_threshold, postprocess, limit), names, strict=True):
-            records.append(to_record(prediction, model))
-            if out:
-                draw_prediction(prediction, model.class_names).save(Path(staging) / name, quality=92)
-        if out:
+        with _writing(out):
             out.mkdir(parents=True, exist_ok=True)
-            for name in names:
-                shutil.move(Path(staging) / name, out / name)
-            write_json(out / "detections.json", records)
-    return records
+    records: list[dict[str, Any]] = []
+    for path, name in zip(images, names, strict=True):
+        try:
+            prediction = predict(model, path, score_threshold, postprocess, limit)
+        except PipelineError as error:
+            on_error(error)
+            continue
+        if out:
+            with _writing(out):
+                if not records:
+                    (out / INDEX).unlink(missing_ok=True)  # of an earlier run, whose pictures are replaced now
+                _save(draw_prediction(prediction, model.class_names), out / name)
+        records.append(to_record(prediction, model))
+        yield records[-1]
+    if out and records:
+        with _writing(out):
+            write_json(out / INDEX, records)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turns the errors of an operating system that refuses to write into one line."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --out"
+        reason = (error.strerror or str(error)).lower()
+        raise PipelineError(f"{error.filename or out}: can't be written: {reason}; {remedy}") from None
+
+
+def _save(picture: PIL.Image.Image, path: Path) -> None:
+    """Writes a JPEG file, whole or not at all. It is not flushed to disk, which would take longer than detection."""
+    content = BytesIO()
+    picture.save(content, "JPEG", quality=92)
+    partial = path.with_name(f".{path.stem}.partial.jpg")
+    try:
+        partial.write_bytes(content.getbuffer())
+        partial.replace(path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def _check_overwrites(images: Sequence[Path], pictures: Sequence[Path]) -> None:

@@ -54,6 +54,6 @@ class Progress:
         tqdm.write(f"epoch {row['epoch']:g}: {scores}", file=sys.stderr)
 
     @property
-    def images_per_second(self) -> float:
-        """The speed of this process since its start, including validations."""
-        return self.images / max(1e-9, time.monotonic() - self.started)
+    def images_per_second(self) -> float | None:
+        """The speed of this process since its start, including validations; None if it trained on no image."""
+        return self.images / max(1e-9, time.monotonic() - self.started) if self.images else None

@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 import PIL.Image
 
 from fcos.training.batch import Batch
-from pipeline.analysis.lookup import DataSet
+from pipeline.analysis.image_lookup import DataSet
 from pipeline.data.images import to_pil
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, count_noun
 from pipeline.params import Params
 from pipeline.training.build import make_batches
 from pipeline.visualization.boxes import class_color, draw_boxes
@@ -70,7 +70,7 @@ def describe_step(parts: Sequence[Batch]) -> str:
     heights, widths = zip(*(size for part in parts for size in part.sizes.tolist()), strict=True)
     padded = ", ".join(dict.fromkeys(_size(part.pixels.shape[-2], part.pixels.shape[-1]) for part in parts))
     return (
-        f"{images} images, {objects} objects, {min(widths)} to {max(widths)} wide, "
+        f"{count_noun(images, 'image')}, {count_noun(objects, 'object')}, {min(widths)} to {max(widths)} wide, "
         f"{min(heights)} to {max(heights)} high, padded to {padded}"
     )
 

@@ -1,4 +1,4 @@
-"""`dvc exp run --queue`: three experiments, two at a time; one is killed and queued again; all results are correct."""
+"""`dvc exp run --queue`: of two experiments at a time, one is killed and queued again; both results are correct."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from tests.support import projects
 from tests.support.projects import run
 
 # The first is killed. tests/pipeline/training/test_launch.py kills one process of several.
-LOSSES = {"killed": "giou", "second": "linear_iou", "third": "diou"}
+LOSSES = {"killed": "giou", "other": "diou"}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_a_killed_experiment_queued_again_has_the_same_result(queue: Path) -> No
     start(queue)
     try:
         kill(queue, "loss: giou")
-        wait_for(queue, "second", "third")
+        wait_for(queue, "other")
         assert re.search(r"killed\s.*Failed", run(queue, "dvc", "queue", "status"))
         run(queue, "dvc", "queue", "remove", "--failed")
         enqueue(queue, "killed")
@@ -43,7 +43,7 @@ def test_a_killed_experiment_queued_again_has_the_same_result(queue: Path) -> No
     finally:
         run(queue, "dvc", "queue", "stop", "--kill")
     results = {name: models(run(queue, "git", "show", f"{reference(queue, name)}:dvc.lock")) for name in LOSSES}
-    assert len(set(results.values())) == 3
+    assert results["killed"] != results["other"]
     params = queue / "params.yaml"
     params.write_text(params.read_text().replace("loss: iou", "loss: giou"))
     run(queue, "dvc", "repro", "-f", "-s", "train")  # --force: DVC would restore the result from its cache

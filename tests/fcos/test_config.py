@@ -1,3 +1,5 @@
+"""Input sizes: scale, letterbox, and limits."""
+
 import pytest
 
 from fcos.config import InputSize
@@ -7,7 +9,7 @@ from fcos.config import InputSize
     ("height", "width", "size", "expected"),
     [(480, 640, (800, 1333), 800 / 480), (480, 1200, (800, 1333), 1333 / 1200), (256, 256, (256, 256), 1.0)],
 )
-def test_the_shorter_side_unless_the_longer_exceeds(
+def test_the_shorter_side_is_scaled_unless_the_longer_side_exceeds_its_limit(
     height: int, width: int, size: tuple[int, int], expected: float
 ) -> None:
     assert InputSize(size).scale(height, width) == InputSize(size).scale(width, height) == pytest.approx(expected)
@@ -21,10 +23,10 @@ def test_the_shorter_side_unless_the_longer_exceeds(
 def test_letterbox_fits_the_whole_image_into_the_canvas(
     height: int, width: int, size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    fitted = InputSize(size, letterbox=True)
-    assert fitted.resized(height, width) == expected
-    assert fitted.canvas == size
+    input_size = InputSize(size, letterbox=True)
+    assert input_size.resized(height, width) == expected
+    assert input_size.canvas == size
 
 
-def test_no_side_vanishes() -> None:
+def test_a_side_has_at_least_one_pixel() -> None:
     assert InputSize((10, 10)).resized(1, 1000) == (1, 10)

@@ -1,4 +1,4 @@
-"""The detector: its parts put together, images prepared, locations where the outputs are."""
+"""The detector: preparation of images, shapes of outputs, locations, and invalid configurations."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ def test_prepare_normalizes_and_pads_with_zero() -> None:
     assert batch[0, :, :, 33:].abs().max() == 0
 
 
-def test_another_normalization_is_used_and_kept() -> None:
+def test_normalization_can_be_set() -> None:
     detector = build(SMALL, 2)
     detector.set_normalization(mean=(1.0, 0.5, 0.0), std=(1.0, 0.5, 0.25))
     white = torch.full((3, 32, 32), 255, dtype=torch.uint8)
@@ -42,7 +42,7 @@ def test_another_normalization_is_used_and_kept() -> None:
 
 @pytest.mark.parametrize("neck", ["fpn", "pan", "bifpn"])
 @pytest.mark.parametrize("levels", [(3, 4, 5, 6, 7), (4, 5), (5, 6)])
-def test_shapes_on_mixed_sizes(neck: Any, levels: tuple[int, ...]) -> None:
+def test_shapes_for_images_of_different_sizes(neck: Any, levels: tuple[int, ...]) -> None:
     detector: Detector = build(replace(SMALL, neck=neck, levels=levels), 7).eval()
     with torch.no_grad():
         outputs = detector(detector.prepare([image(96, 128), image(64, 100)]))
@@ -54,18 +54,20 @@ def test_shapes_on_mixed_sizes(neck: Any, levels: tuple[int, ...]) -> None:
     assert (outputs.ltrb >= 0).all()
 
 
-def test_a_single_small_image_passes_all_levels() -> None:
-    """P6 and P7 have one cell."""
+def test_a_single_small_image_has_one_cell_on_p6_and_p7() -> None:
     detector = build(SMALL, 2).eval()
     assert [grid.count for grid in detector(detector.prepare([image(20, 30)])).locations.grids] == [16, 4, 1, 1, 1]
 
 
-def test_synchronized_norms_are_so_in_every_part() -> None:
-    synchronized = replace(SMALL, batch_norm="synchronized", neck="pan", neck_norm="batch", head_norm="batch")
-    kinds = [type(layer) for layer in build(synchronized, 2).modules() if hasattr(layer, "running_mean")]
-    assert set(kinds) == {torch.nn.SyncBatchNorm}
-    backbone = [type(layer) for layer in build(synchronized, 2).backbone.modules() if hasattr(layer, "running_mean")]
-    assert len(kinds) > len(backbone)
+def test_batch_norms_are_synchronized_in_every_part() -> None:
+    config = replace(SMALL, batch_norm="synchronized", neck="pan", neck_norm="batch", head_norm="batch")
+    detector = build(config, 2)
+    norms, backbone_norms = (
+        [type(layer) for layer in module.modules() if hasattr(layer, "running_mean")]
+        for module in (detector, detector.backbone)
+    )
+    assert set(norms) == {torch.nn.SyncBatchNorm}
+    assert len(norms) > len(backbone_norms)
 
 
 def test_no_quality() -> None:
@@ -82,59 +84,61 @@ def test_no_quality() -> None:
         {"quality": "none"},
     ],
 )
-def test_forward_never_asks_for_a_number(change: dict[str, Any]) -> None:
-    """Tensors of shapes alone have none: whatever would make a GPU wait (.item(), nonzero, a mask) fails on them."""
+def test_forward_needs_no_values_on_the_host(change: dict[str, Any]) -> None:
+    """On the meta device, operations that would synchronize with a GPU (.item(), nonzero, boolean masks) fail."""
     detector = build(replace(SMALL, **change), 2).to("meta")
     outputs = detector(torch.empty(2, 3, 64, 96, device="meta"))
     assert outputs.logits.shape == (2, 96 + 24 + 6 + 2 + 1, 2)
 
 
 def test_corner_grid_by_hand() -> None:
-    """No half-cell offset."""
-    made = make_locations([(2, 3), (1, 2)], [8, 16], mode="corner")
-    assert made.xy.tolist() == [[0, 0], [8, 0], [16, 0], [0, 8], [8, 8], [16, 8], [0, 0], [16, 0]]
-    assert made.ranges[0].tolist() == [0, 64]
+    """There is no offset of half a cell."""
+    locations = make_locations([(2, 3), (1, 2)], [8, 16], mode="corner")
+    assert locations.xy.tolist() == [[0, 0], [8, 0], [16, 0], [0, 8], [8, 8], [16, 8], [0, 0], [16, 0]]
+    assert locations.ranges[0].tolist() == [0, 64]
 
 
 def test_torchvision_grid_by_hand() -> None:
-    """Of 24 pixels two cells of stride 16 get ⌊24/2⌋ each, and no level's range includes its end."""
-    made = make_locations([(2, 3), (1, 2)], [8, 16], mode="torchvision")
-    assert made.xy.tolist()[6:] == [[0, 0], [12, 0]]
-    assert made.strides.tolist()[6:] == [16, 16]
-    below = made.ranges[0, 1].item()
-    assert below < 64
-    assert below == pytest.approx(64)
-    assert made.ranges[-1].tolist() == [64, math.inf]
+    """Two cells of stride 16 on 24 pixels are ⌊24/2⌋ pixels apart, and ranges exclude their upper end."""
+    locations = make_locations([(2, 3), (1, 2)], [8, 16], mode="torchvision")
+    assert locations.xy.tolist()[6:] == [[0, 0], [12, 0]]
+    assert locations.strides.tolist()[6:] == [16, 16]
+    upper_end = locations.ranges[0, 1].item()
+    assert upper_end < 64
+    assert upper_end == pytest.approx(64)
+    assert locations.ranges[-1].tolist() == [64, math.inf]
 
 
 @pytest.mark.parametrize(
     ("height", "width", "last"),
-    # The last cells of P3 and of P7. 96 / 128 cells don't fill a stride: one cell of 96 rows begins at 0.
+    # The last locations of P3 and of P7. P7 has a single row, since 96 < 128, which begins at 0.
     [(96, 160, [[152, 88], [80, 0]])],
 )
-def test_torchvision_grid_is_torchvisions(height: int, width: int, last: list[list[float]]) -> None:
-    """Its anchors' middles, for an image where P6 and P7 don't fill their strides."""
+def test_torchvision_grid_equals_the_centers_of_torchvisions_anchors(
+    height: int, width: int, last: list[list[float]]
+) -> None:
+    """For an image whose size is no multiple of the strides of P6 and P7."""
     from torchvision.models.detection.anchor_utils import AnchorGenerator
     from torchvision.models.detection.image_list import ImageList
 
     detector = build(replace(SMALL, locations="torchvision"), 1)
-    grids = detector(torch.zeros(1, 3, height, width)).locations
+    locations = detector(torch.zeros(1, 3, height, width)).locations
     generator = AnchorGenerator(((8,), (16,), (32,), (64,), (128,)), ((1.0,),) * 5)
-    maps = [torch.zeros(1, 1, grid.height, grid.width) for grid in grids.grids]
+    maps = [torch.zeros(1, 1, grid.height, grid.width) for grid in locations.grids]
     [anchors] = generator(ImageList(torch.zeros(1, 3, height, width), [(height, width)]), maps)
-    middles = (anchors[:, :2] + anchors[:, 2:]) / 2
-    assert torch.equal(grids.xy, middles)
-    ends = [grids.counts[0] - 1, sum(grids.counts) - 1]
-    assert grids.xy[ends].tolist() == last
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    assert torch.equal(locations.xy, centers)
+    ends = [locations.counts[0] - 1, sum(locations.counts) - 1]
+    assert locations.xy[ends].tolist() == last
 
 
-@pytest.mark.parametrize("locations", ["center", "corner", "torchvision"])
-def test_the_detectors_points_are_the_configurations(locations: Any) -> None:
-    detector = build(replace(SMALL, locations=locations, levels=(4, 5), regression_ranges=(50.0,)), 1)
-    made = detector(torch.zeros(1, 3, 64, 96)).locations
-    expected = make_locations([(4, 6), (2, 3)], [16, 32], mode=locations, ends=[50.0])
-    assert torch.equal(made.xy, expected.xy)
-    assert torch.equal(made.ranges, expected.ranges)
+@pytest.mark.parametrize("mode", ["center", "corner", "torchvision"])
+def test_the_locations_are_those_of_the_configuration(mode: Any) -> None:
+    detector = build(replace(SMALL, locations=mode, levels=(4, 5), regression_ranges=(50.0,)), 1)
+    locations = detector(torch.zeros(1, 3, 64, 96)).locations
+    expected = make_locations([(4, 6), (2, 3)], [16, 32], mode=mode, ends=[50.0])
+    assert torch.equal(locations.xy, expected.xy)
+    assert torch.equal(locations.ranges, expected.ranges)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,6 @@ def test_the_detectors_points_are_the_configurations(locations: Any) -> None:
         ({"backbone": "resnet19"}, "backbone"),
     ],
 )
-def test_impossible_configurations(change: dict[str, object], problem: str) -> None:
+def test_invalid_configurations(change: dict[str, object], problem: str) -> None:
     with pytest.raises(ValueError, match=f"^{problem}: "):
         replace(SMALL, **change)  # type: ignore[arg-type]

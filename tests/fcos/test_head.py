@@ -1,4 +1,4 @@
-"""The head: its constants, its options, its outputs' order."""
+"""The head: initial values, options, and the order of its outputs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,21 +14,21 @@ from fcos.config import PAPER
 from fcos.head import Head
 
 SMALL = replace(PAPER, channels=32, tower_depth=1, levels=(3,))
-BARE = replace(SMALL, tower_depth=0)  # the outputs alone
+BARE = replace(SMALL, tower_depth=0)  # only the output layers
 
 
 def zeros(*sizes: int, channels: int = 32) -> list[Tensor]:
     return [torch.zeros(1, channels, size, size) for size in sizes]
 
 
-def test_the_first_probability_is_the_prior() -> None:
+def test_the_initial_probability_is_the_prior() -> None:
     logits, _, _ = Head(SMALL, 5)(zeros(4))
     assert logits.sigmoid().tolist()[0][0] == pytest.approx([0.01] * 5)
 
 
 @pytest.mark.parametrize(("box_output", "expected"), [("relu", [2 * 8 * 1.0, 2 * 16 * 3.0]), ("exp", [1.0, 1.0])])
-def test_first_boxes_by_hand(box_output: Any, expected: list[float]) -> None:
-    """With features of zero the box layer gives its bias: 2 under relu, 0 under exp; the second level's s is 3."""
+def test_initial_boxes_by_hand(box_output: Any, expected: list[float]) -> None:
+    """For features of zero, the box layer returns its bias: 2 for relu, 0 for exp; the second level's s is 3."""
     head = Head(replace(BARE, levels=(3, 4), box_output=box_output), 1)
     with torch.no_grad():
         head.scales.copy_(torch.tensor([1.0, 3.0]))
@@ -50,19 +50,19 @@ def test_distances_by_hand(box_output: Any, expected: list[float]) -> None:
     assert ltrb[0, 0].tolist() == pytest.approx(expected)
 
 
-def look_at_one_feature(layer: nn.Conv2d) -> None:
+def copy_first_channel(layer: nn.Conv2d) -> None:
+    """Sets the weights so that the layer returns the first channel of its input."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     with torch.no_grad():
         layer.weight[0, 0, 1, 1] = 1
 
 
-def test_outputs_list_levels_and_rows_in_the_order_of_the_points() -> None:
-    """A layer that looks at one feature only tells where each output comes from."""
+def test_outputs_have_the_order_of_the_locations() -> None:
     head = Head(replace(BARE, channels=8, levels=(3, 4)), 1)
-    look_at_one_feature(head.class_logits)
+    copy_first_channel(head.class_logits)
     assert head.quality is not None
-    look_at_one_feature(head.quality)
+    copy_first_channel(head.quality)
     fine, coarse = torch.zeros(1, 8, 2, 3), torch.zeros(1, 8, 1, 2)
     fine[0, 0], coarse[0, 0] = torch.arange(6.0).view(2, 3), torch.tensor([[6.0, 7.0]])
     logits, _, quality = head([fine, coarse])
@@ -71,8 +71,8 @@ def test_outputs_list_levels_and_rows_in_the_order_of_the_points() -> None:
     assert quality[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_the_papers_head_has_the_papers_size() -> None:
-    """Two towers of four 3×3 convolutions of 256 with bias and group norm, and the three outputs for 80 classes."""
+def test_the_number_of_parameters_is_the_papers() -> None:
+    """Two towers of four 3×3 convolutions with 256 channels, bias and group norm; three outputs for 80 classes."""
     head = Head(PAPER, 80)
     tower = 4 * (256 * 256 * 9 + 256 + 2 * 256)
     outputs = (80 + 4 + 1) * (256 * 9 + 1)
@@ -104,7 +104,7 @@ def test_torchvisions_weights_fit_and_compute_the_same() -> None:
     torch.testing.assert_close(quality, expected["bbox_ctrness"][..., 0])
 
 
-def kinds(tower: nn.Module) -> list[str]:
+def layer_types(tower: nn.Module) -> list[str]:
     return [type(layer).__name__ for layer in tower.children()]
 
 
@@ -118,12 +118,12 @@ def kinds(tower: nn.Module) -> list[str]:
 )
 def test_towers(norm: Any, expected: list[str]) -> None:
     head = Head(replace(SMALL, tower_depth=2, head_norm=norm), 3)
-    assert kinds(head.class_tower) == kinds(head.box_tower) == expected
+    assert layer_types(head.class_tower) == layer_types(head.box_tower) == expected
     assert all(layer.bias is not None for layer in head.modules() if isinstance(layer, nn.Conv2d))
 
 
 @pytest.mark.parametrize(("depth", "width"), [(2, 48), (1, 16), (0, 48)])
-def test_towers_have_their_own_width(depth: int, width: int) -> None:
+def test_width_of_towers(depth: int, width: int) -> None:
     head = Head(replace(SMALL, tower_depth=depth, tower_channels=width), 3)
     convolutions = [layer for layer in head.class_tower if isinstance(layer, nn.Conv2d)]
     widths: Sequence[int] = [32, *[width] * depth]
@@ -137,7 +137,7 @@ def test_towers_have_their_own_width(depth: int, width: int) -> None:
 
 @pytest.mark.parametrize("quality", ["centerness", "iou"])
 @pytest.mark.parametrize(("tower", "other"), [("box", "class"), ("class", "box")])
-def test_quality_stands_on_its_tower(quality: Any, tower: Any, other: str) -> None:
+def test_the_quality_branch_is_on_its_tower(quality: Any, tower: Any, other: str) -> None:
     head = Head(replace(SMALL, quality=quality, quality_tower=tower), 3)
     output = head([torch.randn(1, 32, 4, 4)])[2]
     assert output is not None
@@ -146,7 +146,7 @@ def test_quality_stands_on_its_tower(quality: Any, tower: Any, other: str) -> No
     assert all(parameter.grad is None for parameter in head.get_submodule(f"{other}_tower").parameters())
 
 
-def test_without_quality_nothing_is_made() -> None:
+def test_without_quality_there_is_no_branch() -> None:
     head = Head(replace(SMALL, quality="none"), 3)
     assert not [name for name, _ in head.named_parameters() if "quality" in name]
     assert head([torch.randn(1, 32, 4, 4)])[2] is None

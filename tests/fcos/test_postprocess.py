@@ -1,3 +1,5 @@
+"""Postprocessing: worked out by hand, and compared with a slow implementation."""
+
 import math
 from dataclasses import replace
 from typing import Any, get_args, get_type_hints
@@ -18,7 +20,7 @@ PYRAMID = make_locations([(4, 4), (2, 2)], [8, 16])  # of an image of 32×32; 20
 
 
 def outputs(entries: dict[tuple[int, int], tuple[float, float, list[float]]], classes: int = 2) -> Outputs:
-    """Nothing but the entries: (location, class) → class probability, centerness, ltrb."""
+    """Background except for the entries: (location, class) → class probability, centerness, ltrb."""
     logits = torch.full((1, 20, classes), -20.0)
     centerness, ltrb = torch.zeros(1, 20), torch.ones(1, 20, 4)
     for (location, label), (probability, center, distances) in entries.items():
@@ -29,8 +31,9 @@ def outputs(entries: dict[tuple[int, int], tuple[float, float, list[float]]], cl
 
 
 def detect(given: Outputs, **options: Any) -> list[tuple[list[float], float, int]]:
-    (found,) = Postprocess(**options)(given, [(32, 32)])
-    return list(zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True))
+    (detections,) = Postprocess(**options)(given, [(32, 32)])
+    boxes, scores, labels = (tensor.tolist() for tensor in (detections.boxes, detections.scores, detections.labels))
+    return list(zip(boxes, scores, labels, strict=True))
 
 
 def test_score_and_box_by_hand() -> None:
@@ -41,10 +44,10 @@ def test_score_and_box_by_hand() -> None:
     assert label == 1
 
 
-def test_the_threshold_is_on_the_class_probability() -> None:
-    """0.1 · 0.04 has a root of 0.063, but 0.049 is below the threshold whatever its centerness."""
-    found = detect(outputs({(5, 0): (0.1, 0.04, [4] * 4), (10, 0): (0.049, 0.99, [4] * 4)}))
-    assert [score for _, score, _ in found] == pytest.approx([math.sqrt(0.1 * 0.04)], abs=1e-4)
+def test_the_default_threshold_is_on_the_class_probability() -> None:
+    """√(0.1 · 0.04) = 0.063 passes, but 0.049 is below the threshold of 0.05 for any centerness."""
+    detections = detect(outputs({(5, 0): (0.1, 0.04, [4] * 4), (10, 0): (0.049, 0.99, [4] * 4)}))
+    assert [score for _, score, _ in detections] == pytest.approx([math.sqrt(0.1 * 0.04)], abs=1e-4)
 
 
 def test_nms_is_class_by_class() -> None:
@@ -55,63 +58,63 @@ def test_nms_is_class_by_class() -> None:
     assert len(detect(given)) == 1
 
 
-def test_one_location_may_be_two_classes() -> None:
+def test_a_location_may_detect_two_classes() -> None:
     given = outputs({(5, 0): (0.9, 0.5, [4] * 4), (5, 1): (0.8, 0.5, [4] * 4)})
     assert [label for _, _, label in detect(given)] == [0, 1]
 
 
-def test_best_first_and_no_more_than_asked() -> None:
+def test_detections_are_sorted_and_limited_in_number() -> None:
     given = outputs({(i, 0): (0.1 + 0.05 * i, 0.5, [2] * 4) for i in range(16)})
-    found = [score for _, score, _ in detect(given, max_detections=5)]
-    assert found == sorted(found, reverse=True)
-    assert len(found) == 5
-    assert found[0] == pytest.approx(math.sqrt(0.85 * 0.5), abs=1e-4)
+    detections = [score for _, score, _ in detect(given, max_detections=5)]
+    assert detections == sorted(detections, reverse=True)
+    assert len(detections) == 5
+    assert detections[0] == pytest.approx(math.sqrt(0.85 * 0.5), abs=1e-4)
 
 
-def test_candidates_are_counted_level_by_level() -> None:
+def test_candidates_are_limited_on_each_level() -> None:
     entries = {(i, 0): (0.5 + 0.02 * i, 0.5, [2.0] * 4) for i in range(4)}
     entries |= {(i, 0): (0.2, 0.5, [3.0] * 4) for i in (16, 19)}
     assert len(detect(outputs(entries), pre_nms_topk=1)) == 2
 
 
-def test_boxes_end_at_the_image_and_empty_ones_go() -> None:
-    found = detect(outputs({(0, 0): (0.9, 0.9, [9, 9, 3, 3]), (15, 0): (0.9, 0.9, [0, 0, 0, 5])}))
-    assert [box for box, _, _ in found] == [[0, 0, 7, 7]]
+def test_boxes_are_clipped_and_empty_boxes_removed() -> None:
+    detections = detect(outputs({(0, 0): (0.9, 0.9, [9, 9, 3, 3]), (15, 0): (0.9, 0.9, [0, 0, 0, 5])}))
+    assert [box for box, _, _ in detections] == [[0, 0, 7, 7]]
 
 
-def test_nothing_found() -> None:
-    (found,) = Postprocess()(outputs({}), [(32, 32)])
-    assert found.boxes.shape == (0, 4)
-    assert found.scores.shape == (0,)
-    assert found.labels.dtype == torch.int64
+def test_no_detections() -> None:
+    (detections,) = Postprocess()(outputs({}), [(32, 32)])
+    assert detections.boxes.shape == (0, 4)
+    assert detections.scores.shape == (0,)
+    assert detections.labels.dtype == torch.int64
 
 
-def test_the_truth_comes_back_as_detections() -> None:
-    """A network that says what assignment wants to hear detects the very objects."""
+def test_perfect_outputs_give_the_ground_truth() -> None:
     boxes = torch.tensor([[2.0, 3.0, 14.0, 12.0], [10.0, 14.0, 31.0, 30.0]])
-    truth = assign_fcos(outputs({}), make_targets([boxes], [torch.tensor([0, 1])]), PAPER)
-    hot = (truth.labels[..., None] == torch.arange(2)) & truth.positive[..., None]
-    given = Outputs(torch.where(hot, 8.0, -8.0), truth.ltrb, torch.logit(centerness(truth.ltrb), eps=1e-4), PYRAMID)
-    (found,) = Postprocess()(given, [(32, 32)])
-    assert found.labels.sort().values.tolist() == [0, 1]
-    torch.testing.assert_close(found.boxes[found.labels.argsort()], boxes)
+    assignment = assign_fcos(outputs({}), make_targets([boxes], [torch.tensor([0, 1])]), PAPER)
+    ltrb, positive = assignment.ltrb, assignment.positive
+    is_class = (assignment.labels[..., None] == torch.arange(2)) & positive[..., None]
+    given = Outputs(torch.where(is_class, 8.0, -8.0), ltrb, torch.logit(centerness(ltrb), eps=1e-4), PYRAMID)
+    (detections,) = Postprocess()(given, [(32, 32)])
+    assert detections.labels.sort().values.tolist() == [0, 1]
+    torch.testing.assert_close(detections.boxes[detections.labels.argsort()], boxes)
 
 
-def test_the_threshold_on_the_score() -> None:
-    """sqrt(0.5 · 0.18) = 0.3: the class's 0.5 is above 0.4, the score isn't."""
+def test_the_threshold_on_the_combined_score() -> None:
+    """√(0.5 · 0.18) = 0.3: the class probability of 0.5 is above 0.4, the combined score is not."""
     given = outputs({(5, 0): (0.5, 0.18, [4] * 4), (10, 0): (0.5, 0.5, [4] * 4)})
     assert len(detect(given, score_threshold=0.4, score_mode="class")) == 2
     assert len(detect(given, score_threshold=0.4, score_mode="combined")) == 1
     assert len(detect(given, score_threshold=0.29, score_mode="combined")) == 2
 
 
-def test_without_quality_the_score_is_the_classs_probability() -> None:
+def test_without_quality_the_score_is_the_class_probability() -> None:
     given = replace(outputs({(5, 1): (0.64, 0.36, [4, 5, 6, 7])}), quality=None)
     assert [score for _, score, _ in detect(given, score_mode="combined")] == pytest.approx([0.64], abs=1e-4)
 
 
-# Two boxes of one class, the second 8×8 inside the first 16×8, both at y 8 to 16: IoU ½.
-HALVES: dict[tuple[int, int], tuple[float, float, list[float]]] = {
+# Two boxes of one class; the second, 8×8, is inside the first, 16×8, both at y 8 to 16: IoU ½.
+OVERLAPPING: dict[tuple[int, int], tuple[float, float, list[float]]] = {
     (5, 0): (0.81, 0.999999, [8, 4, 8, 4]),
     (6, 0): (0.64, 0.999999, [8, 4, 0, 4]),
 }
@@ -128,16 +131,16 @@ HALVES: dict[tuple[int, int], tuple[float, float, list[float]]] = {
     ],
 )
 def test_suppressions_by_hand(options: dict[str, Any], second: list[float]) -> None:
-    found = detect(outputs(HALVES), **options)
-    assert [score for _, score, _ in found] == pytest.approx([0.9, *second], abs=1e-4)
+    detections = detect(outputs(OVERLAPPING), **options)
+    assert [score for _, score, _ in detections] == pytest.approx([0.9, *second], abs=1e-4)
 
 
-def test_suppressions_are_those_that_can_be_asked_for() -> None:
+def test_all_suppressions_can_be_selected() -> None:
     assert tuple(SUPPRESSIONS) == get_args(get_type_hints(Postprocess)["nms"])
 
 
-def test_many_classes_far_from_the_corner_lose_no_digit() -> None:
-    """Two boxes whose IoU is just below or above the threshold, of class 9999, where float32 would move them by 1."""
+def test_nms_is_exact_for_many_classes() -> None:
+    """Adding an offset for class 9999 to the boxes, as some implementations do, would round them to whole pixels."""
     logits = torch.full((1, 20, 10000), -20.0)
     logits[0, 5, -1], logits[0, 6, -1], logits[0, 0, 3] = 2.0, 1.0, 0.0
     ltrb = torch.tensor([4.0, 4.0, 4.0, 4.0]).repeat(1, 20, 1)
@@ -147,10 +150,10 @@ def test_many_classes_far_from_the_corner_lose_no_digit() -> None:
     assert len(detect(given, nms_iou_threshold=0.999)) == 3
 
 
-Found = list[tuple[list[float], float, int]]
+DetectionList = list[tuple[list[float], float, int]]  # boxes, scores, labels
 
 
-def overlap(a: list[float], b: list[float]) -> float:
+def iou_of(a: list[float], b: list[float]) -> float:
     shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
@@ -159,60 +162,64 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def rounded(x: float) -> float:
-    """To float32."""
+def to_float32(x: float) -> float:
     return float(torch.tensor(x))
 
 
-def oracle(given: Outputs, image: int, size: tuple[int, int], how: Postprocess) -> Found:
-    """Plain words: one image, level, location and class at a time."""
-    candidates: Found = []
+def score_of(detection: tuple[list[float], float, int]) -> float:
+    return detection[1]
+
+
+def oracle(given: Outputs, image: int, size: tuple[int, int], options: Postprocess) -> DetectionList:
+    """Loops over levels, locations and classes."""
+    candidates: DetectionList = []
     first = 0
     for count in given.locations.counts:
-        level: Found = []
-        for place in range(first, first + count):
-            x, y = given.locations.xy[place].tolist()
-            left, top, right, bottom = given.ltrb[image, place].tolist()
+        level: DetectionList = []
+        for p in range(first, first + count):
+            x, y = given.locations.xy[p].tolist()
+            left, top, right, bottom = given.ltrb[image, p].tolist()
             box = [x - left, y - top, x + right, y + bottom]
-            box = [rounded(min(max(side, 0), end)) for side, end in zip(box, (size[1], size[0]) * 2, strict=True)]
-            for label, logit in enumerate(given.logits[image, place].tolist()):
+            box = [to_float32(min(max(side, 0), end)) for side, end in zip(box, (size[1], size[0]) * 2, strict=True)]
+            for label, logit in enumerate(given.logits[image, p].tolist()):
                 probability = sigmoid(logit)
                 score = probability
                 if given.quality is not None:
-                    score = math.sqrt(probability * sigmoid(given.quality[image, place].item()))
-                if (probability if how.score_mode == "class" else score) > how.score_threshold:
-                    level.append((box, rounded(score), label))
-        candidates += sorted(level, key=lambda one: -one[1])[: how.pre_nms_topk]
+                    score = math.sqrt(probability * sigmoid(given.quality[image, p].item()))
+                if (probability if options.score_mode == "class" else score) > options.score_threshold:
+                    level.append((box, to_float32(score), label))
+        candidates += sorted(level, key=score_of, reverse=True)[: options.pre_nms_topk]
         first += count
-    whole = [(box, score, label) for box, score, label in candidates if box[0] < box[2] and box[1] < box[3]]
-    return suppress(whole, how)[: how.max_detections]
+    nonempty = [(box, score, label) for box, score, label in candidates if box[0] < box[2] and box[1] < box[3]]
+    return suppress(nonempty, options)[: options.max_detections]
 
 
-def suppress(left: Found, how: Postprocess) -> Found:
-    """Takes the best, lets the rest of its class suffer, and again; `max` gives the first of equal ones."""
-    done: Found = []
-    left = sorted(left, key=lambda one: -one[1])
-    while left:
-        best_box, best_score, best_label = left.pop(max(range(len(left)), key=lambda place: left[place][1]))
-        done.append((best_box, best_score, best_label))
-        sunk = [
-            (box, score * decay(overlap(best_box, box), how) if label == best_label else score, label)
-            for box, score, label in left
+def suppress(candidates: DetectionList, options: Postprocess) -> DetectionList:
+    """Moves the best candidate to the result and decays the scores of its class, until no candidate is left."""
+    result: DetectionList = []
+    candidates = sorted(candidates, key=score_of, reverse=True)
+    while candidates:
+        best_box, best_score, best_label = max(candidates, key=score_of)  # the first of equal scores
+        candidates.remove((best_box, best_score, best_label))
+        result.append((best_box, best_score, best_label))
+        decayed = [
+            (box, score * decay(iou_of(best_box, box), options) if label == best_label else score, label)
+            for box, score, label in candidates
         ]
-        left = [one for one in sunk if one[1] > 0]
-    return done
+        candidates = [candidate for candidate in decayed if score_of(candidate) > 0]
+    return result
 
 
-def decay(iou: float, how: Postprocess) -> float:
-    if how.nms == "soft_gaussian":
-        return math.exp(-(iou**2) / how.soft_nms_sigma)
-    if iou <= how.nms_iou_threshold:
+def decay(iou: float, options: Postprocess) -> float:
+    if options.nms == "soft_gaussian":
+        return math.exp(-(iou**2) / options.soft_nms_sigma)
+    if iou <= options.nms_iou_threshold:
         return 1
-    return 0 if how.nms == "hard" else 1 - iou
+    return 0 if options.nms == "hard" else 1 - iou
 
 
-def lively(seed: int, *, whole_numbers: bool, quality: bool) -> Outputs:
-    """Three images of random outputs, the second with nothing in it; whole numbers give ties of scores and overlaps."""
+def random_outputs(seed: int, *, whole_numbers: bool, quality: bool) -> Outputs:
+    """Random outputs of three images, the second without detections; whole numbers give equal scores and IoUs."""
     random = torch.Generator().manual_seed(seed)
     logits = torch.randn(3, 20, 3, generator=random) * 2
     ltrb, center = torch.rand(3, 20, 4, generator=random) * 16, torch.randn(3, 20, generator=random)
@@ -226,7 +233,7 @@ def lively(seed: int, *, whole_numbers: bool, quality: bool) -> Outputs:
     seed=st.integers(0, 10**6),
     whole_numbers=st.booleans(),
     quality=st.booleans(),
-    how=st.builds(
+    options=st.builds(
         Postprocess,
         score_threshold=st.sampled_from([0.0, 0.05, 0.2, 0.5, 0.9, 1.0]),
         score_mode=st.sampled_from(["class", "combined"]),
@@ -238,33 +245,33 @@ def lively(seed: int, *, whole_numbers: bool, quality: bool) -> Outputs:
     ),
 )
 @settings(deadline=None, max_examples=200, derandomize=True)
-def test_against_the_oracle(seed: int, whole_numbers: bool, quality: bool, how: Postprocess) -> None:
-    given_outputs, sizes = lively(seed, whole_numbers=whole_numbers, quality=quality), [(32, 32), (32, 30), (17, 29)]
-    for image, found in enumerate(how(given_outputs, sizes)):
-        expected = oracle(given_outputs, image, sizes[image], how)
-        assert found.labels.tolist() == [label for _, _, label in expected]
-        assert found.boxes.tolist() == [box for box, _, _ in expected]
-        assert found.scores.tolist() == pytest.approx([score for _, score, _ in expected], rel=1e-6)
+def test_detections_equal_the_oracles(seed: int, whole_numbers: bool, quality: bool, options: Postprocess) -> None:
+    sizes = [(32, 32), (32, 30), (17, 29)]
+    random = random_outputs(seed, whole_numbers=whole_numbers, quality=quality)
+    for image, detections in enumerate(options(random, sizes)):
+        expected = oracle(random, image, sizes[image], options)
+        assert detections.labels.tolist() == [label for _, _, label in expected]
+        assert detections.boxes.tolist() == [box for box, _, _ in expected]
+        assert detections.scores.tolist() == pytest.approx([score for _, score, _ in expected], rel=1e-6)
 
 
 @pytest.mark.parametrize("nms", list(SUPPRESSIONS))
-def test_a_crowd_of_equals_does_not_hide_the_next(nms: str) -> None:
-    """Fifteen boxes at one place, best first, before the only other: far more than are looked at to begin with."""
+def test_many_suppressed_boxes_do_not_hide_a_weaker_one(nms: str) -> None:
+    """Fifteen equal boxes with high scores, more than the first round of suppression examines, and a different box."""
     entries = {}
-    for place in range(15):
-        x, y = PYRAMID.xy[place].tolist()
-        entries[place, 0] = (0.9 - 0.01 * place, 0.9, [x, y, 20 - x, 20 - y])
+    for p in range(15):
+        x, y = PYRAMID.xy[p].tolist()
+        entries[p, 0] = (0.9 - 0.01 * p, 0.9, [x, y, 20 - x, 20 - y])
     entries[15, 0] = (0.3, 0.9, [2.0, 2.0, 2.0, 2.0])
-    how: dict[str, Any] = {"nms": nms, "max_detections": 2, "soft_nms_sigma": 0.1}
-    found = detect(outputs(entries), **how)
-    assert [box for box, _, _ in found] == [[0, 0, 20, 20], [26, 26, 30, 30]]
-    assert [score for _, score, _ in found] == pytest.approx([0.9, math.sqrt(0.27)], abs=1e-4)
+    detections = detect(outputs(entries), nms=nms, max_detections=2, soft_nms_sigma=0.1)
+    assert [box for box, _, _ in detections] == [[0, 0, 20, 20], [26, 26, 30, 30]]
+    assert [score for _, score, _ in detections] == pytest.approx([0.9, math.sqrt(0.27)], abs=1e-4)
 
 
-def test_logits_at_the_very_threshold_are_told_apart() -> None:
-    """The neighbors in float32 of logit(0.3): one passes, one doesn't, with both thresholds."""
-    edge = torch.logit(torch.tensor(0.3, dtype=torch.float64)).float()
-    for logit in (edge, edge.nextafter(torch.tensor(0.0)), edge.nextafter(torch.tensor(-9.0))):
+def test_the_threshold_is_exact() -> None:
+    """The float32 neighbors of logit(0.3): one passes and one doesn't, in both modes."""
+    nearest = torch.logit(torch.tensor(0.3, dtype=torch.float64)).float()
+    for logit in (nearest, nearest.nextafter(torch.tensor(0.0)), nearest.nextafter(torch.tensor(-9.0))):
         given = Outputs(logit.expand(1, 20, 2), torch.ones(1, 20, 4), torch.full((1, 20), 40.0), PYRAMID)
         assert len(detect(given, score_threshold=0.3)) == 40 * (sigmoid(logit.item()) > 0.3)
         root = math.sqrt(0.3)

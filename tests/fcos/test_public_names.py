@@ -1,4 +1,4 @@
-"""`import fcos`: few public names, imported when they are used."""
+"""`import fcos`: the public names, which are imported when they are used."""
 
 import ast
 import re
@@ -65,5 +65,5 @@ def test_no_parameter_and_no_command_of_the_pipeline_is_mentioned(file: Path) ->
         "run dvc repro",
     ],
 )
-def test_such_mentions_are_noticed(line: str) -> None:
+def test_such_mentions_are_found(line: str) -> None:
     assert pipeline_words(f'raise ValueError("{line}")')

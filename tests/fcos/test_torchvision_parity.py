@@ -1,4 +1,4 @@
-"""The same weights in torchvision's FCOS and in ours: the same outputs, losses and detections."""
+"""torchvision's FCOS and this detector with the same weights have the same outputs, losses and detections."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from fcos.torchvision_weights import (
 )
 
 CLASSES = 7
-SIZES = [(160, 224), (150, 201), (97, 160)]  # padded to 160×224, whose P6 and P7 cells don't fill their stride
+SIZES = [(160, 224), (150, 201), (97, 160)]  # padded to 160×224, which is no multiple of the strides of P6 and P7
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def theirs(lively_fcos: Callable[[int], FCOS]) -> FCOS:
 
 @pytest.fixture(scope="module")
 def ours(theirs: FCOS) -> Detector:
-    """In torchvision's memory layout: in another, other kernels run, which round differently."""
+    """In torchvision's memory format, since kernels of other formats round differently."""
     return from_torchvision(theirs.state_dict(), range(CLASSES)).to(memory_format=torch.contiguous_format)
 
 
@@ -51,8 +51,8 @@ def floats(images: list[Tensor]) -> list[Tensor]:
     return [image / 255 for image in images]
 
 
-def evaluating(model: FCOS) -> FCOS:
-    """Its transform alone stays in training mode: there it leaves images' sizes alone."""
+def evaluation_mode(model: FCOS) -> FCOS:
+    """Evaluation mode for all parts except the transform, which resizes no images in training mode."""
     model.eval()
     model.transform.train()
     return model
@@ -60,41 +60,41 @@ def evaluating(model: FCOS) -> FCOS:
 
 def test_raw_outputs(theirs: FCOS, images: list[Tensor], outputs: Outputs) -> None:
     with torch.no_grad():
-        batch, _ = evaluating(theirs).transform(floats(images))
+        batch, _ = evaluation_mode(theirs).transform(floats(images))
         features = list(theirs.backbone(batch.tensors).values())
         head = theirs.head(features)
         anchors = theirs.anchor_generator(batch, features)[0]
     strides = anchors[:, 2] - anchors[:, 0]
-    places = torch.stack([anchors[:, 0] + anchors[:, 2], anchors[:, 1] + anchors[:, 3]], dim=-1) / 2
-    assert torch.equal(outputs.locations.xy, places)
+    centers = torch.stack([anchors[:, 0] + anchors[:, 2], anchors[:, 1] + anchors[:, 3]], dim=-1) / 2
+    assert torch.equal(outputs.locations.xy, centers)
     assert torch.equal(outputs.locations.strides, strides)
     assert outputs.quality is not None
     assert head["cls_logits"].std() > 0.5
-    for mine, other in (
+    for actual, expected in (
         (outputs.logits, head["cls_logits"]),
         (outputs.ltrb / strides[:, None], head["bbox_regression"]),
         (outputs.quality, head["bbox_ctrness"].squeeze(-1)),
     ):
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_detections(theirs: FCOS, images: list[Tensor], outputs: Outputs) -> None:
-    """Boxes without area apart: ours go before the best hundred are counted."""
+    """Except for boxes without area, which this detector removes before it selects the best hundred."""
     theirs.detections_per_img = 10**6
     with torch.no_grad():
-        expected = evaluating(theirs)(floats(images))
-    for mine, other in zip(TORCHVISION_POSTPROCESS(outputs, SIZES), expected, strict=True):
-        boxes = other["boxes"]
-        whole = (boxes[:, 2:] > boxes[:, :2]).all(dim=-1)
-        assert len(mine) == 100
-        assert len(set(mine.labels.tolist())) > 1
-        torch.testing.assert_close(mine.scores, other["scores"][whole][:100], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(mine.boxes, boxes[whole][:100], rtol=1e-4, atol=1e-3)
-        assert torch.equal(mine.labels, other["labels"][whole][:100])
+        expected = evaluation_mode(theirs)(floats(images))
+    for detections, reference in zip(TORCHVISION_POSTPROCESS(outputs, SIZES), expected, strict=True):
+        boxes = reference["boxes"]
+        nonempty = (boxes[:, 2:] > boxes[:, :2]).all(dim=-1)
+        assert len(detections) == 100
+        assert len(set(detections.labels.tolist())) > 1
+        torch.testing.assert_close(detections.scores, reference["scores"][nonempty][:100], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(detections.boxes, boxes[nonempty][:100], rtol=1e-4, atol=1e-3)
+        assert torch.equal(detections.labels, reference["labels"][nonempty][:100])
 
 
 def objects(size: tuple[int, int], count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Boxes at whole pixels, where torchvision's open ranges and centers show, of all sizes up to the image's."""
+    """Boxes of all sizes at whole pixels, where torchvision's open ranges and its location grid make a difference."""
     random = torch.Generator().manual_seed(seed)
     limit = torch.tensor([size[1], size[0]])
     sides = (torch.rand(count, 2, generator=random) ** 2 * (limit - 8)).long() + 8
@@ -106,35 +106,35 @@ def objects(size: tuple[int, int], count: int, seed: int) -> tuple[Tensor, Tenso
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("counts", [(3, 1, 12), (0, 5, 2), (0, 0, 0)])
 def test_losses(theirs: FCOS, ours: Detector, images: list[Tensor], counts: tuple[int, ...], seed: int) -> None:
-    truth = [
-        objects(size, count, seed + 10 * place) for place, (size, count) in enumerate(zip(SIZES, counts, strict=True))
+    targets = [
+        objects(size, count, seed + 10 * index) for index, (size, count) in enumerate(zip(SIZES, counts, strict=True))
     ]
     theirs.train()
-    theirs.backbone.eval()  # its batch norm, as frozen as ours
+    theirs.backbone.eval()  # freezes its batch norm, which is frozen in this detector too
     ours.train()
     ours.backbone.eval()
     with torch.no_grad():
-        expected = theirs(floats(images), [{"boxes": boxes, "labels": labels} for boxes, labels in truth])
-        found = Criterion(TORCHVISION, box_loss="giou")(
+        expected = theirs(floats(images), [{"boxes": boxes, "labels": labels} for boxes, labels in targets])
+        losses = Criterion(TORCHVISION, box_loss="giou")(
             ours(ours.prepare(images).contiguous()),
-            make_targets([boxes for boxes, _ in truth], [labels for _, labels in truth]),
+            make_targets([boxes for boxes, _ in targets], [labels for _, labels in targets]),
         )
-    assert (found.positives > 0) == any(counts)
-    torch.testing.assert_close(found.classification, expected["classification"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.box, expected["bbox_regression"], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.quality, expected["bbox_ctrness"], rtol=1e-5, atol=1e-6)
+    assert (losses.positives > 0) == any(counts)
+    torch.testing.assert_close(losses.classification, expected["classification"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses.box, expected["bbox_regression"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses.quality, expected["bbox_ctrness"], rtol=1e-5, atol=1e-6)
 
 
-def test_a_file_of_cocos_time(theirs: FCOS, ours: Detector) -> None:
-    """COCO's published file: the neck's names of before 0.13, and frozen batch norm, without counters."""
+def test_the_names_of_the_published_coco_weights(theirs: FCOS, ours: Detector) -> None:
+    """The published file has the neck's names from before torchvision 0.13, and no counters of batches."""
     old = OrderedDict(
         (name.replace(".0.weight", ".weight").replace(".0.bias", ".bias") if "fpn" in name else name, tensor)
         for name, tensor in theirs.state_dict().items()
         if not name.endswith("num_batches_tracked")
     )
     assert "backbone.fpn.inner_blocks.0.weight" in old
-    mine = from_torchvision(old, range(CLASSES)).state_dict()
-    assert all(torch.equal(tensor, mine[name]) for name, tensor in ours.state_dict().items())
+    state = from_torchvision(old, range(CLASSES)).state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in ours.state_dict().items())
 
 
 def test_coco_has_80_categories() -> None:
@@ -143,14 +143,14 @@ def test_coco_has_80_categories() -> None:
     assert (categories[0], categories[11], categories[79]) == ((1, "person"), (13, "stop sign"), (90, "toothbrush"))
 
 
-def test_rows_are_chosen(theirs: FCOS, ours: Detector) -> None:
-    chosen = from_torchvision(theirs.state_dict(), [2, 5])
-    assert torch.equal(chosen.head.class_logits.weight, ours.head.class_logits.weight[[2, 5]])
+def test_classes_can_be_selected(theirs: FCOS, ours: Detector) -> None:
+    detector = from_torchvision(theirs.state_dict(), [2, 5])
+    assert torch.equal(detector.head.class_logits.weight, ours.head.class_logits.weight[[2, 5]])
 
 
-@pytest.mark.parametrize("lost", ["head.classification_head.cls_logits.weight", "backbone.fpn.extra_blocks.p6.bias"])
-def test_another_models_state_dict(theirs: FCOS, lost: str) -> None:
-    state = {name: tensor for name, tensor in theirs.state_dict().items() if name != lost}
-    with pytest.raises(ValueError, match="not a state dict of torchvision's fcos_resnet50_fpn: ") as raised:
+@pytest.mark.parametrize("missing", ["head.classification_head.cls_logits.weight", "backbone.fpn.extra_blocks.p6.bias"])
+def test_the_state_dict_of_another_model_is_an_error(theirs: FCOS, missing: str) -> None:
+    state = {name: tensor for name, tensor in theirs.state_dict().items() if name != missing}
+    with pytest.raises(ValueError, match="not a state dict of torchvision's fcos_resnet50_fpn: ") as error:
         from_torchvision(state, [1])
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(error.value)

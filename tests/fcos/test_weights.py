@@ -1,3 +1,5 @@
+"""Saved detectors: same outputs and bytes, descriptions of version 3, and damaged files."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +32,7 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_saved_detector_detects_the_same(saved: Path) -> None:
+def test_a_loaded_detector_has_the_same_outputs(saved: Path) -> None:
     torch.manual_seed(0)
     original = build(MODEL, 2).eval()
     loaded, about = load_detector(saved)
@@ -68,7 +70,7 @@ def test_a_loaded_detector_is_saved_with_its_normalization(saved: Path, tmp_path
     assert json.loads(again.with_suffix(".json").read_text()) == text
 
 
-# What version 3 wrote for MODEL, before its keys became the field's usual terms.
+# The description of MODEL in version 3, which had other names for many keys.
 VERSION_3 = """{
   "version": 3,
   "model": {
@@ -121,12 +123,12 @@ def test_a_description_of_version_3_is_read(saved: Path) -> None:
     ],
     ids=lambda change: "-".join(map(str, change.values())),
 )
-def test_every_kind_comes_back_and_computes_the_same(change: dict[str, Any], tmp_path: Path) -> None:
+def test_detectors_of_every_kind_can_be_loaded(change: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = replace(MODEL, **change)
     original = build(model, 1)
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
-    original.train()(original.prepare([image, image.flip(-1)]))  # batch norm learns statistics
+    original.train()(original.prepare([image, image.flip(-1)]))  # updates the statistics of batch norm
     path = tmp_path / "detector.safetensors"
     save_detector(original, Description(model=model, categories=((1, "a"),), input_size=InputSize((64, 64))), path)
     loaded, about = load_detector(path)
@@ -138,8 +140,8 @@ def test_every_kind_comes_back_and_computes_the_same(change: dict[str, Any], tmp
     assert torch.equal(a.ltrb, b.ltrb)
 
 
-def test_weights_from_a_file_are_not_read_again(tmp_path: Path) -> None:
-    """The file it began with is gone, and its batch norm still frozen."""
+def test_the_file_of_pretrained_weights_is_not_read_again(tmp_path: Path) -> None:
+    """The file no longer exists; batch norm stays frozen."""
     published = tmp_path / "published.pth"
     torch.save(build(replace(MODEL, backbone="tiny", pretrained=False), 1).backbone.parts.state_dict(), published)
     model = replace(MODEL, backbone="tiny", pretrained=str(published))
@@ -152,10 +154,10 @@ def test_weights_from_a_file_are_not_read_again(tmp_path: Path) -> None:
     assert loaded.state_dict().keys() == original.state_dict().keys()
 
 
-def damage(path: Path, how: str) -> None:
+def damage(path: Path, kind: str) -> None:
     about = path.with_suffix(".json")
     text = json.loads(about.read_text())
-    match how:
+    match kind:
         case "no weights":
             path.unlink()
         case "no description":
@@ -172,12 +174,12 @@ def damage(path: Path, how: str) -> None:
             about.write_text(json.dumps(text | {"normalization": None}))
         case "an unknown backbone":
             about.write_text(json.dumps(text | {"model": text["model"] | {"backbone": "foo"}}))
-        case "cut weights":
+        case "truncated weights":
             path.write_bytes(path.read_bytes()[:-1000])
 
 
 @pytest.mark.parametrize(
-    ("how", "problem"),
+    ("kind", "problem"),
     [
         ("no weights", r"detector.safetensors: no such file"),
         ("no description", r"detector.json: no such file"),
@@ -187,11 +189,11 @@ def damage(path: Path, how: str) -> None:
         ("another number of classes", "does not hold the weights"),
         ("no normalization", "not a description of a detector"),
         ("an unknown backbone", "not a description of a detector"),
-        ("cut weights", "does not hold the weights"),
+        ("truncated weights", "does not hold the weights"),
     ],
 )
-def test_damaged_files_are_told(saved: Path, how: str, problem: str) -> None:
-    damage(saved, how)
-    with pytest.raises(ValueError, match=problem) as caught:
+def test_damaged_files_are_errors_of_one_line(saved: Path, kind: str, problem: str) -> None:
+    damage(saved, kind)
+    with pytest.raises(ValueError, match=problem) as error:
         load_detector(saved)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)

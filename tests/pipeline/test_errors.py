@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.errors import PipelineError, count_noun, escape_line_breaks, format_table
+from pipeline.errors import PipelineError, count_noun, count_phrase, escape_line_breaks, format_table
 
 
 @pytest.mark.parametrize("broken", ["\n", "\r\n", "\x85", "\u2028", "\x0b", "\x1e"])
@@ -28,6 +28,23 @@ def test_all_else_stays() -> None:
 )
 def test_count_noun(number: int, nouns: tuple[str, ...], expected: str) -> None:
     assert count_noun(number, *nouns) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "plural", "expected"),
+    [
+        (0, "image ids", "0 image ids"),
+        (1, "image ids", "1 image id"),
+        (2000, "image ids", "2,000 image ids"),
+        (1, "boxes up to 1 px outside their image", "1 box up to 1 px outside their image"),
+        (1, "classes without objects", "1 class without objects"),
+        (1, "class names with surrounding spaces", "1 class name with surrounding spaces"),
+        (1, "crowds, left out", "1 crowd, left out"),
+        (1, "spaces in names", "1 space in names"),
+    ],
+)
+def test_count_phrase(number: int, plural: str, expected: str) -> None:
+    assert count_phrase(number, plural) == expected
 
 
 def test_a_table_aligns_its_columns_and_has_no_trailing_spaces() -> None:

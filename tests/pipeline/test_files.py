@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_replace, digest, read_json, remove, unique_jpg_names, write_json, write_text
+from pipeline.files import atomic_replace, digest, read_json, remove, to_utf8, unique_jpg_names, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -129,3 +129,16 @@ def test_json_that_cannot_be_held_is_one_line(tmp_path: Path, text: str, said: s
 def test_names_are_never_given_twice() -> None:
     paths = [Path("x/a.jpg"), Path("y/a.png"), Path("z/a-2.jpg"), Path("b.tif")]
     assert unique_jpg_names(paths) == ["a.jpg", "a-2.jpg", "a-2-2.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_content(tmp_path: Path, encoding: str) -> None:
+    text = '{"name": "Äpfel 日本"}'
+    assert to_utf8(text.encode(encoding)) == text.encode()
+    (tmp_path / "a.json").write_text(text, encoding=encoding)
+    assert read_json(tmp_path / "a.json") == {"name": "Äpfel 日本"}
+
+
+def test_bytes_that_are_no_text_stay_as_they_are() -> None:
+    for content in (b"", b"\xff", b"\xff\xfe", b"\xff\xfe\xff", b"\xff\xfe\x00\xd8", b"\x89PNG"):
+        assert to_utf8(content) == content

@@ -1,11 +1,11 @@
-"""What would happen on a GPU, watched on a CPU."""
+"""Detects operations on a CPU that would make the host wait for a GPU."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class NoWaiting(TorchDispatchMode):
-    """Refuses what a GPU would have to be waited for."""
+class NoSynchronization(TorchDispatchMode):
+    """Raises an AssertionError for operations whose result the host must know: `.item()`, `nonzero`, boolean masks."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         name = func.name()

@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline import formats
-from pipeline.errors import Key, PipelineError, describe_validation_error
+from pipeline.errors import Key, PipelineError, describe_validation_error, format_table
 from pipeline.params import ConvertParams
 
 FOLDER = Path(__file__).parent
@@ -169,18 +169,14 @@ def with_splits(options: ConvertParams, entry: Entry | None) -> ConvertParams:
     return replace(options, train=entry.splits.train, val=entry.splits.val, test=entry.splits.test)
 
 
-def summary_lines() -> list[str]:
-    """A line per data set: name, number of images, download size, title and license."""
+def summary() -> str:
+    """A table with a line for each data set: name, number of images, download size, title and license."""
     rows = [(name, "", "", description) for name, description in BUILT_IN.items()]
     for name in names():
         entry = find(name)
         size = f"{entry.size / 1e9:.2f} GB" if entry.size else "size unknown"
         rows.append((name, f"{entry.images:,} images", size, f"{entry.title} ({entry.license})"))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return [
-        f"{name:{widths[0]}}  {images:>{widths[1]}}  {size:>{widths[2]}}  {description}"
-        for name, images, size, description in rows
-    ]
+    return format_table(rows, "lrrl")
 
 
 def entry_text(name: str) -> str:

@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.formats.records import Box
 from pipeline.formats.writers.class_names import strip_class_names
 from pipeline.formats.writers.image_files import SourceImages, count_renamed, name_images, name_splits, write_text
-from pipeline.formats.writers.losses import count_lost_category_ids, count_lost_fields, count_unused_classes
+from pipeline.formats.writers.lost_fields import count_lost_category_ids, count_lost_fields, count_unused_classes
 
 _NOTHING_RESERVED = re.compile(r"(?!)")
 # The characters that XML 1.0 can't represent (its production 2, Char, negated).
@@ -64,7 +64,7 @@ def write(splits: dict[str, AnnotationSet], out: Path, source: SourceImages) -> 
         write_text(path, _xml(record, name, source.count_channels(record.file)))
     source.transfer((record.file, out / "JPEGImages" / name) for record, name in names.items())
     lost = _count_lost(splits.values())
-    lost["spaces around class names"] = stripped
+    lost["class names with surrounding spaces"] = stripped
     lost["image names"] = count_renamed(files, names.values())
     lost["split names"] = count_renamed(split_names.keys(), split_names.values())
     return lost

@@ -18,7 +18,7 @@ from pipeline.data.annotations import AnnotationSet, Image
 from pipeline.formats.records import Box
 from pipeline.formats.writers.class_names import strip_class_names
 from pipeline.formats.writers.image_files import SourceImages, count_renamed, name_images, name_splits, write_text
-from pipeline.formats.writers.losses import count_lost_category_ids, count_lost_fields
+from pipeline.formats.writers.lost_fields import count_lost_category_ids, count_lost_fields
 
 # Keys of data.yaml, and folder names that readers replace to get from an image to its labels.
 _RESERVED = re.compile(
@@ -40,7 +40,7 @@ def write(splits: dict[str, AnnotationSet], out: Path, source: SourceImages) -> 
     names = name_splits(splits, _RESERVED)
     lost = Counter({"empty splits": num_splits - len(splits)})
     lost["split names"] = count_renamed(names.keys(), names.values())
-    lost["spaces around class names"] = stripped
+    lost["class names with surrounding spaces"] = stripped
     lost["category ids"] = count_lost_category_ids(splits.values(), first=0)
     for name, split in splits.items():
         lost += _write_split(split, names[name], out, source)
@@ -59,7 +59,7 @@ def _write_split(split: AnnotationSet, name: str, out: Path, source: SourceImage
     source.transfer((file, images / new_file) for file, new_file in zip(files, new_files, strict=True))
     lost = count_lost_fields(split)
     lost["crowds, left out"] = sum(item.iscrowd for item in split.annotations)
-    lost["marks of difficult objects"] = sum(item.difficult and not item.iscrowd for item in split.annotations)
+    lost["difficult flags"] = sum(item.difficult and not item.iscrowd for item in split.annotations)
     lost["image names"] = count_renamed(files, new_files)
     return lost
 

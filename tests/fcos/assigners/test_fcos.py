@@ -1,4 +1,4 @@
-"""FCOS assignment against an oracle that a person can check by eye; and what holds for every assigner."""
+"""FCOS assignment, compared with a slow and obvious implementation; and tests of every assigner."""
 
 import math
 import subprocess
@@ -18,7 +18,7 @@ from fcos.assigners.fcos import assign_fcos, match_everywhere, match_near_center
 from fcos.config import PAPER, ModelConfig
 from fcos.locations import Locations, make_locations
 from fcos.structures import Assignment, Outputs, Targets, make_targets
-from tests.support.device_sync import NoWaiting
+from tests.support.device_sync import NoSynchronization
 
 PYRAMID = make_locations([(16, 16), (8, 8), (4, 4)], [8, 16, 32])  # of an image of 128×128
 
@@ -27,7 +27,7 @@ def config(**fields: object) -> ModelConfig:
     return replace(PAPER, pretrained=False, levels=(3, 4, 5), **fields)  # type: ignore[arg-type]
 
 
-def outputs(pyramid: Locations, images: int, classes: int = 6, seed: int = 0) -> Outputs:
+def random_outputs(pyramid: Locations, images: int, classes: int = 6, seed: int = 0) -> Outputs:
     generator = torch.Generator().manual_seed(seed)
     count = len(pyramid.xy)
     return Outputs(
@@ -39,8 +39,8 @@ def outputs(pyramid: Locations, images: int, classes: int = 6, seed: int = 0) ->
 
 
 def oracle(pyramid: Locations, boxes: list[list[float]], radius: float) -> list[int | None]:
-    """The object that each location learns, by the paper's words."""
-    chosen: list[int | None] = []
+    """The index of the object that each location is assigned to, as the paper describes it; None: background."""
+    indices: list[int | None] = []
     for (x, y), stride, (low, high) in zip(
         pyramid.xy.tolist(), pyramid.strides.tolist(), pyramid.ranges.tolist(), strict=True
     ):
@@ -52,21 +52,22 @@ def oracle(pyramid: Locations, boxes: list[list[float]], radius: float) -> list[
             central = radius == 0 or off_center < radius * stride
             if inside and central and low < max(distances) <= high and (x2 - x1) * (y2 - y1) < best_area:
                 best, best_area = index, (x2 - x1) * (y2 - y1)
-        chosen.append(best)
-    return chosen
+        indices.append(best)
+    return indices
 
 
-def batch(images: list[list[list[float]]]) -> Targets:
-    """Each image's boxes, the label being the box's place in its image."""
-    each = [torch.tensor(one).view(-1, 4) for one in images]
-    return make_targets(each, [torch.arange(len(one)) for one in each])
+def targets_of(images: list[list[list[float]]]) -> Targets:
+    """The boxes of each image; labels are the indices of boxes in their image."""
+    boxes = [torch.tensor(image_boxes).view(-1, 4) for image_boxes in images]
+    return make_targets(boxes, [torch.arange(len(image_boxes)) for image_boxes in boxes])
 
 
 def assign(images: list[list[list[float]]], radius: float, pyramid: Locations = PYRAMID) -> Assignment:
-    return assign_fcos(outputs(pyramid, len(images)), batch(images), config(center_sampling_radius=radius))
+    outputs = random_outputs(pyramid, len(images))
+    return assign_fcos(outputs, targets_of(images), config(center_sampling_radius=radius))
 
 
-def random_batch(images: int, objects: int, side: float, seed: int) -> Targets:
+def random_targets(images: int, objects: int, side: float, seed: int) -> Targets:
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(images, objects, 2, generator=generator) * side * 0.9
     lengths = (torch.rand(images, objects, 2, generator=generator) * math.log(side)).exp() + 2
@@ -85,70 +86,69 @@ box = st.tuples(position, position, side, side).map(
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(box, max_size=6), min_size=1, max_size=3), st.sampled_from([0.0, 0.5, 1.5, 2.5]))
-def test_assignment_is_the_oracles(images: list[list[list[float]]], radius: float) -> None:
-    made = assign(images, radius)
-    for index, boxes in enumerate(images):
+def test_assignment_equals_the_oracles(images: list[list[list[float]]], radius: float) -> None:
+    assignment = assign(images, radius)
+    for image, boxes in enumerate(images):
         expected = oracle(PYRAMID, boxes, radius)
-        assert made.positive[index].tolist() == [one is not None for one in expected]
-        found = [
-            label for label, positive in zip(made.labels[index].tolist(), made.positive[index], strict=True) if positive
-        ]
-        assert found == [one for one in expected if one is not None]
+        positive = assignment.positive[image]
+        assert positive.tolist() == [index is not None for index in expected]
+        assert assignment.labels[image, positive].tolist() == [index for index in expected if index is not None]
 
 
-@pytest.mark.parametrize("kind", ["center", "corner", "torchvision"])
+@pytest.mark.parametrize("mode", ["center", "corner", "torchvision"])
 @pytest.mark.parametrize("radius", [0.3, 1.0, 1.5, 2.7, 40.0])
-def test_looking_near_centers_changes_nothing(kind: str, radius: float) -> None:
-    """Bit for bit, also where torchvision's steps aren't the strides, and where a level has a cell or two."""
+def test_matching_near_centers_equals_matching_everywhere(mode: str, radius: float) -> None:
+    """Exactly, including torchvision's locations at other distances than the strides, and levels of few cells."""
     shapes = [(23, 37), (12, 19), (6, 10), (3, 5), (2, 3)]
     for ends in (None, [33.3, 50.1, 111.7, 200.0]):
-        pyramid = make_locations(shapes, [8, 16, 32, 64, 128], mode=kind, ends=ends)  # type: ignore[arg-type]
+        pyramid = make_locations(shapes, [8, 16, 32, 64, 128], mode=mode, ends=ends)  # type: ignore[arg-type]
         for seed in range(4):
-            made = random_batch(3, 25, 296.0, seed)
-            made.boxes[0] = made.boxes[0].round()  # many ties, and centers on cells' very places
-            index, positive = match_near_centers(pyramid, made, radius)
-            expected, expected_positive = match_everywhere(pyramid, made, radius)
+            targets = random_targets(3, 25, 296.0, seed)
+            targets.boxes[0] = targets.boxes[0].round()  # many ties, and centers exactly at locations
+            index, positive = match_near_centers(pyramid, targets, radius)
+            expected, expected_positive = match_everywhere(pyramid, targets, radius)
             assert positive.any()
             assert torch.equal(positive, expected_positive)
             assert torch.equal(index, expected)
 
 
 def test_by_hand() -> None:
-    """A box of 16×16 around (24, 24): with radius 1.5·8 = 12 the four locations within 12 pixels of its center."""
-    made = assign([[[16.0, 16.0, 32.0, 32.0]]], radius=1.5)
-    assert PYRAMID.xy[made.positive[0]].tolist() == [[20, 20], [28, 20], [20, 28], [28, 28]]
-    assert made.ltrb[0, made.positive[0]].tolist() == [[4, 4, 12, 12], [12, 4, 4, 12], [4, 12, 12, 4], [12, 12, 4, 4]]
+    """A box of 16×16 around (24, 24) and radius 1.5·8 = 12: the four locations within 12 pixels of its center."""
+    assignment = assign([[[16.0, 16.0, 32.0, 32.0]]], radius=1.5)
+    positive = assignment.positive[0]
+    assert PYRAMID.xy[positive].tolist() == [[20, 20], [28, 20], [20, 28], [28, 28]]
+    assert assignment.ltrb[0, positive].tolist() == [[4, 4, 12, 12], [12, 4, 4, 12], [4, 12, 12, 4], [12, 12, 4, 4]]
 
 
 @pytest.mark.parametrize("radius", [0.0, 1.5])
-def test_the_smaller_of_two_boxes_wins_even_by_a_hair(radius: float) -> None:
-    """Areas that 1e8 − area can't tell apart in float32."""
-    made = assign([[[0.0, 0.0, 40.0, 40.25], [0.0, 0.0, 40.0, 40.0]]], radius)
-    assert set(made.labels[0, made.positive[0]].tolist()) == {1}
+def test_the_smaller_of_two_boxes_wins_by_any_difference(radius: float) -> None:
+    """In float32, 1e8 − area would be the same for both areas."""
+    assignment = assign([[[0.0, 0.0, 40.0, 40.25], [0.0, 0.0, 40.0, 40.0]]], radius)
+    assert set(assignment.labels[0, assignment.positive[0]].tolist()) == {1}
 
 
 def test_ranges_move_an_object_to_another_level() -> None:
-    """A box of side 40: with the first level for sizes up to 20, the second has it."""
+    """A box of 40×40 is assigned to the second level if the first level has sizes up to 20."""
     for ends, stride in ((None, 8), ([20.0, 64.0], 16)):
         pyramid = make_locations([(16, 16), (8, 8), (4, 4)], [8, 16, 32], ends=ends)
-        made = assign([[[44.0, 44.0, 84.0, 84.0]]], radius=1.0, pyramid=pyramid)
-        assert set(pyramid.strides[made.positive[0]].tolist()) == {stride}
+        assignment = assign([[[44.0, 44.0, 84.0, 84.0]]], radius=1.0, pyramid=pyramid)
+        assert set(pyramid.strides[assignment.positive[0]].tolist()) == {stride}
 
 
 def test_no_images() -> None:
     assert make_targets([], []).boxes.shape == (0, 1, 4)
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = random_batch(5, 9, 128.0, 0)
-    whole = match_everywhere(PYRAMID, made, 0.0)
+def test_the_size_of_chunks_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = random_targets(5, 9, 128.0, 0)
+    expected = match_everywhere(PYRAMID, targets, 0.0)
     monkeypatch.setattr(fcos.assigners.fcos, "_CHUNK", 1)
-    for tensor, expected in zip(match_everywhere(PYRAMID, made, 0.0), whole, strict=True):
-        assert torch.equal(tensor, expected)
+    for tensor, expected_tensor in zip(match_everywhere(PYRAMID, targets, 0.0), expected, strict=True):
+        assert torch.equal(tensor, expected_tensor)
 
 
-def test_the_least_bid_wins_and_of_equal_ones_the_first() -> None:
-    """Three objects, two bids each, four locations: 0 is contested, 1 is a tie, 3 has infinite bids alone."""
+def test_the_lowest_cost_wins_and_the_first_of_equal_costs() -> None:
+    """Three objects with two costs each, four locations: 0 is contested, 1 has a tie, 3 has only infinite costs."""
     cells = torch.tensor([[[0, 1], [1, 0], [0, 3]]])
     costs = torch.tensor([[[5.0, 2.0], [2.0, 4.0], [math.inf, math.inf]]])
     index, positive = resolve(cells, costs, 4)
@@ -158,56 +158,56 @@ def test_the_least_bid_wins_and_of_equal_ones_the_first() -> None:
 
 @pytest.mark.parametrize("name", list(ASSIGNERS))
 class TestEveryAssigner:
-    def test_images_without_objects_are_all_background(self, name: str) -> None:
-        given_ = batch([[], [[8.0, 8.0, 40.0, 40.0]], []])
-        made = ASSIGNERS[name](outputs(PYRAMID, 3), given_, config())
-        assert made.positive.any(dim=1).tolist() == [False, True, False]
-        assert (made.ltrb[0] == 1).all()
+    def test_images_without_objects_are_background(self, name: str) -> None:
+        targets = targets_of([[], [[8.0, 8.0, 40.0, 40.0]], []])
+        assignment = ASSIGNERS[name](random_outputs(PYRAMID, 3), targets, config())
+        assert assignment.positive.any(dim=1).tolist() == [False, True, False]
+        assert (assignment.ltrb[0] == 1).all()
 
-    def test_padding_is_nobody(self, name: str) -> None:
-        """What stands in the padding makes no difference."""
-        given_ = batch([[[8.0, 8.0, 40.0, 40.0]], [[8.0, 8.0, 40.0, 40.0], [30.0, 30.0, 90.0, 100.0]]])
-        other = Targets(given_.boxes.clone(), given_.labels, given_.valid)
+    def test_values_in_the_padding_do_not_matter(self, name: str) -> None:
+        targets = targets_of([[[8.0, 8.0, 40.0, 40.0]], [[8.0, 8.0, 40.0, 40.0], [30.0, 30.0, 90.0, 100.0]]])
+        other = Targets(targets.boxes.clone(), targets.labels, targets.valid)
         other.boxes[0, 1] = torch.tensor([20.0, 20.0, 70.0, 70.0])
-        a, b = (ASSIGNERS[name](outputs(PYRAMID, 2), each, config()) for each in (given_, other))
+        a, b = (ASSIGNERS[name](random_outputs(PYRAMID, 2), padded, config()) for padded in (targets, other))
         assert torch.equal(a.positive, b.positive)
         assert torch.equal(a.ltrb, b.ltrb)
 
-    def test_of_identical_boxes_the_first_wins(self, name: str) -> None:
-        # Of one class, so that task alignment can't prefer either.
-        one = torch.tensor([[20.0, 20.0, 60.0, 60.0]] * 3)
-        given_ = make_targets([one], [torch.zeros(3, dtype=torch.int64)])
-        made = ASSIGNERS[name](outputs(PYRAMID, 1), given_, config())
-        assert made.positive.any()
-        assert (made.index[made.positive] == 0).all()
+    def test_the_first_of_identical_boxes_wins(self, name: str) -> None:
+        # They have the same class, so task alignment is the same too.
+        boxes = torch.tensor([[20.0, 20.0, 60.0, 60.0]] * 3)
+        targets = make_targets([boxes], [torch.zeros(3, dtype=torch.int64)])
+        assignment = ASSIGNERS[name](random_outputs(PYRAMID, 1), targets, config())
+        assert assignment.positive.any()
+        assert (assignment.index[assignment.positive] == 0).all()
 
-    def test_an_object_outside_all_locations_is_learned_nowhere(self, name: str) -> None:
-        made = ASSIGNERS[name](outputs(PYRAMID, 1), batch([[[300.0, 300.0, 340.0, 340.0], [5, 5, 7, 7]]]), config())
-        assert not made.positive.any()
+    def test_objects_without_a_location_inside_are_not_assigned(self, name: str) -> None:
+        targets = targets_of([[[300.0, 300.0, 340.0, 340.0], [5, 5, 7, 7]]])
+        assert not ASSIGNERS[name](random_outputs(PYRAMID, 1), targets, config()).positive.any()
 
-    def test_positive_locations_lie_inside_their_objects(self, name: str) -> None:
-        given_ = random_batch(3, 12, 128.0, 5)
-        made = ASSIGNERS[name](outputs(PYRAMID, 3), given_, config())
-        assert made.positive.sum() > 10
-        assert (made.ltrb > 0).all()
-        boxes = torch.cat([PYRAMID.xy - made.ltrb[..., :2], PYRAMID.xy + made.ltrb[..., 2:]], dim=-1)
-        expected = torch.stack([one[index] for one, index in zip(given_.boxes, made.index, strict=True)])
-        torch.testing.assert_close(boxes[made.positive], expected[made.positive])
+    def test_positive_locations_are_inside_their_objects(self, name: str) -> None:
+        targets = random_targets(3, 12, 128.0, 5)
+        assignment = ASSIGNERS[name](random_outputs(PYRAMID, 3), targets, config())
+        positive, ltrb = assignment.positive, assignment.ltrb
+        assert positive.sum() > 10
+        assert (ltrb > 0).all()
+        boxes = torch.cat([PYRAMID.xy - ltrb[..., :2], PYRAMID.xy + ltrb[..., 2:]], dim=-1)
+        expected = torch.stack([boxes[index] for boxes, index in zip(targets.boxes, assignment.index, strict=True)])
+        torch.testing.assert_close(boxes[positive], expected[positive])
 
-    def test_nothing_waits_for_a_device(self, name: str) -> None:
-        with NoWaiting():
-            made = ASSIGNERS[name](outputs(PYRAMID, 2), random_batch(2, 5, 128.0, 0), config())
-        assert made.positive.any()
+    def test_no_operation_synchronizes_with_the_device(self, name: str) -> None:
+        with NoSynchronization():
+            assignment = ASSIGNERS[name](random_outputs(PYRAMID, 2), random_targets(2, 5, 128.0, 0), config())
+        assert assignment.positive.any()
 
 
-@pytest.mark.parametrize("wait", [torch.nonzero, lambda x: x.sum().item(), lambda x: x[x > 0]])
-def test_waiting_would_be_seen(wait: Callable[[torch.Tensor], object]) -> None:
-    with pytest.raises(AssertionError, match="aten::"), NoWaiting():
-        wait(torch.ones(3))
+@pytest.mark.parametrize("operation", [torch.nonzero, lambda x: x.sum().item(), lambda x: x[x > 0]])
+def test_synchronizing_operations_are_detected(operation: Callable[[torch.Tensor], object]) -> None:
+    with pytest.raises(AssertionError, match="aten::"), NoSynchronization():
+        operation(torch.ones(3))
 
 
 def test_memory_is_bounded() -> None:
-    """640×640 pixels, 16 images of 300 objects each: under 1 GiB more, whatever the assigner."""
+    """Every assigner uses less than 1 GiB for 16 images of 640×640 pixels with 300 objects each."""
     script = """
 import re, sys
 from dataclasses import replace
@@ -233,7 +233,7 @@ for name, radius in (("fcos", 0.0), ("fcos", 8.0), ("atss", 1.5), ("task_aligned
     ASSIGNERS[name](outputs, batch, replace(PAPER, assigner=name, center_sampling_radius=radius))
     print(name, radius, round(peak() - before, 3))
 """
-    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
-    lines = told.splitlines()
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    lines = output.splitlines()
     assert len(lines) == 4
-    assert float(lines[-1].split()[-1]) < 1.0, told
+    assert float(lines[-1].split()[-1]) < 1.0, output

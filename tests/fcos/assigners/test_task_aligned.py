@@ -1,4 +1,4 @@
-"""Task-aligned assignment against an oracle in plain Python, by the words of TOOD's section 3.2."""
+"""Task-aligned assignment, compared with a slow implementation of TOOD's section 3.2, and worked out by hand."""
 
 import math
 from dataclasses import replace
@@ -16,7 +16,7 @@ PYRAMID = make_locations([(6, 7), (3, 4)], [8, 16])
 CONFIG = replace(PAPER, pretrained=False, assigner="task_aligned", task_aligned_topk=5)
 
 
-def outputs(images: int = 2, seed: int = 0) -> Outputs:
+def random_outputs(images: int = 2, seed: int = 0) -> Outputs:
     generator = torch.Generator().manual_seed(seed)
     count = len(PYRAMID.xy)
     return Outputs(
@@ -31,7 +31,7 @@ def random_targets(images: int = 2, seed: int = 0) -> Targets:
     generator = torch.Generator().manual_seed(seed)
     corners = torch.rand(images, 6, 2, generator=generator) * 30
     boxes = torch.cat([corners, corners + 4 + torch.rand(images, 6, 2, generator=generator) * 25], dim=-1)
-    boxes[0, 3] = boxes[0, 1]  # the same box twice, with another label or not
+    boxes[0, 3] = boxes[0, 1]  # the same box twice, with the same label or two labels
     valid = torch.ones(images, 6, dtype=torch.bool)
     valid[-1, 4:] = False
     return Targets(boxes, torch.randint(4, (images, 6), generator=generator), valid)
@@ -44,77 +44,81 @@ def iou(a: list[float], b: list[float]) -> float:
     return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
-def oracle(given: Outputs, batch: Targets, image: int, alpha: float, beta: float) -> list[tuple[int | None, float]]:
-    """Each location's object and alignment."""
+def oracle(outputs: Outputs, targets: Targets, image: int, alpha: float, beta: float) -> list[tuple[int | None, float]]:
+    """The object and the alignment of each location."""
     locations = PYRAMID.xy.tolist()
-    taken: dict[int, tuple[int, float, float]] = {}  # location: object, t, u
-    for index, (box, label) in enumerate(zip(batch.boxes[image].tolist(), batch.labels[image].tolist(), strict=True)):
-        bids = []
+    assigned: dict[int, tuple[int, float, float]] = {}  # location: object, t, u
+    boxes_and_labels = zip(targets.boxes[image].tolist(), targets.labels[image].tolist(), strict=True)
+    for index, (box, label) in enumerate(boxes_and_labels):
+        candidates = []
         for p, (x, y) in enumerate(locations):
-            left, top, right, bottom = given.ltrb[image, p].tolist()
+            left, top, right, bottom = outputs.ltrb[image, p].tolist()
             u = iou([x - left, y - top, x + right, y + bottom], box)
-            t = (1 / (1 + math.exp(-given.logits[image, p, label].item()))) ** alpha * u**beta
-            if batch.valid[image, index] and box[0] < x < box[2] and box[1] < y < box[3]:
-                bids.append((t, u, p))
-        for t, u, p in sorted(bids, reverse=True)[: CONFIG.task_aligned_topk]:
-            if p not in taken or u > taken[p][2]:
-                taken[p] = index, t, u
-    made: list[tuple[int | None, float]] = []
+            t = (1 / (1 + math.exp(-outputs.logits[image, p, label].item()))) ** alpha * u**beta
+            if targets.valid[image, index] and box[0] < x < box[2] and box[1] < y < box[3]:
+                candidates.append((t, u, p))
+        for t, u, p in sorted(candidates, reverse=True)[: CONFIG.task_aligned_topk]:
+            if p not in assigned or u > assigned[p][2]:
+                assigned[p] = index, t, u
+    result: list[tuple[int | None, float]] = []
     for p in range(len(locations)):
-        if p not in taken:
-            made.append((None, 0.0))
+        if p not in assigned:
+            result.append((None, 0.0))
             continue
-        index, t, _ = taken[p]
-        own = [one for one in taken.values() if one[0] == index]
-        made.append((index, t / max(one[1] for one in own) * max(one[2] for one in own)))
-    return made
+        index, t, _ = assigned[p]
+        of_object = [(t, u) for assigned_index, t, u in assigned.values() if assigned_index == index]
+        result.append((index, t / max(t for t, _ in of_object) * max(u for _, u in of_object)))
+    return result
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 6.0), (0.5, 2.0)])
 @pytest.mark.parametrize("seed", range(4))
-def test_assignment_is_the_oracles(alpha: float, beta: float, seed: int) -> None:
-    given, batch = outputs(seed=seed), random_targets(seed=seed)
-    made = assign_task_aligned(given, batch, replace(CONFIG, task_aligned_alpha=alpha, task_aligned_beta=beta))
-    assert made.alignment is not None
+def test_assignment_equals_the_oracles(alpha: float, beta: float, seed: int) -> None:
+    outputs, targets = random_outputs(seed=seed), random_targets(seed=seed)
+    config = replace(CONFIG, task_aligned_alpha=alpha, task_aligned_beta=beta)
+    assignment = assign_task_aligned(outputs, targets, config)
+    assert assignment.alignment is not None
     for image in range(2):
-        expected = oracle(given, batch, image, alpha, beta)
-        assert made.positive[image].tolist() == [index is not None for index, _ in expected]
-        found = made.index[image].where(made.positive[image], 0).tolist()
-        assert found == [index or 0 for index, _ in expected]
-        assert made.alignment[image].tolist() == pytest.approx([t for _, t in expected], rel=1e-4, abs=1e-7)
-    assert made.positive.sum() > 15
+        expected = oracle(outputs, targets, image, alpha, beta)
+        positive = assignment.positive[image]
+        assert positive.tolist() == [index is not None for index, _ in expected]
+        assert assignment.index[image].where(positive, 0).tolist() == [index or 0 for index, _ in expected]
+        alignments = [alignment for _, alignment in expected]
+        assert assignment.alignment[image].tolist() == pytest.approx(alignments, rel=1e-4, abs=1e-7)
+    assert assignment.positive.sum() > 15
 
 
-def test_the_best_aligned_location_of_an_object_has_its_largest_iou() -> None:
-    """Predicted boxes of IoU ½ and ¼, equal probabilities: with β = 2, t is as 4 to 1, so alignment is ½ and ⅛."""
+def test_the_largest_alignment_of_an_object_is_its_largest_iou() -> None:
+    """IoUs of ½ and ¼, equal probabilities: for β = 2, t differs by a factor of 4, so the alignments are ½ and ⅛."""
     pyramid = make_locations([(1, 2)], [8])
     ltrb = torch.tensor([[[4.0, 4.0, 4.0, 4.0], [4.0, 4.0, 0.0, 4.0]]])
     box = torch.tensor([[0.0, 0.0, 16.0, 8.0]])
-    given = Outputs(torch.zeros(1, 2, 1), ltrb, None, pyramid)
-    batch = make_targets([box], [torch.tensor([0])])
-    made = assign_task_aligned(given, batch, replace(CONFIG, task_aligned_beta=2.0))
-    assert made.positive.tolist() == [[True, True]]
-    assert made.alignment is not None
-    assert made.alignment.tolist() == [[0.5, 0.125]]
+    outputs = Outputs(torch.zeros(1, 2, 1), ltrb, None, pyramid)
+    targets = make_targets([box], [torch.tensor([0])])
+    assignment = assign_task_aligned(outputs, targets, replace(CONFIG, task_aligned_beta=2.0))
+    assert assignment.positive.tolist() == [[True, True]]
+    assert assignment.alignment is not None
+    assert assignment.alignment.tolist() == [[0.5, 0.125]]
 
 
-def test_nothing_flows_back() -> None:
-    made = assign_task_aligned(outputs(), random_targets(), CONFIG)
-    assert made.alignment is not None
-    assert not made.alignment.requires_grad
+def test_alignment_has_no_gradient() -> None:
+    assignment = assign_task_aligned(random_outputs(), random_targets(), CONFIG)
+    assert assignment.alignment is not None
+    assert not assignment.alignment.requires_grad
 
 
-def test_predictions_without_area_leave_numbers_finite() -> None:
-    given = Outputs(outputs().logits, torch.zeros_like(outputs().ltrb), None, PYRAMID)
-    made = assign_task_aligned(given, random_targets(), CONFIG)
-    assert made.positive.any()
-    assert made.alignment is not None
-    assert (made.alignment == 0).all()
+def test_predictions_without_area_give_finite_alignment() -> None:
+    outputs = random_outputs()
+    outputs = replace(outputs, ltrb=torch.zeros_like(outputs.ltrb))
+    assignment = assign_task_aligned(outputs, random_targets(), CONFIG)
+    assert assignment.positive.any()
+    assert assignment.alignment is not None
+    assert (assignment.alignment == 0).all()
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = assign_task_aligned(outputs(), random_targets(), CONFIG)
+def test_the_size_of_chunks_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = assign_task_aligned(random_outputs(), random_targets(), CONFIG)
     monkeypatch.setattr(fcos.assigners.task_aligned, "_CHUNK", 1)
-    pieces = assign_task_aligned(outputs(), random_targets(), CONFIG)
-    for name, tensor in vars(whole).items():
-        assert torch.equal(tensor, getattr(pieces, name)), name
+    assignment = assign_task_aligned(random_outputs(), random_targets(), CONFIG)
+    for name, tensor in vars(expected).items():
+        assert torch.equal(tensor, getattr(assignment, name)), name

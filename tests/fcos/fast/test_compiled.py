@@ -43,10 +43,10 @@ def test_same_results_for_images_of_any_size() -> None:
         detector.train()
         state = {name: value.clone() for name, value in detector.state_dict().items()}
         torch.manual_seed(1)
-        found = results(compiled, detector, image)
+        actual = results(compiled, detector, image)
         after = {name: value.clone() for name, value in detector.state_dict().items()}
         detector.load_state_dict(state)
-        for value, expected in zip(found, results(detector, detector, image), strict=True):
+        for value, expected in zip(actual, results(detector, detector, image), strict=True):
             torch.testing.assert_close(value, expected)
         # Batch norm's statistics changed once, despite the warm-up with the first batch.
         for name, value in detector.state_dict().items():
@@ -90,6 +90,7 @@ def test_after_a_failed_compilation_training_gives_the_same_result(backend: Any)
 
 _SMALLEST = """
 import torch
+import torch._inductor.config
 from fcos.structures import Outputs
 from fcos.locations import make_locations
 from fcos.fast.compiled import CompiledModel
@@ -99,49 +100,43 @@ compiler_cache.use_private_folder()
 
 class OneLayer(torch.nn.Linear):
     def forward(self, batch):
-        found = super().forward(batch)
-        return Outputs(found, found, None, make_locations([(1, 2)], [8]))
+        output = super().forward(batch)
+        return Outputs(output, output, None, make_locations([(1, 2)], [8]))
 
-network = OneLayer(4, 4)
-compiled = CompiledModel(network, fixed_shape=True, warn=print)
-batch = torch.ones(1, 2, 4)
-assert torch.equal(compiled(batch).ltrb, network(batch).ltrb)
+network, batch = OneLayer(4, 4), torch.ones(1, 2, 4)
+for compiler in ("/nowhere/g++", "g++"):
+    torch._dynamo.reset()
+    torch._inductor.config.cpp.cxx = (None, compiler)
+    compiled = CompiledModel(network, fixed_shape=True, warn=print)
+    assert torch.equal(compiled(batch).ltrb, network(batch).ltrb)
+    print(compiler)
 """
 
 
-def run(script: str, folder: Path, **environment: str) -> list[str]:
-    """The output lines of a process that compiles with the standard compiler and an empty cache.
-
-    The folder is the project's root.
-    """
-    (folder / "tmp").mkdir()
-    inherited = os.environ.copy()
-    inherited.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it in a process that has compiled
+def test_the_standard_compiler_with_and_without_a_cpp_compiler(tmp_path: Path) -> None:
+    # A whole detector takes more than a minute to compile; test_same_results_for_images_of_any_size traces one.
+    if not shutil.which("g++"):
+        pytest.skip("no C++ compiler")
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    environment = os.environ | {"DVC_ROOT": str(tmp_path), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it in a process that has compiled
     process = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", _SMALLEST],
         cwd=PROJECT,
-        env=inherited | {"DVC_ROOT": str(folder), "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"} | environment,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=500,
         check=False,
     )
     assert process.returncode == 0, process.stderr
-    return process.stdout.splitlines()
-
-
-def test_the_standard_compiler(tmp_path: Path) -> None:
-    # A whole detector takes more than a minute to compile; test_same_results_for_images_of_any_size traces one.
-    if not shutil.which("g++"):
-        pytest.skip("no C++ compiler")
-    assert run(_SMALLEST, tmp_path) == []
-    assert list((tmp_path / "tmp").iterdir()) == []  # where others could put programs in the place of its own
+    warning, *rest = process.stdout.splitlines()
+    assert warning.startswith("torch.compile fails here (")
+    assert "No working C++ compiler" in warning
+    assert rest == ["/nowhere/g++", "g++"]
+    assert list(folder.iterdir()) == []  # where other users could put programs before torch does
     cache = tmp_path / ".fcos/torch_compile"
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     assert list(cache.rglob("*.so"))
     assert list(cache.rglob("precompiled_headers/*"))
-    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
-
-
-def test_no_cpp_compiler(tmp_path: Path) -> None:
-    (line,) = run(_SMALLEST, tmp_path, CXX="/nowhere/g++")
-    assert line.startswith("torch.compile fails here (")

@@ -1,4 +1,4 @@
-"""What learns faster learns the same."""
+"""The weight-sharing training view has the same gradients as the detector."""
 
 import statistics
 from dataclasses import replace
@@ -13,7 +13,7 @@ from fcos.detector import Detector, build
 from fcos.fast.training_view import FoldedConvolution, training_view
 from fcos.ops.layers import FrozenBatchNorm2d
 from fcos.structures import make_targets
-from tests.support.device_sync import NoWaiting
+from tests.support.device_sync import NoSynchronization
 
 SMALL = replace(
     PAPER, backbone="resnet18", pretrained=False, batch_norm="frozen", frozen_stages=2, channels=128, tower_depth=2
@@ -29,8 +29,8 @@ CONFIGS = {
 }
 
 
-def lively(name: str) -> Detector:
-    """Its norms far from the identity that they begin with."""
+def random_detector(name: str) -> Detector:
+    """A detector with random batch norms, which are initially the identity."""
     torch.manual_seed(0)
     detector = build(CONFIGS[name], 3)
     for layer in detector.backbone.modules():
@@ -52,39 +52,43 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def gradients(detector: Detector, network: nn.Module) -> dict[str, Tensor]:
-    """Of the loss, by the names of the detector's parameters."""
+    """The gradients of the loss, by the names of the detector's parameters."""
     boxes = torch.tensor([[10.0, 20.0, 70.0, 90.0], [60.0, 30.0, 150.0, 120.0]])
-    objects = make_targets([boxes, boxes[:1]], [torch.tensor([0, 2]), torch.tensor([1])])
+    targets = make_targets([boxes, boxes[:1]], [torch.tensor([0, 2]), torch.tensor([1])])
     detector.zero_grad()
     outputs = network(detector.normalize_batch(*batch()))
-    Criterion(detector.config, box_loss="giou")(outputs, objects).total.backward()
+    Criterion(detector.config, box_loss="giou")(outputs, targets).total.backward()
     return {name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_same_gradients(name: str) -> None:
-    detector = lively(name)
-    plain, fast = gradients(detector, detector), gradients(detector, training_view(detector))
-    assert plain.keys() == fast.keys()
-    assert sum(slope.abs().sum() > 0 for slope in plain.values()) > len(plain) / 2
-    largest = max(float(slope.norm()) for slope in plain.values())
-    # A relu that opens in one alone moves the gradient of some weights: against float64, by up to 2e-3 in both.
-    for parameter, slope in plain.items():
-        difference = (fast[parameter] - slope).norm()
-        assert difference <= 5e-3 * slope.norm() + 1e-5 * largest, parameter
-    apart = [float((fast[name] - slope).norm() / slope.norm()) for name, slope in plain.items() if slope.norm() > 0]
-    assert statistics.median(apart) < 1e-3
+    detector = random_detector(name)
+    expected, actual = gradients(detector, detector), gradients(detector, training_view(detector))
+    assert expected.keys() == actual.keys()
+    assert sum(gradient.abs().sum() > 0 for gradient in expected.values()) > len(expected) / 2
+    largest = max(float(gradient.norm()) for gradient in expected.values())
+    # Rounding may open a ReLU in only one of them, which changes gradients: both differ from float64 by up to 2e-3.
+    for parameter, gradient in expected.items():
+        difference = (actual[parameter] - gradient).norm()
+        assert difference <= 5e-3 * gradient.norm() + 1e-5 * largest, parameter
+    errors = [
+        float((actual[name] - gradient).norm() / gradient.norm())
+        for name, gradient in expected.items()
+        if gradient.norm() > 0
+    ]
+    assert statistics.median(errors) < 1e-3
 
 
 def test_every_frozen_norm_is_folded() -> None:
-    network = training_view(lively("bottleneck"))
+    network = training_view(random_detector("bottleneck"))
     assert not any(isinstance(layer, nn.Conv2d) for layer in network.backbone.parts[1].children())
     folded = [layer for layer in network.modules() if isinstance(layer, FoldedConvolution)]
     assert len(folded) == 53
 
 
-def test_it_is_the_same_detector() -> None:
-    detector = lively("trained")
+def test_parameters_buffers_and_mode_are_shared() -> None:
+    detector = random_detector("trained")
     before = dict(detector.state_dict())
     network = training_view(detector)
     assert {id(p) for p in network.parameters()} == {id(p) for p in detector.parameters()}
@@ -93,24 +97,24 @@ def test_it_is_the_same_detector() -> None:
     counter = detector.backbone.parts[2][0].bn1.num_batches_tracked
     network(detector.normalize_batch(*batch()))
     assert counter == 1
-    detector.eval()  # its layers' mode is the network's
+    detector.eval()  # the view uses the mode of the detector's layers
     network(detector.normalize_batch(*batch()))
     assert counter == 1
 
 
-def test_frozen_weights_may_change_later() -> None:
-    detector = lively("frozen")
+def test_frozen_weights_may_be_loaded_later() -> None:
+    detector = random_detector("frozen")
     network = training_view(detector)
     detector.load_state_dict({name: tensor * 1.1 for name, tensor in detector.state_dict().items()})
     images = detector.normalize_batch(*batch())
     with torch.no_grad():
-        mine, other = network(images), detector(images)
-    torch.testing.assert_close(mine.logits, other.logits, rtol=1e-4, atol=1e-4)
+        actual, expected = network(images), detector(images)
+    torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_waits_for_a_gpu() -> None:
-    detector = lively("frozen")
+def test_no_operation_synchronizes_with_the_device() -> None:
+    detector = random_detector("frozen")
     network = training_view(detector)
     images = detector.normalize_batch(*batch())
-    with NoWaiting():
+    with NoSynchronization():
         network(images).logits.sum().backward()

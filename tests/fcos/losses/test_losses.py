@@ -1,4 +1,4 @@
-"""Losses of boxes and of the quality."""
+"""Box losses, quality losses and centerness."""
 
 import math
 from typing import get_args, get_type_hints
@@ -21,7 +21,7 @@ def random_boxes(count: int, seed: int, dtype: torch.dtype = torch.float64) -> T
     return torch.cat([corner, corner + 1 + torch.rand(count, 2, generator=generator, dtype=dtype) * 20], dim=-1)
 
 
-def test_the_configuration_names_them_all() -> None:
+def test_the_configuration_accepts_all_names_of_the_registries() -> None:
     assert set(get_args(BoxLoss)) == set(BOX_LOSSES)
     assert set(get_args(get_type_hints(ModelConfig)["quality_loss"])) == set(QUALITY_LOSSES)
 
@@ -34,14 +34,14 @@ def test_the_configuration_names_them_all() -> None:
         (ciou_loss, torchvision.ops.complete_box_iou_loss),
     ],
 )
-def test_losses_and_gradients_are_torchvisions(ours, reference) -> None:  # type: ignore[no-untyped-def]
+def test_losses_and_gradients_equal_torchvisions(ours, reference) -> None:  # type: ignore[no-untyped-def]
     a, b = random_boxes(200, 1).requires_grad_(), random_boxes(200, 2)
     torch.testing.assert_close(ours(a, b), reference(a, b), atol=1e-6, rtol=1e-6)
-    (found,), (expected,) = (torch.autograd.grad(loss(a, b).sum(), a) for loss in (ours, reference))
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    (gradient,), (expected,) = (torch.autograd.grad(loss(a, b).sum(), a) for loss in (ours, reference))
+    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_iou_losses_are_of_torchvisions_iou() -> None:
+def test_iou_losses_with_torchvisions_iou() -> None:
     a, b = random_boxes(200, 1), random_boxes(200, 2)
     iou = torchvision.ops.box_iou(a, b).diagonal()
     touching = iou > 1e-6
@@ -50,7 +50,7 @@ def test_iou_losses_are_of_torchvisions_iou() -> None:
 
 
 def test_l1_losses_by_hand() -> None:
-    """Sides off by ½, 1, 2 and 0 strides: mean 3.5/4; smooth: (⅛ + ½ + 1½ + 0)/4."""
+    """Differences of ½, 1, 2 and 0 strides: mean 3.5/4; smooth: (⅛ + ½ + 1½ + 0)/4."""
     a, b = torch.tensor([-1.5, -2.0, 3.0, 4.0]), torch.tensor([-1.0, -1.0, 5.0, 4.0])
     assert l1_loss(a, b).item() == 0.875
     assert smooth_l1_loss(a, b).item() == (0.125 + 0.5 + 1.5) / 4
@@ -58,13 +58,12 @@ def test_l1_losses_by_hand() -> None:
 
 @pytest.mark.parametrize("name", list(BOX_LOSSES))
 class TestBoxLosses:
-    def test_equal_boxes_lose_nothing(self, name: str) -> None:
+    def test_the_loss_of_equal_boxes_is_zero(self, name: str) -> None:
         boxes = random_boxes(10, 3)
         assert BOX_LOSSES[name](boxes, boxes).tolist() == pytest.approx([0] * 10, abs=1e-12)
 
     def test_gradients(self, name: str) -> None:
-        # For ciou, whose α isn't differentiated, torchvision's gradient is the reference.
-        if name == "ciou":
+        if name == "ciou":  # its α is not differentiated; another test compares the gradient with torchvision's
             return
         a, b = random_boxes(6, 4), random_boxes(6, 4) + 0.7
         assert torch.autograd.gradcheck(BOX_LOSSES[name], (a.requires_grad_(), b))
@@ -89,23 +88,23 @@ def test_centerness_by_hand() -> None:
 
 
 def test_quality_losses_by_hand() -> None:
-    """p = ¾, goal ¼: −¼·ln ¾ − ¾·ln ¼, and ½."""
-    logit, goal = torch.tensor(math.log(3)), torch.tensor(0.25)
+    """p = ¾, target ¼: −¼·ln ¾ − ¾·ln ¼, and ½."""
+    logit, target = torch.tensor(math.log(3)), torch.tensor(0.25)
     expected = -0.25 * math.log(0.75) - 0.75 * math.log(0.25)
-    assert QUALITY_LOSSES["bce"].loss(logit, goal).item() == pytest.approx(expected)
-    assert QUALITY_LOSSES["l1"].loss(logit, goal).item() == pytest.approx(0.5)
+    assert QUALITY_LOSSES["bce"].loss(logit, target).item() == pytest.approx(expected)
+    assert QUALITY_LOSSES["l1"].loss(logit, target).item() == pytest.approx(0.5)
 
 
-def test_entropy_is_the_least_cross_entropy() -> None:
+def test_entropy_is_the_minimum_of_cross_entropy() -> None:
     probability = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=torch.float64)
     logits = torch.logit(probability.clamp(1e-15, 1 - 1e-15))
-    least = F.binary_cross_entropy_with_logits(logits, probability, reduction="none")
-    torch.testing.assert_close(entropy(probability), least, atol=1e-12, rtol=0)
+    minimum = F.binary_cross_entropy_with_logits(logits, probability, reduction="none")
+    torch.testing.assert_close(entropy(probability), minimum, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("name", list(QUALITY_LOSSES))
-def test_a_quality_loss_reaches_its_floor_and_no_less(name: str) -> None:
-    goals = torch.linspace(0.01, 0.99, 25, dtype=torch.float64)
+def test_the_floor_is_the_minimum_of_a_quality_loss(name: str) -> None:
+    targets = torch.linspace(0.01, 0.99, 25, dtype=torch.float64)
     loss = QUALITY_LOSSES[name]
-    torch.testing.assert_close(loss.loss(goals.logit(), goals), loss.floor(goals))
-    assert (loss.loss(goals.logit() + 0.3, goals) > loss.floor(goals)).all()
+    torch.testing.assert_close(loss.loss(targets.logit(), targets), loss.floor(targets))
+    assert (loss.loss(targets.logit() + 0.3, targets) > loss.floor(targets)).all()

@@ -1,3 +1,5 @@
+"""Box operations: worked out by hand, compared with torchvision's, and inverted."""
+
 import torch
 import torchvision.ops
 from hypothesis import given
@@ -31,14 +33,14 @@ def test_ltrb_and_back(box: list[float], x: float, y: float) -> None:
 
 
 @given(st.lists(st.tuples(box_strategy(), box_strategy()), min_size=1, max_size=8))
-def test_aligned_iou_is_torchvisions_diagonal(pairs: list[tuple[list[float], list[float]]]) -> None:
+def test_aligned_iou_equals_the_diagonal_of_torchvisions(pairs: list[tuple[list[float], list[float]]]) -> None:
     a, b = (torch.tensor(boxes, dtype=torch.float64) for boxes in zip(*pairs, strict=True))
     iou, union = aligned_iou(a, b)
     torch.testing.assert_close(iou, torchvision.ops.box_iou(a, b).diagonal())
     torch.testing.assert_close(union, area(a) + area(b) - iou * union)
 
 
-def test_empty_boxes_have_no_area_and_no_overlap() -> None:
+def test_empty_boxes_have_no_area_and_no_iou() -> None:
     empty = torch.tensor([[5.0, 5.0, 5.0, 9.0], [3.0, 3.0, 1.0, 1.0]])
     assert area(empty).tolist() == [0, 0]
     assert aligned_iou(empty, empty)[0].tolist() == [0, 0]
@@ -49,7 +51,7 @@ def test_clip() -> None:
     assert boxes.tolist() == [[0, 2, 30, 20]]
 
 
-def test_a_box_contains_what_is_inside_but_not_its_sides() -> None:
+def test_a_box_contains_locations_inside_but_not_on_its_sides() -> None:
     box = torch.tensor([2.0, 3.0, 6.0, 5.0])
     locations = torch.tensor([[4.0, 4.0], [2.0, 4.0], [6.0, 4.0], [4.0, 3.0], [4.0, 5.0], [7.0, 4.0], [4.0, 2.0]])
     assert contains(box, locations).tolist() == [True] + [False] * 6

@@ -1,4 +1,4 @@
-"""16 bits learn what 32 do; what overflows is left out; layouts differ by rounding alone."""
+"""Mixed precision: gradients close to those of float32, skipped overflows, and the loss scale as part of the state."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,8 +11,8 @@ from fcos.training.guards import NonFiniteLossError
 from fcos.training.optimization import make_schedule
 from tests.support.tiny_trainer import TINY, batch, tiny_trainer
 
-PART = batch(0, images=3)
-IMAGE = batch(0, images=1)  # for many steps: a CPU computes slowly in 16 bits
+BATCH = batch(0, images=3)
+IMAGE = batch(0, images=1)  # for tests with many steps, since 16 bits are slow on a CPU
 MODELS = {
     "plain": TINY,
     "normed": replace(TINY, neck="bifpn", neck_norm="batch", neck_activation="silu", batch_norm="frozen"),
@@ -28,72 +28,72 @@ def gradients(trainer: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 @pytest.mark.parametrize("model", MODELS)
-def test_gradients_are_nearly_those_of_float32(name: str, model: str) -> None:
-    def of(precision: str) -> torch.Tensor:
-        trainer = tiny_trainer([[PART]], model=MODELS[model], precision=precision)
+def test_gradients_are_close_to_those_of_float32(name: str, model: str) -> None:
+    def train(precision: str) -> torch.Tensor:
+        trainer = tiny_trainer([[BATCH]], model=MODELS[model], precision=precision)
         trainer.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8, enabled=precision == "fp16")
         row = trainer.fit().steps[0]
-        found = gradients(trainer)
-        # Also fp16's are unscaled: the norm is told, and clipped, as it is.
-        assert row["gradient_norm"] == pytest.approx(found.norm().item(), rel=1e-4)
-        return found
+        gradient = gradients(trainer)
+        # The gradients of fp16 are unscaled before they are clipped and their norm is logged.
+        assert row["gradient_norm"] == pytest.approx(gradient.norm().item(), rel=1e-4)
+        return gradient
 
-    full, half = of("float32"), of(name)
-    assert torch.cosine_similarity(full, half, dim=0) > 0.99
-    assert half.norm().item() == pytest.approx(full.norm().item(), rel=0.05)
+    expected, actual = train("float32"), train(name)
+    assert torch.cosine_similarity(expected, actual, dim=0) > 0.99
+    assert actual.norm().item() == pytest.approx(expected.norm().item(), rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
-def test_it_learns(name: str) -> None:
+def test_the_loss_falls(name: str) -> None:
     trainer = tiny_trainer([[IMAGE]] * 15, precision=name, optimizer="adamw", lr=5e-3)
     steps = trainer.fit().steps
     assert steps[-1]["total"] < 0.7 * steps[0]["total"]
 
 
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
-def test_the_network_alone_is_in_16_bits(name: str) -> None:
-    trainer = tiny_trainer([[PART]], precision=name)
-    seen: list[torch.dtype] = []
-    # Its input: the twin that trains shares the layers before it, but has convolutions of its own.
+def test_only_the_network_is_in_16_bits(name: str) -> None:
+    trainer = tiny_trainer([[BATCH]], precision=name)
+    dtypes: list[torch.dtype] = []
+    # A norm, since the training view has separate convolutions.
     trainer.detector.head.class_tower[1].register_forward_hook(
-        lambda _module, inputs, _out: seen.append(inputs[0].dtype)
+        lambda _module, inputs, _out: dtypes.append(inputs[0].dtype)
     )
     criterion: Any = trainer.criterion
 
-    def watched(outputs: Any, truth: Any) -> Any:
+    def observed_criterion(outputs: Any, targets: Any) -> Any:
         assert not torch.is_autocast_enabled("cpu")
-        seen.extend(value.dtype for value in (outputs.logits, outputs.ltrb, outputs.quality))
-        return criterion(outputs, truth)
+        dtypes.extend(value.dtype for value in (outputs.logits, outputs.ltrb, outputs.quality))
+        return criterion(outputs, targets)
 
-    trainer.criterion = watched  # type: ignore[assignment]
+    trainer.criterion = observed_criterion  # type: ignore[assignment]
     trainer.fit()
-    assert trainer.detector.normalize_batch(PART.pixels, PART.sizes).dtype == torch.float32
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
-    assert seen == [kind, kind, torch.float32, torch.float32, torch.float32]  # two levels
+    assert trainer.detector.normalize_batch(BATCH.pixels, BATCH.sizes).dtype == torch.float32
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    assert dtypes == [half, half, torch.float32, torch.float32, torch.float32]  # the hook runs on two levels
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_what_overflows_is_left_out_from_the_first_step_on(optimizer: str) -> None:
-    """A scale far too large for fp16: the weights stay, the scale halves until gradients fit; no warning, no error."""
+def test_steps_that_overflow_are_skipped(optimizer: str) -> None:
+    """With a scale far too large for fp16, weights stay until the scale has halved often enough, without warnings."""
     trainer = tiny_trainer([[IMAGE]] * 14, precision="fp16", optimizer=optimizer, lr=1e-3)
     trainer.schedule = make_schedule(trainer.optimizer, name="cosine", steps=14, warmup=3, drops=[], gamma=0.1)
     trainer.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**22)
     before = trainer.detector.head.box.weight.clone()
-    still: list[bool] = []
+    unchanged: list[bool] = []
     trainer.detector.register_forward_pre_hook(
-        lambda _module, _inputs: still.append(torch.equal(trainer.detector.head.box.weight, before))
+        lambda _module, _inputs: unchanged.append(torch.equal(trainer.detector.head.box.weight, before))
     )
     steps = trainer.fit().steps
     assert not torch.tensor(steps[0]["gradient_norm"]).isfinite()
-    assert still[1]
-    assert not still[-1]
+    assert unchanged[1]
+    assert not unchanged[-1]
     assert torch.tensor(steps[-1]["gradient_norm"]).isfinite()
     assert all(value.isfinite().all() for value in trainer.detector.state_dict().values())
     assert trainer.precision.scaler.get_scale() < 2.0**22
 
 
 def test_a_loss_that_overflows_is_an_error_in_fp16_too() -> None:
-    trainer = tiny_trainer([[PART]], precision="fp16")
+    trainer = tiny_trainer([[BATCH]], precision="fp16")
     with torch.no_grad():
         trainer.detector.head.class_logits.bias.fill_(torch.inf)
     with pytest.raises(NonFiniteLossError):
@@ -119,14 +119,14 @@ def test_warning_if_the_cpu_has_no_16_bit_instructions(monkeypatch: pytest.Monke
     assert Precision("fp16", torch.device("meta")).warning is None
 
 
-def test_another_layout_gives_the_same_within_rounding() -> None:
-    def of(layout: torch.memory_format) -> torch.Tensor:
-        trainer = tiny_trainer([[PART]])
-        trainer.detector.set_memory_format(layout)
-        weight = trainer.detector.head.class_tower[0].weight
-        assert weight.is_contiguous(memory_format=layout)
-        assert trainer.detector.normalize_batch(PART.pixels, PART.sizes).is_contiguous(memory_format=layout)
+def test_memory_formats_differ_only_by_rounding() -> None:
+    def train(memory_format: torch.memory_format) -> torch.Tensor:
+        trainer = tiny_trainer([[BATCH]])
+        trainer.detector.set_memory_format(memory_format)
+        batch = trainer.detector.normalize_batch(BATCH.pixels, BATCH.sizes)
+        for tensor in (batch, trainer.detector.head.class_tower[0].weight):
+            assert tensor.is_contiguous(memory_format=memory_format)
         trainer.fit()
         return gradients(trainer)
 
-    torch.testing.assert_close(of(torch.contiguous_format), of(torch.channels_last), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(train(torch.contiguous_format), train(torch.channels_last), rtol=1e-3, atol=1e-5)

@@ -18,7 +18,7 @@ from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import ModelEMA
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.trainer import TrainingInterrupted
-from tests.support.device_sync import NoWaiting
+from tests.support.device_sync import NoSynchronization
 from tests.support.tiny_trainer import TINY, batch, tiny_trainer
 
 
@@ -268,7 +268,7 @@ def test_frozen_epochs_leave_the_backbone_alone_and_then_teach_it(tmp_path: Path
 def test_the_average_waits_for_nothing_and_forgets_nothing() -> None:
     detector = build(TINY, 2)
     average = ModelEMA(detector, 0.9)
-    with NoWaiting():
+    with NoSynchronization():
         for _ in range(3):
             average.update_parameters(detector)
     again = ModelEMA(build(TINY, 2), 0.9)

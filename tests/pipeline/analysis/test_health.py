@@ -68,7 +68,7 @@ VOC: dict[str, tuple[Change, str, str]] = {
         "2 images, 1 object",
         """missing_image  1  stops the conversion: the annotated image file does not exist
     Annotations/a.xml: image 'a.png' not found
-    to change: convert.checks.missing_image=skip (skipped)
+    to change: -S convert.checks.missing_image=skip (skipped)
 
 2 objects of skipped images""",
     ),
@@ -77,7 +77,7 @@ VOC: dict[str, tuple[Change, str, str]] = {
         "2 images, 1 object",
         """ambiguous_image  1  stops the conversion: several files match the annotated image
     Annotations/a.xml: image 'a.png' matches both JPEGImages/a.png and images/a.png
-    to change: convert.checks.ambiguous_image=skip (skipped)
+    to change: -S convert.checks.ambiguous_image=skip (skipped)
 
 2 objects of skipped images
 2 image files not used""",
@@ -87,7 +87,7 @@ VOC: dict[str, tuple[Change, str, str]] = {
         "2 images, 1 object",
         """undecodable_image  1  stops the conversion: the image file can't be read or decoded
     Annotations/a.xml: image a.png can't be decoded: unknown image format
-    to change: convert.checks.undecodable_image=skip (skipped)
+    to change: -S convert.checks.undecodable_image=skip (skipped)
 
 2 objects of skipped images
 1 image file not used""",
@@ -97,7 +97,7 @@ VOC: dict[str, tuple[Change, str, str]] = {
         "2 images, 1 object",
         """truncated_image  1  stops the conversion: the image file is truncated
     Annotations/a.xml: image a.png is truncated: image file is truncated
-    to change: convert.checks.truncated_image=skip (skipped)
+    to change: -S convert.checks.truncated_image=skip (skipped)
 
 2 objects of skipped images
 1 image file not used""",
@@ -108,7 +108,7 @@ VOC: dict[str, tuple[Change, str, str]] = {
         """oversized_image  1  stops the conversion: the image has more megapixels than convert.max_megapixels
     Annotations/a.xml: image a.png: 20,000×10,000 is 200.0 megapixels, more than the limit of 150: cut the image into \
 tiles, or raise the limit: -S convert.max_megapixels=200
-    to change: convert.checks.oversized_image=skip (skipped)
+    to change: -S convert.checks.oversized_image=skip (skipped)
 
 2 objects of skipped images
 1 image file not used""",
@@ -118,7 +118,7 @@ tiles, or raise the limit: -S convert.max_megapixels=200
         WHOLE,
         """size_mismatch  1  stops the conversion: the annotated size differs from the image's size
     Annotations/a.xml: annotated size 80×30, but the image is 40×30
-    to change: convert.checks.size_mismatch=repair (converted with the image's size) | skip (skipped)""",
+    to change: -S convert.checks.size_mismatch=repair (converted with the image's size) | skip (skipped)""",
     ),
     "exif_rotated": (
         annotate_turned,
@@ -126,7 +126,7 @@ tiles, or raise the limit: -S convert.max_megapixels=200
         """exif_rotated  1  stops the conversion: \
 the annotated size and boxes refer to the image after EXIF rotation
     Annotations/a.xml: size and boxes refer to JPEGImages/a.png after EXIF rotation
-    to change: convert.checks.exif_rotated=repair (rotated back to the stored pixels) | skip (skipped)""",
+    to change: -S convert.checks.exif_rotated=repair (rotated back to the stored pixels) | skip (skipped)""",
     ),
     "exif_orientation": (
         turn,
@@ -134,21 +134,21 @@ the annotated size and boxes refer to the image after EXIF rotation
         """exif_orientation  1  used as stored: \
 the image has an EXIF rotation; its boxes are assumed to refer to the stored pixels
     Annotations/a.xml: image JPEGImages/a.png has an EXIF rotation
-    to change: convert.checks.exif_orientation=skip (skipped) | error (stops the conversion)""",
+    to change: -S convert.checks.exif_orientation=skip (skipped) | error (stops the conversion)""",
     ),
     "duplicate_record": (
         list_twice,
         WHOLE,
         """duplicate_record  1  stops the conversion: an image has two records in one split
     Annotations/a.xml: JPEGImages/a.png is already in this split: Annotations/a.xml
-    to change: convert.checks.duplicate_record=skip (second record skipped)""",
+    to change: -S convert.checks.duplicate_record=skip (second record skipped)""",
     ),
     "missing_annotation": (
         lambda raw: (raw / XML).unlink(),
         "2 images, 1 object",
         """missing_annotation  1  stops the conversion: a split lists an image that has no annotation
     ./…/train.txt: a: annotation not found
-    to change: convert.checks.missing_annotation=skip (skipped)
+    to change: -S convert.checks.missing_annotation=skip (skipped)
 
 1 image file not used""",
     ),
@@ -157,14 +157,14 @@ the image has an EXIF rotation; its boxes are assumed to refer to the stored pix
         "3 images, 2 objects",
         """invalid_record  1  stops the conversion: a record is incomplete or does not follow its format
     Annotations/a.xml: object 2: <bndbox> has xmin, ymin, xmax, ymax ['5', '6', '10', '?'], not four numbers
-    to change: convert.checks.invalid_record=skip (skipped)""",
+    to change: -S convert.checks.invalid_record=skip (skipped)""",
     ),
     "invalid_xml": (
         lambda raw: swap(raw, "</bndbox>", "</box>"),
         "2 images, 1 object",
         """invalid_xml  1  stops the conversion: an annotation file is not XML, or contains unsafe declarations
     Annotations/a.xml: not XML: mismatched tag at line 3 column 93
-    to change: convert.checks.invalid_xml=skip (skipped)
+    to change: -S convert.checks.invalid_xml=skip (skipped)
 
 1 image file not used""",
     ),
@@ -173,56 +173,56 @@ the image has an EXIF rotation; its boxes are assumed to refer to the stored pix
         "3 images, 2 objects",
         """non_finite_box  1  stops the conversion: a box has NaN or infinite values
     Annotations/a.xml: object 2: box [x 4, y 5, width 6, height inf] has NaN or infinite values
-    to change: convert.checks.non_finite_box=skip (dropped)""",
+    to change: -S convert.checks.non_finite_box=skip (dropped)""",
     ),
     "degenerate_box": (
         lambda raw: swap(raw, "<xmin>5<", "<xmin>11<"),
         "3 images, 2 objects",
         """degenerate_box  1  stops the conversion: a box has zero width or height
     Annotations/a.xml: object 2: box [x 10, y 5, width 0, height 7] has zero width or height
-    to change: convert.checks.degenerate_box=skip (dropped)""",
+    to change: -S convert.checks.degenerate_box=skip (dropped)""",
     ),
     "swapped_corners": (
         lambda raw: swap(raw, "<xmin>5<", "<xmin>20<"),
         WHOLE,
         """swapped_corners  1  stops the conversion: a box has swapped corners
     Annotations/a.xml: object 2: box [x 19, y 5, width -9, height 7] has swapped corners
-    to change: convert.checks.swapped_corners=repair (corners swapped back) | skip (dropped)""",
+    to change: -S convert.checks.swapped_corners=repair (corners swapped back) | skip (dropped)""",
     ),
     "tiny_box": (
         lambda raw: swap(raw, "<xmin>5<", "<xmin>10<"),
         "3 images, 2 objects",
         """tiny_box  1  stops the conversion: a box is at most 1 px wide or high
     Annotations/a.xml: object 2: box [x 9, y 5, width 1, height 7] is at most 1 px wide or high
-    to change: convert.checks.tiny_box=skip (dropped)""",
+    to change: -S convert.checks.tiny_box=skip (dropped)""",
     ),
     "out_of_bounds_box": (
         lambda raw: swap(raw, "<xmax>40<", "<xmax>45<"),
         WHOLE,
         """out_of_bounds_box  1  stops the conversion: a box extends more than 1 px beyond its image
     Annotations/a.xml: object 1: box [x 0, y 0, width 45, height 30] extends 5 px beyond the 40×30 image
-    to change: convert.checks.out_of_bounds_box=repair (clipped) | skip (dropped)""",
+    to change: -S convert.checks.out_of_bounds_box=repair (clipped) | skip (dropped)""",
     ),
     "duplicate_box": (
         lambda raw: swap(raw, BOX, f"{BOX}<object><name>cat</name>{BOX}"),
         "3 images, 4 objects",
         """duplicate_box  1  kept: two boxes of one class in an image are identical
     Annotations/a.xml: object 3: box and class 'cat' are identical to Annotations/a.xml: object 2
-    to change: convert.checks.duplicate_box=skip (second box dropped) | error (stops the conversion)""",
+    to change: -S convert.checks.duplicate_box=skip (second box dropped) | error (stops the conversion)""",
     ),
     "duplicate_image": (
         lambda raw: shutil.copyfile(raw / "JPEGImages/b.png", raw / "JPEGImages/a.png"),
         WHOLE,
         """duplicate_image  1  kept: two images of one split are byte-for-byte identical
     Annotations/b.xml: image JPEGImages/b.png is identical to JPEGImages/a.png
-    to change: convert.checks.duplicate_image=skip (second image skipped) | error (stops the conversion)""",
+    to change: -S convert.checks.duplicate_image=skip (second image skipped) | error (stops the conversion)""",
     ),
     "leak": (
         lambda raw: shutil.copyfile(raw / "JPEGImages/d.png", raw / "JPEGImages/a.png"),
         "2 images, 1 object",
         """leak  1  stops the conversion: a train or val image is byte-for-byte identical to an image of a later split
     Annotations/a.xml: image JPEGImages/a.png is identical to JPEGImages/d.png of val
-    to change: convert.checks.leak=repair (kept in the later split only) | note (kept in both splits)""",
+    to change: -S convert.checks.leak=repair (kept in the later split only) | note (kept in both splits)""",
     ),
     "near_duplicate_leak": (
         recode,
@@ -230,7 +230,7 @@ the image has an EXIF rotation; its boxes are assumed to refer to the stored pix
         """near_duplicate_leak  1  kept in both splits: \
 a train or val image looks like an image of a later split (perceptual hash)
     Annotations/a.xml: image JPEGImages/a.png looks like JPEGImages/d.png of val (0 of 64 bits differ)
-    to change: convert.checks.near_duplicate_leak=repair (kept in the later split only) \
+    to change: -S convert.checks.near_duplicate_leak=repair (kept in the later split only) \
 | error (stops the conversion)""",
     ),
 }
@@ -256,28 +256,28 @@ COCO: dict[str, tuple[dict[str, Any], str, str]] = {
         "1 image, 1 object",
         """missing_image_id  1  stops the conversion: an annotation refers to an image that does not exist
     train.json: annotation 2: image 9 does not exist
-    to change: convert.checks.missing_image_id=skip (dropped)""",
+    to change: -S convert.checks.missing_image_id=skip (dropped)""",
     ),
     "duplicate_id": (
         {"annotations": [ONE, ONE | {"id": 0, "bbox": [3, 3, 9, 9]}]},
         "1 image, 2 objects",
         """duplicate_id  1  all ids of the split renumbered: ids are missing, used twice or out of range
     train.json: annotation 0: id 0 is below 1
-    to change: convert.checks.duplicate_id=error (stops the conversion)""",
+    to change: -S convert.checks.duplicate_id=error (stops the conversion)""",
     ),
     "unknown_class": (
         {"annotations": [ONE, ONE | {"id": 2, "category_id": 9}]},
         "1 image, 1 object",
         """unknown_class  1  stops the conversion: an object's class is not in the class list
     train.json: annotation 2: category 9 is not in the file's list of categories
-    to change: convert.checks.unknown_class=skip (dropped)""",
+    to change: -S convert.checks.unknown_class=skip (dropped)""",
     ),
     "unused_class": (
         {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]},
         "1 image, 1 object",
         """unused_class  1  kept: a class has no objects
     classes: 'dog' has no objects
-    to change: convert.checks.unused_class=error (stops the conversion)""",
+    to change: -S convert.checks.unused_class=error (stops the conversion)""",
     ),
     "similar_class_names": (
         {
@@ -287,7 +287,7 @@ COCO: dict[str, tuple[dict[str, Any], str, str]] = {
         "1 image, 2 objects",
         """similar_class_names  1  kept: class names differ only in case, accents, spaces or one letter
     classes: 'traffic light' and 'Traffic_Light' have similar names; are they the same class?
-    to change: convert.checks.similar_class_names=error (stops the conversion)""",
+    to change: -S convert.checks.similar_class_names=error (stops the conversion)""",
     ),
 }
 
@@ -379,7 +379,7 @@ def test_parameters_decide_what_stops(raw: Path, setting: Callable[..., None]) -
     assert "\ntiny_box           1  stops the conversion: " in answer.stdout
     assert "\nout_of_bounds_box  1  clipped: " in answer.stdout
     assert (
-        "    to change: convert.checks.out_of_bounds_box=skip (dropped) | error (stops the conversion)\n"
+        "    to change: -S convert.checks.out_of_bounds_box=skip (dropped) | error (stops the conversion)\n"
         in answer.stdout
     )
     setting(**{"convert.checks.tiny_box": "skip"})
@@ -446,8 +446,8 @@ def test_errors_are_one_line(raw: Path, home: Path) -> None:
     for arguments, line in {
         ("nosuch",): "nosuch: no such file or folder; give the folder or the archive of a data set",
         ("notes.txt",): "notes.txt: not a complete .zip, .tar or .tar.gz archive; fetch it again or pack it again",
-        ("empty",): f"empty: {looked_for} 0 files; expected one of ",
-        (archive,): f"{archive}: {looked_for} 1 file; expected one of ",
+        ("empty",): f"empty: {looked_for} no files; known formats: ",
+        (archive,): f"{archive}: {looked_for} 1 ",
         ("mine", "--format", "nosuch"): "unknown format 'nosuch'; choose one of ",
         ("mine", "--format", "coco"): "mine: ",
         ("mine", "--html", "mine/JPEGImages/a.png"): "mine/JPEGImages/a.png: the name of the page must end in .html",

@@ -4,14 +4,64 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.conversion.classes import select_categories, similar_names, unknown_class_issue
+from pipeline.conversion.classes import select_classes, similar_names, unknown_class_issue
 from pipeline.data.annotations import Category
+from pipeline.errors import PipelineError
+from pipeline.formats.records import RawDataset, RawImage, RawObject, RawSplit
 
 
 def test_a_class_is_chosen_by_any_normal_form_of_its_name() -> None:
     two_characters, one = Category(1, "cafe\u0301"), Category(2, "caf\u00e9")
-    assert select_categories([two_characters], [one.name]) == (two_characters,)
-    assert select_categories([two_characters, one], [one.name, two_characters.name]) == (one, two_characters)
+    for own, chosen, expected in (
+        ([two_characters], [one.name], (two_characters,)),
+        ([two_characters, one], [one.name, two_characters.name], (one, two_characters)),
+        ([two_characters], {"x": [one.name]}, (Category(1, "x"),)),
+    ):
+        assert select_classes(dataset(*own), chosen).categories == expected
+
+
+def dataset(*categories: Category) -> RawDataset:
+    """One image with an object of each class, and one of an unlisted class."""
+    names = [*(category.name for category in categories), "unlisted"]
+    objects = tuple(RawObject(f"object of {name}", name, (0, 0, 1, 1)) for name in names)
+    return RawDataset(categories, {"all": RawSplit((RawImage("image", "a.png", objects=objects),))}, 1)
+
+
+ROAD = dataset(Category(3, "car"), Category(1, "van"), Category(7, "person"), Category(8, "dog"))
+
+
+def class_names(selected: RawDataset) -> list[str]:
+    return [item.class_name for item in selected.splits["all"].images[0].objects]
+
+
+def test_a_mapping_merges_and_renames_classes() -> None:
+    selected = select_classes(ROAD, {"human": ("person",), "vehicle": ("van", "car")})
+    assert selected.categories == (Category(7, "human"), Category(1, "vehicle"))
+    assert class_names(selected) == ["vehicle", "vehicle", "human", "dog", "unlisted"]
+
+
+def test_a_mapping_may_swap_names_and_keep_one() -> None:
+    selected = select_classes(ROAD, {"car": ("van",), "van": ("car",), "dog": ("dog", "person")})
+    assert selected.categories == (Category(1, "car"), Category(3, "van"), Category(8, "dog"))
+    assert class_names(selected) == ["van", "car", "dog", "dog", "unlisted"]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "problem"),
+    [
+        ({"vehicle": ("car", "bus")}, "the data set has no class 'bus'; it has car, van, person, dog"),
+        ({"a": ("car",), "b": ("van", "car")}, "'car' is listed twice; give it to one class"),
+        ({"a": ("car", "car")}, "'car' is listed twice; give it to one class"),
+        (
+            {"dog": ("person",)},
+            "the data set has a class 'dog' of its own, which is not listed; add it to a list, or choose another name",
+        ),
+    ],
+)
+def test_an_ambiguous_mapping_is_one_line(mapping: dict[str, tuple[str, ...]], problem: str) -> None:
+    with pytest.raises(PipelineError) as caught:
+        select_classes(ROAD, mapping)
+    assert str(caught.value) == f"convert.classes: {problem}"
 
 
 @pytest.mark.parametrize(

@@ -41,11 +41,11 @@ def image(name: str, *objects: RawObject, **more: Any) -> RawImage:
 def dataset(*train: RawImage, classes: tuple[str, ...] = ("cat", "dog")) -> RawDataset:
     judged = image("judged", thing("j1", box=(2, 2, 5, 5)), thing("j2", "dog"))
     categories = tuple(Category(number, name) for number, name in enumerate(classes, 1))
-    return RawDataset(categories, {"train": RawSplit(train), "val": RawSplit((judged,))}, 9)
+    return RawDataset(categories, {"train": RawSplit(train), "val": RawSplit((judged,))}, 9, format="made")
 
 
 def found(data: RawDataset, asked: ConvertParams, *, stops: bool = True) -> Survey:
-    return survey_records(Path("nowhere"), "made", data, asked, stops=stops)
+    return survey_records(Path("nowhere"), data, asked, stops=stops)
 
 
 EVERYTHING = dataset(
@@ -132,11 +132,9 @@ def test_obstacles_have_a_remedy() -> None:
         return list(found(data, options(checks, **values)).obstacles())
 
     whole = dataset(image("judged", thing("t")))
-    assert lines(whole, {"leak": "repair"}) == [
-        "train has no images left: all of them are also in a later split (convert.checks.leak)"
-    ]
     empty = replace(whole, splits={**whole.splits, "val": RawSplit(())})
-    assert lines(empty) == ["val has no images; choose another split with -S convert.val=NAME"]
+    (said,) = lines(empty, val="val")
+    assert said.startswith("val has no images; choose another split with -S convert.val=NAME, or -S convert.val=null")
     one = replace(whole, splits={"all": whole.splits["train"]})
     (said,) = {line.split("; ")[1] for line in lines(one)}
     assert said == "change convert.val_fraction, or add images"
@@ -145,6 +143,28 @@ def test_obstacles_have_a_remedy() -> None:
     (said,) = lines(few, val_fraction=0.02)
     assert (match := re.fullmatch(r"val has no images; -S convert\.split_seed=(\d+) is more balanced", said))
     assert not lines(few, val_fraction=0.02, split_seed=int(match[1]))
+
+
+def test_the_advice_for_a_split_without_images_of_its_own() -> None:
+    parts = {"train": "ab", "val": "a", "test": "b"}
+    splits = {
+        name: RawSplit(tuple(image(letter, thing(letter), thing(letter, "dog")) for letter in letters))
+        for name, letters in parts.items()
+    }
+    data = replace(dataset(), splits=splits)
+    advice = "-S convert.train=train+val+test uses them as one split"
+    line = f"train has no images of its own: all of them are also in val and test; {advice}"
+    for issues in ("error", "repair"):
+        with pytest.raises(PipelineError, match=f"^{re.escape(line)}$"):
+            found(data, options(issues=issues))
+    assert list(found(data, options(), stops=False).obstacles()) == [line]
+    assert found(data, options({"leak": "note"})).sources == {"train": "train", "val": "val", "test": "test"}
+    followed = survey_records(
+        Path("nowhere"), data, options(train="train+val+test", val_fraction=0.5, split_seed="auto")
+    )
+    assert not list(followed.obstacles())
+    assert sorted(len(split.images) for split in followed.splits.values()) == [1, 1]
+    assert followed.issue_log.notes["images that several of the joined splits contain, used once"] == 2
 
 
 def test_objects_of_skipped_images_are_counted_once() -> None:
@@ -166,7 +186,7 @@ def test_remarks_on_reading_are_reported() -> None:
 
 def test_trust_finds_leaks_by_path() -> None:
     with pytest.raises(PipelineError, match=r"identical to judged\.jpg of val"):
-        found(dataset(image("judged", thing("t"), declared_size=(10, 10))), options())
+        found(dataset(image("judged", thing("t"), declared_size=(10, 10)), image("own", thing("o"))), options())
 
 
 def test_trust_reads_nothing() -> None:

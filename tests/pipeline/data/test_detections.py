@@ -128,6 +128,15 @@ def test_minimal_ground_truth(tmp_path: Path) -> None:
     assert objects.images[0].file_name == "3"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    plain, marked = saved(tmp_path / "gt.json", PLAIN), tmp_path / "marked.json"
+    marked.write_text(json.dumps(PLAIN), encoding=encoding)
+    assert truth.read(marked) == truth.read(plain)
+    marked.write_text(json.dumps([GOOD]), encoding=encoding)
+    assert results.read(marked, TRUTH) == results.read(saved(tmp_path / "dets.json", [GOOD]), TRUTH)
+
+
 def test_given_values_of_ground_truth_are_kept(tmp_path: Path) -> None:
     more = {"area": 7, "iscrowd": 1, "difficult": True, "segmentation": {"counts": [1, 2], "size": [4, 4]}, "id": 0}
     content = PLAIN | {"annotations": [PLAIN["annotations"][0] | more]}  # type: ignore[operator,index]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
-from pipeline.formats import coco
+from pipeline.formats import coco, recognize
+from pipeline.formats.dataset_files import list_files
 from pipeline.formats.records import Issue
 
 Write = Callable[..., Path]
@@ -194,6 +195,50 @@ def test_detections_beside_annotations_are_ignored(tmp_path: Path) -> None:
     assert list(coco.read(tmp_path).splits) == ["gt"]
     (tmp_path / "gt.json").unlink()
     assert list(coco.read(tmp_path).splits) == ["dets"]  # boxes that a detector proposed and nobody drew
+
+
+PANOPTIC = [{"image_id": 1, "file_name": "1.png", "segments_info": [{"id": 3, "category_id": 1, "bbox": [1, 1, 9, 9]}]}]
+CAPTIONS = [{"id": 1, "image_id": 1, "caption": "A cat on a mat."}]
+KEYPOINTS = [{"id": 1, "image_id": 1, "category_id": 1, "keypoints": [3, 4, 2], "num_keypoints": 1}]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "said"),
+    [
+        (PANOPTIC, "panoptic annotations: segments of whole images.*instances_.*panoptic2detection"),
+        (CAPTIONS, "captions of whole images, without objects; detection needs instances"),
+        (KEYPOINTS, "keypoints without a bbox; detection needs instances.*; export them with boxes"),
+    ],
+)
+def test_annotations_of_other_kinds(tmp_path: Path, annotations: list[Any], said: str) -> None:
+    written(tmp_path / "train_other.json", [{"id": 1, "file_name": "1.jpg"}], annotations)
+    assert recognize(tmp_path) == "coco"
+    with pytest.raises(PipelineError, match=r"^train_other\.json: " + said):
+        coco.read(tmp_path)
+    written(tmp_path / "train.json", [], [box(1, 1)])
+    written(tmp_path / "image_info_test.json", [], [])
+    assert list(coco.read(tmp_path).splits) == ["train"]
+
+
+def test_captions_have_no_list_of_categories(tmp_path: Path) -> None:
+    (tmp_path / "captions_val2017.json").write_text(json.dumps({"images": [], "annotations": CAPTIONS}))
+    with pytest.raises(PipelineError, match=r"^captions_val2017\.json: captions of whole images"):
+        coco.read(tmp_path)
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    written(tmp_path / "val.json", [], [box(1, 1)])
+    (tmp_path / "notes.json").touch()
+    assert list(coco.read(tmp_path).splits) == ["val"]
+    (tmp_path / "train.json").write_text(" \n")
+    with pytest.raises(PipelineError, match=r"^train\.json: the file is empty; export or download it again"):
+        coco.read(tmp_path)
+
+
+def test_json_of_other_tools_with_some_of_the_lists(tmp_path: Path) -> None:
+    (tmp_path / "notes.json").write_text('{"categories": [{"id": 0, "name": "red"}], "info": {}}')  # Label Studio
+    (tmp_path / "items.json").write_text('{"categories": {"label": {}}, "items": [{"annotations": [{"id": 1}]}]}')
+    assert coco.find_evidence(tmp_path, list_files(tmp_path)) is None
 
 
 def test_byte_order_mark_and_ids_as_floats_and_text(tmp_path: Path, picture: Write) -> None:

@@ -48,6 +48,7 @@ def test_tensorflow_columns_and_images_without_objects(tmp_path: Path, picture: 
         ("path,x1,y1,x2,y2,class", "/home/me/a.png,1.5,2,11.5,22,cat", None),
         ("Image Path;X Min;Y Min;X Max;Y Max;Label", "a.png;1,5;2;11,5;22;cat", None),  # a spreadsheet, decimal comma
         ("image_id\tx\ty\tw\th\tcategory", "a\t1.5\t2\t10\t20\tcat", None),
+        ("image_id,width,height,bbox,label", 'a,40,30,"[1.5, 2, 10.0, 20]",cat', (40, 30)),
     ],
 )
 def test_other_headers(tmp_path: Path, picture: Write, header: str, row: str, size: tuple[int, int] | None) -> None:
@@ -84,11 +85,22 @@ def test_rows_without_image(tmp_path: Path, picture: Write) -> None:
     assert [image.issue and image.issue.code for image in split.images] == ["missing_image"]
 
 
-@pytest.mark.parametrize("header", ["filename,class", "a,b,xmin,ymin,xmax,ymax", "filename,xmin,ymin,xmax,ymax", ""])
+@pytest.mark.parametrize(
+    "header", ["filename,class", "a,b,xmin,ymin,xmax,ymax", "filename,class,xmin,ymin,xmax,ymax,score", ""]
+)
 def test_other_tables(tmp_path: Path, header: str) -> None:
     (tmp_path / "x.csv").write_text(f"{header}\n")
     with pytest.raises(PipelineError, match="no annotations recognized"):
         recognize(tmp_path)
+
+
+def test_a_table_without_classes(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text("filename,xmin,ymin,xmax,ymax\na.png,1,2,11,22\n")
+    dataset = read(tmp_path)
+    assert dataset.remarks == ("train.csv: no column names a class, so all objects are of one class, 'object'",)
+    [item] = dataset.splits["train"].images[0].objects
+    assert (item.class_name, item.box) == ("object", (1, 2, 10, 20))
 
 
 def test_tables_made_from_annotations_are_not_a_second_format(

@@ -1,11 +1,14 @@
+import base64
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from pipeline.formats import labelme, recognize
+from pipeline.formats import extract_images, labelme, recognize
 
 Write = Callable[..., Path]
 
@@ -103,3 +106,23 @@ def test_damaged_file_is_an_issue_and_other_json_is_ignored(tmp_path: Path, pict
     assert "line 1 column 13" in broken.issue.message
     assert deep.issue
     assert deep.issue.code == "invalid_record"
+
+
+def test_images_inside_annotations_are_extracted(tmp_path: Path, picture: Write) -> None:
+    """Only those without an image file, and only those that can be decoded."""
+    picture(tmp_path / "beside.png")
+    image = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(image, "PNG")
+    data = base64.b64encode(image.getvalue()).decode()
+    for name, value in {"a": data, "beside": data, "broken": "?", "none": None}.items():
+        written(tmp_path / f"{name}.json", [shape([[1, 2], [11, 8]])], imageData=value, imagePath=f"..\\me\\{name}.png")
+    assert extract_images(tmp_path) == 1
+    assert (tmp_path / "a.png").read_bytes() == image.getvalue()
+    images = labelme.read(tmp_path).splits["all"].images
+    assert [(one.file, one.issue and one.issue.code) for one in images] == [
+        ("a.png", None),
+        ("beside.png", None),
+        ("", "missing_image"),
+        ("", "missing_image"),
+    ]
+    assert extract_images(tmp_path) == 0

@@ -18,7 +18,7 @@ def test_each_format(tmp_path: Path, voc_xml: Callable[..., Path]) -> None:
     voc_xml(tmp_path / "voc" / "deep" / "a.xml", [])
     assert recognize(tmp_path / "coco") == "coco"
     assert recognize(tmp_path / "voc") == "voc"
-    with pytest.raises(PipelineError, match=r"coco \(coco/x\.JSON\) and voc \(voc/deep/a\.xml\)"):
+    with pytest.raises(PipelineError, match=r"coco \(coco/x\.JSON, 0 images\) and voc \(voc/deep/a\.xml, 0 im"):
         recognize(tmp_path)
 
 
@@ -26,9 +26,34 @@ def test_unrecognized_folder_lists_the_expected_formats(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('[{"image_id": 1}]')
     (tmp_path / "shapes.json").write_text('{"shapes": "of another tool"}')
     (tmp_path / "notes.xml").write_text("<annotations></annotations>")
-    with pytest.raises(PipelineError, match=r"in 3 files; expected one of coco: .*; voc: ") as caught:
+    with pytest.raises(PipelineError, match=r"no annotations recognized in 1 .*; known formats: coco, voc, ") as caught:
         recognize(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_formats_of_which_one_annotates_all_images_of_the_other(
+    tmp_path: Path, picture: Callable[..., Path], voc_xml: Callable[..., Path]
+) -> None:
+    """LabelImg's text files in one split must not hide the XML of the others."""
+    for split in ("train", "val"):
+        for index in range(2):
+            picture(tmp_path / split / f"{index}.png")
+            voc_xml(tmp_path / split / f"{index}.xml", [("cat", 1, 2, 3, 4)])
+    (tmp_path / "train" / "0.txt").write_text("0 .5 .5 .2 .2\n")
+    (tmp_path / "train" / "classes.txt").write_text("cat\n")
+    found = read(tmp_path)
+    assert (found.format, {name: len(split.images) for name, split in found.splits.items()}) == (
+        "voc",
+        {"train": 2, "val": 2},
+    )
+    assert found.remarks == (
+        "read as voc (train/0.xml, 4 images); its images include all of yolo (train/classes.txt, 1 image), left out",
+    )
+    for index in range(2):
+        (tmp_path / "val" / f"{index}.xml").unlink()
+        (tmp_path / "val" / f"{index}.txt").write_text("0 .5 .5 .2 .2\n")
+    with pytest.raises(PipelineError, match=r"voc \(train/0\.xml, 2 images\) and yolo \(.*, 3 images\); choose"):
+        read(tmp_path)
 
 
 def test_truncated_coco_is_recognized_and_then_refused_with_its_line(tmp_path: Path) -> None:

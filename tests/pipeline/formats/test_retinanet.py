@@ -44,6 +44,16 @@ def test_roboflow_layout_without_class_file(tmp_path: Path, picture: Write) -> N
     assert dataset.categories == (Category(0, "dog"),)
 
 
+def test_rows_with_the_size_of_the_image(tmp_path: Path, picture: Write) -> None:
+    """SKU-110K's."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "annotations_train.csv").write_text("a.png,1,2,11,22,object,40,30\na.png,1,1,2,2,object,40,30\n")
+    assert recognize(tmp_path) == "retinanet"
+    [image] = retinanet.read(tmp_path).splits["annotations_train"].images
+    assert image.declared_size == (40, 30)
+    assert [item.box for item in image.objects] == [(1, 2, 10, 20), (1, 1, 1, 1)]
+
+
 @pytest.mark.parametrize(
     ("row", "code", "said"),
     [

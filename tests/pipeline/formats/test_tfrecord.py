@@ -10,7 +10,7 @@ from PIL import Image
 from tfrecord import TFRecordWriter
 
 from pipeline.analysis.health import open_dataset
-from pipeline.conversion.export import export
+from pipeline.conversion.export import export, load_params
 from pipeline.errors import PipelineError
 from pipeline.formats import extract_images, has_embedded_images, read, recognize, tfrecord
 from tests.support.tfrecords import examples, framed
@@ -167,7 +167,7 @@ def test_a_set_with_pictures_inside_goes_all_the_way(tmp_path: Path, archive: Ca
     assert len(inside) == 100
     assert [image.objects[0].box for image in inside] == [image.objects[0].box for image in beside]
     assert [path.name for path in (tmp_path / "inside").iterdir()] == ["default.tfrecord"]  # nothing beside it
-    result = export(tmp_path / "inside", "coco", tmp_path / "out", repair=True, images="copy")
+    result = export(tmp_path / "inside", "coco", tmp_path / "out", load_params(repair=True), images="copy")
     assert sum(len(split.objects) for split in result.survey.splits.values()) == sum(len(i.objects) for i in beside)
 
 

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 from pipeline.errors import PipelineError
 from pipeline.formats import read, recognize, yolo
 from pipeline.formats.records import Issue, RawDataset
+from pipeline.formats.split_kinds import split_kind
 from tests.support.paths import SHARED
 
 Write = Callable[..., Path]
@@ -223,12 +225,101 @@ def test_invalid_images(coco8: Path) -> None:
         ("train: images/train\nnames: {x: a}\n", "names must be a list of class names"),
         ('train: images/train\nnames: ["\\ud800"]\n', "names must be a list of class names"),
         ("train: images/train\nnames: []\n", "names must be a list of class names"),
+        ("train: images/train\nnames: [a, b\nnc: 2\n", "not YAML: line 3: .*; correct it$"),
+        ("train: images/train\nnames: [a]\nnames: [b]\n", "not YAML: line 3: .*duplicate key"),
+        ("names: [a]\ntrain: x\n- y\n", "not YAML: line 3: "),
     ],
 )
 def test_invalid_manifests(coco8: Path, content: str, said: str) -> None:
     yaml(coco8, content)
     with pytest.raises(PipelineError, match=r"^data\.yaml: " + said):
         yolo.read(coco8)
+
+
+@pytest.mark.parametrize(
+    ("content", "remark"),
+    [
+        (
+            'path: "C:\\Users\\me\\data"\ntrain: images/train\nnames: [ant, cat]\n',
+            r"^data\.yaml: line 1: .*; read with ",
+        ),
+        ('train: "images\\train"\nnames: [ant, cat]\n', None),  # YAML's tab
+        ('path: "C:\\new"\ntrain: "images\\train"\nnames: [ant, cat]\n', None),
+        ("train: images/train\nnames:\n\t- ant\n\t- cat\n", r"^data\.yaml: line 3: .*; read with spaces for tabs"),
+        ("train: images/train\nnames:\n\t0: ant\n\t1: cat\n", r"^data\.yaml: line 3: .*; read with "),
+        ("path: images\ntrain: train\nnames: [ant, cat]\n", None),  # joined first
+        ("path: ../datasets/images\ntrain: train\nnames: [ant, cat]\n", None),
+    ],
+)
+def test_manifests_with_mistakes_that_do_not_hide_their_meaning(coco8: Path, content: str, remark: str | None) -> None:
+    yaml(coco8, content)
+    assert recognize(coco8) == "yolo"
+    found = yolo.read(coco8)
+    assert len(found.splits["train"].images) == 3
+    assert [category.name for category in found.categories] == ["ant", "cat"]
+    assert [re.search(remark or "", line) is not None for line in found.remarks] == ([True] if remark else [])
+
+
+def test_a_manifest_in_utf16(coco8: Path) -> None:
+    (coco8 / "data.yaml").write_text("train: images/train\nnames: [ant, caf\u00e9]\n", encoding="utf-16")
+    assert [category.name for category in yolo.read(coco8).categories] == ["ant", "caf\u00e9"]
+
+
+def test_missing_validation_and_test_folders_are_left_out(coco8: Path) -> None:
+    yaml(coco8, "train: images/train\nval: images/valid\ntest: ../test/images\nnames: [a, b]\n")
+    found = yolo.read(coco8)
+    assert list(found.splits) == ["train"]
+    assert found.remarks == (
+        "data.yaml: val: images/valid not found, so it is left out",
+        "data.yaml: test: ../test/images not found, so it is left out",
+    )
+    (coco8 / "notes").mkdir()
+    (coco8 / "notes" / "a.md").touch()
+    yaml(coco8, "train: notes\nval: images/val\nnames: [a, b]\n")
+    with pytest.raises(PipelineError, match=r"^data\.yaml: train: no images in notes; correct or remove it"):
+        yolo.read(coco8)
+
+
+def test_a_manifest_for_each_site(tmp_path: Path, picture: Write) -> None:
+    for site in ("north", "south"):
+        picture(tmp_path / site / "images/train/a.png")
+        texts(tmp_path / site, labels__train__a=LINE)
+        yaml(tmp_path / site, "train: images/train\nval: images/val\nnames: [ant, cat]\n")
+    assert files(yolo.read(tmp_path)) == {
+        "north/train": ["north/images/train/a.png"],
+        "south/train": ["south/images/train/a.png"],
+    }
+    yaml(tmp_path / "south", "train: images/train\nnames: [cat, ant]\n")
+    splits = yolo.read(tmp_path).splits
+    assert {name: split.images[0].objects[0].class_name for name, split in splits.items()} == {
+        "north/train": "cat",
+        "south/train": "ant",
+    }
+    yaml(tmp_path / "south", "train: images/train\nnames: [cat, bee]\n")
+    with pytest.raises(PipelineError, match=r"^south/data\.yaml: its class 'bee' is not in north/data\.yaml; one list"):
+        yolo.read(tmp_path)
+
+
+@pytest.mark.parametrize("labels", ["{}", "{}/labels"])
+def test_a_list_of_classes_for_each_split(tmp_path: Path, picture: Write, labels: str) -> None:
+    """LabelImg writes classes.txt into each folder, in the order in which the classes were drawn."""
+    for split, names in {"train": "ant\ncat\n", "val": "cat\n"}.items():
+        picture(tmp_path / split / ("images" if "labels" in labels else "") / "a.png")
+        folder = tmp_path / labels.format(split)
+        texts(folder, a=LINE if split == "train" else "0" + LINE[1:])
+        (folder / "classes.txt").write_text(names)
+    found = yolo.read(tmp_path)
+    objects = [item for split in found.splits.values() for image in split.images for item in image.objects]
+    assert [(item.class_name, item.box) for item in objects] == [("cat", BOX), ("cat", BOX)]
+    assert [split_kind(name) for name in found.splits] == ["train", "val"]
+    assert [category.name for category in found.categories] == ["ant", "cat"]
+    assert found.num_image_files == 2
+
+
+def test_a_manifest_that_is_not_utf8(coco8: Path) -> None:
+    (coco8 / "data.yaml").write_bytes("train: images/train\nnames: [caf\u00e9]\n".encode("latin-1"))
+    with pytest.raises(PipelineError, match=r"^data\.yaml: not read: not UTF-8 text"):
+        recognize(coco8)
 
 
 def test_two_manifests_are_refused(coco8: Path) -> None:
@@ -248,7 +339,7 @@ def test_class_names_that_yaml_reads_as_other_types(coco8: Path) -> None:
         ("params.yaml", "train: {lr: 1}\nval: 3\nnames: [a]\n"),
         ("docs.yaml", "train: images\n"),
         ("stream.yml", "--- 1\n--- 2\n"),
-        ("tags.yml", "train: !!python/object:os.system x\nnames: [a"),
+        ("tags.yml", "model: !!python/object:os.system x\nnames: [a"),
         ("list.yaml", "- a\n- b\n"),
         ("x.data", "words = more\n"),
         ("binary.data", "\0\1"),
@@ -357,16 +448,50 @@ def test_advice_for_polygons_taken_for_keypoints(tmp_path: Path, picture: Write)
     assert dataset.remarks == ()
 
 
-def test_polygons_of_different_lengths_stay_polygons(tmp_path: Path, picture: Write) -> None:
+@pytest.mark.parametrize(
+    ("line", "box"),
+    [
+        (LINE, BOX),  # a box alone is among lines with keypoints
+        ("1 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2\n", (0, 0, 24, 16.5)),  # another number of points: all are polygons
+    ],
+)
+def test_lines_of_two_lengths(tmp_path: Path, picture: Write, line: str, box: tuple[float, ...]) -> None:
     picture(tmp_path / "images" / "a.png")
     yaml(tmp_path, "train: images\nnames: [ant, cat]\n")
-    texts(tmp_path, labels__a=f"1 0.5 0.5 0.25 0.2 {KEYPOINTS}\n{LINE}")
+    texts(tmp_path, labels__a=f"1 0.5 0.5 0.25 0.2 {KEYPOINTS}\n{line}")
     dataset = yolo.read(tmp_path)
-    assert [item.box for item in dataset.splits["train"].images[0].objects] == [
-        pytest.approx((0, 0, 24, 16.5)),
-        pytest.approx(BOX),
-    ]
-    assert dataset.remarks == ()
+    assert dataset.splits["train"].images[0].objects[0].box == pytest.approx(box)
+    assert len(dataset.remarks) == int(box == BOX)
+
+
+@pytest.mark.parametrize(
+    ("names", "files_of_names", "expected"),
+    [
+        ("nc: 2", {}, [(1, "1")]),
+        ("nc: 2", {"classes.txt": "ant\ncat\n"}, [(0, "ant"), (1, "cat")]),
+        ("names: coco.names", {"coco.names": "ant\ncat\n"}, [(0, "ant"), (1, "cat")]),
+        ("nc: 2\nnames:", {}, [(1, "1")]),
+    ],
+)
+def test_data_yaml_without_class_names(
+    coco8: Path, names: str, files_of_names: dict[str, str], expected: list[tuple[int, str]]
+) -> None:
+    yaml(coco8, f"path: ../datasets/coco8\ntrain: images/train\nval: images/val\n{names}\n")
+    for name, content in files_of_names.items():
+        yaml(coco8, content, name)
+    assert recognize(coco8) == "yolo"
+    dataset = yolo.read(coco8)
+    assert sorted(dataset.splits) == ["train", "val"]
+    assert [(category.id, category.name) for category in dataset.categories] == expected
+
+
+def test_obj_data_without_class_names(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    texts(tmp_path, a=LINE, train="a.png\n")
+    yaml(tmp_path, "classes = 2\ntrain = train.txt\n", "obj.data")
+    dataset = yolo.read(tmp_path)
+    assert files(dataset) == {"train": ["a.png"]}
+    assert [category.name for category in dataset.categories] == ["1"]
 
 
 def test_each_missing_image_of_a_list_has_its_own_source(tmp_path: Path, picture: Write) -> None:

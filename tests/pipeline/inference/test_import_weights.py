@@ -17,7 +17,7 @@ from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 from pipeline.inference.detect import detect
 from pipeline.inference.import_weights import read_detector
-from pipeline.inference.model import Model
+from pipeline.inference.saved_detector import SavedDetector
 
 SIZE = (160, 240)
 
@@ -54,7 +54,7 @@ def test_91_classes_of_coco_become_80_with_the_same_detections(
     result = CliRunner().invoke(main, ["import-weights", str(file), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "80 classes" in result.output
-    model = Model.load(out, torch.device("cpu"))
+    model = SavedDetector.load(out, torch.device("cpu"))
     assert model.description.input_size == InputSize((800, 1333))
     assert model.description.categories == coco_categories()
     pixels = read_image(image)

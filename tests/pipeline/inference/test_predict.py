@@ -37,3 +37,8 @@ def test_no_images(tmp_path: Path) -> None:
         find_images([tmp_path])
     with pytest.raises(PipelineError, match=r"none\.jpg: no such file or folder"):
         find_images([tmp_path / "none.jpg"])
+
+
+def test_a_missing_image_beside_others_is_left_to_its_reader(tmp_path: Path) -> None:
+    image = write_picture(tmp_path / "a.png")
+    assert find_images([tmp_path / "none.jpg", image]) == [tmp_path / "none.jpg", image]

@@ -89,7 +89,9 @@ def test_nobody_else_has_the_token(method: str, headers: list[tuple[str, str]]) 
         response = ask(path, *headers, method=method)
         assert response.status == 403
         assert "set-cookie" not in response.headers
-        assert response.text == "403: open the address that the command printed; it ends with this server's token\n"
+        assert (
+            response.text == "403: paste the address that the command printed, with its token, into the address bar\n"
+        )
 
 
 @pytest.mark.parametrize("header", [("Cookie", COOKIE), ("Authorization", f"Bearer {TOKEN}")])
@@ -98,9 +100,19 @@ def test_a_cookie_and_a_bearer_token_pass(header: tuple[str, str]) -> None:
         assert ask("/page", header, method=method).status == 200
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:5151", "127.0.0.1", "localhost:8080", "LOCALHOST:1", "[::1]:5151"])
-def test_loopback_hosts_pass(host: str) -> None:
-    assert ask("/page", ("Authorization", f"Bearer {TOKEN}"), host=host).status == 200
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        ("127.0.0.1:5151", "5151"), ("127.0.0.1", ""), ("localhost:8080", "8080"), ("LOCALHOST:99999", "99999"),
+        ("[::1]:5151", "5151"), ("[::1]", ""),
+    ],
+)  # fmt: skip
+def test_loopback_hosts_pass(host: str, port: str) -> None:
+    cookie = f"fcos-token-{port}={TOKEN}"
+    response = ask(f"/page?token={TOKEN}", host=host)
+    assert response.headers["set-cookie"] == f"{cookie}; HttpOnly; Path=/; SameSite=strict"
+    assert response.headers["location"] == f"http://{host}/page"
+    assert ask("/page", ("Cookie", cookie), host=host).status == 200
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,18 @@ def test_an_experiment_has_its_own_dataset_with_images_of_the_main_repository(
     assert (copies / name).read_bytes().endswith(b"other")
 
 
+@pytest.mark.usefixtures("inspected")
+def test_each_experiment_has_a_dataset_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FiftyOne's own rule would give the first three one name, and the last two none."""
+    names = []
+    for experiment in ("o'brien", "obrien", "O'Brien", "日本", "日本語", "x" * 200):
+        monkeypatch.setenv("DVC_EXP_NAME", experiment)
+        names.append(fiftyone.dataset_spec(params.load()).name)
+    assert names[:2] == ["fcos-digits-o-brien-c9cecb0d", "fcos-digits-obrien"]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) < 100 for name in names)
+
+
 def test_missing_predictions_give_one_line(inspected: Any) -> None:
     (inspected.root / "predictions/val.json").unlink()
     result = CliRunner().invoke(main, ["app", "--port", str(servers.find_free_port())])
@@ -262,7 +274,7 @@ def test_which_paths_are_images_of_a_dataset(tmp_path: Path) -> None:
     for file in (folder / "a/1.png", other / "2.png", cache):
         file.parent.mkdir(parents=True)
         file.write_bytes(b"image")
-    for name, target in {"in": "a/1.png", "cached": cache, "out": other / "2.png", "up": "..", "self": "self"}.items():
+    for name, target in {"in": "a/1.png", "cached": cache, "out": other / "2.png", "up": ".."}.items():
         (folder / name).symlink_to(target)
     (tmp_path / "digits").symlink_to(folder)
     served = {"a/1.png", "a/../a/1.png", "in", "cached", "missing.png"}

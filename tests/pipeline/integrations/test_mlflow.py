@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -178,7 +179,10 @@ def assert_only_artifacts_are_served(owner: requests.Session, address: str, run:
         return owner.get(f"{address}/get-artifact", params={"path": path, "run_uuid": run}, timeout=30)
 
     assert get("train/loss.csv", run).content == other.read_bytes() == b"step,loss\n1,2\n"
-    for path in ("../../../params.yaml", "/etc/hostname", "%2e%2e/%2e%2e/params.yaml", "file:///etc/hostname"):
+    (other.parents[2] / "mlartifacts" / run / "artifacts/link").symlink_to("/etc")
+    for path in (
+        "../../../params.yaml", "/etc/hostname", "%2e%2e/%2e%2e/params.yaml", "file:///etc/hostname", "link/hostname",
+    ):  # fmt: skip
         assert get(path, run).status_code == 400
     for number, location in enumerate((str(other.parent), other.parent.as_uri())):
         body = {"name": f"other-{number}", "artifact_location": location}
@@ -219,23 +223,22 @@ def test_a_new_store_is_closed_whatever_the_umask(empty_store: Path) -> None:
         assert empty_store.with_name(folder).stat().st_mode & 0o777 == 0o700
 
 
-def test_two_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
+def test_three_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
     code = (
         "from pipeline import params\nfrom pipeline.integrations import mlflow\n"
         "with mlflow.train_run(params.load(), key='k') as run: run.mark_finished('w')"
     )
-    for number in range(2):
-        folder = tmp_path / f"round {number}"  # a path with a space
-        folder.mkdir()
-        for name in ("dvc.yaml", "params.yaml"):
-            (folder / name).write_text((tmp_path / name).read_text())
-        processes = [run_python(code, folder=folder) for _ in range(2)]
-        stderr = [process.communicate(timeout=120)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], stderr
-        assert stderr == ["", ""]
-        with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-            assert connection.execute("SELECT name FROM experiments WHERE name = 'fcos'").fetchall() == [("fcos",)]
-            assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 2
+    folder = tmp_path / "with a space"
+    folder.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        (folder / name).write_text((tmp_path / name).read_text())
+    processes = [run_python(code, folder=folder) for _ in range(3)]
+    stderr = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], stderr
+    assert stderr == ["", "", ""]
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        assert connection.execute("SELECT name FROM experiments WHERE name = 'fcos'").fetchall() == [("fcos",)]
+        assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 3
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
@@ -392,6 +395,42 @@ def test_a_broken_store_gives_one_line(inspected: Any) -> None:
     assert response.exit_code == 1
     assert "file is not a database" in response.stderr
     assert response.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("folder", ["a?b#c%20d;e&f=g", 'it\'s "that"', "日本 é", "[x]*{y}$HOME`id`\\n"])
+def test_any_path_of_the_project_has_its_store_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path, folder: str
+) -> None:
+    project = tmp_path / "around" / folder
+    project.mkdir(parents=True)
+    shutil.copyfile(PROJECT / "dvc.yaml", project / "dvc.yaml")
+    with closing(sqlite3.connect(empty_store)) as source, closing(sqlite3.connect(project / "mlflow.db")) as copy, copy:
+        source.backup(copy)  # quicker than a new one
+        copy.execute("DELETE FROM experiments")
+    monkeypatch.chdir(project)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    with mlflow.train_run(params.load(PROJECT / "params.yaml"), key="k") as run:
+        run.log_artifacts(project / "dvc.yaml")
+    assert [item.path for item in mlflow.Store.open().client.list_artifacts(run.id)] == ["dvc.yaml"]
+    artifact = project / f"mlartifacts/{run.id}/artifacts/dvc.yaml"
+    assert artifact.read_bytes() == (PROJECT / "dvc.yaml").read_bytes()
+    assert list(project.parent.iterdir()) == [project]
+    created = {path.name.removesuffix("-wal").removesuffix("-shm") for path in project.iterdir()}
+    assert created == {".fcos", "dvc.yaml", "mlartifacts", "mlflow.db"}
+
+
+def test_names_of_experiments_are_in_no_filter(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["o'brien", 'say "hi"', "a` or `b", "' or tags.x != '", "100%", "naïve \\"]
+    for name in names:
+        monkeypatch.setenv("DVC_EXP_NAME", name)
+        with mlflow.train_run(values, key=f"key of {name}") as run:
+            run.mark_finished(WEIGHTS)
+        with mlflow.evaluate_run(values, WEIGHTS) as evaluated:
+            assert evaluated.id == run.id
+            evaluated.mark_finished(PREDICTIONS)
+        with mlflow.inspect_run(values, PREDICTIONS) as inspected:
+            assert inspected.id == run.id
+    assert [run.info.run_name for run in runs()] == names
 
 
 def test_an_experiment_deleted_in_the_ui_is_restored(values: Params) -> None:

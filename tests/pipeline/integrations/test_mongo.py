@@ -1,5 +1,6 @@
 """The MongoDB server that processes share, start, stop and kill."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
@@ -215,3 +217,11 @@ def test_a_mongod_without_a_library_gives_one_line(tmp_path: Path) -> None:
     broken.chmod(0o755)
     with pytest.raises(PipelineError, match=r"libwhat\.so\.1: cannot open.*; Debian, Ubuntu: apt-get install libcurl4"):
         mongo.mongod_environment(broken)
+
+
+def test_fiftyone_is_imported_without_the_databricks_sdk() -> None:
+    with mock.patch.dict(sys.modules):  # restores the modules
+        sys.modules.pop("databricks.sdk", None)
+        mongo.shorten_fiftyone_import()
+        with pytest.raises(ImportError):
+            importlib.import_module("databricks.sdk")

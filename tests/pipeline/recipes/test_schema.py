@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from pipeline import recipes
 from pipeline.params import Params
@@ -40,6 +43,29 @@ def test_choices_limits_and_unknown_keys() -> None:
     assert parameters["train.size"]["minItems"] == parameters["train.size"]["maxItems"] == 2
     assert SCHEMA["properties"]["train"]["properties"]["augment"]["additionalProperties"] is False
     assert "$ref" not in json.dumps(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("\n  epochs: ", "\n  # epochs: ", "train.epochs is missing"),
+        ("\n  epochs: ", "\n  new: 1\n  epochs: ", "train.new is unknown; known ones: "),
+        ("\nseed: 0 ", "\nseed: [ ", "not YAML: "),
+    ],
+)
+def test_unsuitable_defaults_are_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, problem: str
+) -> None:
+    text = recipes.DEFAULTS.read_text()
+    assert text.count(old) == 1
+    path = tmp_path / "defaults.yaml"
+    path.write_text(text.replace(old, new))
+    monkeypatch.setattr(recipes, "DEFAULTS", path)
+    with pytest.raises(SystemExit) as exit:
+        schema.main()
+    line = str(exit.value)
+    assert line.startswith(f"schema: {path}: {problem}")
+    assert "\n" not in line
 
 
 def test_params_yaml_names_the_schema() -> None:

@@ -241,3 +241,29 @@ def test_whole_voc2007(home: Path, archive: Callable[[str], Path], setting: Sett
     assert sum(split["classes"]["diningtable"] for split in splits.values()) == 215 + 95
     assert list(splits["train"]["classes"])[:2] == ["aeroplane", "bicycle"]
     assert (len(splits["train"]["classes"]), report(home)["entries"]) == (20, [])
+
+
+def test_links_out_of_a_custom_folder(home: Path, own: Path, setting: Setting, stage: Stage) -> None:
+    (home / "private.txt").write_text("secret")
+    (own / "notes.txt").symlink_to(home / "private.txt")
+    (own / "again").symlink_to("images")
+    setting(**{"dataset": "custom", "download.path": str(own)})
+    fails(stage, "download", "notes.txt: is a link to ", "outside of the data set", "-S download.follow_links=true")
+    assert not (home / "data/raw/custom").exists()
+    setting(**{"download.follow_links": True})
+    succeeds(stage, "download")
+    copied = home / "data/raw/custom"
+    assert (copied / "notes.txt").read_text() == "secret"
+    assert [path for path in copied.rglob("*") if path.is_symlink()] == []
+    assert (copied / "again/0.png").read_bytes() == (own / "images/0.png").read_bytes()
+
+
+def test_an_archive_in_the_custom_folder_that_is_a_link(home: Path, own: Path, setting: Setting, stage: Stage) -> None:
+    shutil.make_archive(str(home / "own"), "gztar", own)
+    (home / "data/custom").mkdir(parents=True)
+    (home / "data/custom/own.tar.gz").symlink_to(home / "own.tar.gz")
+    setting(dataset="custom")
+    fails(stage, "download", "own.tar.gz: is a link to ", "-S download.follow_links=true")
+    setting(**{"download.follow_links": True})
+    succeeds(stage, "download")
+    assert (home / "data/raw/custom/images/0.png").is_file()

@@ -1,5 +1,6 @@
 """What a training leaves: the detector, the other weights beside it, and what is known of its best epoch."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -45,11 +46,12 @@ def test_an_early_end_is_told() -> None:
         "stopped early after epoch 2 of 8: no improvement on AP 0.250 of epoch 1"
     )
     assert early_stopping_message(History([STEP] * 4, EPOCHS), best, 2) == ""
-    told = training_summary(history, best, overfit=0, images_per_second=10.0)
-    assert told["stopped_early"]
-    assert told["epochs"] == 2
-    assert told["best"] == {"epoch": 1, "AP": 0.25, "AP50": 0.5}
-    assert told["val"] == {"AP": 0.125, "AP50": 0.25}
+    summary = training_summary(history, best, overfit=0, images_per_second=10.0)
+    assert summary["stopped_early"]
+    assert summary["epochs"] == 2
+    assert summary["best"] == {"epoch": 1, "AP": 0.25, "AP50": 0.5}
+    assert summary["val"] == {"AP": 0.125, "AP50": 0.25}
+    assert summary["images_per_second"] == 10.0
 
 
 @pytest.fixture
@@ -71,6 +73,7 @@ def test_a_result_that_was_refused_is_written_again_from_the_kept_state(
 ) -> None:
     """The runner refuses it if a file was edited meanwhile, and doesn't call the function that removes the state."""
     weights = (home / "models/detector.safetensors").read_bytes()
+    assert json.loads((home / "metrics/train.json").read_text())["images_per_second"] > 0
     (state,) = (path for path in (home / ".fcos/training").iterdir() if path.is_dir())
     assert (state / "state.pt").is_file()
     shutil.rmtree(home / "models")
@@ -78,6 +81,7 @@ def test_a_result_that_was_refused_is_written_again_from_the_kept_state(
         patch.setattr(Trainer, "_step", lambda *_: pytest.fail("a step is repeated"))
         remove_state = train.run(params.load())
     assert (home / "models/detector.safetensors").read_bytes() == weights
+    assert json.loads((home / "metrics/train.json").read_text())["images_per_second"] is None  # nothing was trained
     with closing(sqlite3.connect(home / "mlflow.db")) as store:
         assert store.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
     remove_state()

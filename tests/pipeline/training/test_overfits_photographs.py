@@ -63,7 +63,7 @@ def parameters(loss: str, **model: object) -> Params:
         model=replace(values.model, **{**defaults, **model}),
         train=replace(
             values.train,
-            size=(160, 192),
+            size=(128, 160),
             batch_size=4,
             epochs=STEPS,
             augment=replace(values.train.augment, scale=(1.0, 1.0)),

@@ -15,7 +15,7 @@ from fcos.config import PAPER, InputSize, ModelConfig
 from fcos.detector import build
 from fcos.weights import Description, save_detector
 from pipeline.analysis import assignment
-from pipeline.analysis.lookup import DataSet
+from pipeline.analysis.image_lookup import DataSet
 from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image

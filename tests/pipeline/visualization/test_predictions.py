@@ -1,7 +1,12 @@
 """The pictures and records that `fcos predict` writes."""
 
+import errno
+import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import pytest
@@ -12,12 +17,14 @@ from fcos.detector import build
 from fcos.postprocess import Postprocess
 from fcos.weights import Description
 from pipeline.errors import PipelineError
-from pipeline.inference.model import Model
+from pipeline.inference.saved_detector import SavedDetector
 from pipeline.visualization import predictions
+
+Write = Callable[..., tuple[list[dict[str, Any]], list[str]]]
 
 
 @pytest.fixture
-def model() -> Model:
+def model() -> SavedDetector:
     torch.manual_seed(0)
     config = replace(
         PAPER,
@@ -30,7 +37,7 @@ def model() -> Model:
         batch_norm="auto",
     )
     description = Description(model=config, categories=((7, "cat"), (3, "dog")), input_size=InputSize((64, 64)))
-    return Model(build(config, 2).eval(), description)
+    return SavedDetector(build(config, 2).eval(), description)
 
 
 def write_picture(path: Path) -> Path:
@@ -39,26 +46,96 @@ def write_picture(path: Path) -> Path:
     return path
 
 
-def test_an_input_is_never_overwritten(model: Model, tmp_path: Path) -> None:
+@pytest.fixture
+def write(model: SavedDetector) -> Write:
+    """Returns the records, and the errors of images that can't be read."""
+
+    def run(images: list[Path], out: Path | None, threshold: float = 0.5) -> tuple[list[dict[str, Any]], list[str]]:
+        errors: list[str] = []
+        processing = Postprocess(score_threshold=0.0) if threshold == 0 else Postprocess()
+        records = predictions.write(
+            model, images, threshold, out, processing, on_error=lambda error: errors.append(str(error))
+        )
+        return list(records), errors
+
+    return run
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_input_is_never_overwritten(write: Write, tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.jpg")
     before = path.read_bytes()
     with pytest.raises(PipelineError, match=r"a\.jpg: is an input; .* choose another --out"):
-        predictions.write(model, [path], 0.5, tmp_path, Postprocess())
+        write([path], tmp_path)
     assert path.read_bytes() == before
 
 
-def test_an_undecodable_image_leaves_no_output(model: Model, tmp_path: Path) -> None:
-    good, bad = write_picture(tmp_path / "good.png"), tmp_path / "bad.png"
-    bad.write_bytes(b"no image")
-    with pytest.raises(PipelineError, match=r"bad\.png: can't be decoded"):
-        predictions.write(model, [good, bad], 0.5, tmp_path / "out", Postprocess())
-    assert not (tmp_path / "out").exists()
+def test_an_image_that_cant_be_read_does_not_take_back_the_others(write: Write, tmp_path: Path) -> None:
+    images = [
+        write_picture(tmp_path / "a.png"),
+        tmp_path / "bad.png",
+        write_picture(tmp_path / "b.png"),
+        tmp_path / "gone.png",
+    ]
+    images[1].write_bytes(b"no image")
+    records, errors = write(images, tmp_path / "out")
+    assert [record["file"] for record in records] == [str(images[0]), str(images[2])]
+    assert errors == [
+        f"{images[1]}: can't be decoded as an image: unknown image format",
+        f"{images[3]}: no such file",
+    ]
+    assert json.loads((tmp_path / "out/detections.json").read_text()) == records
+    assert names(tmp_path / "out") == ["a.jpg", "b.jpg", "detections.json"]
 
 
-def test_records_have_pixel_boxes_and_the_data_sets_category_ids(model: Model, tmp_path: Path) -> None:
-    (record,) = predictions.write(
-        model, [write_picture(tmp_path / "a.png")], 0.0, tmp_path / "out", Postprocess(score_threshold=0.0)
-    )
+def test_an_earlier_index_goes_with_the_first_picture_and_the_new_one_comes_last(
+    write: Write, model: SavedDetector, tmp_path: Path
+) -> None:
+    images = [write_picture(tmp_path / f"{name}.png") for name in "ab"]
+    write(images, tmp_path / "out")
+    run = predictions.write(model, images, 0.5, tmp_path / "out", Postprocess(), on_error=print)
+    next(run)
+    assert names(tmp_path / "out") == ["a.jpg", "b.jpg"]
+    list(run)
+    assert names(tmp_path / "out") == ["a.jpg", "b.jpg", "detections.json"]
+
+
+@pytest.mark.parametrize(("code", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose another --out")])
+@pytest.mark.parametrize("failing", ["b.partial.jpg", "detections"])
+def test_a_full_disk_leaves_whole_files(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, remedy: str, failing: str
+) -> None:
+    images = [write_picture(tmp_path / f"{name}.png") for name in "abc"]
+    write(images, tmp_path / "whole")
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    for method in ("write_bytes", "write_text"):
+        original = getattr(Path, method)
+
+        def fail(path: Path, content: Any, *args: Any, original: Any = original, **options: Any) -> int:
+            if failing in path.name:
+                original(path, content[: len(content) // 2], *args, **options)
+                raise OSError(code, os.strerror(code), str(path))
+            return int(original(path, content, *args, **options))
+
+        monkeypatch.setattr(Path, method, fail)
+    with pytest.raises(PipelineError, match=f"can't be written: {os.strerror(code).lower()}; {remedy}$"):
+        write(images, tmp_path / "out")
+    left = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert left == {name: whole[name] for name in (["a.jpg"] if "b" in failing else ["a.jpg", "b.jpg", "c.jpg"])}
+
+
+def test_out_that_is_a_file_or_below_one(write: Write, tmp_path: Path) -> None:
+    image = write_picture(tmp_path / "a.png")
+    for out, reason in ((image, "file exists"), (image / "below", "not a directory")):
+        with pytest.raises(PipelineError, match=f"a.png.*: can't be written: {reason}; choose another --out"):
+            write([image], out)
+
+
+def test_records_have_pixel_boxes_and_the_data_sets_category_ids(write: Write, tmp_path: Path) -> None:
+    (record,), _ = write([write_picture(tmp_path / "a.png")], tmp_path / "out", 0.0)
     assert (record["width"], record["height"]) == (60, 40)
     assert record["detections"]
     assert {detection["category_id"] for detection in record["detections"]} <= {7, 3}

@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError
 
 
 @dataclass(frozen=True)
-class Model:
+class SavedDetector:
     """A detector for inference, its batch norm folded into the convolutions, and its description."""
 
     detector: Detector

@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fcos.training.checkpoints import Checkpoint
+from pipeline.errors import count_noun
 
 _STALE_SECONDS = 30 * 24 * 3600  # since the last change
 _USE, _LAUNCH = ".lock", ".launch.lock"
@@ -56,9 +57,8 @@ def remove_stale_states(folder: Path, current_key: str) -> str | None:
     sizes = [size for key in sorted(keys) if (size := _remove_if_stale(folder / key)) is not None]
     if not sizes:
         return None
-    return (
-        f"removed the states of {len(sizes)} interrupted trainings, unchanged for 30 days: {sum(sizes) / 1e6:,.1f} MB"
-    )
+    trainings = count_noun(len(sizes), "interrupted training")
+    return f"removed the states of {trainings}, unchanged for 30 days: {sum(sizes) / 1e6:,.1f} MB"
 
 
 def _remove_if_stale(state: Path) -> int | None:

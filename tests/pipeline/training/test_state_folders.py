@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from pipeline.training.prune import launch_lock, remove_finished_state, remove_stale_states, state_lock
+from pipeline.training.state_folders import launch_lock, remove_finished_state, remove_stale_states, state_lock
 
 DAY = 24 * 3600
 

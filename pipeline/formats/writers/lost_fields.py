@@ -1,4 +1,4 @@
-"""Counts of what the unified format has and other formats can't hold."""
+"""Counts of fields of the unified format that other formats can't hold, by their names in plural."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ def count_lost_fields(split: AnnotationSet) -> Counter[str]:
         {
             "image ids": _count_changed_ids(image.id for image in split.images),
             "object ids": _count_changed_ids(annotation.id for annotation in split.annotations),
-            "areas of masks": sum(not _has_box_area(annotation) for annotation in split.annotations),
+            "mask areas": sum(not _has_box_area(annotation) for annotation in split.annotations),
         }
     )
 

@@ -1,0 +1,83 @@
+"""`fcos predict` where an image can't be read, is too large, or the output can't be written."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fcos.config import PAPER, InputSize
+from fcos.detector import build
+from fcos.weights import Description, save_detector
+from pipeline.cli import main
+from tests.support.large_images import enlarge_png
+
+CONFIG = replace(
+    PAPER,
+    backbone="tiny",
+    pretrained=False,
+    batch_norm="auto",
+    channels=16,
+    levels=(3, 4, 5),
+    tower_depth=1,
+    frozen_stages=0,
+)
+
+Predict = Callable[..., Result]
+
+
+@pytest.fixture
+def predict(tmp_path: Path, picture: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Predict:
+    """Runs the command in a folder with a detector and three images: good, damaged and large."""
+    description = Description(model=CONFIG, categories=((1, "cat"),), input_size=InputSize((64, 64)))
+    save_detector(build(CONFIG, 1), description, tmp_path / "detector.safetensors")
+    picture(tmp_path / "good.png")
+    enlarge_png(picture(tmp_path / "large.png"), 20_000, 10_000)
+    (tmp_path / "damaged.png").write_bytes(b"no image")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["predict", "--weights", "detector.safetensors", *arguments])
+
+    return run
+
+
+def test_each_image_that_cant_be_read_is_a_line_and_the_others_are_processed(predict: Predict) -> None:
+    result = predict("damaged.png", "large.png", "good.png", "--out", "out")
+    assert result.exit_code == 1
+    assert result.stdout == "good.png: nothing\n"
+    assert result.stderr.splitlines() == [
+        "fcos: damaged.png: can't be decoded as an image: unknown image format",
+        "fcos: large.png: 20,000×10,000 is 200.0 megapixels, more than the limit of 150: cut the image into tiles, or "
+        "raise the limit: --max-megapixels 200",
+        "1 picture in out",
+    ]
+    assert [record["file"] for record in json.loads(Path("out/detections.json").read_text())] == ["good.png"]
+
+
+def test_the_advice_on_large_images_works_as_printed(predict: Predict) -> None:
+    result = predict("good.png", "--max-megapixels", "0.001")
+    assert result.stderr.endswith(
+        "megapixels, more than the limit of 0.001: cut the image into tiles, or raise the limit: --max-megapixels 1\n"
+    )
+    assert predict("good.png", "--max-megapixels", "1").exit_code == 0
+
+
+@pytest.mark.parametrize("arguments", [["none.png"], ["good.png", "--out", "good.png/below"]])
+def test_what_stops_everything_is_one_line(predict: Predict, arguments: list[str]) -> None:
+    result = predict(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr in (
+        "fcos: none.png: no such file or folder\n",
+        "fcos: good.png/below: can't be written: not a directory; choose another --out\n",
+    )
+
+
+def test_other_commands_say_in_one_line_what_they_cant_write(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, ["recipes", "paper_r50", "--out", str(tmp_path / "file/params.yaml")])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"fcos: {tmp_path / 'file'}")
+    assert result.stderr.count("\n") == 1
