@@ -59,16 +59,18 @@ class Postprocess:
             outputs: of a batch of B images.
             sizes: height and width of each image without padding; boxes are clipped there.
         """
-        found = _candidates(outputs, self)
-        boxes = boxes_from_ltrb(outputs.locations.xy[found.location], outputs.ltrb[found.image, found.location])
+        candidates = _candidates(outputs, self)
+        boxes = boxes_from_ltrb(
+            outputs.locations.xy[candidates.location], outputs.ltrb[candidates.image, candidates.location]
+        )
         ends = torch.tensor(sizes, dtype=boxes.dtype, device=boxes.device).flip(-1).repeat(1, 2)
-        boxes = boxes.clamp(min=0).minimum(ends[found.image])
+        boxes = boxes.clamp(min=0).minimum(ends[candidates.image])
         valid = (boxes[:, 2:] > boxes[:, :2]).all(dim=-1)  # relu and clipping can give boxes without area
-        found, boxes = found[valid], boxes[valid]
-        order = found.score.argsort(descending=True, stable=True)
-        order = order[found.image[order].argsort(stable=True)]
-        best = Detections(boxes, found.score, found.label)[order]
-        images = [best[start:end] for start, end in pairwise(_bounds(found.image, len(sizes)))]
+        candidates, boxes = candidates[valid], boxes[valid]
+        order = candidates.score.argsort(descending=True, stable=True)
+        order = order[candidates.image[order].argsort(stable=True)]
+        best = Detections(boxes, candidates.score, candidates.label)[order]
+        images = [best[start:end] for start, end in pairwise(_bounds(candidates.image, len(sizes)))]
         return SUPPRESSIONS[self.nms](images, self)
 
 
@@ -91,16 +93,16 @@ def _candidates(outputs: Outputs, config: Postprocess) -> _Candidates:
     One pass over all logits finds each location's maximum; all further steps use the few locations above the threshold.
     """
     logits, floor = outputs.logits.flatten(0, 1), _floor(config, outputs)
-    place = (logits.amax(dim=-1) > floor).nonzero().squeeze(-1)
-    row, label = (logits.index_select(0, place) > floor[place, None]).nonzero(as_tuple=True)
-    place = place[row]
-    score = probability = logits[place, label].double().sigmoid()
+    index = (logits.amax(dim=-1) > floor).nonzero().squeeze(-1)
+    row, label = (logits.index_select(0, index) > floor[index, None]).nonzero(as_tuple=True)
+    index = index[row]
+    score = probability = logits[index, label].double().sigmoid()
     if outputs.quality is not None:
-        score = (probability * outputs.quality.flatten()[place].double().sigmoid()).sqrt()
+        score = (probability * outputs.quality.flatten()[index].double().sigmoid()).sqrt()
     above = (probability if config.score_mode == "class" else score) > config.score_threshold
     locations = outputs.logits.shape[1]
-    found = _Candidates(place // locations, place % locations, label, score.float())[above]
-    return found[_best_of_levels(found, outputs, config.pre_nms_topk)]
+    candidates = _Candidates(index // locations, index % locations, label, score.float())[above]
+    return candidates[_best_of_levels(candidates, outputs, config.pre_nms_topk)]
 
 
 def _floor(config: Postprocess, outputs: Outputs) -> Tensor:
@@ -116,13 +118,13 @@ def _floor(config: Postprocess, outputs: Outputs) -> Tensor:
     return (needed.clamp(max=_MAX_PROBABILITY).logit() - _SLACK).flatten()
 
 
-def _best_of_levels(found: _Candidates, outputs: Outputs, count: int) -> Tensor:
+def _best_of_levels(candidates: _Candidates, outputs: Outputs, count: int) -> Tensor:
     """Increasing indices of the candidates that are among the best `count` of their image's level."""
     levels = outputs.locations.counts
-    ends = torch.tensor(levels, device=found.location.device).cumsum(0)
-    group = found.image * len(levels) + torch.bucketize(found.location, ends, right=True)
+    ends = torch.tensor(levels, device=candidates.location.device).cumsum(0)
+    group = candidates.image * len(levels) + torch.bucketize(candidates.location, ends, right=True)
     bounds = _bounds(group, len(outputs.logits) * len(levels))
-    return torch.cat([_highest(found.score[start:end], count) + start for start, end in pairwise(bounds)])
+    return torch.cat([_highest(candidates.score[start:end], count) + start for start, end in pairwise(bounds)])
 
 
 def _highest(scores: Tensor, count: int) -> Tensor:
@@ -146,14 +148,14 @@ def hard(images: Sequence[Detections], config: Postprocess) -> list[Detections]:
     return [detections[_kept(detections, config)] for detections in images]
 
 
-def _kept(found: Detections, config: Postprocess) -> Tensor:
+def _kept(detections: Detections, config: Postprocess) -> Tensor:
     """Indices of the kept boxes. Which of the first n boxes are kept does not depend on later boxes."""
-    boxes, scores = found.boxes.double(), found.scores.double()
+    boxes, scores = detections.boxes.double(), detections.scores.double()
     # Boxes of different classes are shifted apart, so that they do not intersect; float64 keeps their precision.
-    shifted = boxes + (found.labels * (1 + boxes.amax() if len(boxes) else 1))[:, None]
+    shifted = boxes + (detections.labels * (1 + boxes.amax() if len(boxes) else 1))[:, None]
     size = config.max_detections * _PREFIX
     kept = nms(shifted[:size], scores[:size], config.nms_iou_threshold)
-    while len(kept) < config.max_detections and size < len(found):
+    while len(kept) < config.max_detections and size < len(detections):
         size *= _PREFIX
         kept = nms(shifted[:size], scores[:size], config.nms_iou_threshold)
     best: Tensor = kept[: config.max_detections]

@@ -106,6 +106,8 @@ def parse_json(
     Raises:
         PipelineError: the content isn't JSON (with line and column), or Python can't represent it.
     """
+    if not content.strip(b"\xef\xbb\xbf \t\r\n"):
+        raise PipelineError(f"{path}: not JSON: the file is empty")
     try:
         return json.loads(to_utf8(content).decode(), object_hook=object_hook)
     except json.JSONDecodeError as error:

@@ -108,8 +108,8 @@ def project(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lively_fcos() -> Callable[[int], Any]:
-    """torchvision's FCOS with random weights, its outputs far from those of a beginning."""
+def random_fcos() -> Callable[[int], Any]:
+    """Returns a function that builds torchvision's FCOS with random weights and varied outputs."""
 
     def make(classes: int) -> Any:
         import torch
@@ -131,7 +131,7 @@ def lively_fcos() -> Callable[[int], Any]:
         for last in (head.classification_head.cls_logits, head.regression_head.bbox_reg):
             nn.init.normal_(last.weight, std=0.06)
         nn.init.uniform_(head.regression_head.bbox_reg.bias, 1, 3)
-        with torch.no_grad():  # every class as likely as the others
+        with torch.no_grad():  # makes all classes about equally likely
             logits = model.eval().head(list(model.backbone(torch.randn(1, 3, 96, 128)).values()))["cls_logits"]
             head.classification_head.cls_logits.bias -= logits.mean(dim=(0, 1)) + 2
         return model

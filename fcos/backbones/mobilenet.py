@@ -23,7 +23,7 @@ def mobilenet_v3_large(*, pretrained: bool | str) -> Backbone:
 def _mobilenet(
     name: str,
     channels: tuple[int, int, int],
-    ends: tuple[int, ...],  # how many of torchvision's blocks make the stem, C2, C3, C4, C5
+    ends: tuple[int, ...],  # numbers of torchvision's blocks up to the end of the stem, C2, C3, C4 and C5
     pretrained: bool | str,
 ) -> Backbone:
     net: Any = torchvision_network(name, pretrained, classifier="classifier.")

@@ -32,7 +32,7 @@ class BiFPN(nn.Module):
         inputs = len(self.lateral) + len(self.extra)
         # C5 takes part even if there is no output level P5; the last layer then omits it.
         outputs = [inputs] * (_LAYERS - 1) + [len(config.levels)]
-        self.layers = nn.ModuleList(Layer(inputs, made, config) for made in outputs)
+        self.layers = nn.ModuleList(Layer(inputs, count, config) for count in outputs)
         initialize(self)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -48,8 +48,8 @@ class Layer(nn.Module):
     """From the coarsest level to the finest, then back, with a shortcut from each level's input (figure 3).
 
     Args:
-        inputs: how many levels come in.
-        outputs: how many, from the finest on, go out.
+        inputs: number of levels that the layer takes.
+        outputs: number of levels that it returns, from the finest on.
     """
 
     def __init__(self, inputs: int, outputs: int, config: ModelConfig) -> None:
@@ -60,7 +60,7 @@ class Layer(nn.Module):
         self.bottom_up = nn.ModuleList(Fusion(2 if i == inputs - 1 else 3, config) for i in range(1, outputs))
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Levels from fine to coarse, in and out."""
+        """Takes and returns levels from fine to coarse."""
         down = list(levels)
         for i in range(len(levels) - 2, -1, -1):
             down[i] = self.top_down[i]([levels[i], enlarge(down[i + 1], levels[i], self.upsample_mode)])
@@ -72,7 +72,7 @@ class Layer(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Fast normalized fusion, Σ wᵢ·xᵢ / (ε + Σ wᵢ), wᵢ being the relu of a learned number; then a convolution."""
+    """Fast normalized fusion, Σ wᵢ·xᵢ / (ε + Σ wᵢ), where wᵢ is the ReLU of a parameter, followed by a convolution."""
 
     def __init__(self, count: int, config: ModelConfig) -> None:
         super().__init__()

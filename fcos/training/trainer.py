@@ -27,7 +27,7 @@ _SAVE, _STOP, _FAILED = 1, 2, 3  # what a process requests before a step; the ma
 
 
 class TrainingInterrupted(RuntimeError):
-    """Training was asked to stop; its state is saved."""
+    """Training stopped on request; its state is saved."""
 
 
 class PeerFailedError(RuntimeError):

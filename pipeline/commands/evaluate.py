@@ -18,7 +18,7 @@ def evaluate(gt: Path, dets: Path, metric: str, as_json: bool) -> None:
 
     truth = ground_truth.read(gt)
     detections = results.read(dets, truth)
-    scores = report.evaluate(truth, detections)
+    scores = report.evaluate(truth, detections).metrics
     if as_json:
         click.echo(json.dumps(scores, indent=2, ensure_ascii=False))
         return

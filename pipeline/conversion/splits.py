@@ -1,6 +1,7 @@
 """The choice of which published splits become train, val and test."""
 
 import re
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
@@ -9,7 +10,8 @@ from pipeline.formats.split_kinds import Kind, has_plain_name, split_kind
 
 # By split: the splits that must not share an image with it. Hyperparameters are tuned on val, so test excludes val.
 LATER_SPLITS = {"val": ("test",), "train": ("val", "test")}
-_UNQUOTED = re.compile(r"[\w./+-]+", re.ASCII)
+# Anything else, or a number, would be another value to the shell, to DVC or to YAML.
+_UNQUOTED = re.compile(r"(?!(true|false|null|inf|nan|yes|no|on|off)$)[A-Za-z_][\w./+-]*", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,11 @@ def choose_splits(
 
 def set_option(key: str, value: str) -> str:
     """A parameter as an option of the command line, quoted for the shell and for DVC where that is necessary."""
-    return f"-S {key}={value}" if _UNQUOTED.fullmatch(value) else f"""-S "{key}='{value}'\""""
+    if _UNQUOTED.fullmatch(value):
+        return f"-S {key}={value}"
+    # In Hydra's quotes, a backslash counts only before a quote.
+    escaped = re.sub(r'(\\*)("|$)', lambda match: match[1] * 2 + ('\\"' if match[2] else ""), value)
+    return "-S " + shlex.quote(f'{key}="{escaped}"')
 
 
 class _Chooser:

@@ -149,15 +149,16 @@ def problems(annotations: AnnotationSet) -> Iterator[str]:
     for kind, records in (
         ("category", annotations.categories), ("image", annotations.images), ("annotation", annotations.annotations)
     ):  # fmt: skip
-        for repeated, count in Counter(record.id for record in records).items():
-            if count > 1:
-                yield f"{kind} id {repeated} is used {count} times"
-    for name, count in Counter(category.name for category in annotations.categories).items():
-        if count > 1:
-            yield f"category name {name!r} is used {count} times"
+        yield from repeated_values(f"{kind} id", (record.id for record in records))
+    yield from repeated_values("category name", (category.name for category in annotations.categories))
     for image in annotations.images:
         yield from _image_problems(image)
     yield from _annotation_problems(annotations)
+
+
+def repeated_values(kind: str, values: Iterable[int | str]) -> Iterator[str]:
+    """Yields one line for each value that occurs more than once, such as `image id 7 is used 2 times`."""
+    return (f"{kind} {value!r} is used {count} times" for value, count in Counter(values).items() if count > 1)
 
 
 def _image_problems(image: Image) -> Iterator[str]:

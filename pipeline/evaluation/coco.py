@@ -15,6 +15,7 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 
 # In the order of `stats` in pycocotools.
+MAX_DETECTIONS = 100  # of a class in an image, that count
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
@@ -24,6 +25,7 @@ class CocoMetrics:
 
     values: Mapping[str, float | None]  # by the names in NAMES
     per_class: Mapping[str, Mapping[str, float | None]]  # AP and AP50 of each category, by its name
+    evaluation: Any  # pycocotools' COCOeval
 
 
 def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> CocoMetrics:
@@ -41,7 +43,7 @@ def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> CocoMetri
         evaluation.accumulate()
         evaluation.summarize()
     values = {name: _or_none(value) for name, value in zip(NAMES, evaluation.stats, strict=True)}
-    return CocoMetrics(values, _per_class(truth, evaluation))
+    return CocoMetrics(values, _per_class(truth, evaluation), evaluation)
 
 
 def fast_ap(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str, float | None]:
@@ -49,13 +51,19 @@ def fast_ap(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str, 
 
     Source: hotcoco. Its equality with `evaluate` is tested.
     """
-    results = hotcoco.COCO(_results_dict(truth, detections))
-    evaluation = hotcoco.COCOeval(hotcoco.COCO(_truth_dict(truth)), results, "bbox")
-    evaluation.evaluate()
+    evaluation = fast_evaluation(truth, detections)
     evaluation.accumulate()
     with redirect_stdout(io.StringIO()):
         evaluation.summarize()
     return {name: _or_none(value) for name, value in zip(NAMES, evaluation.stats, strict=True)}
+
+
+def fast_evaluation(truth: AnnotationSet, detections: Sequence[Detection]) -> hotcoco.COCOeval:
+    """hotcoco's evaluation after matching detections to objects."""
+    results = hotcoco.COCO(_results_dict(truth, detections))
+    evaluation = hotcoco.COCOeval(hotcoco.COCO(_truth_dict(truth)), results, "bbox")
+    evaluation.evaluate()
+    return evaluation
 
 
 def _or_none(value: float) -> float | None:

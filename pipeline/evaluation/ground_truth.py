@@ -1,6 +1,5 @@
 """Reads any COCO JSON as ground truth, more leniently than `pipeline.data.annotations` reads the unified format."""
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image, repeated_values
 from pipeline.data.detections import read_bytes
 from pipeline.errors import PipelineError, describe_record_error
 
@@ -85,12 +84,8 @@ def _problems(truth: _Truth) -> Iterator[str]:
     for kind, records in kinds.items():
         if not records:
             yield f"there is no {kind}"
-        for repeated, count in Counter(record.id for record in records).items():
-            if count > 1:
-                yield f"{kind} id {repeated} is used {count} times"
-    for name, count in Counter(category.name for category in truth.categories).items():
-        if count > 1:
-            yield f"category name {name!r} is used {count} times"
+        yield from repeated_values(f"{kind} id", (record.id for record in records))
+    yield from repeated_values("category name", (category.name for category in truth.categories))
     images = {image.id for image in truth.images}
     categories = {category.id for category in truth.categories}
     for number, annotation in enumerate(truth.annotations):

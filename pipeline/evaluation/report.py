@@ -1,31 +1,79 @@
 """All metrics of an evaluation, for metrics/evaluate.json."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
-from pipeline.evaluation import coco, voc
+from pipeline.evaluation import bootstrap, coco, operating_point, voc
+from pipeline.evaluation.bootstrap import Interval
+from pipeline.evaluation.coco import CocoMetrics
+from pipeline.evaluation.diagnostics import diagnose
+from pipeline.evaluation.matches import Matches
+from pipeline.evaluation.operating_point import OperatingPoints
 
 
-def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str, Any]:
-    """COCO and VOC metrics for JSON: fractions of 1 with six decimals, null if there is no object to evaluate.
+@dataclass(frozen=True)
+class Report:
+    """All results of an evaluation; the metrics are explained at `evaluate`."""
 
-    Returns:
-        {"coco": {AP, …}, "voc": {mAP50_11point, mAP50_area}, "per_class": {name: {AP, AP50}}, "images",
-        "objects", "detections"}. `objects` is the number of annotations, including crowds and difficult objects.
+    metrics: dict[str, Any]
+    operating_points: OperatingPoints
+
+
+def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> Report:
+    """Computes all metrics, for JSON: fractions of 1 with six decimals, null for what has no meaning for this data.
+
+    The keys of the metrics:
+
+        - "coco": COCO's twelve numbers; "voc": mAP50_11point and mAP50_area
+        - "per_class": {name: {AP, AP50, AP_low, AP_high}}
+        - "intervals": {AP and AP50: {low, high}}, see `bootstrap`
+        - "errors", "calibration_error", "objects_beyond_limit": see `diagnose`
+        - "operating_point": see `operating_point`, with the means over classes
+        - "images", "objects" (annotations, including crowds and difficult objects), "detections": numbers
     """
     coco_metrics, voc_metrics = coco.evaluate(truth, detections), voc.evaluate(truth, detections)
-    return {
-        "coco": _rounded(coco_metrics.values),
-        "voc": _rounded({"mAP50_11point": voc_metrics.mAP50_11point, "mAP50_area": voc_metrics.mAP50_area}),
-        "per_class": {name: _rounded(values) for name, values in coco_metrics.per_class.items()},
+    matches = Matches.of(coco_metrics.evaluation)
+    overall, by_class = _intervals(coco_metrics, matches, truth)
+    points = operating_point.choose(matches, truth)
+    metrics = {
+        "coco": coco_metrics.values,
+        "voc": {"mAP50_11point": voc_metrics.mAP50_11point, "mAP50_area": voc_metrics.mAP50_area},
+        "per_class": {
+            name: {**values, "AP_low": by_class[name].low, "AP_high": by_class[name].high}
+            for name, values in coco_metrics.per_class.items()
+        },
+        "intervals": {name: {"low": found.low, "high": found.high} for name, found in overall.items()},
+        **diagnose(truth, detections),
+        "operating_point": points.summary(),
         "images": len(truth.images),
         "objects": len(truth.annotations),
         "detections": len(detections),
     }
+    return Report(_rounded(metrics), points)
 
 
-def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
+def _intervals(
+    metrics: CocoMetrics, matches: Matches, truth: AnnotationSet
+) -> tuple[dict[str, Interval], dict[str, Interval]]:
+    """The intervals of AP and AP50, and of the AP of each class."""
+    draws = bootstrap.resample(matches)
+    by_class = bootstrap.mean(draws, axis=2)
+    overall = {"AP": bootstrap.mean(by_class, axis=1), "AP50": bootstrap.mean(draws[:, :, 0], axis=1)}
+    names = [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
+    return (
+        {name: bootstrap.interval(values, metrics.values[name]) for name, values in overall.items()},
+        {
+            name: bootstrap.interval(values, metrics.per_class[name]["AP"])
+            for name, values in zip(names, by_class.T, strict=True)
+        },
+    )
+
+
+def _rounded(value: Any) -> Any:
     # In pycocotools' arithmetic, a perfect score is 0.9999999999999998.
-    return {name: None if value is None else round(value, 6) for name, value in values.items()}
+    if isinstance(value, Mapping):
+        return {name: _rounded(item) for name, item in value.items()}
+    return round(value, 6) if isinstance(value, float) else value

@@ -1,10 +1,11 @@
 """Evaluation metrics as plain-text tables, in the layouts of pycocotools and VOC."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from textwrap import indent
 from typing import Any
 
 from pipeline.errors import format_table
+from pipeline.evaluation.coco import MAX_DETECTIONS
 from pipeline.evaluation.voc import VocMetrics
 
 # The columns of pycocotools' twelve lines: kind of average, IoU, area, maximum number of detections per image.
@@ -26,15 +27,15 @@ _VOC_LINES = {"mAP50_11point": "11-point, VOC2007", "mAP50_area": "area, VOC2010
 
 
 def metric_table(report: Mapping[str, Any], metric: str) -> str:
-    """The metrics of a report: for `coco` in pycocotools' layout with the AP of each class, for `voc` the two mAPs.
+    """The metrics of a report: for `voc` the two mAPs, for `coco` all others, the twelve in pycocotools' layout.
 
     Raises:
         ValueError: the metric is unknown.
     """
     match metric:
         case "coco":
-            classes = {name: (values["AP"], values["AP50"]) for name, values in report["per_class"].items()}
-            return "\n".join([*_coco_lines(report["coco"]), "", _class_table(("AP", "AP50"), classes)])
+            parts = (*_coco_lines(report["coco"]), "", _ap_table(report), "", _error_table(report["errors"]), "")
+            return "\n".join([*parts, *_closing_lines(report)])
         case "voc":
             return "\n".join(_voc_lines(report["voc"]))
         case _:
@@ -61,10 +62,41 @@ def _voc_lines(values: Mapping[str, float | None]) -> Iterator[str]:
         yield f" Mean Average Precision (mAP) @[ IoU=0.50 | {protocol:<23} ] = {_format(values[name])}"
 
 
-def _class_table(columns: tuple[str, str], classes: Mapping[str, tuple[float | None, float | None]]) -> str:
-    rows = [(name, _format(first), _format(second)) for name, (first, second) in classes.items()]
-    return indent(format_table([("class", *columns), *rows], "lrr"), " ")
+def _ap_table(report: Mapping[str, Any]) -> str:
+    """AP of each class and of all, with the bounds of its interval."""
+    classes = {
+        name: (values["AP"], values["AP_low"], values["AP_high"], values["AP50"])
+        for name, values in report["per_class"].items()
+    }
+    bounds = report["intervals"]["AP"]
+    everything = (report["coco"]["AP"], bounds["low"], bounds["high"], report["coco"]["AP50"])
+    return _class_table(("AP", "95 % from", "to", "AP50"), classes | {"(all)": everything})
+
+
+def _error_table(errors: Mapping[str, Mapping[str, float]]) -> str:
+    rows = [
+        (kind.replace("_", " "), _format(error["AP50_cost"]), str(error["count"])) for kind, error in errors.items()
+    ]
+    return indent(format_table([("error", "costs AP50", "number"), *rows], "lrr"), " ")
+
+
+def _closing_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    point = report["operating_point"]
+    if point["score"] is not None:
+        yield (
+            f" Best F1 with scores of at least {_format(point['score'])} (one threshold for all classes); with one for "
+            f"each class, means over classes: precision {_format(point['precision'])}, recall "
+            f"{_format(point['recall'])}, F1 {_format(point['f1'])}"
+        )
+    yield f" Expected calibration error: {_format(report['calibration_error'])}"
+    if beyond := report["objects_beyond_limit"]:
+        yield f" {beyond} objects lie beyond COCO's limit of {MAX_DETECTIONS} detections of a class in an image"
+
+
+def _class_table(columns: Sequence[str], classes: Mapping[str, Sequence[float | None]]) -> str:
+    rows = [(name, *map(_format, values)) for name, values in classes.items()]
+    return indent(format_table([("class", *columns), *rows], "l" + "r" * len(columns)), " ")
 
 
 def _format(value: float | None) -> str:
-    return "-1.000" if value is None else f"{value:.3f}"  # pycocotools prints −1 if there is no object
+    return "—" if value is None else f"{value:.3f}"

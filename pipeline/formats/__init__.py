@@ -45,7 +45,8 @@ class Format:
     read: Callable[[Path], RawDataset]
     # Yields the images that exist only inside annotation files: the path of a file for each, and its content.
     embedded_images: Callable[[Path, list[PurePosixPath]], Iterator[tuple[PurePosixPath, bytes]]] | None = None
-    is_derived: bool = False  # tools make such files from another format's, so they count only without any other
+    # Whether a file of this format counts only if there is no other format: tools make such files from another's.
+    is_derived: Callable[[PurePosixPath], bool] = lambda _: False
 
 
 def _first_of(
@@ -57,7 +58,7 @@ def _first_of(
 FORMATS: dict[str, Format] = {
     "coco": Format(coco.find_evidence, coco.read),
     "voc": Format(voc.find_evidence, voc.read),
-    "yolo": Format(yolo.find_evidence, yolo.read),
+    "yolo": Format(yolo.find_evidence, yolo.read, is_derived=yolo.is_label),
     "kitti": Format(kitti.find_evidence, kitti.read),
     "cvat": Format(cvat.find_evidence, cvat.read),
     "labelme_xml": Format(labelme_xml.find_evidence, labelme_xml.read),
@@ -79,7 +80,7 @@ FORMATS: dict[str, Format] = {
     "keras_yolo": Format(_first_of(keras_yolo.find_annotations), keras_yolo.read),
     "supervisely": Format(_first_of(supervisely.find_annotations), supervisely.read),
     "vott": Format(_first_of(vott.find_annotations), vott.read),
-    "csv": Format(_first_of(csv_table.find_annotations), csv_table.read, is_derived=True),
+    "csv": Format(_first_of(csv_table.find_annotations), csv_table.read, is_derived=lambda _: True),
 }
 
 
@@ -101,7 +102,7 @@ def _recognize(folder: Path) -> tuple[str, RawDataset | None, tuple[str, ...]]:
             f"{folder}: no annotations recognized in {describe_files(folder, files)}; known formats: "
             f"{', '.join(FORMATS)} (docs/datasets.md says by which files each is recognized)"
         )
-    evidence = {name: file for name, file in evidence.items() if not FORMATS[name].is_derived} or evidence
+    evidence = {name: file for name, file in evidence.items() if not FORMATS[name].is_derived(file)} or evidence
     return _choose_format(folder, evidence) if len(evidence) > 1 else (next(iter(evidence)), None, ())
 
 
@@ -150,7 +151,11 @@ def read(folder: Path, format: str = "auto") -> RawDataset:
     if name not in FORMATS:
         raise PipelineError(f"unknown format {name!r}; choose one of {', '.join(FORMATS)}")
     dataset = dataset or FORMATS[name].read(folder)
-    return replace(dataset, format=name, remarks=remarks + dataset.remarks)
+    # `A+B` means both splits in parameters, so no name may contain a plus sign.
+    splits = {split_name.replace("+", "-"): split for split_name, split in dataset.splits.items()}
+    if len(splits) < len(dataset.splits):
+        raise PipelineError(f"{folder}: two splits would be called the same without a +: {', '.join(dataset.splits)}")
+    return replace(dataset, splits=splits, format=name, remarks=remarks + dataset.remarks)
 
 
 def has_embedded_images(folder: Path, format: str = "auto") -> bool:

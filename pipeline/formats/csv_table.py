@@ -1,22 +1,25 @@
-"""Reader of CSV tables with a header, one row per object, as TensorFlow's tutorials, Roboflow and VoTT write them.
+"""Reader of CSV tables, one row per object, as TensorFlow's tutorials, Roboflow, VoTT and makesense.ai write them.
 
 Formats: https://docs.roboflow.com/developer/reference/annotation-formats, `xml_to_csv.py` in
 https://github.com/datitran/raccoon_dataset (`filename,width,height,class,xmin,ymin,xmax,ymax`), VoTT's
 `image,xmin,ymin,xmax,ymax,label`, makesense.ai's `label_name,bbox_x,bbox_y,bbox_width,bbox_height,image_name,…`.
-Coordinates are pixel edges, 0-based: TensorFlow divides them by the image's size, and takes xmax − xmin as the width.
+Two of these tables are read without their header, too. Coordinates are pixel edges, 0-based: TensorFlow divides them by
+the image's size, and takes xmax − xmin as the width.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
 from pipeline.formats.csv_files import read_first_row, read_rows
 from pipeline.formats.dataset_files import list_files
+from pipeline.formats.image_index import IMAGE_SUFFIXES
 from pipeline.formats.layouts import AnnotationFile, Row, group_rows, read_split_files
 from pipeline.formats.records import Issue, RawDataset, RawObject, RawSplit, invalid_object, object_record
-from pipeline.formats.values import box_from_corners, box_from_size, to_label, to_size
+from pipeline.formats.values import box_from_corners, box_from_size, to_label, to_number, to_size
 
 # Names of columns in lower case, with _ between words.
 _IMAGE = ("filename", "file_name", "file", "image", "image_name", "image_path", "path", "filepath", "file_path", "img",
@@ -41,6 +44,11 @@ _SIZES = (
     ("x", "y", "w", "h"),
 )
 _LIST = ("bbox",)  # "[left, top, width, height]" in one column, as in Kaggle's global wheat detection
+# Tables that are also written without a header; `retinanet` reads another one.
+_HEADERLESS = (
+    ("filename", "width", "height", "class", "xmin", "ymin", "xmax", "ymax"),
+    ("label_name", "bbox_x", "bbox_y", "bbox_width", "bbox_height", "image_name", "image_width", "image_height"),
+)
 _SCORES = {"score", "confidence", "conf", "probability"}
 _UNNAMED_CLASS = "object"
 _IMAGE_SIZES = (("image_width", "image_height"), ("img_width", "img_height"), ("width", "height"))
@@ -61,7 +69,7 @@ class _Header:
 
 def find_annotations(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
     tables = [file for file in files if file.suffix.lower() == ".csv"]
-    return [file for file in tables if _parse_header(read_first_row(folder, file)) is not None]
+    return [file for file in tables if _find_header(read_first_row(folder, file)) is not None]
 
 
 def read(folder: Path) -> RawDataset:
@@ -72,7 +80,7 @@ def read(folder: Path) -> RawDataset:
     """
     expected = "table of boxes: a .csv with a header such as filename,width,height,class,xmin,ymin,xmax,ymax"
     tables = find_annotations(folder, list_files(folder))
-    headers = {file: _parse_header(read_first_row(folder, file)) for file in tables}
+    headers = {file: _find_header(read_first_row(folder, file)) for file in tables}
     remarks = [
         f"{file}: no column names a class, so all objects are of one class, {_UNNAMED_CLASS!r}"
         for file, header in headers.items()
@@ -84,6 +92,22 @@ def read(folder: Path) -> RawDataset:
 def _stem(file: PurePosixPath) -> str:
     """`train` of train_labels.csv."""
     return _SUFFIX.sub("", file.stem)
+
+
+def _find_header(first_row: Sequence[str]) -> _Header | None:
+    """The columns of a table, by its header or by the values of its first row."""
+    headerless = (columns for columns in _HEADERLESS if _fits(first_row, columns))
+    return _parse_header(first_row) or next(map(_parse_header, headerless), None)
+
+
+def _fits(row: Sequence[str], columns: Sequence[str]) -> bool:
+    """Whether a row's values are an image and numbers where a table without header has them."""
+    if len(row) != len(columns):
+        return False
+    named = dict(zip(columns, row, strict=True))
+    is_image = {name: PurePosixPath(value).suffix.lower() in IMAGE_SUFFIXES for name, value in named.items()}
+    numbers = {name for name, value in named.items() if to_number(value) is not None}
+    return all(is_image[name] if name in _IMAGE else name in _CLASS or name in numbers for name in columns)
 
 
 def _parse_header(row: Sequence[str]) -> _Header | None:
@@ -106,10 +130,12 @@ def _read_table(annotations: AnnotationFile) -> RawSplit:
 
 def _read_rows(annotations: AnnotationFile) -> Iterator[Row]:
     rows = read_rows(annotations.folder, annotations.file)
-    _, first = next(rows)
-    header = _parse_header(first)
+    first = next(rows)
+    header = _find_header(first[1])
     if header is None:
         raise PipelineError(f"{annotations.file}: its first row is not a header with an image and a box")
+    if _parse_header(first[1]) is None:
+        rows = chain([first], rows)
     for line, row in rows:
         source = f"{annotations.file}: line {line}"
         if len(row) > header.image:

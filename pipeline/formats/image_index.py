@@ -1,7 +1,8 @@
 """An index of a data set's image files, to find the file that a record refers to."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,8 @@ __all__ = ["IMAGE_FOLDERS", "IMAGE_SUFFIXES", "ImageIndex", "count_common_tail",
 
 # Names of folders with images, as opposed to masks and previews of the same file names.
 IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img"}
+# Encodings of names in archives that Windows made in several countries; `datasets.archives` reads them as cp437.
+_ENCODINGS = ("cp936", "cp950", "cp932", "cp949", "cp866", "cp1251", "cp850", "cp852", "cp1252", "cp1250")
 _MAX_DEPTH = 32  # trailing parts of a path that are compared
 
 
@@ -63,13 +66,15 @@ class ImageIndex:
 
         Among several, a file in a folder named after the split is preferred, then one in a folder of the same name as
         `near`, the annotation file's folder, then the one nearest to `near`. A file whose ending is no image's is found
-        if there is no other; and `a%20b.jpg`, part of an address, is `a b.jpg` if there is no such file.
+        if there is no other. If no file has the name, `a%20b.jpg`, part of an address, may be `a b.jpg`, and a name in
+        Chinese, Russian, … may be that of a file whose archive didn't state the encoding.
         """
         found = self._find_tail(self._by_tail, name, near, split)
         if found is None and (found := self._find_tail(self._others_by_tail, name, near, split)):
             self._others_found.update([found] if isinstance(found, str) else [])
-        if found is None and (unquoted := unquote(name)) != name:
-            return self.find(unquoted, near, split)
+        others = (other for other in _other_names(name) if other != name) if found is None else iter(())
+        for other in others:
+            found = found or self._find_tail(self._by_tail, other, near, split)
         return found or _missing(name)
 
     def find_stem(self, stem: str, near: PurePosixPath, split: str = "") -> str | Issue:
@@ -103,6 +108,14 @@ class ImageIndex:
             name = show_value(key.rstrip("/"))
             return Issue("ambiguous_image", f"image '{name}' matches both {nearest[0]} and {nearest[1]}")
         return str(nearest[0])
+
+
+def _other_names(name: str) -> Iterator[str]:
+    """What a program may have made of a name: an address without %20, or a .zip that states no encoding unpacked."""
+    yield unquote(name)
+    for encoding in _ENCODINGS if not name.isascii() else ():
+        with suppress(UnicodeEncodeError):
+            yield name.encode(encoding).decode("cp437")
 
 
 def _group_by_tail(files: Iterable[PurePosixPath]) -> dict[str, list[PurePosixPath]]:

@@ -61,9 +61,18 @@ def _is_annotation(row: list[str]) -> bool:
     """Whether the first row is an annotation. Other formats with six columns or more have a header."""
     if len(row) not in (_FIELDS, _FIELDS_WITH_SIZE) or PurePosixPath(row[0]).suffix.lower() not in IMAGE_SUFFIXES:
         return False
-    if len(row) == _FIELDS_WITH_SIZE and to_size(*row[_FIELDS:]) is None:
+    if len(row) == _FIELDS_WITH_SIZE and not _fits_into_image(row):
         return False
     return not any(row[1:]) or (bool(row[5]) and all(parse_number(field) is not None for field in row[1:5]))
+
+
+def _fits_into_image(row: list[str]) -> bool:
+    """Whether the corners are inside the image whose size follows: other tables have a size first."""
+    box, size = box_from_corners(row[1:5]), to_size(*row[_FIELDS:])
+    if isinstance(box, Issue) or size is None:
+        return False
+    left, top, width, height = box
+    return min(box) >= 0 and left + width <= size[0] and top + height <= size[1]
 
 
 def _read_class_ids(folder: Path, files: list[PurePosixPath]) -> dict[str, int]:

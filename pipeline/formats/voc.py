@@ -211,6 +211,8 @@ def parse_annotation(path: Path) -> Element | Issue:
     """The root element of an annotation, or the issue of a file that can't be read or has another root."""
     try:
         content = path.read_bytes()
+        if not content.strip():
+            return Issue("invalid_xml", "the file is empty")
         # defusedxml takes three times as long, because it inspects every declaration.
         is_safe = b"<!DOCTYPE" not in content and b"\0" not in content and _PLAIN_ENCODING.match(content)
         root: Element = XML(content) if is_safe else fromstring(content)

@@ -5,6 +5,7 @@ obj.names and lists of images), a list of class names without further files, as 
 (_darknet.labels) write it, or label files alone. `yolo_lines` describes the lines of label files.
 """
 
+import os.path
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -53,6 +54,11 @@ def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | N
     class_lists = find_class_lists(files)
     label = _find_label_beside_image(folder, files, limit=None if class_lists else _SAMPLED_FILES)
     return class_lists[0] if class_lists and label else label
+
+
+def is_label(evidence: PurePosixPath) -> bool:
+    """Whether the evidence is a label file alone, because no file names the classes."""
+    return evidence.suffix == ".txt" and not find_class_lists([evidence])
 
 
 def _find_label_beside_image(folder: Path, files: list[PurePosixPath], limit: int | None) -> PurePosixPath | None:
@@ -186,10 +192,10 @@ class _Reader:
             if path is None or (
                 kind in _OPTIONAL and split_kind(text.replace("\\", "/")) == kind != split_kind(str(path))
             ):
-                line = f"{self._manifest.file}: {split}: {show_value(text)} not found"
+                line, similar = f"{self._manifest.file}: {split}: {show_value(text)} not found", self._similar(split)
                 if kind not in _OPTIONAL:
-                    raise PipelineError(f"{line}; correct or remove it")
-                self.remarks.append(f"{line}, so it is left out")
+                    raise PipelineError(f"{line}; correct or remove it{similar}")
+                self.remarks.append(f"{line}, so it is left out{similar}")
             elif path in self._folders:
                 entries += self._entries_of_folder(path)
             elif path.suffix.lower() in IMAGE_SUFFIXES:
@@ -197,6 +203,15 @@ class _Reader:
             else:
                 entries += self._listed_entries(path, split)
         return entries
+
+    def _similar(self, split: str) -> str:
+        """A line for data.yaml with the folders of images that are called like a split, for a message."""
+        parents = dict.fromkeys(file.parent for file in self._image_files())
+        base, kind = self._manifest.file.parent, split_kind(split)
+        folders = [
+            str(PurePosixPath(os.path.relpath(folder, base))) for folder in parents if split_kind(str(folder)) == kind
+        ]
+        return f"; there are images in {split}: [{', '.join(folders)}]" if kind and folders else ""
 
     def _entries_of_folder(self, folder: PurePosixPath) -> list[_ImageEntry]:
         """The images of a folder, and the label files there that have no image."""

@@ -4,6 +4,7 @@ Formats: https://docs.ultralytics.com/datasets/detect/, https://docs.ultralytics
 https://docs.ultralytics.com/datasets/pose/, https://docs.ultralytics.com/datasets/obb/.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 
@@ -14,9 +15,11 @@ BOX = 5  # numbers of a line with a class and a box
 CORNERS = 9  # numbers of a line with a class and four corners
 # A box with keypoints and a polygon may have equally many numbers. Lines are boxes with keypoints if this share of them
 # has its keypoints in the box and the box in the image, with tolerances, and half of them make no sense as polygons.
+_COMMON_SHARE = 0.95  # of the lines with more than a box that have the same number of columns
 _CONTAINED_SHARE = 0.9
 _TOLERANCE = 0.1  # of a box's side
 _MARGIN = 0.02  # of an image's side
+_SAME_CENTER = 0.01  # of an image's side
 _MOST_VALUES = 600  # of keypoints: twice those of whole bodies with hands and faces
 
 
@@ -52,11 +55,12 @@ def guess_keypoint_values(lines: Sequence[Sequence[float]]) -> int:
     Returns:
         0 if the lines are boxes or polygons.
     """
-    lines = [numbers for numbers in lines if len(numbers) > BOX]
-    columns = {len(numbers) for numbers in lines}
-    values = columns.pop() - BOX if len(columns) == 1 else 0
-    if not 2 <= values <= _MOST_VALUES:
+    counts = Counter(len(numbers) for numbers in lines if len(numbers) > BOX)
+    [(columns, count)] = counts.most_common(1) or [(BOX, 0)]
+    values = columns - BOX
+    if not 2 <= values <= _MOST_VALUES or count < _COMMON_SHARE * counts.total():
         return 0
+    lines = [numbers for numbers in lines if len(numbers) == columns]
     if values % 3 == 0 and all(visibility in (0, 1, 2) for line in lines for visibility in line[BOX + 2 :: 3]):
         return values
     return values if values % 2 == 0 and _have_keypoints(lines) else 0
@@ -66,7 +70,9 @@ def _have_keypoints(lines: Sequence[Sequence[float]]) -> bool:
     """Whether lines with an odd number of columns are boxes with keypoints rather than polygons."""
     if sum(map(_contains_keypoints, lines)) < _CONTAINED_SHARE * len(lines):
         return False
-    if len(lines[0]) == CORNERS and all(_is_convex(_points(line)) for line in lines):
+    if len(lines[0]) == CORNERS and all(
+        _is_convex(_points(line)) or _is_parallelogram(_points(line)) for line in lines
+    ):
         return False
     return sum(_size_is_far(line) or _crosses_itself(_points(line)) for line in lines) >= 0.5 * len(lines)
 
@@ -100,6 +106,16 @@ def _is_convex(corners: Sequence[Point]) -> bool:
     """Whether a polygon of four corners turns in one direction only."""
     turns = [_turn(corners[index - 2], corners[index - 1], corners[index]) for index in range(4)]
     return all(turn >= 0 for turn in turns) or all(turn <= 0 for turn in turns)
+
+
+def _is_parallelogram(corners: Sequence[Point]) -> bool:
+    """Whether two pairs of four corners have the same center: a rectangle whose corners are in any order."""
+    (ax, ay), *others = corners
+    for index, (bx, by) in enumerate(others):
+        (cx, cy), (dx, dy) = others[:index] + others[index + 1 :]
+        if abs(ax + bx - cx - dx) < _SAME_CENTER and abs(ay + by - cy - dy) < _SAME_CENTER:
+            return True
+    return False
 
 
 def _crosses_itself(corners: Sequence[Point]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
+from torch import Tensor
 
 from fcos.postprocess import Detections, Postprocess
 from pipeline.data.boxes import xyxy_to_xywh
@@ -56,21 +57,22 @@ def _images_in(folder: Path, out: Path | None) -> list[Path]:
 def predict(
     model: SavedDetector,
     path: Path,
-    score_threshold: float,
+    thresholds: Tensor,
     postprocess: Postprocess,
     limit: PixelLimit = DEFAULT_LIMIT,
 ) -> Prediction:
     """Reads an image and detects objects in it.
 
     Args:
-        score_threshold: lowest final score, after post-processing, of a detection.
+        thresholds: [K], lowest final score, after post-processing, of a detection of each class.
 
     Raises:
         PipelineError: the image can't be decoded, or is larger than the limit.
     """
     pixels = read_image(path, limit=limit)
     (detections,) = detect(model.detector, [pixels], model.description.input_size, postprocess)
-    return Prediction(path, to_pil(pixels), detections[detections.scores >= score_threshold])
+    kept = detections.scores >= thresholds.to(detections.scores.device)[detections.labels]
+    return Prediction(path, to_pil(pixels), detections[kept])
 
 
 def to_record(prediction: Prediction, model: SavedDetector) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The evaluate stage: models/ and data/unified → predictions/, metrics/evaluate.json and precision-recall plots."""
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
@@ -9,7 +10,7 @@ from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
-from pipeline.evaluation import report, tables, voc
+from pipeline.evaluation import operating_point, report, tables, voc
 from pipeline.files import digest, write_json
 from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
@@ -34,21 +35,23 @@ def run(params: Params) -> None:
     weights = project / "models/detector.safetensors"
     model = SavedDetector.load(weights, choose_device(params.machine.device))
     model.check_classes(split, split_path)
-    predictions = project / f"predictions/{name}.json"
+    weights_digest, predictions = digest(weights), project / f"predictions/{name}.json"
     results.write(detect(params, model, split), predictions)
     # Read again, so that the scores are those of the file, as `fcos evaluate` computes them.
     detections = results.read(predictions, split)
-    scores = report.evaluate(split, detections)
-    write_json(project / "metrics/evaluate.json", scores)
+    found = report.evaluate(split, detections)
+    chosen_for = {"weights": weights_digest, "split": name, "iou_threshold": operating_point.IOU}
+    write_json(project / "predictions/operating_point.json", chosen_for | found.operating_points.to_json())
+    write_json(project / "metrics/evaluate.json", found.metrics)
     table, plot = (project / f"plots/precision_recall.{suffix}" for suffix in ("csv", "png"))
     by_class = voc.evaluate(split, detections)
     curves.write_precision_recall(by_class, table)
     curves.plot_precision_recall(by_class, plot)
-    with mlflow.evaluate_run(params, digest(weights)) as mlflow_run:
-        mlflow_run.log_metrics(mlflow_metrics(scores), step=0)
+    with mlflow.evaluate_run(params, weights_digest) as mlflow_run:
+        mlflow_run.log_metrics(mlflow_metrics(found.metrics), step=0)
         mlflow_run.log_artifacts(project / "metrics/evaluate.json", table, plot)
         mlflow_run.mark_finished(digest(predictions))
-    print(tables.metric_table(scores, "coco"))  # noqa: T201
+    print(tables.metric_table(found.metrics, "coco"))  # noqa: T201
 
 
 def detect(params: Params, model: SavedDetector, split: AnnotationSet) -> list[Detection]:
@@ -67,9 +70,14 @@ def detect(params: Params, model: SavedDetector, split: AnnotationSet) -> list[D
         )
 
 
-def mlflow_metrics(scores: dict[str, dict[str, float | None]]) -> dict[str, float]:
+def mlflow_metrics(scores: dict[str, Any]) -> dict[str, float]:
     """The metrics by their names in MLflow, such as `coco/AP50`, without those that have no value."""
-    groups = {group: scores[group] for group in ("coco", "voc")}
+    groups = {group: scores[group] for group in ("coco", "voc", "operating_point")}
+    groups["errors"] = {kind: error["AP50_cost"] for kind, error in scores["errors"].items()}
+    groups["intervals"] = {
+        f"{name}_{bound}": value for name, found in scores["intervals"].items() for bound, value in found.items()
+    }
+    groups["calibration"] = {"error": scores["calibration_error"]}
     return {
         f"{group}/{name}": value
         for group, values in groups.items()

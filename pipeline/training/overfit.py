@@ -81,8 +81,8 @@ def _choose_images(split: AnnotationSet, params: Params) -> AnnotationSet:
     usable = [
         image
         for image in split.images
-        if trainable_annotations(own := groups[image.id], include_difficult=train.include_difficult)
-        and (train.include_crowd or not any(a.iscrowd for a in own))
+        if trainable_annotations(groups[image.id], include_difficult=train.include_difficult)
+        and (train.include_crowd or not any(annotation.iscrowd for annotation in groups[image.id]))
     ]
     order = torch.randperm(len(usable), generator=torch_generator(params.seed, "overfit")).tolist()
     return split.subset(usable[index] for index in sorted(order[: train.overfit]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
+from torch import Tensor
 
 from fcos.postprocess import Postprocess
 from pipeline.data.image_files import DEFAULT_LIMIT, PixelLimit
@@ -35,7 +36,7 @@ def draw_prediction(prediction: Prediction, names: Sequence[str]) -> PIL.Image.I
 def write(
     model: SavedDetector,
     images: Sequence[Path],
-    score_threshold: float,
+    thresholds: Tensor,
     out: Path | None,
     postprocess: Postprocess,
     limit: PixelLimit = DEFAULT_LIMIT,
@@ -47,6 +48,7 @@ def write(
     Each file is written whole or not at all. An image that can't be read is left out.
 
     Args:
+        thresholds: [K], lowest score of a detection of each class.
         on_error: called with the error of each image that can't be read.
 
     Yields:
@@ -63,7 +65,7 @@ def write(
     records: list[dict[str, Any]] = []
     for path, name in zip(images, names, strict=True):
         try:
-            prediction = predict(model, path, score_threshold, postprocess, limit)
+            prediction = predict(model, path, thresholds, postprocess, limit)
         except PipelineError as error:
             on_error(error)
             continue

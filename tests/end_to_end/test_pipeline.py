@@ -14,6 +14,7 @@ import mlflow
 
 from pipeline import recipes
 from tests.support.projects import read, readme, run, stages_run
+from tests.support.scored_scenes import COCO_METRICS
 
 
 def mlflow_runs(project: Path) -> list[mlflow.entities.Run]:
@@ -40,20 +41,7 @@ def test_every_documented_file_exists(project: Path) -> None:
     ):
         assert (project / name).exists(), name
     scores = read(project, "metrics/evaluate.json")
-    assert list(scores["coco"]) == [
-        "AP",
-        "AP50",
-        "AP75",
-        "APs",
-        "APm",
-        "APl",
-        "AR1",
-        "AR10",
-        "AR100",
-        "ARs",
-        "ARm",
-        "ARl",
-    ]
+    assert list(scores["coco"]) == COCO_METRICS
     assert {"mAP50_11point", "mAP50_area"} <= set(scores["voc"])
     assert list(scores["per_class"]) == [str(digit) for digit in range(10)]
     assert read(project, "metrics/train.json")["steps"] == 2 * 24 // 8

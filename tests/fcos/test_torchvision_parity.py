@@ -23,8 +23,8 @@ SIZES = [(160, 224), (150, 201), (97, 160)]  # padded to 160×224, which is no m
 
 
 @pytest.fixture(scope="module")
-def theirs(lively_fcos: Callable[[int], FCOS]) -> FCOS:
-    model = lively_fcos(CLASSES)
+def theirs(random_fcos: Callable[[int], FCOS]) -> FCOS:
+    model = random_fcos(CLASSES)
     model.transform._skip_resize = True
     return model
 

@@ -84,7 +84,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b'{"a": 1,\n "b" 2}', "line 2 column 6"), (b"\xff\xfe", "UTF-8"), (b"", "line 1 column 1")],
+    [(b'{"a": 1,\n "b" 2}', "line 2 column 6"), (b"\xff\xfe", "UTF-8"), (b" ", "the file is empty")],
 )
 def test_broken_json_says_where(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "a.json").write_bytes(content)

@@ -1,4 +1,4 @@
-"""A very small training, to be interrupted by tests; also as a process that a test can kill."""
+"""A very small training for tests that interrupt it, also as a process that a test can kill."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -23,28 +23,28 @@ from tests.support.tiny_trainer import TINY
 
 MODEL = replace(TINY, batch_norm="auto")
 SIZE = 48
-STEPS = 4  # of an epoch
+STEPS = 4  # in an epoch
 
 
 @dataclass
 class Log:
-    """Keeps what it is told, and passes it on."""
+    """A callback that keeps all rows, and passes those of steps to a function."""
 
-    told: Callable[[Row], object] = lambda _row: None
+    function: Callable[[Row], object] = lambda _row: None
     steps: list[Row] = field(default_factory=list)
     epochs: list[Row] = field(default_factory=list)
 
     def on_step(self, row: Row, images: int) -> None:
         assert images == 2
         self.steps.append(row)
-        self.told(row)
+        self.function(row)
 
     def on_validation(self, row: Row) -> None:
         self.epochs.append(row)
 
 
 def batches(epoch: int, first: int) -> Iterator[list[Batch]]:
-    """Other pictures at each step: a resume that repeats or skips one shows."""
+    """Different images at each step, so that a repeated or skipped step changes the result."""
     for index in range(first, STEPS):
         generator = torch.Generator().manual_seed(epoch * STEPS + index)
         corner = torch.randint(0, SIZE // 2, (2, 1, 2), generator=generator).float()
@@ -61,7 +61,7 @@ def batches(epoch: int, first: int) -> Iterator[list[Batch]]:
 
 
 def score(detector: Detector) -> Row:
-    """Depends on all that is learned, as AP does, and moves as little."""
+    """A score between 0 and 1 that depends on all weights."""
     return {"AP": sum(value.double().abs().sum().item() for value in detector.state_dict().values()) % 1}
 
 
@@ -71,13 +71,13 @@ def trainer(
     optimizer: Any = "sgd",
     schedule: Any = "cosine",
     precision: Any = "float32",
-    **others: Any,
+    **changes: Any,
 ) -> Trainer:
     torch.manual_seed(0)
     detector = build(MODEL, 2)
-    made = make_optimizer(detector, name=optimizer, lr=1e-3, weight_decay=0.01, momentum=0.9)
+    torch_optimizer = make_optimizer(detector, name=optimizer, lr=1e-3, weight_decay=0.01, momentum=0.9)
     steps = epochs * STEPS
-    parts = {
+    defaults = {
         "ema": ModelEMA(detector, 0.9),
         "batches": batches,
         "validate": score,
@@ -89,27 +89,33 @@ def trainer(
     return Trainer(
         detector=detector,
         criterion=Criterion(MODEL, box_loss="giou"),
-        optimizer=made,
-        schedule=make_schedule(made, name=schedule, steps=steps, warmup=steps // 4, drops=[steps // 2], gamma=0.1),
+        optimizer=torch_optimizer,
+        schedule=make_schedule(
+            torch_optimizer, name=schedule, steps=steps, warmup=steps // 4, drops=[steps // 2], gamma=0.1
+        ),
         precision=Precision(precision, torch.device("cpu")),
         epochs=epochs,
-        **{**parts, **others},
+        **{**defaults, **changes},
     )
 
 
-def weights(of: Trainer) -> dict[str, Tensor]:
-    """What a training ends with: weights, their average, and the average at its best."""
-    assert of.best
-    named = {"last": of.detector.state_dict(), "average": of.result.state_dict(), "best": of.best.weights}
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    """The results of a training: the last weights, their moving average, and the best weights."""
+    assert trainer.best
+    states = {
+        "last": trainer.detector.state_dict(),
+        "average": trainer.result.state_dict(),
+        "best": trainer.best.weights,
+    }
     return {
         f"{kind}.{name}": value.clone(memory_format=torch.contiguous_format)
-        for kind, state in named.items()
+        for kind, state in states.items()
         for name, value in state.items()
     }
 
 
 def train(folder: Path, epochs: int) -> None:
-    """Trains and writes the weights; what it is at, others see in the folder."""
+    """Trains and writes the weights. The files `steps` and `validating` in the folder show the progress."""
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
 
@@ -119,16 +125,16 @@ def train(folder: Path, epochs: int) -> None:
 
     def validate(detector: Detector) -> Row:
         (folder / "validating").touch()
-        found = [score(detector) for _ in range(5)]
+        scores = [score(detector) for _ in range(5)]  # takes longer, so that a test can interrupt it
         (folder / "validating").unlink()
-        return found[0]
+        return scores[0]
 
-    learning = trainer(
+    training = trainer(
         epochs=epochs,
         precision="bf16",
         callback=Log(on_step),
         validate=validate,
         checkpoint=Checkpoint(folder / "state"),
     )
-    learning.fit()
-    save_file(weights(learning), folder / "end.safetensors")
+    training.fit()
+    save_file(weights(training), folder / "end.safetensors")

@@ -10,6 +10,7 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
 from tests.support.paths import SHARED
 
+COCO_METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 _DATA = SHARED / "data"
 Box = tuple[float, float, float, float]
 

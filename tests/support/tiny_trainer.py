@@ -1,4 +1,4 @@
-"""A small training on drawn pictures, for tests of what a step does."""
+"""A small training on generated images, for tests of training steps."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,22 +29,22 @@ TINY: ModelConfig = replace(
 
 
 def batch(seed: int, images: int = 2, side: int = 64) -> Batch:
-    """Noise with bright rectangles, image i with i + 1 of them: parts of a step differ in their positives."""
+    """Noise with bright rectangles, i + 1 in image i, so that the parts of a step differ in their positives."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 100, (images, 3, side, side), generator=generator, dtype=torch.uint8)
     boxes = []
-    for place, image in enumerate(pixels):
-        corners = torch.randint(0, side // 2, (place + 1, 2), generator=generator)
-        sides = torch.randint(12, side // 2, (place + 1, 2), generator=generator)
+    for index, image in enumerate(pixels):
+        corners = torch.randint(0, side // 2, (index + 1, 2), generator=generator)
+        sides = torch.randint(12, side // 2, (index + 1, 2), generator=generator)
         boxes.append(torch.cat([corners, corners + sides], dim=1).float())
         for left, top, right, bottom in boxes[-1].int().tolist():
             image[:, top:bottom, left:right] += 120
-    labels = [torch.arange(len(own)) % 2 for own in boxes]
+    labels = [torch.arange(len(image_boxes)) % 2 for image_boxes in boxes]
     return Batch(
         pixels=pixels,
         sizes=torch.tensor([[side, side]] * images),
         targets=make_targets(boxes, labels),
-        names=[f"{seed}-{place}" for place in range(images)],
+        names=[f"{seed}-{index}" for index in range(images)],
         objects=sum(map(len, boxes)),
         annotated=sum(map(len, boxes)),
     )
@@ -60,11 +60,11 @@ def tiny_trainer(
     precision: str = "float32",
     **changes: Any,
 ) -> Trainer:
-    """A trainer whose every epoch has these steps; nothing is validated or saved unless `changes` say so."""
+    """A trainer with the same steps in each epoch, and without validation or saved states unless `changes` has them."""
     torch.manual_seed(0)
     detector = build(model, 2)
-    made = make_optimizer(detector, name=optimizer, lr=lr, weight_decay=0.01, momentum=0.9)  # type: ignore[arg-type]
-    standard: dict[str, Any] = {
+    torch_optimizer = make_optimizer(detector, name=optimizer, lr=lr, weight_decay=0.01, momentum=0.9)  # type: ignore[arg-type]
+    defaults: dict[str, Any] = {
         "ema": None,
         "batches": lambda _epoch, first: steps[first:],
         "validate": lambda _detector: {},
@@ -75,9 +75,11 @@ def tiny_trainer(
     return Trainer(
         detector=detector,
         criterion=Criterion(model, box_loss="giou"),
-        optimizer=made,
-        schedule=make_schedule(made, name="constant", steps=epochs * len(steps), warmup=0, drops=[], gamma=0.1),
+        optimizer=torch_optimizer,
+        schedule=make_schedule(
+            torch_optimizer, name="constant", steps=epochs * len(steps), warmup=0, drops=[], gamma=0.1
+        ),
         precision=Precision(precision, torch.device("cpu")),  # type: ignore[arg-type]
         epochs=epochs,
-        **standard | changes,
+        **defaults | changes,
     )

@@ -45,24 +45,24 @@ def test_many_saves_in_a_row_keep_their_order(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "state.previous.pt"]
 
 
-def damaged(data: bytes, how: str) -> bytes:
+def damaged(data: bytes, kind: str) -> bytes:
     at = {"first byte": 0, "checksum's end": 31, "content": 32, "middle": len(data) // 2, "last byte": len(data) - 1}
-    if how in at:
-        return data[: at[how]] + bytes([data[at[how]] ^ 1]) + data[at[how] + 1 :]
-    return {"truncated": data[:-1], "longer": data + b"\0", "short": data[:20], "empty": b""}[how]
+    if kind in at:
+        return data[: at[kind]] + bytes([data[at[kind]] ^ 1]) + data[at[kind] + 1 :]
+    return {"truncated": data[:-1], "longer": data + b"\0", "short": data[:20], "empty": b""}[kind]
 
 
 @pytest.mark.parametrize(
-    "how",
+    "kind",
     ["first byte", "checksum's end", "content", "middle", "last byte", "truncated", "longer", "short", "empty"],
 )
-def test_a_damaged_state_gives_a_warning_and_the_state_before_it(tmp_path: Path, how: str) -> None:
+def test_a_damaged_state_gives_a_warning_and_the_state_before_it(tmp_path: Path, kind: str) -> None:
     warnings: list[str] = []
     checkpoint = Checkpoint(tmp_path / "state", warnings.append)
     checkpoint.save(big(1))
     checkpoint.save(big(2))
     checkpoint.wait()
-    checkpoint.newest.write_bytes(damaged(checkpoint.newest.read_bytes(), how))
+    checkpoint.newest.write_bytes(damaged(checkpoint.newest.read_bytes(), kind))
     assert number(checkpoint.load()) == 1
     assert warnings == [f"{checkpoint.newest}: damaged (wrong checksum); training resumes from the state before it"]
 
@@ -107,9 +107,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", folder], capture_output=True)
     except FileNotFoundError:
-        pytest.skip("no mount command here")
+        pytest.skip("there is no mount command")
     if done.returncode:
-        pytest.skip("no file system can be mounted here: that takes root")
+        pytest.skip("mounting a file system needs root")
     yield folder
     subprocess.run(["umount", folder], check=True)
 

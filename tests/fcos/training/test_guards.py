@@ -51,7 +51,7 @@ def batch(boxes: Tensor = OBJECT, *, annotated: int = 1, name: str = "square") -
     )
 
 
-class Twins(SingleProcess):
+class TwoEqualProcesses(SingleProcess):
     """Process 0 of two with equal batches; the images of process 1 have other names."""
 
     world_size = 2
@@ -83,7 +83,7 @@ def trainer(
         precision=Precision(precision, torch.device("cpu")),  # type: ignore[arg-type]
         processes=processes,
         ema=None,
-        batches=lambda _epoch, first: [[one] for one in batches[first:]],
+        batches=lambda _epoch, first: [[batch] for batch in batches[first:]],
         validate=lambda _: {},
         epochs=epochs,
         validate_every=1,
@@ -143,7 +143,7 @@ def test_the_error_names_the_last_saved_state(tmp_path: Path) -> None:
 
 
 def test_the_error_names_the_images_of_all_processes() -> None:
-    broken = trainer([batch()], processes=Twins())
+    broken = trainer([batch()], processes=TwoEqualProcesses())
     with torch.no_grad():
         broken.detector.head.box.weight.fill_(torch.nan)
     with pytest.raises(NonFiniteLossError, match=r"images square, theirs$"):
@@ -153,9 +153,9 @@ def test_the_error_names_the_images_of_all_processes() -> None:
 @SKIPPED_FIRST
 def test_fp16_may_skip_steps_until_its_loss_scale_fits() -> None:
     """A loss scale that is far too large halves with each skipped step."""
-    learning = trainer([batch()] * 30, precision="fp16")
-    learning.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**36)
-    norms = [row["gradient_norm"] for row in learning.fit().steps]
+    training = trainer([batch()] * 30, precision="fp16")
+    training.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**36)
+    norms = [row["gradient_norm"] for row in training.fit().steps]
     skipped = [not math.isfinite(norm) for norm in norms]
     assert any(skipped)
     assert skipped == sorted(skipped, reverse=True)
@@ -179,28 +179,28 @@ def test_fp16_is_stopped_after_thirty_skipped_steps() -> None:
 
 @pytest.mark.parametrize(("steps", "log_every"), [(1, 1), (3, 20), (19, 4)])
 def test_a_short_training_without_objects_is_stopped_after_its_first_epoch(steps: int, log_every: int) -> None:
-    gone = trainer([batch(OBJECT[:0], annotated=2)] * steps, epochs=2, log_every=log_every)
+    training = trainer([batch(OBJECT[:0], annotated=2)] * steps, epochs=2, log_every=log_every)
     message = rf"^augmentation removed all of the {2 * steps} objects in the first {steps} steps$"
     with pytest.raises(NothingToLearnError, match=message) as error:
-        gone.fit()
+        training.fit()
     assert (error.value.reason, error.value.objects, error.value.steps) == ("no_objects", 2 * steps, steps)
-    assert gone.epoch == 0
+    assert training.epoch == 0
 
 
 def test_a_long_training_without_positives_is_stopped_after_twenty_steps() -> None:
-    lost = trainer([batch(TOO_SMALL)] * 30)
+    training = trainer([batch(TOO_SMALL)] * 30)
     message = r"^no location is assigned to any of the 20 objects in the first 20 steps$"
     with pytest.raises(NothingToLearnError, match=message) as error:
-        lost.fit()
+        training.fit()
     assert (error.value.reason, error.value.objects, error.value.steps) == ("no_positives", 20, 20)
-    assert len(lost.history.steps) == 20
+    assert len(training.history.steps) == 20
 
 
 def test_the_twentieth_step_is_checked_when_several_are_fetched_together() -> None:
-    lost = trainer([batch(TOO_SMALL)] * 40, log_every=15)
+    training = trainer([batch(TOO_SMALL)] * 40, log_every=15)
     with pytest.raises(NothingToLearnError, match="first 20 steps"):
-        lost.fit()
-    assert len(lost.history.steps) == 30
+        training.fit()
+    assert len(training.history.steps) == 30
 
 
 def test_one_object_is_enough() -> None:
@@ -209,13 +209,13 @@ def test_one_object_is_enough() -> None:
 
 
 def test_images_without_annotations_are_no_error() -> None:
-    """They may come first; that the data have objects at all is checked when they are read."""
+    """They may be the first; whether the data has objects at all is checked when it is read."""
     assert len(trainer([batch(OBJECT[:0], annotated=0)] * 25).fit().steps) == 25
 
 
 def test_counts_are_summed_over_processes() -> None:
-    (alone,) = trainer([batch(annotated=3)]).fit().steps
-    (both,) = trainer([batch(annotated=3)], processes=Twins()).fit().steps
-    assert (alone["objects"], alone["annotated"]) == (1, 3)
-    assert (both["objects"], both["annotated"], both["positives"]) == (2, 6, 2 * alone["positives"])
-    assert both["total"] == alone["total"]
+    (single,) = trainer([batch(annotated=3)]).fit().steps
+    (both,) = trainer([batch(annotated=3)], processes=TwoEqualProcesses()).fit().steps
+    assert (single["objects"], single["annotated"]) == (1, 3)
+    assert (both["objects"], both["annotated"], both["positives"]) == (2, 6, 2 * single["positives"])
+    assert both["total"] == single["total"]

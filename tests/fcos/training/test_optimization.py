@@ -1,4 +1,4 @@
-"""Optimizers and schedules by hand; what a step does with parts, clipping, average and a frozen backbone."""
+"""Optimizers, schedules worked out by hand, and training steps: parts, clipping, EMA, frozen backbone."""
 
 import io
 from collections.abc import Sequence
@@ -27,118 +27,118 @@ def groups(model: nn.Module) -> tuple[set[str], set[str]]:
     optimizer = make_optimizer(model, name="adamw", lr=1, weight_decay=0.5, momentum=0)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]
     names = {parameter: name for name, parameter in model.named_parameters()}
-    decayed, free = ({names[parameter] for parameter in group["params"]} for group in optimizer.param_groups)
-    assert len(decayed) + len(free) == sum(parameter.requires_grad for parameter in names)
-    return decayed, free
+    decayed, not_decayed = ({names[parameter] for parameter in group["params"]} for group in optimizer.param_groups)
+    assert len(decayed) + len(not_decayed) == sum(parameter.requires_grad for parameter in names)
+    return decayed, not_decayed
 
 
 def test_no_decay_on_norms_biases_scales_and_fusions() -> None:
-    decayed, free = groups(build(replace(TINY, neck="bifpn", neck_norm="batch", levels=(3, 4, 5, 6)), 3))
-    assert "head.scales" in free
-    assert "head.class_logits.bias" in free
-    assert "neck.layers.0.top_down.0.weights" in free
+    decayed, not_decayed = groups(build(replace(TINY, neck="bifpn", neck_norm="batch", levels=(3, 4, 5, 6)), 3))
+    assert "head.scales" in not_decayed
+    assert "head.class_logits.bias" in not_decayed
+    assert "neck.layers.0.top_down.0.weights" in not_decayed
     assert {"head.class_logits.weight", "neck.layers.0.top_down.0.depthwise.weight"} <= decayed
     assert not [name for name in decayed if not name.endswith(".weight")]
 
 
 def test_no_weight_decay_on_vectors() -> None:
     detector = build(TINY, 3)
-    decayed, free = make_optimizer(detector, name="sgd", lr=1, weight_decay=0.5, momentum=0.9).param_groups
+    decayed, not_decayed = make_optimizer(detector, name="sgd", lr=1, weight_decay=0.5, momentum=0.9).param_groups
     assert decayed["weight_decay"] == 0.5
     assert all(parameter.ndim == 4 for parameter in decayed["params"])
-    assert free["weight_decay"] == 0
-    assert any(parameter is detector.head.scales for parameter in free["params"])
-    assert len(decayed["params"]) + len(free["params"]) == len(list(detector.parameters()))
+    assert not_decayed["weight_decay"] == 0
+    assert any(parameter is detector.head.scales for parameter in not_decayed["params"])
+    assert len(decayed["params"]) + len(not_decayed["params"]) == len(list(detector.parameters()))
 
 
 @pytest.mark.parametrize(
-    ("name", "kept_free", "kept_decayed"),
+    ("name", "not_decayed_name", "decayed_name"),
     [
         ("convnext_atto", "gamma", "mlp.fc1.weight"),
         ("swin_tiny_patch4_window7_224", "relative_position_bias_table", "attn.qkv.weight"),
     ],
 )
-def test_no_decay_on_timms_scales_and_tables(name: str, kept_free: str, kept_decayed: str) -> None:
+def test_no_decay_on_timms_scales_and_tables(name: str, not_decayed_name: str, decayed_name: str) -> None:
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
-        decayed, free = groups(timm.create_model(name, features_only=True))
-    assert any(path.endswith(kept_free) for path in free)
-    assert not any(path.endswith(kept_free) for path in decayed)
-    assert any(path.endswith(kept_decayed) for path in decayed)
+        decayed, not_decayed = groups(timm.create_model(name, features_only=True))
+    assert any(path.endswith(not_decayed_name) for path in not_decayed)
+    assert not any(path.endswith(not_decayed_name) for path in decayed)
+    assert any(path.endswith(decayed_name) for path in decayed)
 
 
-def test_frozen_parameters_stay_out() -> None:
+def test_frozen_parameters_are_not_optimized() -> None:
     detector = build(TINY, 3)
     detector.backbone.requires_grad_(False)
-    made = make_optimizer(detector, name="sgd", lr=1, weight_decay=0.5, momentum=0)
-    own = {id(parameter) for group in made.param_groups for parameter in group["params"]}
-    assert not own & {id(parameter) for parameter in detector.backbone.parameters()}
+    optimizer = make_optimizer(detector, name="sgd", lr=1, weight_decay=0.5, momentum=0)
+    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert not optimized & {id(parameter) for parameter in detector.backbone.parameters()}
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_one_kernel_says_what_the_plain_formulas_say(name: str) -> None:
-    def moved(fused: bool) -> torch.Tensor:
+def test_fused_kernels_equal_the_separate_operations(name: str) -> None:
+    def train(fused: bool) -> torch.Tensor:
         torch.manual_seed(0)
         layer = nn.Linear(40, 30)
-        made = make_optimizer(layer, name=name, lr=0.1, weight_decay=0.1, momentum=0.9)  # type: ignore[arg-type]
-        assert all(group["fused"] for group in made.param_groups)
-        for group in made.param_groups:
+        optimizer = make_optimizer(layer, name=name, lr=0.1, weight_decay=0.1, momentum=0.9)  # type: ignore[arg-type]
+        assert all(group["fused"] for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
             group["fused"] = fused
         for _ in range(3):
-            made.zero_grad()
+            optimizer.zero_grad()
             layer(torch.ones(2, 40)).pow(2).sum().backward()
-            made.step()
+            optimizer.step()
         return layer.weight.detach()
 
-    torch.testing.assert_close(moved(True), moved(False))
+    torch.testing.assert_close(train(True), train(False))
 
 
-def test_a_meta_detector_has_an_optimizer_too() -> None:
-    """What `fcos summary` counts."""
+def test_an_optimizer_on_the_meta_device() -> None:
+    """`fcos summary` counts its state."""
     assert make_optimizer(build(TINY, 3).to("meta"), name="adam", lr=1, weight_decay=0, momentum=0)
 
 
-def made_schedule(name: str, steps: int, warmup: int, drops: Sequence[int]) -> tuple[Optimizer, LRScheduler]:
+def optimizer_and_schedule(name: str, steps: int, warmup: int, drops: Sequence[int]) -> tuple[Optimizer, LRScheduler]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
     return optimizer, make_schedule(optimizer, name=name, steps=steps, warmup=warmup, drops=drops, gamma=0.1)  # type: ignore[arg-type]
 
 
 def rates(optimizer: Optimizer, schedule: LRScheduler, steps: int) -> list[float]:
-    seen = []
+    result = []
     for _ in range(steps):
-        seen.append(optimizer.param_groups[0]["lr"])
+        result.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    return seen
+    return result
 
 
-def rise(step: int, warmup: int) -> float:
+def warmup_lr(step: int, warmup: int) -> float:
     return 2.0 * (0.001 + 0.999 * step / warmup)
 
 
-def fall(step: int, steps: int) -> float:
+def cosine_lr(step: int, steps: int) -> float:
     return 2.0 * (1 + cos(pi * step / steps)) / 2
 
 
 CURVES = [
-    ("cosine", 4, 0, [], [fall(i, 4) for i in range(4)]),
-    ("cosine", 8, 3, [], [rise(0, 3), rise(1, 3), rise(2, 3), *(fall(i, 5) for i in range(5))]),
-    ("cosine", 4, 4, [], [rise(0, 3), rise(1, 3), rise(2, 3), 2.0]),
+    ("cosine", 4, 0, [], [cosine_lr(i, 4) for i in range(4)]),
+    ("cosine", 8, 3, [], [warmup_lr(0, 3), warmup_lr(1, 3), warmup_lr(2, 3), *(cosine_lr(i, 5) for i in range(5))]),
+    ("cosine", 4, 4, [], [warmup_lr(0, 3), warmup_lr(1, 3), warmup_lr(2, 3), 2.0]),
     ("cosine", 1, 0, [], [2.0]),
     ("cosine", 1, 1, [], [2.0]),
-    ("constant", 4, 2, [], [0.002, rise(1, 2), 2.0, 2.0]),
+    ("constant", 4, 2, [], [0.002, warmup_lr(1, 2), 2.0, 2.0]),
     ("constant", 3, 0, [9], [2.0, 2.0, 2.0]),
-    ("multi_step", 7, 2, [4, 6], [0.002, rise(1, 2), 2.0, 2.0, 0.2, 0.2, 0.02]),
+    ("multi_step", 7, 2, [4, 6], [0.002, warmup_lr(1, 2), 2.0, 2.0, 0.2, 0.2, 0.02]),
     ("multi_step", 4, 0, [0, 2], [0.2, 0.2, 0.02, 0.02]),
-    ("multi_step", 6, 3, [1, 3, 5], [rise(0, 3), rise(1, 3), rise(2, 3), 0.02, 0.02, 0.002]),
+    ("multi_step", 6, 3, [1, 3, 5], [warmup_lr(0, 3), warmup_lr(1, 3), warmup_lr(2, 3), 0.02, 0.02, 0.002]),
     ("multi_step", 1, 1, [1], [2.0]),
     ("step", 7, 0, [2], [2.0, 2.0, 0.2, 0.2, 0.02, 0.02, 0.002]),
     ("step", 5, 1, [3], [0.002, 2.0, 2.0, 0.2, 0.2]),
     ("step", 3, 0, [0], [2.0, 0.2, 0.02]),
-    # From 1/25 of the peak along a cosine to the peak, then to 1/10,000 of the beginning.
+    # Along cosines: from 1/25 of the peak to the peak, then to 1/10,000 of the initial rate.
     ("one_cycle", 5, 2, [], [0.08, 1.04, 2.0, 8e-6 + 0.75 * (2 - 8e-6), 8e-6 + 0.25 * (2 - 8e-6)]),
     ("one_cycle", 3, 3, [], [0.08, 1.04, 2.0]),
-    ("one_cycle", 4, 0, [], [fall(i, 4) for i in range(4)]),
+    ("one_cycle", 4, 0, [], [cosine_lr(i, 4) for i in range(4)]),
     ("one_cycle", 1, 0, [], [2.0]),
     ("one_cycle", 1, 5, [], [2.0]),
 ]
@@ -146,50 +146,50 @@ CURVES = [
 
 @pytest.mark.parametrize(("name", "steps", "warmup", "drops", "expected"), CURVES)
 def test_schedules_by_hand(name: str, steps: int, warmup: int, drops: list[int], expected: list[float]) -> None:
-    assert rates(*made_schedule(name, steps, warmup, drops), steps) == pytest.approx(expected, rel=1e-6)
+    assert rates(*optimizer_and_schedule(name, steps, warmup, drops), steps) == pytest.approx(expected, rel=1e-6)
 
 
 def test_cosine_rises_then_falls_to_nearly_zero() -> None:
-    seen = rates(*made_schedule("cosine", 100, 10, []), 100)
-    assert seen[0] == pytest.approx(2e-3)
-    assert seen[10] == pytest.approx(2.0)
-    assert seen[55] == pytest.approx(1.0)
-    assert 0 < seen[-1] < 2e-3
-    assert sorted(seen[:11]) == seen[:11]
+    lrs = rates(*optimizer_and_schedule("cosine", 100, 10, []), 100)
+    assert lrs[0] == pytest.approx(2e-3)
+    assert lrs[10] == pytest.approx(2.0)
+    assert lrs[55] == pytest.approx(1.0)
+    assert 0 < lrs[-1] < 2e-3
+    assert sorted(lrs[:11]) == lrs[:11]
 
 
-def test_steps_fall_to_a_tenth_where_they_should() -> None:
-    seen = rates(*made_schedule("multi_step", 90, 0, [60, 80]), 90)
-    assert seen[59] == pytest.approx(2.0)
-    assert seen[60] == pytest.approx(0.2)
-    assert seen[80] == pytest.approx(0.02)
+def test_multi_step_falls_to_a_tenth_at_each_step() -> None:
+    lrs = rates(*optimizer_and_schedule("multi_step", 90, 0, [60, 80]), 90)
+    assert lrs[59] == pytest.approx(2.0)
+    assert lrs[60] == pytest.approx(0.2)
+    assert lrs[80] == pytest.approx(0.02)
 
 
-def test_steps_after_a_warm_up_keep_their_place() -> None:
-    seen = rates(*made_schedule("multi_step", 90, 9, [60]), 90)
-    assert seen[9] == pytest.approx(2.0)
-    assert seen[59] == pytest.approx(2.0)
-    assert seen[60] == pytest.approx(0.2)
+def test_a_warm_up_does_not_move_the_steps() -> None:
+    lrs = rates(*optimizer_and_schedule("multi_step", 90, 9, [60]), 90)
+    assert lrs[9] == pytest.approx(2.0)
+    assert lrs[59] == pytest.approx(2.0)
+    assert lrs[60] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("warmup", range(1, 40))
-def test_one_cycle_peaks_once_the_warm_up_is_over(warmup: int) -> None:
-    seen = rates(*made_schedule("one_cycle", 40, warmup, []), 40)
-    assert seen.index(max(seen)) == warmup
-    assert max(seen) == pytest.approx(2.0)
+def test_one_cycle_peaks_at_the_end_of_the_warm_up(warmup: int) -> None:
+    lrs = rates(*optimizer_and_schedule("one_cycle", 40, warmup, []), 40)
+    assert lrs.index(max(lrs)) == warmup
+    assert max(lrs) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(("name", "steps", "warmup", "drops", "expected"), CURVES)
 @pytest.mark.parametrize("done", [1, 2, 4])
-def test_a_schedule_goes_on_where_it_stopped(
+def test_a_saved_schedule_continues(
     name: str, steps: int, warmup: int, drops: list[int], expected: list[float], done: int
 ) -> None:
-    first = made_schedule(name, steps, warmup, drops)
+    first = optimizer_and_schedule(name, steps, warmup, drops)
     rates(*first, min(done, steps))
     saved = io.BytesIO()
     torch.save([part.state_dict() for part in first], saved)
     saved.seek(0)
-    second = made_schedule(name, steps, warmup, drops)
+    second = optimizer_and_schedule(name, steps, warmup, drops)
     for part, state in zip(second, torch.load(saved, weights_only=True), strict=True):
         part.load_state_dict(state)
     assert rates(*second, steps - done) == pytest.approx(expected[done:], rel=1e-6)
@@ -203,16 +203,16 @@ def gradients(trainer: Any) -> dict[str, torch.Tensor]:
 
 
 def test_parts_of_a_step_give_the_mean_of_their_gradients() -> None:
-    """Each normalized by its own positives; one step of optimizer, schedule and average for all of them."""
+    """Each part is normalized by its positives; optimizer, schedule and EMA take one step for all parts."""
     trainer = tiny_trainer([PARTS], ema=None)
-    plain = tiny_trainer([PARTS])
-    plain.detector.train()
+    reference = tiny_trainer([PARTS])
+    reference.detector.train()
     for part in PARTS:
-        outputs = plain.detector(plain.detector.normalize_batch(part.pixels, part.sizes))
-        (plain.criterion(outputs, part.targets).total / 4).backward()
+        outputs = reference.detector(reference.detector.normalize_batch(part.pixels, part.sizes))
+        (reference.criterion(outputs, part.targets).total / 4).backward()
     trainer.ema = ModelEMA(trainer.detector, 0.9)
     history = trainer.fit()
-    for name, gradient in gradients(plain).items():
+    for name, gradient in gradients(reference).items():
         torch.testing.assert_close(gradients(trainer)[name], gradient)
     assert len(history.steps) == trainer.step == trainer.ema.updates == trainer.schedule.last_epoch == 1
     assert history.steps[0]["objects"] == 12
@@ -227,37 +227,38 @@ def test_gradients_are_clipped_together() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_frozen_epochs_leave_the_backbone_alone_and_then_teach_it(tmp_path: Path, optimizer: str) -> None:
+def test_the_backbone_is_frozen_for_some_epochs_and_then_trained(tmp_path: Path, optimizer: str) -> None:
     steps = [[part] for part in PARTS[:2]]
     states: list[dict[str, torch.Tensor]] = []
 
-    def note(_: nn.Module) -> dict[str, float]:
+    def copy_state(_: nn.Module) -> dict[str, float]:
         states.append({name: value.clone() for name, value in trainer.detector.state_dict().items()})
         return {}
 
-    joined: list[bool] = []
+    trainable: list[bool] = []
 
     def compile_model(network: nn.Module) -> nn.Module:
-        joined.append(next(network.parameters()).requires_grad)
+        trainable.append(next(network.parameters()).requires_grad)
         return network
 
     trainer = tiny_trainer(
-        steps, epochs=3, backbone_frozen_epochs=2, validate=note, compile_model=compile_model, optimizer=optimizer
+        steps, epochs=3, backbone_frozen_epochs=2, validate=copy_state, compile_model=compile_model, optimizer=optimizer
     )
     before = {name: value.clone() for name, value in trainer.detector.state_dict().items()}
     trainer.fit()
-    own = [name for name in before if name.startswith("backbone.")]
-    assert any("running_mean" in name for name in own)
+    backbone = [name for name in before if name.startswith("backbone.")]
+    assert any("running_mean" in name for name in backbone)
     for state in states[:2]:
-        assert all(torch.equal(state[name], before[name]) for name in own)
+        assert all(torch.equal(state[name], before[name]) for name in backbone)
         assert not torch.equal(state["head.box.weight"], before["head.box.weight"])
-    assert not any(torch.equal(states[2][name], before[name]) for name in own if "running" in name or "weight" in name)
-    assert joined == [False, True]
+    changing = [name for name in backbone if "running" in name or "weight" in name]
+    assert not any(torch.equal(states[2][name], before[name]) for name in changing)
+    assert trainable == [False, True]
 
     for stop in (1, 3):  # within the frozen epochs, and after them
         interrupted = iter([False] * stop + [True] * 9)
-        folder = Checkpoint(tmp_path / str(stop))
-        options: Any = {"epochs": 3, "backbone_frozen_epochs": 2, "optimizer": optimizer, "checkpoint": folder}
+        checkpoint = Checkpoint(tmp_path / str(stop))
+        options: Any = {"epochs": 3, "backbone_frozen_epochs": 2, "optimizer": optimizer, "checkpoint": checkpoint}
         with pytest.raises(TrainingInterrupted):
             tiny_trainer(steps, **options, interrupted=lambda it=interrupted: next(it)).fit()
         resumed = tiny_trainer(steps, **options)
@@ -265,25 +266,25 @@ def test_frozen_epochs_leave_the_backbone_alone_and_then_teach_it(tmp_path: Path
         assert all(torch.equal(value, states[2][name]) for name, value in resumed.detector.state_dict().items())
 
 
-def test_the_average_waits_for_nothing_and_forgets_nothing() -> None:
+def test_ema_does_not_synchronize_and_its_state_is_complete() -> None:
     detector = build(TINY, 2)
-    average = ModelEMA(detector, 0.9)
+    ema = ModelEMA(detector, 0.9)
     with NoSynchronization():
         for _ in range(3):
-            average.update_parameters(detector)
-    again = ModelEMA(build(TINY, 2), 0.9)
-    again.load_state_dict(average.state_dict())
-    for kept in (average, again):
+            ema.update_parameters(detector)
+    loaded = ModelEMA(build(TINY, 2), 0.9)
+    loaded.load_state_dict(ema.state_dict())
+    for average in (ema, loaded):
         with torch.no_grad():
             detector.head.scales.fill_(3.0)
-        kept.update_parameters(detector)
-    assert again.updates == average.updates == 4
-    # The fourth update's decay is 4/13, of 1 towards 3.
-    assert again.module.head.scales.tolist() == pytest.approx([1 * 4 / 13 + 3 * 9 / 13] * 2)
-    assert torch.equal(again.module.head.scales, average.module.head.scales)
+        average.update_parameters(detector)
+    assert loaded.updates == ema.updates == 4
+    # The decay of the fourth update, from 1 towards 3, is 4/13.
+    assert loaded.module.head.scales.tolist() == pytest.approx([1 * 4 / 13 + 3 * 9 / 13] * 2)
+    assert torch.equal(loaded.module.head.scales, ema.module.head.scales)
 
 
-def test_a_gradient_that_is_not_finite_is_no_small_one() -> None:
+def test_an_infinite_gradient_is_an_error() -> None:
     trainer = tiny_trainer([PARTS[:1]])
     trainer.detector.head.scales.register_hook(lambda gradient: gradient * inf)
     with pytest.raises(RuntimeError, match="gradient_norm"):

@@ -1,4 +1,4 @@
-"""The training loop on real pictures: learns, repeats itself, stops at a loss that isn't finite."""
+"""The training loop on photographs: overfits, is reproducible, stops at a loss that isn't finite; EMA by hand."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +11,7 @@ from torch import nn
 from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import Detector, batch_images, build
-from fcos.postprocess import Postprocess
+from fcos.postprocess import Detections, Postprocess
 from fcos.structures import make_targets
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
@@ -31,14 +31,14 @@ MODEL = replace(
     frozen_stages=0,
     batch_norm="auto",
 )
-# Two crops of two photographs, halved: the pagoda's roof, the blossom.
-PICTURES = [torch.from_numpy(photo[:256:2, 200:456:2].copy()).permute(2, 0, 1) for photo in load_sample_images().images]
+# Crops of two photographs at half their size: the roof of a pagoda, a blossom.
+IMAGES = [torch.from_numpy(photo[:256:2, 200:456:2].copy()).permute(2, 0, 1) for photo in load_sample_images().images]
 BOXES = [
     torch.tensor([[30.0, 10.0, 100.0, 60.0], [5.0, 75.0, 30.0, 110.0]]),
     torch.tensor([[20.0, 15.0, 115.0, 120.0]]),
 ]
 LABELS = [torch.tensor([0, 1]), torch.tensor([2])]
-PIXELS, SIZES = batch_images(PICTURES)
+PIXELS, SIZES = batch_images(IMAGES)
 BATCH = Batch(
     pixels=PIXELS,
     sizes=SIZES,
@@ -50,7 +50,7 @@ BATCH = Batch(
 
 
 class Log:
-    """Keeps what it is told."""
+    """A callback that keeps all rows."""
 
     def __init__(self) -> None:
         self.steps: list[Row] = []
@@ -68,26 +68,25 @@ def trainer(
     *,
     epochs: int = 4,
     steps: int = 3,
-    optimizer: str = "adamw",
     log: Log | None = None,
     lr: float = 1e-3,
 ) -> Trainer:
     torch.manual_seed(0)
     detector = build(MODEL, 3)
-    made = make_optimizer(detector, name=optimizer, lr=lr, weight_decay=0.01, momentum=0.9)  # type: ignore[arg-type]
+    adam = make_optimizer(detector, name="adamw", lr=lr, weight_decay=0.01, momentum=0.9)
 
     def batches(epoch: int, first: int) -> Iterator[list[Batch]]:
         for index in range(first, steps):
-            # Another brightness each time: a resume that repeats or skips a batch shows.
+            # Steps have different brightness.
             dimmed = (PIXELS * (0.6 + 0.1 * ((epoch + index) % 5))).to(torch.uint8)
             yield [replace(BATCH, pixels=dimmed)]
 
     return Trainer(
         detector=detector,
         criterion=Criterion(MODEL, box_loss="giou"),
-        optimizer=made,
+        optimizer=adam,
         schedule=make_schedule(
-            made, name="cosine", steps=epochs * steps, warmup=round(0.2 * epochs * steps), drops=[], gamma=0.1
+            adam, name="cosine", steps=epochs * steps, warmup=round(0.2 * epochs * steps), drops=[], gamma=0.1
         ),
         precision=Precision("float32", torch.device("cpu")),
         ema=ModelEMA(detector, 0.9),
@@ -100,50 +99,48 @@ def trainer(
     )
 
 
-def same(a: nn.Module, b: nn.Module) -> bool:
-    theirs = b.state_dict()
-    return all(torch.equal(tensor, theirs[name]) for name, tensor in a.state_dict().items())
+def have_equal_weights(a: nn.Module, b: nn.Module) -> bool:
+    expected = b.state_dict()
+    return all(torch.equal(tensor, expected[name]) for name, tensor in a.state_dict().items())
 
 
-def test_one_batch_is_learned_by_heart() -> None:
-    """Losses fall to near zero (centerness to near its floor), and detections are the very objects."""
-    learning = trainer(epochs=1, steps=150, lr=3e-3)
-    learning.batches = lambda _epoch, _first: [[BATCH]] * 150
-    learning.ema = None
-    history = learning.fit()
+def test_training_overfits_a_batch() -> None:
+    """Losses fall to nearly zero (centerness to nearly its floor), and the detections are the objects."""
+    overfit = trainer(epochs=1, steps=150, lr=3e-3)
+    overfit.batches = lambda _epoch, _first: [[BATCH]] * 150
+    overfit.ema = None
+    history = overfit.fit()
     first, last = history.steps[0], history.steps[-1]
     assert last["classification"] < 0.02 < first["classification"]
     assert last["box"] < 0.05 < first["box"]
     assert last["quality"] - last["quality_floor"] < 0.05
-    found = detect(learning.detector)
-    for boxes, labels, one in zip(BOXES, LABELS, found, strict=True):
-        sure = one.scores > 0.5
-        assert one.labels[sure].sort().values.tolist() == labels.tolist()
-        order = one.labels[sure].argsort()
-        torch.testing.assert_close(one.boxes[sure][order], boxes, atol=3.0, rtol=0)
+    for boxes, labels, detections in zip(BOXES, LABELS, detect(overfit.detector), strict=True):
+        confident = detections[detections.scores > 0.5]
+        assert confident.labels.sort().values.tolist() == labels.tolist()
+        torch.testing.assert_close(confident.boxes[confident.labels.argsort()], boxes, atol=3.0, rtol=0)
 
 
-def detect(detector: Detector) -> list:  # type: ignore[type-arg]
-    detector.train()  # with two pictures, running statistics are no better
+def detect(detector: Detector) -> list[Detections]:
+    detector.train()  # running statistics of two images are no better than those of the batch
     with torch.no_grad():
-        return Postprocess()(detector(detector.prepare(PICTURES)), [(128, 128)] * 2)
+        return Postprocess()(detector(detector.prepare(IMAGES)), [(128, 128)] * 2)
 
 
 def test_same_seed_same_weights() -> None:
     a, b = trainer(), trainer()
     a.fit()
     b.fit()
-    assert same(a.result, b.result)
+    assert have_equal_weights(a.result, b.result)
     assert a.history == b.history
 
 
-def test_validation_comes_every_so_many_epochs_and_at_the_end() -> None:
+def test_validation_after_every_second_epoch_and_at_the_end() -> None:
     log = Log()
     trainer(epochs=5, steps=1, log=log).fit()
     assert [row["epoch"] for row in log.epochs] == [2, 4, 5]
 
 
-def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_weights() -> None:
+def test_a_loss_that_is_not_finite_is_an_error_with_the_images_and_changes_no_weights() -> None:
     broken = trainer(epochs=1, steps=1)
     before = {name: tensor.clone() for name, tensor in broken.detector.named_parameters()}
     with torch.no_grad():
@@ -155,7 +152,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_weights() -> 
 
 
 def test_ema_by_hand() -> None:
-    """After the first copy, decay is (1 + n)/(10 + n) while that is below the one asked for."""
+    """After the first copy, the decay is (1 + n)/(10 + n), at most the given decay."""
     layer = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(layer.weight)
     average = ModelEMA(layer, 0.5)
@@ -168,7 +165,7 @@ def test_ema_by_hand() -> None:
     assert average.module.weight.item() == pytest.approx(expected)
 
 
-def test_ema_takes_batch_norms_buffers_along() -> None:
+def test_ema_copies_the_buffers_of_batch_norm() -> None:
     layer = nn.BatchNorm2d(1)
     average = ModelEMA(layer, 0.9)
     layer.running_mean.fill_(4.0)

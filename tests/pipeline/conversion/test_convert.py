@@ -92,7 +92,7 @@ def box(raw: Path, old: str, new: str, stem: str = "a") -> None:
 Break = Callable[[Path], object]
 A, OF_A = "Annotations/a.xml", "Annotations/a.xml: object"
 BROKEN: list[tuple[str, Break, str, str, int, int]] = [
-    # code, what breaks it, the record, what is said, images and objects of train after repair
+    # code, what breaks it, the record, the message, images and objects of train after repair
     ("out_of_bounds_box", lambda raw: box(raw, "<xmax>40<", "<xmax>42<"), f"{OF_A} 1", "2 px beyond", 3, 3),
     ("out_of_bounds_box", lambda raw: box(raw, "<xmin>1<", "<xmin>-1<"), f"{OF_A} 1", "2 px beyond", 3, 3),
     ("tiny_box", lambda raw: box(raw, "<xmax>10<", "<xmax>5<"), f"{OF_A} 2", "at most 1 px", 3, 2),
@@ -126,9 +126,9 @@ def append(path: Path, text: str) -> None:
     path.write_text(path.read_text() + text)
 
 
-@pytest.mark.parametrize(("code", "breaks", "where", "said", "images", "objects"), BROKEN)
+@pytest.mark.parametrize(("code", "breaks", "where", "message", "images", "objects"), BROKEN)
 def test_issue_stops_or_is_repaired_and_listed(
-    raw: Path, tmp_path: Path, code: str, breaks: Break, where: str, said: str, images: int, objects: int
+    raw: Path, tmp_path: Path, code: str, breaks: Break, where: str, message: str, images: int, objects: int
 ) -> None:
     breaks(raw)
     with pytest.raises(PipelineError) as caught:
@@ -136,7 +136,7 @@ def test_issue_stops_or_is_repaired_and_listed(
     line = str(caught.value)
     assert "\n" not in line
     assert where in line
-    assert said in line
+    assert message in line
     assert f" with -S convert.checks.{code}=" in line
     assert line.endswith("or for all checks -S convert.issues=repair")
     assert not (tmp_path / "unified").exists()
@@ -146,7 +146,7 @@ def test_issue_stops_or_is_repaired_and_listed(
     [entry] = report["entries"]
     assert (entry["code"], entry["split"]) == (code, "train")
     assert where in entry["source"]
-    assert said in entry["message"]
+    assert message in entry["message"]
     train = read(tmp_path / "unified" / "train.json")
     assert (len(train.images), len(train.annotations)) == (images, objects)
     assert str(tmp_path) not in (tmp_path / "unified" / "report.json").read_text()

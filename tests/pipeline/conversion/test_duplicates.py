@@ -25,16 +25,16 @@ def make_issue_log(**checks: Any) -> IssueLog:
 
 
 def painted(path: Path, seed: int, **save: Any) -> Path:
-    """Smooth shapes, as a photograph has."""
+    """An image with smooth shapes, like a photograph."""
     few = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
     Image.fromarray(few).resize((320, 240), Image.Resampling.BICUBIC).save(path, **save)
     return path
 
 
-def seen(path: Path) -> MatchedRecord:
-    found = decode_image(path)
-    assert isinstance(found, ImageInfo)
-    return MatchedRecord(RawImage(f"{path.stem}.xml", path.name), found)
+def match_image(path: Path) -> MatchedRecord:
+    info = decode_image(path)
+    assert isinstance(info, ImageInfo)
+    return MatchedRecord(RawImage(f"{path.stem}.xml", path.name), info)
 
 
 @pytest.fixture
@@ -47,14 +47,14 @@ def splits(tmp_path: Path) -> dict[str, list[MatchedRecord]]:
     anew = painted(tmp_path / "anew.jpg", 1, quality=40)
     small = tmp_path / "small.jpg"
     Image.open(judged[2]).resize((160, 120)).save(small)
-    train = [seen(path) for path in (own, equal, anew, small)]
-    return {"train": train, "val": [seen(judged[0]), seen(judged[2])], "test": [seen(judged[1])]}
+    train = [match_image(path) for path in (own, equal, anew, small)]
+    return {"train": train, "val": [match_image(judged[0]), match_image(judged[2])], "test": [match_image(judged[1])]}
 
 
 def test_identical_images_are_removed_and_similar_ones_noted(splits: dict[str, list[MatchedRecord]]) -> None:
     issue_log = make_issue_log()
-    kept = remove_duplicates(splits, "decode", issue_log)
-    assert [item.record.file for item in kept["train"]] == ["own.jpg", "anew.jpg", "small.jpg"]
+    remaining = remove_duplicates(splits, "decode", issue_log)
+    assert [item.record.file for item in remaining["train"]] == ["own.jpg", "anew.jpg", "small.jpg"]
     assert [(item.code, item.source, item.action) for item in issue_log.issues] == [
         ("leak", "equal.xml", "repair"),
         ("near_duplicate_leak", "anew.xml", "note"),
@@ -62,12 +62,12 @@ def test_identical_images_are_removed_and_similar_ones_noted(splits: dict[str, l
     ]
     assert "image equal.png is identical to judged0.png of val" in issue_log.issues[0].message
     assert "image anew.jpg looks like judged1.png of test" in issue_log.issues[1].message
-    assert (kept["val"], kept["test"]) == (splits["val"], splits["test"])
+    assert (remaining["val"], remaining["test"]) == (splits["val"], splits["test"])
 
 
 def test_actions_of_leaks(splits: dict[str, list[MatchedRecord]]) -> None:
-    kept = remove_duplicates(splits, "decode", make_issue_log(leak="note", near_duplicate_leak="repair"))
-    assert [item.record.file for item in kept["train"]] == ["own.jpg", "equal.png"]
+    remaining = remove_duplicates(splits, "decode", make_issue_log(leak="note", near_duplicate_leak="repair"))
+    assert [item.record.file for item in remaining["train"]] == ["own.jpg", "equal.png"]
 
 
 def test_searches_left_out_are_noted(splits: dict[str, list[MatchedRecord]]) -> None:
@@ -88,36 +88,40 @@ def test_searches_left_out_are_noted(splits: dict[str, list[MatchedRecord]]) -> 
 
 def test_flat_images_have_no_perceptual_hash(tmp_path: Path) -> None:
     Image.new("RGB", (90, 60), (200, 30, 30)).save(tmp_path / "flat.png")
-    assert seen(tmp_path / "flat.png").image_info.perceptual_hash is None
+    assert match_image(tmp_path / "flat.png").image_info.perceptual_hash is None
 
 
 hashes = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 300), max_size=30)
 
 
 @given(hashes, hashes, st.integers(0, 63), st.integers(0, 63))
-def test_nearest_against_every_pair(asked: list[int], known: list[int], one: int, other: int) -> None:
-    known = known + [value ^ (1 << one) ^ (1 << other) for value in asked[::2]]
+def test_nearest_against_every_pair(hashes: list[int], known: list[int], bit1: int, bit2: int) -> None:
+    known = known + [value ^ (1 << bit1) ^ (1 << bit2) for value in hashes[::2]]
     expected = {}
-    for number, value in enumerate(asked):
+    for number, value in enumerate(hashes):
         distances = [(value ^ candidate).bit_count() for candidate in known]
         if distances and min(distances) <= MAX_DISTANCE:
             expected[number] = (distances.index(min(distances)), min(distances))
-    assert nearest_hashes(np.array(asked, np.uint64), np.array(known, np.uint64)) == expected
+    assert nearest_hashes(np.array(hashes, np.uint64), np.array(known, np.uint64)) == expected
 
 
 def test_search_among_many_is_fast() -> None:
     rng = np.random.default_rng(0)
     known = rng.integers(0, 2**64, 20_000, np.uint64)
-    asked = rng.integers(0, 2**64, 100_000, np.uint64)
-    asked[::1000] = known[:100] ^ np.uint64(5)
-    assert nearest_hashes(asked, known) == {1000 * number: (number, 2) for number in range(100)}
+    hashes = rng.integers(0, 2**64, 100_000, np.uint64)
+    hashes[::1000] = known[:100] ^ np.uint64(5)
+    assert nearest_hashes(hashes, known) == {1000 * number: (number, 2) for number in range(100)}
 
 
 def test_duplicates_within_a_split_and_between_val_and_test(tmp_path: Path) -> None:
     one, other = (painted(tmp_path / f"{seed}.png", seed) for seed in range(2))
     again, anew = tmp_path / "again.png", painted(tmp_path / "anew.jpg", 1, quality=40)
     again.write_bytes(one.read_bytes())
-    splits = {"train": [seen(other)], "val": [seen(one), seen(again), seen(anew)], "test": [seen(one), seen(other)]}
+    splits = {
+        "train": [match_image(other)],
+        "val": [match_image(one), match_image(again), match_image(anew)],
+        "test": [match_image(one), match_image(other)],
+    }
     issue_log = make_issue_log(leak="note")
     assert remove_duplicates(splits, "decode", issue_log) == splits
     assert [(item.code, item.split, item.source, item.message) for item in issue_log.issues] == [

@@ -29,14 +29,14 @@ def test_boxes_are_rotated_back_to_stored_pixels(tmp_path: Path, orientation: in
     exif = Image.Exif()
     exif[274] = orientation
     stored.save(tmp_path / "x.png", exif=exif)
-    seen = decode_image(tmp_path / "x.png")
-    assert isinstance(seen, ImageInfo)
-    assert (seen.width, seen.height, seen.orientation) == (80, 60, orientation)
+    info = decode_image(tmp_path / "x.png")
+    assert isinstance(info, ImageInfo)
+    assert (info.width, info.height, info.orientation) == (80, 60, orientation)
     with Image.open(tmp_path / "x.png") as opened:
         shown = ImageOps.exif_transpose(opened)
     record = RawImage("x", "x.png", declared_size=shown.size, objects=(RawObject("1", "cat", box_of(shown)),))
-    assert is_annotated_rotated(record, seen)
-    back = to_stored_pixels(record, seen)
+    assert is_annotated_rotated(record, info)
+    back = to_stored_pixels(record, info)
     assert back.declared_size == (80, 60)
     assert back.objects[0].box == box_of(stored) == (7, 11, 33, 12)
 

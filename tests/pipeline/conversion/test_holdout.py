@@ -45,9 +45,9 @@ def image(number: int, classes: tuple[str, ...] = ("cat",), file: str | None = N
     return MatchedRecord(RawImage(f"{number}", file or f"{number}.jpg", objects=objects), ImageInfo(9, 9, digest))
 
 
-def drawn(seen: list[MatchedRecord], **values: Any) -> tuple[set[str], set[str]]:
+def hold_out(matched: list[MatchedRecord], **values: Any) -> tuple[set[str], set[str]]:
     """File names of the images that stay and of those held out."""
-    _, stay, held = hold_out_images(seen, CATEGORIES, options(**values), IssueLog(options(**values)))
+    _, stay, held = hold_out_images(matched, CATEGORIES, options(**values), IssueLog(options(**values)))
     return {item.record.file for item in stay}, {item.record.file for item in held}
 
 
@@ -57,8 +57,8 @@ numbers = st.sets(st.integers(0, 500), min_size=1, max_size=40)
 @settings(max_examples=50, deadline=None)
 @given(numbers, numbers, st.integers(0, 2**70), st.floats(0.05, 0.95))
 def test_adding_images_moves_no_other(some: set[int], more: set[int], seed: int, share: float) -> None:
-    before = drawn([image(n) for n in some], split_seed=seed, val_fraction=share)
-    after = drawn([image(n) for n in some | more], split_seed=seed, val_fraction=share)
+    before = hold_out([image(n) for n in some], split_seed=seed, val_fraction=share)
+    after = hold_out([image(n) for n in some | more], split_seed=seed, val_fraction=share)
     assert before[0] <= after[0]
     assert before[1] <= after[1]
 
@@ -66,24 +66,26 @@ def test_adding_images_moves_no_other(some: set[int], more: set[int], seed: int,
 @settings(max_examples=15, deadline=None)
 @given(numbers, st.integers(2, 7), st.one_of(st.just("auto"), st.integers(0, 99)))
 def test_every_image_is_held_out_by_exactly_one_fold(some: set[int], folds: int, seed: int | str) -> None:
-    seen = [image(n, ("cat", "dog")[: n % 3]) for n in some]
+    matched = [image(n, ("cat", "dog")[: n % 3]) for n in some]
     held = Counter[str]()
     for fold in range(folds):
-        stay, out = drawn(seen, split_seed=seed, folds=folds, fold=fold)
-        assert stay | out == {item.record.file for item in seen}
+        stay, out = hold_out(matched, split_seed=seed, folds=folds, fold=fold)
+        assert stay | out == {item.record.file for item in matched}
         assert not stay & out
         held.update(out)
-    assert held == Counter({item.record.file: 1 for item in seen})
+    assert held == Counter({item.record.file: 1 for item in matched})
 
 
 @settings(max_examples=50, deadline=None)
 @given(numbers, st.sampled_from([None, 3]), st.integers(0, 99))
 def test_groups_stay_together_and_adding_moves_no_other(some: set[int], folds: int | None, seed: int) -> None:
-    seen = [image(n, file=f"clip{n % 9}/frame{n}.jpg") for n in some]
-    asked: dict[str, Any] = {"group_pattern": r"^(clip\d+)/", "folds": folds, "split_seed": seed}
-    stay, out = drawn(seen, **asked)
+    matched = [image(n, file=f"clip{n % 9}/frame{n}.jpg") for n in some]
+    settings: dict[str, Any] = {"group_pattern": r"^(clip\d+)/", "folds": folds, "split_seed": seed}
+    stay, out = hold_out(matched, **settings)
     assert not {name.split("/")[0] for name in stay} & {name.split("/")[0] for name in out}
-    more_stay, more_out = drawn([*seen, image(999, file="clip3/late.jpg"), image(998, file="clip77/x.jpg")], **asked)
+    more_stay, more_out = hold_out(
+        [*matched, image(999, file="clip3/late.jpg"), image(998, file="clip77/x.jpg")], **settings
+    )
     assert stay <= more_stay
     assert out <= more_out
 
@@ -92,56 +94,56 @@ def test_groups_stay_together_and_adding_moves_no_other(some: set[int], folds: i
 @given(numbers, st.integers(0, 99))
 def test_identical_files_stay_together(some: set[int], seed: int) -> None:
     twins = [image(n, file=f"copies/{n}.jpg") for n in some]
-    stay, out = drawn([image(n) for n in some] + twins, split_seed=seed)
+    stay, out = hold_out([image(n) for n in some] + twins, split_seed=seed)
     assert {name.removeprefix("copies/") for name in stay}.isdisjoint(name.removeprefix("copies/") for name in out)
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(["cat", "dog", "eel"]), max_size=5), min_size=30, max_size=80))
 def test_split_is_balanced_or_no_seed_is_better(contents: list[list[str]]) -> None:
-    seen = [image(n, tuple(names)) for n, names in enumerate(contents)]
-    asked = options(split_seed="auto")
-    way, _, held = hold_out_images(seen, CATEGORIES, asked, IssueLog(asked))
+    matched = [image(n, tuple(names)) for n, names in enumerate(contents)]
+    settings = options(split_seed="auto")
+    choice, _, held = hold_out_images(matched, CATEGORIES, settings, IssueLog(settings))
     for name in ("cat", "dog", "eel"):
         number = np.array([names.count(name) for names in contents])
-        out = sum(item.class_name == name for found in held for item in found.record.objects)
+        out = sum(item.class_name == name for entry in held for item in entry.record.objects)
         deviation = abs(out - 0.2 * number.sum())
         fair = deviation <= BALANCED[2] * np.sqrt(0.2 * 0.8 * (number**2).sum()) + 1e-9
-        assert fair or not way.balanced
-    keys = np.array([int(item.image_info.digest[:16], 16) for item in seen], np.uint64)
-    counts = count_objects(seen, keys, CATEGORIES)
-    own = evaluate_split(counts, way.split_seed, (0.2,)).imbalance
-    if way.balanced:  # the first
-        assert all(evaluate_split(counts, seed, (0.2,)).imbalance > BALANCED for seed in range(way.split_seed))
+        assert fair or not choice.balanced
+    keys = np.array([int(item.image_info.digest[:16], 16) for item in matched], np.uint64)
+    counts = count_objects(matched, keys, CATEGORIES)
+    imbalance = evaluate_split(counts, choice.split_seed, (0.2,)).imbalance
+    if choice.balanced:  # the first
+        assert all(evaluate_split(counts, seed, (0.2,)).imbalance > BALANCED for seed in range(choice.split_seed))
     else:
-        assert own == min(evaluate_split(counts, seed, (0.2,)).imbalance for seed in range(NUM_SEEDS))
+        assert imbalance == min(evaluate_split(counts, seed, (0.2,)).imbalance for seed in range(NUM_SEEDS))
 
 
 def test_a_rare_class_is_on_both_sides() -> None:
-    seen = [image(n, ("cat", "eel") if n % 20 == 0 else ("cat",)) for n in range(100)]
-    asked = options(split_seed="auto")
-    _, stay, held = hold_out_images(seen, CATEGORIES[:3:2], asked, IssueLog(asked))
+    matched = [image(n, ("cat", "eel") if n % 20 == 0 else ("cat",)) for n in range(100)]
+    settings = options(split_seed="auto")
+    _, stay, held = hold_out_images(matched, CATEGORIES[:3:2], settings, IssueLog(settings))
     for side in (stay, held):
-        assert any(item.class_name == "eel" for found in side for item in found.record.objects)
+        assert any(item.class_name == "eel" for entry in side for item in entry.record.objects)
 
 
 def test_unbalanced_seed_is_reported_with_a_better_one() -> None:
-    seen = [image(n, ("cat", "eel") if n < 5 else ("cat",)) for n in range(60)]
-    said = {}
+    matched = [image(n, ("cat", "eel") if n < 5 else ("cat",)) for n in range(60)]
+    messages = {}
     for seed in range(8):
         issue_log = IssueLog(options())
-        way, _, held = hold_out_images(seen, CATEGORIES[:3:2], options(split_seed=seed), issue_log)
-        drawn_out = sum(item.class_name == "eel" for found in held for item in found.record.objects)
-        assert (drawn_out == 0) == bool(issue_log.issues)
+        choice, _, held = hold_out_images(matched, CATEGORIES[:3:2], options(split_seed=seed), issue_log)
+        held_out = sum(item.class_name == "eel" for entry in held for item in entry.record.objects)
+        assert (held_out == 0) == bool(issue_log.issues)
         if issue_log.issues:
-            assert way.better_seed is not None
-            said[seed] = str(issue_log.issues[0])
+            assert choice.better_seed is not None
+            messages[seed] = str(issue_log.issues[0])
             _, _, better = hold_out_images(
-                seen, CATEGORIES[:3:2], options(split_seed=way.better_seed), IssueLog(options())
+                matched, CATEGORIES[:3:2], options(split_seed=choice.better_seed), IssueLog(options())
             )
-            assert any(item.class_name == "eel" for found in better for item in found.record.objects)
-    assert said
-    for seed, line in said.items():
+            assert any(item.class_name == "eel" for entry in better for item in entry.record.objects)
+    assert messages
+    for seed, line in messages.items():
         assert line.startswith(
             f"convert.split_seed={seed}: val has 0 of 5 objects of 'eel', expected 1.0; -S convert.spl"
         )
@@ -149,31 +151,31 @@ def test_unbalanced_seed_is_reported_with_a_better_one() -> None:
 
 def test_class_missing_from_train_is_reported() -> None:
     """Two of 60 images show the class: too few to expect one in val, but train must have one."""
-    seen = [image(n, ("cat", "eel") if n < 2 else ("cat",)) for n in range(60)]
-    told = 0
+    matched = [image(n, ("cat", "eel") if n < 2 else ("cat",)) for n in range(60)]
+    warnings = 0
     for seed in range(40):
         issue_log = IssueLog(options())
-        _, stay, _ = hold_out_images(seen, CATEGORIES[:3:2], options(split_seed=seed), issue_log)
-        gone = not any(item.class_name == "eel" for found in stay for item in found.record.objects)
-        assert gone == any("val has 2 of 2 objects of 'eel'" in str(problem) for problem in issue_log.issues)
-        told += gone
-    assert told
+        _, stay, _ = hold_out_images(matched, CATEGORIES[:3:2], options(split_seed=seed), issue_log)
+        missing = not any(item.class_name == "eel" for entry in stay for item in entry.record.objects)
+        assert missing == any("val has 2 of 2 objects of 'eel'" in str(problem) for problem in issue_log.issues)
+        warnings += missing
+    assert warnings
 
 
 @pytest.mark.parametrize("seed", [0, 1, 300])
 def test_recommended_seed_is_better(seed: int) -> None:
     """One image can't be divided, and with forty small classes no seed is balanced."""
-    asked = options(split_seed=seed)
-    assert hold_out_images([image(1)], CATEGORIES[:1], asked, IssueLog(asked))[0].better_seed is None
-    assert hold_out_images([], CATEGORIES[:1], asked, (issue_log := IssueLog(asked)))[0].better_seed is None
+    settings = options(split_seed=seed)
+    assert hold_out_images([image(1)], CATEGORIES[:1], settings, IssueLog(settings))[0].better_seed is None
+    assert hold_out_images([], CATEGORIES[:1], settings, (issue_log := IssueLog(settings)))[0].better_seed is None
     assert not issue_log.issues
     categories = tuple(Category(n, str(n)) for n in range(40))
-    seen = [image(n, (str(n % 40),)) for n in range(240)]
-    way = hold_out_images(seen, categories, asked, IssueLog(asked))[0]
-    if way.better_seed is not None:
-        keys = np.array([int(item.image_info.digest[:16], 16) for item in seen], np.uint64)
-        counts = count_objects(seen, keys, categories)
-        better = evaluate_split(counts, way.better_seed, (0.2,)).imbalance
+    matched = [image(n, (str(n % 40),)) for n in range(240)]
+    choice = hold_out_images(matched, categories, settings, IssueLog(settings))[0]
+    if choice.better_seed is not None:
+        keys = np.array([int(item.image_info.digest[:16], 16) for item in matched], np.uint64)
+        counts = count_objects(matched, keys, categories)
+        better = evaluate_split(counts, choice.better_seed, (0.2,)).imbalance
         assert better < evaluate_split(counts, seed, (0.2,)).imbalance
 
 
@@ -201,9 +203,9 @@ def test_groups_divided_by_published_splits_are_counted() -> None:
 
 
 def test_side_without_images_is_reported() -> None:
-    asked = options(val_fraction=0.01)
-    issue_log = IssueLog(asked)
-    hold_out_images([image(n) for n in range(5)], CATEGORIES[:1], asked, issue_log)
+    settings = options(val_fraction=0.01)
+    issue_log = IssueLog(settings)
+    hold_out_images([image(n) for n in range(5)], CATEGORIES[:1], settings, issue_log)
     assert str(issue_log.issues[0]).startswith("convert.split_seed=0: val has 0 of 5 images, expected 0.1")
 
 
@@ -217,9 +219,9 @@ def test_pseudo_random_numbers_are_splitmix64() -> None:
 
 
 def test_all_folds_have_the_same_seed() -> None:
-    seen = [image(n, ("cat", "dog", "eel")[n % 3 : n % 3 + 1]) for n in range(90)]
+    matched = [image(n, ("cat", "dog", "eel")[n % 3 : n % 3 + 1]) for n in range(90)]
     ways = {
-        hold_out_images(seen, CATEGORIES, options(folds=3, fold=fold, split_seed="auto"), IssueLog(options()))[
+        hold_out_images(matched, CATEGORIES, options(folds=3, fold=fold, split_seed="auto"), IssueLog(options()))[
             0
         ].split_seed
         for fold in range(3)
@@ -229,17 +231,17 @@ def test_all_folds_have_the_same_seed() -> None:
 
 def test_paths_that_match_no_group() -> None:
     issue_log = IssueLog(options())
-    seen = [image(1, file="a_1.jpg"), image(2, file="b.jpg"), image(3, file="a_2.jpg")]
-    hold_out_images(seen, CATEGORIES, options(group_pattern="^(.*)_"), issue_log)
+    matched = [image(1, file="a_1.jpg"), image(2, file="b.jpg"), image(3, file="a_2.jpg")]
+    hold_out_images(matched, CATEGORIES, options(group_pattern="^(.*)_"), issue_log)
     assert issue_log.notes["images that convert.group_pattern does not match; each is a group of one"] == 1
     with pytest.raises(
         PipelineError, match=r"^convert\.group_pattern: '\^\(x\)' matches no image's path, such as a_1\.jpg$"
     ):
-        hold_out_images(seen, CATEGORIES, options(group_pattern="^(x)"), issue_log)
+        hold_out_images(matched, CATEGORIES, options(group_pattern="^(x)"), issue_log)
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"group_pattern": "("}, r"group_pattern: '\(' is no regular expression: missing \)"),
         ({"group_pattern": "abc"}, "needs one group in brackets"),
@@ -249,11 +251,11 @@ def test_paths_that_match_no_group() -> None:
         ({"folds": 3, "val": "test"}, "folds: val names the split 'test' already"),
     ],
 )
-def test_invalid_options(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_options(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         options(**values)
 
 
 def test_no_images_at_all() -> None:
-    assert drawn([]) == (set(), set())
+    assert hold_out([]) == (set(), set())
     assert find_balanced_seed(count_objects([], np.array([], np.uint64), CATEGORIES), (0.2,)) == 0

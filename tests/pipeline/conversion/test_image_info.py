@@ -40,22 +40,22 @@ def test_complete_and_truncated_image(tmp_path: Path, pixels: Image.Image, suffi
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"", "the file is empty"), (b"GIF?", "unknown image format"), (b"\xff\xd8\xff", "unknown image format")],
 )
-def test_invalid_image(tmp_path: Path, content: bytes, said: str) -> None:
+def test_invalid_image(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.jpg").write_bytes(content)
-    for found in (decode_image(tmp_path / "x.jpg"), read_header(tmp_path / "x.jpg")):
-        assert isinstance(found, Issue)
-        assert found.code == "undecodable_image"
-        assert said in found.message
+    for result in (decode_image(tmp_path / "x.jpg"), read_header(tmp_path / "x.jpg")):
+        assert isinstance(result, Issue)
+        assert result.code == "undecodable_image"
+        assert message in result.message
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.jpg", tmp_path):
-        found = decode_image(path)
-        assert isinstance(found, Issue)
-        assert found.code == "undecodable_image"
+        result = decode_image(path)
+        assert isinstance(result, Issue)
+        assert result.code == "undecodable_image"
 
 
 def test_a_header_is_read_without_its_pixels(tmp_path: Path, pixels: Image.Image) -> None:
@@ -63,18 +63,18 @@ def test_a_header_is_read_without_its_pixels(tmp_path: Path, pixels: Image.Image
     pixels.save(path)
     content = path.read_bytes()
     path.write_bytes(content[:-2000])
-    found = read_header(path)
-    assert found == ImageInfo(90, 60, hashlib.sha256(content[:-2000]).hexdigest())
+    result = read_header(path)
+    assert result == ImageInfo(90, 60, hashlib.sha256(content[:-2000]).hexdigest())
 
 
 def test_trusted_record_is_not_read() -> None:
-    found = trust_record(RawImage("x", "nowhere/x.jpg", declared_size=(7, 5)))
-    assert isinstance(found, ImageInfo)
-    assert (found.width, found.height) == (7, 5)
-    assert found != trust_record(RawImage("x", "nowhere/y.jpg", declared_size=(7, 5)))
+    result = trust_record(RawImage("x", "nowhere/x.jpg", declared_size=(7, 5)))
+    assert isinstance(result, ImageInfo)
+    assert (result.width, result.height) == (7, 5)
+    assert result != trust_record(RawImage("x", "nowhere/y.jpg", declared_size=(7, 5)))
     other = trust_record(RawImage("x", "nowhere/x.jpg", declared_size=(5, 7)))
     assert isinstance(other, ImageInfo)
-    assert found.digest == other.digest
+    assert result.digest == other.digest
     silent = trust_record(RawImage("x", "nowhere/x.jpg"))
     assert isinstance(silent, Issue)
     assert (silent.code, "-S convert.image_check=header" in silent.message) == ("invalid_record", True)
@@ -109,5 +109,5 @@ def test_order_is_kept(tmp_path: Path, pixels: Image.Image) -> None:
         pixels.crop((0, 0, width, 20)).save(tmp_path / f"{width}.png")
     files = [f"{width}.png" for width in range(10, 40)]
     for mode in ("decode", "header"):
-        found = list(read_image_infos(tmp_path, files, mode))
-        assert [item.width for item in found if isinstance(item, ImageInfo)] == list(range(10, 40))
+        result = list(read_image_infos(tmp_path, files, mode))
+        assert [item.width for item in result if isinstance(item, ImageInfo)] == list(range(10, 40))

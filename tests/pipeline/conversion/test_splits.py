@@ -1,3 +1,4 @@
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from pipeline.errors import PipelineError
 
 
 def disjoint(names: str | list[str]) -> dict[str, set[str]]:
-    """An image of its own for each split."""
+    """A different image in each split."""
     return {name: {f"{name}.jpg"} for name in (names.split() if isinstance(names, str) else names)}
 
 
@@ -60,7 +61,7 @@ def test_obvious(names: str, chosen: tuple[str, str | None, str | None]) -> None
 
 
 @pytest.mark.parametrize(
-    ("names", "asked", "chosen"),
+    ("names", "requested", "chosen"),
     [
         ("train val trainval test", ("trainval", None, None), ("trainval", "test", None)),
         ("train val trainval test", ("trainval", "test", None), ("trainval", "test", None)),
@@ -75,12 +76,12 @@ def test_obvious(names: str, chosen: tuple[str, str | None, str | None]) -> None
         ("train val test", ("train+val", None, None), ("train+val", "test", None)),
     ],
 )  # fmt: skip
-def test_named_splits(names: str, asked: tuple[str | None, ...], chosen: tuple[str | None, ...]) -> None:
-    assert choose_splits(disjoint(names), *asked) == SplitChoice(*chosen)  # type: ignore[arg-type]
+def test_named_splits(names: str, requested: tuple[str | None, ...], chosen: tuple[str | None, ...]) -> None:
+    assert choose_splits(disjoint(names), *requested) == SplitChoice(*chosen)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("names", "asked", "said"),
+    ("names", "requested", "message"),
     [
         ("train val", ("trian", None, None), "convert.train: the data set has no split 'trian'; it has train, val"),
         (  # those of the recipe cpu_lite0
@@ -100,13 +101,13 @@ def test_named_splits(names: str, asked: tuple[str | None, ...], chosen: tuple[s
         ("", (None, None, None), "splits [(]none[)]"),
     ],
 )
-def test_refused(names: str, asked: tuple[str | None, ...], said: str) -> None:
-    with pytest.raises(PipelineError, match=said.replace(".", r"\.").replace("+", r"\+")):
-        choose_splits(disjoint(names), *asked)  # type: ignore[arg-type]
+def test_refused(names: str, requested: tuple[str | None, ...], message: str) -> None:
+    with pytest.raises(PipelineError, match=message.replace(".", r"\.").replace("+", r"\+")):
+        choose_splits(disjoint(names), *requested)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("names", "asked", "chosen"),
+    ("names", "requested", "chosen"),
     [
         ("train val", (None, None, None), ("train", None, None)),
         ("train val trainval test", (None, None, None), ("trainval", None, "test")),
@@ -115,8 +116,8 @@ def test_refused(names: str, asked: tuple[str | None, ...], said: str) -> None:
         ("a b", ("a", None, None), ("a", None, None)),
     ],
 )
-def test_folds_divide_train(names: str, asked: tuple[str | None, ...], chosen: tuple[str | None, ...]) -> None:
-    assert choose_splits(disjoint(names), *asked, folds=True) == SplitChoice(*chosen)  # type: ignore[arg-type]
+def test_folds_divide_train(names: str, requested: tuple[str | None, ...], chosen: tuple[str | None, ...]) -> None:
+    assert choose_splits(disjoint(names), *requested, folds=True) == SplitChoice(*chosen)  # type: ignore[arg-type]
 
 
 def test_a_validation_split_with_the_images_of_train_is_left_out() -> None:
@@ -178,11 +179,16 @@ def test_splits_that_are_not_used_are_named_with_their_option() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "VOC2007/trainval+VOC2012/trainval", "site A+site B", "caf\u00e9/train", "a=b", "10", "x(1)"]
+    "name",
+    [
+        *("train", "VOC2007/trainval+VOC2012/trainval", "site A+site B", "caf\u00e9/train", "a=b", "10", "1e3", "True"),
+        *("x(1)", "o'brien", 'the "new"', "back\\slash", "end\\", 'both\\"', "null"),
+    ],
 )
 def test_options_mean_their_value_to_dvc(tmp_path: Path, name: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("convert: {train: null}")
-    option = set_option("convert.train", name).removeprefix("-S ").strip('"')
+    flag, option = shlex.split(set_option("convert.train", name))
+    assert flag == "-S"
     apply_overrides(path, [option])
-    assert str(YAML(typ="safe").load(path)["convert"]["train"]) == name
+    assert YAML(typ="safe").load(path)["convert"]["train"] == name

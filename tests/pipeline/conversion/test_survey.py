@@ -44,8 +44,8 @@ def dataset(*train: RawImage, classes: tuple[str, ...] = ("cat", "dog")) -> RawD
     return RawDataset(categories, {"train": RawSplit(train), "val": RawSplit((judged,))}, 9, format="made")
 
 
-def found(data: RawDataset, asked: ConvertParams, *, stops: bool = True) -> Survey:
-    return survey_records(Path("nowhere"), data, asked, stops=stops)
+def survey_of(data: RawDataset, convert_params: ConvertParams, *, stops: bool = True) -> Survey:
+    return survey_records(Path("nowhere"), data, convert_params, stops=stops)
 
 
 EVERYTHING = dataset(
@@ -63,15 +63,15 @@ EVERYTHING = dataset(
 
 def test_records_with_the_same_source_and_id() -> None:
     """The source of a COCO record is its id, so two records of one id have the same source."""
-    seen = found(dataset(image("a", thing("annotation 7", id=7), thing("annotation 7", "dog", id=7))), options())
-    [problem] = [one for one in seen.issue_log.issues if one.code == "duplicate_id"]
+    result = survey_of(dataset(image("a", thing("annotation 7", id=7), thing("annotation 7", "dog", id=7))), options())
+    [problem] = [issue for issue in result.issue_log.issues if issue.code == "duplicate_id"]
     assert str(problem) == "annotation 7: id 7 is already used by another record"
-    assert [item.id for item in seen.splits["train"].annotations] == [1, 2]
+    assert [item.id for item in result.splits["train"].annotations] == [1, 2]
 
 
 def test_all_issues_are_listed_without_stopping() -> None:
-    seen = found(EVERYTHING, options(), stops=False)
-    listed = {(item.code, item.source): item.action for item in seen.issue_log.issues}
+    result = survey_of(EVERYTHING, options(), stops=False)
+    listed = {(item.code, item.source): item.action for item in result.issue_log.issues}
     assert listed == {
         ("out_of_bounds_box", "a1"): "error",
         ("non_finite_box", "a2"): "error",
@@ -87,17 +87,17 @@ def test_all_issues_are_listed_without_stopping() -> None:
         ("missing_image", "e"): "error",
         ("similar_class_names", "classes"): "note",
         ("unused_class", "classes"): "note",
-    } | {("duplicate_id", item.source): "note" for item in seen.issue_log.issues if item.code == "duplicate_id"}
-    assert seen.issue_log.counts["duplicate_id"] == 5  # a1, b1, c1, c2 have none, f2 has f1's
-    assert [image.file_name for image in seen.splits["train"].images] == ["a.jpg", "b.jpg", "c.jpg", "f.jpg"]
+    } | {("duplicate_id", item.source): "note" for item in result.issue_log.issues if item.code == "duplicate_id"}
+    assert result.issue_log.counts["duplicate_id"] == 5  # a1, b1, c1, c2 have none, f2 has f1's
+    assert [image.file_name for image in result.splits["train"].images] == ["a.jpg", "b.jpg", "c.jpg", "f.jpg"]
     with pytest.raises(PipelineError, match=r"^a: a\.jpg is already in this split: a;"):
-        found(EVERYTHING, options())
+        survey_of(EVERYTHING, options())
 
 
 def test_fixes_of_boxes() -> None:
-    mended = found(EVERYTHING, options(issues="repair")).splits["train"].annotations
-    assert [item.bbox for item in mended] == [(0, 1, 15, 9), (11, 11, 9, 9), *[(1, 1, 9, 9)] * 4]
-    skipped = found(
+    repaired = survey_of(EVERYTHING, options(issues="repair")).splits["train"].annotations
+    assert [item.bbox for item in repaired] == [(0, 1, 15, 9), (11, 11, 9, 9), *[(1, 1, 9, 9)] * 4]
+    skipped = survey_of(
         EVERYTHING,
         options({"out_of_bounds_box": "skip", "swapped_corners": "skip", "duplicate_box": "skip"}, issues="repair"),
     )
@@ -107,41 +107,43 @@ def test_fixes_of_boxes() -> None:
 
 def test_box_with_swapped_corners_is_checked_again() -> None:
     data = dataset(image("a", thing("a1", box=(50, 20, -20, -9)), thing("a2", box=(20, 20, -1, 5)), thing("a3")))
-    seen = found(data, options(issues="repair"))
-    assert [(item.code, item.source) for item in seen.issue_log.issues] == [
+    result = survey_of(data, options(issues="repair"))
+    assert [(item.code, item.source) for item in result.issue_log.issues] == [
         ("swapped_corners", "a1"), ("out_of_bounds_box", "a1"), ("swapped_corners", "a2"), ("tiny_box", "a2"),
     ]  # fmt: skip
-    assert [item.bbox for item in seen.splits["train"].annotations] == [(30, 11, 10, 9), (1, 1, 9, 9)]
+    assert [item.bbox for item in result.splits["train"].annotations] == [(30, 11, 10, 9), (1, 1, 9, 9)]
 
 
 def test_unique_ids_are_kept() -> None:
     data = dataset(image("a", thing("a1", id=30), thing("a2", "dog", id=4), id=0), image("b", id=17))
-    train = found(data, options()).splits["train"]
+    train = survey_of(data, options()).splits["train"]
     assert [item.id for item in train.images] == [0, 17]
     assert [item.id for item in train.annotations] == [30, 4]
 
 
 def test_obstacles_are_reported() -> None:
-    assert list(found(dataset(image("a")), options()).obstacles()) == ["train has 1 image and no objects"]
-    (line,) = found(dataset(), options(issues="repair")).obstacles()
+    assert list(survey_of(dataset(image("a")), options()).obstacles()) == ["train has 1 image and no objects"]
+    (line,) = survey_of(dataset(), options(issues="repair")).obstacles()
     assert line.startswith("train has no images")
 
 
 def test_obstacles_have_a_remedy() -> None:
     def lines(data: RawDataset, checks: dict[str, Any] | None = None, **values: Any) -> list[str]:
-        return list(found(data, options(checks, **values)).obstacles())
+        return list(survey_of(data, options(checks, **values)).obstacles())
 
     whole = dataset(image("judged", thing("t")))
     empty = replace(whole, splits={**whole.splits, "val": RawSplit(())})
-    (said,) = lines(empty, val="val")
-    assert said.startswith("val has no images; choose another split with -S convert.val=NAME, or -S convert.val=null")
-    one = replace(whole, splits={"all": whole.splits["train"]})
-    (said,) = {line.split("; ")[1] for line in lines(one)}
-    assert said == "change convert.val_fraction, or add images"
-    assert lines(one, folds=2, fold=0)[0].endswith("has no images; reduce convert.folds, or add images")
+    (message,) = lines(empty, val="val")
+    assert message.startswith(
+        "val has no images; choose another split with -S convert.val=NAME, or -S convert.val=null"
+    )
+    single_split = replace(whole, splits={"all": whole.splits["train"]})
+    (message,) = {line.split("; ")[1] for line in lines(single_split)}
+    assert message == "change convert.val_fraction, or add images"
+    assert lines(single_split, folds=2, fold=0)[0].endswith("has no images; reduce convert.folds, or add images")
     few = replace(whole, splits={"all": RawSplit(tuple(image(f"{n}", thing(f"{n}")) for n in range(4)))})
-    (said,) = lines(few, val_fraction=0.02)
-    assert (match := re.fullmatch(r"val has no images; -S convert\.split_seed=(\d+) is more balanced", said))
+    (message,) = lines(few, val_fraction=0.02)
+    assert (match := re.fullmatch(r"val has no images; -S convert\.split_seed=(\d+) is more balanced", message))
     assert not lines(few, val_fraction=0.02, split_seed=int(match[1]))
 
 
@@ -156,9 +158,9 @@ def test_the_advice_for_a_split_without_images_of_its_own() -> None:
     line = f"train has no images of its own: all of them are also in val and test; {advice}"
     for issues in ("error", "repair"):
         with pytest.raises(PipelineError, match=f"^{re.escape(line)}$"):
-            found(data, options(issues=issues))
-    assert list(found(data, options(), stops=False).obstacles()) == [line]
-    assert found(data, options({"leak": "note"})).sources == {"train": "train", "val": "val", "test": "test"}
+            survey_of(data, options(issues=issues))
+    assert list(survey_of(data, options(), stops=False).obstacles()) == [line]
+    assert survey_of(data, options({"leak": "note"})).sources == {"train": "train", "val": "val", "test": "test"}
     followed = survey_records(
         Path("nowhere"), data, options(train="train+val+test", val_fraction=0.5, split_seed="auto")
     )
@@ -171,38 +173,38 @@ def test_objects_of_skipped_images_are_counted_once() -> None:
     lost = {"objects of skipped images": 2}
     absent = RawImage("a", "", issue=Issue("missing_image", "not there"), objects=(thing("1"), thing("2")))
     kept = image("b", thing("3"))
-    notes = found(dataset(absent, kept), options({"missing_image": "skip"})).issue_log.notes
+    notes = survey_of(dataset(absent, kept), options({"missing_image": "skip"})).issue_log.notes
     assert notes.items() >= lost.items()
     for elsewhere in (dataset(image("judged", thing("t")), kept), dataset(kept, kept)):
-        repaired = found(elsewhere, options(issues="repair")).issue_log
+        repaired = survey_of(elsewhere, options(issues="repair")).issue_log
         assert len(repaired.issues) == 1
         assert "objects of skipped images" not in repaired.notes  # they are where their image is
 
 
 def test_remarks_on_reading_are_reported() -> None:
     data = replace(dataset(image("a", thing("a1"), thing("a2", "dog"))), remarks=("boxes.txt: read as corners",))
-    assert found(data, options()).report()["remarks"] == ["boxes.txt: read as corners"]
+    assert survey_of(data, options()).report()["remarks"] == ["boxes.txt: read as corners"]
 
 
 def test_trust_finds_leaks_by_path() -> None:
     with pytest.raises(PipelineError, match=r"identical to judged\.jpg of val"):
-        found(dataset(image("judged", thing("t"), declared_size=(10, 10)), image("own", thing("o"))), options())
+        survey_of(dataset(image("judged", thing("t"), declared_size=(10, 10)), image("own", thing("o"))), options())
 
 
 def test_trust_reads_nothing() -> None:
-    seen = found(dataset(image("a", thing("a1"))), options())
-    assert seen.report()["image_check"] == "trust"
-    assert any("identical paths" in note for note in seen.report()["notes"])
+    result = survey_of(dataset(image("a", thing("a1"))), options())
+    assert result.report()["image_check"] == "trust"
+    assert any("identical paths" in note for note in result.report()["notes"])
     with pytest.raises(PipelineError, match=r"^a: has no image size.*-S convert\.image_check=header reads it"):
-        found(dataset(image("a", declared_size=None)), options())
+        survey_of(dataset(image("a", declared_size=None)), options())
 
 
 def test_folds_divide_train_and_ignore_val() -> None:
     data = dataset(*(image(f"{n}", thing(f"{n}", ("cat", "dog")[n % 2])) for n in range(40)))
-    held = [found(data, options(folds=4, fold=fold)) for fold in range(4)]
-    names = [image.file_name for seen in held for image in seen.splits["val"].images]
+    held = [survey_of(data, options(folds=4, fold=fold)) for fold in range(4)]
+    names = [image.file_name for result in held for image in result.splits["val"].images]
     assert sorted(names) == sorted(f"{n}.jpg" for n in range(40))
-    assert {len(seen.splits["train"].images) + len(seen.splits["val"].images) for seen in held} == {40}
+    assert {len(result.splits["train"].images) + len(result.splits["val"].images) for result in held} == {40}
     report = held[1].report()
     assert report["unused_splits"] == ["val"]
     assert report["hold_out"]["folds"] == 4
@@ -211,7 +213,7 @@ def test_folds_divide_train_and_ignore_val() -> None:
 
 def test_groups_divided_by_published_splits_are_noted() -> None:
     data = dataset(image("jud1", thing("1")), image("jud2", thing("2")), image("x", thing("3")))
-    notes = found(data, options(group_pattern="^(jud|x)")).report()["notes"]
+    notes = survey_of(data, options(group_pattern="^(jud|x)")).report()["notes"]
     assert notes["images of train whose group (convert.group_pattern) is also in val or test"] == 2
 
 
@@ -229,24 +231,26 @@ def raw(tmp_path: Path, voc_xml: Any, picture: Any) -> Path:
 
 
 def test_original_splits_are_unchanged(raw: Path) -> None:
-    seen = survey_original_splits(raw, options(image_check="decode"))
-    files = {split: [image.file_name[-5:] for image in found.images] for split, found in seen.splits.items()}
+    result = survey_original_splits(raw, options(image_check="decode"))
+    files = {
+        split: [image.file_name[-5:] for image in annotations.images] for split, annotations in result.splits.items()
+    }
     assert files == {"train": ["a.png"], "val": ["b.png"], "trainval": ["a.png", "b.png"]}
-    assert seen.issue_log.counts == {}
+    assert result.issue_log.counts == {}
     assert survey(raw, options(image_check="decode")).unused_splits == ("trainval",)
 
 
 def test_skipped_record_of_two_splits_counts_once(raw: Path) -> None:
     (raw / "JPEGImages/a.png").unlink()
-    seen = survey_original_splits(raw, options({"missing_image": "skip"}, image_check="decode"))
-    assert seen.issue_log.counts == {"missing_image": 2}
-    assert seen.issue_log.notes["objects of skipped images"] == 1
+    result = survey_original_splits(raw, options({"missing_image": "skip"}, image_check="decode"))
+    assert result.issue_log.counts == {"missing_image": 2}
+    assert result.issue_log.notes["objects of skipped images"] == 1
 
 
 ODD = (0.0, 1.0, 40.0, -3.0, 1e-5, 1e300, -1e300, NAN, float("inf"), float("-inf"))
 
 
-def made(rng: random.Random) -> RawDataset:
+def random_records(rng: random.Random) -> RawDataset:
     """Records of which about every fourth value is invalid."""
 
     def number(low: int, high: int) -> float:
@@ -259,17 +263,19 @@ def made(rng: random.Random) -> RawDataset:
         box = (number(0, 25), number(0, 20), number(2, 15), number(2, 10))
         area = rng.choice([None, number(0, 99)])
         name = rng.choice(["cat", "cat", "dog", "eel"])
-        own, flags = rng.choice([None, rng.randint(-1, 40)]), (rng.randint(0, 1), rng.randint(0, 1))
-        return RawObject(f"o{rng.random()}", name, box, own, area, *flags, fault("invalid_record", "unknown_class"))
+        object_id, flags = rng.choice([None, rng.randint(-1, 40)]), (rng.randint(0, 1), rng.randint(0, 1))
+        return RawObject(
+            f"o{rng.random()}", name, box, object_id, area, *flags, fault("invalid_record", "unknown_class")
+        )
 
     def some_image() -> RawImage:
         things = tuple(some_thing() for _ in range(rng.randint(0, 4)))
         declared = rng.choice([None, (40, 30), (40, 30), (25, 60), (1, 1)])
-        own = rng.choice([None, rng.randint(-1, 40)])
+        image_id = rng.choice([None, rng.randint(-1, 40)])
         return RawImage(
             f"i{rng.random()}",
             f"{rng.randint(0, 30)}.jpg",
-            own,
+            image_id,
             declared,
             things,
             fault("invalid_xml", "invalid_record"),
@@ -288,39 +294,42 @@ def test_random_records_give_a_valid_result_or_one_line(stops: bool) -> None:
     right = 0
     for seed in range(300):
         rng = random.Random(seed)
-        data = made(rng)
+        data = random_records(rng)
         checks = {
             code: rng.choice(("default", "default", "error", "skip"))
             for code in ("out_of_bounds_box", "swapped_corners", "size_mismatch")
         }
-        asked = options(checks, issues="repair", split_seed=seed)
+        convert_params = options(checks, issues="repair", split_seed=seed)
         try:
-            seen = found(data, asked, stops=stops)
+            result = survey_of(data, convert_params, stops=stops)
         except PipelineError as error:
             if stops or "no obvious choice" in str(error):
                 continue
             raise
         right += 1
-        for annotations in seen.splits.values():
+        for annotations in result.splits.values():
             assert list(problems(annotations)) == [], seed
-        again = found(data, asked, stops=stops)
-        assert (again.splits, again.report()) == (seen.splits, seen.report())  # the same input, the same answer
-        json.dumps(seen.report(), allow_nan=False)
+        again = survey_of(data, convert_params, stops=stops)
+        assert (again.splits, again.report()) == (
+            result.splits,
+            result.report(),
+        )  # the same input gives the same result
+        json.dumps(result.report(), allow_nan=False)
     assert right > 50
 
 
 def test_ignored_regions_and_crowds_are_no_objects() -> None:
     """A region that counts for every class, such as KITTI's DontCare, is one crowd in the totals."""
     region = RawObject("a2", "", (5, 5, 20, 20), iscrowd=1, any_class=True)
-    seen = found(dataset(image("a", thing("a1"), region), image("b", thing("b1", "dog", iscrowd=1))), options())
-    annotations = [(item.category_id, item.bbox, item.iscrowd) for item in seen.splits["train"].annotations]
+    result = survey_of(dataset(image("a", thing("a1"), region), image("b", thing("b1", "dog", iscrowd=1))), options())
+    annotations = [(item.category_id, item.bbox, item.iscrowd) for item in result.splits["train"].annotations]
     assert annotations == [
         (1, (1, 1, 9, 9), 0),
         (1, (5, 5, 20, 20), 1),
         (2, (5, 5, 20, 20), 1),
         (2, (1, 1, 9, 9), 1),
     ]
-    assert seen.report()["splits"]["train"] == {
+    assert result.report()["splits"]["train"] == {
         "source": "train",
         "images": 2,
         "images_without_objects": 1,
@@ -329,29 +338,29 @@ def test_ignored_regions_and_crowds_are_no_objects() -> None:
         "crowds": 2,
         "classes": {"cat": 1, "dog": 0},
     }
-    assert headline(seen) == "format made, 2 classes; usable: train 2 images, 1 object; val 1 image, 2 objects"
+    assert headline(result) == "format made, 2 classes; usable: train 2 images, 1 object; val 1 image, 2 objects"
 
 
 def test_an_ignored_region_has_each_issue_once() -> None:
     region = RawObject("a1", "", (30, 5, 20, 20), iscrowd=1, any_class=True)
-    seen = found(dataset(image("a", thing("a2"), region)), options(classes=["dog", "cat"], issues="repair"))
-    assert seen.issue_log.counts["out_of_bounds_box"] == 1
-    regions = [item for item in seen.splits["train"].annotations if item.iscrowd]
+    result = survey_of(dataset(image("a", thing("a2"), region)), options(classes=["dog", "cat"], issues="repair"))
+    assert result.issue_log.counts["out_of_bounds_box"] == 1
+    regions = [item for item in result.splits["train"].annotations if item.iscrowd]
     assert [(item.category_id, item.bbox) for item in regions] == [(2, (30, 5, 10, 20)), (1, (30, 5, 10, 20))]
 
 
 def test_a_split_with_crowds_only_has_no_objects() -> None:
-    seen = found(dataset(image("a", thing("a1", iscrowd=1))), options())
-    assert list(seen.obstacles()) == ["train has 1 image and no objects"]
+    result = survey_of(dataset(image("a", thing("a1", iscrowd=1))), options())
+    assert list(result.obstacles()) == ["train has 1 image and no objects"]
 
 
 def test_a_class_with_crowds_only_is_unused() -> None:
     data = dataset(image("a", thing("a1"), thing("a2", "eel", iscrowd=1)), classes=("cat", "dog", "eel"))
-    issues = found(data, options()).issue_log.issues
+    issues = survey_of(data, options()).issue_log.issues
     assert [issue.message for issue in issues if issue.code == "unused_class"] == ["'eel' has no objects"]
 
 
 def test_crowds_of_skipped_images_are_not_counted() -> None:
     lost = RawImage("b", "", objects=(thing("b1"), thing("b2", iscrowd=1)), issue=Issue("missing_image", "not there"))
-    seen = found(dataset(image("a", thing("a1")), lost), options(issues="repair"))
-    assert seen.issue_log.notes[SKIPPED_OBJECTS] == 1
+    result = survey_of(dataset(image("a", thing("a1")), lost), options(issues="repair"))
+    assert result.issue_log.notes[SKIPPED_OBJECTS] == 1

@@ -100,7 +100,7 @@ def test_crowds_and_missing_fields(tmp_path: Path, picture: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "code", "said"),
+    ("record", "code", "message"),
     [
         (box(5, 1, 99), "unknown_class", "category 99 is not in the file's list"),
         (box(5, 1, bbox=[1, 2, 3]), "invalid_record", r"bbox is \[1, 2, 3\]"),
@@ -108,14 +108,14 @@ def test_crowds_and_missing_fields(tmp_path: Path, picture: Write) -> None:
         (box(5, 1, bbox=None), "invalid_record", "bbox is None"),
     ],
 )
-def test_invalid_objects(tmp_path: Path, picture: Write, record: Any, code: str, said: str) -> None:
+def test_invalid_objects(tmp_path: Path, picture: Write, record: Any, code: str, message: str) -> None:
     picture(tmp_path / "a.jpg")
     written(tmp_path / "train.json", [image(1, "a.jpg")], [record])
     [item] = coco.read(tmp_path).splits["train"].images[0].objects
     assert item.source == "train.json: annotation 5"
     assert item.issue
     assert item.issue.code == code
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         raise AssertionError(item.issue.message)
 
 
@@ -151,7 +151,7 @@ def test_images_that_share_an_id(tmp_path: Path, picture: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "categories", "said"),
+    ("images", "categories", "message"),
     [
         (["a.jpg"], CATEGORIES, "images record 1 is a.jpg, not an object"),
         ([], [{"id": 1}], "category 1 needs an id and a name"),
@@ -159,9 +159,9 @@ def test_images_that_share_an_id(tmp_path: Path, picture: Write) -> None:
         ([], [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "category name 'a' is used 2 times"),
     ],
 )
-def test_invalid_files(tmp_path: Path, images: list[Any], categories: list[Any], said: str) -> None:
+def test_invalid_files(tmp_path: Path, images: list[Any], categories: list[Any], message: str) -> None:
     written(tmp_path / "train.json", images, [], categories)
-    with pytest.raises(PipelineError, match=said) as caught:
+    with pytest.raises(PipelineError, match=message) as caught:
         coco.read(tmp_path)
     assert str(caught.value).startswith("train.json: ")
 
@@ -203,17 +203,17 @@ KEYPOINTS = [{"id": 1, "image_id": 1, "category_id": 1, "keypoints": [3, 4, 2], 
 
 
 @pytest.mark.parametrize(
-    ("annotations", "said"),
+    ("annotations", "message"),
     [
         (PANOPTIC, "panoptic annotations: segments of whole images.*instances_.*panoptic2detection"),
         (CAPTIONS, "captions of whole images, without objects; detection needs instances"),
         (KEYPOINTS, "keypoints without a bbox; detection needs instances.*; export them with boxes"),
     ],
 )
-def test_annotations_of_other_kinds(tmp_path: Path, annotations: list[Any], said: str) -> None:
+def test_annotations_of_other_kinds(tmp_path: Path, annotations: list[Any], message: str) -> None:
     written(tmp_path / "train_other.json", [{"id": 1, "file_name": "1.jpg"}], annotations)
     assert recognize(tmp_path) == "coco"
-    with pytest.raises(PipelineError, match=r"^train_other\.json: " + said):
+    with pytest.raises(PipelineError, match=r"^train_other\.json: " + message):
         coco.read(tmp_path)
     written(tmp_path / "train.json", [], [box(1, 1)])
     written(tmp_path / "image_info_test.json", [], [])
@@ -299,7 +299,7 @@ def test_fast_reader_agrees_with_the_standard_json_reader(images: Any, annotatio
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"images": [' + "[" * 100_000, "nested too deeply"),
         ('{"images": [' + "9" * 5000 + "]}", "not read: Exceeds the limit"),
@@ -310,9 +310,9 @@ def test_fast_reader_agrees_with_the_standard_json_reader(images: Any, annotatio
         ),
     ],
 )
-def test_invalid_json(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_json(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "train.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(PipelineError, match=r"^train\.json: .*" + said):
+    with pytest.raises(PipelineError, match=r"^train\.json: .*" + message):
         coco.read(tmp_path)
 
 

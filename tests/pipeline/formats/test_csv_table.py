@@ -94,6 +94,17 @@ def test_other_tables(tmp_path: Path, header: str) -> None:
         recognize(tmp_path)
 
 
+@pytest.mark.parametrize("row", ["a.png,40,30,7,1.5,2,11.5,22", "7,1.5,2,10,20,a.png,40,30"])
+def test_tables_without_header(tmp_path: Path, picture: Write, row: str) -> None:
+    """TensorFlow's and makesense.ai's."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text(f"{row}\n{row}\n")
+    assert recognize(tmp_path) == "csv"
+    [image] = read(tmp_path).splits["train"].images
+    assert (image.file, image.declared_size) == ("a.png", (40, 30))
+    assert [(item.class_name, item.box) for item in image.objects] == [("7", (1.5, 2, 10, 20))] * 2
+
+
 def test_a_table_without_classes(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "train.csv").write_text("filename,xmin,ymin,xmax,ymax\na.png,1,2,11,22\n")

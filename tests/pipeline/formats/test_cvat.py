@@ -38,35 +38,35 @@ def test_shapes(tmp_path: Path, picture: Write, shape: str, box: tuple[float, ..
     written(tmp_path / "annotations.xml", image(shape))
     assert recognize(tmp_path) == "cvat"
     dataset = cvat.read(tmp_path)
-    [found] = dataset.splits["all"].images
-    assert (found.file, found.id, found.declared_size) == ("images/a.png", 7, (40, 30))
-    [one] = found.objects
-    assert (one.class_name, one.issue) == ("cat", None)
-    assert one.box == pytest.approx(box, abs=1e-9)
+    [record] = dataset.splits["all"].images
+    assert (record.file, record.id, record.declared_size) == ("images/a.png", 7, (40, 30))
+    [item] = record.objects
+    assert (item.class_name, item.issue) == ("cat", None)
+    assert item.box == pytest.approx(box, abs=1e-9)
     assert [(category.id, category.name) for category in dataset.categories] == [(1, "cat"), (2, "ant")]
 
 
 def test_rotated_box_against_its_corners(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
     written(tmp_path / "annotations.xml", image('<box label="cat" xtl="10" ytl="12" xbr="20" ybr="16" rotation="30"/>'))
-    [one] = cvat.read(tmp_path).splits["all"].images[0].objects
+    [item] = cvat.read(tmp_path).splits["all"].images[0].objects
     turned = [
         (15 + x * math.cos(math.pi / 6) - y * math.sin(math.pi / 6), 14 + x * 0.5 + y * math.cos(math.pi / 6))
         for x in (-5, 5)
         for y in (-2, 2)
     ]
     left, top = min(x for x, _ in turned), min(y for _, y in turned)
-    assert one.box == pytest.approx((left, top, 2 * (15 - left), 2 * (14 - top)))
+    assert item.box == pytest.approx((left, top, 2 * (15 - left), 2 * (14 - top)))
 
 
 def test_attributes(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
-    said = ("difficult", "true"), ("Difficult", "1"), ("difficult", "false"), ("is_crowd", "true"), ("color", "true")
+    flags = ("difficult", "true"), ("Difficult", "1"), ("difficult", "false"), ("is_crowd", "true"), ("color", "true")
     corners = 'label="cat" xtl="1" ytl="2" xbr="3" ybr="4"'
-    shapes = "".join(f'<box {corners}><attribute name="{name}">{value}</attribute></box>' for name, value in said)
+    shapes = "".join(f'<box {corners}><attribute name="{name}">{value}</attribute></box>' for name, value in flags)
     written(tmp_path / "annotations.xml", image(shapes))
     objects = cvat.read(tmp_path).splits["all"].images[0].objects
-    assert [(one.difficult, one.iscrowd) for one in objects] == [(1, 0), (1, 0), (0, 0), (0, 1), (0, 0)]
+    assert [(item.difficult, item.iscrowd) for item in objects] == [(1, 0), (1, 0), (0, 0), (0, 1), (0, 0)]
 
 
 def test_subsets_and_files_are_splits(tmp_path: Path, picture: Write) -> None:
@@ -102,12 +102,12 @@ def test_tracks_over_frames(tmp_path: Path, picture: Write) -> None:
     )
     meta = f"<meta><task><size>5</size>{LABELS}</task></meta>"
     written(tmp_path / "annotations.xml", f'<track id="0" label="ant">{boxes}</track>', meta)
-    found = cvat.read(tmp_path).splits["all"].images
-    assert [image.file for image in found] == [f"images/frame_00000{frame}.PNG" for frame in (0, 1, 2)] + [""]
-    assert [[one.box for one in image.objects] for image in found[:3]] == [[(0, 2, 12, 6)], [], [(2, 2, 10, 6)]]
-    assert found[0].objects[0].class_name == "ant"
-    assert found[3].issue
-    assert found[3].issue.code == "missing_image"
+    images = cvat.read(tmp_path).splits["all"].images
+    assert [image.file for image in images] == [f"images/frame_00000{frame}.PNG" for frame in (0, 1, 2)] + [""]
+    assert [[item.box for item in image.objects] for image in images[:3]] == [[(0, 2, 12, 6)], [], [(2, 2, 10, 6)]]
+    assert images[0].objects[0].class_name == "ant"
+    assert images[3].issue
+    assert images[3].issue.code == "missing_image"
 
 
 def test_video_of_unlimited_length(tmp_path: Path, picture: Write) -> None:
@@ -116,8 +116,8 @@ def test_video_of_unlimited_length(tmp_path: Path, picture: Write) -> None:
     box = f'<box frame="{10**17}" outside="0" xtl="1" ytl="2" xbr="12" ybr="8"/>'
     meta = f"<meta><task><size>999999999</size>{LABELS}</task></meta>"
     written(tmp_path / "annotations.xml", f'<track id="0" label="ant">{box}</track>', meta)
-    found = cvat.read(tmp_path).splits["all"].images
-    assert [(image.file, len(image.objects)) for image in found] == [("images/frame_000001.png", 0), ("", 1)]
+    images = cvat.read(tmp_path).splits["all"].images
+    assert [(image.file, len(image.objects)) for image in images] == [("images/frame_000001.png", 0), ("", 1)]
 
 
 def test_tracks_of_several_tasks_are_refused(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_tracks_of_several_tasks_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "code", "said"),
+    ("shape", "code", "message"),
     [
         ('<points label="cat" points="1,2;3,4"/>', "invalid_record", "<points> has no area"),
         ('<box label="cat" xtl="1" ytl="2" xbr="3"/>', "invalid_record", "<box> has a missing or invalid number"),
@@ -148,18 +148,18 @@ def test_tracks_of_several_tasks_are_refused(tmp_path: Path) -> None:
         ('<box label="dog" xtl="1" ytl="2" xbr="3" ybr="4"/>', "unknown_class", "label dog is not in the file's"),
     ],
 )
-def test_invalid_shapes(tmp_path: Path, picture: Write, shape: str, code: str, said: str) -> None:
+def test_invalid_shapes(tmp_path: Path, picture: Write, shape: str, code: str, message: str) -> None:
     picture(tmp_path / "a.png")
     written(tmp_path / "annotations.xml", image(shape))
-    [one] = cvat.read(tmp_path).splits["all"].images[0].objects
-    assert one.issue
-    assert one.issue.code == code
-    assert said in one.issue.message
-    assert one.source == "annotations.xml: image a.png: shape 1"
+    [item] = cvat.read(tmp_path).splits["all"].images[0].objects
+    assert item.issue
+    assert item.issue.code == code
+    assert message in item.issue.message
+    assert item.source == "annotations.xml: image a.png: shape 1"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (
             "<annotations><version>1.1</version><image>",
@@ -173,7 +173,7 @@ def test_invalid_shapes(tmp_path: Path, picture: Write, shape: str, code: str, s
         ("<annotations><note>1.1</note></annotations>", "no CVAT annotations found"),
     ],
 )
-def test_invalid_files(tmp_path: Path, content: str, said: str) -> None:
+def test_invalid_files(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "annotations.xml").write_text(content)
-    with pytest.raises(PipelineError, match=said):
+    with pytest.raises(PipelineError, match=message):
         cvat.read(tmp_path)

@@ -22,7 +22,7 @@ def test_kinds_of_files_with_their_content(tmp_path: Path, picture: Callable[...
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.csv", "1,2,3\n", "1 .csv file whose first row is 1, 2, 3"),
         ("a.csv", "a,b,c,d,e,f,g,h,i\n", "1 .csv file with columns a, b, c, d, e, f, g, h, …"),
@@ -41,9 +41,9 @@ def test_kinds_of_files_with_their_content(tmp_path: Path, picture: Callable[...
         ("a.mat", "MATLAB", "1 .mat file"),
     ],
 )
-def test_content(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_content(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
-    assert describe_files(tmp_path, list_files(tmp_path)).startswith(said)
+    assert describe_files(tmp_path, list_files(tmp_path)).startswith(message)
 
 
 def test_no_files(tmp_path: Path) -> None:

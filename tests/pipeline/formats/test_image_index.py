@@ -15,8 +15,8 @@ def paths(*names: str) -> list[PurePosixPath]:
 
 
 def named(files: list[PurePosixPath], name: str, near: str = ".", split: str = "") -> str:
-    found = ImageIndex(files).find(name, PurePosixPath(near), split)
-    return found.code if isinstance(found, Issue) else found
+    result = ImageIndex(files).find(name, PurePosixPath(near), split)
+    return result.code if isinstance(result, Issue) else result
 
 
 def test_files_in_the_order_of_their_paths_without_hidden_ones(tmp_path: Path) -> None:
@@ -24,9 +24,9 @@ def test_files_in_the_order_of_their_paths_without_hidden_ones(tmp_path: Path) -
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    found = list_files(tmp_path)
-    assert found == paths("a/B/c.txt", "a/b.txt", "a.txt", "z/deep/er/f")
-    assert found == sorted(found)
+    files = list_files(tmp_path)
+    assert files == paths("a/B/c.txt", "a/b.txt", "a.txt", "z/deep/er/f")
+    assert files == sorted(files)
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
@@ -47,12 +47,12 @@ def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near", "split", "found"),
+    ("name", "near", "split", "expected"),
     [
         ("/home/me/val/a.png", ".", "", "val/a.png"),  # as many parts as can be
         ("C:\\x\\train\\a.png", ".", "", "train/a.png"),
         ("a.png", "notes", "val", "val/a.png"),  # the split's folder
-        ("a.png", "train", "", "train/a.png"),  # the annotation's own
+        ("a.png", "train", "", "train/a.png"),  # in the folder of the annotation
         ("a.png", ".", "", "ambiguous_image"),
         ("b.png", "seq/notes", "", "seq/images/b.png"),  # nearest, and no mask
         ("b.png", ".", "", "images/b.png"),
@@ -63,16 +63,16 @@ def test_file_names_that_are_not_utf8(tmp_path: Path) -> None:
         ("\0", ".", "", "missing_image"),
     ],
 )
-def test_which_file(name: str, near: str, split: str, found: str) -> None:
+def test_which_file(name: str, near: str, split: str, expected: str) -> None:
     files = paths("train/a.png", "val/a.png", "images/b.png", "masks/b.png", "seq/images/b.png", "seq/masks/b.png")
-    assert named(files, name, near, split) == found
+    assert named(files, name, near, split) == expected
 
 
 NFD = "cafe\N{COMBINING ACUTE ACCENT}"
 
 
 @pytest.mark.parametrize(
-    ("name", "found"),
+    ("name", "expected"),
     [
         ("café/a.jpg", f"{NFD}/a.jpg"),  # macOS writes two characters where the annotation has one
         (f"{NFD}/a.jpg", f"{NFD}/a.jpg"),
@@ -90,18 +90,34 @@ NFD = "cafe\N{COMBINING ACUTE ACCENT}"
         ("0001.jpg", "missing_image"),
     ],
 )
-def test_other_spellings_of_a_name(name: str, found: str) -> None:
+def test_other_spellings_of_a_name(name: str, expected: str) -> None:
     files = paths(
         *(f"{NFD}/a.jpg", "b/B.jpg", "c.jpg", "C.jpg", "d\\e.jpg", "photo.jfif", "scan.jpe", "frames/0001"),
         *("frames/0002.dat", "a space.jpg", "50%25.jpg"),
     )
-    assert named(files, name) == found
+    assert named(files, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [
+        ("写真/猫.jpg", "cp936"),
+        ("ねこ.jpg", "cp932"),
+        ("고양이.jpg", "cp949"),
+        ("кот.jpg", "cp866"),
+        ("žába.jpg", "cp852"),
+    ],
+)
+def test_names_whose_archive_did_not_state_the_encoding(name: str, encoding: str) -> None:
+    unpacked = name.encode(encoding).decode("cp437")
+    assert named(paths(unpacked, "other.jpg"), name) == unpacked
+    assert named(paths(unpacked, name), name) == name
 
 
 def test_stems_in_other_spellings() -> None:
     files = paths(f"{NFD}.jfif", "b.JPG", "b.txt", "c.tiff", "C.tiff")
     stems = {stem: ImageIndex(files).find_stem(stem, PurePosixPath()) for stem in ("café", "B", "c", "C", "d")}
-    assert {stem: found for stem, found in stems.items() if isinstance(found, str)} == {
+    assert {stem: result for stem, result in stems.items() if isinstance(result, str)} == {
         "café": f"{NFD}.jfif", "B": "b.JPG", "c": "c.tiff", "C": "C.tiff",
     }  # fmt: skip
 
@@ -133,6 +149,6 @@ def test_search_time_is_independent_of_namesakes() -> None:
 def test_size_of_an_invalid_image(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     for name in ("a.png", "nowhere.png"):
-        found = read_image_size(tmp_path / name)
-        assert isinstance(found, Issue)
-        assert found.code == "undecodable_image"
+        result = read_image_size(tmp_path / name)
+        assert isinstance(result, Issue)
+        assert result.code == "undecodable_image"

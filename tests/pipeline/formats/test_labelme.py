@@ -47,7 +47,7 @@ def test_shapes(tmp_path: Path, picture: Write, drawn: Any, box: tuple[float, ..
 
 
 @pytest.mark.parametrize(
-    ("drawn", "said"),
+    ("drawn", "message"),
     [
         (shape([[1, 2], [3, 4]], "line"), "shape_type line has no area"),
         (shape([[1, 2]]), "points of a rectangle must be 2 or more pairs"),
@@ -58,14 +58,14 @@ def test_shapes(tmp_path: Path, picture: Write, drawn: Any, box: tuple[float, ..
         ("cat", "needs a label"),
     ],
 )
-def test_invalid_shapes(tmp_path: Path, picture: Write, drawn: Any, said: str) -> None:
+def test_invalid_shapes(tmp_path: Path, picture: Write, drawn: Any, message: str) -> None:
     picture(tmp_path / "a.png")
     written(tmp_path / "a.json", [shape([[1, 2], [3, 4]]), drawn])
     good, bad = labelme.read(tmp_path).splits["all"].images[0].objects
     assert good.issue is None
     assert bad.issue
     assert bad.issue.code == "invalid_record"
-    assert said in bad.issue.message
+    assert message in bad.issue.message
     assert bad.source == "a.json: shape 2"
 
 

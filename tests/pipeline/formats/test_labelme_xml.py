@@ -59,7 +59,7 @@ def test_folders_without_objects_and_renamed_images(tmp_path: Path, write: Calla
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"),
+    ("shape", "message"),
     [
         ("<polygon><pt><x>1</x><y>2</y></pt><pt><x>5</x><y>6</y></pt></polygon>", "no area: a polygon of 2 points"),
         ("<polygon><pt><x>1</x><y>up</y></pt></polygon>", "not a number"),
@@ -67,12 +67,12 @@ def test_folders_without_objects_and_renamed_images(tmp_path: Path, write: Calla
         ("", "neither a <polygon>"),
     ],
 )
-def test_invalid_objects(tmp_path: Path, write: Callable[..., None], shape: str, said: str) -> None:
+def test_invalid_objects(tmp_path: Path, write: Callable[..., None], shape: str, message: str) -> None:
     write(labelme_object(POLYGON), labelme_object(shape), labelme_object(POLYGON, name=" "))
     good, bad, unnamed = labelme_xml.read(tmp_path).splits["all"].images[0].objects
     assert good.issue is None
     assert bad.issue is not None
-    assert said in bad.issue.message
+    assert message in bad.issue.message
     assert unnamed.issue is not None
     assert unnamed.issue.message == "has no <name>"
 

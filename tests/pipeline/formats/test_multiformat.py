@@ -60,13 +60,13 @@ def alone(unpacked: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 def converted(folder: Path) -> Objects:
     """The objects of all splits by image file."""
     options = replace(params.load(PROJECT / "params.yaml").convert, image_check="header")
-    found: Objects = {}
+    objects: Objects = {}
     for split in survey(folder, options).splits.values():
         names = {category.id: category.name for category in split.categories}
         for image in split.images:
-            own = split.by_image()[image.id]
-            found[image.file_name] = sorted((names[one.category_id], one.bbox, one.difficult) for one in own)
-    return found
+            items = split.by_image()[image.id]
+            objects[image.file_name] = sorted((names[item.category_id], item.bbox, item.difficult) for item in items)
+    return objects
 
 
 def sides(box: tuple[float, ...], shift: int) -> tuple[float, ...]:

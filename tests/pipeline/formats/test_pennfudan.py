@@ -48,9 +48,12 @@ def annotated(tmp_path: Path, picture: Callable[..., Path]) -> Callable[..., Pat
 def test_boxes_are_one_based_and_inclusive(annotated: Callable[..., Path], newline: str) -> None:
     folder = annotated(newline=newline)
     assert formats.recognize(folder) == "pennfudan"
-    found = formats.read(folder)
-    assert [(one.id, one.name) for one in found.categories] == [(1, "PASpersonStanding"), (2, "PASpersonWalking")]
-    (image,) = found.splits["all"].images
+    dataset = formats.read(folder)
+    assert [(category.id, category.name) for category in dataset.categories] == [
+        (1, "PASpersonStanding"),
+        (2, "PASpersonWalking"),
+    ]
+    (image,) = dataset.splits["all"].images
     assert (image.file, image.declared_size, image.issue) == (
         "PennFudanPed/PNGImages/FudanPed00001.png",
         (559, 536),
@@ -60,11 +63,11 @@ def test_boxes_are_one_based_and_inclusive(annotated: Callable[..., Path], newli
         ("PASpersonWalking", (159.0, 181.0, 143.0, 250.0)),
         ("PASpersonStanding", (419.0, 170.0, 116.0, 316.0)),
     ]
-    assert found.num_image_files == 2
+    assert dataset.num_image_files == 2
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("Image filename", "Image", "has no 'Image filename'"),
         ("ground truth : 2", "ground truth : 3", "declares 3 objects and has 2 boxes"),
@@ -73,10 +76,10 @@ def test_boxes_are_one_based_and_inclusive(annotated: Callable[..., Path], newli
         ("FudanPed00001.png", "FudanPed00002.png", "image 'PennFudanPed/PNGImages/FudanPed00002.png' not found"),
     ],
 )
-def test_incomplete_record(annotated: Callable[..., Path], old: str, new: str, said: str) -> None:
+def test_incomplete_record(annotated: Callable[..., Path], old: str, new: str, message: str) -> None:
     (image,) = formats.read(annotated(TEXT.replace(old, new))).splits["all"].images
     assert image.issue is not None
-    assert image.issue.message == said
+    assert image.issue.message == message
 
 
 def test_invalid_box(annotated: Callable[..., Path]) -> None:

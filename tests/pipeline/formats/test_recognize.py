@@ -76,6 +76,13 @@ def test_unknown_format_lists_the_known(tmp_path: Path) -> None:
         read(tmp_path, "word")
 
 
+def test_plus_signs_in_names_of_splits(tmp_path: Path) -> None:
+    """`A+B` means both splits in parameters."""
+    for name in ("north+south", "train"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(COCO))
+    assert list(read(tmp_path).splits) == ["north-south", "train"]
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_reading_a_folder_without_the_format(tmp_path: Path, name: str) -> None:
     with pytest.raises(PipelineError, match="found"):

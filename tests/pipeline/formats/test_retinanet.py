@@ -55,7 +55,7 @@ def test_rows_with_the_size_of_the_image(tmp_path: Path, picture: Write) -> None
 
 
 @pytest.mark.parametrize(
-    ("row", "code", "said"),
+    ("row", "code", "message"),
     [
         ("a.png,1,2,3,,cat", "invalid_record", "not path,x1,y1,x2,y2,class"),
         ("a.png,1,2,3,4,", "invalid_record", "not path,x1,y1,x2,y2,class"),
@@ -65,7 +65,7 @@ def test_rows_with_the_size_of_the_image(tmp_path: Path, picture: Write) -> None
         ("a.png,1,2,nan,4,cat", None, ""),
     ],
 )
-def test_invalid_rows(tmp_path: Path, picture: Write, row: str, code: str | None, said: str) -> None:
+def test_invalid_rows(tmp_path: Path, picture: Write, row: str, code: str | None, message: str) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "classes.csv").write_text("cat,0\n")
     (tmp_path / "train.csv").write_text(f"a.png,,,,,\n{row}\n")
@@ -73,7 +73,7 @@ def test_invalid_rows(tmp_path: Path, picture: Write, row: str, code: str | None
     [item] = image.objects
     assert item.source == "train.csv: line 2"
     assert (item.issue.code if item.issue else None) == code
-    assert said in (item.issue.message if item.issue else "")
+    assert message in (item.issue.message if item.issue else "")
 
 
 def test_rows_without_an_image(tmp_path: Path, picture: Write) -> None:
@@ -85,17 +85,17 @@ def test_rows_without_an_image(tmp_path: Path, picture: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "said"),
+    ("classes", "message"),
     [
         ("cat,0\ncat,1\n", "classes.csv: line 2: class 'cat' or id 1 is already used"),
         ("cat,0\ndog,0\n", "classes.csv: line 2: class 'dog' or id 0 is already used"),
         ("cat,0\ndog\n", "classes.csv: line 2: .* is not a class name and its id"),
     ],
 )
-def test_invalid_class_files(tmp_path: Path, classes: str, said: str) -> None:
+def test_invalid_class_files(tmp_path: Path, classes: str, message: str) -> None:
     (tmp_path / "train.csv").write_text("a.png,,,,,\n")
     (tmp_path / "classes.csv").write_text(classes)
-    with pytest.raises(PipelineError, match=said):
+    with pytest.raises(PipelineError, match=message):
         retinanet.read(tmp_path)
 
 

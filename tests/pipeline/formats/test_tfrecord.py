@@ -51,7 +51,7 @@ def test_records(tmp_path: Path, picture: Write) -> None:
     empty, image = dataset.splits["all"].images
     assert (empty.file, empty.objects) == ("images/b.png", ())
     assert (image.file, image.declared_size) == ("images/a.png", (40, 30))
-    assert [(one.class_name, one.box, one.iscrowd, one.difficult) for one in image.objects] == [
+    assert [(item.class_name, item.box, item.iscrowd, item.difficult) for item in image.objects] == [
         ("cat", (10, 15, 20, 15), 1, 0),
         ("ant", (0, 0, 20, 15), 0, 1),
     ]
@@ -69,7 +69,7 @@ def test_label_map(tmp_path: Path, picture: Write) -> None:
     dataset = tfrecord.read(tmp_path)
     assert [(category.id, category.name) for category in dataset.categories] == [(3, "Ant"), (7, "Cat")]
     objects = dataset.splits["all"].images[0].objects
-    assert [one.class_name for one in objects] == ["Cat", "Ant", ""]
+    assert [item.class_name for item in objects] == ["Cat", "Ant", ""]
     assert objects[2].issue
     assert objects[2].issue.code == "unknown_class"
     (tmp_path / "other.pbtxt").write_text(MAP.format(1, "dog", "dog"))
@@ -189,16 +189,16 @@ def test_invalid_records(tmp_path: Path, picture: Write, wrong: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("place", "said"), [(-1, "record 2 is damaged: wrong checksum"), (-20, "record 2 is damaged: wrong checksum")]
+    ("position", "message"), [(-1, "record 2 is damaged: wrong checksum"), (-20, "record 2 is damaged: wrong checksum")]
 )
-def test_flipped_bit(tmp_path: Path, picture: Write, place: int, said: str) -> None:
+def test_flipped_bit(tmp_path: Path, picture: Write, position: int, message: str) -> None:
     """The reader of the package `tfrecord` verifies no checksum."""
     picture(tmp_path / "a.png")
     file = written(tmp_path / "default.tfrecord", *[record("a.png", [BOX])] * 2)
     content = np.fromfile(file, np.uint8)
-    content[place] ^= 1
+    content[position] ^= 1
     content.tofile(file)
-    with pytest.raises(PipelineError, match=rf"^default\.tfrecord: {said}"):
+    with pytest.raises(PipelineError, match=rf"^default\.tfrecord: {message}"):
         tfrecord.read(tmp_path)
 
 

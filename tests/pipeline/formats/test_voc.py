@@ -144,8 +144,8 @@ def test_ambiguous_list_entry(tmp_path: Path, voc_xml: Write, picture: Write) ->
     (lists / "train.txt").write_text("1\n")
     (lists / "val.txt").write_text("two/1\n")
     splits = voc.read(tmp_path).splits
-    said = "a list has 1, which matches both Annotations/one/1.xml and Annotations/two/1.xml"
-    assert [image.issue for image in splits["train"].images] == [Issue("invalid_record", said)]
+    message = "a list has 1, which matches both Annotations/one/1.xml and Annotations/two/1.xml"
+    assert [image.issue for image in splits["train"].images] == [Issue("invalid_record", message)]
     assert [image.file for image in splits["val"].images] == ["JPEGImages/two/1.jpg"]
 
 
@@ -168,9 +168,9 @@ def test_folders_of_splits_within_annotations(tmp_path: Path, voc_xml: Write, pi
 
 
 def test_folders_of_one_name_are_both_read(tmp_path: Path, voc_xml: Write, picture: Write) -> None:
-    for place in ("p/x", "q/x"):
-        voc_xml(tmp_path / place / "a.xml", [])
-        picture(tmp_path / place / "a.png")
+    for folder in ("p/x", "q/x"):
+        voc_xml(tmp_path / folder / "a.xml", [])
+        picture(tmp_path / folder / "a.png")
     assert files(voc.read(tmp_path)) == {"p/x": ["p/x/a.png"], "q/x": ["q/x/a.png"]}
 
 

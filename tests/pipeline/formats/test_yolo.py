@@ -217,7 +217,7 @@ def test_invalid_images(coco8: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("train: images/training\nnames: [a]\n", "train: images/training not found"),
         ("train: images/train\nnc: 3\nnames: [a, b]\n", "nc is 3, but there are 2 names"),
@@ -230,9 +230,9 @@ def test_invalid_images(coco8: Path) -> None:
         ("names: [a]\ntrain: x\n- y\n", "not YAML: line 3: "),
     ],
 )
-def test_invalid_manifests(coco8: Path, content: str, said: str) -> None:
+def test_invalid_manifests(coco8: Path, content: str, message: str) -> None:
     yaml(coco8, content)
-    with pytest.raises(PipelineError, match=r"^data\.yaml: " + said):
+    with pytest.raises(PipelineError, match=r"^data\.yaml: " + message):
         yolo.read(coco8)
 
 
@@ -270,13 +270,19 @@ def test_missing_validation_and_test_folders_are_left_out(coco8: Path) -> None:
     found = yolo.read(coco8)
     assert list(found.splits) == ["train"]
     assert found.remarks == (
-        "data.yaml: val: images/valid not found, so it is left out",
+        "data.yaml: val: images/valid not found, so it is left out; there are images in val: [images/val]",
         "data.yaml: test: ../test/images not found, so it is left out",
     )
     (coco8 / "notes").mkdir()
     (coco8 / "notes" / "a.md").touch()
     yaml(coco8, "train: notes\nval: images/val\nnames: [a, b]\n")
     with pytest.raises(PipelineError, match=r"^data\.yaml: train: no images in notes; correct or remove it"):
+        yolo.read(coco8)
+
+
+def test_similar_folders_are_named(coco8: Path) -> None:
+    yaml(coco8, "train: images/train2017\nval: images/val\nnames: [a, b]\n")
+    with pytest.raises(PipelineError, match=r"correct or remove it; there are images in train: \[images/train\]$"):
         yolo.read(coco8)
 
 
@@ -408,6 +414,14 @@ def test_classes_without_names_are_called_by_their_numbers(tmp_path: Path, pictu
     assert [item.class_name for item in yolo.read(tmp_path).splits["all"].images[0].objects] == ["dog", "ant", ""]
 
 
+def test_label_files_alone_beside_another_format(tmp_path: Path, picture: Write, voc_xml: Callable[..., Path]) -> None:
+    """LabelImg may have written both; the text files have no names."""
+    picture(tmp_path / "a.png")
+    voc_xml(tmp_path / "a.xml", [("cat", 1, 1, 9, 9)])
+    texts(tmp_path, a=LINE)
+    assert recognize(tmp_path) == "voc"
+
+
 KEYPOINTS = "0.4 0.45 0.6 0.55 0 0"  # in the box, and one that isn't labeled
 FLAGGED = "0.4 0.45 2 0.6 0.55 1"
 DIAMOND = "0.5 0.3 0.75 0.5 0.5 0.7 0.25 0.5"
@@ -423,6 +437,11 @@ DIAMOND = "0.5 0.3 0.75 0.5 0.5 0.7 0.25 0.5"
         ("1 0.5 0.5 0.5 0.8 0.4 0.2 0.6 0.2 0.4 0.8 0.6 0.8", (10, 3, 20, 24), "a box and 8 numbers of keypoints"),
         (f"1 {DIAMOND}", (10, 9, 20, 12), "read as the upright boxes around them"),
         ("1 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2", (4, 3, 4, 3), "read as the upright boxes around them"),
+        (
+            "1 0.5 0.4 0.6 0.4 0.5 0.5 0.6 0.5",
+            (20, 12, 4, 3),
+            "read as the upright boxes around them",
+        ),  # rows of corners
         ("1 0.5 0.4 0.6 0.5 0.55 0.6 0.5 0.7 0.4 0.6", (16, 12, 8, 9), None),  # a polygon of five corners
     ],
 )
@@ -492,6 +511,16 @@ def test_obj_data_without_class_names(tmp_path: Path, picture: Write) -> None:
     dataset = yolo.read(tmp_path)
     assert files(dataset) == {"train": ["a.png"]}
     assert [category.name for category in dataset.categories] == ["1"]
+
+
+def test_a_damaged_line_among_lines_with_keypoints(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "images" / "a.png")
+    yaml(tmp_path, "train: images\nnames: [ant, cat]\n")
+    texts(tmp_path, labels__a=f"1 0.5 0.5 0.25 0.2 {KEYPOINTS}\n" * 30 + "1 0.5 0.5 0.25 0.2 0.1 0.1\n")
+    *objects, damaged = yolo.read(tmp_path).splits["train"].images[0].objects
+    assert [item.box for item in objects] == [pytest.approx(BOX)] * 30
+    assert damaged.issue
+    assert damaged.issue.code == "invalid_record"
 
 
 def test_each_missing_image_of_a_list_has_its_own_source(tmp_path: Path, picture: Write) -> None:

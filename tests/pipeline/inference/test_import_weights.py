@@ -23,8 +23,8 @@ SIZE = (160, 240)
 
 
 @pytest.fixture(scope="module")
-def small(lively_fcos: Callable[[int], FCOS]) -> FCOS:
-    return lively_fcos(4)
+def small(random_fcos: Callable[[int], FCOS]) -> FCOS:
+    return random_fcos(4)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def write_categories(path: Path, names: dict[int, str]) -> Path:
 
 
 def test_91_classes_of_coco_become_80_with_the_same_detections(
-    lively_fcos: Callable[[int], FCOS], tmp_path: Path, picture: Callable[..., Path]
+    random_fcos: Callable[[int], FCOS], tmp_path: Path, picture: Callable[..., Path]
 ) -> None:
-    theirs = lively_fcos(91)
+    theirs = random_fcos(91)
     unused = [row for row in range(91) if row not in dict(coco_categories())]
     with torch.no_grad():  # as after training on COCO: an unused id is never detected
         theirs.head.classification_head.cls_logits.bias[unused] = -100

@@ -11,7 +11,7 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 
 Stage = Callable[[str], subprocess.CompletedProcess[str]]
-OPTION = re.compile(r"""-S ("[^"]+"|\S+[^\s;,.)])""")
+OPTION = re.compile(r"-S ('[^']+'|\S+[^\s;,.)])")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def write_data(home: Path, setting: Callable[..., None], picture: Callable[..., 
 
 
 def follow_advice(home: Path, text: str) -> None:
-    options = [option.strip('"') for option in OPTION.findall(text)]
+    options = [option.strip("'") for option in OPTION.findall(text)]
     assert options, text
     apply_overrides(home / "params.yaml", options)
 

@@ -183,7 +183,7 @@ def test_failed_conversion_leaves_nothing_half_written(
 def test_conversion_without_annotations(home: Path, own: Path, setting: Setting, stage: Stage) -> None:
     setting(**{"dataset": "custom", "download.path": str(own / "images")})
     succeeds(stage, "download")
-    fails(stage, "convert", "no annotations recognized in 8 files")
+    fails(stage, "convert", "no annotations recognized in 8 images")
     setting(**{"download.format": "coco"})
     fails(stage, "convert", "no COCO instance file found")
     assert not (home / "data/unified").exists()

@@ -1,0 +1,52 @@
+"""Where AP is lost, and how far scores can be trusted: TIDE's kinds of errors and calibration, by hotcoco."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.data.annotations import AnnotationSet
+from pipeline.data.detections import Detection
+from pipeline.evaluation import coco
+
+# hotcoco's names and ours, in the order of the paper.
+_TIDE = {
+    "Cls": "wrong_class",
+    "Loc": "poor_box",
+    "Both": "wrong_class_and_poor_box",
+    "Dupe": "duplicate",
+    "Bkg": "background",
+    "Miss": "missed",
+}
+
+
+def diagnose(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str, Any]:
+    """Computes the cost of each kind of error and the calibration error, at an IoU of 0.5.
+
+    Returns:
+        {"errors": {kind: {"AP50_cost", "count"}}, "calibration_error", "objects_beyond_limit"}
+
+        - `AP50_cost`: how much AP50 would rise if errors of this kind were corrected (TIDE, Bolya et al., 2008.08115).
+          Costs don't add up to 1 − AP50: a detection can't be both corrected and compared in the same ranking.
+        - `calibration_error`: the expected calibration error (Guo et al., 1706.04599): the mean difference between the
+          scores of detections and the share of them that is correct, in ten bins of scores. None without detections.
+        - `objects_beyond_limit`: objects that no detector can find by COCO's rule, which counts 100 detections of a
+          class in an image.
+    """
+    evaluation = coco.fast_evaluation(truth, detections)
+    tide, calibration = evaluation.tide_errors(), evaluation.calibration()
+    return {
+        "errors": {
+            ours: {"AP50_cost": tide["delta_ap"][theirs], "count": tide["counts"][theirs]}
+            for theirs, ours in _TIDE.items()
+        },
+        "calibration_error": calibration["ece"] if calibration["num_detections"] else None,
+        "objects_beyond_limit": count_objects_beyond_limit(truth),
+    }
+
+
+def count_objects_beyond_limit(truth: AnnotationSet, limit: int = coco.MAX_DETECTIONS) -> int:
+    """Number of objects beyond `limit` in the same image and of the same class."""
+    groups = Counter(
+        (item.image_id, item.category_id) for item in truth.annotations if not (item.iscrowd or item.difficult)
+    )
+    return sum(max(0, count - limit) for count in groups.values())

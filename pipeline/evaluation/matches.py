@@ -1,0 +1,147 @@
+"""Detections matched to objects once, as flat arrays, from which AP of any weighting of the images follows quickly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+_RECALLS = np.linspace(0, 1, 101)  # COCO's AP is the mean of the precision at these recalls
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """The detections of K classes in I images, and whether they are correct at each of T IoU thresholds.
+
+    Detections are sorted by class, and in a class by descending score, as in pycocotools.
+    """
+
+    iou_thresholds: Floats  # [T]
+    class_starts: Ints  # [K + 1], position of the first detection of each class, and the number of detections
+    images: Ints  # [N], index of the detection's image
+    scores: Floats  # [N]
+    correct: Bools  # [T, N]
+    ignored: Bools  # [T, N], matched to a crowd or a difficult object: neither correct nor wrong
+    objects: Floats  # [K, I], number of objects to detect: without crowds and difficult objects
+
+    @classmethod
+    def of(cls, evaluation: Any) -> "Matches":
+        """The matches of pycocotools, for objects of all sizes.
+
+        Args:
+            evaluation: a `COCOeval` after `evaluate()`.
+        """
+        params = evaluation.params
+        cells, sizes = evaluation.evalImgs, (len(params.catIds), len(params.areaRng), len(params.imgIds))
+        grid = [cells[k * sizes[1] * sizes[2] : k * sizes[1] * sizes[2] + sizes[2]] for k in range(sizes[0])]
+        classes = [_class_arrays(row, len(params.iouThrs)) for row in grid]
+        images, scores, correct, ignored = (np.concatenate(parts, axis=-1) for parts in zip(*classes, strict=True))
+        return cls(
+            iou_thresholds=np.asarray(params.iouThrs),
+            class_starts=np.cumsum([0, *(len(found[1]) for found in classes)]),
+            images=images,
+            scores=scores,
+            correct=correct,
+            ignored=ignored,
+            objects=np.array([[_count_objects(cell) for cell in row] for row in grid], dtype=np.float64),
+        )
+
+    def average_precision(self, weights: Floats | None = None) -> Floats:
+        """COCO's AP of each class at each IoU threshold [K, T]; NaN for a class without objects.
+
+        Args:
+            weights: [I], how often each image counts; by default, once.
+        """
+        weights = np.ones(self.objects.shape[1]) if weights is None else weights
+        found, objects = self._correct, self.objects @ weights
+        mass = weights[self.images]
+        before = np.append(0.0, np.cumsum(mass))
+        counted = before[found.end] - before[found.class_start]
+        if len(found.ignored):
+            before = np.append(0.0, np.cumsum(mass[found.ignored]))
+            counted -= before[found.ignored_end] - before[found.ignored_start]
+        before = np.append(0.0, np.cumsum(mass[found.end - 1]))
+        correct = before[1:] - before[found.segment_start]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            precision = np.where(counted > 0, correct / counted, 0.0)
+            recall = np.where(correct > 0, correct / objects[found.label], 0.0)
+        reached = np.searchsorted(_RECALLS, recall, side="right")
+        newly_reached = np.diff(reached, prepend=0)
+        newly_reached[found.first] = reached[found.first]
+        # Precisions are raised above those of later segments, so that one pass from the end serves all segments.
+        envelope = np.maximum.accumulate((precision + found.offset)[::-1])[::-1] - found.offset
+        count = len(objects) * len(self.iou_thresholds)
+        total = np.bincount(found.segment, envelope * newly_reached, minlength=count)
+        ap = total.reshape(len(objects), -1) / len(_RECALLS)
+        ap[objects == 0] = np.nan
+        return ap
+
+    @cached_property
+    def _correct(self) -> "_Correct":
+        return _Correct.of(self)
+
+
+@dataclass(frozen=True, eq=False)
+class _Correct:
+    """The M correct detections, by class and IoU threshold (a segment) and then by descending score."""
+
+    segment: Ints  # [M], class · T + threshold
+    label: Ints  # [M], class
+    end: Ints  # [M], position after the detection, among all detections
+    class_start: Ints  # [M], position of the first detection of its class
+    segment_start: Ints  # [M], index of the first correct detection of its segment
+    first: Ints  # [≤ K·T], index of the first correct detection of each segment that has one
+    offset: Floats  # [M], decreasing from segment to segment by more than a precision
+    ignored: Ints  # [G], positions of the ignored detections, by segment and then by descending score
+    ignored_start: Ints  # [M], number of ignored detections in earlier segments
+    ignored_end: Ints  # [M], the same, plus those of its segment with a higher score
+
+    @classmethod
+    def of(cls, matches: Matches) -> "_Correct":
+        segment, position = _by_segment(matches, matches.correct)
+        ignored_segment, ignored = _by_segment(matches, matches.ignored)
+        label, size = segment // len(matches.iou_thresholds), len(matches.images)
+        segment_start = np.searchsorted(segment, segment)
+        return cls(
+            segment=segment,
+            label=label,
+            end=position + 1,
+            class_start=matches.class_starts[label],
+            segment_start=segment_start,
+            first=np.unique(segment_start),
+            offset=2.0 * (segment.max(initial=0) - segment),
+            ignored=ignored,
+            ignored_start=np.searchsorted(ignored_segment, segment),
+            ignored_end=np.searchsorted(ignored_segment * size + ignored, segment * size + position),
+        )
+
+
+def _by_segment(matches: Matches, marked: Bools) -> tuple[Ints, Ints]:
+    """Segment and position of the marked detections [T, N], sorted by both."""
+    threshold, position = np.nonzero(marked)
+    label = np.searchsorted(matches.class_starts, position, side="right") - 1
+    segment = label * len(matches.iou_thresholds) + threshold
+    order = np.lexsort((position, segment))
+    return segment[order], position[order]
+
+
+def _class_arrays(cells: Sequence[Any], thresholds: int) -> tuple[Ints, Floats, Bools, Bools]:
+    """Images, scores, correct and ignored of one class, by descending score."""
+    cells = [(index, cell) for index, cell in enumerate(cells) if cell is not None]
+    images = np.concatenate([np.full(len(cell["dtScores"]), index) for index, cell in cells] or [np.zeros(0, np.int64)])
+    scores = np.concatenate([cell["dtScores"] for _, cell in cells] or [np.zeros(0)])
+    empty = np.zeros((thresholds, 0), dtype=bool)
+    matched = np.concatenate([empty, *(cell["dtMatches"] > 0 for _, cell in cells)], axis=1)
+    ignored = np.concatenate([empty, *(cell["dtIgnore"].astype(bool) for _, cell in cells)], axis=1)
+    order = np.argsort(-scores, kind="stable")
+    return images[order], scores[order], (matched & ~ignored)[:, order], ignored[:, order]
+
+
+def _count_objects(cell: Any) -> int:
+    return 0 if cell is None else int(np.count_nonzero(np.asarray(cell["gtIgnore"]) == 0))

@@ -1,0 +1,147 @@
+"""TIDE and calibration of hotcoco against slow computations by the papers' definitions."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.data.detections import Detection
+from pipeline.evaluation.diagnostics import count_objects_beyond_limit, diagnose
+
+CLASSES = 4
+
+
+def scene(seed: int) -> tuple[AnnotationSet, list[Detection]]:
+    """40 images with detections near objects, some with another class, some twice, and others anywhere."""
+    rng = np.random.default_rng(seed)
+    images = tuple(Image(number, f"{number}.jpg", 640, 640) for number in range(1, 41))
+    objects, found = list[Annotation](), list[Detection]()
+    for image in images:
+        for _ in range(rng.poisson(4)):
+            box = tuple(map(float, (*rng.uniform(0, 500, 2), *rng.uniform(10, 120, 2))))
+            label = int(rng.integers(1, CLASSES + 1))
+            objects.append(Annotation(len(objects) + 1, image.id, label, box, box[2] * box[3]))  # type: ignore[arg-type]
+            for _ in range(rng.integers(0, 3)):
+                near = np.array(box) + rng.normal(0, rng.choice([2, 12]), 4)
+                near[2:] = near[2:].clip(3)
+                other = label if rng.random() < 0.8 else int(rng.integers(1, CLASSES + 1))
+                found.append(Detection(image.id, other, tuple(near.tolist()), float(rng.beta(4, 2))))
+        for _ in range(rng.poisson(2)):
+            far = tuple(map(float, (*rng.uniform(0, 500, 2), *rng.uniform(10, 120, 2))))
+            found.append(Detection(image.id, int(rng.integers(1, CLASSES + 1)), far, float(rng.beta(2, 4))))  # type: ignore[arg-type]
+    return AnnotationSet(tuple(Category(k, f"c{k}") for k in range(1, CLASSES + 1)), images, tuple(objects)), found
+
+
+def iou(a: Any, b: Any) -> float:
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    common = max(width, 0) * max(height, 0)
+    return float(common / (a[2] * a[3] + b[2] * b[3] - common))
+
+
+def ap50(objects: int, ranked: list[bool]) -> float:
+    found = np.cumsum(ranked)
+    precision = np.maximum.accumulate((found / np.arange(1, len(ranked) + 1))[::-1])[::-1]
+    return float(np.append(precision, 0)[np.searchsorted(found / objects, np.linspace(0, 1, 101))].mean())
+
+
+class Tide:
+    """The kinds of errors and their costs (2008.08115, sections 2.2 and 2.3).
+
+    As in the authors' code, of several detections that could be corrected to one object, by class or by box, only the
+    one with the highest score is; the others are removed.
+    """
+
+    def __init__(self, truth: AnnotationSet, found: list[Detection]) -> None:
+        self.truth = truth
+        self.found = sorted(found, key=lambda item: -item.score)
+        self.kinds, self.objects, self.matched = list[str](), list[Annotation | None](), set[int]()
+        correct = [self.match(item) for item in self.found]
+        for item, match in zip(self.found, correct, strict=True):
+            kind, related = ("correct", match) if match else self.classify(item)
+            self.kinds.append(kind)
+            self.objects.append(related)
+        corrected = {
+            related.id
+            for kind, related in zip(self.kinds, self.objects, strict=True)
+            if related and kind in ("poor_box", "wrong_class")
+        }
+        self.missed = [item for item in truth.annotations if item.id not in self.matched | corrected]
+
+    def match(self, found: Detection) -> Annotation | None:
+        same = [item for item in self.near(found) if item.category_id == found.category_id]
+        free = [item for item in same if item.id not in self.matched and iou(found.bbox, item.bbox) >= 0.5]
+        best = max(free, key=lambda item: iou(found.bbox, item.bbox), default=None)
+        if best:
+            self.matched.add(best.id)
+        return best
+
+    def near(self, found: Detection) -> list[Annotation]:
+        return [item for item in self.truth.annotations if item.image_id == found.image_id]
+
+    def classify(self, found: Detection) -> tuple[str, Annotation | None]:
+        def best(same: bool) -> tuple[float, Annotation | None]:
+            rivals = [item for item in self.near(found) if (item.category_id == found.category_id) == same]
+            return max(
+                ((iou(found.bbox, item.bbox), item) for item in rivals), key=lambda pair: pair[0], default=(0, None)
+            )
+
+        (same_iou, same), (other_iou, other) = best(same=True), best(same=False)
+        if 0.1 <= same_iou < 0.5:
+            return "poor_box", same
+        if other_iou >= 0.5:
+            return "wrong_class", other
+        if same_iou >= 0.5:
+            return "duplicate", same
+        return ("background" if max(same_iou, other_iou) < 0.1 else "wrong_class_and_poor_box"), None
+
+    def ap(self, corrected: str = "") -> float:
+        return float(np.mean([self.class_ap(label, corrected) for label in range(1, CLASSES + 1)]))
+
+    def class_ap(self, label: int, corrected: str) -> float:
+        ranked, claimed = list[bool](), set[int]()
+        for found, kind, related in zip(self.found, self.kinds, self.objects, strict=True):
+            category, correct = found.category_id, kind == "correct"
+            first = related is not None and related.id not in self.matched | claimed
+            if related and kind in ("poor_box", "wrong_class"):
+                claimed.add(related.id)
+            if kind == corrected:
+                if not related or kind == "duplicate" or not first:
+                    continue
+                category, correct = related.category_id, True
+            if category == label:
+                ranked.append(correct)
+        objects = sum(item.category_id == label for item in self.truth.annotations)
+        if corrected == "missed":
+            objects -= sum(item.category_id == label for item in self.missed)
+        return ap50(objects, ranked)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_costs_and_counts_of_errors(seed: int) -> None:
+    tide = Tide(*scene(seed))
+    errors = diagnose(*scene(seed))["errors"]
+    counts = Counter(tide.kinds)
+    for kind, error in errors.items():
+        assert error["count"] == (len(tide.missed) if kind == "missed" else counts[kind]), kind
+        assert error["count"] > 0
+        assert error["AP50_cost"] == pytest.approx(tide.ap(kind) - tide.ap(), abs=1e-9), kind
+
+
+def test_calibration_error() -> None:
+    truth, found = scene(0)
+    tide = Tide(truth, found)
+    scores = np.array([item.score for item in tide.found])
+    correct = np.array([kind == "correct" for kind in tide.kinds])
+    bins = np.minimum((scores * 10).astype(int), 9)
+    gaps = [abs(scores[bins == k].mean() - correct[bins == k].mean()) * (bins == k).mean() for k in np.unique(bins)]
+    assert diagnose(truth, found)["calibration_error"] == pytest.approx(sum(gaps), abs=1e-9)
+    assert diagnose(truth, [])["calibration_error"] is None
+
+
+def test_objects_beyond_the_limit(cats: Any) -> None:
+    boxes = [(float(10 * column), 0.0, 5.0, 5.0) for column in range(7)]
+    assert count_objects_beyond_limit(cats(*boxes), limit=5) == 2
+    assert count_objects_beyond_limit(cats(*boxes, crowds=(0, 1)), limit=5) == 0

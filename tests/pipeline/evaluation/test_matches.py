@@ -1,0 +1,72 @@
+"""AP from matches: equal to pycocotools, and with weights equal to a data set that repeats its images."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data import detections as results
+from pipeline.data.annotations import Annotation, AnnotationSet
+from pipeline.data.detections import Detection
+from pipeline.evaluation import coco
+from pipeline.evaluation import ground_truth as truth
+from pipeline.evaluation.matches import Matches
+from tests.support.random_scenes import scenes
+
+Record = TypeVar("Record", Annotation, Detection)
+
+
+def means(metrics: coco.CocoMetrics) -> list[float | None]:
+    ap = Matches.of(metrics.evaluation).average_precision()
+    return [None if np.isnan(values).all() else float(np.mean(values)) for values in ap]
+
+
+def expected(metrics: coco.CocoMetrics, objects: AnnotationSet) -> list[float | None]:
+    ordered = sorted(objects.categories, key=lambda category: category.id)
+    return [metrics.per_class[category.name]["AP"] for category in ordered]
+
+
+@settings(max_examples=100, deadline=None)
+@given(scenes())
+def test_ap_equals_that_of_pycocotools(scene: tuple[AnnotationSet, tuple[Detection, ...]]) -> None:
+    metrics = coco.evaluate(*scene)
+    assert means(metrics) == pytest.approx(expected(metrics, scene[0]), abs=1e-9)
+
+
+def test_ap_equals_that_of_pycocotools_on_coco(coco_fixture: Path) -> None:
+    objects = truth.read(coco_fixture / "gt.json")
+    metrics = coco.evaluate(objects, results.read(coco_fixture / "dets.json", objects))
+    assert means(metrics) == pytest.approx(expected(metrics, objects), abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(scenes(), st.lists(st.integers(0, 3), min_size=3, max_size=3))
+def test_weights_repeat_images(scene: tuple[AnnotationSet, tuple[Detection, ...]], weights: Sequence[int]) -> None:
+    # Without ties: the copies of two equal scores would alternate, and their weights come one after the other.
+    objects, tied = scene
+    scene = objects, tuple(replace(found, score=found.score + index / 1000) for index, found in enumerate(tied))
+    weighted = Matches.of(coco.evaluate(*scene).evaluation).average_precision(np.array(weights, dtype=np.float64))
+    copies = repeat_images(*scene, weights)
+    if not copies[0].images:
+        assert np.isnan(weighted).all()
+        return
+    np.testing.assert_allclose(weighted, Matches.of(coco.evaluate(*copies).evaluation).average_precision(), atol=1e-9)
+
+
+def repeat_images(
+    objects: AnnotationSet, detections: Sequence[Detection], weights: Sequence[int]
+) -> tuple[AnnotationSet, list[Detection]]:
+    """A data set with each image as often as its weight says."""
+    copies = {image.id: range(weight) for image, weight in zip(objects.images, weights, strict=True)}
+    images = (replace(image, id=10 * image.id + copy) for image in objects.images for copy in copies[image.id])
+
+    def repeat(records: Sequence[Record]) -> list[Record]:
+        return [replace(item, image_id=10 * item.image_id + copy) for item in records for copy in copies[item.image_id]]
+
+    annotations = tuple(repeat(objects.annotations))
+    return replace(objects, images=tuple(images), annotations=annotations), repeat(detections)
