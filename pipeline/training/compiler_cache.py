@@ -14,7 +14,7 @@ def use_private_folder() -> None:
     """
     folder = state_dir() / "torch_compile"
     folder.mkdir(mode=0o700, exist_ok=True)
-    torch_default = os.path.join(tempfile.gettempdir(), "torchinductor_")  # imports of torch set the variables to it
+    torch_default = f"{tempfile.gettempdir()}/torchinductor_"  # imports of torch set the variables to it
     for variable, path in {"TORCHINDUCTOR_CACHE_DIR": folder, "TRITON_CACHE_DIR": folder / "triton"}.items():
         if os.environ.get(variable, torch_default).startswith(torch_default):
             os.environ[variable] = str(path)
