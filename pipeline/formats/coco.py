@@ -167,7 +167,8 @@ def _has_own_lists(path: Path) -> bool:
         parsed = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return bool(_OWN_LIST.search(content))
-    return any(bytes(parsed[name])[:1] == b"[" for name in ("images", "annotations") if name in parsed)
+    lists = (bytes(parsed[name]) for name in ("images", "annotations") if name in parsed)
+    return any(content[:1] == b"[" and content[1:].lstrip()[:1] != b'"' for content in lists)
 
 
 def _is_other(file: PurePosixPath, ends: bytes) -> bool:

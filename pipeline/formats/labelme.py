@@ -5,30 +5,26 @@ Format: https://github.com/wkentaro/labelme. Points are in pixels, 0-based, meas
 
 import base64
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
-from pipeline.formats.classes import collect_class_names, number_categories
-from pipeline.formats.dataset_files import list_files, read_head, read_tail
+from pipeline.formats.dataset_files import read_head, read_tail
 from pipeline.formats.image_index import IMAGE_SUFFIXES, ImageIndex
-from pipeline.formats.layouts import find_annotation, find_annotation_folders
+from pipeline.formats.layouts import AnnotationFile, find_annotation, find_annotation_folders, read_image_files
 from pipeline.formats.records import (
     Box,
     Issue,
     RawDataset,
     RawImage,
     RawObject,
-    RawSplit,
     image_record,
     invalid_image,
     invalid_object,
 )
 from pipeline.formats.shapes import Point, box_around_circle, box_around_points
-from pipeline.formats.split_names import name_splits_by_folder
 from pipeline.formats.text import is_utf8, show_value
 from pipeline.formats.values import lookup
 
@@ -49,25 +45,19 @@ def read(folder: Path) -> RawDataset:
     Raises:
         PipelineError: There is no such file.
     """
-    files = list_files(folder)
-    images = ImageIndex(files)
-    by_folder = find_annotation_folders(files, ".json", lambda file: _is_annotation(folder / file))
-    if not by_folder:
-        raise PipelineError(f"{folder}: no LabelMe files found: a .json with shapes and an imagePath for each image")
-    splits: dict[str, list[RawImage]] = defaultdict(list)
-    for parent, name in name_splits_by_folder(sorted(by_folder)).items():
-        records = (_image(folder, file, images) for file in by_folder[parent])
-        splits[name] += [record for record in records if record is not None]
-    names = collect_class_names(image for split in splits.values() for image in split)
-    raw_splits = {name: RawSplit(tuple(split)) for name, split in splits.items()}
-    return RawDataset(number_categories(sorted(names)), raw_splits, images.count)
+    return read_image_files(folder, _find, _image, "LabelMe files: a .json with shapes and an imagePath for each image")
+
+
+def _find(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
+    """All files of folders with LabelMe files, so that a damaged one is reported."""
+    groups = find_annotation_folders(files, ".json", lambda file: _is_annotation(folder / file))
+    return [file for group in groups.values() for file in group]
 
 
 def embedded_images(folder: Path, files: list[PurePosixPath]) -> Iterator[tuple[PurePosixPath, bytes]]:
     """Yields the images that exist only as `imageData`: the path of a file beside the annotation, and its content."""
     images = ImageIndex(files)
-    groups = find_annotation_folders(files, ".json", lambda file: _is_annotation(folder / file))
-    for file in (file for group in groups.values() for file in group):
+    for file in _find(folder, files):
         if isinstance(images.find_stem(file.stem, file.parent), str):
             continue  # the usual case, without reading the file
         try:
@@ -87,25 +77,22 @@ def _is_annotation(path: Path) -> bool:
     return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and bool(_SHAPES.search(ends) and _IMAGE.search(ends))
 
 
-def _image(folder: Path, file: PurePosixPath, images: ImageIndex) -> RawImage | None:
+def _image(annotations: AnnotationFile) -> RawImage | None:
     """The record of one file; None if the JSON is another tool's."""
-    try:
-        content = read_json(folder / file)
-    except PipelineError as error:
-        return invalid_image(str(file), str(error).partition(": ")[2])
-    except OSError as error:
-        return invalid_image(str(file), f"can't be read: {error.strerror}")
+    content, source = annotations.try_read_json(), str(annotations.file)
+    if isinstance(content, Issue):
+        return image_record(source, content)
     if not isinstance(content, dict) or "shapes" not in content:
         return None
     shapes, name = content["shapes"], content.get("imagePath")
     if not isinstance(shapes, list) or not isinstance(name, str) or not name:
-        return invalid_image(str(file), "needs a list of shapes and an imagePath")
-    path = images.find(name, file.parent)
+        return invalid_image(source, "needs a list of shapes and an imagePath")
+    path = annotations.find_image(name)
     if isinstance(path, Issue) and path.code == "missing_image":  # the image was renamed together with its annotation
-        by_stem = images.find_stem(file.stem, file.parent)
+        by_stem = annotations.find_image(annotations.file.stem)
         path = path if isinstance(by_stem, Issue) else by_stem
-    objects = tuple(_object(f"{file}: shape {number}", shape) for number, shape in enumerate(shapes, 1))
-    return image_record(str(file), path, None, _declared_size(content), objects)
+    objects = tuple(_object(f"{source}: shape {number}", shape) for number, shape in enumerate(shapes, 1))
+    return image_record(source, path, None, _declared_size(content), objects)
 
 
 def _declared_size(content: dict[str, Any]) -> tuple[int, int] | None:

@@ -140,7 +140,7 @@ def read_split_files(
 def read_image_files(
     folder: Path,
     find: Callable[[Path, list[PurePosixPath]], Collection[PurePosixPath]],
-    read_image: Callable[[AnnotationFile], RawImage],
+    read_image: Callable[[AnnotationFile], RawImage | None],
     expected: str,
     *,
     class_names: Sequence[str] = (),
@@ -148,7 +148,7 @@ def read_image_files(
 ) -> RawDataset:
     """Reads a data set that has an annotation file for each image: every folder of them is a split.
 
-    The arguments and errors are those of `read_split_files`.
+    The arguments and errors are those of `read_split_files`; `read_image` returns None for a file of another tool.
     """
     files = list_files(folder)
     found = find(folder, files)
@@ -159,7 +159,8 @@ def read_image_files(
     splits: dict[str, list[RawImage]] = defaultdict(list)
     for file in found:
         name = names[file.parent]
-        splits[name].append(read_image(AnnotationFile(folder, file, name, images)))
+        record = read_image(AnnotationFile(folder, file, name, images))
+        splits[name] += [record] if record else []
     return build_dataset({name: RawSplit(tuple(split)) for name, split in splits.items()}, images, class_names, remarks)
 
 

@@ -35,6 +35,7 @@ from pipeline.formats.yolo_manifests import (
     Manifest,
     ancestors,
     find_class_lists,
+    find_empty_manifests,
     find_lists,
     find_manifests,
     read_darknet_manifests,
@@ -94,7 +95,8 @@ def read(folder: Path) -> RawDataset:
         manifests = [Manifest(label, {}, find_lists(folder, files, PurePosixPath()))]
     sites = [_read_site(folder, files, manifest, is_only=len(manifests) == 1) for manifest in manifests]
     splits = {name: split for site in sites for name, split in site.splits.items()}
-    remarks = dict.fromkeys(remark for site in sites for remark in site.remarks)
+    empty = [f"{file}: the file is empty" for file in find_empty_manifests(folder, files)]
+    remarks = dict.fromkeys([*empty, *(remark for site in sites for remark in site.remarks)])
     categories = max((site.categories for site in sites), key=len)
     named_like_images = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
     count = max(named_like_images, *(site.num_image_files for site in sites))

@@ -11,7 +11,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import PipelineError
 from pipeline.files import to_utf8
-from pipeline.formats.dataset_files import Spellings, decode_text, read_head, read_lines
+from pipeline.formats.dataset_files import Spellings, decode_text, is_blank, read_head, read_lines
 from pipeline.formats.image_index import IMAGE_SUFFIXES
 from pipeline.formats.text import is_utf8, show_value
 
@@ -128,6 +128,8 @@ def _read_yaml_names(
         return _read_class_list(folder, class_list)
     if names in (None, "", "null", "~") and _is_index(content.get("nc")):
         return next((manifest.class_names for manifest in _read_class_lists(folder, files)), {})
+    if isinstance(names, str) and names not in ("", "null", "~"):
+        raise PipelineError(f"{file}: names is {show_value(names)}, neither a list of class names nor a file of them")
     return None
 
 
@@ -149,20 +151,22 @@ def _read_yaml(folder: Path, file: PurePosixPath) -> tuple[dict[str, Any], tuple
             raise PipelineError(f"{file}: not read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
         return {}, ()
     try:
-        return _load_mapping(text), ()
+        return _load_mapping(text, file), ()
     except (YAMLError, ValueError, TypeError, RecursionError) as error:  # perhaps another tool's, with tags or a stream
         if not _is_manifest(text):
             return {}, ()
         try:
-            return _load_mapping(_correct_yaml(text)), (
+            return _load_mapping(_correct_yaml(text), file), (
                 f"{file}: {_describe_yaml_error(error)}; read with {_CORRECTION}",
             )
         except (YAMLError, ValueError, TypeError, RecursionError):
             raise PipelineError(f"{file}: not YAML: {_describe_yaml_error(error)}; correct it") from None
 
 
-def _load_mapping(text: str) -> dict[str, Any]:
+def _load_mapping(text: str, file: PurePosixPath) -> dict[str, Any]:
     content = YAML(typ="base", pure=True).load(text)
+    if isinstance(content, str) and _is_manifest(text):
+        raise PipelineError(f"{file}: not YAML: its keys and values are not apart; put a space after each colon")
     return content if isinstance(content, dict) else {}
 
 
@@ -276,6 +280,12 @@ def find_class_lists(files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
     """The files that are lists of class names by their own names; less specific names only if there are no others."""
     lists = [file for file in files if file.name in _CLASS_LISTS or file.suffix == ".names"]
     return lists or [file for file in files if file.name in _FALLBACK_CLASS_LISTS]
+
+
+def find_empty_manifests(folder: Path, files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
+    """Files that should name classes or splits, to judge by their names, and are empty."""
+    names = ("data.yaml", "data.yml", "obj.data", *_CLASS_LISTS)
+    return [file for file in files if (file.name in names or file.suffix == ".names") and is_blank(folder / file)]
 
 
 def find_lists(folder: Path, files: Sequence[PurePosixPath], base: PurePosixPath) -> dict[str, list[str]]:

@@ -237,6 +237,7 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
 
 def test_json_of_other_tools_with_some_of_the_lists(tmp_path: Path) -> None:
     (tmp_path / "notes.json").write_text('{"categories": [{"id": 0, "name": "red"}], "info": {}}')  # Label Studio
+    (tmp_path / "package.json").write_text('{"name": "x", "images": ["a.png"]}')
     (tmp_path / "items.json").write_text('{"categories": {"label": {}}, "items": [{"annotations": [{"id": 1}]}]}')
     assert coco.find_evidence(tmp_path, list_files(tmp_path)) is None
 
@@ -303,7 +304,7 @@ def test_fast_reader_agrees_with_the_standard_json_reader(images: Any, annotatio
     [
         ('{"images": [' + "[" * 100_000, "nested too deeply"),
         ('{"images": [' + "9" * 5000 + "]}", "not read: Exceeds the limit"),
-        ('{"images": [\n\n"' + "\udcff" + '"]}', "not JSON: it is not UTF-8 text"),
+        ('{"images": [\n\n' + "\udcff" + "]}", "not JSON: it is not UTF-8 text"),
         (
             '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "\\ud800"}]}',
             "category 1 needs an id and",

@@ -224,6 +224,8 @@ def test_invalid_images(coco8: Path) -> None:
         ("train: images/train\nnames: [a, a]\n", "classes 0 and 1 are both called 'a'"),
         ("train: images/train\nnames: {x: a}\n", "names must be a list of class names"),
         ('train: images/train\nnames: ["\\ud800"]\n', "names must be a list of class names"),
+        ("train: images/train\nnames: cat, dog\n", "names is cat, dog, neither a list of class names nor a file"),
+        ("train:images/train\nnames:[cat]\n", "not YAML: .*put a space after each colon"),
         ("train: images/train\nnames: []\n", "names must be a list of class names"),
         ("train: images/train\nnames: [a, b\nnc: 2\n", "not YAML: line 3: .*; correct it$"),
         ("train: images/train\nnames: [a]\nnames: [b]\n", "not YAML: line 3: .*duplicate key"),
@@ -278,6 +280,11 @@ def test_missing_validation_and_test_folders_are_left_out(coco8: Path) -> None:
     yaml(coco8, "train: notes\nval: images/val\nnames: [a, b]\n")
     with pytest.raises(PipelineError, match=r"^data\.yaml: train: no images in notes; correct or remove it"):
         yolo.read(coco8)
+
+
+def test_an_empty_manifest_is_named(coco8: Path) -> None:
+    (coco8 / "data.yaml").write_text("")
+    assert yolo.read(coco8).remarks[0] == "data.yaml: the file is empty"
 
 
 def test_similar_folders_are_named(coco8: Path) -> None:
