@@ -32,6 +32,9 @@ _MINIMUM = {
 }
 
 
+_MAX_TOWER_DEPTH = 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
     """Factors of the parts of the loss."""
@@ -42,7 +45,7 @@ class LossWeights:
 
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():
-            if weight < 0:
+            if not weight >= 0:
                 raise ValueError(f"{name}: {weight} must be 0 or more")
 
 
@@ -111,8 +114,10 @@ class ModelConfig:
             if width is not None and (width < 8 or width % 8):
                 raise ValueError(f"{name}: {width} must be a positive multiple of 8")
         for name, minimum in _MINIMUM.items():
-            if getattr(self, name) < minimum:
+            if not getattr(self, name) >= minimum:
                 raise ValueError(f"{name}: {getattr(self, name)} must be {minimum} or more")
+        if self.tower_depth > _MAX_TOWER_DEPTH:
+            raise ValueError(f"tower_depth: {self.tower_depth} must be {_MAX_TOWER_DEPTH} or less")
         if not 0 <= self.focal_alpha <= 1:
             raise ValueError(f"focal_alpha: {self.focal_alpha} must be between 0 and 1")
         if self.regression_ranges is not None and (
@@ -166,6 +171,9 @@ PAPER = ModelConfig(
 )
 
 
+MAX_INPUT_SIDE = 16_384  # pixels
+
+
 @dataclass(frozen=True)
 class InputSize:
     """The rule by which images are resized, in training and inference.
@@ -177,6 +185,10 @@ class InputSize:
 
     size: tuple[int, int]  # pixels
     letterbox: bool = False
+
+    def __post_init__(self) -> None:
+        if not all(1 <= side <= MAX_INPUT_SIDE for side in self.size):
+            raise ValueError(f"size: {list(self.size)} must be two sides from 1 to {MAX_INPUT_SIDE} pixels")
 
     def scale(self, height: int, width: int) -> float:
         """The factor by which an image of this height and width is scaled."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from fcos.backbones.state_dicts import describe_mismatch
 from fcos.config import PAPER
 from fcos.detector import Detector, build
 from fcos.postprocess import Postprocess
@@ -14,7 +15,7 @@ from fcos.postprocess import Postprocess
 TORCHVISION = replace(PAPER, pretrained=False, locations="torchvision", box_loss_weighting="none")
 TORCHVISION_POSTPROCESS = Postprocess(score_threshold=0.2, score_mode="combined")
 
-_CLASSES = "head.classification_head.cls_logits.weight"
+CLASSES = "head.classification_head.cls_logits.weight"
 _NAMES = {
     r"backbone\.body\.conv1\.": "backbone.parts.0.0.",
     r"backbone\.body\.bn1\.": "backbone.parts.0.1.",
@@ -46,9 +47,9 @@ def count_rows(state: Mapping[str, Tensor]) -> int:
     Raises:
         ValueError: the state dict is not torchvision's FCOS.
     """
-    if _CLASSES not in state:
-        raise ValueError(f"not a state dict of torchvision's fcos_resnet50_fpn: it has no {_CLASSES}")
-    return len(state[_CLASSES])
+    if CLASSES not in state:
+        raise ValueError(f"not a state dict of torchvision's fcos_resnet50_fpn: it has no {CLASSES}")
+    return len(state[CLASSES])
 
 
 def from_torchvision(state: Mapping[str, Tensor], rows: Sequence[int]) -> Detector:
@@ -75,11 +76,11 @@ def from_torchvision(state: Mapping[str, Tensor], rows: Sequence[int]) -> Detect
     state_dict = detector.state_dict()
     scales = {"head.scales": nn.init.ones_(state_dict["head.scales"])}
     counters = {name: tensor for name, tensor in state_dict.items() if name.endswith("num_batches_tracked")}
-    try:
-        detector.load_state_dict(counters | scales | tensors)
-    except RuntimeError as error:
-        first = " ".join(str(error).split()[:40])  # torch lists every tensor, a line each
-        raise ValueError(f"not a state dict of torchvision's fcos_resnet50_fpn: {first}") from None
+    given = counters | scales | tensors
+    expected, shapes = ({name: tuple(tensor.shape) for name, tensor in state.items()} for state in (state_dict, given))
+    if mismatch := describe_mismatch(expected, shapes):
+        raise ValueError(f"not a state dict of torchvision's fcos_resnet50_fpn: {mismatch}")
+    detector.load_state_dict(given)
     return detector.eval()
 
 

@@ -1,28 +1,22 @@
 """Saved detectors: weights as safetensors, everything else needed to use them as JSON. No pickle."""
 
-import json
-from dataclasses import asdict, dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from fcos.backbones.batch_norm import batch_norm_mode
-from fcos.config import InputSize, LossWeights, ModelConfig
+from fcos.backbones.state_dicts import COUNTER, Shape, describe_mismatch, first_sentence
+from fcos.config import ModelConfig
+from fcos.description import Description, from_json, to_json
 from fcos.detector import Detector, build
 
-_VERSION = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """Description of a file of weights, saved beside it as JSON."""
-
-    model: ModelConfig
-    categories: tuple[tuple[int, str], ...]  # ids and names in the data set, in the order of the labels 0…K−1
-    input_size: InputSize  # what images are resized to
+__all__ = ["Description", "load_detector", "save_detector"]
 
 
 def save_detector(detector: Detector, description: Description, path: str | Path) -> None:
@@ -32,17 +26,9 @@ def save_detector(detector: Detector, description: Description, path: str | Path
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    fields = {
-        "version": _VERSION,
-        "model": asdict(description.model),
-        "categories": [{"id": id, "name": name} for id, name in description.categories],
-        "size": list(description.input_size.size),
-        "letterbox": description.input_size.letterbox,
-        "normalization": {"mean": list(detector.backbone.mean), "std": list(detector.backbone.std)},
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
-    for file, content in ((path, save(tensors)), (path.with_suffix(".json"), text.encode())):
+    text = to_json(description, mean=detector.backbone.mean, std=detector.backbone.std).encode()
+    for file, content in ((path, save(tensors)), (path.with_suffix(".json"), text)):
         partial = file.with_name(f".{file.name}.partial")
         partial.write_bytes(content)
         partial.replace(file)
@@ -60,67 +46,48 @@ def load_detector(path: str | Path, device: torch.device | None = None) -> tuple
         if not needed.is_file():
             raise ValueError(f"{needed}: no such file; the weights and their .json file must be in the same folder")
     try:
-        fields = _current(json.loads(about.read_text(encoding="utf-8-sig")))
-        description = _description(fields)
-        detector = build(_without_pretrained(description.model), len(description.categories))
-        detector.set_normalization(**fields["normalization"])
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        description, normalization = from_json(about.read_bytes())
+    except (ValueError, OSError) as error:
         raise ValueError(f"{about}: not a description of a detector: {error}") from None
     try:
-        _load_state(detector, load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        first = " ".join(str(error).split()[:40])  # torch lists every tensor, a line each
-        raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {first}") from None
+        shapes = _file_shapes(path)
+        if mismatch := _size_mismatch(description, shapes):
+            raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {mismatch}")
+        detector = _build(description, about)
+        mismatch = describe_mismatch(_shapes(detector.state_dict()), shapes)
+        if mismatch := mismatch or _load_state(detector, load_file(path)):
+            raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {mismatch}")
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise ValueError(f"{path}: damaged, or not a safetensors file: {first_sentence(error)}") from None
+    detector.set_normalization(mean=normalization.mean, std=normalization.std)
     return detector.to(device).eval(), description
 
 
-# Names that changed after version 3: keys of the description, keys of its model, values of its model.
-_RENAMED_IN_4 = {"normalisation": "normalization"}
-_MODEL_RENAMED_IN_4 = {
-    "top_down": "upsample_mode",
-    "centre_radius": "center_sampling_radius",
-    "ranges": "regression_ranges",
-    "atss_candidates": "atss_topk",
-    "aligned_candidates": "task_aligned_topk",
-    "aligned_alpha": "task_aligned_alpha",
-    "aligned_beta": "task_aligned_beta",
-    "box_weight": "box_loss_weighting",
-}
-_VALUES_RENAMED_IN_4 = {"locations": {"centre": "center"}, "batch_norm": {"synchronised": "synchronized"}}
+def _size_mismatch(description: Description, shapes: Mapping[str, Shape]) -> str | None:
+    """Whether the file has too few numbers, before a wrong number of channels or classes fills the memory."""
+    config, num_classes = description.model, len(description.categories)
+    width = config.tower_channels or config.channels
+    fewest = num_classes * width + config.channels**2 + config.tower_depth * width**2  # a detector has more
+    if fewest > sum(map(math.prod, shapes.values())):
+        return f"it has too few numbers for {num_classes} classes and {config.channels} channels"
+    return None
 
 
-def _current(text: dict[str, Any]) -> dict[str, Any]:
-    """Converts a description of version 3 to the current version; a current one is returned as it is.
-
-    Raises:
-        ValueError: unknown version.
-    """
-    if text["version"] == _VERSION:
-        return text
-    if text["version"] != 3:
-        raise ValueError(f"version {text['version']}, but versions 3 and {_VERSION} can be read")
-    model = {_MODEL_RENAMED_IN_4.get(key, key): value for key, value in text["model"].items()}
-    for key, values in _VALUES_RENAMED_IN_4.items():
-        model[key] = values.get(model[key], model[key])
-    return {_RENAMED_IN_4.get(key, key): value for key, value in text.items()} | {"model": model}
+def _build(description: Description, about: Path) -> Detector:
+    try:
+        return build(_without_pretrained(description.model), len(description.categories))
+    except ValueError as error:  # such as a backbone whose package is not installed
+        raise ValueError(f"{about}: {error}") from None
 
 
-def _description(text: dict[str, Any]) -> Description:
-    return Description(
-        model=_model(text["model"]),
-        categories=tuple((category["id"], category["name"]) for category in text["categories"]),
-        input_size=InputSize((text["size"][0], text["size"][1]), letterbox=text["letterbox"]),
-    )
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _model(fields: dict[str, Any]) -> ModelConfig:
-    ranges = fields["regression_ranges"]
-    converted = {
-        "levels": tuple(fields["levels"]),
-        "regression_ranges": None if ranges is None else tuple(ranges),
-        "loss_weights": LossWeights(**fields["loss_weights"]),
-    }
-    return ModelConfig(**{**fields, **converted})
+def _file_shapes(path: Path) -> dict[str, Shape]:
+    """The shapes of the tensors in a safetensors file, from its header."""
+    with safe_open(path, "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
 
 
 def _without_pretrained(config: ModelConfig) -> ModelConfig:
@@ -128,8 +95,12 @@ def _without_pretrained(config: ModelConfig) -> ModelConfig:
     return replace(config, pretrained=False, batch_norm=batch_norm_mode(config))
 
 
-def _load_state(detector: Detector, tensors: dict[str, torch.Tensor]) -> None:
+def _load_state(detector: Detector, tensors: dict[str, Tensor]) -> str | None:
+    """Loads the tensors; returns what is wrong with their numbers, if anything."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            return f"{name} holds NaN or infinite numbers"
     # Frozen batch norm has no num_batches_tracked; a detector saved with it has none in its file.
-    state = detector.state_dict()
-    counters = {name: tensor for name, tensor in state.items() if name.endswith("num_batches_tracked")}
+    counters = {name: tensor for name, tensor in detector.state_dict().items() if name.endswith(COUNTER)}
     detector.load_state_dict({**counters, **tensors})
+    return None

@@ -29,7 +29,7 @@ DECLARED = [*CORE, *(requirement for extra in EXTRAS.values() for requirement in
 # Backbones are imported by the name of a function that needs them (importlib.import_module), never on import.
 OPTIONAL = ("efficientnet_lite", "timm")
 # `dvc` is a command, and uvicorn is run as a module; mongod loads the libcurl that pycurl carries.
-NOT_IMPORTED = {"dvc", "pycurl", "uvicorn"}
+NOT_IMPORTED = {"dvc", "noto-cjk-sans-jp-regular", "pycurl", "uvicorn"}
 
 # Runs first in the fresh interpreter: argv is the folder of the wheel, and the modules to hide.
 ISOLATION = """

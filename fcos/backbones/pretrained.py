@@ -1,6 +1,7 @@
 """Pretrained weights of a backbone, from torchvision's servers or from a file."""
 
 import pickle
+import struct
 from pathlib import Path
 
 import torch
@@ -8,7 +9,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fcos.backbones.state_dicts import first_sentence
+
 State = dict[str, Tensor]
+
+# What torch raises, besides its own exceptions, for a pickle whose bytes make no sense.
+_INVALID_PICKLE = (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, struct.error)
 
 
 def torchvision_network(name: str, pretrained: bool | str, *, classifier: str) -> nn.Module:
@@ -32,7 +38,7 @@ def torchvision_network(name: str, pretrained: bool | str, *, classifier: str) -
         network = models.get_model(name, weights=weights if pretrained else None)
     except (OSError, RuntimeError) as error:  # no connection, or not the bytes that torchvision expects
         raise ValueError(
-            f"pretrained: the ImageNet weights could not be fetched ({first_line(error)}); "
+            f"pretrained: the ImageNet weights could not be fetched ({first_sentence(error)}); "
             f"put {weights.url} into {torch.hub.get_dir()}/checkpoints, or set it to false"
         ) from None
     return network
@@ -76,8 +82,8 @@ def read_state(path: str) -> State:
         if path.endswith(".safetensors"):
             return load_file(path)
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"pretrained: {path}: can't be read as tensors: {first_line(error)}") from None
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, *_INVALID_PICKLE) as error:
+        raise ValueError(f"pretrained: {path}: can't be read as tensors: {first_sentence(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"pretrained: {path}: contains no state dict (names and tensors) at its top level")
     return dict(state)
@@ -91,8 +97,3 @@ def _first_difference(ours: State, theirs: State) -> str | None:
         elif not name.endswith("num_batches_tracked"):  # old files don't count batches
             return f"{name} is missing"
     return next((f"{name} is unexpected" for name in theirs if name not in ours), None)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's message: those of torch and Hugging Face have many lines."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

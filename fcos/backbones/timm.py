@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fcos.backbones.backbone import Backbone
-from fcos.backbones.pretrained import first_line, matching_state
+from fcos.backbones.pretrained import matching_state
+from fcos.backbones.state_dicts import first_sentence
 
 _STRIDES = (8, 16, 32)
 _PROBE_SIZE = (96, 160)  # height and width in pixels of an image that tests whether a model accepts multiples of 32
@@ -90,7 +91,7 @@ def _find_layout(timm: Any, name: str) -> _Layout:
         try:
             return _measure_layout(timm, name, options)
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            problems.append(first_line(error))
+            problems.append(first_sentence(error))
     raise ValueError(
         f"backbone: timm:{name} returns no features of strides 8, 16 and 32 for images of any size ({problems[0]})"
     )
@@ -153,7 +154,7 @@ def _build_network(timm: Any, name: str, pretrained: bool | str, layout: _Layout
         )
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"pretrained: timm could not load the weights of {name} ({first_line(error)}); "
+            f"pretrained: timm could not load the weights of {name} ({first_sentence(error)}); "
             "download them once with a connection to huggingface.co, give the file of a state dict, or set it to false"
         ) from None
     return network

@@ -239,10 +239,12 @@ def _read(path: Path) -> dict[str, Any] | None:
             if _packed(checksum) != written:
                 return None
             file.seek(_CHECKSUM)
-            state: dict[str, Any] = torch.load(file, weights_only=True, map_location="cpu")
-            return state
-    except OSError:
+            state = torch.load(file, weights_only=True, map_location="cpu")
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - torch raises many types for bytes that it didn't write, such as four zeros
         return None
+    return state if isinstance(state, dict) else None
 
 
 def _flush(folder: Path) -> None:

@@ -1,18 +1,25 @@
 """`fcos import-weights`: converts weights of torchvision's `fcos_resnet50_fpn` to a detector of this project."""
 
 import pickle
+import struct
+import sys
+from _compat_pickle import IMPORT_MAPPING
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Self
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from fcos.backbones.state_dicts import first_sentence
 from fcos.config import InputSize
 from fcos.detector import Detector
-from fcos.torchvision_weights import coco_categories, count_rows, from_torchvision
+from fcos.torchvision_weights import CLASSES, coco_categories, count_rows, from_torchvision
 from fcos.weights import Description, save_detector
 from pipeline.errors import PipelineError, count_noun
 from pipeline.files import read_json
@@ -20,12 +27,27 @@ from pipeline.files import read_json
 _SIZE = (800, 1333)  # torchvision's model resizes images to this size, in pixels
 _COCO_ROWS = 91  # classes in torchvision's COCO weights: the background and COCO's ids, including unused ones
 
+# Modules of Python's whose objects checkpoints contain: arguments, paths, counters of schedules, dates.
+_DATA_MODULES = frozenset({"argparse", "collections", "datetime", "enum", "pathlib"})
+# What torch raises, besides its own exceptions, for a pickle whose bytes make no sense.
+_INVALID_PICKLE = (
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+)
+
 
 def import_weights(file: Path, out: Path, categories: Path | None = None) -> Description:
     """Converts a weights file, and writes a detector: `out` (.safetensors) and the JSON file beside it.
 
     Args:
-        file: a state dict as .safetensors, or as .pth from torch.save, at the top level or under the key "model".
+        file: a state dict as .safetensors, or as .pth from torch.save: at the top level or under the key "model" or
+            "state_dict", with or without the prefix of DataParallel. Whatever else the file contains is ignored.
         categories: a COCO JSON with the classes that the weights were trained on. By default, weights with 91 rows
             get COCO's classes, and others get class_1, class_2, …
 
@@ -80,22 +102,91 @@ def _read_categories(source: Path) -> tuple[tuple[int, str], ...]:
     return classes
 
 
-def _read(file: Path) -> Mapping[str, Tensor]:
+def _read(file: Path) -> dict[str, Tensor]:
+    """The state dict in a file, with torchvision's names.
+
+    Raises:
+        PipelineError: the file is missing or contains none.
+    """
     if not file.is_file():
         raise PipelineError(f"{file}: no such file")
+    content = _load_safetensors(file) if file.suffix == ".safetensors" else _unpickle(file)
+    for key in ("model", "state_dict"):
+        content = content.get(key, content) if isinstance(content, dict) else None
+    state = content if isinstance(content, dict) else {}
+    tensors = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise PipelineError(f"{file}: contains no state dict (names mapped to tensors): save model.state_dict()")
+    return strip_prefix(tensors)
+
+
+def _load_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        content: Any = load_file(file) if file.suffix == ".safetensors" else _unpickle(file)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        start = " ".join(str(error).split()[:30])
-        raise PipelineError(
-            f"{file}: neither .safetensors nor a .pth file that contains only tensors: {start}"
-        ) from None
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise PipelineError(f"{file}: contains no state dict (names mapped to tensors)")
-    return state
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise PipelineError(f"{file}: damaged, or not a safetensors file: {first_sentence(error)}") from None
+
+
+class _Ignored:
+    """Stands for an object of any class but tensors and plain containers, such as the arguments of a training script.
+
+    It takes the arguments and the state that the file has for the object, and does nothing with them.
+    """
+
+    def __new__(cls, *_: object) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
 
 
 def _unpickle(file: Path) -> object:
-    """Loads tensors and plain containers only; a pickle that would run code raises an error."""
-    return torch.load(file, map_location="cpu", weights_only=True)
+    """Loads tensors and plain containers. No code of the file runs: other objects are replaced by `_Ignored`."""
+    _check_compression(file)
+    try:
+        names = _other_classes(file)
+        for name in names:
+            if not _is_data(name):
+                raise PipelineError(f"{file}: reading it would run code ({name}): get the weights from another source")
+        with safe_globals([(_Ignored, name) for name in names]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, *_INVALID_PICKLE):
+        # torch's message advises to load the file without protection.
+        raise PipelineError(
+            f"{file}: damaged, or not a file that torch.save wrote, or with objects that can't be read safely: save "
+            "model.state_dict()"
+        ) from None
+
+
+def _check_compression(file: Path) -> None:
+    """Refuses what torch.save never writes: a small file that unpacks to any size."""
+    with suppress(BadZipFile), ZipFile(file) as archive:
+        if any(member.compress_type != ZIP_STORED for member in archive.infolist()):
+            raise PipelineError(f"{file}: its tensors are compressed, so torch.save did not write it")
+
+
+def _other_classes(file: Path) -> list[str]:
+    """Names of the classes and functions in a checkpoint that torch does not load as safe."""
+    try:
+        return get_unsafe_globals_in_checkpoint(file)
+    except ValueError:  # written by torch before 1.6
+        return ["argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath"]
+
+
+def _is_data(name: str) -> bool:
+    """Whether a class is one of data, such as argparse.Namespace, and not, such as os.system, a way to run code."""
+    module = name.partition(".")[0]
+    module = IMPORT_MAPPING.get(module, module)  # the protocol that torch.save uses has the names of Python 2
+    return module in _DATA_MODULES or module not in sys.stdlib_module_names
+
+
+def strip_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Removes what wrappers put before torchvision's names, such as `module.` by DataParallel.
+
+    Tensors without this prefix belong to something else than the model and are left out.
+    """
+    prefix = next((name.removesuffix(CLASSES) for name in tensors if name.endswith(CLASSES)), "")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,21 +1,17 @@
-"""Boxes, tags and dots on images. The font comes with matplotlib, so no system font is needed."""
+"""Boxes, tags and dots on images."""
 
 import colorsys
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance, ImageFont
+from PIL import Image, ImageDraw, ImageEnhance
 
-from pipeline.errors import PipelineError
+from pipeline.visualization.fonts import fit_font
 
 Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
-Font = ImageFont.FreeTypeFont
 
 BACKGROUND: Color = (250, 250, 250)
 TEXT_COLOR: Color = (30, 30, 30)
@@ -51,15 +47,6 @@ def _from_hsv(hue: float, saturation: float, value: float) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-@cache
-def load_font(size: float) -> Font:
-    """DejaVu Sans, which has Latin, Greek and Cyrillic letters. Pillow's default font lacks even dashes."""
-    package = importlib.util.find_spec("matplotlib")  # not imported: only its font file is used
-    if package is None or package.origin is None:
-        raise PipelineError("matplotlib: not installed; its font labels the images: `pip install matplotlib`")
-    return ImageFont.truetype(Path(package.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)
-
-
 def draw_boxes(
     image: Image.Image,
     boxes: Sequence[Box],
@@ -80,7 +67,7 @@ def draw_boxes(
     canvas = image.convert("RGB").resize(size, Image.Resampling.BICUBIC) if factor > 1 else image.convert("RGB")
     items = list(zip(boxes, labels, colors, scores or [0.0] * len(boxes), strict=True))
     pen, long_side = ImageDraw.Draw(canvas), max(canvas.size)
-    font, width = load_font(max(12, long_side / 36)), max(2, round(long_side / 300))
+    text_size, width = max(12, long_side / 36), max(2, round(long_side / 300))
     scaled = [
         (_clipped(box, factor, size), f"{label} {score:.2f}" if scores else label, color)
         for box, label, color, score in sorted(items, key=lambda item: item[3])
@@ -89,7 +76,7 @@ def draw_boxes(
         pen.rectangle(box, outline=color, width=width)
     for box, text, color in scaled:  # after all boxes, so that no line crosses a label
         if text:
-            _tag(pen, box, text, color, font, size)
+            _tag(pen, box, text, color, text_size, size)
     return canvas
 
 
@@ -101,7 +88,8 @@ def _clipped(box: Box, factor: int, size: tuple[int, int]) -> Box:
     return left, top, right, bottom
 
 
-def _tag(pen: ImageDraw.ImageDraw, box: Box, text: str, color: Color, font: Font, size: tuple[int, int]) -> None:
+def _tag(pen: ImageDraw.ImageDraw, box: Box, text: str, color: Color, text_size: float, size: tuple[int, int]) -> None:
+    text, font = fit_font(text, text_size)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     margin = max(1, (bottom - top) / 5)
     width, height = right - left + 2 * margin, bottom - top + 2 * margin
@@ -120,7 +108,7 @@ def contrasting_color(color: Color) -> Color:
 
 def draw_tag(image: Image.Image, position: tuple[float, float], text: str, color: Color, size: float) -> None:
     """Draws text on a filled tag in place; the tag's lower left corner is at (x, y) if there is room above."""
-    _tag(ImageDraw.Draw(image), (*position, *position), text, color, load_font(size), image.size)
+    _tag(ImageDraw.Draw(image), (*position, *position), text, color, size, image.size)
 
 
 def draw_outline(

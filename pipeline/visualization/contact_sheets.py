@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from pipeline.visualization.boxes import BACKGROUND, TEXT_COLOR, Color, Font, load_font
+from pipeline.visualization.boxes import BACKGROUND, TEXT_COLOR, Color
+from pipeline.visualization.fonts import Font, fit_font
 
 _SECONDARY_TEXT_COLOR: Color = (90, 90, 90)
 
@@ -25,19 +26,20 @@ def contact_sheet(
     columns = max(1, min(columns, len(tiles)))
     resized = [(_resized(image, tile_size), caption) for image, caption in tiles]
     rows = [resized[start : start + columns] for start in range(0, len(resized), columns)]
-    font, gap = load_font(max(12, tile_size / 30)), max(4, tile_size // 40)
-    line = round(font.size * 1.5)
+    text_size, gap = max(12, tile_size / 30), max(4, tile_size // 40)
+    line = round(text_size * 1.5)
     heights = [max(image.height for image, _ in row) + line + gap for row in rows]
     head = 2 * line if title else gap
     sheet = Image.new("RGB", (columns * (tile_size + gap) + gap, head + sum(heights) + gap), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
-    pen.text((gap, line / 2), _truncated(title, font, sheet.width - 2 * gap), fill=TEXT_COLOR, font=font)
+    title, font = _truncated(title, text_size, sheet.width - 2 * gap)
+    pen.text((gap, line / 2), title, fill=TEXT_COLOR, font=font)
     for number, row in enumerate(rows):
         y = head + sum(heights[:number])
         for column, (image, caption) in enumerate(row):
             x = gap + column * (tile_size + gap)
             sheet.paste(image, (x + (tile_size - image.width) // 2, y))
-            text = _truncated(caption, font, tile_size)
+            text, font = _truncated(caption, text_size, tile_size)
             pen.text((x, y + image.height + line / 6), text, fill=TEXT_COLOR, font=font)
     return sheet
 
@@ -48,12 +50,14 @@ def _resized(image: Image.Image, tile_size: int) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def _truncated(text: str, font: Font, width: int) -> str:
+def _truncated(text: str, text_size: float, width: int) -> tuple[str, Font]:
+    """The text, shortened to `width` pixels, with its font."""
+    text, font = fit_font(text, text_size)
     if font.getlength(text) <= width:
-        return text
+        return text, font
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
-    return text + "…"
+    return text + "…", font
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,7 @@ def panel_sheet(
     width = max(columns * (panel_width + gap) + gap, legend.width + 2 * gap)
     head = round(text_size * 3)
     sheet = Image.new("RGB", (width, head + sum(heights) + len(rows) * gap + legend.height + gap), BACKGROUND)
-    font = load_font(text_size * 1.35)
-    title = _truncated(title, font, width - 2 * gap)
+    title, font = _truncated(title, text_size * 1.35, width - 2 * gap)
     ImageDraw.Draw(sheet).text((gap, text_size * 0.8), title, fill=TEXT_COLOR, font=font)
     y = head
     for row, height in zip(blocks, heights, strict=True):
@@ -94,9 +97,10 @@ def panel_sheet(
 
 
 def _block(panel: Panel, width: int, text_size: float) -> Image.Image:
-    heading_font, text_font = load_font(text_size * 1.1), load_font(text_size)
-    lines = [(line, heading_font, TEXT_COLOR) for line in wrap_text(panel.heading, heading_font, width)]
-    lines += [(line, text_font, _SECONDARY_TEXT_COLOR) for line in wrap_text(panel.text, text_font, width)]
+    heading, heading_font = fit_font(panel.heading, text_size * 1.1)
+    text, text_font = fit_font(panel.text, text_size)
+    lines = [(line, heading_font, TEXT_COLOR) for line in wrap_text(heading, heading_font, width)]
+    lines += [(line, text_font, _SECONDARY_TEXT_COLOR) for line in wrap_text(text, text_font, width)]
     step = round(text_size * 1.4)
     block = Image.new("RGB", (width, panel.image.height + round(text_size * 0.5) + step * len(lines)), BACKGROUND)
     block.paste(panel.image, (0, 0))

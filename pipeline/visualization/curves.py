@@ -4,18 +4,21 @@ import csv
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager
 
 from fcos.training.history import UNREPORTED, History, Row
 from pipeline.evaluation.voc import VocMetrics
 from pipeline.files import atomic_replace, write_text
+from pipeline.visualization.fonts import packaged_fonts
 
 _RECALL_STEPS = 100  # recalls 0, 0.01, …, 1, as in COCO's evaluation
 _MAX_CLASSES = 20  # more curves are indistinguishable in a picture
@@ -146,14 +149,22 @@ def _escape_label(name: str) -> str:
     return name.lstrip("_").replace("$", r"\$") or name
 
 
+@cache
+def _font_families() -> list[str]:
+    """matplotlib takes each letter from the first of these fonts that has it."""
+    for path in packaged_fonts():
+        fontManager.addfont(path)
+    return [FontProperties(fname=path).get_name() for path in packaged_fonts()]
+
+
 def _save_png(draw: Callable[[Axes], None], path: Path) -> None:
     # pyplot would keep every figure in memory and choose a window system.
     figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
-    draw(axes)
-    with atomic_replace(path) as temporary, warnings.catch_warnings():
-        # Characters of class names that the font lacks are drawn as boxes, without a warning per character.
+    with rc_context({"font.family": _font_families()}), atomic_replace(path) as temporary, warnings.catch_warnings():
+        # Letters of class names that no font has are drawn as boxes, without a warning per letter.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        draw(axes)
         figure.savefig(temporary, format="png", metadata={"Software": None})  # without matplotlib's version

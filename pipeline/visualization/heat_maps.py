@@ -21,10 +21,10 @@ from pipeline.visualization.boxes import (
     class_color,
     draw_boxes,
     draw_tag,
-    load_font,
     object_color,
 )
 from pipeline.visualization.contact_sheets import Panel, panel_sheet
+from pipeline.visualization.fonts import load_font
 from pipeline.visualization.heat_colors import color_bar, overlay_heat
 from pipeline.visualization.location_maps import enlarge, legend, scale_box
 

@@ -19,11 +19,11 @@ from pipeline.visualization.boxes import (
     draw_dots,
     draw_outline,
     draw_tag,
-    load_font,
     object_color,
     subdued,
 )
 from pipeline.visualization.contact_sheets import Panel, panel_sheet, wrap_text
+from pipeline.visualization.fonts import load_font
 
 _LONG_SIDE = 800  # pixels of a panel's image
 _LEGEND_TEXT_SIZE = 20

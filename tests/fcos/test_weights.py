@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from fcos.backbones.state_dicts import first_sentence
 from fcos.config import PAPER, InputSize
 from fcos.detector import build
 from fcos.weights import Description, load_detector, save_detector
@@ -169,11 +171,19 @@ def damage(path: Path, kind: str) -> None:
         case "another architecture":
             about.write_text(json.dumps(text | {"model": text["model"] | {"channels": 32}}))
         case "another number of classes":
-            about.write_text(json.dumps(text | {"categories": text["categories"] * 2}))
+            about.write_text(json.dumps(text | {"categories": [*text["categories"], {"id": 9, "name": "third"}]}))
         case "no normalization":
             about.write_text(json.dumps(text | {"normalization": None}))
         case "an unknown backbone":
             about.write_text(json.dumps(text | {"model": text["model"] | {"backbone": "foo"}}))
+        case "a huge network":
+            about.write_text(json.dumps(text | {"model": text["model"] | {"channels": 8 * 10**9}}))
+        case "four bytes":
+            path.write_bytes(bytes(4))
+        case "NaN":
+            tensors = load_file(path)
+            tensors["head.class_logits.bias"][1] = torch.nan
+            save_file(tensors, path)
         case "truncated weights":
             path.write_bytes(path.read_bytes()[:-1000])
 
@@ -186,10 +196,22 @@ def damage(path: Path, kind: str) -> None:
         ("not JSON", "detector.json: not a description of a detector"),
         ("another version", "version 99, but versions 3 and 4 can be read"),
         ("another architecture", "does not hold the weights"),
-        ("another number of classes", "does not hold the weights"),
+        (
+            "another number of classes",
+            r"head.class_logits.weight has the shape \[2, 16, 3, 3\] instead of \[3, 16, 3, 3\]",
+        ),
         ("no normalization", "not a description of a detector"),
         ("an unknown backbone", "not a description of a detector"),
-        ("truncated weights", "does not hold the weights"),
+        ("a huge network", r"detector.safetensors: .* too few numbers for 2 classes and 8000000000 channels"),
+        (
+            "truncated weights",
+            "detector.safetensors: damaged, or not a safetensors file: Error while deserializing header: ",
+        ),
+        ("four bytes", "detector.safetensors: damaged, or not a safetensors file: Error while deserializing header: "),
+        (
+            "NaN",
+            r"does not hold the weights that detector.json describes: head.class_logits.bias holds NaN or infinite",
+        ),
     ],
 )
 def test_damaged_files_are_errors_of_one_line(saved: Path, kind: str, problem: str) -> None:
@@ -197,3 +219,17 @@ def test_damaged_files_are_errors_of_one_line(saved: Path, kind: str, problem: s
     with pytest.raises(ValueError, match=problem) as error:
         load_detector(saved)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("", "RuntimeError"),
+        ("it failed", "it failed"),
+        ("It failed.\n\nTry this. Or that.", "It failed"),
+        ("Version 2.1 of e.g. torch failed! Do so", "Version 2.1 of e.g. torch failed!"),
+        ("no module\n  in the\npath", "no module in the path"),
+    ],
+)
+def test_the_first_sentence_of_a_message_is_whole(message: str, sentence: str) -> None:
+    assert first_sentence(RuntimeError(message)) == sentence

@@ -1,13 +1,17 @@
 """Saved states: atomic, verified, with a warning for damaged files and an error for failed writes."""
 
+import io
 import resource
 import subprocess
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fcos.training.checkpoints import Checkpoint, CheckpointError
 from tests.support.interrupted_training import trainer
@@ -49,12 +53,25 @@ def damaged(data: bytes, kind: str) -> bytes:
     at = {"first byte": 0, "checksum's end": 31, "content": 32, "middle": len(data) // 2, "last byte": len(data) - 1}
     if kind in at:
         return data[: at[kind]] + bytes([data[at[kind]] ^ 1]) + data[at[kind] + 1 :]
-    return {"truncated": data[:-1], "longer": data + b"\0", "short": data[:20], "empty": b""}[kind]
+    return {"truncated": data[:-1], "longer": data + b"\0", "short": data[:20], "empty": b"", "four zeros": bytes(4)}[
+        kind
+    ]
 
 
 @pytest.mark.parametrize(
     "kind",
-    ["first byte", "checksum's end", "content", "middle", "last byte", "truncated", "longer", "short", "empty"],
+    [
+        "first byte",
+        "checksum's end",
+        "content",
+        "middle",
+        "last byte",
+        "truncated",
+        "longer",
+        "short",
+        "empty",
+        "four zeros",
+    ],
 )
 def test_a_damaged_state_gives_a_warning_and_the_state_before_it(tmp_path: Path, kind: str) -> None:
     warnings: list[str] = []
@@ -65,6 +82,24 @@ def test_a_damaged_state_gives_a_warning_and_the_state_before_it(tmp_path: Path,
     checkpoint.newest.write_bytes(damaged(checkpoint.newest.read_bytes(), kind))
     assert number(checkpoint.load()) == 1
     assert warnings == [f"{checkpoint.newest}: damaged (wrong checksum); training resumes from the state before it"]
+
+
+@settings(max_examples=100)
+@given(st.binary(max_size=60) | st.sampled_from([[], 3, "text", (1, 2), None]))
+def test_files_that_no_training_wrote_are_damaged(tmp_path_factory: pytest.TempPathFactory, content: object) -> None:
+    """With the right checksum, which four zeros have by chance."""
+    path = tmp_path_factory.mktemp("state") / "state.pt"
+    data = content if isinstance(content, bytes) else saved(content)
+    path.write_bytes(zlib.crc32(data).to_bytes(4, "little") + data)
+    warnings: list[str] = []
+    assert Checkpoint(path.parent, warnings.append).load() is None
+    assert len(warnings) == 1
+
+
+def saved(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def test_two_damaged_states_give_a_warning_and_none(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from pipeline.visualization.boxes import Box, class_color, contrasting_color, draw_boxes, load_font
+from pipeline.visualization.boxes import Box, class_color, contrasting_color, draw_boxes
+from pipeline.visualization.fonts import load_font
 
 RED = (255, 0, 0)
 

@@ -21,6 +21,7 @@ from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
 from pipeline.visualization import boxes, contact_sheets, heat_colors
+from pipeline.visualization.fonts import load_font
 
 # Strides 8, 16 and 32: levels for sizes up to 64, up to 128, and more.
 SMALL = replace(
@@ -282,7 +283,7 @@ def test_a_heat_map_covers_its_area() -> None:
 
 
 def test_wrapped_lines_fit_the_width() -> None:
-    font = boxes.load_font(20)
+    font = load_font(20)
     text = "a location learns the object of its color"
     lines = contact_sheets.wrap_text(text, font, 150)
     assert " ".join(lines) == text
