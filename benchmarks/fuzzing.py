@@ -64,7 +64,8 @@ _LABELME: dict[str, object] = {
     "imageWidth": 40,
 }
 
-_LABELME_XML = b"""<annotation><filename>a.png</filename><folder></folder><imagesize><nrows>30</nrows><ncols>40</ncols></imagesize>
+_LABELME_XML = b"""<annotation><filename>a.png</filename><folder></folder>
+<imagesize><nrows>30</nrows><ncols>40</ncols></imagesize>
 <object><name>cat</name><deleted>0</deleted><polygon><pt><x>1</x><y>2</y></pt><pt><x>30</x><y>2</y></pt><pt><x>9</x><y>20</y>
 </pt></polygon></object><object><name>dog</name><segm><box><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>8</ymax></box></segm>
 </object></annotation>"""
