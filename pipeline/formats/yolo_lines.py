@@ -13,11 +13,12 @@ from pipeline.formats.shapes import Point, box_around_points
 
 BOX = 5  # numbers of a line with a class and a box
 CORNERS = 9  # numbers of a line with a class and four corners
-# A box with keypoints and a polygon may have equally many numbers. Lines are boxes with keypoints if this share of them
-# has its keypoints in the box and the box in the image, with tolerances, and half of them make no sense as polygons.
-_COMMON_SHARE = 0.95  # of the lines with more than a box that have the same number of columns
+# A box with keypoints and a polygon may have equally many numbers. Lines are boxes with keypoints if most of them have
+# the same number of columns, their keypoints in the box and the box in the image, and half of them make no sense as
+# polygons.
+_COMMON_SHARE = 0.95  # of the lines with more than a box: as many columns as the others
 _LEAST_SHARE = 0.5  # of all lines: a few long lines among boxes are polygons
-_CONTAINED_SHARE = 0.9
+_CONTAINED_SHARE = 0.9  # of the lines: keypoints in the box
 _TOLERANCE = 0.1  # of a box's side
 _MARGIN = 0.02  # of an image's side
 _SAME_CENTER = 0.01  # of an image's side
