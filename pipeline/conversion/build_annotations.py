@@ -60,9 +60,8 @@ def _usable_objects(
         elif (box := _usable_box(split, raw, image, issue_log)) is not None:
             ids = category_ids.values() if raw.any_class else [category_ids[raw.class_name]]
             usable.extend(UsableObject(raw, id, box) for id in ids)
-    if len({(item.category_id, item.box) for item in usable}) < len(usable):
-        return _handle_duplicates(split, usable, issue_log)
-    return usable
+    checked = [(item.category_id, item.box) for item in usable if not item.record.any_class]
+    return _handle_duplicates(split, usable, issue_log) if len(set(checked)) < len(checked) else usable
 
 
 def _usable_box(split: str, raw: RawObject, image: Image, issue_log: IssueLog) -> Box | None:
@@ -82,10 +81,11 @@ def _usable_box(split: str, raw: RawObject, image: Image, issue_log: IssueLog) -
 
 
 def _handle_duplicates(split: str, objects: Sequence[UsableObject], issue_log: IssueLog) -> list[UsableObject]:
+    """The objects that are kept. Regions to ignore may be identical: nothing is learned from them."""
     originals: dict[tuple[int, Box], UsableObject] = {}
     kept = []
     for item in objects:
-        original = originals.setdefault((item.category_id, item.box), item)
+        original = item if item.record.any_class else originals.setdefault((item.category_id, item.box), item)
         message = f"box and class {item.record.class_name!r} are identical to {original.record.source}"
         if original is item or issue_log.handle(Issue("duplicate_box", message), split, item.record.source) == "note":
             kept.append(item)

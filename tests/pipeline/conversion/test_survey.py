@@ -349,6 +349,15 @@ def test_an_ignored_region_has_each_issue_once() -> None:
     assert [(item.category_id, item.bbox) for item in regions] == [(2, (30, 5, 10, 20)), (1, (30, 5, 10, 20))]
 
 
+def test_identical_ignored_regions_are_no_issue() -> None:
+    regions = [RawObject(f"a{number}", "", (5, 5, 9, 9), iscrowd=1, any_class=True) for number in (1, 2)]
+    result = survey_of(dataset(image("a", *regions, thing("a3"), thing("a4"))), options())
+    assert [(issue.code, issue.source) for issue in result.issue_log.issues if issue.code == "duplicate_box"] == [
+        ("duplicate_box", "a4")
+    ]
+    assert len(result.splits["train"].annotations) == 6
+
+
 def test_a_split_with_crowds_only_has_no_objects() -> None:
     result = survey_of(dataset(image("a", thing("a1", iscrowd=1))), options())
     assert list(result.obstacles()) == ["train has 1 image and no objects"]

@@ -14,8 +14,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from sklearn.datasets import load_sample_image
 
-from fcos.detector import Detector
-from fcos.training.history import NullCallback, Row
+from fcos.training.history import NullCallback
 from pipeline import params, recipes
 from pipeline.cli import main
 from pipeline.data.annotations import Annotation, AnnotationSet, Category
@@ -68,20 +67,15 @@ def shrink(values: Params) -> Params:
 def test_recipe_trains(name: str, photograph: tuple[Path, AnnotationSet]) -> None:
     folder, split = photograph
     values = shrink(recipes.load(name))
-    before: dict[str, torch.Tensor] = {}
-
-    def store_weights(epoch: int, first: int) -> object:
-        before.update({key: value.clone() for key, value in trainer.detector.state_dict().items()})
-        return batches(epoch, first)
-
-    def validate(_: Detector) -> Row:
-        return {}
-
-    batches = make_batches(values, split, folder)
     trainer = make_trainer(
-        values, batches=batches, validate=validate, classes=2, callback=NullCallback(), checkpoint=None
+        values,
+        batches=make_batches(values, split, folder),
+        validate=lambda _: {},
+        classes=2,
+        callback=NullCallback(),
+        checkpoint=None,
     )
-    trainer.batches = store_weights  # type: ignore[assignment]
+    before = {key: value.clone() for key, value in trainer.detector.state_dict().items()}
     (step,) = trainer.fit().steps
     assert step["positives"] > 0
     assert step["box"] > 0
