@@ -156,7 +156,8 @@ def _members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[Memb
         return _tar_members(archive, raw, budget)
     if zipfile.is_zipfile(archive):
         return _zip_members(archive, raw, budget)
-    raise PipelineError(f"{archive}: not a complete .zip, .tar or .tar.gz archive; fetch it again or pack it again")
+    problem = "not a complete .zip, .tar or .tar.gz archive" if archive.stat().st_size else "the file is empty"
+    raise PipelineError(f"{archive}: {problem}; fetch it again or pack it again")
 
 
 def _zip_members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[Member]:

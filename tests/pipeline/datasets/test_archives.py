@@ -311,6 +311,11 @@ def test_tar_followed_by_another_archive_is_refused(tmp_path: Path) -> None:
     assert_refused(archive, "another archive follows first")
 
 
+def test_a_file_without_content_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").touch()
+    assert_refused(tmp_path / "a.zip", "the file is empty; fetch it again")
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar", "zeros"])
 def test_empty_archives_are_refused(tmp_path: Path, kind: str) -> None:
     """A file of zeros, which some download programs preallocate, reads as an empty tar."""
