@@ -19,7 +19,8 @@ IMPORTED := torch,torchvision.transforms.v2,torch.distributed.run,matplotlib.pyp
     mlflow.server.fastapi_app,mlflow.store.tracking.sqlalchemy_store,dvc.cli.parser,dvc.repo,pytest,hypothesis \
     fiftyone,fiftyone.zoo,fiftyone.server.app
 
-in_venv = export PATH="$(CURDIR)/.venv/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv"
+# Not $(CURDIR), which make would put into the command as it is, quotes and all.
+in_venv = home="$$(pwd -P)"; export PATH="$$home/.venv/bin:$$PATH" VIRTUAL_ENV="$$home/.venv"
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -56,10 +57,10 @@ app: environment ## serve FiftyOne's App on 127.0.0.1 to look at detections and 
 	fcos app
 
 docs: ## build the documentation as a site, in site/; links and anchors are checked
-	@expected="$$(sha256sum < requirements-docs.txt) $(CURDIR)"
+	@expected="$$(sha256sum < requirements-docs.txt) $$(pwd -P)"
 	if [[ ! -f .venv-docs/.complete || "$$(< .venv-docs/.complete)" != "$$expected" ]]; then
 	    python3 -m venv --clear .venv-docs
-	    .venv-docs/bin/python -m pip install --quiet --no-deps -r requirements-docs.txt
+	    .venv-docs/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements-docs.txt
 	    echo "$$expected" > .venv-docs/.complete
 	fi
 	# The site's pages: docs/, the root's Markdown files and the benchmarks' cards, with their links adjusted.
@@ -84,13 +85,19 @@ clean: ## remove environments and caches, but no data, models or results
 # installation lacks the file and is completed by the next make. The lock makes a second, simultaneous make wait for the
 # first.
 environment:
-	@expected="$$(sha256sum requirements.txt pyproject.toml) $(CURDIR)"
+	@home="$$(pwd -P)"
+	expected="$$(sha256sum requirements.txt pyproject.toml) $$home"
 	complete() { [[ -f .venv/.complete && "$$(< .venv/.complete)" == "$$expected" ]]; }
 	if complete; then exit 0; fi
 	exec 9< requirements.txt
 	flock 9
 	if complete; then exit 0; fi
-	PATH="$${PATH//"$(CURDIR)/.venv/bin:"/}"
+	# The start of each script in .venv/bin names its folder, between double quotes if there is a space in it.
+	if [[ "$$home" == *[:\"\$$\`\\$$'\n']* ]]; then
+	    printf 'make: %q: a colon, quote, dollar sign, backquote, backslash or line break in the path breaks Python environments; move the folder\n' "$$home" >&2
+	    exit 1
+	fi
+	PATH="$${PATH//"$$home/.venv/bin:"/}"
 	python=
 	for candidate in python3 python3.13 python3.12 python3.11; do
 	    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then python="$$candidate"; break; fi
@@ -105,7 +112,7 @@ environment:
 	fi
 	rm -f .venv/.complete
 	echo "Installing the packages of requirements.txt into .venv, which takes minutes the first time"
-	if ! grep -qsF " $(CURDIR)/.venv" .venv/pyvenv.cfg || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+	if ! grep -qsF " $$home/.venv" .venv/pyvenv.cfg || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
 	    "$$python" -m venv --clear .venv
 	fi
 	# pip takes a partly copied package for an installed one. It writes the file INSTALLER after all others.
@@ -113,11 +120,16 @@ environment:
 	find .venv/lib/python3*/site-packages -maxdepth 1 -name '~*' -exec rm -rf {} +
 	# Every version is pinned, so there is nothing to resolve; pip check verifies that the versions are compatible.
 	# Compiling every module would take minutes. Three quarters of the modules are never imported.
-	.venv/bin/python -m pip install --no-deps --no-compile -r requirements.txt
+	# A few packages have no wheel. The pinned setuptools builds them: what pip fetches into a build environment of its own
+	# would have no hash.
+	if grep -q '^setuptools==' requirements.txt; then
+	    .venv/bin/python -m pip install --quiet --no-deps --require-hashes -r <(sed -n '/^setuptools==/,/[^\\]$$/p' requirements.txt)
+	fi
+	.venv/bin/python -m pip install --no-deps --no-compile --no-build-isolation --require-hashes -r requirements.txt
 	.venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 	# These imports write the bytecode. FiftyOne would start a database, and write into the home folder.
 	for modules in $(IMPORTED); do
-	    env -u FIFTYONE_DATABASE_URI FIFTYONE_DISABLE_SERVICES=1 HOME="$(CURDIR)/.venv" \
+	    env -u FIFTYONE_DATABASE_URI FIFTYONE_DISABLE_SERVICES=1 HOME="$$home/.venv" \
 	        .venv/bin/python -W ignore -c "import $$modules" >/dev/null 2>&1 &
 	done
 	.venv/bin/python -m pip check

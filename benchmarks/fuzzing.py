@@ -64,6 +64,12 @@ _LABELME: dict[str, object] = {
     "imageWidth": 40,
 }
 
+_LABELME_XML = b"""<annotation><filename>a.png</filename><folder></folder>
+<imagesize><nrows>30</nrows><ncols>40</ncols></imagesize>
+<object><name>cat</name><deleted>0</deleted><polygon><pt><x>1</x><y>2</y></pt><pt><x>30</x><y>2</y></pt><pt><x>9</x><y>20</y>
+</pt></polygon></object><object><name>dog</name><segm><box><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>8</ymax></box></segm>
+</object></annotation>"""
+
 
 def _record() -> bytes:
     """A record of TensorFlow's Object Detection API."""
@@ -100,6 +106,7 @@ TARGETS: dict[str, tuple[str, bytes, Callable[[bytes], bytes], dict[str, str]]] 
     "kitti": ("label_2/a.txt", _KITTI, _as_is, {}),
     "pennfudan": ("Annotation/a.txt", _PENNFUDAN, _as_is, {}),
     "cvat": ("annotations.xml", _CVAT, _as_is, {}),
+    "labelme_xml": ("Annotations/a.xml", _LABELME_XML, _as_is, {}),
     "labelme": ("a.json", json.dumps(_LABELME).encode(), _as_is, {}),
     "tfrecord": ("train.tfrecord", _record(), _add_framing, {}),
     "retinanet": ("train.csv", b"a.png,1,2,30,20,cat\nb.png,,,,,\n", _as_is, {"classes.csv": "cat,0\ndog,1\n"}),

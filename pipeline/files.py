@@ -42,17 +42,20 @@ def atomic_replace(path: Path) -> Iterator[Path]:
 def _remove_abandoned(path: Path) -> None:
     """Removes temporary files for `path` of processes that were killed."""
     # A regular expression, since a glob pattern would give the brackets of a file name a meaning.
-    pattern = re.compile(rf"\.{re.escape(path.stem)}\.(\d+)\.partial{re.escape(path.suffix)}")
+    pattern = re.compile(rf"\.{re.escape(path.stem)}\.([0-9]+)\.partial{re.escape(path.suffix)}")
     for other in path.parent.iterdir():
         match = pattern.fullmatch(other.name)
         if match and not _is_running(int(match[1])):
-            remove(other)
+            with suppress(OSError):  # another user's, or removed in the meantime
+                remove(other)
 
 
 def _is_running(pid: int) -> bool:
+    if not pid:  # os.kill would take 0 for the own process group
+        return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # a stray file may have any number in its name
         return False
     except PermissionError:  # another user's process
         return True

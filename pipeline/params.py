@@ -1,6 +1,5 @@
 """The parameters of params.yaml, typed and validated. The only module that reads that file."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
@@ -8,12 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
 
 from fcos.config import BoxLoss, InputSize, ModelConfig
 from pipeline.errors import Key, PipelineError, describe_validation_error
 from pipeline.workspace import workspace
+from pipeline.yaml_files import parse_yaml, read_yaml, to_json
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -255,6 +253,7 @@ class TrainParams:
     def __post_init__(self) -> None:
         if not self.letterbox and self.size[0] > self.size[1]:
             raise ValueError("size: the shorter side comes first")
+        InputSize(self.size)  # checks the sides
         if self.multi_scale and self.multi_scale[0] > self.multi_scale[1]:
             raise ValueError("multi_scale: the smaller side comes first")
         if self.multi_scale and self.letterbox:
@@ -336,11 +335,7 @@ def load(path: Path | None = None) -> Params:
         PipelineError: one line that names the key, its value and what is allowed.
     """
     path = path or workspace() / "params.yaml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: no such file") from None
-    return parse(text, path)
+    return validate(read_yaml(path), str(path))
 
 
 def parse(text: str, path: Path) -> Params:
@@ -349,7 +344,7 @@ def parse(text: str, path: Path) -> Params:
     Raises:
         PipelineError: as for `load`.
     """
-    return validate(_read_yaml(text, path), str(path))
+    return validate(parse_yaml(text, path), str(path))
 
 
 def validate(values: Any, source: str) -> Params:
@@ -360,7 +355,7 @@ def validate(values: Any, source: str) -> Params:
     """
     try:
         # JSON's strict mode accepts a list as a tuple, but neither "1" as a number nor 1.0 as an integer.
-        return _ADAPTER.validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
+        return _ADAPTER.validate_json(to_json(values, source), strict=True, extra="forbid")
     except ValidationError as error:
         raise PipelineError(f"{source}: {_describe(error)}") from None
 
@@ -373,22 +368,14 @@ def load_postprocess(path: Path) -> PostprocessParams | None:
     Raises:
         PipelineError: as for `load`.
     """
-    values = _read_yaml(path.read_text(encoding="utf-8"), path)
+    values = read_yaml(path)
     if not isinstance(values, dict) or "postprocess" not in values:
         return None
     try:
-        text = json.dumps(values["postprocess"], default=str)
+        text = to_json(values["postprocess"], str(path))
         return _POSTPROCESS_ADAPTER.validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
         raise PipelineError(f"{path}: {_describe(error, ('postprocess',))}") from None
-
-
-def _read_yaml(text: str, path: Path) -> Any:
-    try:
-        return YAML(typ="safe").load(text)
-    except MarkedYAMLError as error:
-        position = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise PipelineError(f"{path}: not YAML: {error.problem}{position}") from None
 
 
 def _describe(error: ValidationError, section: Key = ()) -> str:

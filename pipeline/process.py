@@ -33,7 +33,7 @@ class StopRequest:
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Within this context, signals are only recorded."""
-        handlers = {number: signal.signal(number, self._record) for number in _handled_signals()}
+        handlers = {number: signal.signal(number, self._record) for number in stop_signals()}
         try:
             yield
         finally:
@@ -52,7 +52,7 @@ def handle_signals(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> St
     """Makes SIGTERM, SIGHUP and Ctrl-C end the process with one line.
 
     Args:
-        name: of the stage, which begins the line.
+        name: of the stage, which begins the line; empty: no line.
         leave: ends the process. sys.exit runs `finally` clauses; os._exit works while a module is being imported, too.
 
     Returns:
@@ -62,16 +62,17 @@ def handle_signals(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> St
 
     def stop(number: int, _frame: FrameType | None) -> NoReturn:
         request.number = number
-        _write_line(name, number)
+        if name:
+            _write_line(name, number)
         leave(128 + number)
 
-    for number in _handled_signals():
+    for number in stop_signals():
         signal.signal(number, stop)
     return request
 
 
-def _handled_signals() -> list[signal.Signals]:
-    """The signals that stop a process, without SIGHUP under `nohup`."""
+def stop_signals() -> list[signal.Signals]:
+    """The signals that stop this process: SIGTERM, SIGINT, and SIGHUP except under `nohup`."""
     return [number for number in _SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
 
 
@@ -87,15 +88,17 @@ def _write_line(name: str, number: int, details: str = "") -> None:
         os.write(sys.stderr.fileno(), f"{name}: stopped by {signal.Signals(number).name}{details}\n".encode())
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """Makes Linux send SIGTERM when the parent process (usually DVC) dies.
 
     Otherwise the orphan would write files while the next run writes them too.
+
+    Args:
+        parent: its process id, if it can be known; it may have died already. None: the present parent's.
     """
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    parent = parent or os.getppid()
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
     if os.getppid() != parent:  # the parent died before the call
         sys.exit(128 + signal.SIGTERM)

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from pipeline import params
 from pipeline.digests import file_digests
 from pipeline.errors import PipelineError
@@ -18,6 +16,7 @@ from pipeline.files import digest
 from pipeline.params import Params
 from pipeline.process import die_with_parent, handle_signals
 from pipeline.workspace import workspace
+from pipeline.yaml_files import read_yaml
 
 Cleanup = Callable[[], object]  # what a stage removes once its result has been accepted
 
@@ -74,9 +73,8 @@ def fingerprint(name: str) -> str:
 
 def _inputs(name: str, versions: Callable[[Sequence[Path]], Sequence[str]]) -> dict[str, str]:
     """The parameters and files that dvc.yaml declares for a stage, each with a string that changes with its content."""
-    yaml = YAML(typ="safe")
-    stage = yaml.load(workspace() / "dvc.yaml")["stages"][name]
-    values = yaml.load(workspace() / "params.yaml")
+    stage = read_yaml(workspace() / "dvc.yaml")["stages"][name]
+    values = read_yaml(workspace() / "params.yaml")
     inputs = {f"params.yaml: {key}": json.dumps(_value(values, key), default=str) for key in stage.get("params", [])}
     files = [file for entry in stage.get("deps", []) for file in _list_files(workspace() / _interpolate(entry, values))]
     return inputs | dict(zip(map(_display_path, files), versions(files), strict=True))

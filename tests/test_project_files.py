@@ -71,8 +71,20 @@ def test_containerfile_uses_a_supported_python() -> None:
 
 
 def test_requirements_of_the_docs_are_pinned() -> None:
-    lines = [line for line in read("requirements-docs.txt").splitlines() if not line.startswith("#")]
-    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    assert_pinned("requirements-docs.txt")
+
+
+def test_requirements_are_pinned() -> None:
+    assert_pinned("requirements.txt")
+
+
+def assert_pinned(name: str) -> None:
+    """Each package has a version and the hashes of its files, and no address says where to get them."""
+    text = "".join(line for line in read(name).splitlines(keepends=True) if not line.startswith("#"))
+    requirements = text.replace(" \\\n", "").splitlines()
+    pattern = re.compile(r"[\w.-]+==[\w.!+-]+( ; [\w .<>=!'()]+)?(    --hash=sha256:[0-9a-f]{64})+")
+    assert [line for line in requirements if not pattern.fullmatch(line)] == []
+    assert len(requirements) > 20
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))

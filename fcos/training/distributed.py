@@ -1,13 +1,17 @@
 """Communication between the processes that train one detector; a single process is the simplest case."""
 
 import inspect
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from io import BytesIO
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 # torch 2.15 deprecates the option under its old name, which earlier versions have alone.
@@ -47,10 +51,10 @@ class Processes(Protocol):
         """Maximum over all processes, without waiting for a GPU."""
 
     def all_gather_object(self, value: Any) -> Sequence[Any]:
-        """The values of all processes, ordered by rank."""
+        """The values of all processes, ordered by rank: Python's plain types and tensors on the CPU."""
 
     def broadcast_object(self, value: Any) -> Any:
-        """Process 0's value."""
+        """Process 0's value, of the same types."""
 
 
 class SingleProcess:
@@ -110,26 +114,56 @@ class DistributedProcesses:
         dist.all_reduce(number, op=dist.ReduceOp.MAX)
         return int(number)
 
+    # torch's own functions for objects unpickle them: whoever could connect to a process could run code in it.
+
     def all_gather_object(self, value: Any) -> Sequence[Any]:
-        values = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
+        data = _to_bytes(value)
+        sizes = list(torch.empty(self.world_size, 1, dtype=torch.int64))
+        dist.all_gather(sizes, torch.tensor([len(data)]))
+        largest = int(max(sizes))
+        parts = list(torch.empty(self.world_size, largest, dtype=torch.uint8))
+        dist.all_gather(parts, functional.pad(data, (0, largest - len(data))))
+        return [_from_bytes(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
 
     def broadcast_object(self, value: Any) -> Any:
-        values = [value]
-        dist.broadcast_object_list(values, src=0)
-        return values[0]
+        data = _to_bytes(value) if self.rank == 0 else torch.empty(0, dtype=torch.uint8)
+        size = torch.tensor(len(data))
+        dist.broadcast(size, src=0)
+        data = data if self.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(data, src=0)
+        return value if self.rank == 0 else _from_bytes(data)
+
+
+def _to_bytes(value: Any) -> Tensor:
+    buffer = BytesIO()
+    torch.save(value, buffer)
+    return torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
+
+
+def _from_bytes(data: Tensor) -> Any:
+    return torch.load(BytesIO(data.numpy().tobytes()), weights_only=True)
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[Processes]:
-    """Joins the process group that torch's launcher describes in environment variables.
+def process_group(device: torch.device, store: Path | None = None) -> Iterator[Processes]:
+    """Joins the process group that RANK and WORLD_SIZE describe.
 
-    On GPUs, each process makes the GPU of its local rank the current device.
+    On GPUs, each process makes the GPU of its LOCAL_RANK the current device.
+
+    Args:
+        store: a file by which the processes of one machine find each other; it must not exist before, and its folder
+            must be closed to other users. None: they connect to MASTER_ADDR and MASTER_PORT, as torchrun sets them.
     """
     if device.type == "cuda":
         torch.cuda.set_device(dist.get_node_local_rank())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    world_size = int(os.environ["WORLD_SIZE"])
+    file_store = dist.FileStore(str(store), world_size) if store else None  # type: ignore[attr-defined]
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        rank=int(os.environ["RANK"]),
+        world_size=world_size,
+        store=file_store,
+    )
     yield DistributedProcesses()
     # Not after an error: this would wait for the other processes, which do not know of it yet.
     dist.destroy_process_group()

@@ -29,7 +29,10 @@ MAX_RATIO = 200
 HARMLESS_SIZE = 64 << 20
 _CHUNK = 1 << 20  # bytes
 _BLOCK = 512  # bytes of a tar header
-_MAX_HEADER = 4 * _CHUNK  # bytes of a tar header with a long name, which tarfile reads into memory
+# Of all headers of a tar member together: bytes, which tarfile reads into memory, and reads. A long name and its
+# attributes have headers of their own, and tarfile calls itself for each.
+_MAX_HEADER = _CHUNK
+_MAX_READS = 200
 _LOCAL_HEADER = 30  # bytes of a zip member's header, without its name
 _END_SIGNATURE = b"PK\x05\x06"  # of the zip's end record
 _END_COUNT = slice(10, 12)  # the number of members in the end record
@@ -55,7 +58,7 @@ Member = tuple[str, int, IO[bytes] | None]  # name, size in bytes, and content; 
 def is_archive(path: Path) -> bool:
     """Whether a file's content is that of an archive, complete or not."""
     try:
-        return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+        return path.is_file() and (zipfile.is_zipfile(path) or _is_tar(path))
     except _CORRUPT:
         return True  # a truncated compressed tar
     except OSError:
@@ -149,11 +152,12 @@ class SizeBudget:
 
 def _members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[Member]:
     # First tar: a .tar whose last member is a .zip also passes for that .zip.
-    if tarfile.is_tarfile(archive):
+    if _is_tar(archive):
         return _tar_members(archive, raw, budget)
     if zipfile.is_zipfile(archive):
         return _zip_members(archive, raw, budget)
-    raise PipelineError(f"{archive}: not a complete .zip, .tar or .tar.gz archive; fetch it again or pack it again")
+    problem = "not a complete .zip, .tar or .tar.gz archive" if archive.stat().st_size else "the file is empty"
+    raise PipelineError(f"{archive}: {problem}; fetch it again or pack it again")
 
 
 def _zip_members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[Member]:
@@ -223,6 +227,16 @@ def _check_zip_overlaps(archive: Path, opened: zipfile.ZipFile) -> None:
             _refuse(archive, member.filename, "shares its bytes with another, like a bomb, or the archive is corrupt")
 
 
+def _is_tar(archive: Path) -> bool:
+    """As tarfile.is_tarfile, which reads headers of any size and number."""
+    with archive.open("rb") as raw:
+        try:
+            tarfile.open(fileobj=cast("IO[bytes]", _TarStream(_decompressed(raw))), mode="r:").close()
+        except tarfile.TarError:
+            return False
+        return True
+
+
 def _tar_members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[Member]:
     stream = _TarStream(_decompressed(raw))
     # tarfile uses nothing but read, seek and tell of a file.
@@ -230,7 +244,7 @@ def _tar_members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[
         last_name = ""
         if stream.content is raw:
             budget.check_total(archive.stat().st_size)
-        for member in opened:
+        for member in _tar_headers(opened, stream):
             last_name = member.name
             if member.isdir():
                 yield member.name, 0, None
@@ -242,6 +256,16 @@ def _tar_members(archive: Path, raw: IO[bytes], budget: SizeBudget) -> Iterator[
         _check_tar_end(archive, stream, opened.offset, last_name, budget)
 
 
+def _tar_headers(opened: tarfile.TarFile, stream: "_TarStream") -> Iterator[tarfile.TarInfo]:
+    while member := opened.next():
+        if sum(len(key) + len(value) for key, value in opened.pax_headers.items()) > _MAX_HEADER:
+            raise tarfile.ReadError(f"over {_MAX_HEADER:,} bytes of headers for all members")  # tarfile keeps them
+        stream.limited = False
+        yield member
+        stream.start_header()
+    stream.limited = False
+
+
 def _decompressed(raw: IO[bytes]) -> IO[bytes]:
     signature = raw.read(6)
     raw.seek(0)
@@ -251,15 +275,25 @@ def _decompressed(raw: IO[bytes]) -> IO[bytes]:
     return raw
 
 
-@dataclass(frozen=True)
+@dataclass
 class _TarStream:
-    """A tar's bytes. Large reads fail: tarfile reads a header into memory, whatever size it states."""
+    """A tar's bytes. While a member's headers are read, many or large reads fail."""
 
     content: IO[bytes]
+    limited: bool = True
+    reads: int = 0
+    size: int = 0  # bytes of the member's headers
+
+    def start_header(self) -> None:
+        self.limited, self.reads, self.size = True, 0, 0
 
     def read(self, size: int) -> bytes:
-        if size > _MAX_HEADER:
-            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        self.reads += 1
+        self.size += size
+        if self.limited and self.size > _MAX_HEADER:
+            raise ValueError(f"a header of {self.size:,} bytes")
+        if self.limited and self.reads > _MAX_READS:
+            raise ValueError(f"over {_MAX_READS // 2} headers for one member")
         return self.content.read(size)
 
     def seek(self, position: int) -> int:

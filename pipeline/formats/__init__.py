@@ -102,27 +102,33 @@ def _recognize(folder: Path) -> tuple[str, RawDataset | None, tuple[str, ...]]:
             f"{folder}: no annotations recognized in {describe_files(folder, files)}; known formats: "
             f"{', '.join(FORMATS)} (docs/datasets.md says by which files each is recognized)"
         )
-    evidence = {name: file for name, file in evidence.items() if not FORMATS[name].is_derived(file)} or evidence
     return _choose_format(folder, evidence) if len(evidence) > 1 else (next(iter(evidence)), None, ())
 
 
 def _choose_format(folder: Path, evidence: dict[str, PurePosixPath]) -> tuple[str, RawDataset | None, tuple[str, ...]]:
     """The one of several formats that annotates all images of the others, and more.
 
+    Files that tools derive from another format's may annotate the same images.
+
     Raises:
         PipelineError: There is none.
     """
     datasets = {name: dataset for name in evidence if (dataset := _try_read(folder, name)) is not None}
     images = {name: _annotated_images(dataset) for name, dataset in datasets.items()}
+    derived = {name for name, file in evidence.items() if FORMATS[name].is_derived(file)}
     found = {
         name: f"{name} ({file}, {count_noun(len(images[name]), 'image')})" if name in images else f"{name} ({file})"
         for name, file in evidence.items()
     }
     for name, own in images.items():
         others = [other for other in evidence if other != name]
-        if all(other in images and images[other] < own for other in others):
-            left_out = " and ".join(found[other] for other in others)
-            return name, datasets[name], (f"read as {found[name]}; its images include all of {left_out}, left out",)
+        copies = derived - {name} if name not in derived else set()
+        if all(
+            other in images and (images[other] < own or (other in copies and images[other] == own)) for other in others
+        ):
+            left_out = " and ".join(found[other] for other in others if other not in copies)
+            remark = f"read as {found[name]}; its images include all of {left_out}, left out"
+            return name, datasets[name], (remark,) if left_out else ()
     raise PipelineError(
         f"{folder}: annotations in several formats: {' and '.join(found.values())}; "
         "choose one with -S download.format=NAME or --format NAME"

@@ -77,7 +77,7 @@ def name_splits_by_folder(folders: Collection[PurePosixPath]) -> dict[PurePosixP
         folder: tuple(part for part in folder.parts if part.lower() not in _GENERIC_FOLDERS) for folder in folders
     }
     distinct = set(specific.values())
-    if len(distinct) == 1:
+    if len(distinct) < 2:
         return dict.fromkeys(folders, "all")
     common = _common_parts(PurePosixPath(*parts) for parts in distinct)
     short = {parts: _with_purpose(parts[common:-1], parts[-1]) for parts in distinct if parts}

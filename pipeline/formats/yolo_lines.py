@@ -13,10 +13,12 @@ from pipeline.formats.shapes import Point, box_around_points
 
 BOX = 5  # numbers of a line with a class and a box
 CORNERS = 9  # numbers of a line with a class and four corners
-# A box with keypoints and a polygon may have equally many numbers. Lines are boxes with keypoints if this share of them
-# has its keypoints in the box and the box in the image, with tolerances, and half of them make no sense as polygons.
-_COMMON_SHARE = 0.95  # of the lines with more than a box that have the same number of columns
-_CONTAINED_SHARE = 0.9
+# A box with keypoints and a polygon may have equally many numbers. Lines are boxes with keypoints if most of them have
+# the same number of columns, their keypoints in the box and the box in the image, and half of them make no sense as
+# polygons.
+_COMMON_SHARE = 0.95  # of the lines with more than a box: as many columns as the others
+_LEAST_SHARE = 0.5  # of all lines: a few long lines among boxes are polygons
+_CONTAINED_SHARE = 0.9  # of the lines: keypoints in the box
 _TOLERANCE = 0.1  # of a box's side
 _MARGIN = 0.02  # of an image's side
 _SAME_CENTER = 0.01  # of an image's side
@@ -58,7 +60,8 @@ def guess_keypoint_values(lines: Sequence[Sequence[float]]) -> int:
     counts = Counter(len(numbers) for numbers in lines if len(numbers) > BOX)
     [(columns, count)] = counts.most_common(1) or [(BOX, 0)]
     values = columns - BOX
-    if not 2 <= values <= _MOST_VALUES or count < _COMMON_SHARE * counts.total():
+    is_common = count >= max(_COMMON_SHARE * counts.total(), _LEAST_SHARE * len(lines))
+    if not 2 <= values <= _MOST_VALUES or not is_common:
         return 0
     lines = [numbers for numbers in lines if len(numbers) == columns]
     if values % 3 == 0 and all(visibility in (0, 1, 2) for line in lines for visibility in line[BOX + 2 :: 3]):

@@ -14,6 +14,7 @@ from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import Spellings, decode_text, is_blank, read_head, read_lines
 from pipeline.formats.image_index import IMAGE_SUFFIXES
 from pipeline.formats.text import is_utf8, show_value
+from pipeline.yaml_files import check_structure
 
 _SPLITS = ("train", "val", "valid", "test")
 _NOT_SPLITS = ("path", "names", "nc", "kpt_shape")
@@ -164,6 +165,7 @@ def _read_yaml(folder: Path, file: PurePosixPath) -> tuple[dict[str, Any], tuple
 
 
 def _load_mapping(text: str, file: PurePosixPath) -> dict[str, Any]:
+    check_structure(text)
     content = YAML(typ="base", pure=True).load(text)
     if isinstance(content, str) and _is_manifest(text):
         raise PipelineError(f"{file}: not YAML: its keys and values are not apart; put a space after each colon")

@@ -8,6 +8,7 @@ import fcntl
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -23,7 +24,7 @@ from urllib.parse import quote
 
 from filelock import FileLock
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConfigurationError, PyMongoError
 
 from pipeline.errors import PipelineError
 from pipeline.files import write_text
@@ -46,10 +47,9 @@ def server() -> Iterator[str]:
         PipelineError: the user's database doesn't respond, or mongod is missing or can't start.
     """
     if user_uri := os.environ.get("FIFTYONE_DATABASE_URI"):
-        if not _responds(user_uri):
-            raise PipelineError(
-                f"FIFTYONE_DATABASE_URI={user_uri}: no answer; start that MongoDB or unset the variable"
-            )
+        if problem := _find_problem(user_uri):
+            shown = re.sub("//[^/]*@", "//…@", user_uri)  # without name and password
+            raise PipelineError(f"FIFTYONE_DATABASE_URI={shown}: {problem}; or unset the variable")
         yield user_uri
         return
     folder = state_dir() / "mongo"
@@ -169,8 +169,10 @@ def _recorded_socket(folder: Path) -> Path | None:
     """The socket of the mongod that was started last, if its folder still belongs to this user alone."""
     try:
         sock = Path(_socket_file(folder).read_text(encoding="utf-8").strip())
+        if not re.fullmatch(r"/tmp/fcos-[^/]+/mongod\.sock", str(sock)):  # damaged: other files are not to be removed
+            return None
         status = sock.parent.lstat()
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return None
     # Once /tmp was emptied, another user may put a server of their own there.
     return sock if status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) == 0o700 else None
@@ -258,22 +260,26 @@ def _is_last_user(users: int) -> bool:
     return True
 
 
-def _responds(uri: str) -> bool:
+def _find_problem(uri: str) -> str | None:
+    """Why a database can't be used, and what to do about it; None if it responds."""
     try:
         with _client(uri) as client:
             client.admin.command("ping")
+    except (ConfigurationError, ValueError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        return f"not the address of a database: {reason}; correct it, as in mongodb://127.0.0.1:27017"
     except PyMongoError:
-        return False
-    return True
+        return "no answer; start that MongoDB"
+    return None
 
 
 def _serves(uri: str, folder: Path) -> bool:
     try:
         with _client(uri) as client:
             options = client.admin.command("getCmdLineOpts")
-    except PyMongoError:
+        return bool(options["parsed"]["storage"]["dbPath"] == str(folder))
+    except (PyMongoError, LookupError):
         return False
-    return bool(options["parsed"]["storage"]["dbPath"] == str(folder))
 
 
 def _client(uri: str, seconds: int = 10) -> MongoClient[dict[str, Any]]:

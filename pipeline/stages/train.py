@@ -5,8 +5,8 @@ import sys
 
 from pipeline import process, runner
 
-if __name__ == "__main__" and len(sys.argv) == 1:
-    process.handle_signals("train", leave=os._exit)  # before the imports below, which take seconds
+if __name__ == "__main__":  # before the imports below, which take seconds
+    process.handle_signals("train" if len(sys.argv) == 1 else "", leave=os._exit)
 
 import math
 import signal
@@ -226,6 +226,5 @@ class LoggingCallback:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:  # a process that `run` launched for the training with this key
-        process.die_with_parent()
         launch.run_worker(partial(_run_worker, sys.argv[1]))
     runner.run_stage("train", run)

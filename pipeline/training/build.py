@@ -42,6 +42,7 @@ from pipeline.loading.cache import ImageCache
 from pipeline.loading.dataset import TrainingData
 from pipeline.loading.transforms import Augmentation
 from pipeline.params import Params, TrainParams
+from pipeline.training import compiler_cache
 from pipeline.training.overfit import STEPS_PER_EPOCH, TARGET_AP50, RepeatedBatches
 from pipeline.workspace import from_root, state_dir
 
@@ -320,6 +321,7 @@ def _make_compiler(train: TrainParams, processes: Processes) -> Callable[[nn.Mod
     """The function that compiles the network if train.compile is set; with letterbox, all batches have one shape."""
     if not train.compile:
         return lambda network: network
+    compiler_cache.use_private_folder()
     return partial(
         CompiledModel, fixed_shape=train.letterbox, warn=lambda line: _write_line(processes, f"train.compile: {line}")
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.files import digest
 from tests.support.paths import PROJECT
 
 FILES = 3000  # of the large package: copying takes long enough to be interrupted
@@ -65,11 +66,19 @@ def project(tmp_path: Path) -> Path:
     shutil.copy(PROJECT / "Makefile", folder)
     (folder / "backend.py").write_text(BACKEND)
     (folder / "pyproject.toml").write_text(BUILD)
-    (folder / "requirements.txt").write_text("small==1.0\n")
     wheel(packages, "small", {"small.py": ""})
     wheel(packages, "further", {"further.py": ""})
     wheel(packages, "large", {f"large/part{number:04}.py": "" for number in range(FILES)})
+    require(folder, "small")
     return folder
+
+
+def require(project: Path, *names: str) -> None:
+    """Writes requirements.txt, with the hashes of the packages."""
+    wheels = [project.parent / f"packages/{name}-1.0-py3-none-any.whl" for name in names]
+    pairs = zip(names, (digest(path) if path.exists() else "0" * 64 for path in wheels), strict=True)
+    text = "".join(f"{name}==1.0 --hash=sha256:{value}\n" for name, value in pairs)
+    (project / "requirements.txt").write_text(text)
 
 
 def start(project: Path, **environment: str) -> subprocess.Popen[str]:
@@ -129,7 +138,7 @@ def test_life_of_an_environment(project: Path) -> None:
     assert make(project) == (0, "", "")
     assert time.monotonic() - before < 2
 
-    (project / "requirements.txt").write_text("small==1.0\nfurther==1.0\n")
+    require(project, "small", "further")
     status, _, err = make(project)
     assert (status, imports(project, "further")) == (0, True), err
     assert not has_bytecode(project, "further")  # is not among the imported modules
@@ -140,18 +149,30 @@ def test_life_of_an_environment(project: Path) -> None:
     assert (status, "Installing the packages" in output) == (0, True), err
     assert make(project) == (0, "", "")
 
-    (project / "requirements.txt").write_text("small==1.0\nnowhere==1.0\n")
+    require(project, "small", "nowhere")
     assert make(project)[0] != 0
     assert make(project)[0] != 0  # again, since the installation is still incomplete
-    (project / "requirements.txt").write_text("small==1.0\nfurther==1.0\n")
+    require(project, "small", "further")
 
-    moved = project.with_name("elsewhere")  # the scripts hold the old path
+    assert_another_file_is_refused(project)
+    moved = project.with_name("else where; it's #1%20?&[x]*é")  # the scripts hold the old path
     project.rename(moved)
     assert make(moved)[0] == 0
     pip = [moved / ".venv" / "bin" / "pip", "--version"]
     assert subprocess.run(pip, check=False, capture_output=True).returncode == 0
     assert_interruption_is_completed(moved)
     assert_tarball_is_an_error(moved)
+
+
+def assert_another_file_is_refused(project: Path) -> None:
+    """The index has a file of the right name and version that isn't the one whose hash is pinned."""
+    require(project, "small", "large")
+    wheel(project.parent / "packages", "large", {"large.py": "print('not what was pinned')"})
+    status, output, err = make(project)
+    assert (status, imports(project, "large")) == (2, False), output
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in err
+    wheel(project.parent / "packages", "large", {f"large/part{number:04}.py": "" for number in range(FILES)})
+    require(project, "small", "further")
 
 
 def assert_tarball_is_an_error(project: Path) -> None:
@@ -165,7 +186,7 @@ def assert_tarball_is_an_error(project: Path) -> None:
 
 def assert_interruption_is_completed(project: Path) -> None:
     """make is killed while pip copies a large package."""
-    (project / "requirements.txt").write_text("small==1.0\nlarge==1.0\n")
+    require(project, "small", "large")
     with start(project) as process:
         while not (site_packages(project) / "large" / "part0000.py").exists():
             assert process.poll() is None
@@ -180,6 +201,21 @@ def assert_interruption_is_completed(project: Path) -> None:
     assert status == 0, err
     assert len(list((site_packages(project) / "large").glob("*.py"))) == FILES
     assert make(project) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["$(touch harm)", "`touch harm`", 'quo"te', "back\\slash", "a:b", "a\nb"])
+def test_a_path_that_breaks_python_environments_is_one_line(project: Path, name: str) -> None:
+    moved = project.rename(project.with_name(name))
+    status, out, err = make(moved)
+    assert (status, out, len(lines(err))) == (2, "", 1)
+    assert err.startswith("make: /") or err.startswith("make: $'/")
+    assert "in the path breaks Python environments; move the folder" in err
+    assert sorted(path.name for path in moved.iterdir()) == [
+        "Makefile",
+        "backend.py",
+        "pyproject.toml",
+        "requirements.txt",
+    ]
 
 
 def test_missing_python_is_one_line(project: Path, tmp_path: Path) -> None:

@@ -142,3 +142,27 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path, encoding: str) -> None:
 def test_bytes_that_are_no_text_stay_as_they_are() -> None:
     for content in (b"", b"\xff", b"\xff\xfe", b"\xff\xfe\xff", b"\xff\xfe\x00\xd8", b"\x89PNG"):
         assert to_utf8(content) == content
+
+
+@pytest.mark.parametrize("pid", ["0", "9" * 20, "9" * 200])
+def test_stray_partial_files_of_any_number_are_removed(tmp_path: Path, pid: str) -> None:
+    stray = tmp_path / f".a.{pid}.partial.txt"
+    stray.mkdir()
+    (stray / "inside").touch()
+    write_text(tmp_path / "a.txt", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_other_names_are_kept(tmp_path: Path) -> None:
+    names = [
+        ".a.partial.txt",
+        ".a.-1.partial.txt",
+        ".a.1x.partial.txt",
+        ".a.٣.partial.txt",
+        ".b.0.partial.txt",
+        "a.0.partial.txt",
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+    write_text(tmp_path / "a.txt", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "a.txt"])

@@ -50,7 +50,7 @@ def test_as_in_dvc(tmp_path: Path, options: list[str]) -> None:
         ("+loss=giou", "parameters can be neither added nor removed; give key=value"),
         ("~loss", "parameters can be neither added nor removed; give key=value"),
         ("train.lr=.inf", "train.lr"),
-        ("train.lr=nan", "train.lr"),
+        ("train.lr=nan", "keys should be words, and values words, finite numbers or lists"),
     ],
 )
 def test_an_invalid_option_is_one_line(option: str, problem: str) -> None:

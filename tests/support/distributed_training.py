@@ -125,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launching.run_worker(main)
+    launching.run_worker(main) if "FCOS_LAUNCHER" in os.environ else main()  # torchrun reports errors by itself

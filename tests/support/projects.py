@@ -19,6 +19,7 @@ from unittest import mock
 
 from click.testing import CliRunner
 
+from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
 
 SMALL = {
@@ -35,13 +36,14 @@ SMALL = {
 def run(project: Path, *command: str, check: bool = True) -> str:
     """Runs a command in the project and returns what it printed, standard output first.
 
-    `fcos` runs in this process: importing torch takes a new process seconds.
+    It may listen on loopback only. `fcos` runs in this process: importing torch takes a new process seconds.
     """
-    if command[0] == "fcos":
-        status, output = _run_fcos(project, *command[1:])
-    else:
-        done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=870)
-        status, output = done.returncode, done.stdout + done.stderr
+    with loopback_only():
+        if command[0] == "fcos":
+            status, output = _run_fcos(project, *command[1:])
+        else:
+            done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, timeout=870)
+            status, output = done.returncode, done.stdout + done.stderr
     if check:
         assert status == 0, f"{command}: exit {status}\n{output}"
     return output

@@ -4,19 +4,17 @@ An entry lists the files of a data set (URLs, size, checksum), its annotation fo
 for training, validation and test. This module doesn't download, so that reading an entry needs no network.
 """
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline import formats
 from pipeline.errors import Key, PipelineError, describe_validation_error, format_table
 from pipeline.params import ConvertParams
+from pipeline.yaml_files import read_yaml, to_json
 
 FOLDER = Path(__file__).parent
 # The copy of a person's own entry in data/raw/custom. It is hidden, since format readers list the other files.
@@ -133,23 +131,13 @@ def read(path: Path) -> Entry:
     Raises:
         PipelineError: one line that names the file, the key, its value and what is allowed.
     """
-    try:
-        values = YAML(typ="safe").load(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path}: not read: {getattr(error, 'strerror', None) or error}") from None
-    except YAMLError as error:
-        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-        position = f" at line {mark.line + 1}" if mark else ""
-        reason = error.problem if isinstance(error, MarkedYAMLError) else str(error).splitlines()[0]
-        raise PipelineError(f"{path}: not YAML: {reason}{position}") from None
+    values = read_yaml(path)
     try:
         # JSON's strict mode accepts a list as a tuple, but no "1" as a number.
-        return _ADAPTER.validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
+        return _ADAPTER.validate_json(to_json(values, str(path)), strict=True, extra="forbid")
     except ValidationError as error:
         message = describe_validation_error(error, _known_keys, patterns=_PATTERNS)
         raise PipelineError(f"{path}: {message}") from None
-    except (TypeError, ValueError, RecursionError):  # a list as a key, a list that contains itself
-        raise PipelineError(f"{path}: keys should be words, and values words, numbers or lists") from None
 
 
 def entry_for(dataset: str, raw: Path) -> Entry | None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -93,6 +94,9 @@ import torch._inductor.config
 from fcos.structures import Outputs
 from fcos.locations import make_locations
 from fcos.fast.compiled import CompiledModel
+from pipeline.training import compiler_cache
+
+compiler_cache.use_private_folder()
 
 class OneLayer(torch.nn.Linear):
     def forward(self, batch):
@@ -113,10 +117,14 @@ def test_the_standard_compiler_with_and_without_a_cpp_compiler(tmp_path: Path) -
     # A whole detector takes more than a minute to compile; test_same_results_for_images_of_any_size traces one.
     if not shutil.which("g++"):
         pytest.skip("no C++ compiler")
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    environment = os.environ | {"DVC_ROOT": str(tmp_path), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it in a process that has compiled
     process = subprocess.run(
         [sys.executable, "-c", _SMALLEST],
         cwd=PROJECT,
-        env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=500,
@@ -127,3 +135,8 @@ def test_the_standard_compiler_with_and_without_a_cpp_compiler(tmp_path: Path) -
     assert warning.startswith("torch.compile fails here (")
     assert "No working C++ compiler" in warning
     assert rest == ["/nowhere/g++", "g++"]
+    assert not [path for path in folder.rglob("*") if path.is_file()]  # other users could put programs there first
+    cache = tmp_path / ".fcos/torch_compile"
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert list(cache.rglob("*.so"))
+    assert list(cache.rglob("precompiled_headers/*"))

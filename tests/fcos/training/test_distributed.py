@@ -1,14 +1,17 @@
 """Two processes that communicate by gloo, compared with one process that has all their images."""
 
 import os
+import pickle
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from fcos.training import distributed
 from fcos.training.distributed import SINGLE_PROCESS
 from tests.support.distributed_gradients import CASES, communicate, gradients
 from tests.support.projects import PROJECT
@@ -84,6 +87,27 @@ def test_batch_norm_keeps_the_statistics_of_each_process_until_they_are_broadcas
         assert first == [0.5 + 5 * rank] * 2
         assert second == [1.25 + 7.5 * rank] * 2
         assert broadcast == [1.25] * 2
+
+
+def test_received_objects_can_not_run_code(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    for data in (
+        distributed._to_bytes(Attack()),
+        torch.frombuffer(bytearray(pickle.dumps(Attack(), protocol=2)), dtype=torch.uint8),
+    ):
+        with pytest.raises(pickle.UnpicklingError):
+            distributed._from_bytes(data)
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_objects_are_exchanged_without_loss() -> None:
+    value = [(2**60, -1, (0.1, 1e-300), float("inf"), None, True, "é", b"\0"), {"w": torch.arange(3)}]
+    received = distributed._from_bytes(distributed._to_bytes(value))
+    assert received[0] == value[0]
+    assert torch.equal(received[1]["w"], torch.arange(3))
 
 
 def test_operations_of_a_single_process() -> None:

@@ -1,11 +1,13 @@
 """Unpacking of archives that Python's writers make and the tests then damage."""
 
+import gzip
 import io
 import os
 import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -309,6 +311,11 @@ def test_tar_followed_by_another_archive_is_refused(tmp_path: Path) -> None:
     assert_refused(archive, "another archive follows first")
 
 
+def test_a_file_without_content_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").touch()
+    assert_refused(tmp_path / "a.zip", "the file is empty; fetch it again")
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar", "zeros"])
 def test_empty_archives_are_refused(tmp_path: Path, kind: str) -> None:
     """A file of zeros, which some download programs preallocate, reads as an empty tar."""
@@ -340,6 +347,59 @@ def test_zip_with_overlapping_members_is_refused(tmp_path: Path, quoted: bool) -
     offset = struct.pack("<I", 40 if quoted else 0)
     archive.write_bytes(content[: second + 42] + offset + content[second + 46 :])
     assert_refused(archive, "shares its bytes")
+
+
+def long_name(content: bytes = b"name\0", kind: bytes = tarfile.GNUTYPE_LONGNAME) -> bytes:
+    """A header that belongs to the next one: GNU's for a long name, or one of the pax format."""
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = kind, len(content)
+    return member.tobuf(tarfile.GNU_FORMAT) + content.ljust(-(-len(content) // 512) * 512, b"\0")
+
+
+def last_member() -> bytes:
+    return tarfile.TarInfo("a").tobuf() + bytes(1024)
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+@pytest.mark.parametrize(
+    ("header", "number", "problem"),
+    [
+        (long_name(), 3000, "over 100 headers for one member"),
+        (long_name(b"11 path=ab\n", tarfile.XHDTYPE), 3000, "over 100 headers for one member"),
+        (long_name(b"9 a=bcde\n", tarfile.XGLTYPE), 3000, "over 100 headers for one member"),
+        (long_name(bytes(100_000)), 50, "a header of 1,"),  # megabytes at once, though none is large
+        (long_name(b"11 path=ab\n" * 50_000, tarfile.XHDTYPE), 3, "a header of 1,"),
+    ],
+)
+def test_tar_with_chained_headers_is_refused(
+    tmp_path: Path, header: bytes, number: int, problem: str, compress: Callable[[bytes], bytes]
+) -> None:
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(compress(header * number + last_member()))
+    assert is_archive(archive)
+    assert_refused(archive, "truncated or corrupt", problem)
+
+
+def test_tar_whose_headers_for_all_members_grow_is_refused(tmp_path: Path) -> None:
+    """tarfile keeps what they say until the end."""
+    archive = tmp_path / "a.tar"
+    members = [
+        long_name(f"{100_012} {number:06}={'x' * 99_997}\n".encode(), tarfile.XGLTYPE)
+        + tarfile.TarInfo(str(number)).tobuf()
+        for number in range(20)
+    ]
+    archive.write_bytes(b"".join(members) + bytes(1024))
+    assert_refused(archive, "truncated or corrupt (over 1,048,576 bytes of headers for all members)")
+
+
+def test_tar_with_usual_headers_of_its_own_is_unpacked(tmp_path: Path) -> None:
+    """A long name for each member, and a pax header for all."""
+    long = "folder/" + "n" * 200
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "a"}) as archive:
+        for index in range(300):
+            archive.addfile(tarfile.TarInfo(f"{long}{index}"))
+    unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert len(list((tmp_path / "out/folder").iterdir())) == 300
 
 
 def test_tar_with_a_huge_header_is_refused(tmp_path: Path) -> None:

@@ -76,6 +76,28 @@ def test_unknown_format_lists_the_known(tmp_path: Path) -> None:
         read(tmp_path, "word")
 
 
+def test_files_that_tools_derive_from_another_format(
+    tmp_path: Path, picture: Callable[..., Path], voc_xml: Callable[..., Path]
+) -> None:
+    """A table of the same images is left out without a word; XML of one image doesn't hide a table of more."""
+    rows = ["filename,width,height,class,xmin,ymin,xmax,ymax"]
+    for index in range(3):
+        picture(tmp_path / f"{index}.png")
+        voc_xml(tmp_path / f"{index}.xml", [("cat", 1, 2, 3, 4)])
+        rows.append(f"{index}.png,40,30,cat,1,2,3,4")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    assert (read(tmp_path).format, read(tmp_path).remarks) == ("voc", ())
+    (tmp_path / "2.xml").unlink()
+    found = read(tmp_path)
+    assert found.format == "csv"
+    assert found.remarks[0].startswith("read as csv (labels.csv, 3 images); its images include all of voc (0.xml, 2 im")
+    voc_xml(tmp_path / "2.xml", [("cat", 1, 2, 3, 4)])
+    (tmp_path / "labels.csv").write_text("\n".join([*rows[:-1], "3.png,40,30,cat,1,2,3,4"]))
+    picture(tmp_path / "3.png")
+    with pytest.raises(PipelineError, match=r"voc \(.*, 3 images\) and csv \(.*, 3 images\); choose one"):
+        read(tmp_path)
+
+
 def test_plus_signs_in_names_of_splits(tmp_path: Path) -> None:
     """`A+B` means both splits in parameters."""
     for name in ("north+south", "train"):

@@ -520,6 +520,16 @@ def test_obj_data_without_class_names(tmp_path: Path, picture: Write) -> None:
     assert [category.name for category in dataset.categories] == ["1"]
 
 
+def test_a_few_polygons_among_boxes_are_polygons(tmp_path: Path, picture: Write) -> None:
+    """Roboflow writes a polygon that was drawn as such, even if its numbers could be a box and keypoints."""
+    picture(tmp_path / "images" / "a.png")
+    yaml(tmp_path, "train: images\nnames: [ant, cat]\n")
+    texts(tmp_path, labels__a=f"1 0.5 0.5 0.25 0.2 {KEYPOINTS}\n" + LINE * 2)
+    dataset = yolo.read(tmp_path)
+    assert dataset.splits["train"].images[0].objects[0].box == pytest.approx((0, 0, 24, 16.5))
+    assert dataset.remarks == ()
+
+
 def test_a_damaged_line_among_lines_with_keypoints(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "images" / "a.png")
     yaml(tmp_path, "train: images\nnames: [ant, cat]\n")

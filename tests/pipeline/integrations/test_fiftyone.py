@@ -26,6 +26,7 @@ from pipeline import params
 from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.integrations import fiftyone, mongo, servers
+from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
 from tests.support.process_trees import assert_gone, command_words, descendants
 
@@ -149,14 +150,17 @@ def test_a_broken_input_gives_one_line(inspected: Any) -> None:
 @contextmanager
 def run_app(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
     code = f"from pipeline.cli import main; main(['app', '--port', '{port}'])"
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with (
+        loopback_only(),
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         try:
             yield process
         finally:

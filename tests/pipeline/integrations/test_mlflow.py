@@ -21,6 +21,7 @@ from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow, servers
 from pipeline.params import Params
+from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
 from tests.support.process_trees import assert_gone, descendants
 
@@ -74,7 +75,7 @@ def run_python(code: str, *, folder: Path) -> "subprocess.Popen[str]":
 @contextmanager
 def run_fcos(*arguments: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
     process = run_python(f"from pipeline.cli import main; main({list(arguments)!r})", folder=folder)
-    with process:
+    with process, loopback_only():
         try:
             yield process
         finally:

@@ -182,6 +182,49 @@ def test_a_database_set_by_the_user_has_priority(monkeypatch: pytest.MonkeyPatch
     assert mongod_processes() == []
 
 
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("mongodb://[::1", "not the address of a database: an IPv6 address literal must be enclosed in"),
+        ("mongodb://127.0.0.1:99999", "not the address of a database: Port must be an integer between 0 and 65535"),
+        ("mongodb://127.0.0.1:abc", "not the address of a database: Port contains non-digit characters"),
+        ("mongodb://127.0.0.1:1\\n2", "not the address of a database: Port contains"),
+        ("http://127.0.0.1", "not the address of a database: Invalid URI scheme"),
+        ("mongodb://127.0.0.1:1/?tls=true&tlsCAFile=/no/file", "not the address of a database: [Errno 2] No such file"),
+        ("mongodb://", "not the address of a database: "),
+    ],
+)
+def test_a_garbled_address_is_one_line(monkeypatch: pytest.MonkeyPatch, uri: str, problem: str) -> None:
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", uri)
+    with pytest.raises(PipelineError) as caught, mongo.server():
+        pass
+    assert str(caught.value).startswith(f"FIFTYONE_DATABASE_URI={uri}: {problem}")
+    assert str(caught.value).endswith("; correct it, as in mongodb://127.0.0.1:27017; or unset the variable")
+
+
+def test_a_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://me:secret@[::1")
+    with pytest.raises(PipelineError, match="FIFTYONE_DATABASE_URI=mongodb://…@") as caught, mongo.server():
+        pass
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"/etc/passwd\n", b"a\0b", b"x" * 5000, b"{mine}", b"/tmp/fcos-x/../y"]
+)
+def test_a_garbled_record_of_the_socket_removes_no_other_file(tmp_path: Path, content: bytes) -> None:
+    mine = tmp_path / "private/mine.txt"
+    mine.parent.mkdir(mode=0o700)
+    mine.write_text("precious")
+    folder = tmp_path / "mongo"
+    folder.mkdir()
+    (folder / "socket").write_bytes(content.replace(b"{mine}", str(mine).encode()))
+    assert mongo._recorded_socket(folder) is None
+    mongo._remove_socket(folder)
+    assert mine.read_text() == "precious"
+    assert list(folder.iterdir()) == []
+
+
 def test_mongod_is_found() -> None:
     assert os.access(mongo.find_mongod(), os.X_OK)
 

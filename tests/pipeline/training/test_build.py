@@ -63,7 +63,11 @@ def test_the_learning_rate_is_scaled_with_the_batch_size(home: Path) -> None:
     assert learning_rate(replace(train, base_batch_size=2)) == pytest.approx(0.04)
 
 
-def test_the_parameters_reach_the_trainer(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_parameters_reach_the_trainer(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(variable, str(home))  # so that its value is restored
     values = params.load(home / "params.yaml")
     default = trainer_of(values, home)
     weight = default.detector.head.class_logits.weight
