@@ -253,6 +253,7 @@ class TrainParams:
     def __post_init__(self) -> None:
         if not self.letterbox and self.size[0] > self.size[1]:
             raise ValueError("size: the shorter side comes first")
+        InputSize(self.size)  # checks the sides
         if self.multi_scale and self.multi_scale[0] > self.multi_scale[1]:
             raise ValueError("multi_scale: the smaller side comes first")
         if self.multi_scale and self.letterbox:

@@ -16,6 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.errors import PipelineError, describe_record_error
 from pipeline.files import read_json, to_utf8, write_text
 
+_MIN_ID, _MAX_ID = -(2**63), 2**63 - 1
+_MAX_SIDE = 2**31 - 1  # pixels
+
 
 @dataclass(frozen=True, slots=True)
 class Category:
@@ -150,6 +153,9 @@ def problems(annotations: AnnotationSet) -> Iterator[str]:
         ("category", annotations.categories), ("image", annotations.images), ("annotation", annotations.annotations)
     ):  # fmt: skip
         yield from repeated_values(f"{kind} id", (record.id for record in records))
+        yield from (
+            f"{kind} id {item.id} does not fit into 64 bits" for item in records if not _MIN_ID <= item.id <= _MAX_ID
+        )
     yield from repeated_values("category name", (category.name for category in annotations.categories))
     for image in annotations.images:
         yield from _image_problems(image)
@@ -167,6 +173,8 @@ def _image_problems(image: Image) -> Iterator[str]:
         yield f"image {image.id}: file_name {image.file_name!r} is not a relative POSIX path inside the data set"
     if image.width < 1 or image.height < 1:
         yield f"image {image.id}: size {image.width}×{image.height} is not positive"
+    if max(image.width, image.height) > _MAX_SIDE:
+        yield f"image {image.id}: size {image.width}×{image.height} is more than {_MAX_SIDE} pixels on a side"
 
 
 def _annotation_problems(annotations: AnnotationSet) -> Iterator[str]:

@@ -13,16 +13,18 @@ from pipeline.errors import PipelineError, describe_record_error
 from pipeline.files import to_utf8, write_text
 
 # Numbers are strict, so that "0.9" is no score. Ids are not: tools that keep them in float arrays write 42.0.
-_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Length = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
+# Ids fit into 64 bits, and squares of numbers are finite: the metrics compute with both.
+Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e9, le=1e9)]
+Length = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1e9)]
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    image_id: int
-    category_id: int  # of the data set, not the training label
-    bbox: tuple[_Number, _Number, _Length, _Length]  # x, y, width, height in pixel-edge coordinates
-    score: _Number
+    image_id: Id
+    category_id: Id  # of the data set, not the training label
+    bbox: tuple[Number, Number, Length, Length]  # x, y, width, height in pixel-edge coordinates
+    score: Number
 
 
 _ADAPTER = TypeAdapter(list[Detection])

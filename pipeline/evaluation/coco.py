@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import hotcoco
@@ -25,7 +25,7 @@ class CocoMetrics:
 
     values: Mapping[str, float | None]  # by the names in NAMES
     per_class: Mapping[str, Mapping[str, float | None]]  # AP and AP50 of each category, by its name
-    evaluation: Any  # pycocotools' COCOeval
+    evaluation: Any = field(compare=False)  # pycocotools' COCOeval
 
 
 def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> CocoMetrics:

@@ -28,18 +28,20 @@ def diagnose(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str,
         - `AP50_cost`: how much AP50 would rise if errors of this kind were corrected (TIDE, Bolya et al., 2008.08115).
           Costs don't add up to 1 − AP50: a detection can't be both corrected and compared in the same ranking.
         - `calibration_error`: the expected calibration error (Guo et al., 1706.04599): the mean difference between the
-          scores of detections and the share of them that is correct, in ten bins of scores. None without detections.
+          scores of detections and the share of them that is correct, in ten bins of scores. None without detections, or
+          if a score is not between 0 and 1.
         - `objects_beyond_limit`: objects that no detector can find by COCO's rule, which counts 100 detections of a
           class in an image.
     """
     evaluation = coco.fast_evaluation(truth, detections)
-    tide, calibration = evaluation.tide_errors(), evaluation.calibration()
+    is_calibrated = bool(detections) and all(0 <= detection.score <= 1 for detection in detections)
+    tide = evaluation.tide_errors()
     return {
         "errors": {
             ours: {"AP50_cost": tide["delta_ap"][theirs], "count": tide["counts"][theirs]}
             for theirs, ours in _TIDE.items()
         },
-        "calibration_error": calibration["ece"] if calibration["num_detections"] else None,
+        "calibration_error": evaluation.calibration()["ece"] if is_calibrated else None,
         "objects_beyond_limit": count_objects_beyond_limit(truth),
     }
 

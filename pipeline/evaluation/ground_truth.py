@@ -8,27 +8,27 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image, repeated_values
-from pipeline.data.detections import read_bytes
+from pipeline.data.detections import Id, Length, Number, read_bytes
 from pipeline.errors import PipelineError, describe_record_error
 
-_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Length = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
+_Area = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1e18)]
+_Side = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    id: int
+    id: Id
     file_name: str | None = None
-    width: int = 0  # not used by any metric
-    height: int = 0
+    width: _Side = 0  # not used by any metric
+    height: _Side = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Annotation:
-    image_id: int
-    category_id: int
-    bbox: tuple[_Number, _Number, _Length, _Length]
-    area: _Length | None = None
+    image_id: Id
+    category_id: Id
+    bbox: tuple[Number, Number, Length, Length]
+    area: _Area | None = None
     iscrowd: bool | None = None
     difficult: bool | None = None
 

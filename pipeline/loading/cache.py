@@ -20,6 +20,7 @@ from pipeline.data.images import read_image, resized
 from pipeline.errors import PipelineError
 from pipeline.files import remove
 
+_PIXELS = 2  # raised when `read_image` or `resized` gives other pixels for the same file
 _WORD = 8  # bytes; checksums are sums of 64-bit words, so every image starts at a multiple of 8
 
 
@@ -116,9 +117,9 @@ def _checksum(buffer: NDArray[np.uint8]) -> bytes:
 
 
 def _identity(images: Sequence[Image], digests: Sequence[str]) -> str:
-    """A hash of the files' names and contents, and of torch's version, which determines how to resize."""
+    """A hash of the files' names and contents, and of what determines the pixels: torch's version, and ours."""
     records = [(image.file_name, image.height, image.width) for image in images]
-    return hashlib.sha256(repr((torch.__version__, records, list(digests))).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((torch.__version__, _PIXELS, records, list(digests))).encode()).hexdigest()[:32]
 
 
 def _lock_folder(folder: Path) -> int:

@@ -1,20 +1,21 @@
 """Results and ground truth files: valid and invalid content, and numbers that survive the file."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
-from pipeline.evaluation import coco
+from pipeline.evaluation import coco, report
 from pipeline.evaluation import ground_truth as truth
 
 TRUTH = AnnotationSet((Category(7, "cat"),), (Image(1, "a.jpg", 100, 100),), ())
@@ -47,6 +48,14 @@ def test_integers_float_ids_and_other_keys_are_accepted(tmp_path: Path) -> None:
         ({"bbox": [1, 2, -3, 4]}, "record 1: bbox: value 2 is -3, but should be greater than or equal to 0"),
         ({"bbox": [1, float("nan"), 3, 4]}, "record 1: bbox: value 1 is nan, but should be a finite number"),
         ({"score": float("inf")}, "record 1: score is inf, but should be a finite number"),
+        (
+            {"bbox": [1, 2, 3, 1e300]},
+            "record 1: bbox: value 3 is 1e+300, but should be less than or equal to 1000000000",
+        ),
+        (
+            {"category_id": 2**63},
+            "record 1: category_id is 9223372036854775808, but should be less than 9223372036854775808",
+        ),
         ({"score": "0.5"}, "record 1: score is '0.5', but should be a valid number"),
         ({"image_id": 1.5}, "record 1: image_id is 1.5, but should be a valid integer"),
     ],
@@ -171,3 +180,44 @@ def test_invalid_ground_truth_is_an_error(tmp_path: Path, change: dict[str, Any]
 def test_results_in_place_of_ground_truth_are_an_error(tmp_path: Path) -> None:
     path = saved(tmp_path / "r.json", [GOOD])
     assert "ground truth must be COCO JSON" in refusal(lambda: truth.read(path))
+
+
+# JSON of numbers, texts and containers that tools may leave in a file, and that people type.
+ODD = st.sampled_from(
+    ["1e308", "-1e308", "1e999", "NaN", "-0", "9223372036854775808", "1" * 30, "null", '""', "[]", "{}", "true", "-1",
+     "0", "1.5", "1e-320", '"\\ud800"']
+)  # fmt: skip
+TRUTH_FILE = {
+    "images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 100}],
+    "categories": [{"id": 7, "name": "cat"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2, 30, 40], "area": 1200, "iscrowd": 0}],
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_an_edited_or_damaged_file_is_evaluated_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("files")
+    contents = {"r.json": json.dumps([GOOD, GOOD]).encode(), "gt.json": json.dumps(TRUTH_FILE).encode()}
+    name = data.draw(st.sampled_from(sorted(contents)))
+    content = bytearray(contents[name])
+    if data.draw(st.booleans()):
+        position = data.draw(st.integers(0, len(content) - 1))
+        content[position] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        value = data.draw(st.sampled_from(list(re.finditer(rb'-?[0-9.]+|"[^"]*"', bytes(content)))))
+        content[value.start() : value.end()] = data.draw(ODD).encode()
+    contents[name] = bytes(content)
+    for file, text in contents.items():
+        (folder / file).write_bytes(text)
+    try:
+        objects = truth.read(folder / "gt.json")
+        scores = report.evaluate(objects, results.read(folder / "r.json", objects))
+    except PipelineError as error:
+        message = str(error)
+    else:
+        message = json.dumps(scores.metrics, allow_nan=False)
+    assert message
+    assert "\n" not in message

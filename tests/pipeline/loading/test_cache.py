@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -145,13 +146,12 @@ def test_caches_of_changed_files_are_removed_unless_in_use(
 
 
 def test_too_little_disk_space_is_a_one_line_error_with_numbers(
-    open_cache: Callable[..., ImageCache], tmp_path: Path
+    open_cache: Callable[..., ImageCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = write_noise_images(tmp_path / "raw", [(48, 64), (64, 48)])
-    cache = open_cache(split, InputSize((2_000_000, 4_000_000)))
-    with pytest.raises(
-        PipelineError, match=r"needs 16000\.0 GB more, but only [\d.]+ GB are free: free up space"
-    ) as caught:
+    cache = open_cache(split, InputSize((16_000, 16_000)))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**8))
+    with pytest.raises(PipelineError, match=r"needs 0\.6 GB more, but only 0\.1 GB are free: free up space") as caught:
         cache.check_free_space(np.array([1]))
     assert "\n" not in str(caught.value)
     cache.check_free_space(np.array([], dtype=np.int64))
