@@ -120,7 +120,12 @@ environment:
 	find .venv/lib/python3*/site-packages -maxdepth 1 -name '~*' -exec rm -rf {} +
 	# Every version is pinned, so there is nothing to resolve; pip check verifies that the versions are compatible.
 	# Compiling every module would take minutes. Three quarters of the modules are never imported.
-	.venv/bin/python -m pip install --no-deps --no-compile --require-hashes -r requirements.txt
+	# A few packages have no wheel. The pinned setuptools builds them: what pip fetches into a build environment of its own
+	# would have no hash.
+	if grep -q '^setuptools==' requirements.txt; then
+	    .venv/bin/python -m pip install --quiet --no-deps --require-hashes -r <(sed -n '/^setuptools==/,/[^\\]$$/p' requirements.txt)
+	fi
+	.venv/bin/python -m pip install --no-deps --no-compile --no-build-isolation --require-hashes -r requirements.txt
 	.venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 	# These imports write the bytecode. FiftyOne would start a database, and write into the home folder.
 	for modules in $(IMPORTED); do
