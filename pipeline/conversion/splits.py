@@ -2,10 +2,10 @@
 
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, count_noun
 from pipeline.formats.split_kinds import Kind, has_plain_name, split_kind
 
 # By split: the splits that must not share an image with it. Hyperparameters are tuned on val, so test excludes val.
@@ -90,7 +90,7 @@ class _Chooser:
         order: tuple[Kind | None, ...] = ("trainval", "train") if prefer_trainval else ("train", "trainval")
         for kind in (*order, None):
             if kind in kinds:
-                return self._join("train", kind)
+                return self._join("train", [name for name in self._free if split_kind(name) == kind])
         if len(self._free) != 1:
             raise PipelineError(_not_obvious("train", self._images, self._free))
         return self._free[0]
@@ -99,9 +99,14 @@ class _Chooser:
         """val or test, of one of the kinds; None if there is none with images of its own."""
         earlier = [name for name in (train, val) if name is not None]
         for kind in kinds:
-            if not any(split_kind(name) == kind and name not in _parts(*earlier) for name in self._free):
+            names = [name for name in self._free if split_kind(name) == kind and name not in _parts(*earlier)]
+            if not names:
                 continue
-            name = self._join(key, kind, _parts(*earlier))
+            # Of the splits of several folds, those of other folds consist of images of train.
+            own = [
+                name for name in names if 2 * len(self._images[name] & self._union(train)) <= len(self._images[name])
+            ]
+            name = self._join(key, own or names)
             same = next((other for other in earlier if set() < self._union(other) <= self._union(name)), None)
             if same is None:
                 return name
@@ -111,13 +116,12 @@ class _Chooser:
             self.remarks.append(f"{key}: split {name} has all images of {same} and is left out{instead}")
         return None
 
-    def _join(self, key: str, kind: Kind | None, used: Collection[str] = ()) -> str:
-        """All free splits of a kind that share no image.
+    def _join(self, key: str, names: Sequence[str]) -> str:
+        """All splits of one kind that share no image.
 
         Raises:
             PipelineError: Some share images, and none of them is an obvious choice.
         """
-        names = [name for name in self._free if split_kind(name) == kind and name not in used]
         chosen: list[str] = []
         for name in sorted(names, key=lambda name: (not has_plain_name(name), -len(self._images[name]))):
             overlapping = [other for other in chosen if self._images[other] & self._images[name]]
@@ -129,7 +133,11 @@ class _Chooser:
             self.remarks.append(f"{key}: split {name} shares images with {overlapping[0]} and is left out; {option}")
         joined = "+".join(name for name in names if name in chosen)
         if len(chosen) > 1:
-            why = f"{len(chosen)} splits are joined" if kind else f"{len(chosen)} parts without split names are joined"
+            why = (
+                f"{len(chosen)} splits are joined"
+                if split_kind(joined)
+                else f"{len(chosen)} parts without split names are joined"
+            )
             self.remarks.append(f"{key}: {why}: {', '.join(name for name in names if name in chosen)}")
         return joined
 
@@ -139,9 +147,9 @@ class _Chooser:
         if has_plain_name(chosen) > has_plain_name(other) or images[0] > images[1]:
             return
         option = set_option(f"convert.{key}", chosen)
-        count = len(images[0] & images[1])
+        count = count_noun(len(images[0] & images[1]), "image")
         raise PipelineError(
-            f"convert.{key}: the splits {chosen} and {other} share {count:,} images; choose one, for example {option}"
+            f"convert.{key}: the splits {chosen} and {other} share {count}; choose one, for example {option}"
         )
 
     def _union(self, name: str) -> set[str]:

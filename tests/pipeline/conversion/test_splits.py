@@ -165,6 +165,13 @@ def test_splits_of_one_kind_that_share_images() -> None:
     assert choose_splits(images(v1="ab", v2="ab"), "v1", None, None) == SplitChoice("v1", None, None)
 
 
+def test_splits_of_several_folds() -> None:
+    folds = images(fold0_train="bc", fold0_val="a", fold1_train="ac", fold1_val="b", fold2_train="ab", fold2_val="c")
+    with pytest.raises(PipelineError, match=r"share 1 image; choose one, for example -S convert\.train=fold0_train"):
+        choose_splits(folds, None, None, None)
+    assert choose_splits(folds, "fold1_train", None, None) == SplitChoice("fold1_train", "fold1_val", None)
+
+
 def test_empty_splits_are_left_out() -> None:
     choice = choose_splits(images(train="abc", val="", test=""), None, None, None)
     assert choice == SplitChoice("train", None, None)
