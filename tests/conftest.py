@@ -68,13 +68,16 @@ SLOW = (
 def pytest_configure() -> None:
     """Uses the same examples in every run; `HYPOTHESIS_PROFILE=campaign pytest --timeout 0 FILE` searches for new ones.
 
-    A background job of a script ignores Ctrl-C, and so would every process that the tests start.
+    A background job of a script ignores Ctrl-C, and a job of nohup ignores SIGHUP, and so would every process that the
+    tests start.
     """
     settings.register_profile("suite", derandomize=True)
     settings.register_profile("campaign", max_examples=10_000)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
