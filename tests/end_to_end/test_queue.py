@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -37,6 +38,7 @@ def test_a_killed_experiment_queued_again_has_the_same_result(queue: Path) -> No
         wait_for(queue, "other")
         assert re.search(r"killed\s.*Failed", run(queue, "dvc", "queue", "status"))
         run(queue, "dvc", "queue", "remove", "--failed")
+        stop_workers(queue)
         enqueue(queue, "killed")
         start(queue)
         wait_for(queue, "killed")
@@ -54,6 +56,20 @@ def start(project: Path) -> None:
     """Starts two workers, which outlive the command and would keep its pipes open."""
     command, null = ["dvc", "queue", "start", "-j", "2"], subprocess.DEVNULL
     subprocess.run(command, cwd=project, env=projects.environment(), stdout=null, stderr=null, check=True)
+
+
+def stop_workers(project: Path) -> None:
+    """Stops the workers, now idle. Else one that is about to end by itself could take a new experiment and lose it."""
+    run(project, "dvc", "queue", "stop")
+    deadline = time.monotonic() + 120
+    while workers := [process for process in psutil.process_iter(["cmdline", "cwd"]) if is_worker(process, project)]:
+        assert time.monotonic() < deadline, workers
+        time.sleep(0.2)
+
+
+def is_worker(process: psutil.Process, project: Path) -> bool:
+    command, folder = process.info["cmdline"] or (), Path(process.info["cwd"] or "/")
+    return "queue-worker" in command and folder.is_relative_to(project)
 
 
 def enqueue(project: Path, name: str) -> None:
