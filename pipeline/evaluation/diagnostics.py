@@ -22,16 +22,13 @@ _TIDE = {
 def diagnose(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str, Any]:
     """Computes the cost of each kind of error and the calibration error, at an IoU of 0.5.
 
-    Returns:
-        {"errors": {kind: {"AP50_cost", "count"}}, "calibration_error", "objects_beyond_limit"}
-
-        - `AP50_cost`: how much AP50 would rise if errors of this kind were corrected (TIDE, Bolya et al., 2008.08115).
-          Costs don't add up to 1 − AP50: a detection can't be both corrected and compared in the same ranking.
-        - `calibration_error`: the expected calibration error (Guo et al., 1706.04599): the mean difference between the
-          scores of detections and the share of them that is correct, in ten bins of scores. None without detections, or
-          if a score is not between 0 and 1.
-        - `objects_beyond_limit`: objects that no detector can find by COCO's rule, which counts 100 detections of a
-          class in an image.
+    - `errors`: for each kind, `count`, and `AP50_cost`: how much AP50 would rise if errors of this kind were corrected
+      (TIDE, Bolya et al., 2008.08115). Costs don't add up to 1 − AP50, since each is computed as if the others stayed.
+    - `calibration_error`: the expected calibration error (Guo et al., 1706.04599): the mean difference between the
+      scores of detections and the share of them that is correct, in ten bins of scores. None without detections, or
+      if a score is not between 0 and 1.
+    - `objects_beyond_limit`: objects that no detector can find by COCO's rule, which counts 100 detections of a class
+      in an image.
     """
     evaluation = coco.fast_evaluation(truth, detections)
     is_calibrated = bool(detections) and all(0 <= detection.score <= 1 for detection in detections)
