@@ -26,8 +26,14 @@ class Interval:
 
 
 def resample(matches: Matches, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """AP of each draw, class and IoU threshold [draws, K, T]; NaN for a class without objects in the drawn images."""
-    weights = draw_weights(matches.objects.shape[1], draws, seed)
+    """AP of each draw, class and IoU threshold [draws, K, T].
+
+    It is NaN for a class without objects in the drawn images, and for a single image, which shows no variation.
+    """
+    images = matches.objects.shape[1]
+    if images < 2:
+        return np.full((draws, len(matches.objects), len(matches.iou_thresholds)), np.nan)
+    weights = draw_weights(images, draws, seed)
     with ThreadPoolExecutor(_THREADS) as pool:
         return np.stack(list(pool.map(matches.average_precision, weights)))
 

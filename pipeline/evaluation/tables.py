@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from textwrap import indent
 from typing import Any
 
-from pipeline.errors import format_table
+from pipeline.errors import count_noun, format_table
 from pipeline.evaluation.coco import MAX_DETECTIONS
 from pipeline.evaluation.voc import VocMetrics
 
@@ -90,7 +90,8 @@ def _closing_lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     yield f" Expected calibration error: {_format(report['calibration_error'])}"
     if beyond := report["objects_beyond_limit"]:
-        yield f" {beyond} objects lie beyond COCO's limit of {MAX_DETECTIONS} detections of a class in an image"
+        objects = count_noun(beyond, "object")
+        yield f" {objects} beyond COCO's limit of {MAX_DETECTIONS} detections of a class in an image"
 
 
 def _class_table(columns: Sequence[str], classes: Mapping[str, Sequence[float | None]]) -> str:

@@ -36,6 +36,7 @@ def test_every_documented_file_exists(project: Path) -> None:
         "plots/loss.csv",
         "plots/loss.png",
         "predictions/val.json",
+        "predictions/operating_point.json",
         "reports/failures",
         "metrics/inspect.json",
     ):

@@ -70,3 +70,4 @@ def test_what_belongs_to_another_user_stays_as_it_is(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Path, "chmod", refuse)
     close_to_others(tmp_path / "file")
+    assert mode(tmp_path / "file") == 0o644

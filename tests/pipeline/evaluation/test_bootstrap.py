@@ -57,3 +57,10 @@ def test_draws_are_the_same_for_two_detectors() -> None:
     first, second = (bootstrap.draw_weights(7, 3, seed=1) for _ in range(2))
     assert np.array_equal(first, second)
     assert first.sum(axis=1).tolist() == [7, 7, 7]
+
+
+def test_a_single_image_has_no_interval() -> None:
+    matches = synthetic_matches(1, 2, 4.0, np.random.default_rng(0))
+    draws = bootstrap.resample(matches, draws=5)
+    assert draws.shape == (5, 2, 10)
+    assert interval(draws[:, 0, 0], 0.5) == Interval(None, None)
