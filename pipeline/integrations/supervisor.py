@@ -19,7 +19,8 @@ STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
 
 def main(users: str, *command: str) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    server = subprocess.Popen(command, process_group=0, preexec_fn=_die_with_supervisor)
+    supervisor = os.getpid()
+    server = subprocess.Popen(command, process_group=0, preexec_fn=lambda: _die_with(supervisor))
     try:
         threading.Thread(target=_stop_without_users, args=[users, threading.get_ident()], daemon=True).start()
         status = server.wait()
@@ -28,11 +29,14 @@ def main(users: str, *command: str) -> None:
         _stop(server)
 
 
-def _die_with_supervisor() -> None:
-    """Makes Linux send SIGTERM to the server if this process is killed."""
+def _die_with(supervisor: int) -> None:
+    """Makes Linux send SIGTERM to this process, which is about to become the server, if the supervisor is killed."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python's handler only makes a note, which exec forgets
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != supervisor:  # killed before the line above
+        os._exit(1)
 
 
 def _stop_without_users(users: str, main_thread: int) -> None:

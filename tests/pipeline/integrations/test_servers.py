@@ -17,9 +17,9 @@ STARTER = """
 import sys, time
 from pipeline.integrations import servers
 
-with servers.supervised(["sh", "-c", "sleep 300 & sleep 300"], {}):
+with servers.supervised(["sh", "-c", "sleep 60 & sleep 60"], {}):
     print("started", flush=True)
-    time.sleep(300)
+    time.sleep(60)
 """
 
 
@@ -49,11 +49,38 @@ def test_a_server_ends_with_all_its_processes_when_its_starter_ends(number: sign
 
 
 def test_a_server_ends_when_its_supervisor_is_killed() -> None:
-    with start(STARTER.replace("sleep 300 & sleep 300", "exec sleep 300")) as starter:
+    with start(STARTER.replace("sleep 60 & sleep 60", "exec sleep 60")) as starter:
         processes = processes_of(starter, 2)
         processes[0].kill()
         assert_gone(processes)
         starter.kill()
+
+
+SLOW_SUPERVISOR = """
+import os, signal, sys, time
+from pipeline.integrations import supervisor
+
+die_with = supervisor._die_with
+
+def slow(pid):
+    {before}
+    die_with(pid)
+    {after}
+
+supervisor._die_with = slow
+read, write = os.pipe()
+print("started", flush=True)
+supervisor.main(str(read), "sleep", "60")
+"""
+
+
+@pytest.mark.parametrize("order", [("time.sleep(0.5)", ""), ("", "time.sleep(0.5)")], ids=["before", "after"])
+def test_a_supervisor_killed_while_the_server_starts(order: tuple[str, str]) -> None:
+    with start(SLOW_SUPERVISOR.format(before=order[0], after=order[1])) as supervisor:
+        processes = processes_of(supervisor, 1)
+        time.sleep(0.2)  # in the middle of the half second
+        supervisor.kill()
+        assert_gone(processes)
 
 
 def test_a_server_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
