@@ -48,7 +48,7 @@ def run(params: Params) -> None:
     curves.write_precision_recall(by_class, table)
     curves.plot_precision_recall(by_class, plot)
     with mlflow.evaluate_run(params, weights_digest) as mlflow_run:
-        mlflow_run.log_metrics(mlflow_metrics(found.metrics), step=0)
+        mlflow_run.log_evaluation(mlflow_metrics(found.metrics), weights_digest, name, split)
         mlflow_run.log_artifacts(project / "metrics/evaluate.json", table, plot)
         mlflow_run.mark_finished(digest(predictions))
     print(tables.metric_table(found.metrics, "coco"))  # noqa: T201
@@ -77,6 +77,8 @@ def mlflow_metrics(scores: dict[str, Any]) -> dict[str, float]:
     groups["intervals"] = {
         f"{name}_{bound}": value for name, found in scores["intervals"].items() for bound, value in found.items()
     }
+    names = mlflow.metric_names(scores["per_class"])
+    groups["per_class"] = {f"AP/{names[name]}": values["AP"] for name, values in scores["per_class"].items()}
     groups["calibration"] = {"error": scores["calibration_error"]}
     return {
         f"{group}/{name}": value

@@ -1,0 +1,84 @@
+"""What MLflow's page shows of the experiment: the table's columns and the charts of the learning curves.
+
+MLflow keeps a view as a tag of the experiment, in the format of its page's source (`ExperimentPageUIState`).
+"""
+
+import json
+import uuid
+from typing import Any
+
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # else the page shows traces of language models
+NAME = "fcos"
+TAG = f"mlflow.sharedViewState.{NAME}"
+_COLUMNS = (
+    "metrics.`coco/AP`", "metrics.`coco/AP50`", "params.`loss`", "params.`seed`", "attributes.`Dataset`",
+    "attributes.`Source`", "attributes.`Version`", "attributes.`Models`",
+)  # fmt: skip
+# Sections of the charts, with what they draw over the steps. MLflow adds a chart for each further metric, in
+# the section of the metric's prefix.
+_CHARTS = {
+    "val": (("AP", ["val/AP"]), ("AP50", ["val/AP50"])),
+    "train": (
+        ("Loss", ["train/total"]),
+        ("Parts of the loss", ["train/classification", "train/box", "train/quality"]),
+        ("Learning rate", ["train/learning_rate"]),
+        ("Norm of the gradient", ["train/gradient_norm"]),
+    ),
+}
+
+
+def state() -> str:
+    """The view, for the tag of the experiment."""
+    sections = {name: _identifier(name) for name in _CHARTS}
+    charts = [
+        _line_chart(title, metrics, sections[name]) for name, items in _CHARTS.items() for title, metrics in items
+    ]
+    return json.dumps(
+        {
+            "selectedColumns": list(_COLUMNS),
+            "columnOrder": ["attributes.`Run Name`", *_COLUMNS],
+            "compareRunSections": [
+                {"uuid": section, "name": name, "display": True, "isReordered": True, "isGenerated": True}
+                for name, section in sections.items()
+            ],
+            "compareRunCharts": charts,
+            "isAccordionReordered": True,  # these sections first
+        }
+    )
+
+
+def page(experiment: str) -> str:
+    """The address of the table of runs, from the `#` on."""
+    return (
+        f"#/experiments/{experiment}/runs?viewStateShareKey={NAME}&compareRunsMode=TABLE&workflowType=machine_learning"
+    )
+
+
+def run_page(experiment: str, run: str) -> str:
+    """The address of a run's page, from the `#` on."""
+    return f"#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
+
+
+def _line_chart(title: str, metrics: list[str], section: str) -> dict[str, Any]:
+    return {
+        "uuid": _identifier(title),
+        "type": "LINE",
+        "metricSectionId": section,
+        "displayName": title,
+        "metricKey": metrics[0],
+        "selectedMetricKeys": metrics,
+        "runsCountToCompare": 10,
+        "isGenerated": False,
+        "deleted": False,
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "yAxisKey": "metric",
+        "scaleType": "linear",
+        "lineSmoothness": 0,
+        "useGlobalLineSmoothing": True,
+        "useGlobalXaxisKey": True,
+    }
+
+
+def _identifier(name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, name))

@@ -1,0 +1,53 @@
+"""The code of an MLflow model, which MLflow runs to load one: a detector that reads encoded images."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from fcos.postprocess import Postprocess
+from pipeline.inference.device import choose_device
+from pipeline.inference.predict import predict, to_record
+from pipeline.inference.saved_detector import SavedDetector
+from pipeline.inference.score_thresholds import score_thresholds
+
+
+class ServedDetector(PythonModel):  # type: ignore[misc]
+    """Detects objects in encoded images (JPEG, PNG, …)."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Loads the detector, on the GPU if there is one."""
+        self._weights = Path(context.artifacts["weights"])
+        self._detector = SavedDetector.load(self._weights, choose_device("auto"))
+        settings = json.loads(Path(context.artifacts["postprocess"]).read_text())
+        self._postprocess = Postprocess(**settings)
+
+    def predict(
+        self, _context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Detects objects in the images of the column `image`, one file's bytes per row.
+
+        Args:
+            params: `score` overrides the score thresholds, which are those of operating_point.json if the model has
+                one.
+
+        Returns:
+            The column `detections`: for each image a list of {bbox, category, category_id, score}.
+        """
+        thresholds = score_thresholds(self._weights, self._detector, (params or {}).get("score"))
+        return pd.DataFrame({"detections": [self._detect(image, thresholds) for image in model_input["image"]]})
+
+    def _detect(self, image: bytes, thresholds: Any) -> list[dict[str, Any]]:
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "image")
+            path.write_bytes(image)
+            found = predict(self._detector, path, thresholds, self._postprocess)
+        detections: list[dict[str, Any]] = to_record(found, self._detector)["detections"]
+        return detections
+
+
+set_model(ServedDetector())
