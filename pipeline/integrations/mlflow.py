@@ -25,8 +25,17 @@ from starlette.types import ASGIApp
 
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
-from pipeline.integrations import access, mlflow_sender, mlflow_store, mlflow_view, servers
-from pipeline.integrations.mlflow_datasets import Dataset
+from pipeline.integrations import (
+    access,
+    mlflow_experiments,
+    mlflow_queue,
+    mlflow_sender,
+    mlflow_store,
+    mlflow_view,
+    servers,
+)
+from pipeline.integrations.mlflow_datasets import Dataset, dvc_hash
+from pipeline.integrations.mlflow_errors import without_password
 from pipeline.integrations.mlflow_model import ModelFiles
 from pipeline.integrations.mlflow_queue import Entry
 from pipeline.integrations.mlflow_sender import Sender
@@ -134,7 +143,7 @@ class Run:
         for name, path in weights.items():
             row = rows[name]
             params = {"weights": name, "epoch": f"{row['epoch']:g}", "backbone": self.params.model.backbone}
-            model = ModelFiles(path, params=params, example=example)
+            model = ModelFiles(path, tags=_source("train"), params=params, example=example)
             if model.digest in logged:
                 continue
             logged.add(model.digest)
@@ -170,8 +179,16 @@ class Run:
                 self._append("artifact", what=path.name, file=f"{folder}/{path.name}")
 
     def mark_finished(self, digest: str) -> None:
-        """Tags the run with the digest of the stage's result, by which the next stage finds it."""
-        self._append("tags", tags={self.done_tag: digest})
+        """Tags the run with the digest of the stage's result, by which the next stage finds it.
+
+        The hash that DVC will give the output is how an experiment that DVC restores from its cache is found.
+        """
+        tags = {self.done_tag: digest}
+        if (output := {"weights": "models", "predictions": "predictions"}.get(self.done_tag)) and (
+            workspace() / output
+        ).is_dir():
+            tags[mlflow_experiments.OUTPUTS[output]] = dvc_hash(workspace() / output)
+        self._append("tags", tags=tags)
 
     def _append(self, kind: str, **values: Any) -> None:
         with self._deferred_errors(kind):
@@ -295,10 +312,16 @@ def _run_name(params: Params) -> str:
 
 def _tags(params: Params, stage: str) -> dict[str, str]:
     experiment = os.environ.get("DVC_EXP_NAME", "")  # empty for `dvc repro`
-    source = {"mlflow.source.name": f"pipeline/stages/{stage}.py", "mlflow.source.type": "LOCAL"}
+    tags = {"dataset": params.dataset, "loss": params.loss, "dvc_experiment": experiment}
+    return tags | _source(stage) | _revision()
+
+
+def _source(stage: str) -> dict[str, str]:
+    """MLflow's tags for what made a run or a model, and who."""
+    tags = {"mlflow.source.name": f"pipeline/stages/{stage}.py", "mlflow.source.type": "LOCAL"}
     with suppress(OSError, KeyError):  # a user without a name
-        source["mlflow.user"] = getpass.getuser()
-    return {"dataset": params.dataset, "loss": params.loss, "dvc_experiment": experiment} | source | _revision()
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
 
 
 def _revision() -> dict[str, str]:
@@ -329,23 +352,60 @@ def prepare() -> None:
     Store.open()
 
 
-@contextmanager
-def ui(port: int) -> Iterator[servers.Server]:
-    """Runs MLflow's server on the project's own store, and yields it once its page responds.
+@dataclass(frozen=True)
+class Sent:
+    """What `sync` did."""
+
+    stages: list[str]  # names of queue entries
+    elsewhere: list[str]  # addresses of other servers that entries wait for; empty for the own store
+
+
+def sync() -> Sent:
+    """Sends what waits in the queue for the current store or server.
 
     Raises:
-        PipelineError: the port is taken, the store can't be opened, or the server doesn't start.
+        PipelineError: something couldn't be sent.
+    """
+    server = mlflow_store.destination()
+    store = Store.open(server)
+    with mlflow_sender.turn():
+        sent = mlflow_sender.send_abandoned(store, server)
+    others = {entry.destination for entry in mlflow_queue.entries()} - {server}
+    return Sent(sent, sorted(map(without_password, others)))
+
+
+def server_page(experiment: str | None) -> str | None:
+    """The page of the person's own server, as `ui` shows it; None without a server.
+
+    Raises:
+        PipelineError: the server can't be reached, or there is no such experiment.
+    """
+    server = mlflow_store.destination()
+    return f"{without_password(server)}/{_page(Store.open(server), experiment)}" if server else None
+
+
+def _page(store: Store, experiment: str | None) -> str:
+    if experiment is None:
+        return mlflow_view.page(store.experiment)
+    return mlflow_view.run_page(store.experiment, mlflow_experiments.find_run(store, experiment))
+
+
+@contextmanager
+def ui(port: int, experiment: str | None = None) -> Iterator[servers.Server]:
+    """Runs MLflow's server on the project's own store, and yields it once its page responds.
+
+    Args:
+        experiment: opens the page of the run that made the result of DVC's experiment; None: the table of runs.
+
+    Raises:
+        PipelineError: the port is taken, the store can't be opened, the server doesn't start, or there is no such
+            experiment.
     """
     servers.require_free_port(port)  # before the seconds that the store takes
     # If the server created the store, it would refuse artifacts of clients without a server.
-    experiment = Store.open().experiment
-    with servers.run_server(
-        "MLflow",
-        "pipeline.integrations.mlflow:server_app",
-        port,
-        fragment=mlflow_view.page(experiment),
-        environment=UI_ENVIRONMENT,
-    ) as server:
+    fragment = _page(Store.open(), experiment)
+    app = "pipeline.integrations.mlflow:server_app"
+    with servers.run_server("MLflow", app, port, fragment=fragment, environment=UI_ENVIRONMENT) as server:
         yield server
 
 

@@ -5,7 +5,6 @@ the listed packages only. It reads images as encoded files (JPEG, PNG, …), one
 """
 
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -57,8 +56,16 @@ class ModelFiles:
         optional = {OPERATING_POINT: self.operating_point, EXAMPLE: self.example}
         return files | {name: content for name, content in optional.items() if content}
 
+    def write(self, folder: Path) -> None:
+        """Writes the files into a folder."""
+        for name, content in self.files().items():
+            if isinstance(content, bytes):
+                (folder / name).write_bytes(content)
+            else:
+                shutil.copyfile(content, folder / name)
 
-def write(folder: Path, files: Path, *, model: str, run: str) -> None:
+
+def write(folder: Path, files: Path, *, model: str, run: str | None) -> None:
     """Writes an MLflow model.
 
     Args:
@@ -73,7 +80,6 @@ def write(folder: Path, files: Path, *, model: str, run: str) -> None:
     shutil.copytree(files, staged)
     example = staged / EXAMPLE
     present = [name for name in FILES if (staged / name).is_file() and name != EXAMPLE]
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # "Validating input example against model signature"
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(SERVED),

@@ -137,12 +137,17 @@ class Sender:
                 if not self._sent_others:
                     send_abandoned(self.store, self.server)
                     self._sent_others = True
-                self.refused += _send_entry(self.store, self.entry)
+                self._note(_send_entry(self.store, self.entry))
             self.problem = ""
         except PipelineError as error:
             self.problem = str(error)
             if first and not self._ending.is_set():
                 print_line(f"{error}; the stage goes on without MLflow")
+
+    def _note(self, refused: list[str]) -> None:
+        if refused and not self.refused:
+            print_line(f"{refused[0]}; continuing without it")
+        self.refused += refused
 
 
 def print_line(line: str) -> None:

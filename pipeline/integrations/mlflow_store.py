@@ -18,6 +18,7 @@ from filelock import FileLock
 from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow_model, mlflow_view
 from pipeline.integrations.mlflow_errors import describe_error, is_refusal
+from pipeline.integrations.mlflow_model import ModelFiles
 from pipeline.integrations.mlflow_queue import Entry, Operation
 from pipeline.workspace import close_to_others, root, state_dir
 
@@ -227,14 +228,21 @@ class Store:
         params: Mapping[str, str],
     ) -> None:  # fmt: skip
         """Logs the detector in the folder `files` as a model of the run."""
+        if not self.find_model(weights, entry.run):
+            self._write_model(entry.path / files, name, entry.run, {**tags, "weights": weights}, params, step)
+
+    def log_model(self, model: ModelFiles, name: str, run: str | None) -> str:
+        """Logs a detector as a model, of a run or of none, and returns its id."""
+        with TemporaryDirectory(prefix="fcos-") as folder:
+            model.write(Path(folder))
+            tags = {**model.tags, "weights": model.digest}
+            return self._write_model(Path(folder), name, run, tags, model.params)
+
+    def _write_model(
+        self, files: Path, name: str, run: str | None, tags: Mapping[str, str], params: Mapping[str, str], step: int = 0
+    ) -> str:
         from mlflow.entities import LoggedModelOutput
 
-        if not self.find_model(weights, entry.run):
-            model = self.log_model(entry.path / files, name, entry.run, {**tags, "weights": weights}, params)
-            self.client.log_outputs(entry.run, [LoggedModelOutput(model, step)])
-
-    def log_model(self, files: Path, name: str, run: str, tags: Mapping[str, str], params: Mapping[str, str]) -> str:
-        """Logs the detector in a folder with `mlflow_model.FILES` as a model, and returns its id."""
         created = self.client.create_logged_model(
             self.experiment, name=name, source_run_id=run, tags=dict(tags), params=dict(params), model_type="detector"
         )
@@ -243,6 +251,8 @@ class Store:
             mlflow_model.write(Path(folder, "model"), files, model=model, run=run)
             self.client.log_model_artifacts(model, str(Path(folder, "model")))
         self.client.finalize_logged_model(model, "READY")
+        if run:
+            self.client.log_outputs(run, [LoggedModelOutput(model, step)])
         return model
 
     def _end_run(self, entry: Entry, *, status: str, time: int) -> None:
@@ -300,42 +310,39 @@ def _close_store_to_others() -> None:
 
 def import_mlflow() -> None:
     """Imports what sending to a store needs."""
-    with quiet():
-        import mlflow.pyfunc
-        import mlflow.tracking.client  # noqa: F401
+    _silence()
+    import mlflow.pyfunc
+    import mlflow.tracking.client  # noqa: F401
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Suppresses MLflow's output on migrations and errors, its libraries' deprecation warnings, and telemetry."""
+def _silence() -> None:
+    """Turns off MLflow's telemetry, its output on migrations, progress and errors, and its libraries' warnings.
+
+    Warnings of these modules stay off, since the thread that sends can't restore filters that other threads may change.
+    """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    for name in ("mlflow.store.db.utils", "alembic"):
+    for name in ("alembic", "mlflow.pyfunc", "mlflow.store.db.utils", "mlflow.utils.requirements_utils"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
+    for category in (DeprecationWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"(mlflow|alembic|sqlalchemy)\b")
 
 
 @contextmanager
 def one_line_errors(action: str, server: str) -> Iterator[None]:
     """Turns errors of MLflow, its database, its server and the disk into a PipelineError."""
-    with quiet():
-        import mlflow.store
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
+    _silence()
+    import mlflow.store
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-        try:
-            yield
-        except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-            migrations = Path(mlflow.store.__file__).parent / "db_migrations/versions"
-            message = describe_error(
-                error,
-                action,
-                database=root() / "mlflow.db",
-                address=store_uri(),
-                migrations=migrations,
-                server=server,
-            )
-            raise (RefusedError if is_refusal(error) else PipelineError)(message) from error
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
+        migrations = Path(mlflow.store.__file__).parent / "db_migrations/versions"
+        database, address = root() / "mlflow.db", store_uri()
+        message = describe_error(
+            error, action, database=database, address=address, migrations=migrations, server=server
+        )
+        raise (RefusedError if is_refusal(error) else PipelineError)(message) from error

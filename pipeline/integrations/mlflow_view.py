@@ -10,10 +10,11 @@ from typing import Any
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # else the page shows traces of language models
 NAME = "fcos"
 TAG = f"mlflow.sharedViewState.{NAME}"
-_COLUMNS = (
-    "metrics.`coco/AP`", "metrics.`coco/AP50`", "params.`loss`", "params.`seed`", "attributes.`Dataset`",
-    "attributes.`Source`", "attributes.`Version`", "attributes.`Models`",
-)  # fmt: skip
+# Columns of the table beside a run's name and time, with their widths in pixels.
+_COLUMNS = {
+    "metrics.`coco/AP`": 90, "metrics.`coco/AP50`": 100, "params.`loss`": 70, "params.`seed`": 70,
+    "attributes.`Dataset`": 260, "attributes.`Source`": 110, "attributes.`Version`": 100, "attributes.`Models`": 120,
+}  # fmt: skip
 # Sections of the charts, with what they draw over the steps. MLflow adds a chart for each further metric, in
 # the section of the metric's prefix.
 _CHARTS = {
@@ -36,7 +37,7 @@ def state() -> str:
     return json.dumps(
         {
             "selectedColumns": list(_COLUMNS),
-            "columnOrder": ["attributes.`Run Name`", *_COLUMNS],
+            "columnWidths": _COLUMNS,
             "compareRunSections": [
                 {"uuid": section, "name": name, "display": True, "isReordered": True, "isGenerated": True}
                 for name, section in sections.items()
