@@ -147,6 +147,7 @@ class CheckParams:
     out_of_bounds_box: Literal["default", "error", "repair", "skip"]
     duplicate_box: Literal["default", "error", "skip", "note"]
     unknown_class: Literal["default", "error", "skip"]
+    different_class_lists: Literal["default", "error", "note"]
     unused_class: Literal["default", "error", "note"]
     similar_class_names: Literal["default", "error", "note"]
     duplicate_image: Literal["default", "error", "skip", "note"]
