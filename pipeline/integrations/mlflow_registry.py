@@ -68,16 +68,16 @@ def register(params: Params, name: str, alias: str) -> Registered:
 
 
 def _read(params: Params) -> _Evaluated:
-    project, split = workspace(), params.evaluate.split
+    project = workspace()
     weights, points = project / "models/detector.safetensors", project / "predictions/operating_point.json"
-    truth, predictions = project / f"data/unified/{split}.json", project / f"predictions/{split}.json"
+    truth, predictions = project / "data/unified/val.json", project / "predictions/val.json"
     for path in (weights, points, truth, predictions):
         if not path.is_file():
             raise PipelineError(f"{path}: no such file; run `dvc repro`")
     if read_json(points).get("weights") != digest(weights):
         raise PipelineError(f"{points}: it was chosen for other weights than {weights}; run `dvc repro`")
     metrics, annotated = read_json(project / "metrics/evaluate.json"), annotations.read(truth)
-    dataset = Dataset.of(params.dataset, split, annotated, truth.parent)
+    dataset = Dataset.of(params.dataset, "val", annotated, truth.parent)
     return _Evaluated(weights, predictions, points, metrics, annotated, dataset)
 
 
