@@ -38,7 +38,7 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
         Returns:
             The column `detections`: for each image a list of {bbox, category, category_id, score}.
         """
-        thresholds = score_thresholds(self._weights, self._detector, (params or {}).get("score"))
+        thresholds = score_thresholds(self._weights, self._detector.class_names, (params or {}).get("score"))
         return pd.DataFrame({"detections": [self._detect(image, thresholds) for image in model_input["image"]]})
 
     def _detect(self, image: bytes, thresholds: Any) -> list[dict[str, Any]]:
