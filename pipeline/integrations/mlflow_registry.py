@@ -124,7 +124,7 @@ def _create_version(store: Store, name: str, model: str, run: str | None, descri
             raise
         store.client.create_registered_model(name)
     version = store.client.create_model_version(
-        name, f"models:/{model}", run_id=run, model_id=model, description=description
+        name, f"models:/{model}", run_id=run, model_id=model, description=description, await_creation_for=0
     )
     return str(version.version)
 

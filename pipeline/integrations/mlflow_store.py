@@ -242,13 +242,18 @@ class Store:
         self, files: Path, name: str, run: str | None, tags: Mapping[str, str], params: Mapping[str, str], step: int = 0
     ) -> str:
         from mlflow.entities import LoggedModelOutput
+        from mlflow.exceptions import MlflowException
 
         created = self.client.create_logged_model(
             self.experiment, name=name, source_run_id=run, tags=dict(tags), params=dict(params), model_type="detector"
         )
         model = str(created.model_id)
         with TemporaryDirectory(prefix="fcos-") as folder:
-            mlflow_model.write(Path(folder, "model"), files, model=model, run=run)
+            try:
+                mlflow_model.write(Path(folder, "model"), files, model=model, run=run)
+            except MlflowException as error:  # not the store's: it would fail again
+                self.client.finalize_logged_model(model, "FAILED")
+                raise RefusedError(f"{files}: MLflow: model {name}: {error}") from error
             self.client.log_model_artifacts(model, str(Path(folder, "model")))
         self.client.finalize_logged_model(model, "READY")
         if run:
@@ -323,6 +328,7 @@ def _silence() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     for name in ("alembic", "mlflow.pyfunc", "mlflow.store.db.utils", "mlflow.utils.requirements_utils"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
     for category in (DeprecationWarning, UserWarning):

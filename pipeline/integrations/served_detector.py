@@ -27,7 +27,10 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
         self._postprocess = Postprocess(**settings)
 
     def predict(
-        self, _context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+        self,
+        context: PythonModelContext,  # noqa: ARG002 - MLflow gives this name
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Detects objects in the images of the column `image`, one file's bytes per row.
 
