@@ -157,7 +157,12 @@ class Run:
             values = {"files": files, "weights": model.digest, "tags": model.tags, "params": model.params}
             self._append("model", what=f"model {name}", name=name, step=step, **values)
 
-    def log_image(self, key: str, image: PIL.Image.Image, step: int) -> None:
+    def log_predictions(self, images: Sequence[PIL.Image.Image], epoch: int) -> None:
+        """Logs images with detections, as `ValidationImages.draw` returns them; the epoch is their step in MLflow."""
+        for key, image in zip(mlflow_view.IMAGE_KEYS, images, strict=False):
+            self._log_image(key, image, epoch)
+
+    def _log_image(self, key: str, image: PIL.Image.Image, step: int) -> None:
         """Logs an image of a step. MLflow's page lets a person go through the steps of all images with this key."""
         # The names of MlflowClient.log_image, which would compress and upload the image at once.
         key = "~".join(_INVALID.sub("_", part) for part in key.split("/"))

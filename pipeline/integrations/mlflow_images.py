@@ -1,8 +1,7 @@
 """Detections on a few validation images, drawn after every validation, so that learning can be seen."""
 
 import io
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import PIL.Image
@@ -11,12 +10,12 @@ from pipeline.data.annotations import AnnotationSet, Image
 from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.detections import Detection
 from pipeline.data.images import read_image, to_pil
-from pipeline.visualization.boxes import Box, class_color, draw_boxes, draw_outline
+from pipeline.visualization.boxes import Box, class_color, draw_boxes, draw_outline, draw_tag
 
 COUNT = 4  # images
 SIDE = 512  # pixels of an image's longer side
 SCORE = 0.3  # lowest score of a drawn detection
-_TRUTH_COLOR = (255, 255, 255)
+_TRUTH_COLOR, _CAPTION_COLOR = (255, 255, 255), (60, 60, 60)
 
 
 class ValidationImages:
@@ -35,16 +34,10 @@ class ValidationImages:
             if detection.image_id in self._detections and detection.score >= SCORE:
                 self._detections[detection.image_id].append(detection)
 
-    def draw(self) -> Mapping[str, PIL.Image.Image]:
-        """The images by their names, with objects as dashed white boxes and detections in the color of their class."""
+    def draw(self) -> list[PIL.Image.Image]:
+        """The images, with objects as dashed white boxes and detections in the color of their class."""
         objects = self._split.subset(self._images).by_image()
-        stems = Counter(Path(image.file_name).stem for image in self._images)
-        drawn = {}
-        for image in self._images:
-            stem = Path(image.file_name).stem
-            name = stem if stems[stem] == 1 else f"{stem}-{image.id}"
-            drawn[name] = self._draw(image, [item.bbox for item in objects[image.id]])
-        return drawn
+        return [self._draw(image, [item.bbox for item in objects[image.id]]) for image in self._images]
 
     def _draw(self, image: Image, objects: Sequence[Box]) -> PIL.Image.Image:
         picture, detections = self._pictures[image.id].copy(), self._detections.get(image.id, [])
@@ -52,13 +45,15 @@ class ValidationImages:
         for box in objects:
             draw_outline(picture, _scaled(box, scale), _TRUTH_COLOR, width=1, dashed=True)
         labels, names = self._split.label_of(), {item.id: item.name for item in self._split.categories}
-        return draw_boxes(
+        drawn = draw_boxes(
             picture,
             [_scaled(item.bbox, scale) for item in detections],
             [names[item.category_id] for item in detections],
             [class_color(labels[item.category_id]) for item in detections],
             [item.score for item in detections],
         )
+        draw_tag(drawn, (0, drawn.height), Path(image.file_name).stem, _CAPTION_COLOR, SIDE / 36)
+        return drawn
 
     def example(self) -> bytes:
         """The first image as a JPEG file."""

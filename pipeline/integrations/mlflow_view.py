@@ -26,23 +26,27 @@ _CHARTS = {
         ("Norm of the gradient", ["train/gradient_norm"]),
     ),
 }
+# Four images with detections beside those of other runs. MLflow's own chart of a single image shows all parameters too.
+IMAGE_KEYS = tuple(f"predictions/{number}" for number in (1, 2, 3, 4))
+_IMAGES = "predictions"  # their section
 
 
 def state() -> str:
     """The view, for the tag of the experiment."""
-    sections = {name: _identifier(name) for name in _CHARTS}
+    sections = {name: _identifier(name) for name in (*_CHARTS, _IMAGES)}
     charts = [
         _line_chart(title, metrics, sections[name]) for name, items in _CHARTS.items() for title, metrics in items
     ]
     return json.dumps(
         {
             "selectedColumns": list(_COLUMNS),
+            "columnOrder": ["attributes.`Run Name`", *_COLUMNS],
             "columnWidths": _COLUMNS,
             "compareRunSections": [
                 {"uuid": section, "name": name, "display": True, "isReordered": True, "isGenerated": True}
                 for name, section in sections.items()
             ],
-            "compareRunCharts": charts,
+            "compareRunCharts": charts + _image_charts(sections[_IMAGES]),
             "isAccordionReordered": True,  # these sections first
         }
     )
@@ -79,6 +83,14 @@ def _line_chart(title: str, metrics: list[str], section: str) -> dict[str, Any]:
         "useGlobalLineSmoothing": True,
         "useGlobalXaxisKey": True,
     }
+
+
+def _image_charts(section: str) -> list[dict[str, Any]]:
+    """A chart of all images; those of single images, which MLflow would add, are deleted."""
+    common = {"type": "IMAGE", "metricSectionId": section, "runsCountToCompare": 10, "isGenerated": False, "step": 1}
+    return [{**common, "uuid": _identifier("images"), "imageKeys": list(IMAGE_KEYS), "deleted": False}] + [
+        {**common, "uuid": _identifier(key), "imageKeys": [key], "deleted": True} for key in IMAGE_KEYS
+    ]
 
 
 def _identifier(name: str) -> str:

@@ -229,8 +229,7 @@ class LoggingCallback:
         self.flush()
         values = {f"val/{name}": value for name, value in row.items() if name not in ("epoch", "step")}
         self.mlflow_run.log_metrics({**values, "epoch": row["epoch"]}, step=int(row["step"]))
-        for name, image in self.images.draw().items():
-            self.mlflow_run.log_image(f"predictions/{name}", image, step=int(row["step"]))
+        self.mlflow_run.log_predictions(self.images.draw(), epoch=int(row["epoch"]))
 
     def flush(self) -> None:
         """Logs the pending steps to MLflow."""

@@ -72,7 +72,7 @@ def log_experiment(values: Params, root: Path) -> None:
         run.log_datasets(training=SCENE, validation=VAL)
         run.log_steps([{"step": step, "train/total": 4.0 / step} for step in (1, 2)])
         run.log_metrics({"val/AP": 0.25, "epoch": 1.0}, step=2)
-        run.log_image("predictions/11", PIL.Image.new("RGB", (400, 200)), step=2)
+        run.log_predictions([PIL.Image.new("RGB", (400, 200))], epoch=1)
         run.log_checkpoints({"last": weights}, {"last": {"epoch": 1.0, "step": 2.0, "AP": 0.25}}, example.getvalue())
         run.log_artifacts(root / "params.yaml")
         run.mark_finished(digest(weights))
@@ -140,7 +140,7 @@ def test_a_server_has_what_the_own_store_has(
     assert [item[:3] for item in remote["model metrics"]] == [
         ("coco/AP", 0.5, "digits/val"), ("per_class/AP/cat", 0.625, "digits/val"), ("val/AP", 0.25, "digits/val"),
     ]  # fmt: skip
-    assert remote["images"] == ["images/predictions~11+step+2++compressed.webp", "images/predictions~11+step+2+.png"]
+    assert remote["images"] == ["images/predictions~1+step+1++compressed.webp", "images/predictions~1+step+1+.png"]
     assert remote["experiment"]["mlflow.experimentKind"] == "custom_model_development"
     assert mlflow_queue.entries() == []
     assert_the_champion_detects(values, inspected.root, store, address)
@@ -160,7 +160,7 @@ def assert_the_champion_detects(values: Params, root: Path, store: Store, addres
     for part in ("| AP | 0.500 | 0.400 to 0.600 |", "| AP50 | 0.750 | – to – |", mlflow.dvc_hash(root / "data/unified"),
                  "digits/val: 5 images, 6 objects", digest(root / "models/detector.safetensors")):  # fmt: skip
         assert part in description
-    model = store.client.get_logged_model(champion.model_id)
+    model = store.client.get_logged_model(champion.source.removeprefix("models:/"))
     assert {item.key: item.value for item in model.metrics} == {"coco/AP": 0.5, "val/AP": 0.25}
     library.set_tracking_uri(address)
     library.set_registry_uri(address)
