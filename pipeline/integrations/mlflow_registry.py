@@ -1,5 +1,6 @@
 """MLflow's registry of models: a detector with its operating point, metrics and data, under a name and an alias."""
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ def register(params: Params, name: str, alias: str) -> Registered:
         if run:
             _link_metrics(store, run, model, evaluated.dataset)
         version = _create_version(store, name, model, run, _describe(params, evaluated))
+        link = json.dumps([{"name": name, "version": int(version)}])
+        store.client.set_logged_model_tags(model, {"mlflow.modelVersions": link})  # for MLflow's page
         store.client.set_registered_model_alias(name, alias, version)
     return Registered(name, version, alias)
 

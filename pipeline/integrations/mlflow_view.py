@@ -26,8 +26,7 @@ _CHARTS = {
         ("Norm of the gradient", ["train/gradient_norm"]),
     ),
 }
-# Four images with detections beside those of other runs. MLflow's own chart of a single image shows all parameters too.
-IMAGE_KEYS = tuple(f"predictions/{number}" for number in (1, 2, 3, 4))
+IMAGE_KEYS = tuple(f"predictions/{number}" for number in (1, 2, 3, 4))  # images with detections
 _IMAGES = "predictions"  # their section
 
 
@@ -46,7 +45,7 @@ def state() -> str:
                 {"uuid": section, "name": name, "display": True, "isReordered": True, "isGenerated": True}
                 for name, section in sections.items()
             ],
-            "compareRunCharts": charts + _image_charts(sections[_IMAGES]),
+            "compareRunCharts": charts + [_image_chart(key, sections[_IMAGES]) for key in IMAGE_KEYS],
             "isAccordionReordered": True,  # these sections first
         }
     )
@@ -85,12 +84,18 @@ def _line_chart(title: str, metrics: list[str], section: str) -> dict[str, Any]:
     }
 
 
-def _image_charts(section: str) -> list[dict[str, Any]]:
-    """A chart of all images; those of single images, which MLflow would add, are deleted."""
-    common = {"type": "IMAGE", "metricSectionId": section, "runsCountToCompare": 10, "isGenerated": False, "step": 1}
-    return [{**common, "uuid": _identifier("images"), "imageKeys": list(IMAGE_KEYS), "deleted": False}] + [
-        {**common, "uuid": _identifier(key), "imageKeys": [key], "deleted": True} for key in IMAGE_KEYS
-    ]
+def _image_chart(key: str, section: str) -> dict[str, Any]:
+    return {
+        "uuid": _identifier(key),
+        "type": "IMAGE",
+        "metricSectionId": section,
+        "imageKeys": [key],
+        "step": 1,
+        "showRunParams": False,  # else all parameters of every run are beside its image
+        "runsCountToCompare": 10,
+        "isGenerated": False,
+        "deleted": False,
+    }
 
 
 def _identifier(name: str) -> str:

@@ -98,7 +98,7 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
         run.log_artifacts(plot)
         run.mark_finished(WEIGHTS)
     with mlflow.evaluate_run(values, WEIGHTS) as run:
-        run.log_metrics({"coco/AP": 0.5})
+        run.log_metrics({"coco/AP": 0.5, "coco/AP50": 0.75})
         run.mark_finished(PREDICTIONS)
     with mlflow.inspect_run(values, PREDICTIONS) as run:
         run.log_metrics({"inspect/errors/missed": 3})
