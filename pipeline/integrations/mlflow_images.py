@@ -15,7 +15,8 @@ from pipeline.visualization.boxes import Box, class_color, draw_boxes, draw_outl
 COUNT = 4  # images
 SIDE = 512  # pixels of an image's longer side
 SCORE = 0.3  # lowest score of a drawn detection
-_TRUTH_COLOR, _CAPTION_COLOR = (255, 255, 255), (60, 60, 60)
+_TRUTH_COLORS = (0, 0, 0), (255, 255, 255)  # of gaps and dashes, one of which is visible on any background
+_CAPTION_COLOR = (60, 60, 60)
 
 
 class ValidationImages:
@@ -35,7 +36,7 @@ class ValidationImages:
                 self._detections[detection.image_id].append(detection)
 
     def draw(self) -> list[PIL.Image.Image]:
-        """The images, with objects as dashed white boxes and detections in the color of their class."""
+        """The images, with objects as dashed boxes and detections in the color of their class."""
         objects = self._split.subset(self._images).by_image()
         return [self._draw(image, [item.bbox for item in objects[image.id]]) for image in self._images]
 
@@ -43,7 +44,8 @@ class ValidationImages:
         picture, detections = self._pictures[image.id].copy(), self._detections.get(image.id, [])
         scale = picture.width / image.width
         for box in objects:
-            draw_outline(picture, _scaled(box, scale), _TRUTH_COLOR, width=1, dashed=True)
+            for color, dashed in zip(_TRUTH_COLORS, (False, True), strict=True):
+                draw_outline(picture, _scaled(box, scale), color, width=1, dashed=dashed)
         labels, names = self._split.label_of(), {item.id: item.name for item in self._split.categories}
         drawn = draw_boxes(
             picture,
@@ -52,7 +54,7 @@ class ValidationImages:
             [class_color(labels[item.category_id]) for item in detections],
             [item.score for item in detections],
         )
-        draw_tag(drawn, (0, drawn.height), Path(image.file_name).stem, _CAPTION_COLOR, SIDE / 36)
+        draw_tag(drawn, (0, drawn.height), Path(image.file_name).stem, _CAPTION_COLOR, SIDE / 32)
         return drawn
 
     def example(self) -> bytes:
