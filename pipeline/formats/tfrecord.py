@@ -11,9 +11,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import crc32c
 from google.protobuf.message import DecodeError
@@ -156,7 +157,7 @@ def _records(folder: Path, file: PurePosixPath) -> Iterator[bytes]:
             raise PipelineError(f"{file}: record {number} is {error}") from None
 
 
-def _read_record(stream: IO[bytes], size: int | None) -> bytes | None:
+def _read_record(stream: BufferedIOBase, size: int | None) -> bytes | None:
     """The next record of a file of `size` bytes, if that is known; None at its end.
 
     A record is preceded by its length, and each has a checksum.
