@@ -1,6 +1,8 @@
 """The evaluate stage: models/ and data/unified → predictions/, metrics/evaluate.json and precision-recall plots."""
 
 import sys
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
@@ -16,6 +18,7 @@ from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
 from pipeline.inference.postprocess import make_postprocess
 from pipeline.inference.saved_detector import SavedDetector
+from pipeline.inference.views import Views, detect_in_views
 from pipeline.integrations import mlflow
 from pipeline.params import Params
 from pipeline.runner import run_stage
@@ -40,7 +43,12 @@ def run(params: Params) -> None:
     # Read again, so that the scores are those of the file, as `fcos evaluate` computes them.
     detections = results.read(predictions, split)
     found = report.evaluate(split, detections)
-    chosen_for = {"weights": weights_digest, "split": name, "iou_threshold": operating_point.IOU}
+    chosen_for = {
+        "weights": weights_digest,
+        "split": name,
+        "iou_threshold": operating_point.IOU,
+        "views": asdict(Views.of(params.evaluate)),
+    }
     write_json(project / "predictions/operating_point.json", chosen_for | found.operating_points.to_json())
     write_json(project / "metrics/evaluate.json", found.metrics)
     table, plot = (project / f"plots/precision_recall.{suffix}" for suffix in ("csv", "png"))
@@ -56,14 +64,20 @@ def run(params: Params) -> None:
 
 def detect(params: Params, model: SavedDetector, split: AnnotationSet) -> list[Detection]:
     """Detections in every image of the split, with a progress bar."""
+    detect_batch = partial(
+        detect_in_views,
+        model.detector,
+        input_size=model.description.input_size,
+        postprocess=make_postprocess(params.postprocess),
+        views=Views.of(params.evaluate),
+        batch_size=params.evaluate.batch_size,
+    )
     with tqdm(total=len(split.images), unit="image", desc="evaluate", disable=not sys.stderr.isatty()) as bar:
         return list(
             detect_split(
-                model.detector,
+                detect_batch,
                 split,
                 workspace() / "data/raw" / params.dataset,
-                input_size=model.description.input_size,
-                postprocess=make_postprocess(params.postprocess),
                 batch_size=params.evaluate.batch_size,
                 progress=bar.update,
             )
