@@ -61,8 +61,8 @@ def read(
         staging = Path(stack.enter_context(TemporaryDirectory(prefix="fcos-evaluate-")))
         raw = stage_dataset(path, staging / "unpacked", values.download.format)
         if images:
-            for number, folder in enumerate((raw, images)):
-                link_files(folder.resolve(), staging / "joined" / str(number))
+            for name, folder in {path.resolve().name: raw, "folder of --images": images}.items():
+                link_files(folder.resolve(), staging / "joined" / name)
             raw = staging / "joined"
         try:
             return _read_folder(raw, values.convert, values.download.format, split, hint=not (images or overrides))

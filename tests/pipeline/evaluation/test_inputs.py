@@ -11,6 +11,7 @@ from PIL import Image as Picture
 
 from pipeline.cli import main
 from pipeline.evaluation import bootstrap
+from tests.support.projects import readme
 
 NAMES = ("cat", "dog", "traffic light")
 SIZE = (100, 50)  # width, height
@@ -265,3 +266,19 @@ def test_an_unknown_string_id_is_named(tmp_path: Path) -> None:
     assert run.stderr == f"fcos: {tmp_path}/dets.json: record 0: image 'other b' is not in the ground truth\n"
     run = evaluate("--gt", tmp_path / "gt.json")
     assert (run.exit_code, "give both --gt and --dets, or neither" in run.stderr) == (2, True)
+
+
+def test_the_commands_of_docs_on_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gt, _ = voc(tmp_path)
+    lists = tmp_path / "voc/ImageSets/Main"
+    lists.mkdir(parents=True)
+    gt.rename(tmp_path / "voc/Annotations")
+    (lists / "train.txt").write_text("a\n")
+    (lists / "val.txt").write_text("b\nc\n")
+    coco_truth(tmp_path, number, number).rename(tmp_path / "truth.json")
+    coco_results(tmp_path, number, number).rename(tmp_path / "detections.json")
+    monkeypatch.chdir(tmp_path)
+    of_coco, of_voc, as_json = (command[1:] for command in readme("Other files", "docs/evaluation.md"))
+    assert " = 0.667\n" in CliRunner().invoke(main, of_coco).stdout
+    assert "(voc, split val): 2 images, 2 objects," in CliRunner().invoke(main, of_voc).stdout
+    assert json.loads(CliRunner().invoke(main, as_json).stdout)["coco_raised_limit"]["AP"] == 0.666667
