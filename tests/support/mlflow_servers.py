@@ -59,6 +59,8 @@ def _postgresql() -> Iterator[str]:
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not programs:
         pytest.skip("postgresql is not installed in /usr/lib/postgresql")
+    if os.geteuid() == 0 and not Path(os.devnull).stat().st_mode & 0o002:
+        pytest.skip("/dev/null is closed to other users, and PostgreSQL needs it: chmod 666 /dev/null")
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     options = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
     with TemporaryDirectory(prefix="fcos-", dir="/tmp") as name:  # other users can't enter pytest's folders
@@ -66,7 +68,8 @@ def _postgresql() -> Iterator[str]:
         if options:
             shutil.chown(folder, user)
         initdb = [programs[-1], "-D", folder / "data", "-U", "mlflow", "-A", "trust", "-E", "UTF8", "--no-sync"]
-        subprocess.run([*initdb, "--locale=C"], cwd="/", check=True, capture_output=True, **options)  # type: ignore[call-overload]
+        made = subprocess.run([*initdb, "--locale=C"], cwd="/", capture_output=True, text=True, **options)  # type: ignore[call-overload]
+        assert made.returncode == 0, made.stderr
         serve = [programs[-1].with_name("postgres"), "-D", folder / "data", "-k", folder, "-c", "listen_addresses="]
         log = folder / "log"
         with (

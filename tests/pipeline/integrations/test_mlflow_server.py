@@ -172,8 +172,7 @@ def assert_the_champion_detects(values: Params, root: Path, store: Store, addres
     assert not [path for path in folder.parent.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
     image = root / "data/raw/digits/pictures/11.png"
     detector = SavedDetector.load(root / "models/detector.safetensors", torch.device("cpu"))
-    thresholds = torch.tensor([SCORE, SCORE])
-    expected = to_record(predict(detector, image, thresholds, make_postprocess(values.postprocess)), detector)
+    expected = to_record(predict(detector, image, [SCORE, SCORE], make_postprocess(values.postprocess)), detector)
     import pandas as pd
 
     found = loaded.predict(pd.DataFrame({"image": [image.read_bytes()]}))["detections"][0]
