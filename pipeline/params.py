@@ -87,6 +87,7 @@ RENAMED = {
     "evaluate.nms_threshold": "postprocess.nms_iou_threshold",
     "evaluate.soft_sigma": "postprocess.soft_nms_sigma",
     "evaluate.max_detections": "postprocess.max_detections",
+    "evaluate.split": "inspect.split",
     "inspect.worst": "inspect.max_images",
 }
 
@@ -146,6 +147,7 @@ class CheckParams:
     out_of_bounds_box: Literal["default", "error", "repair", "skip"]
     duplicate_box: Literal["default", "error", "skip", "note"]
     unknown_class: Literal["default", "error", "skip"]
+    different_class_lists: Literal["default", "error", "note"]
     unused_class: Literal["default", "error", "note"]
     similar_class_names: Literal["default", "error", "note"]
     duplicate_image: Literal["default", "error", "skip", "note"]
@@ -273,8 +275,17 @@ class TrainParams:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateParams:
-    split: Literal["val", "test"]
     batch_size: Positive
+    test: bool
+    sizes: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)] | None
+    flip: bool
+    tiles: tuple[Positive, Annotated[float, Field(ge=0, le=0.9)]] | None
+    merge: Literal["wbf", "nms"]
+    merge_iou_threshold: Fraction
+
+    def __post_init__(self) -> None:
+        for size in self.sizes or ():
+            InputSize(size)  # checks the sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +301,8 @@ class PostprocessParams:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectParams:
-    score_threshold: Fraction
+    split: Literal["val", "test"]
+    score_threshold: Fraction | None
     iou_threshold: Fraction
     max_images: Positive
 
@@ -395,7 +407,11 @@ def _flatten(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if is_dataclass(value):
             yield from _flatten(value, f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name, list(value) if isinstance(value, tuple) else value
+            yield prefix + field.name, _to_lists(value)
+
+
+def _to_lists(value: Any) -> Any:
+    return [_to_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 _ADAPTER = TypeAdapter(Params)
