@@ -113,8 +113,11 @@ def test_readmes_commands_to_choose_a_detector(project: Path) -> None:
 
 
 def test_a_changed_evaluation_does_not_train_again(project: Path) -> None:
-    """Its metrics go into a new MLflow run, which names the run that trained."""
-    output = run(project, "dvc", "exp", "run", "-S", "postprocess.max_detections=50")
+    """Its metrics go into a new MLflow run, which names the run that trained. Only here FiftyOne is filled."""
+    changes = ("-S", "postprocess.max_detections=50", "-S", "inspect.fiftyone=true")
+    assert "views" not in read(project, "metrics/inspect.json")
+    output = run(project, "dvc", "exp", "run", *changes)
+    assert read(project, "metrics/inspect.json")["views"]["most_errors"] > 0
     assert stages_run(output) == {"evaluate", "inspect"}
     first, second = mlflow_runs(project)
     assert second.data.tags["trained_by"] == first.info.run_id
