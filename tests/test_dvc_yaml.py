@@ -52,6 +52,7 @@ UNUSED = {
         "pipeline/evaluation/ground_truth.py",
         "pipeline/inference/import_weights.py",
         "pipeline/inference/predict.py",
+        "pipeline/inference/recorded_views.py",
         "pipeline/inference/score_thresholds.py",
     },
 }
