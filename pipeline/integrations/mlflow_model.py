@@ -19,15 +19,12 @@ _PROJECT = Path(__file__).resolve().parents[2]
 SERVED = Path(__file__).with_name("served_detector.py")
 # What the served detector imports: code of this project, and packages.
 CODE = (
-    "fcos",
-    "pipeline/__init__.py",
-    "pipeline/data",
-    "pipeline/errors.py",
-    "pipeline/files.py",
-    "pipeline/inference",
-)
+    "fcos", "pipeline/__init__.py", "pipeline/data", "pipeline/errors.py", "pipeline/files.py", "pipeline/inference",
+    "pipeline/params.py", "pipeline/workspace.py", "pipeline/yaml_files.py",
+)  # fmt: skip
 PACKAGES = (
-    "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "safetensors", "torch", "torchvision",
+    "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "ruamel.yaml", "safetensors", "torch",
+    "torchvision",
 )  # fmt: skip
 WEIGHTS, DESCRIPTION, POSTPROCESS, OPERATING_POINT, EXAMPLE = FILES = (
     "detector.safetensors", "detector.json", "postprocess.json", "operating_point.json", "example.jpg",

@@ -1,6 +1,7 @@
 """The code of an MLflow model, which MLflow runs to load one: a detector that reads encoded images."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,8 +13,10 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 from fcos.postprocess import Postprocess
 from pipeline.inference.device import choose_device
 from pipeline.inference.predict import predict, to_record
+from pipeline.inference.recorded_views import choose_views
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.score_thresholds import score_thresholds
+from pipeline.inference.views import Views
 
 
 class ServedDetector(PythonModel):  # type: ignore[misc]
@@ -41,14 +44,16 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
         Returns:
             The column `detections`: for each image a list of {bbox, category, category_id, score}.
         """
-        thresholds = score_thresholds(self._weights, self._detector.class_names, (params or {}).get("score"))
-        return pd.DataFrame({"detections": [self._detect(image, thresholds) for image in model_input["image"]]})
+        score = (params or {}).get("score")
+        thresholds = score_thresholds(self._weights, self._detector.class_names, score)
+        views, _ = choose_views(self._weights, plain=False, score=score)
+        return pd.DataFrame({"detections": [self._detect(image, thresholds, views) for image in model_input["image"]]})
 
-    def _detect(self, image: bytes, thresholds: Any) -> list[dict[str, Any]]:
+    def _detect(self, image: bytes, thresholds: Sequence[float], views: Views) -> list[dict[str, Any]]:
         with TemporaryDirectory() as folder:
             path = Path(folder, "image")
             path.write_bytes(image)
-            found = predict(self._detector, path, thresholds, self._postprocess)
+            found = predict(self._detector, path, thresholds, self._postprocess, views)
         detections: list[dict[str, Any]] = to_record(found, self._detector)["detections"]
         return detections
 
