@@ -20,6 +20,7 @@ class Report:
 
     metrics: dict[str, Any]
     operating_points: OperatingPoints
+    matches: Matches
 
 
 def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> Report:
@@ -52,7 +53,7 @@ def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> Report:
         "objects": len(truth.annotations),
         "detections": len(detections),
     }
-    return Report(_rounded(metrics), points)
+    return Report(_rounded(metrics), points, matches)
 
 
 def _intervals(

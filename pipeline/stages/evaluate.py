@@ -1,4 +1,4 @@
-"""The evaluate stage: models/ and data/unified → predictions/, metrics/evaluate.json and precision-recall plots."""
+"""The evaluate stage: models/ and data/unified → predictions/, metrics/evaluate.json and plots/evaluate."""
 
 import sys
 from typing import Any
@@ -10,7 +10,8 @@ from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
-from pipeline.evaluation import operating_point, report, tables, voc
+from pipeline.evaluation import operating_point, report, tables
+from pipeline.evaluation.plot_tables import plot_tables
 from pipeline.files import digest, write_json
 from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
@@ -19,12 +20,12 @@ from pipeline.inference.saved_detector import SavedDetector
 from pipeline.integrations import mlflow
 from pipeline.params import Params
 from pipeline.runner import run_stage
-from pipeline.visualization import curves
+from pipeline.visualization.evaluation_plots import write_plots
 from pipeline.workspace import workspace
 
 
 def run(params: Params) -> None:
-    """Detects objects in every image of a split, then writes detections, metrics and curves, and logs to MLflow."""
+    """Detects objects in every image of a split, then writes detections, metrics and plots, and logs to MLflow."""
     project, name = workspace(), params.evaluate.split
     split_path = project / f"data/unified/{name}.json"
     if not split_path.is_file():
@@ -43,13 +44,10 @@ def run(params: Params) -> None:
     chosen_for = {"weights": weights_digest, "split": name, "iou_threshold": operating_point.IOU}
     write_json(project / "predictions/operating_point.json", chosen_for | found.operating_points.to_json())
     write_json(project / "metrics/evaluate.json", found.metrics)
-    table, plot = (project / f"plots/precision_recall.{suffix}" for suffix in ("csv", "png"))
-    by_class = voc.evaluate(split, detections)
-    curves.write_precision_recall(by_class, table)
-    curves.plot_precision_recall(by_class, plot)
+    pictures = write_plots(plot_tables(split, detections, found), project / "plots/evaluate")
     with mlflow.evaluate_run(params, weights_digest) as mlflow_run:
         mlflow_run.log_metrics(mlflow_metrics(found.metrics), step=0)
-        mlflow_run.log_artifacts(project / "metrics/evaluate.json", table, plot)
+        mlflow_run.log_artifacts(project / "metrics/evaluate.json", *pictures)
         mlflow_run.mark_finished(digest(predictions))
     print(tables.metric_table(found.metrics, "coco"))  # noqa: T201
 
