@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.annotations import AnnotationSet
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -124,6 +126,11 @@ class _Correct:
             ignored_start=np.searchsorted(ignored_segment, segment),
             ignored_end=np.searchsorted(ignored_segment * size + ignored, segment * size + position),
         )
+
+
+def class_names(truth: AnnotationSet) -> list[str]:
+    """The names of the K classes, in the order of their ids, which is that of `Matches`."""
+    return [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
 
 
 def _by_segment(matches: Matches, marked: Bools) -> tuple[Ints, Ints]:

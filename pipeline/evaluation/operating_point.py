@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.annotations import AnnotationSet
-from pipeline.evaluation.matches import Bools, Matches
+from pipeline.evaluation.matches import Bools, Matches, class_names
 
 IOU = 0.5  # lowest IoU of a correct detection
 MIN_IMAGES_TO_CONFIRM = 200
@@ -68,11 +68,35 @@ def choose(matches: Matches, truth: AnnotationSet) -> OperatingPoints:
         kept = selected & measured_on[matches.images] & (matches.scores >= score)
         return _measure(matches, kept, matches.objects[classes][:, measured_on].sum(), score)
 
-    names = [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
     return OperatingPoints(
         all=point(np.ones(len(labels), dtype=bool), slice(None)),
-        classes={name: point(labels == label, slice(label, label + 1)) for label, name in enumerate(names)},
+        classes={
+            name: point(labels == label, slice(label, label + 1)) for label, name in enumerate(class_names(truth))
+        },
         confirmed=confirmed,
+    )
+
+
+def measure(matches: Matches, truth: AnnotationSet, chosen: OperatingPoints) -> OperatingPoints:
+    """Precision, recall and F1 at thresholds that were chosen on other images.
+
+    A class for which no threshold was chosen has that for all classes.
+    """
+    labels = np.repeat(np.arange(len(matches.objects)), np.diff(matches.class_starts))
+
+    def point(selected: Bools, classes: slice, threshold: Point | None) -> Point | None:
+        if threshold is None:
+            return None
+        kept = selected & (matches.scores >= threshold.score)
+        return _measure(matches, kept, matches.objects[classes].sum(), threshold.score)
+
+    return OperatingPoints(
+        all=point(np.ones(len(labels), dtype=bool), slice(None), chosen.all),
+        classes={
+            name: point(labels == label, slice(label, label + 1), chosen.classes.get(name) or chosen.all)
+            for label, name in enumerate(class_names(truth))
+        },
+        confirmed=True,
     )
 
 

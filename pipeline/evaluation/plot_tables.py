@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.evaluation import coco
-from pipeline.evaluation.matches import Floats, Matches
+from pipeline.evaluation.matches import Floats, Matches, class_names
 from pipeline.evaluation.operating_point import IOU, OperatingPoints
 from pipeline.evaluation.report import Report
 from pipeline.evaluation.voc import Curve
@@ -56,11 +56,6 @@ def plot_tables(truth: AnnotationSet, detections: Sequence[Detection], report: R
         "class_ap": _class_ap(report.metrics["per_class"]),
         "error_costs": _error_costs(report.metrics["errors"]),
     }
-
-
-def class_names(truth: AnnotationSet) -> list[str]:
-    """The names of the classes in the order of their ids, as in `Matches`."""
-    return [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
 
 
 class _Ranking:

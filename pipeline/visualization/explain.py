@@ -1,7 +1,6 @@
 """`fcos explain`: pictures and numbers of the assignment of an image and of a trained detector's outputs for it."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +27,17 @@ from pipeline.data.boxes import box_tensor
 from pipeline.data.image_files import PixelLimit
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError, count_noun
-from pipeline.files import unique_jpg_names, write_json
+from pipeline.files import move_files, unique_jpg_names, write_errors, write_json
 from pipeline.inference.detect import forward
 from pipeline.inference.device import choose_device
+from pipeline.inference.predict import above_thresholds
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.loading.transforms import Sample, resize
 from pipeline.params import Params
 from pipeline.visualization import heat_maps, location_maps
+
+INDEX = "explained.json"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Prediction:
 
     sample: Sample  # the network input, with its objects
     outputs: Outputs
-    detections: Detections  # scores of at least MIN_SCORE, boxes in pixels of the network input
+    detections: Detections  # above the score thresholds, boxes in pixels of the network input
+    thresholds: Sequence[float]  # lowest score of a detection of each class
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,17 @@ def check_assigner(params: Params, data: DataSet, model: SavedDetector | None) -
 
 
 def explain_image(
-    params: Params, data: DataSet, model: SavedDetector | None, file: ImageFile, postprocess: Postprocess
+    params: Params,
+    data: DataSet,
+    model: SavedDetector | None,
+    file: ImageFile,
+    postprocess: Postprocess,
+    thresholds: Sequence[float],
 ) -> ImageExplanation:
     """Computes the assignment of an image, and the outputs of the detector for it.
+
+    Args:
+        thresholds: lowest score of a detection of each class, by label; empty without a detector.
 
     Raises:
         PipelineError: the image can't be decoded, or has neither ground truth nor a detector.
@@ -104,7 +115,7 @@ def explain_image(
     labels = torch.tensor([label_of[annotation.category_id] for annotation in objects], dtype=torch.int64)
     limit = PixelLimit(params.convert.max_megapixels, "convert.max_megapixels: ")
     stored = Sample(read_image(file.path, limit=limit), box_tensor(objects), labels, file.name)
-    prediction = _predict(model, stored, postprocess) if model else None
+    prediction = _predict(model, stored, postprocess, thresholds) if model else None
     training = _assign(params, objects, stored, prediction) if file.split else None
     return ImageExplanation(file, objects, training, prediction)
 
@@ -113,11 +124,12 @@ def _network_input(sample: Sample, input_size: InputSize) -> Sample:
     return resize(sample, input_size.scale(sample.image.shape[-2], sample.image.shape[-1]))
 
 
-def _predict(model: SavedDetector, stored: Sample, postprocess: Postprocess) -> Prediction:
+def _predict(model: SavedDetector, stored: Sample, postprocess: Postprocess, thresholds: Sequence[float]) -> Prediction:
     sample = _network_input(stored, model.description.input_size)
     outputs, (detections,) = forward(model.detector, [sample.image], model.description.input_size, postprocess)
-    shown = detections[detections.scores >= heat_maps.MIN_SCORE]
-    return Prediction(sample, outputs, Detections(shown.boxes.cpu(), shown.scores.cpu(), shown.labels.cpu()))
+    shown = above_thresholds(detections, thresholds)
+    detections = Detections(shown.boxes.cpu(), shown.scores.cpu(), shown.labels.cpu())
+    return Prediction(sample, outputs, detections, thresholds)
 
 
 def _assign(
@@ -139,14 +151,16 @@ def write(
     images: Sequence[Path],
     out: Path,
     postprocess: Postprocess,
+    thresholds: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """Explains every image: writes its pictures and explained.json into `out`, all or nothing.
+    """Explains every image: writes its pictures into `out`, each whole or not at all, and explained.json last.
 
     Returns:
         One record per image, as in explained.json.
 
     Raises:
-        PipelineError: an image can't be found, decoded or explained, or a picture would overwrite it.
+        PipelineError: an image can't be found, decoded or explained, a picture would overwrite it, or `out` can't be
+            written.
     """
     check_assigner(params, data, model)
     files = [data.find(path) for path in images]
@@ -154,24 +168,24 @@ def write(
     records = []
     with TemporaryDirectory() as staging:
         for file, stem in zip(files, stems, strict=True):
-            explanation = explain_image(params, data, model, file, postprocess)
+            explanation = explain_image(params, data, model, file, postprocess, thresholds)
             pictures = _write_pictures(explanation, data, model, Path(staging) / stem)
             records.append(to_record(explanation, pictures, data, model))
         _move(Path(staging), out, inputs={file.path.resolve() for file in files})
-    write_json(out / "explained.json", records)
+    with write_errors(out):
+        write_json(out / INDEX, records)
     return records
 
 
 def _move(staging: Path, out: Path, inputs: set[Path]) -> None:
-    files = sorted(staging.iterdir())
-    for file in files:
+    for file in staging.iterdir():
         if (out / file.name).resolve() in inputs:
             raise PipelineError(
                 f"{out / file.name}: is an input, and a picture would overwrite it; choose another --out"
             )
-    out.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        shutil.move(file, out / file.name)
+    with write_errors(out):
+        (out / INDEX).unlink(missing_ok=True)  # of an earlier run, whose pictures are replaced now
+    move_files(staging, out)
 
 
 def _write_pictures(explanation: ImageExplanation, data: DataSet, model: SavedDetector | None, stem: Path) -> list[str]:
@@ -193,6 +207,7 @@ def _write_pictures(explanation: ImageExplanation, data: DataSet, model: SavedDe
             to_pil(sample.image),
             explanation.prediction.outputs,
             explanation.prediction.detections,
+            explanation.prediction.thresholds,
             [((x1, y1, x2, y2), name) for (x1, y1, x2, y2), name in zip(sample.boxes.tolist(), names, strict=True)],
             names=model.class_names,
             quality=model.description.model.quality,

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import mlflow
+import yaml
 
 from pipeline import recipes
 from tests.support.projects import read, readme, run, stages_run
@@ -35,6 +36,8 @@ def test_every_documented_file_exists(project: Path) -> None:
         "models/detector.json",
         "plots/loss.csv",
         "plots/loss.png",
+        "plots/evaluate/confusion.csv",
+        "plots/evaluate/confusion.png",
         "predictions/val.json",
         "predictions/operating_point.json",
         "reports/failures",
@@ -63,7 +66,7 @@ def test_one_mlflow_run_holds_the_experiment(project: Path) -> None:
     (only_run,) = mlflow_runs(project)
     assert only_run.info.status == "FINISHED"
     assert only_run.data.params["train.lr"] == "0.002"
-    assert only_run.data.params["evaluate.split"] == "val"
+    assert only_run.data.params["evaluate.test"] == "True"
     assert {"coco/AP50", "train/total", "val/AP"} <= set(only_run.data.metrics)
     commit = run(project, "git", "rev-parse", "HEAD").strip()
     assert only_run.data.tags["git_revision"] == commit
@@ -133,10 +136,18 @@ def test_readmes_experiments_can_be_compared(project: Path) -> None:
         printed = run(project, *command)
         if command == ["dvc", "metrics", "diff"]:
             assert "coco.AP50" in printed
+        if command == ["dvc", "plots", "diff"]:
+            page = (project / "dvc_plots/index.html").read_text()
+            assert page.count("vegaEmbed(") == len(yaml.safe_load((project / "dvc.yaml").read_text())["plots"])
+            assert page.count('"rev": "workspace"') == page.count('"rev": "HEAD"') > 1000
+            assert "warning" not in printed.lower(), printed
         if command == ["dvc", "queue", "status"]:
             wait_for_experiments(project, 4)  # these three, and that of the previous test
         if command == ["dvc", "exp", "show"]:
             table = printed
+        if "--keep" in command:
+            columns = run(project, *command, "--csv").splitlines()[0].split(",")
+            assert sorted(columns) == ["Experiment", "coco.AP", "coco.AP50", "images_per_second", "loss", "seed"]
     new = [experiment for experiment in mlflow_runs(project) if experiment.info.run_id not in known]
     assert [experiment.info.status for experiment in new] == ["FINISHED"] * 3
     changed = ("loss", "train.lr", "model.tower_depth")
