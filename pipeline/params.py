@@ -277,6 +277,15 @@ class TrainParams:
 class EvaluateParams:
     batch_size: Positive
     test: bool
+    sizes: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)] | None
+    flip: bool
+    tiles: tuple[Positive, Annotated[float, Field(ge=0, le=0.9)]] | None
+    merge: Literal["wbf", "nms"]
+    merge_iou_threshold: Fraction
+
+    def __post_init__(self) -> None:
+        for size in self.sizes or ():
+            InputSize(size)  # checks the sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,7 +407,11 @@ def _flatten(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if is_dataclass(value):
             yield from _flatten(value, f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name, list(value) if isinstance(value, tuple) else value
+            yield prefix + field.name, _to_lists(value)
+
+
+def _to_lists(value: Any) -> Any:
+    return [_to_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 _ADAPTER = TypeAdapter(Params)

@@ -1,7 +1,8 @@
 """The evaluate stage: models/ and data/unified → predictions/, metrics/ of val and test, and plots/evaluate."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
 from pipeline.inference.postprocess import make_postprocess
 from pipeline.inference.saved_detector import SavedDetector
+from pipeline.inference.views import Views, detect_in_views
 from pipeline.integrations import mlflow
 from pipeline.params import Params
 from pipeline.runner import run_stage
@@ -35,7 +37,12 @@ def run(params: Params) -> None:
     weights_digest = digest(weights)
     val = score(params, model, "val")
     points = val.report.operating_points
-    chosen_for = {"weights": weights_digest, "split": "val", "iou_threshold": operating_point.IOU}
+    chosen_for = {
+        "weights": weights_digest,
+        "split": "val",
+        "iou_threshold": operating_point.IOU,
+        "views": asdict(Views.of(params.evaluate)),
+    }
     write_json(project / "predictions/operating_point.json", chosen_for | points.to_json())
     test = score(params, model, "test", points) if params.evaluate.test and has_objects("test") else None
     write_json(project / "metrics/evaluate.json", val.report.metrics)
@@ -93,14 +100,20 @@ def unified(name: str) -> Path:
 
 def detect(params: Params, model: SavedDetector, split: AnnotationSet, name: str) -> list[Detection]:
     """Detections in every image of the split, with a progress bar."""
+    detect_batch = partial(
+        detect_in_views,
+        model.detector,
+        input_size=model.description.input_size,
+        postprocess=make_postprocess(params.postprocess),
+        views=Views.of(params.evaluate),
+        batch_size=params.evaluate.batch_size,
+    )
     with tqdm(total=len(split.images), unit="image", desc=f"evaluate {name}", disable=not sys.stderr.isatty()) as bar:
         return list(
             detect_split(
-                model.detector,
+                detect_batch,
                 split,
                 workspace() / "data/raw" / params.dataset,
-                input_size=model.description.input_size,
-                postprocess=make_postprocess(params.postprocess),
                 batch_size=params.evaluate.batch_size,
                 progress=bar.update,
             )
