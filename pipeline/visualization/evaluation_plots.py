@@ -75,7 +75,7 @@ def _reliability(tables: Tables, figure: Figure) -> None:
     count = add_axes(figure, grid[1], xlabel="score", ylabel="detections", xlim=(0, 1))
     count.bar(np.floor(np.asarray(table["score"]) * 10) / 10 + 0.05, table["detections"], width=0.09, color=_BLUE)
     if len(table["score"]):
-        count.set_yscale("log")
+        count.set(yscale="log", ylim=(0.8, None))
 
 
 def _confusion(tables: Tables, figure: Figure) -> None:
@@ -141,7 +141,7 @@ def _draw_panels(figure: Figure, panels: Sequence[Panel], x_label: str, y_label:
     size = 1.5 if columns > 2 else 3.0  # inches of a panel, which is a unit square of the axes
     step = np.array((1.12, 1.12 + 0.2 / size))  # from panel to panel, with room for the title
     width, height = np.array((columns, math.ceil(len(panels) / columns))) * step
-    axes = _sized_axes(figure, width * size, height * size, left=0.7, bottom=0.55, right=0.1, top=0.2)
+    axes = _sized_axes(figure, width * size, height * size, left=0.7, bottom=0.55, right=0.1, top=0.35)
     axes.set(xlim=(0, width), ylim=(step[1] - height, step[1]))
     axes.axis("off")
     corners = np.array([(index % columns, -(index // columns)) for index in range(len(panels))]) * step
