@@ -50,6 +50,9 @@ UNUSED = {
     "evaluate": {
         "pipeline/evaluation/error_kinds.py",
         "pipeline/evaluation/ground_truth.py",
+        "pipeline/evaluation/inputs.py",
+        "pipeline/evaluation/result_files.py",
+        "pipeline/evaluation/truth_files.py",
         "pipeline/inference/import_weights.py",
         "pipeline/inference/predict.py",
         "pipeline/inference/score_thresholds.py",

@@ -22,14 +22,19 @@ def stage_dataset(source: Path, staging: Path, format: str = "auto") -> Path:
     if archive is not None:
         unpack(archive, staging)
     elif formats.has_embedded_images(source, format):
-        _link_files(source, staging)
+        link_files(source, staging)
     else:
         return source
     formats.extract_images(staging, format)
     return staging
 
 
-def _link_files(source: Path, staging: Path) -> None:
+def link_files(source: Path, staging: Path) -> None:
+    """Links all files of a folder into another one.
+
+    Raises:
+        PipelineError: A file can't be linked.
+    """
     for file in list_files(source):
         target = staging / file
         try:

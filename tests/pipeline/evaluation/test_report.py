@@ -114,7 +114,8 @@ def test_command_prints_voc(coco_fixture: Path) -> None:
     assert lines[0].endswith(f"11-point, VOC2007       ] = {metrics.mAP50_11point:.3f}")
     assert lines[1].endswith(f"area, VOC2010 and later ] = {metrics.mAP50_area:.3f}")
     assert lines[3].split() == ["class", "11-point", "area"]
-    assert len(lines) == 4 + 80
+    assert len(lines) == 4 + 80 + 4
+    assert lines[-1].startswith(" Protocol: VOC's development kit")
 
 
 def test_command_prints_json(coco_fixture: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from fcos.config import PAPER, InputSize
 from fcos.detector import build
 from fcos.weights import Description, save_detector
+from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
@@ -108,6 +110,21 @@ def test_a_test_split_is_measured_at_the_thresholds_chosen_on_val(project: Path,
     assert logged.metrics["test/operating_point/recall"] == 0.5
     assert printed.count("Average Precision  (AP) @[ IoU=0.50:0.95") == 2 * 4
     assert "\nTest split:\n" in printed
+
+
+@pytest.mark.usefixtures("logged")
+def test_the_command_gives_the_same_numbers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    annotations.write(split("test"), project / "data/unified/test.json")
+    run(project)
+    monkeypatch.chdir(project)
+    for options, file in {("--split", "test"): "test", (): "evaluate"}.items():
+        done = CliRunner().invoke(main, ["evaluate", "--json", *options])
+        assert (done.exit_code, done.stderr) == (0, "")
+        expected = read(project / f"metrics/{file}.json")
+        assert {name: value for name, value in json.loads(done.stdout).items() if name in expected} == expected
+    (project / "predictions/val.json").unlink()
+    done = CliRunner().invoke(main, ["evaluate"])
+    assert done.stderr.endswith("predictions/val.json: not there yet; run `dvc repro`, or give --gt and --dets\n")
 
 
 @pytest.mark.usefixtures("logged")
