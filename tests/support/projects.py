@@ -30,6 +30,7 @@ SMALL = {
     "  epochs: 8": "  epochs: 2",
     "  checkpoint_seconds: 60": "  checkpoint_seconds: 0",
     "  max_images: 24": "  max_images: 4",
+    "  fiftyone: true": "  fiftyone: false",
 }
 
 
