@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 import mlflow
+import yaml
 
 from pipeline import recipes
 from pipeline.yaml_files import read_yaml
@@ -40,6 +41,8 @@ def test_every_documented_file_exists(project: Path) -> None:
         "models/detector.json",
         "plots/loss.csv",
         "plots/loss.png",
+        "plots/evaluate/confusion.csv",
+        "plots/evaluate/confusion.png",
         "predictions/val.json",
         "predictions/operating_point.json",
         "reports/failures",
@@ -130,13 +133,21 @@ def test_readmes_experiments_can_be_compared(project: Path) -> None:
             split = command.index("&&")
             run(project, *command[:split])
             command = command[split + 1 :]
-        printed = run(project, *command)
+        printed = run(project, *command, *(["--csv"] if "--keep" in command else []))
         if command == ["dvc", "metrics", "diff"]:
             assert "coco.AP50" in printed
+        if command == ["dvc", "plots", "diff"]:
+            page = (project / "dvc_plots/index.html").read_text()
+            assert page.count("vegaEmbed(") == len(yaml.safe_load((project / "dvc.yaml").read_text())["plots"])
+            assert page.count('"rev": "workspace"') == page.count('"rev": "HEAD"') > 1000
+            assert "warning" not in printed.lower(), printed
         if command == ["dvc", "queue", "status"]:
             wait_for_experiments(project, 3)
         if command == ["dvc", "exp", "show"]:
             table = printed
+        if "--keep" in command:
+            columns = printed.splitlines()[0].split(",")
+            assert sorted(columns) == ["Experiment", "coco.AP", "coco.AP50", "images_per_second", "loss", "seed"]
     new = [experiment for experiment in mlflow_runs(project) if experiment.info.run_id != first.info.run_id]
     assert [experiment.info.status for experiment in new] == ["FINISHED"] * 3
     changed = ("loss", "train.lr", "postprocess.nms")
