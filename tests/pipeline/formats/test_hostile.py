@@ -58,6 +58,9 @@ BDD100K = [{"name": "a.png", "labels": [{"category": "car", "box2d": {"x1": 1, "
 CROWDHUMAN = """{"ID": "a", "gtboxes": [{"tag": "person", "fbox": [1, 1, 3, 4], "extra": {"ignore": 1}}]}
 {"ID": "c", "gtboxes": []}
 """
+SAGEMAKER = """{"source-ref": "s3://bucket/a.png", "job": {"image_size": [{"width": 8, "height": 6}], "annotations":
+ [{"class_id": 0, "left": 1, "top": 1, "width": 3, "height": 4}]}, "job-metadata": {"class-map": {"0": "cat"}}}
+""".replace("\n ", " ")
 SUPERVISELY = {
     "description": "",
     "tags": [],
@@ -115,6 +118,7 @@ SMALL = {
     ),
     "crowdhuman": ("annotation_train.odgt", CROWDHUMAN, {}),
     "keras_yolo": ("train.txt", "a.png 1,1,4,5,0 1,1,3,3,1\nb/c.png\n", {"classes.txt": "cat\ndog\n"}),
+    "sagemaker": ("train.manifest", SAGEMAKER, {}),
     "supervisely": (
         "train/a.png.json",
         json.dumps(SUPERVISELY),
