@@ -50,10 +50,10 @@ def run(params: Params) -> None:
     write_json(project / "metrics/test.json", test.report.metrics if test else {})
     pictures = write_plots(plot_tables(val.truth, val.detections, val.report), project / "plots/evaluate")
     with mlflow.evaluate_run(params, weights_digest) as mlflow_run:
-        mlflow_run.log_metrics(mlflow_metrics(val.report.metrics), step=0)
+        mlflow_run.log_evaluation(mlflow_metrics(val.report.metrics), weights_digest, "val", val.truth)
         if test:
-            values = mlflow_metrics(test.report.metrics)
-            mlflow_run.log_metrics({f"test/{name}": value for name, value in values.items()}, step=0)
+            values = {f"test/{name}": value for name, value in mlflow_metrics(test.report.metrics).items()}
+            mlflow_run.log_evaluation(values, weights_digest, "test", test.truth)
         mlflow_run.log_artifacts(project / "metrics/evaluate.json", project / "metrics/test.json", *pictures)
         mlflow_run.mark_finished(digest(project / "predictions/val.json"))
     for title, scored in {"": val, "\nTest split:\n": test}.items():
@@ -127,6 +127,8 @@ def mlflow_metrics(scores: dict[str, Any]) -> dict[str, float]:
     groups["intervals"] = {
         f"{name}_{bound}": value for name, found in scores["intervals"].items() for bound, value in found.items()
     }
+    names = mlflow.metric_names(scores["per_class"])
+    groups["per_class"] = {f"AP/{names[name]}": values["AP"] for name, values in scores["per_class"].items()}
     groups["AP_by_size"] = {size: values["AP"] for size, values in scores["by_size"].items()}
     groups["coco_raised_limit"] = scores["coco_raised_limit"] or {}
     groups["calibration"] = {"error": scores["calibration_error"]}

@@ -14,14 +14,19 @@ import mlflow
 import yaml
 
 from pipeline import recipes
+from pipeline.yaml_files import read_yaml
 from tests.support.projects import read, readme, run, stages_run
 from tests.support.scored_scenes import COCO_METRICS
 
 
-def mlflow_runs(project: Path) -> list[mlflow.entities.Run]:
+def mlflow_client(project: Path) -> mlflow.MlflowClient:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # raised by MLflow, about SQLAlchemy
-        client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+        return mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+
+
+def mlflow_runs(project: Path) -> list[mlflow.entities.Run]:
+    client = mlflow_client(project)
     experiment = client.get_experiment_by_name("fcos")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))
@@ -67,7 +72,12 @@ def test_one_mlflow_run_holds_the_experiment(project: Path) -> None:
     assert only_run.info.status == "FINISHED"
     assert only_run.data.params["train.lr"] == "0.002"
     assert only_run.data.params["evaluate.test"] == "True"
-    assert {"coco/AP50", "train/total", "val/AP"} <= set(only_run.data.metrics)
+    assert {"coco/AP50", "per_class/AP/0", "train/total", "val/AP"} <= set(only_run.data.metrics)
+    (unified,) = read_yaml(project / "dvc.lock")["stages"]["convert"]["outs"]
+    datasets = {item.dataset.name: item.dataset.digest for item in only_run.inputs.dataset_inputs}
+    assert datasets == {"digits/train": unified["md5"], "digits/val": unified["md5"]}
+    epochs = {item.path.split("+")[2] for item in mlflow_client(project).list_artifacts(only_run.info.run_id, "images")}
+    assert epochs == {"1", "2"}
     commit = run(project, "git", "rev-parse", "HEAD").strip()
     assert only_run.data.tags["git_revision"] == commit
     assert only_run.data.tags["git_dirty"] == "false"
@@ -153,7 +163,7 @@ def test_readmes_experiments_can_be_compared(project: Path) -> None:
         # The detector of a changed evaluation is that of the first run, which it names.
         trained = values[experiment.info.run_id] != evaluated
         assert experiment.data.tags.get("trained_by") == (None if trained else first.info.run_id)
-        assert (artifacts / "detector.safetensors").is_file() == trained
+        assert bool(experiment.outputs.model_outputs) == trained
 
 
 def wait_for_experiments(project: Path, count: int) -> None:
