@@ -173,7 +173,7 @@ def test_errors_calibration_and_confusion_of_coco(coco_fixture: Path) -> None:
     found = list(results.read(coco_fixture / "dets.json", truth))
     plain = replace(truth, annotations=tuple(item for item in truth.annotations if not item.iscrowd))
     tide, diagnosis = Tide(plain, found), diagnose(truth, found)
-    counts = Counter(tide.kinds) | {"missed": len(tide.missed)}
+    counts = Counter(tide.kinds) + Counter(missed=len(tide.missed))
     for kind, error in diagnosis["errors"].items():
         assert error["count"] == counts[kind], kind
         assert error["AP50_cost"] == pytest.approx(tide.ap(kind) - tide.ap(), abs=1e-9), kind
