@@ -47,7 +47,7 @@ def iou(a: Any, b: Any) -> float:
 
 def ap50(objects: int, ranked: list[bool]) -> float:
     found = np.cumsum(ranked)
-    if not ranked:
+    if not (objects and ranked):
         return 0.0
     precision = np.maximum.accumulate((found / np.arange(1, len(ranked) + 1))[::-1])[::-1]
     return float(np.append(precision, 0)[np.searchsorted(found / objects, np.linspace(0, 1, 101))].mean())
