@@ -35,7 +35,7 @@ def run_stage(name: str, run: Callable[[Params], Cleanup | None]) -> None:
     stop_request = handle_signals(name)
     try:
         close_to_others(root() / ".dvc_site_cache")
-        with full_disk_errors():
+        with disk_errors():
             values = params.load()
             before = _inputs(name, _quick_versions)
             cleanup = run(values)
@@ -52,15 +52,19 @@ def run_stage(name: str, run: Callable[[Params], Cleanup | None]) -> None:
 
 
 @contextmanager
-def full_disk_errors() -> Iterator[None]:
-    """Turns the error of a full disk into a PipelineError."""
+def disk_errors() -> Iterator[None]:
+    """Turns the errors of a full disk, and of files that this user may not read or write, into a PipelineError."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        remedies = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run `dvc repro` again")
+        remedies |= dict.fromkeys(
+            (errno.EACCES, errno.EPERM, errno.EROFS), "run `dvc repro` as a user who may read and write the project"
+        )
+        if error.errno not in remedies:
             raise
         path = error.filename or workspace()
-        raise PipelineError(f"{path}: {error.strerror}; free some space and run `dvc repro` again") from None
+        raise PipelineError(f"{path}: {error.strerror}; {remedies[error.errno]}") from None
 
 
 def fingerprint(name: str) -> str:
