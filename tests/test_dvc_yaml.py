@@ -55,6 +55,7 @@ UNUSED = {
         "pipeline/evaluation/truth_files.py",
         "pipeline/inference/import_weights.py",
         "pipeline/inference/predict.py",
+        "pipeline/inference/recorded_views.py",
         "pipeline/inference/score_thresholds.py",
     },
 }
