@@ -6,11 +6,12 @@ Introduction to the Bootstrap, 1993, chapter 13). Detections are matched once: a
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
 
-from pipeline.evaluation.matches import Floats, Matches
+from pipeline.evaluation.matches import COCO_RECALLS, Floats, Matches
 
 DRAWS = 500
 CONFIDENCE = 0.95
@@ -25,8 +26,8 @@ class Interval:
     high: float | None
 
 
-def resample(matches: Matches, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """AP of each draw, class and IoU threshold [draws, K, T].
+def resample(matches: Matches, draws: int = DRAWS, seed: int = 0, *, recalls: Floats | None = COCO_RECALLS) -> Floats:
+    """AP of each draw, class and IoU threshold [draws, K, T]; `recalls` as in `Matches.average_precision`.
 
     It is NaN for a class without objects in the drawn images, and for a single image, which shows no variation.
     """
@@ -35,7 +36,7 @@ def resample(matches: Matches, draws: int = DRAWS, seed: int = 0) -> Floats:
         return np.full((draws, len(matches.objects), len(matches.iou_thresholds)), np.nan)
     weights = draw_weights(images, draws, seed)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return np.stack(list(pool.map(matches.average_precision, weights)))
+        return np.stack(list(pool.map(partial(matches.average_precision, recalls=recalls), weights)))
 
 
 def draw_weights(images: int, draws: int, seed: int) -> Floats:
