@@ -12,6 +12,7 @@ import click
 from pipeline.commands import (
     app,
     check,
+    compare,
     convert,
     datasets,
     env,
@@ -30,6 +31,7 @@ from pipeline.errors import PipelineError
 COMMANDS: tuple[click.Command, ...] = (
     predict.predict,
     evaluate.evaluate,
+    compare.compare,
     import_weights.import_weights,
     ui.ui,
     app.app,

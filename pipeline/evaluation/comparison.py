@@ -20,6 +20,9 @@ from pipeline.evaluation.operating_point import OperatingPoints
 
 IOU = operating_point.IOU  # lowest IoU of a correct detection, where images are compared
 CLASS_METRICS = ("AP", "AP50")
+# A metric has an interval if objects are in this many images. In five images, all changes have the same sign by chance
+# in 6 % of the cases (2 / 2⁵), which is more than an interval of 95 % allows.
+MIN_IMAGES = 6
 _LIMITS = {"AR1": 1, "AR10": 10, "AR100": coco.MAX_DETECTIONS}
 _SIZES = {"small": ("APs", "ARs"), "medium": ("APm", "ARm"), "large": ("APl", "ARl")}
 _CALIBRATION_BINS = 10
@@ -89,7 +92,7 @@ def evaluate(truth: AnnotationSet, detections: Sequence[Detection], draws: int =
     by_class = {name: metrics.per_class[name] for name in (category.name for category in truth.categories)}
     values = {**metrics.values, **_other_values(truth, detections, points)}
     errors = analyze_images(truth, detections, points)
-    if len(truth.images) < 2:
+    if not _suffices(matches.objects):
         return Evaluation(values, {}, by_class, {}, errors)
     weights, ap = bootstrap.draw_weights(len(truth.images), draws, seed=0), bootstrap.resample(matches, draws)
     resampled = {
@@ -99,8 +102,17 @@ def evaluate(truth: AnnotationSet, detections: Sequence[Detection], draws: int =
         "calibration_error": _calibration_draws(matches, weights),
     }
     mean_ap = bootstrap.mean(ap, axis=2)
-    class_draws = {name: {"AP": mean_ap[:, label], "AP50": ap[:, label, 0]} for label, name in enumerate(names)}
+    class_draws = {
+        name: {"AP": mean_ap[:, label], "AP50": ap[:, label, 0]}
+        for label, name in enumerate(names)
+        if _suffices(matches.objects[label : label + 1])
+    }
     return Evaluation(values, resampled, by_class, class_draws, errors)
+
+
+def _suffices(objects: Floats) -> bool:
+    """Whether there are objects [K, I] in enough images for an interval."""
+    return bool(np.count_nonzero(objects.sum(axis=0)) >= MIN_IMAGES)
 
 
 def _other_values(
@@ -121,8 +133,9 @@ def _coco_draws(evaluation: object, matches: Matches, ap: Floats, weights: Float
     draws = {"AP": _mean(ap), "AP50": _mean(ap[:, :, [0]]), "AP75": _mean(ap[:, :, [thresholds.index(0.75)]])}
     for size, (precision, recall) in _SIZES.items():
         of_size = Matches.of(evaluation, size)
-        draws[precision] = _mean(bootstrap.resample(of_size, len(weights)))
-        draws[recall] = _mean(of_size.recall(weights, coco.MAX_DETECTIONS))
+        if _suffices(of_size.objects):
+            draws[precision] = _mean(bootstrap.resample(of_size, len(weights)))
+            draws[recall] = _mean(of_size.recall(weights, coco.MAX_DETECTIONS))
     return draws | {name: _mean(matches.recall(weights, limit)) for name, limit in _LIMITS.items()}
 
 

@@ -1,0 +1,71 @@
+"""`fcos compare`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+
+
+@click.command()
+@click.argument("experiments", nargs=-1, required=True, metavar="A B [C…]")
+@click.option("--gt", type=click.Path(path_type=Path), help="Ground truth of files of detections: any COCO JSON.")
+@click.option("--split", type=click.Choice(["val", "test"]), help="Default: evaluate.split of each experiment.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with the changed images.")
+@click.option("--images", type=click.Path(path_type=Path, file_okay=False), help="Folder with the images for --html.")
+@click.option(
+    "--fail-below", type=float, metavar="POINTS", help="Exit with 1 if AP changes by less: −0.5 is a loss of 0.005."
+)
+@click.option(
+    "--by",
+    type=click.Choice(["difference", "lower"]),
+    default="difference",
+    show_default=True,
+    help="What --fail-below looks at: the difference, or the lower bound of its interval.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def compare(
+    experiments: tuple[str, ...],
+    gt: Path | None,
+    split: str | None,
+    html: Path | None,
+    images: Path | None,
+    fail_below: float | None,
+    by: Literal["difference", "lower"],
+    as_json: bool,
+) -> None:
+    """Compare experiments with the first one: parameters, metrics with intervals, classes, images.
+
+    An experiment is `workspace`, a file of detections, the name of an experiment of DVC, a git revision, or the name or
+    id of an MLflow run. Nothing is run: detections come from DVC's cache.
+    """
+    if len(experiments) < 2:
+        raise click.UsageError("give at least two experiments")
+    from pipeline.evaluation import comparison, comparison_report
+    from pipeline.integrations.experiments import open_experiments
+
+    with open_experiments(experiments, truth_file=gt, split=split, images=images) as found:
+        truth = found[0].truth
+        for experiment in found:
+            for note in experiment.notes:
+                click.echo(f"fcos: {experiment.name}: {note}", err=True)
+        evaluations = [comparison.evaluate(truth, experiment.detections) for experiment in found]
+        report = comparison_report.compare(truth, experiments, [experiment.params for experiment in found], evaluations)
+        if html:
+            from pipeline.visualization import comparison_page
+
+            find_image = next((experiment.find_image for experiment in found if experiment.find_image), None)
+            comparison_page.write(report, find_image, html)
+    click.echo(
+        json.dumps(comparison_report.to_json(report), indent=2, ensure_ascii=False)
+        if as_json
+        else comparison_report.to_text(report)
+    )
+    if html:
+        click.echo(f"{html}: open it in a browser", err=True)
+    if fail_below is not None:
+        failures = list(comparison_report.failures(report, fail_below / 100, by))
+        for line in failures:
+            click.echo(f"fcos: {line}", err=True)
+        sys.exit(1 if failures else 0)
