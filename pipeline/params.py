@@ -87,6 +87,7 @@ RENAMED = {
     "evaluate.nms_threshold": "postprocess.nms_iou_threshold",
     "evaluate.soft_sigma": "postprocess.soft_nms_sigma",
     "evaluate.max_detections": "postprocess.max_detections",
+    "evaluate.split": "inspect.split",
     "inspect.worst": "inspect.max_images",
 }
 
@@ -273,8 +274,8 @@ class TrainParams:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateParams:
-    split: Literal["val", "test"]
     batch_size: Positive
+    test: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +291,8 @@ class PostprocessParams:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectParams:
-    score_threshold: Fraction
+    split: Literal["val", "test"]
+    score_threshold: Fraction | None
     iou_threshold: Fraction
     max_images: Positive
 

@@ -66,7 +66,7 @@ def predict(
     postprocess = project_postprocess(max_detections=max_detections, nms_iou_threshold=nms_iou_threshold)
     weights = weights or workspace() / "models/detector.safetensors"
     model = SavedDetector.load(weights, choose_device(device))
-    thresholds = score_thresholds(weights, model, score)
+    thresholds = score_thresholds(weights, model.class_names, score)
     done, failed = 0, 0
 
     def on_error(error: PipelineError) -> None:

@@ -1,6 +1,6 @@
 """Kinds of errors of a detector: one verdict for each detection, and the missed objects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +47,11 @@ class ImageErrors:
 
 
 def analyze(
-    truth: AnnotationSet, detections: Sequence[Detection], *, score_threshold: float, iou_threshold: float
+    truth: AnnotationSet,
+    detections: Sequence[Detection],
+    *,
+    score_threshold: float | Mapping[int, float],
+    iou_threshold: float,
 ) -> dict[int, ImageErrors]:
     """Classifies every detection with a score of at least `score_threshold`, in each image the highest score first.
 
@@ -62,12 +66,16 @@ def analyze(
     Difficult objects and crowds are never missed, and any number of detections of them is correct. The IoU with a crowd
     is the share of the detection inside it, as in COCO.
 
+    Args:
+        score_threshold: one for all classes, or one for each category id.
+
     Returns:
         The errors of every image of `truth`, by image id.
     """
     groups: dict[int, list[Detection]] = {image.id: [] for image in truth.images}
     for detection in detections:
-        if detection.score >= score_threshold:
+        lowest = score_threshold if isinstance(score_threshold, float) else score_threshold[detection.category_id]
+        if detection.score >= lowest:
             groups[detection.image_id].append(detection)
     objects = truth.by_image()
     return {image: _classify_image(objects[image], group, iou_threshold) for image, group in groups.items()}

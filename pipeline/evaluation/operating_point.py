@@ -68,12 +68,38 @@ def choose(matches: Matches, truth: AnnotationSet) -> OperatingPoints:
         kept = selected & measured_on[matches.images] & (matches.scores >= score)
         return _measure(matches, kept, matches.objects[classes][:, measured_on].sum(), score)
 
-    names = [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
     return OperatingPoints(
         all=point(np.ones(len(labels), dtype=bool), slice(None)),
-        classes={name: point(labels == label, slice(label, label + 1)) for label, name in enumerate(names)},
+        classes={name: point(labels == label, slice(label, label + 1)) for label, name in enumerate(_names(truth))},
         confirmed=confirmed,
     )
+
+
+def measure(matches: Matches, truth: AnnotationSet, chosen: OperatingPoints) -> OperatingPoints:
+    """Precision, recall and F1 at thresholds that were chosen on other images.
+
+    A class for which no threshold was chosen has that for all classes.
+    """
+    labels = np.repeat(np.arange(len(matches.objects)), np.diff(matches.class_starts))
+
+    def point(selected: Bools, classes: slice, threshold: Point | None) -> Point | None:
+        if threshold is None:
+            return None
+        kept = selected & (matches.scores >= threshold.score)
+        return _measure(matches, kept, matches.objects[classes].sum(), threshold.score)
+
+    return OperatingPoints(
+        all=point(np.ones(len(labels), dtype=bool), slice(None), chosen.all),
+        classes={
+            name: point(labels == label, slice(label, label + 1), chosen.classes.get(name) or chosen.all)
+            for label, name in enumerate(_names(truth))
+        },
+        confirmed=True,
+    )
+
+
+def _names(truth: AnnotationSet) -> list[str]:
+    return [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -22,7 +22,7 @@ class Report:
     operating_points: OperatingPoints
 
 
-def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> Report:
+def evaluate(truth: AnnotationSet, detections: Sequence[Detection], *, chosen: OperatingPoints | None = None) -> Report:
     """Computes all metrics, for JSON: fractions of 1 with six decimals, null for what has no meaning for this data.
 
     The keys of the metrics:
@@ -33,11 +33,14 @@ def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> Report:
         - "errors", "calibration_error", "objects_beyond_limit": see `diagnose`
         - "operating_point": see `operating_point`, with the means over classes
         - "images", "objects" (annotations, including crowds and difficult objects), "detections": numbers
+
+    Args:
+        chosen: the operating points that were chosen on other images; by default, they are chosen on these.
     """
     coco_metrics, voc_metrics = coco.evaluate(truth, detections), voc.evaluate(truth, detections)
     matches = Matches.of(coco_metrics.evaluation)
     overall, by_class = _intervals(coco_metrics, matches, truth)
-    points = operating_point.choose(matches, truth)
+    points = operating_point.measure(matches, truth, chosen) if chosen else operating_point.choose(matches, truth)
     metrics = {
         "coco": coco_metrics.values,
         "voc": {"mAP50_11point": voc_metrics.mAP50_11point, "mAP50_area": voc_metrics.mAP50_area},

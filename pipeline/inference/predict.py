@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
-from torch import Tensor
+import torch
 
 from fcos.postprocess import Detections, Postprocess
 from pipeline.data.boxes import xyxy_to_xywh
@@ -57,7 +57,7 @@ def _images_in(folder: Path, out: Path | None) -> list[Path]:
 def predict(
     model: SavedDetector,
     path: Path,
-    thresholds: Tensor,
+    thresholds: Sequence[float],
     postprocess: Postprocess,
     limit: PixelLimit = DEFAULT_LIMIT,
 ) -> Prediction:
@@ -71,8 +71,14 @@ def predict(
     """
     pixels = read_image(path, limit=limit)
     (detections,) = detect(model.detector, [pixels], model.description.input_size, postprocess)
-    kept = detections.scores >= thresholds.to(detections.scores.device)[detections.labels]
-    return Prediction(path, to_pil(pixels), detections[kept])
+    return Prediction(path, to_pil(pixels), above_thresholds(detections, thresholds))
+
+
+def above_thresholds(detections: Detections, thresholds: Sequence[float]) -> Detections:
+    """The detections with at least the score that is required of their class; `thresholds` is indexed by label."""
+    # In double precision: a threshold rounded to float32 could exclude the score that it was chosen for.
+    lowest = torch.tensor(thresholds, dtype=torch.float64, device=detections.scores.device)
+    return detections[detections.scores >= lowest[detections.labels]]
 
 
 def to_record(prediction: Prediction, model: SavedDetector) -> dict[str, Any]:

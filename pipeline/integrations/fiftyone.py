@@ -33,6 +33,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import error_kinds as errors
 from pipeline.evaluation.error_kinds import ImageErrors, Verdict
 from pipeline.files import atomic_replace, digest
+from pipeline.inference.score_thresholds import thresholds_of_predictions
 from pipeline.integrations import access, mongo, servers
 from pipeline.params import Params
 from pipeline.workspace import root, state_dir, workspace
@@ -60,7 +61,9 @@ class DatasetSpec:
     annotations: str
     predictions: str
     images: str  # folder that outlives the workspace, since FiftyOne stores its path
-    score_threshold: float
+    score_thresholds: list[
+        float
+    ]  # lowest score of a detection of each category, in the order of the split's categories
     iou_threshold: float
 
 
@@ -70,19 +73,22 @@ def dataset_spec(params: Params) -> DatasetSpec:
     Raises:
         PipelineError: a file is missing.
     """
-    split = f"{params.evaluate.split}.json"
+    split, test = f"{params.inspect.split}.json", params.inspect.split == "test"
     experiment = os.environ.get("DVC_EXP_NAME")
     files = workspace() / "data/unified" / split, workspace() / "predictions" / split
     for file in files:
         if not file.is_file():
-            raise PipelineError(f"{file}: not there yet; run `dvc repro`")
+            other = " (data sets without objects in a test split have none: -S inspect.split=val)" if test else ""
+            raise PipelineError(f"{file}: not there yet; run `dvc repro`{other}")
+    truth = annotations.read(files[0])
+    names = [category.name for category in truth.categories]
     name = _dataset_name("-".join(["fcos", params.dataset, *([experiment] if experiment else [])]))
     return DatasetSpec(
         name=name,
         annotations=str(files[0]),
         predictions=str(files[1]),
-        images=str(_permanent_images(params.dataset, annotations.read(files[0]), name)),
-        score_threshold=params.inspect.score_threshold,
+        images=str(_permanent_images(params.dataset, truth, name)),
+        score_thresholds=thresholds_of_predictions(workspace(), names, params.inspect.score_threshold),
         iou_threshold=params.inspect.iou_threshold,
     )
 
@@ -244,7 +250,7 @@ def _refresh(spec: DatasetSpec) -> dict[str, int]:
 def _stamp(spec: DatasetSpec) -> str:
     """Hash of everything that determines the dataset: inputs, thresholds and code."""
     files = [Path(spec.annotations), Path(spec.predictions), Path(__file__), Path(errors.__file__)]
-    values = [spec.images, spec.score_threshold, spec.iou_threshold, *(digest(file) for file in files)]
+    values = [spec.images, spec.score_thresholds, spec.iou_threshold, *(digest(file) for file in files)]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
@@ -253,7 +259,8 @@ def _build(spec: DatasetSpec, stamp: str) -> None:
 
     truth = annotations.read(Path(spec.annotations))
     detections = results.read(Path(spec.predictions), truth)
-    judged = errors.analyze(truth, detections, score_threshold=spec.score_threshold, iou_threshold=spec.iou_threshold)
+    thresholds = {category.id: score for category, score in zip(truth.categories, spec.score_thresholds, strict=True)}
+    judged = errors.analyze(truth, detections, score_threshold=thresholds, iou_threshold=spec.iou_threshold)
     dataset = fo.Dataset(spec.name, persistent=True, overwrite=True)
     _declare(dataset, [category.name for category in truth.categories])
     dataset.add_samples(_samples(truth, judged, Path(spec.images)))

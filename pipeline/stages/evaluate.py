@@ -1,6 +1,8 @@
-"""The evaluate stage: models/ and data/unified → predictions/, metrics/evaluate.json and precision-recall plots."""
+"""The evaluate stage: models/ and data/unified → predictions/, metrics/ of val and test, and precision-recall plots."""
 
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -9,8 +11,9 @@ from pipeline.data import annotations
 from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
-from pipeline.errors import PipelineError
 from pipeline.evaluation import operating_point, report, tables, voc
+from pipeline.evaluation.operating_point import OperatingPoints
+from pipeline.evaluation.report import Report
 from pipeline.files import digest, write_json
 from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
@@ -24,39 +27,67 @@ from pipeline.workspace import workspace
 
 
 def run(params: Params) -> None:
-    """Detects objects in every image of a split, then writes detections, metrics and curves, and logs to MLflow."""
-    project, name = workspace(), params.evaluate.split
-    split_path = project / f"data/unified/{name}.json"
-    if not split_path.is_file():
-        raise PipelineError(
-            f"params.yaml: evaluate.split is {name}, but {split_path} is missing; use -S evaluate.split=val"
-        )
-    split = annotations.read(split_path)
+    """Detects objects in every image of val and test, then writes detections, metrics and curves; logs to MLflow."""
+    project = workspace()
     weights = project / "models/detector.safetensors"
     model = SavedDetector.load(weights, choose_device(params.machine.device))
-    model.check_classes(split, split_path)
-    weights_digest, predictions = digest(weights), project / f"predictions/{name}.json"
-    results.write(detect(params, model, split), predictions)
-    # Read again, so that the scores are those of the file, as `fcos evaluate` computes them.
-    detections = results.read(predictions, split)
-    found = report.evaluate(split, detections)
-    chosen_for = {"weights": weights_digest, "split": name, "iou_threshold": operating_point.IOU}
-    write_json(project / "predictions/operating_point.json", chosen_for | found.operating_points.to_json())
-    write_json(project / "metrics/evaluate.json", found.metrics)
+    weights_digest = digest(weights)
+    val = score(params, model, "val")
+    points = val.report.operating_points
+    chosen_for = {"weights": weights_digest, "split": "val", "iou_threshold": operating_point.IOU}
+    write_json(project / "predictions/operating_point.json", chosen_for | points.to_json())
+    test = score(params, model, "test", points) if params.evaluate.test and has_objects("test") else None
+    write_json(project / "metrics/evaluate.json", val.report.metrics)
+    # DVC requires every output of a stage, also for data sets without a test split. An empty object adds no column.
+    write_json(project / "metrics/test.json", test.report.metrics if test else {})
     table, plot = (project / f"plots/precision_recall.{suffix}" for suffix in ("csv", "png"))
-    by_class = voc.evaluate(split, detections)
+    by_class = voc.evaluate(val.truth, val.detections)
     curves.write_precision_recall(by_class, table)
     curves.plot_precision_recall(by_class, plot)
     with mlflow.evaluate_run(params, weights_digest) as mlflow_run:
-        mlflow_run.log_metrics(mlflow_metrics(found.metrics), step=0)
-        mlflow_run.log_artifacts(project / "metrics/evaluate.json", table, plot)
-        mlflow_run.mark_finished(digest(predictions))
-    print(tables.metric_table(found.metrics, "coco"))  # noqa: T201
+        mlflow_run.log_metrics(mlflow_metrics(val.report.metrics), step=0)
+        if test:
+            values = mlflow_metrics(test.report.metrics)
+            mlflow_run.log_metrics({f"test/{name}": value for name, value in values.items()}, step=0)
+        mlflow_run.log_artifacts(project / "metrics/evaluate.json", project / "metrics/test.json", table, plot)
+        mlflow_run.mark_finished(digest(project / "predictions/val.json"))
+    print(tables.metric_table(val.report.metrics, "coco"))  # noqa: T201
+    if test:
+        print(f"\nTest split:\n{tables.metric_table(test.report.metrics, 'coco')}")  # noqa: T201
 
 
-def detect(params: Params, model: SavedDetector, split: AnnotationSet) -> list[Detection]:
+@dataclass(frozen=True)
+class Scored:
+    """A split with the detections in it and their metrics."""
+
+    truth: AnnotationSet
+    detections: tuple[Detection, ...]
+    report: Report
+
+
+def score(params: Params, model: SavedDetector, name: str, chosen: OperatingPoints | None = None) -> Scored:
+    """Writes the detections in a split, and computes their metrics, at operating points chosen on another if given."""
+    path, predictions = unified(name), workspace() / f"predictions/{name}.json"
+    truth = annotations.read(path)
+    model.check_classes(truth, path)
+    results.write(detect(params, model, truth, name), predictions)
+    # Read again, so that the scores are those of the file, as `fcos evaluate` computes them.
+    detections = results.read(predictions, truth)
+    return Scored(truth, detections, report.evaluate(truth, detections, chosen=chosen))
+
+
+def has_objects(name: str) -> bool:
+    """Whether the data set has this split, with objects: without any, no metric has a value."""
+    return unified(name).is_file() and bool(annotations.read(unified(name)).objects)
+
+
+def unified(name: str) -> Path:
+    return workspace() / f"data/unified/{name}.json"
+
+
+def detect(params: Params, model: SavedDetector, split: AnnotationSet, name: str) -> list[Detection]:
     """Detections in every image of the split, with a progress bar."""
-    with tqdm(total=len(split.images), unit="image", desc="evaluate", disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=len(split.images), unit="image", desc=f"evaluate {name}", disable=not sys.stderr.isatty()) as bar:
         return list(
             detect_split(
                 model.detector,

@@ -1,6 +1,6 @@
 """Shows the detector's errors: contact sheets of the worst cases, and a FiftyOne dataset for browsing.
 
-Reads data/unified/<split>.json, predictions/<split>.json and data/raw/<dataset>/.
+Reads data/unified/<split>.json, predictions/, the digest of the detector and data/raw/<dataset>/.
 Writes reports/failures/ and metrics/inspect.json, fills the FiftyOne dataset, and adds to the experiment's MLflow run.
 """
 
@@ -10,6 +10,7 @@ from pipeline.data import annotations, detections
 from pipeline.evaluation import error_kinds
 from pipeline.evaluation.error_kinds import ImageErrors
 from pipeline.files import atomic_replace, digest, write_json
+from pipeline.inference.score_thresholds import thresholds_of_predictions
 from pipeline.integrations import fiftyone, mlflow
 from pipeline.params import Params
 from pipeline.runner import run_stage
@@ -18,21 +19,31 @@ from pipeline.workspace import workspace
 
 
 def run(params: Params) -> None:
-    split, home = f"{params.evaluate.split}.json", workspace()
-    predictions = home / "predictions" / split
+    split, home = f"{params.inspect.split}.json", workspace()
+    dataset = fiftyone.dataset_spec(params)  # first, since it raises an error if a file is missing
     truth = annotations.read(home / "data/unified" / split)
+    names = [category.name for category in truth.categories]
+    thresholds = thresholds_of_predictions(home, names, params.inspect.score_threshold)
     errors = error_kinds.analyze(
         truth,
-        detections.read(predictions, truth),
-        score_threshold=params.inspect.score_threshold,
+        detections.read(home / "predictions" / split, truth),
+        score_threshold={category.id: score for category, score in zip(truth.categories, thresholds, strict=True)},
         iou_threshold=params.inspect.iou_threshold,
     )
     report, metrics = home / "reports/failures", home / "metrics/inspect.json"
     with atomic_replace(report) as folder:
-        failure_sheets.write(folder, truth, errors, home / "data/raw" / params.dataset, params.inspect.max_images)
-    counts = {"errors": count_errors(errors), "views": fiftyone.refresh(fiftyone.dataset_spec(params))}
+        failure_sheets.write(
+            folder,
+            truth,
+            errors,
+            home / "data/raw" / params.dataset,
+            max_images=params.inspect.max_images,
+            thresholds=thresholds,
+        )
+    counts = {"errors": count_errors(errors), "views": fiftyone.refresh(dataset)}
     write_json(metrics, counts)
-    with mlflow.inspect_run(params, digest(predictions)) as mlflow_run:
+    # The evaluate stage tags its run with the digest of these detections, whichever split is shown here.
+    with mlflow.inspect_run(params, digest(home / "predictions/val.json")) as mlflow_run:
         mlflow_run.log_metrics(
             {f"inspect/{group}/{name}": number for group, named in counts.items() for name, number in named.items()}
         )

@@ -31,6 +31,7 @@ from pipeline.errors import PipelineError, count_noun
 from pipeline.files import unique_jpg_names, write_json
 from pipeline.inference.detect import forward
 from pipeline.inference.device import choose_device
+from pipeline.inference.predict import above_thresholds
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.loading.transforms import Sample, resize
@@ -44,7 +45,8 @@ class Prediction:
 
     sample: Sample  # the network input, with its objects
     outputs: Outputs
-    detections: Detections  # scores of at least MIN_SCORE, boxes in pixels of the network input
+    detections: Detections  # above the score thresholds, boxes in pixels of the network input
+    thresholds: Sequence[float]  # lowest score of a detection of each class
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,17 @@ def check_assigner(params: Params, data: DataSet, model: SavedDetector | None) -
 
 
 def explain_image(
-    params: Params, data: DataSet, model: SavedDetector | None, file: ImageFile, postprocess: Postprocess
+    params: Params,
+    data: DataSet,
+    model: SavedDetector | None,
+    file: ImageFile,
+    postprocess: Postprocess,
+    thresholds: Sequence[float],
 ) -> ImageExplanation:
     """Computes the assignment of an image, and the outputs of the detector for it.
+
+    Args:
+        thresholds: lowest score of a detection of each class, by label; empty without a detector.
 
     Raises:
         PipelineError: the image can't be decoded, or has neither ground truth nor a detector.
@@ -104,7 +114,7 @@ def explain_image(
     labels = torch.tensor([label_of[annotation.category_id] for annotation in objects], dtype=torch.int64)
     limit = PixelLimit(params.convert.max_megapixels, "convert.max_megapixels: ")
     stored = Sample(read_image(file.path, limit=limit), box_tensor(objects), labels, file.name)
-    prediction = _predict(model, stored, postprocess) if model else None
+    prediction = _predict(model, stored, postprocess, thresholds) if model else None
     training = _assign(params, objects, stored, prediction) if file.split else None
     return ImageExplanation(file, objects, training, prediction)
 
@@ -113,11 +123,12 @@ def _network_input(sample: Sample, input_size: InputSize) -> Sample:
     return resize(sample, input_size.scale(sample.image.shape[-2], sample.image.shape[-1]))
 
 
-def _predict(model: SavedDetector, stored: Sample, postprocess: Postprocess) -> Prediction:
+def _predict(model: SavedDetector, stored: Sample, postprocess: Postprocess, thresholds: Sequence[float]) -> Prediction:
     sample = _network_input(stored, model.description.input_size)
     outputs, (detections,) = forward(model.detector, [sample.image], model.description.input_size, postprocess)
-    shown = detections[detections.scores >= heat_maps.MIN_SCORE]
-    return Prediction(sample, outputs, Detections(shown.boxes.cpu(), shown.scores.cpu(), shown.labels.cpu()))
+    shown = above_thresholds(detections, thresholds)
+    detections = Detections(shown.boxes.cpu(), shown.scores.cpu(), shown.labels.cpu())
+    return Prediction(sample, outputs, detections, thresholds)
 
 
 def _assign(
@@ -139,6 +150,7 @@ def write(
     images: Sequence[Path],
     out: Path,
     postprocess: Postprocess,
+    thresholds: Sequence[float],
 ) -> list[dict[str, Any]]:
     """Explains every image: writes its pictures and explained.json into `out`, all or nothing.
 
@@ -154,7 +166,7 @@ def write(
     records = []
     with TemporaryDirectory() as staging:
         for file, stem in zip(files, stems, strict=True):
-            explanation = explain_image(params, data, model, file, postprocess)
+            explanation = explain_image(params, data, model, file, postprocess, thresholds)
             pictures = _write_pictures(explanation, data, model, Path(staging) / stem)
             records.append(to_record(explanation, pictures, data, model))
         _move(Path(staging), out, inputs={file.path.resolve() for file in files})
@@ -193,6 +205,7 @@ def _write_pictures(explanation: ImageExplanation, data: DataSet, model: SavedDe
             to_pil(sample.image),
             explanation.prediction.outputs,
             explanation.prediction.detections,
+            explanation.prediction.thresholds,
             [((x1, y1, x2, y2), name) for (x1, y1, x2, y2), name in zip(sample.boxes.tolist(), names, strict=True)],
             names=model.class_names,
             quality=model.description.model.quality,

@@ -13,6 +13,7 @@ from pipeline.data.images import open_image
 from pipeline.errors import PipelineError, count_noun
 from pipeline.evaluation.error_kinds import ImageErrors, Verdict
 from pipeline.files import write_text
+from pipeline.inference.score_thresholds import describe
 from pipeline.visualization.boxes import Box, Color, draw_boxes
 from pipeline.visualization.contact_sheets import contact_sheet
 
@@ -41,7 +42,13 @@ SHEETS = {
 
 
 def write(
-    folder: Path, truth: AnnotationSet, errors: dict[int, ImageErrors], image_folder: Path, max_images: int
+    folder: Path,
+    truth: AnnotationSet,
+    errors: dict[int, ImageErrors],
+    image_folder: Path,
+    *,
+    max_images: int,
+    thresholds: Sequence[float],
 ) -> None:
     """Writes the sheets as JPEG files and index.html into a new folder.
 
@@ -49,6 +56,7 @@ def write(
         errors: the errors of each image, by image id.
         image_folder: the folder that the file names in `truth` are relative to.
         max_images: the number of images of each kind of error to show.
+        thresholds: the lowest score of a detection of each class, which the page mentions.
 
     Raises:
         PipelineError: an image is missing or can't be decoded.
@@ -67,7 +75,9 @@ def write(
                 folder / files[-1], quality=88
             )
         sections.append(_section(sheet.title, len(ranked), files))
-    write_text(folder / "index.html", _PAGE.format(legend=LEGEND, body="\n".join(sections)))
+    write_text(
+        folder / "index.html", _PAGE.format(legend=LEGEND, scores=describe(thresholds), body="\n".join(sections))
+    )
 
 
 def _worst_first(truth: AnnotationSet, errors: dict[int, ImageErrors], sheet: Sheet) -> list[Image]:
@@ -153,7 +163,8 @@ _PAGE = """<!doctype html>
 <title>Failures</title>
 <style>body {{ font-family: sans-serif; margin: 2em }} img {{ max-width: 100% }}</style>
 <h1>Failures</h1>
-<p>Worst first; {legend}. To browse all of them in the FiftyOne App, run <code>fcos app</code>.</p>
+<p>Worst first; {legend}. Detections with a score of at least {scores}.</p>
+<p>To browse all of them in the FiftyOne App, run <code>fcos app</code>.</p>
 {body}
 </html>
 """

@@ -14,6 +14,7 @@ from fcos.postprocess import Detections
 from fcos.structures import Outputs
 from pipeline.analysis.assignment import level_name, split_levels
 from pipeline.errors import count_noun
+from pipeline.inference import score_thresholds
 from pipeline.visualization.boxes import (
     BACKGROUND,
     TEXT_COLOR,
@@ -28,7 +29,6 @@ from pipeline.visualization.fonts import load_font
 from pipeline.visualization.heat_colors import color_bar, overlay_heat
 from pipeline.visualization.location_maps import enlarge, legend, scale_box
 
-MIN_SCORE = 0.4  # of the detections shown, as in `fcos predict`
 _LONG_SIDE = 560  # pixels of a panel's image
 _MIN_PEAK = 0.3  # lowest probability of a peak with a class name
 _MAX_PEAKS = 5  # class names per level
@@ -44,6 +44,7 @@ def heat_map(
     image: PIL.Image.Image,
     outputs: Outputs,
     detections: Detections,
+    thresholds: Sequence[float],
     truth: Sequence[tuple[Box, str]],
     *,
     names: Sequence[str],
@@ -55,6 +56,7 @@ def heat_map(
     Args:
         image: the network input; boxes of `detections` and `truth` are in its pixels.
         outputs: for this image alone.
+        thresholds: the lowest score of a detection of each class, which the caption mentions.
         truth: the box and class name of each object.
         names: class names by label.
         quality: the kind of the third output, `quality` of ModelConfig.
@@ -67,7 +69,7 @@ def heat_map(
     class_panels = [
         _class_panel(large, scale, *level, names) for level in zip(grids, probabilities, labels, strict=True)
     ]
-    rows = [[_detection_panel(large, scale, detections, names), *class_panels]]
+    rows = [[_detection_panel(large, scale, detections, thresholds, names), *class_panels]]
     if outputs.quality is not None:
         levels = split_levels(outputs.quality[0].float().sigmoid().cpu(), locations)
         panels = [
@@ -78,7 +80,9 @@ def heat_map(
     return panel_sheet(rows, title=title, legend=_heat_legend(quality, (1 + len(grids)) * large.width))
 
 
-def _detection_panel(large: PIL.Image.Image, scale: float, detections: Detections, names: Sequence[str]) -> Panel:
+def _detection_panel(
+    large: PIL.Image.Image, scale: float, detections: Detections, thresholds: Sequence[float], names: Sequence[str]
+) -> Panel:
     labels = detections.labels.tolist()
     picture = draw_boxes(
         large,
@@ -87,9 +91,8 @@ def _detection_panel(large: PIL.Image.Image, scale: float, detections: Detection
         [class_color(label) for label in labels],
         detections.scores.tolist(),
     )
-    return Panel(
-        picture, "Detections", f"{count_noun(len(labels), 'detection')} with a score of at least {MIN_SCORE:g}."
-    )
+    scores = score_thresholds.describe(thresholds)
+    return Panel(picture, "Detections", f"{count_noun(len(labels), 'detection')} with a score of at least {scores}.")
 
 
 def _truth_panel(large: PIL.Image.Image, scale: float, truth: Sequence[tuple[Box, str]]) -> Panel:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
-from torch import Tensor
 
 from fcos.postprocess import Postprocess
 from pipeline.data.image_files import DEFAULT_LIMIT, PixelLimit
@@ -36,7 +35,7 @@ def draw_prediction(prediction: Prediction, names: Sequence[str]) -> PIL.Image.I
 def write(
     model: SavedDetector,
     images: Sequence[Path],
-    thresholds: Tensor,
+    thresholds: Sequence[float],
     out: Path | None,
     postprocess: Postprocess,
     limit: PixelLimit = DEFAULT_LIMIT,

@@ -63,7 +63,7 @@ def test_one_mlflow_run_holds_the_experiment(project: Path) -> None:
     (only_run,) = mlflow_runs(project)
     assert only_run.info.status == "FINISHED"
     assert only_run.data.params["train.lr"] == "0.002"
-    assert only_run.data.params["evaluate.split"] == "val"
+    assert only_run.data.params["evaluate.test"] == "True"
     assert {"coco/AP50", "train/total", "val/AP"} <= set(only_run.data.metrics)
     commit = run(project, "git", "rev-parse", "HEAD").strip()
     assert only_run.data.tags["git_revision"] == commit

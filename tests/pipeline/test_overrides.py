@@ -36,9 +36,9 @@ def test_as_in_dvc(tmp_path: Path, options: list[str]) -> None:
     ("option", "problem"),
     [
         ("nosuch=3", "nosuch is unknown; known ones: dataset, loss, seed, download,"),
-        ("evaluate.nosuch=3", "evaluate.nosuch is unknown; known ones: split, batch_size"),
-        ("evaluate.split.x=3", "evaluate.split.x is unknown; known ones: dataset,"),
-        ("evaluate.split=tset", "evaluate.split is 'tset', but should be 'val' or 'test'"),
+        ("evaluate.nosuch=3", "evaluate.nosuch is unknown; known ones: batch_size, test"),
+        ("inspect.split.x=3", "inspect.split.x is unknown; known ones: dataset,"),
+        ("inspect.split=tset", "inspect.split is 'tset', but should be 'val' or 'test'"),
         ("evaluate.batch_size='8'", "evaluate.batch_size is '8', but should be a valid integer"),
         ("convert=null", "convert is None, but should"),
         ("convert.classes=[]", "convert.classes"),

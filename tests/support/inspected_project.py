@@ -11,6 +11,7 @@ from pipeline.data import annotations
 from pipeline.data import detections as results
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
+from pipeline.files import digest, write_json
 from tests.support.paths import PROJECT
 
 CAT, DOG = 3, 7  # category ids that differ from indices
@@ -35,6 +36,7 @@ DETECTIONS = (
     Detection(13, CAT, (125, 0, 50, 50), 0.5),  # poor box, IoU 1/3; object 4 is missed
     Detection(14, DOG, (0, 0, 50, 50), 0.2),  # below the threshold
 )
+CLASS_POINTS = {"cat": {"score": 0.45}, "dog": None}  # no threshold for dogs: that for all classes
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Project:
     def write(self, detections: tuple[Detection, ...] = DETECTIONS) -> None:
         annotations.write(SCENE, self.root / "data/unified/val.json")
         results.write(detections, self.root / "predictions/val.json")
+        weights = self.root / "models/detector.safetensors"
+        weights.parent.mkdir(exist_ok=True)
+        weights.write_bytes(b"weights")
+        points = {"weights": digest(weights), "split": "val", "all": {"score": 0.4}, "classes": CLASS_POINTS}
+        write_json(self.root / "predictions/operating_point.json", points)
 
 
 @pytest.fixture

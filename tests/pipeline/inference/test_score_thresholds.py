@@ -1,28 +1,19 @@
 """Where the score thresholds of a saved detector come from."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fcos.config import PAPER, InputSize
-from fcos.detector import build
-from fcos.weights import Description
 from pipeline.errors import PipelineError
 from pipeline.files import digest
-from pipeline.inference.saved_detector import SavedDetector
-from pipeline.inference.score_thresholds import DEFAULT, score_thresholds
+from pipeline.inference.score_thresholds import DEFAULT, describe, score_thresholds, thresholds_of_predictions
 
 POINTS = {"all": {"score": 0.3, "f1": 0.5}, "classes": {"cat": {"score": 0.2, "f1": 0.9}, "dog": None}}
 
 
-@pytest.fixture
-def detector() -> SavedDetector:
-    config = replace(PAPER, backbone="tiny", pretrained=False, channels=8, levels=(3,), tower_depth=0, frozen_stages=0)
-    description = Description(model=config, categories=((7, "cat"), (3, "dog")), input_size=InputSize((64, 64)))
-    return SavedDetector(build(config, 2), description)
+CLASSES = ("cat", "dog")
 
 
 @pytest.fixture
@@ -40,19 +31,19 @@ def write_points(path: Path, content: dict[str, Any]) -> Path:
 
 
 @pytest.mark.parametrize("place", ["predictions", "models"])
-def test_those_of_evaluation(detector: SavedDetector, weights: Path, tmp_path: Path, place: str) -> None:
+def test_those_of_evaluation(weights: Path, tmp_path: Path, place: str) -> None:
     write_points(tmp_path / place / "operating_point.json", {"weights": digest(weights)} | POINTS)
-    assert score_thresholds(weights, detector).tolist() == pytest.approx([0.2, 0.3])  # dog has that for all
-    assert score_thresholds(weights, detector, 0.7).tolist() == pytest.approx([0.7, 0.7])
+    assert score_thresholds(weights, CLASSES) == pytest.approx([0.2, 0.3])  # dog has that for all
+    assert score_thresholds(weights, CLASSES, 0.7) == pytest.approx([0.7, 0.7])
 
 
-def test_the_default_where_nothing_fits(detector: SavedDetector, weights: Path, tmp_path: Path) -> None:
-    assert score_thresholds(weights, detector).tolist() == [DEFAULT] * 2
+def test_the_default_where_nothing_fits(weights: Path, tmp_path: Path) -> None:
+    assert score_thresholds(weights, CLASSES) == [DEFAULT] * 2
     path = write_points(tmp_path / "predictions/operating_point.json", {"weights": "of another training"} | POINTS)
-    assert score_thresholds(weights, detector).tolist() == [DEFAULT] * 2
+    assert score_thresholds(weights, CLASSES) == [DEFAULT] * 2
     nothing = {"weights": digest(weights), "all": None, "classes": {"cat": None, "dog": None}}
     write_points(path, nothing)
-    assert score_thresholds(weights, detector).tolist() == [DEFAULT] * 2
+    assert score_thresholds(weights, CLASSES) == [DEFAULT] * 2
 
 
 @pytest.mark.parametrize(
@@ -63,12 +54,30 @@ def test_the_default_where_nothing_fits(detector: SavedDetector, weights: Path, 
         ({"weights": "w", "all": None, "classes": {"cat": {}}}, "cat"),
     ],
 )
-def test_an_invalid_file_is_one_line(
-    detector: SavedDetector, weights: Path, tmp_path: Path, content: dict[str, Any], message: str
-) -> None:
+def test_an_invalid_file_is_one_line(weights: Path, tmp_path: Path, content: dict[str, Any], message: str) -> None:
     path = write_points(tmp_path / "predictions/operating_point.json", content)
     with pytest.raises(PipelineError) as caught:
-        score_thresholds(weights, detector)
+        score_thresholds(weights, CLASSES)
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_those_of_predictions(weights: Path, tmp_path: Path) -> None:
+    path = write_points(tmp_path / "predictions/operating_point.json", {"weights": digest(weights)} | POINTS)
+    assert thresholds_of_predictions(tmp_path, CLASSES) == [0.2, 0.3]
+    assert thresholds_of_predictions(tmp_path, CLASSES, 0.7) == [0.7, 0.7]
+    weights.unlink()  # somebody pulled the predictions only
+    assert thresholds_of_predictions(tmp_path, CLASSES) == [0.2, 0.3]
+    weights.write_bytes(b"other")
+    with pytest.raises(PipelineError, match="chosen for another detector"):
+        thresholds_of_predictions(tmp_path, CLASSES)
+    path.unlink()
+    with pytest.raises(PipelineError, match="not there yet"):
+        thresholds_of_predictions(tmp_path, CLASSES)
+    assert thresholds_of_predictions(tmp_path, CLASSES, 0.7) == [0.7, 0.7]
+
+
+def test_descriptions() -> None:
+    assert describe([0.4, 0.4]) == "0.4"
+    assert describe([0.312, 0.4, 0.259]) == "0.26 to 0.4, by class"

@@ -100,7 +100,8 @@ def test_an_experiment_has_its_own_dataset_with_images_of_the_main_repository(
     inspected: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clone = tmp_path_factory.mktemp("clone")
-    for name in ("dvc.yaml", "params.yaml", "data/unified/val.json", "predictions/val.json"):
+    files = ("dvc.yaml", "params.yaml", "data/unified/val.json", "predictions/val.json")
+    for name in (*files, "predictions/operating_point.json"):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).write_text((inspected.root / name).read_text())
     shutil.copytree(inspected.root / "data/raw", clone / "data/raw")

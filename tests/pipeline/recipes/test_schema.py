@@ -38,7 +38,7 @@ def test_every_parameter_has_a_description_and_its_default() -> None:
 
 def test_choices_limits_and_unknown_keys() -> None:
     parameters = dict(leaves(SCHEMA))
-    assert parameters["evaluate.split"]["enum"] == ["val", "test"]
+    assert parameters["inspect.split"]["enum"] == ["val", "test"]
     assert parameters["convert.val_fraction"]["exclusiveMaximum"] == 1
     assert parameters["train.size"]["minItems"] == parameters["train.size"]["maxItems"] == 2
     assert SCHEMA["properties"]["train"]["properties"]["augment"]["additionalProperties"] is False

@@ -1,6 +1,7 @@
 """The inspect stage as DVC runs it, on a scene with one error of each kind."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,56 @@ def test_it_writes_sheets_and_metrics_fills_fiftyone_and_adds_to_mlflow(inspecte
     assert "failures/index.html" in [item.path for item in store.client.list_artifacts(run.info.run_id, "failures")]
 
 
+def test_the_operating_point_or_inspect_score_threshold_decides_which_detections_count(inspected: Any) -> None:
+    """The poor box has a score of 0.5, and the best of the others that count is 0.6."""
+
+    def inspect(score: str) -> tuple[dict[str, int], str]:
+        text = (inspected.root / "params.yaml").read_text()
+        (inspected.root / "params.yaml").write_text(re.sub(r"(?m)^  score_threshold: \S+ # det", score, text))
+        done = run_stage(inspected.root, "inspect")
+        assert (done.returncode, done.stderr) == (0, "")
+        numbers = json.loads((inspected.root / "metrics/inspect.json").read_text())
+        page = (inspected.root / "reports/failures/index.html").read_text()
+        # The sheets and FiftyOne's dataset show the same detections.
+        assert numbers["errors"]["poor_box"] == numbers["views"]["poor_boxes"]
+        return numbers["errors"], page
+
+    points = inspected.root / "predictions/operating_point.json"
+    content = json.loads(points.read_text())
+    points.write_text(json.dumps(content | {"classes": {"cat": {"score": 0.55}, "dog": None}}))
+    errors, page = inspect("  score_threshold: null # det")
+    assert (errors["poor_box"], errors["background"]) == (0, 1)
+    assert "a score of at least 0.4 to 0.55, by class." in page
+    errors, page = inspect("  score_threshold: 0.5 # det")
+    assert (errors["poor_box"], errors["background"]) == (1, 1)
+    assert "a score of at least 0.5." in page
+
+
+def test_operating_points_of_another_detector_are_refused(inspected: Any) -> None:
+    (inspected.root / "models/detector.safetensors").write_bytes(b"other weights")
+    done = run_stage(inspected.root, "inspect")
+    assert done.returncode == 1
+    points = inspected.root / "predictions/operating_point.json"
+    assert done.stderr.startswith(f"inspect: {points}: chosen for another detector than ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_test_split_that_does_not_exist_is_one_line(inspected: Any) -> None:
+    text = (inspected.root / "params.yaml").read_text()
+    (inspected.root / "params.yaml").write_text(text.replace("  split: val # val | test", "  split: test"))
+    done = run_stage(inspected.root, "inspect")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"inspect: {inspected.root}/data/unified/test.json: not there yet; ")
+    assert done.stderr.endswith("-S inspect.split=val)\n")
+
+
 def sheets(inspected: Any, max_images: int) -> Path:
     truth = annotations.read(inspected.root / "data/unified/val.json")
     detections = results.read(inspected.root / "predictions/val.json", truth)
     errors = error_kinds.analyze(truth, detections, score_threshold=0.3, iou_threshold=0.5)
     folder: Path = inspected.root / "sheets"
-    failure_sheets.write(folder, truth, errors, inspected.root / "data/raw/digits", max_images)
+    images = inspected.root / "data/raw/digits"
+    failure_sheets.write(folder, truth, errors, images, max_images=max_images, thresholds=[0.3, 0.3])
     return folder
 
 

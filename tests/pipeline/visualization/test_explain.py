@@ -200,6 +200,7 @@ def test_detections_are_post_processed_as_params_yaml_or_options_say(
     setting(**{"postprocess.max_detections": 1})
     assert detections() == 1
     assert detections("--max-detections", "3") == 3
+    assert detections("--score", "0.9999") == 0
 
 
 @pytest.mark.usefixtures("project")

@@ -56,7 +56,7 @@ def write(model: SavedDetector) -> Write:
         records = predictions.write(
             model,
             images,
-            torch.full((2,), threshold),
+            [threshold] * 2,
             out,
             processing,
             on_error=lambda error: errors.append(str(error)),
@@ -101,7 +101,7 @@ def test_an_earlier_index_goes_with_the_first_picture_and_the_new_one_comes_last
 ) -> None:
     images = [write_picture(tmp_path / f"{name}.png") for name in "ab"]
     write(images, tmp_path / "out")
-    run = predictions.write(model, images, torch.full((2,), 0.5), tmp_path / "out", Postprocess(), on_error=print)
+    run = predictions.write(model, images, [0.5] * 2, tmp_path / "out", Postprocess(), on_error=print)
     next(run)
     assert names(tmp_path / "out") == ["a.jpg", "b.jpg"]
     list(run)
