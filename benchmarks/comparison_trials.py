@@ -75,28 +75,34 @@ def gain_of_one_point(classes: int, objects_per_image: float) -> float:
 
 def find(a: Matches, b: Matches, draws_of_a: Floats) -> int:
     """1 if B is found to be better than A, −1 if worse, 0 if there is no difference."""
-    interval = bootstrap.interval(draw_ap(b) - draws_of_a, ap(b) - ap(a))
+    interval = bootstrap.interval(draw_ap(b, len(draws_of_a)) - draws_of_a, ap(b) - ap(a))
     assert interval.low is not None
     assert interval.high is not None
     return int(interval.low > 0) - int(interval.high < 0)
 
 
-def draw_ap(matches: Matches) -> Floats:
-    draws: Floats = np.nanmean(bootstrap.resample(matches), axis=(1, 2))
-    return draws
+def draw_ap(matches: Matches, draws: int) -> Floats:
+    values: Floats = np.nanmean(bootstrap.resample(matches, draws), axis=(1, 2))
+    return values
 
 
 def run_trials(
-    classes: int, objects_per_image: float, images: int, gain: float, trials: int, rng: np.random.Generator
+    classes: int,
+    objects_per_image: float,
+    images: int,
+    gain: float,
+    trials: int,
+    rng: np.random.Generator,
+    draws: int = bootstrap.DRAWS,
 ) -> tuple[list[int], list[int]]:
     """What is found for an equally good detector, and for a better one, in each trial."""
     equal, better = [], []
     for _ in range(trials):
         scenes = draw_scenes(images, classes, objects_per_image, rng)
         a, b, c = (run_detector(scenes, raised, rng) for raised in (0.0, 0.0, gain))
-        draws = draw_ap(a)
-        equal.append(find(a, b, draws))
-        better.append(find(a, c, draws))
+        draws_of_a = draw_ap(a, draws)
+        equal.append(find(a, b, draws_of_a))
+        better.append(find(a, c, draws_of_a))
     return equal, better
 
 

@@ -11,7 +11,7 @@ import click
 @click.command()
 @click.argument("experiments", nargs=-1, required=True, metavar="A B [C…]")
 @click.option("--gt", type=click.Path(path_type=Path), help="Ground truth of files of detections: any COCO JSON.")
-@click.option("--split", type=click.Choice(["val", "test"]), help="Default: evaluate.split of each experiment.")
+@click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with the changed images.")
 @click.option("--images", type=click.Path(path_type=Path, file_okay=False), help="Folder with the images for --html.")
 @click.option(
@@ -28,7 +28,7 @@ import click
 def compare(
     experiments: tuple[str, ...],
     gt: Path | None,
-    split: str | None,
+    split: str,
     html: Path | None,
     images: Path | None,
     fail_below: float | None,
@@ -50,12 +50,12 @@ def compare(
         for experiment in found:
             for note in experiment.notes:
                 click.echo(f"fcos: {experiment.name}: {note}", err=True)
-        evaluations = [comparison.evaluate(truth, experiment.detections) for experiment in found]
-        report = comparison_report.compare(truth, experiments, [experiment.params for experiment in found], evaluations)
+        evaluations = [comparison.evaluate(truth, item.detections, chosen=item.chosen) for item in found]
+        report = comparison_report.compare(truth, experiments, [item.params for item in found], evaluations)
         if html:
             from pipeline.visualization import comparison_page
 
-            find_image = next((experiment.find_image for experiment in found if experiment.find_image), None)
+            find_image = next((item.find_image for item in found if item.find_image), None)
             comparison_page.write(report, find_image, html)
     click.echo(
         json.dumps(comparison_report.to_json(report), indent=2, ensure_ascii=False)

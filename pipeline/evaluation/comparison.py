@@ -15,7 +15,7 @@ from pipeline.data.detections import Detection
 from pipeline.evaluation import bootstrap, coco, error_kinds, operating_point, voc
 from pipeline.evaluation.diagnostics import diagnose
 from pipeline.evaluation.error_kinds import ImageErrors
-from pipeline.evaluation.matches import Floats, Matches
+from pipeline.evaluation.matches import Bools, Floats, Matches
 from pipeline.evaluation.operating_point import OperatingPoints
 
 IOU = operating_point.IOU  # lowest IoU of a correct detection, where images are compared
@@ -79,15 +79,24 @@ def is_error(metric: str) -> bool:
     return metric.startswith("errors/") or metric == "calibration_error"
 
 
-def evaluate(truth: AnnotationSet, detections: Sequence[Detection], draws: int = bootstrap.DRAWS) -> Evaluation:
+def evaluate(
+    truth: AnnotationSet,
+    detections: Sequence[Detection],
+    *,
+    chosen: OperatingPoints | None = None,
+    draws: int = bootstrap.DRAWS,
+) -> Evaluation:
     """Evaluates a detector for comparisons with others on the same ground truth.
 
     The metrics are those of `report.evaluate`: COCO's twelve, VOC's two, `operating_point/precision`, `recall` and
     `f1`, `calibration_error`, and the AP50 that each kind of error costs, `errors/KIND`. The last are not resampled.
+
+    Args:
+        chosen: the operating points that were chosen on other images; by default, they are chosen on these.
     """
     metrics = coco.evaluate(truth, detections)
     matches = Matches.of(metrics.evaluation)
-    points = operating_point.choose(matches, truth)
+    points = operating_point.measure(matches, truth, chosen) if chosen else operating_point.choose(matches, truth)
     names = [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
     by_class = {name: metrics.per_class[name] for name in (category.name for category in truth.categories)}
     values = {**metrics.values, **_other_values(truth, detections, points)}
@@ -98,7 +107,7 @@ def evaluate(truth: AnnotationSet, detections: Sequence[Detection], draws: int =
     resampled = {
         **_coco_draws(metrics.evaluation, matches, ap, weights),
         **_voc_draws(voc.match(truth, detections), draws),
-        **_operating_point_draws(matches, points, names, weights),
+        **_operating_point_draws(matches, points, names, weights * _measured_on(points, chosen, len(truth.images))),
         "calibration_error": _calibration_draws(matches, weights),
     }
     mean_ap = bootstrap.mean(ap, axis=2)
@@ -146,18 +155,21 @@ def _voc_draws(matches: Matches, draws: int) -> dict[str, Floats]:
     }
 
 
+def _measured_on(points: OperatingPoints, chosen: OperatingPoints | None, images: int) -> Bools:
+    """The images [I] on which `operating_point` measures precision and recall."""
+    halved = points.confirmed and chosen is None
+    return np.arange(images) % 2 == 1 if halved else np.ones(images, dtype=bool)
+
+
 def _operating_point_draws(
     matches: Matches, points: OperatingPoints, names: Sequence[str], weights: Floats
 ) -> dict[str, Floats]:
     """Precision, recall and F1 with the thresholds as they are, means over the classes that have one."""
     thresholds = np.array([point.score if (point := points.classes[name]) else np.nan for name in names])
-    images = np.arange(weights.shape[1])
-    measured = images % 2 == 1 if points.confirmed else np.ones(len(images), dtype=bool)
     row = int(np.argmin(abs(matches.iou_thresholds - operating_point.IOU)))
     kept = (matches.scores >= thresholds[matches.labels]) & ~matches.ignored[row]
-    weighted = (weights * measured).T
-    correct = matches.count(kept & matches.correct[row]) @ weighted  # [K, draws]
-    detections, objects = matches.count(kept) @ weighted, matches.objects @ weighted
+    correct = matches.count(kept & matches.correct[row]) @ weights.T  # [K, draws]
+    detections, objects = matches.count(kept) @ weights.T, matches.objects @ weights.T
     chosen = ~np.isnan(thresholds)
     ratios = {
         "precision": (correct, detections),

@@ -8,12 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipeline.data import annotations
 from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, describe_record_error
 from pipeline.evaluation import ground_truth
+from pipeline.evaluation.operating_point import OperatingPoints
 from pipeline.files import digest
 from pipeline.integrations import dvc, mlflow
 from pipeline.workspace import workspace
@@ -21,6 +24,8 @@ from pipeline.yaml_files import read_yaml
 
 WORKSPACE = "workspace"
 _STAGES = ("download", "convert", "train", "evaluate")  # whose parameters determine the detections
+
+_POINTS = TypeAdapter(OperatingPoints)
 
 FindFile = Callable[[str], Path]  # by the path in the project
 
@@ -34,12 +39,13 @@ class Experiment:
     detections: Sequence[Detection]
     params: Mapping[str, Any]  # by dotted name; empty for a file of detections
     find_image: FindFile | None  # by the file name in `truth`; None if it is unknown where the images are
+    chosen: OperatingPoints | None = None  # on other images than those of `truth`
     notes: Sequence[str] = ()  # what a person should know about the result
 
 
 @contextmanager
 def open_experiments(
-    names: Sequence[str], *, truth_file: Path | None, split: str | None, images: Path | None
+    names: Sequence[str], *, truth_file: Path | None, split: str, images: Path | None
 ) -> Iterator[list[Experiment]]:
     """Finds the experiments and reads their files; all have the same ground truth.
 
@@ -48,7 +54,7 @@ def open_experiments(
 
     Args:
         truth_file: the ground truth of files of detections; by default, that of the experiments.
-        split: the split that was evaluated; by default, the experiment's `evaluate.split`.
+        split: the split that was evaluated, val or test.
         images: the folder with the images; by default, those of an experiment.
 
     Raises:
@@ -111,14 +117,14 @@ def _copied(revision: dvc.Revision, folder: Path, path: str) -> Path:
 
 def _find_run(name: str, predictions: str, folder: Path) -> FindFile:
     """The files of the workspace or the commit whose predictions have this digest."""
-    current = workspace() / "predictions"
-    if any(digest(file) == predictions for file in current.glob("*.json")):
+    current = workspace() / "predictions/val.json"
+    if current.is_file() and digest(current) == predictions:
         return workspace().joinpath
     for commit in dvc.evaluated_commits():
         revision = dvc.find_revision(commit)
         files = partial(_copied, revision, folder / commit) if revision else None
         try:
-            if files and digest(files(f"predictions/{_read_lock(files)[0]}.json")) == predictions:
+            if files and digest(files("predictions/val.json")) == predictions:
                 return files
         except PipelineError:  # a revision without predictions, or they are gone
             continue
@@ -128,17 +134,25 @@ def _find_run(name: str, predictions: str, folder: Path) -> FindFile:
     )
 
 
-def _read_project(name: str, find: FindFile, split: str | None) -> Experiment:
+def _read_project(name: str, find: FindFile, split: str) -> Experiment:
     try:
-        evaluated_split, params, notes = _read_lock(find)
-        split = split or evaluated_split
+        params, notes = _read_lock(find)
         truth = annotations.read(_existing(find, f"data/unified/{split}.json"))
         detections = results.read(_existing(find, f"predictions/{split}.json"), truth)
+        # Those for val are chosen again, from the same detections.
+        chosen = _read_points(_existing(find, "predictions/operating_point.json")) if split != "val" else None
     except PipelineError as error:
         message = str(error)
         raise PipelineError(message if message.startswith(f"{name}:") else f"{name}: {message}") from None
     raw = f"data/raw/{params['dataset']}"
-    return Experiment(name, truth, detections, params, lambda file: find(f"{raw}/{file}"), notes)
+    return Experiment(name, truth, detections, params, lambda file: find(f"{raw}/{file}"), chosen, notes)
+
+
+def _read_points(path: Path) -> OperatingPoints:
+    try:
+        return _POINTS.validate_json(results.read_bytes(path))
+    except ValidationError as error:
+        raise PipelineError(f"{path}: {describe_record_error(error)}; run `dvc repro evaluate`") from None
 
 
 def _existing(find: FindFile, path: str) -> Path:
@@ -148,8 +162,8 @@ def _existing(find: FindFile, path: str) -> Path:
     return file
 
 
-def _read_lock(find: FindFile) -> tuple[str, dict[str, Any], list[str]]:
-    """From dvc.lock: the split that was evaluated, the parameters of the result, and what is out of date in it."""
+def _read_lock(find: FindFile) -> tuple[dict[str, Any], list[str]]:
+    """From dvc.lock: the parameters of the result, and what is out of date in it."""
     stages = read_yaml(_existing(find, "dvc.lock")).get("stages", {})
     if "evaluate" not in stages:
         raise PipelineError("dvc.lock: the evaluate stage has not run; run `dvc repro`")
@@ -163,7 +177,7 @@ def _read_lock(find: FindFile) -> tuple[str, dict[str, Any], list[str]]:
         for item in stages.get(name, {}).get("deps", [])
         if written.get(item["path"], item.get("md5")) != item.get("md5")
     ]
-    return str(params["evaluate.split"]), params, notes
+    return params, notes
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
