@@ -1,6 +1,8 @@
 """Saved detectors: weights as safetensors, everything else needed to use them as JSON. No pickle."""
 
+import hashlib
 import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,24 +20,37 @@ from fcos.detector import Detector, build
 
 __all__ = ["Description", "load_detector", "save_detector"]
 
+_CHECKSUM = "sha256"  # in the metadata of a safetensors file: of the bytes after its header
+
 
 def save_detector(detector: Detector, description: Description, path: str | Path) -> None:
     """Writes the weights to `path` (.safetensors) and the description beside it (.json).
 
-    The same detector gives the same bytes. Both files are replaced atomically.
+    The same detector gives the same bytes. Both files are replaced atomically. The weights have a checksum, since a
+    damaged number is a number, too.
     """
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     text = to_json(description, mean=detector.backbone.mean, std=detector.backbone.std).encode()
-    for file, content in ((path, save(tensors)), (path.with_suffix(".json"), text)):
+    weights = save(tensors, {_CHECKSUM: _checksum(save(tensors))})
+    for file, content in ((path, weights), (path.with_suffix(".json"), text)):
         partial = file.with_name(f".{file.name}.partial")
         partial.write_bytes(content)
         partial.replace(file)
 
 
+def _checksum(content: bytes | mmap.mmap) -> str:
+    """SHA-256 of the numbers in a safetensors file, which begins with the length of its header in eight bytes."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    with memoryview(content) as whole, whole[start:] as numbers:
+        return hashlib.sha256(numbers).hexdigest()
+
+
 def load_detector(path: str | Path, device: torch.device | None = None) -> tuple[Detector, Description]:
     """Loads a detector that `save_detector` wrote, in evaluation mode.
+
+    Files without a checksum, which other programs or earlier versions wrote, are loaded as well.
 
     Raises:
         ValueError: a file is missing or invalid; one line with the file and the problem.
@@ -50,13 +65,17 @@ def load_detector(path: str | Path, device: torch.device | None = None) -> tuple
     except (ValueError, OSError) as error:
         raise ValueError(f"{about}: not a description of a detector: {error}") from None
     try:
-        shapes = _file_shapes(path)
+        shapes, checksum = _read_header(path)
         if mismatch := _size_mismatch(description, shapes):
             raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {mismatch}")
         detector = _build(description, about)
-        mismatch = describe_mismatch(_shapes(detector.state_dict()), shapes)
-        if mismatch := mismatch or _load_state(detector, load_file(path)):
+        if mismatch := describe_mismatch(_shapes(detector.state_dict()), shapes):
             raise ValueError(f"{path}: does not hold the weights that {about.name} describes: {mismatch}")
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if checksum not in (None, _checksum(content)):
+                raise ValueError(f"{path}: damaged: its numbers are not those that were saved; restore the file")
+        if problem := _load_state(detector, load_file(path)):
+            raise ValueError(f"{path}: {problem}")
     except (SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(f"{path}: damaged, or not a safetensors file: {first_sentence(error)}") from None
     detector.set_normalization(mean=normalization.mean, std=normalization.std)
@@ -84,10 +103,11 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _file_shapes(path: Path) -> dict[str, Shape]:
-    """The shapes of the tensors in a safetensors file, from its header."""
+def _read_header(path: Path) -> tuple[dict[str, Shape], str | None]:
+    """The shapes of the tensors in a safetensors file, and its checksum, if it has one."""
     with safe_open(path, "pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+        return shapes, (file.metadata() or {}).get(_CHECKSUM)
 
 
 def _without_pretrained(config: ModelConfig) -> ModelConfig:
@@ -96,11 +116,14 @@ def _without_pretrained(config: ModelConfig) -> ModelConfig:
 
 
 def _load_state(detector: Detector, tensors: dict[str, Tensor]) -> str | None:
-    """Loads the tensors; returns what is wrong with their numbers, if anything."""
+    """Loads the tensors; returns what is wrong with their numbers, if anything. Floats may have any precision."""
+    state = detector.state_dict()
     for name, tensor in tensors.items():
+        if name in state and tensor.is_floating_point() != state[name].is_floating_point():
+            return f"{name} holds {tensor.dtype} numbers instead of {state[name].dtype}"
         if tensor.is_floating_point() and not tensor.isfinite().all():
             return f"{name} holds NaN or infinite numbers"
     # Frozen batch norm has no num_batches_tracked; a detector saved with it has none in its file.
-    counters = {name: tensor for name, tensor in detector.state_dict().items() if name.endswith(COUNTER)}
+    counters = {name: tensor for name, tensor in state.items() if name.endswith(COUNTER)}
     detector.load_state_dict({**counters, **tensors})
     return None

@@ -1,6 +1,7 @@
 """Files that are written completely or not at all, JSON with one-line errors, digests."""
 
 import codecs
+import errno
 import hashlib
 import json
 import os
@@ -74,6 +75,33 @@ def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text with Unix line ends, atomically."""
     with atomic_replace(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def write_errors(out: Path) -> Iterator[None]:
+    """Turns the errors of an operating system that refuses to write into `out` into a PipelineError."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --out"
+        reason = (error.strerror or str(error)).lower()
+        raise PipelineError(f"{error.filename or out}: can't be written: {reason}; {remedy}") from None
+
+
+def move_files(folder: Path, out: Path) -> None:
+    """Moves the files of a folder into another one, sorted, each whole or not at all, to another file system as well.
+
+    Raises:
+        PipelineError: a file can't be written.
+    """
+    for file in sorted(folder.iterdir()):
+        with write_errors(out):
+            try:
+                with atomic_replace(out / file.name) as temporary:
+                    shutil.move(file, temporary)
+            except OSError as error:
+                error.filename = None  # of the file that is read
+                raise
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:

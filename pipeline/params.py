@@ -147,6 +147,7 @@ class CheckParams:
     out_of_bounds_box: Literal["default", "error", "repair", "skip"]
     duplicate_box: Literal["default", "error", "skip", "note"]
     unknown_class: Literal["default", "error", "skip"]
+    different_class_lists: Literal["default", "error", "note"]
     unused_class: Literal["default", "error", "note"]
     similar_class_names: Literal["default", "error", "note"]
     duplicate_image: Literal["default", "error", "skip", "note"]
@@ -276,6 +277,15 @@ class TrainParams:
 class EvaluateParams:
     batch_size: Positive
     test: bool
+    sizes: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)] | None
+    flip: bool
+    tiles: tuple[Positive, Annotated[float, Field(ge=0, le=0.9)]] | None
+    merge: Literal["wbf", "nms"]
+    merge_iou_threshold: Fraction
+
+    def __post_init__(self) -> None:
+        for size in self.sizes or ():
+            InputSize(size)  # checks the sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,7 +407,11 @@ def _flatten(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if is_dataclass(value):
             yield from _flatten(value, f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name, list(value) if isinstance(value, tuple) else value
+            yield prefix + field.name, _to_lists(value)
+
+
+def _to_lists(value: Any) -> Any:
+    return [_to_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
 _ADAPTER = TypeAdapter(Params)

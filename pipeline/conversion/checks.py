@@ -76,6 +76,7 @@ CHECKS: dict[str, Check] = {
     ),
     # Classes
     "unknown_class": Check("an object's class is not in the class list", _DROP),
+    "different_class_lists": Check("files of the data set list different classes", {"note": "joined by name"}),
     "unused_class": Check("a class has no objects", _KEEP, "warning"),
     "similar_class_names": Check("class names differ only in case, accents, spaces or one letter", _KEEP, "warning"),
     # Splits

@@ -85,8 +85,11 @@ def survey(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bo
 
 def survey_records(raw: Path, dataset: RawDataset, options: ConvertParams, *, stops: bool = True) -> Survey:
     """Like `survey`, for records that have already been read."""
-    dataset = classes.select_classes(dataset, options.classes)
     issue_log = IssueLog(options, stops, remarks=list(dataset.remarks))
+    if options.classes is None:  # else a person has decided
+        for source, issue in dataset.issues:
+            issue_log.handle(issue, None, source)
+    dataset = classes.select_classes(dataset, options.classes)
     images = {name: {record.file or record.source for record in split.images} for name, split in dataset.splits.items()}
     choice = choose_splits(images, options.train, options.val, options.test, folds=bool(options.folds))
     issue_log.remarks += choice.remarks

@@ -6,6 +6,7 @@ height. `difficult` is VOC's flag; metrics ignore such objects.
 
 import json
 import math
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from pipeline.files import read_json, to_utf8, write_text
 
 _MIN_ID, _MAX_ID = -(2**63), 2**63 - 1
 _MAX_SIDE = 2**31 - 1  # pixels
+_MAX_NAME = 4096  # characters of a path; no file system has longer ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +170,10 @@ def repeated_values(kind: str, values: Iterable[int | str]) -> Iterator[str]:
 
 
 def _image_problems(image: Image) -> Iterator[str]:
-    parts = image.file_name.split("/")
-    if image.file_name[:1] == "/" or "\\" in image.file_name or ".." in parts or {"", "."}.issuperset(parts):
-        yield f"image {image.id}: file_name {image.file_name!r} is not a relative POSIX path inside the data set"
+    name, parts = image.file_name, image.file_name.split("/")
+    no_path = {"", "."}.issuperset(parts) or "\0" in name or len(name) > _MAX_NAME
+    if no_path or name[0] == "/" or "\\" in name or ".." in parts:
+        yield f"image {image.id}: file_name {reprlib.repr(name)} is not a relative POSIX path inside the data set"
     if image.width < 1 or image.height < 1:
         yield f"image {image.id}: size {image.width}×{image.height} is not positive"
     if max(image.width, image.height) > _MAX_SIDE:
@@ -186,8 +189,11 @@ def _annotation_problems(annotations: AnnotationSet) -> Iterator[str]:
             yield f"annotation {annotation.id}: image {annotation.image_id} does not exist"
         elif problem := box_problem(annotation.bbox, image.width, image.height):
             yield f"annotation {annotation.id} of {image.file_name}: {problem}"
-        if not math.isfinite(annotation.area):
-            yield f"annotation {annotation.id}: area {annotation.area:g} is not a finite number"
+        if not 0 <= annotation.area < math.inf:
+            yield f"annotation {annotation.id}: area {annotation.area:g} is not a finite number of at least 0"
+        for flag, value in (("iscrowd", annotation.iscrowd), ("difficult", annotation.difficult)):
+            if value not in (0, 1):
+                yield f"annotation {annotation.id}: {flag} is {reprlib.repr(value)}, but should be 0 or 1"
         if annotation.category_id not in categories:
             yield f"annotation {annotation.id}: category {annotation.category_id} does not exist"
 

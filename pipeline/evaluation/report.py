@@ -1,17 +1,20 @@
 """All metrics of an evaluation, for metrics/evaluate.json."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from fcos.config import InputSize
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
-from pipeline.evaluation import bootstrap, coco, operating_point, voc
+from pipeline.evaluation import bootstrap, coco, object_sizes, operating_point, voc
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.coco import CocoMetrics
-from pipeline.evaluation.diagnostics import diagnose
+from pipeline.evaluation.diagnostics import count_objects_beyond_max_detections, diagnose
 from pipeline.evaluation.matches import Matches
-from pipeline.evaluation.operating_point import OperatingPoints
+from pipeline.evaluation.operating_point import OperatingPoints, Point
+
+NO_POINT = {field.name: None for field in fields(Point)}  # of a class without a threshold
 
 
 @dataclass(frozen=True)
@@ -22,20 +25,32 @@ class Report:
     operating_points: OperatingPoints
 
 
-def evaluate(truth: AnnotationSet, detections: Sequence[Detection], *, chosen: OperatingPoints | None = None) -> Report:
+def evaluate(
+    truth: AnnotationSet,
+    detections: Sequence[Detection],
+    *,
+    chosen: OperatingPoints | None = None,
+    input_size: InputSize | None = None,
+    max_detections: int | None = None,
+) -> Report:
     """Computes all metrics, for JSON: fractions of 1 with six decimals, null for what has no meaning for this data.
 
     The keys of the metrics:
 
         - "coco": COCO's twelve numbers; "voc": mAP50_11point and mAP50_area
-        - "per_class": {name: {AP, AP50, AP_low, AP_high}}
+        - "coco_raised_limit": {max_detections, AP, …} if more than 100 detections of an image are kept, else None
+        - "per_class": {name: {AP, AP50, AP_low, AP_high, and score, precision, recall and f1 at the operating point}}
         - "intervals": {AP and AP50: {low, high}}, see `bootstrap`
-        - "errors", "calibration_error", "objects_beyond_limit": see `diagnose`
+        - "by_size": {bin: {objects, AP, AP50}}, see `object_sizes`
+        - "errors", "calibration_error", "objects_beyond_limit", "highest_possible_AP": see `diagnose`
+        - "objects_beyond_max_detections": objects beyond the detections of an image that are kept, of all classes
         - "operating_point": see `operating_point`, with the means over classes
         - "images", "objects" (annotations, including crowds and difficult objects), "detections": numbers
 
     Args:
         chosen: the operating points that were chosen on other images; by default, they are chosen on these.
+        input_size: how the detector resizes images; None: sizes of objects are in pixels of the stored images.
+        max_detections: how many detections of an image the detector keeps; None: unknown.
     """
     coco_metrics, voc_metrics = coco.evaluate(truth, detections), voc.evaluate(truth, detections)
     matches = Matches.of(coco_metrics.evaluation)
@@ -43,19 +58,35 @@ def evaluate(truth: AnnotationSet, detections: Sequence[Detection], *, chosen: O
     points = operating_point.measure(matches, truth, chosen) if chosen else operating_point.choose(matches, truth)
     metrics = {
         "coco": coco_metrics.values,
+        "coco_raised_limit": _raised_limit(truth, detections, max_detections),
         "voc": {"mAP50_11point": voc_metrics.mAP50_11point, "mAP50_area": voc_metrics.mAP50_area},
         "per_class": {
-            name: {**values, "AP_low": by_class[name].low, "AP_high": by_class[name].high}
+            name: {
+                **values,
+                "AP_low": by_class[name].low,
+                "AP_high": by_class[name].high,
+                **(asdict(point) if (point := points.classes[name]) else NO_POINT),
+            }
             for name, values in coco_metrics.per_class.items()
         },
         "intervals": {name: {"low": found.low, "high": found.high} for name, found in overall.items()},
+        "by_size": object_sizes.evaluate(truth, detections, input_size),
         **diagnose(truth, detections),
+        "objects_beyond_max_detections": max_detections and count_objects_beyond_max_detections(truth, max_detections),
         "operating_point": points.summary(),
         "images": len(truth.images),
         "objects": len(truth.annotations),
         "detections": len(detections),
     }
     return Report(_rounded(metrics), points)
+
+
+def _raised_limit(
+    truth: AnnotationSet, detections: Sequence[Detection], max_detections: int | None
+) -> dict[str, Any] | None:
+    if max_detections is None or max_detections <= coco.MAX_DETECTIONS:
+        return None
+    return {"max_detections": max_detections, **coco.fast_ap(truth, detections, max_detections)}
 
 
 def _intervals(

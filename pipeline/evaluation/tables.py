@@ -26,16 +26,24 @@ _COCO_LINES = {
 _VOC_LINES = {"mAP50_11point": "11-point, VOC2007", "mAP50_area": "area, VOC2010 and later"}
 
 
-def metric_table(report: Mapping[str, Any], metric: str) -> str:
+def metric_table(report: Mapping[str, Any], metric: str, *, sizes_of: str = "the image") -> str:
     """The metrics of a report: for `voc` the two mAPs, for `coco` all others, the twelve in pycocotools' layout.
+
+    Args:
+        sizes_of: what the sizes of objects are in pixels of.
 
     Raises:
         ValueError: the metric is unknown.
     """
     match metric:
         case "coco":
-            parts = (*_coco_lines(report["coco"]), "", _ap_table(report), "", _error_table(report["errors"]), "")
-            return "\n".join([*parts, *_closing_lines(report)])
+            blocks = ("\n".join(_coco_lines(report["coco"])), *_raised_limit_block(report), _class_rows(report))
+            tables = (
+                _size_table(report["by_size"], sizes_of),
+                _error_table(report["errors"]),
+                "\n".join(_closing_lines(report)),
+            )
+            return "\n\n".join([*blocks, *tables])
         case "voc":
             return "\n".join(_voc_lines(report["voc"]))
         case _:
@@ -51,8 +59,10 @@ def voc_class_table(metrics: VocMetrics) -> str:
     return _class_table(("11-point", "area"), classes)
 
 
-def _coco_lines(values: Mapping[str, float | None]) -> Iterator[str]:
+def _coco_lines(values: Mapping[str, float | None], limit: int | None = None) -> Iterator[str]:
     for name, (kind, iou, area, max_detections) in _COCO_LINES.items():
+        if limit and max_detections == MAX_DETECTIONS:
+            name, max_detections = name.replace(str(MAX_DETECTIONS), str(limit)), limit
         title = f"Average {kind:<9}  {'(AP)' if kind == 'Precision' else '(AR)'}"
         yield f" {title} @[ IoU={iou:<9} | area={area:>6} | maxDets={max_detections:>3} ] = {_format(values[name])}"
 
@@ -62,15 +72,32 @@ def _voc_lines(values: Mapping[str, float | None]) -> Iterator[str]:
         yield f" Mean Average Precision (mAP) @[ IoU=0.50 | {protocol:<23} ] = {_format(values[name])}"
 
 
-def _ap_table(report: Mapping[str, Any]) -> str:
-    """AP of each class and of all, with the bounds of its interval."""
+def _raised_limit_block(report: Mapping[str, Any]) -> Iterator[str]:
+    if raised := report["coco_raised_limit"]:
+        limit = raised["max_detections"]
+        title = f" With up to {limit} detections of a class in an image (postprocess.max_detections), by hotcoco:"
+        yield "\n".join([title, *_coco_lines(raised, limit)])
+
+
+def _class_rows(report: Mapping[str, Any]) -> str:
+    """AP of each class and of all, with the bounds of its interval; precision and recall at the operating point."""
     classes = {
-        name: (values["AP"], values["AP_low"], values["AP_high"], values["AP50"])
+        name: [values[column] for column in ("AP", "AP_low", "AP_high", "AP50", "score", "precision", "recall")]
         for name, values in report["per_class"].items()
     }
-    bounds = report["intervals"]["AP"]
-    everything = (report["coco"]["AP"], bounds["low"], bounds["high"], report["coco"]["AP50"])
-    return _class_table(("AP", "95 % from", "to", "AP50"), classes | {"(all)": everything})
+    bounds, point = report["intervals"]["AP"], report["operating_point"]
+    everything = [report["coco"]["AP"], bounds["low"], bounds["high"], report["coco"]["AP50"]]
+    columns = ("AP", "95 % from", "to", "AP50", "at score", "precision", "recall")
+    means = [point["score"], point["precision"], point["recall"]]
+    return _class_table(columns, classes | {"(all)": everything + means})
+
+
+def _size_table(sizes: Mapping[str, Mapping[str, Any]], sizes_of: str) -> str:
+    rows = [
+        (name.replace("-", "–"), str(values["objects"]), _format(values["AP"]), _format(values["AP50"]))
+        for name, values in sizes.items()
+    ]
+    return indent(format_table([(f"size in pixels of {sizes_of}", "objects", "AP", "AP50"), *rows], "lrrr"), " ")
 
 
 def _error_table(errors: Mapping[str, Mapping[str, float]]) -> str:
@@ -90,8 +117,12 @@ def _closing_lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     yield f" Expected calibration error: {_format(report['calibration_error'])}"
     if beyond := report["objects_beyond_limit"]:
-        objects = count_noun(beyond, "object")
-        yield f" {objects} beyond COCO's limit of {MAX_DETECTIONS} detections of a class in an image"
+        yield (
+            f" {count_noun(beyond, 'object')} beyond COCO's limit of {MAX_DETECTIONS} detections of a class in an "
+            f"image: AP can't exceed {_format(report['highest_possible_AP'])}"
+        )
+    if beyond := report["objects_beyond_max_detections"]:
+        yield f" {count_noun(beyond, 'object')} beyond postprocess.max_detections, the most detections in an image"
 
 
 def _class_table(columns: Sequence[str], classes: Mapping[str, Sequence[float | None]]) -> str:

@@ -19,6 +19,7 @@ from msgspec import UNSET
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.files import parse_json, to_utf8
+from pipeline.formats.classes import join_class_lists
 from pipeline.formats.dataset_files import list_files, read_head, read_tail, refuse_empty_splits
 from pipeline.formats.image_index import ImageIndex
 from pipeline.formats.records import (
@@ -96,12 +97,11 @@ def find_evidence(folder: Path, files: list[PurePosixPath]) -> PurePosixPath | N
 def read(folder: Path) -> RawDataset:
     """Reads all instance files below `folder`, each as a split.
 
-    The files may number the same classes differently, or list only some of them. The longest list of classes is used,
-    the first one of several.
+    The files may number the same classes differently, or list only some of them.
 
     Raises:
-        PipelineError: A file isn't JSON, lacks a list, or has annotations of another kind, such as captions; a file
-            named like a split is empty; or no file's categories include those of all others.
+        PipelineError: A file isn't JSON, lacks a list, or has annotations of another kind, such as captions; or a file
+            named like a split is empty.
     """
     files = list_files(folder)
     refuse_empty_splits(folder, files, ".json")
@@ -122,19 +122,8 @@ def read(folder: Path) -> RawDataset:
             _refuse_other_kind(folder, file)
         categories[file], class_names = _categories(file, content.categories)
         splits[split_names[file]] = _split(file, split_names[file], content, class_names, images)
-    return RawDataset(_common_categories(categories), splits, images.count)
-
-
-def _common_categories(categories: dict[PurePosixPath, tuple[Category, ...]]) -> tuple[Category, ...]:
-    names = {file: {category.name for category in listed} for file, listed in categories.items()}
-    longest = max(names, key=lambda file: len(names[file]))  # the first of several
-    for file, own_names in names.items():
-        if missing := sorted(own_names - names[longest]):
-            raise PipelineError(
-                f"{file}: its category {show_value(missing[0])!r} is not among those of {longest}; all files must list "
-                "the same categories, or one must list all of them; remove files of other data sets"
-            )
-    return categories[longest]
+    joined, issues = join_class_lists(categories)
+    return RawDataset(joined, splits, images.count, issues=issues)
 
 
 def _annotation_files(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:

@@ -56,6 +56,7 @@ class RawDataset:
     splits: dict[str, RawSplit]  # by the data set's own names
     num_image_files: int  # in the folder, used or not
     remarks: tuple[str, ...] = ()  # lines for people on how the files were read, where that is not obvious
+    issues: tuple[tuple[str, Issue], ...] = ()  # of no single record, each with its source
     format: str = ""  # a key of pipeline.formats.FORMATS, set by `formats.read`
 
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.files import to_utf8
+from pipeline.formats.classes import join_class_lists
 from pipeline.formats.dataset_files import Spellings, list_files, read_head, read_lines, read_numbered_lines
 from pipeline.formats.image_index import IMAGE_FOLDERS, IMAGE_SUFFIXES, ImageIndex, count_common_tail, read_image_size
 from pipeline.formats.records import (
@@ -97,10 +98,11 @@ def read(folder: Path) -> RawDataset:
     splits = {name: split for site in sites for name, split in site.splits.items()}
     empty = [f"{file}: the file is empty" for file in find_empty_manifests(folder, files)]
     remarks = dict.fromkeys([*empty, *(remark for site in sites for remark in site.remarks)])
-    categories = max((site.categories for site in sites), key=len)
+    lists = {manifest.file: site.categories for manifest, site in zip(manifests, sites, strict=True)}
+    categories, issues = join_class_lists(lists)
     named_like_images = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
     count = max(named_like_images, *(site.num_image_files for site in sites))
-    return RawDataset(categories, splits, count, tuple(remarks))
+    return RawDataset(categories, splits, count, tuple(remarks), issues)
 
 
 def _read_site(folder: Path, files: list[PurePosixPath], manifest: Manifest, *, is_only: bool) -> RawDataset:

@@ -57,7 +57,7 @@ def find_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
     A data set may have one in the folder of each site or split, as LabelImg writes them.
 
     Raises:
-        PipelineError: There are several manifests of one kind for the same images, or with different classes.
+        PipelineError: There are several manifests of one kind for the same images.
     """
     for read_manifests in (read_yaml_manifests, read_darknet_manifests, _read_class_lists):
         if manifests := read_manifests(folder, files):
@@ -67,20 +67,14 @@ def find_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
 
 
 def _check_sites(manifests: list[Manifest]) -> None:
-    """Makes sure that several manifests belong to separate folders, and that one names all classes of the others.
+    """Makes sure that several manifests belong to separate folders.
 
     Raises:
         PipelineError: They don't.
     """
-    longest = max(manifests, key=lambda manifest: len(manifest.class_names))
     for number, manifest in enumerate(manifests):
         if other := next((earlier for earlier in manifests[:number] if _overlap(earlier, manifest)), None):
             raise PipelineError(f"{manifest.file}: a second list of classes, besides {other.file}; keep one")
-        if unknown := sorted(set(manifest.class_names.values()) - set(longest.class_names.values())):
-            raise PipelineError(
-                f"{manifest.file}: its class {unknown[0]!r} is not in {longest.file}; one list must have all classes "
-                "(the order may differ), or keep one"
-            )
 
 
 def _overlap(a: Manifest, b: Manifest) -> bool:

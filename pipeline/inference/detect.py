@@ -44,25 +44,28 @@ def detect(
     Returns:
         The detections of each image, on the CPU, boxes in pixels of the stored image.
     """
-    inputs = [resized(image, *input_size.resized(image.shape[-2], image.shape[-1])) for image in images]
+    inputs = [fit(image, input_size) for image in images]
     _, batch = forward(detector, inputs, input_size, postprocess)
-    return [_rescale(*parts) for parts in zip(batch, inputs, images, strict=True)]
+    return [rescale(*parts) for parts in zip(batch, inputs, images, strict=True)]
 
 
-def _rescale(detections: Detections, resized: torch.Tensor, stored: torch.Tensor) -> Detections:
-    """Converts boxes from pixels of the resized image to pixels of the stored image."""
+def fit(image: torch.Tensor, input_size: InputSize) -> torch.Tensor:
+    """Resizes an image [3, H, W] to the size at which the network gets it."""
+    return resized(image, *input_size.resized(image.shape[-2], image.shape[-1]))
+
+
+def rescale(detections: Detections, resized: torch.Tensor, stored: torch.Tensor) -> Detections:
+    """Moves detections to the CPU, and converts boxes from pixels of the resized image to pixels of the stored one."""
     height, width = (stored.shape[side] / resized.shape[side] for side in (-2, -1))
     boxes = detections.boxes.cpu() * torch.tensor([width, height, width, height])
     return Detections(boxes, detections.scores.cpu(), detections.labels.cpu())
 
 
 def detect_split(
-    detector: Detector,
+    detect_batch: Callable[[Sequence[torch.Tensor]], list[Detections]],
     split: AnnotationSet,
     folder: Path,
     *,
-    input_size: InputSize,
-    postprocess: Postprocess,
     batch_size: int,
     progress: Callable[[int], object] = int,
     rank: int = 0,
@@ -71,6 +74,7 @@ def detect_split(
     """Detects objects in all images of a split, or in one process's share of them.
 
     Args:
+        detect_batch: `detect`, or another function of a batch of images, with its other arguments bound.
         folder: the folder that the file names of the split are relative to.
         progress: called after each batch with the number of its images, equally often in every process.
         rank: index of this process; batches are dealt out to the processes in turn.
@@ -88,8 +92,7 @@ def detect_split(
         batch = by_shape[first : first + batch_size]
         if batch:
             pixels = [read_image(folder / image.file_name, (image.width, image.height)) for image in batch]
-            results = detect(detector, pixels, input_size, postprocess)
-            for image, detections in zip(batch, results, strict=True):
+            for image, detections in zip(batch, detect_batch(pixels), strict=True):
                 yield from _to_records(image, detections, split)
         progress(len(batch))
 

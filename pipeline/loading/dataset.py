@@ -57,7 +57,7 @@ def _pack(split: AnnotationSet, *, include_difficult: bool) -> PackedObjects:
     return PackedObjects(
         names=PackedStrings(image.file_name for image in split.images),
         shapes=torch.tensor([(image.height, image.width) for image in split.images]).view(-1, 2),
-        has_crowd=torch.tensor([any(a.iscrowd for a in groups[image.id]) for image in split.images]),
+        has_crowd=torch.tensor([any(a.iscrowd for a in groups[image.id]) for image in split.images], dtype=torch.bool),
         boxes=box_tensor(objects),
         labels=torch.tensor([label_of[annotation.category_id] for annotation in objects], dtype=torch.int64),
         starts=torch.tensor([0, *map(len, per_image)]).cumsum(0),

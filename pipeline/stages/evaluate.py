@@ -1,7 +1,8 @@
 """The evaluate stage: models/ and data/unified → predictions/, metrics/ of val and test, and precision-recall plots."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
 from pipeline.inference.postprocess import make_postprocess
 from pipeline.inference.saved_detector import SavedDetector
+from pipeline.inference.views import Views, detect_in_views
 from pipeline.integrations import mlflow
 from pipeline.params import Params
 from pipeline.runner import run_stage
@@ -34,26 +36,32 @@ def run(params: Params) -> None:
     weights_digest = digest(weights)
     val = score(params, model, "val")
     points = val.report.operating_points
-    chosen_for = {"weights": weights_digest, "split": "val", "iou_threshold": operating_point.IOU}
+    chosen_for = {
+        "weights": weights_digest,
+        "split": "val",
+        "iou_threshold": operating_point.IOU,
+        "views": asdict(Views.of(params.evaluate)),
+    }
     write_json(project / "predictions/operating_point.json", chosen_for | points.to_json())
     test = score(params, model, "test", points) if params.evaluate.test and has_objects("test") else None
     write_json(project / "metrics/evaluate.json", val.report.metrics)
     # DVC requires every output of a stage, also for data sets without a test split. An empty object adds no column.
     write_json(project / "metrics/test.json", test.report.metrics if test else {})
-    table, plot = (project / f"plots/precision_recall.{suffix}" for suffix in ("csv", "png"))
+    curve, plot = (project / f"plots/precision_recall.{suffix}" for suffix in ("csv", "png"))
     by_class = voc.evaluate(val.truth, val.detections)
-    curves.write_precision_recall(by_class, table)
+    curves.write_precision_recall(by_class, curve)
     curves.plot_precision_recall(by_class, plot)
     with mlflow.evaluate_run(params, weights_digest) as mlflow_run:
         mlflow_run.log_metrics(mlflow_metrics(val.report.metrics), step=0)
         if test:
             values = mlflow_metrics(test.report.metrics)
             mlflow_run.log_metrics({f"test/{name}": value for name, value in values.items()}, step=0)
-        mlflow_run.log_artifacts(project / "metrics/evaluate.json", project / "metrics/test.json", table, plot)
+        mlflow_run.log_artifacts(project / "metrics/evaluate.json", project / "metrics/test.json", curve, plot)
         mlflow_run.mark_finished(digest(project / "predictions/val.json"))
-    print(tables.metric_table(val.report.metrics, "coco"))  # noqa: T201
-    if test:
-        print(f"\nTest split:\n{tables.metric_table(test.report.metrics, 'coco')}")  # noqa: T201
+    for title, scored in {"": val, "\nTest split:\n": test}.items():
+        if scored:
+            table = tables.metric_table(scored.report.metrics, "coco", sizes_of="the network input")
+            print(title + table)  # noqa: T201
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,14 @@ def score(params: Params, model: SavedDetector, name: str, chosen: OperatingPoin
     results.write(detect(params, model, truth, name), predictions)
     # Read again, so that the scores are those of the file, as `fcos evaluate` computes them.
     detections = results.read(predictions, truth)
-    return Scored(truth, detections, report.evaluate(truth, detections, chosen=chosen))
+    found = report.evaluate(
+        truth,
+        detections,
+        chosen=chosen,
+        input_size=model.description.input_size,
+        max_detections=params.postprocess.max_detections,
+    )
+    return Scored(truth, detections, found)
 
 
 def has_objects(name: str) -> bool:
@@ -87,14 +102,20 @@ def unified(name: str) -> Path:
 
 def detect(params: Params, model: SavedDetector, split: AnnotationSet, name: str) -> list[Detection]:
     """Detections in every image of the split, with a progress bar."""
+    detect_batch = partial(
+        detect_in_views,
+        model.detector,
+        input_size=model.description.input_size,
+        postprocess=make_postprocess(params.postprocess),
+        views=Views.of(params.evaluate),
+        batch_size=params.evaluate.batch_size,
+    )
     with tqdm(total=len(split.images), unit="image", desc=f"evaluate {name}", disable=not sys.stderr.isatty()) as bar:
         return list(
             detect_split(
-                model.detector,
+                detect_batch,
                 split,
                 workspace() / "data/raw" / params.dataset,
-                input_size=model.description.input_size,
-                postprocess=make_postprocess(params.postprocess),
                 batch_size=params.evaluate.batch_size,
                 progress=bar.update,
             )
@@ -108,6 +129,8 @@ def mlflow_metrics(scores: dict[str, Any]) -> dict[str, float]:
     groups["intervals"] = {
         f"{name}_{bound}": value for name, found in scores["intervals"].items() for bound, value in found.items()
     }
+    groups["AP_by_size"] = {size: values["AP"] for size, values in scores["by_size"].items()}
+    groups["coco_raised_limit"] = scores["coco_raised_limit"] or {}
     groups["calibration"] = {"error": scores["calibration_error"]}
     return {
         f"{group}/{name}": value

@@ -35,7 +35,7 @@ from pipeline.data.detections import Detection
 from pipeline.digests import file_digests
 from pipeline.errors import PipelineError
 from pipeline.evaluation import coco
-from pipeline.inference.detect import detect_split
+from pipeline.inference.detect import detect, detect_split
 from pipeline.inference.device import choose_device
 from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ImageCache
@@ -176,11 +176,9 @@ def make_validation(
     def validate(detector: Detector) -> Row:
         processes.broadcast_buffers(detector)
         share = detect_split(
-            detector,
+            partial(detect, detector, input_size=params.train.input_size, postprocess=Postprocess()),
             split,
             raw,
-            input_size=params.train.input_size,
-            postprocess=Postprocess(),
             batch_size=max(1, params.train.batch_size // processes.world_size),
             progress=check_interrupted,
             rank=processes.rank,

@@ -1,7 +1,6 @@
 """`fcos explain`: pictures and numbers of the assignment of an image and of a trained detector's outputs for it."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from pipeline.data.boxes import box_tensor
 from pipeline.data.image_files import PixelLimit
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError, count_noun
-from pipeline.files import unique_jpg_names, write_json
+from pipeline.files import move_files, unique_jpg_names, write_errors, write_json
 from pipeline.inference.detect import forward
 from pipeline.inference.device import choose_device
 from pipeline.inference.predict import above_thresholds
@@ -37,6 +36,8 @@ from pipeline.loading.dataset import trainable_annotations
 from pipeline.loading.transforms import Sample, resize
 from pipeline.params import Params
 from pipeline.visualization import heat_maps, location_maps
+
+INDEX = "explained.json"
 
 
 @dataclass(frozen=True)
@@ -152,13 +153,14 @@ def write(
     postprocess: Postprocess,
     thresholds: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """Explains every image: writes its pictures and explained.json into `out`, all or nothing.
+    """Explains every image: writes its pictures into `out`, each whole or not at all, and explained.json last.
 
     Returns:
         One record per image, as in explained.json.
 
     Raises:
-        PipelineError: an image can't be found, decoded or explained, or a picture would overwrite it.
+        PipelineError: an image can't be found, decoded or explained, a picture would overwrite it, or `out` can't be
+            written.
     """
     check_assigner(params, data, model)
     files = [data.find(path) for path in images]
@@ -170,20 +172,20 @@ def write(
             pictures = _write_pictures(explanation, data, model, Path(staging) / stem)
             records.append(to_record(explanation, pictures, data, model))
         _move(Path(staging), out, inputs={file.path.resolve() for file in files})
-    write_json(out / "explained.json", records)
+    with write_errors(out):
+        write_json(out / INDEX, records)
     return records
 
 
 def _move(staging: Path, out: Path, inputs: set[Path]) -> None:
-    files = sorted(staging.iterdir())
-    for file in files:
+    for file in staging.iterdir():
         if (out / file.name).resolve() in inputs:
             raise PipelineError(
                 f"{out / file.name}: is an input, and a picture would overwrite it; choose another --out"
             )
-    out.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        shutil.move(file, out / file.name)
+    with write_errors(out):
+        (out / INDEX).unlink(missing_ok=True)  # of an earlier run, whose pictures are replaced now
+    move_files(staging, out)
 
 
 def _write_pictures(explanation: ImageExplanation, data: DataSet, model: SavedDetector | None, stem: Path) -> list[str]:

@@ -1,8 +1,7 @@
 """Pictures and detections.json that `fcos predict` writes."""
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import PIL.Image
 from fcos.postprocess import Postprocess
 from pipeline.data.image_files import DEFAULT_LIMIT, PixelLimit
 from pipeline.errors import PipelineError
-from pipeline.files import unique_jpg_names, write_json
+from pipeline.files import unique_jpg_names, write_errors, write_json
 from pipeline.inference.predict import Prediction, predict, to_record
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.visualization.boxes import class_color, draw_boxes
@@ -59,7 +58,7 @@ def write(
     names = unique_jpg_names(images)
     if out:
         _check_overwrites(images, [out / name for name in names])
-        with _writing(out):
+        with write_errors(out):
             out.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []
     for path, name in zip(images, names, strict=True):
@@ -69,26 +68,15 @@ def write(
             on_error(error)
             continue
         if out:
-            with _writing(out):
+            with write_errors(out):
                 if not records:
                     (out / INDEX).unlink(missing_ok=True)  # of an earlier run, whose pictures are replaced now
                 _save(draw_prediction(prediction, model.class_names), out / name)
         records.append(to_record(prediction, model))
         yield records[-1]
     if out and records:
-        with _writing(out):
+        with write_errors(out):
             write_json(out / INDEX, records)
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Turns the errors of an operating system that refuses to write into one line."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another --out"
-        reason = (error.strerror or str(error)).lower()
-        raise PipelineError(f"{error.filename or out}: can't be written: {reason}; {remedy}") from None
 
 
 def _save(picture: PIL.Image.Image, path: Path) -> None:

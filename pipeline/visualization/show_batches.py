@@ -1,7 +1,6 @@
 """`fcos show-batches`: pictures of training batches."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -14,6 +13,7 @@ from fcos.training.batch import Batch
 from pipeline.analysis.image_lookup import DataSet
 from pipeline.data.images import to_pil
 from pipeline.errors import PipelineError, count_noun
+from pipeline.files import move_files
 from pipeline.params import Params
 from pipeline.training.build import make_batches
 from pipeline.visualization.boxes import class_color, draw_boxes
@@ -23,7 +23,7 @@ _TILE = 400  # pixels
 
 
 def write(params: Params, home: Path, *, epoch: int, count: int, out: Path) -> list[str]:
-    """Writes a contact sheet for each of the first steps of an epoch, all or nothing.
+    """Writes a contact sheet for each of the first steps of an epoch, each whole or not at all.
 
     A sheet has the images of all processes.
 
@@ -37,8 +37,8 @@ def write(params: Params, home: Path, *, epoch: int, count: int, out: Path) -> l
         A line per step: its file, numbers of images and objects, and sizes.
 
     Raises:
-        PipelineError: the epoch does not exist, the data set is not converted yet, an image can't be decoded, or a
-            picture would overwrite an image of the data set.
+        PipelineError: the epoch does not exist, the data set is not converted yet, an image can't be decoded, a picture
+            would overwrite an image of the data set, or `out` can't be written.
     """
     if epoch >= params.train.epochs:
         raise PipelineError(f"epoch {epoch}: train.epochs in params.yaml is {params.train.epochs}, counted from 0")
@@ -58,9 +58,7 @@ def write(params: Params, home: Path, *, epoch: int, count: int, out: Path) -> l
             lines.append(f"{file}: {describe_step(parts)}")
             sheet = draw_step(parts, names, title=f"epoch {epoch}, step {number}: {describe_step(parts)}")
             sheet.save(Path(staging) / file, quality=90)
-        out.mkdir(parents=True, exist_ok=True)
-        for picture in sorted(Path(staging).iterdir()):
-            shutil.move(picture, out / picture.name)
+        move_files(Path(staging), out)
     return lines
 
 

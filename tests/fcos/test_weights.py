@@ -1,5 +1,6 @@
 """Saved detectors: same outputs and bytes, descriptions of version 3, and damaged files."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fcos.backbones.state_dicts import first_sentence
@@ -184,6 +186,9 @@ def damage(path: Path, kind: str) -> None:
             tensors = load_file(path)
             tensors["head.class_logits.bias"][1] = torch.nan
             save_file(tensors, path)
+        case "whole numbers":
+            tensors = load_file(path)
+            save_file({**tensors, "head.class_logits.bias": tensors["head.class_logits.bias"].long()}, path)
         case "truncated weights":
             path.write_bytes(path.read_bytes()[:-1000])
 
@@ -210,8 +215,9 @@ def damage(path: Path, kind: str) -> None:
         ("four bytes", "detector.safetensors: damaged, or not a safetensors file: Error while deserializing header: "),
         (
             "NaN",
-            r"does not hold the weights that detector.json describes: head.class_logits.bias holds NaN or infinite",
+            r"detector.safetensors: head.class_logits.bias holds NaN or infinite numbers$",
         ),
+        ("whole numbers", "head.class_logits.bias holds torch.int64 numbers instead of torch.float32$"),
     ],
 )
 def test_damaged_files_are_errors_of_one_line(saved: Path, kind: str, problem: str) -> None:
@@ -219,6 +225,29 @@ def test_damaged_files_are_errors_of_one_line(saved: Path, kind: str, problem: s
     with pytest.raises(ValueError, match=problem) as error:
         load_detector(saved)
     assert "\n" not in str(error.value)
+
+
+def test_a_flipped_bit_of_a_number_is_an_error(saved: Path) -> None:
+    """The last bit of a float changes it by a ten millionth: no check of the number's value can find that."""
+    content = bytearray(saved.read_bytes())
+    header = int.from_bytes(content[:8], "little")
+    with safe_open(saved, "pt") as file:
+        assert file.metadata() == {"sha256": hashlib.sha256(content[8 + header :]).hexdigest()}
+    for position in (8 + header, len(content) - 4):  # of the lowest byte of the first and of the last number
+        content[position] ^= 1
+        saved.write_bytes(content)
+        with pytest.raises(ValueError, match=r"detector.safetensors: damaged: its numbers are not those that were"):
+            load_detector(saved)
+        content[position] ^= 1
+    saved.write_bytes(content)
+    load_detector(saved)
+
+
+def test_weights_of_another_program_need_no_checksum(saved: Path) -> None:
+    half = {name: tensor.half() for name, tensor in load_file(saved).items() if tensor.is_floating_point()}
+    save_file(half, saved)
+    loaded = load_detector(saved)[0].state_dict()
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in half.items())
 
 
 @pytest.mark.parametrize(

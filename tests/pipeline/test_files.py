@@ -1,4 +1,6 @@
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -6,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_replace, digest, read_json, remove, to_utf8, unique_jpg_names, write_json, write_text
+from pipeline.files import (
+    atomic_replace,
+    digest,
+    move_files,
+    read_json,
+    remove,
+    to_utf8,
+    unique_jpg_names,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -41,6 +53,30 @@ def test_failure_leaves_the_old_file(tmp_path: Path, failure: type[BaseException
         write_half(path, failure())
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_files_are_moved_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full in the middle of the second file, which is copied, since it goes to another file system."""
+    staging, out = tmp_path / "staging", tmp_path / "deep/out"
+    for folder, content in ((staging, "new"), (out, "old")):
+        folder.mkdir(parents=True)
+        for name in "abc":
+            (folder / name).write_text(content)
+
+    def copy_half(source: Path, target: Path) -> None:
+        if source.name == "b":
+            target.write_text("n")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        source.rename(target)
+
+    monkeypatch.setattr(shutil, "move", copy_half)
+    with pytest.raises(PipelineError, match=r"out: can't be written: no space left on device; free some space$"):
+        move_files(staging, out)
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"a": "new", "b": "old", "c": "old"}
+    monkeypatch.undo()
+    move_files(staging, out)
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"a": "new", "b": "new", "c": "new"}
+    assert names(staging) == []
 
 
 def test_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:

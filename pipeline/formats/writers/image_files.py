@@ -42,7 +42,8 @@ class SourceImages:
             try:
                 self.mode(self.folder / file, target)
             except OSError as error:
-                raise PipelineError(f"{file}: can't be written: {error.strerror}; try --images copy") from None
+                remedy = "try --images copy" if self.mode is os.link else "free some space, or try --images link"
+                raise PipelineError(f"{target}: can't be written: {error.strerror}; {remedy}") from None
 
     def count_channels(self, file: str) -> int:
         """The number of channels of an image as stored."""

@@ -8,7 +8,7 @@ Images keep their file format. A crowd becomes `difficult`, which VOC's metric i
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape
@@ -76,7 +76,8 @@ def _count_lost(splits: Iterable[AnnotationSet]) -> Counter[str]:
     lost["category ids"] = count_lost_category_ids(splits, first=1)
     for split in splits:
         lost += count_lost_fields(split)
-        lost["crowds, now difficult"] += sum(item.iscrowd and not item.difficult for item in split.annotations)
+        crowds = tuple(item for item in split.annotations if item.iscrowd and not item.difficult)
+        lost["crowds, now difficult"] += replace(split, annotations=crowds).num_crowds
     return lost
 
 

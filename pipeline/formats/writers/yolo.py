@@ -58,7 +58,7 @@ def _write_split(split: AnnotationSet, name: str, out: Path, source: SourceImage
         write_text(labels / f"{PurePosixPath(file).stem}.txt", content)
     source.transfer((file, images / new_file) for file, new_file in zip(files, new_files, strict=True))
     lost = count_lost_fields(split)
-    lost["crowds, left out"] = sum(item.iscrowd for item in split.annotations)
+    lost["crowds, left out"] = split.num_crowds
     lost["difficult flags"] = sum(item.difficult and not item.iscrowd for item in split.annotations)
     lost["image names"] = count_renamed(files, new_files)
     return lost

@@ -342,7 +342,26 @@ def test_a_better_seed_is_named_for_a_split_without_images(home: Path, picture: 
 
 
 def test_every_check_has_a_test() -> None:
-    assert {*VOC, *COCO, "unbalanced_split"} == set(CHECKS)
+    assert {*VOC, *COCO, "unbalanced_split", "different_class_lists"} == set(CHECKS)
+
+
+def test_files_with_different_classes(coco: Callable[..., Path]) -> None:
+    """The advice works as printed, and a person who lists the classes has decided."""
+    folder = coco()
+    val = json.loads((folder / "val.json").read_text()) | {"categories": [{"id": 1, "name": "dog"}]}
+    (folder / "val.json").write_text(json.dumps(val))
+    answer = validate(folder)
+    assert answer.stdout.splitlines()[2:] == [
+        "different_class_lists  1  stops the conversion: files of the data set list different classes",
+        "    val.json: its class 'dog' is not in train.json; objects of it in the images there would be background",
+        "    to change: -S convert.checks.different_class_lists=note (joined by name)",
+        "",
+        "not ready for training: 1 problem would stop the conversion (different_class_lists)",
+    ]
+    assert answer.exit_code == 1
+    noted = validate(folder, "-S", "convert.checks.different_class_lists=note")
+    assert (noted.exit_code, noted.stdout.splitlines()[0].split(";")[0]) == (0, "format coco, 2 classes")
+    assert validate(folder, "-S", "convert.classes=[dog, cat]").exit_code == 0
 
 
 def test_a_data_set_without_problems(raw: Path) -> None:

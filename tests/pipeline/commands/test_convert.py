@@ -132,6 +132,20 @@ def test_what_voc_loses(coco: Path, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("to", "lost"), [("yolo", "2 category ids; 1 crowd, left out"), ("voc", "1 crowd, now difficult")]
+)
+def test_a_region_to_ignore_is_lost_once(tmp_path: Path, picture: Write, to: str, lost: str) -> None:
+    """KITTI's DontCare is a crowd of each class, here of two."""
+    picture(tmp_path / "kitti/training/image_2/000001.png", (200, 100))
+    objects = {"Car": "10 10 60 50", "Cyclist": "70 10 90 60", "DontCare": "100 20 150 40"}
+    lines = [f"{name} -1 -1 -10 {box} -1 -1 -1 -1000 -1000 -1000 -10\n" for name, box in objects.items()]
+    (tmp_path / "kitti/training/label_2").mkdir()
+    (tmp_path / "kitti/training/label_2/000001.txt").write_text("".join(lines))
+    code, said = convert(tmp_path / "kitti", "--to", to, "--out", tmp_path / "out")
+    assert (code, said.splitlines()[1]) == (0, f"not preserved: {lost}")
+
+
 @pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
 def test_same_input_same_bytes(raw: Path, tmp_path: Path, to: str) -> None:
     """From a folder or an archive, at any path; no other files are left behind."""

@@ -83,6 +83,11 @@ def changed(**values: object) -> Annotation:
         (AnnotationSet(CATEGORIES, IMAGES, (changed(bbox=(0, 0, float("nan"), 5)),)), "no positive width"),
         (AnnotationSet(CATEGORIES, IMAGES, (changed(bbox=(0.5, 0, 40, 5)),)), "outside its image of 40×30"),
         (AnnotationSet(CATEGORIES, IMAGES, (changed(area=float("inf")),)), "area inf is not a finite number"),
+        (AnnotationSet(CATEGORIES, IMAGES, (changed(area=-0.5),)), "area -0.5 is not a finite number of at least 0"),
+        (AnnotationSet(CATEGORIES, IMAGES, (changed(iscrowd=2),)), "annotation 5: iscrowd is 2, but should be 0 or 1"),
+        (AnnotationSet(CATEGORIES, IMAGES, (changed(difficult=-1),)), "difficult is -1, but should be 0 or 1"),
+        (AnnotationSet(CATEGORIES, (Image(1, "a\0b", 1, 1),), ()), "not a relative POSIX path"),
+        (AnnotationSet(CATEGORIES, (Image(1, "a/" * 3000 + "b", 1, 1),), ()), "not a relative POSIX path"),
         (AnnotationSet(CATEGORIES, (Image(1, "./.", 1, 1),), ()), "not a relative POSIX path"),
         (AnnotationSet(CATEGORIES, (Image(1, "", 1, 1),), ()), "not a relative POSIX path"),
     ],
@@ -106,10 +111,10 @@ def test_a_wrong_type_is_reported_with_its_position(tmp_path: Path) -> None:
         read(tmp_path / "train.json")
 
 
-numbers = st.floats(allow_nan=False, allow_infinity=False)
+areas = st.floats(min_value=0, allow_infinity=False)
 
 
-@given(st.text(min_size=1, max_size=9), st.floats(1e-9, 1e6), st.floats(1e-9, 1e6), numbers)
+@given(st.text(min_size=1, max_size=9), st.floats(1e-9, 1e6), st.floats(1e-9, 1e6), areas)
 def test_bytes_equal_those_of_a_json_writer(
     tmp_path_factory: pytest.TempPathFactory, name: str, w: float, h: float, area: float
 ) -> None:

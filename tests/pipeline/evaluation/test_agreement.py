@@ -1,14 +1,17 @@
 """Random scenes: hotcoco against pycocotools, and the VOC metric against a slow reference."""
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 
+from fcos.config import InputSize
 from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
-from pipeline.evaluation import coco, voc
+from pipeline.evaluation import coco, object_sizes, voc
 from pipeline.evaluation import ground_truth as truth
 from tests.support.random_scenes import scenes
 
@@ -23,6 +26,52 @@ def test_hotcoco_equals_pycocotools_on_coco(coco_fixture: Path) -> None:
     objects = truth.read(coco_fixture / "gt.json")
     detections = results.read(coco_fixture / "dets.json", objects)
     assert coco.fast_ap(objects, detections) == pytest.approx(coco.evaluate(objects, detections).values, abs=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(scenes())
+def test_a_raised_limit_equals_pycocotools(scene: tuple[AnnotationSet, tuple[Detection, ...]]) -> None:
+    """pycocotools has the values, although its summary gives −1 for AP."""
+    evaluation = coco.evaluate(*scene).evaluation
+    evaluation.params.maxDets = [1, 10, 3]
+    with redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision, recall = evaluation.eval["precision"][..., 0, -1], evaluation.eval["recall"][..., 0, -1]
+    numbers = coco.fast_ap(*scene, max_detections=3)
+    for name, values in {"AP": precision, "AP50": precision[0], "AP75": precision[5], "AR3": recall}.items():
+        assert numbers[name] == pytest.approx(coco.mean_precision(values), abs=1e-9)
+
+
+@pytest.mark.parametrize("input_size", [None, InputSize((40, 60)), InputSize((150, 150), letterbox=True)])
+@settings(max_examples=40, deadline=None)
+@given(scene=scenes())
+def test_ap_by_size_equals_pycocotools(
+    input_size: InputSize | None, scene: tuple[AnnotationSet, tuple[Detection, ...]]
+) -> None:
+    """Each bin by pycocotools alone, on objects and detections whose areas are those in the resized image."""
+    objects, detections = scene
+    side = {image.id: (image.height, image.width) for image in objects.images}
+    bins = object_sizes.evaluate(objects, detections, input_size)
+    evaluation = coco.evaluate(objects, detections).evaluation
+    for record in [*evaluation.cocoGt.dataset["annotations"], *evaluation.cocoDt.dataset["annotations"]]:
+        scale = input_size.scale(*side[record["image_id"]]) if input_size else 1
+        record["area"] = record["bbox"][2] * record["bbox"][3] * scale**2
+    for (name, found), low, high in zip(bins.items(), object_sizes.BOUNDS, object_sizes.BOUNDS[1:], strict=False):
+        evaluation.params.areaRng = [[low**2, high**2 - 1e-9]]
+        evaluation.params.areaRngLbl = ["all"]
+        with redirect_stdout(io.StringIO()):
+            evaluation.evaluate()
+            evaluation.accumulate()
+        precision = evaluation.eval["precision"][..., 0, -1]
+        assert found["AP"] == pytest.approx(coco.mean_precision(precision), abs=1e-9), name
+        assert found["AP50"] == pytest.approx(coco.mean_precision(precision[0]), abs=1e-9), name
+        sizes = [
+            (item.bbox[2] * item.bbox[3]) ** 0.5 * (input_size.scale(*side[item.image_id]) if input_size else 1)
+            for item in objects.annotations
+            if not (item.iscrowd or item.difficult)
+        ]
+        assert found["objects"] == sum(low <= size < high for size in sizes)
 
 
 def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:

@@ -3,9 +3,11 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image as Picture
@@ -14,7 +16,7 @@ from pipeline.cli import main
 from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet, Category
 from pipeline.evaluation import ground_truth as truth
-from pipeline.evaluation import report, voc
+from pipeline.evaluation import report, tables, voc
 from pipeline.visualization import curves
 from tests.support.scored_scenes import COCO_METRICS
 
@@ -30,12 +32,16 @@ def test_keys_of_the_report(coco_fixture: Path) -> None:
     found = report.evaluate(objects, results.read(coco_fixture / "dets.json", objects)).metrics
     assert list(found) == [
         "coco",
+        "coco_raised_limit",
         "voc",
         "per_class",
         "intervals",
+        "by_size",
         "errors",
         "calibration_error",
         "objects_beyond_limit",
+        "highest_possible_AP",
+        "objects_beyond_max_detections",
         "operating_point",
         "images",
         "objects",
@@ -44,7 +50,9 @@ def test_keys_of_the_report(coco_fixture: Path) -> None:
     assert list(found["coco"]) == COCO_METRICS
     assert list(found["voc"]) == ["mAP50_11point", "mAP50_area"]
     assert list(found["per_class"]) == [category.name for category in objects.categories]
-    assert set(map(tuple, found["per_class"].values())) == {("AP", "AP50", "AP_low", "AP_high")}
+    assert set(map(tuple, found["per_class"].values())) == {
+        ("AP", "AP50", "AP_low", "AP_high", "score", "precision", "recall", "f1")
+    }
     assert (found["images"], found["objects"], found["detections"]) == (100, 839, 734)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -61,9 +69,46 @@ def test_command_prints_the_lines_of_pycocotools(coco_fixture: Path) -> None:
     assert (run.exit_code, run.stderr) == (0, "")
     assert run.stdout.startswith(expected + "\n\n class ")
     rows = [line.split() for line in run.stdout.splitlines()]
-    assert next(row for row in rows if row[:1] == ["person"])[1::3] == ["0.533", "0.788"]
-    assert ["fire", "hydrant", "—", "—", "—", "—"] in rows
+    assert next(row for row in rows if row[:1] == ["person"])[1:5:3] == ["0.533", "0.788"]
+    assert ["fire", "hydrant", *"———————"] in rows
+    assert ["size", "in", "pixels", "of", "the", "image", "objects", "AP", "AP50"] in rows
+    objects = [row[1] for row in rows if re.fullmatch(r"\d+(–\d+|\+)", row[0] if row else "")]
+    assert list(map(int, objects)) == [12, 89, 214, 180, 143, 117, 69, 6]
     assert "-1" not in run.stdout
+
+
+def test_precision_and_recall_of_each_class_and_their_means(coco_fixture: Path) -> None:
+    objects = truth.read(coco_fixture / "gt.json")
+    found = report.evaluate(objects, results.read(coco_fixture / "dets.json", objects))
+    points = {name: point for name, point in found.operating_points.classes.items() if point}
+    assert 0 < len(points) < 80
+    for name, values in found.metrics["per_class"].items():
+        point = points.get(name)
+        assert values["precision"] == (pytest.approx(point.precision, abs=1e-6) if point else None)
+        assert values["recall"] == (pytest.approx(point.recall, abs=1e-6) if point else None)
+    lines = tables.metric_table(found.metrics, "coco").splitlines()
+    means = [np.mean([getattr(point, name) for point in points.values()]) for name in ("precision", "recall")]
+    (row,) = (line.split() for line in lines if line.startswith(" (all)"))
+    assert row[-2:] == [f"{mean:.3f}" for mean in means]
+
+
+def test_150_objects_in_an_image(cats: Any, found: Any) -> None:
+    """COCO counts 100 detections; the second block counts as many as the detector keeps."""
+    boxes = [(40.0 * column, 40.0 * row, 30.0, 30.0) for column in range(15) for row in range(10)]
+    detections = found(*((box, 0.5 + index / 1000) for index, box in enumerate(boxes)))
+    scores = report.evaluate(cats(*boxes), detections, max_detections=120).metrics
+    assert scores["coco"]["AP"] == scores["highest_possible_AP"] == pytest.approx(67 / 101, abs=1e-6)
+    assert (scores["objects_beyond_limit"], scores["objects_beyond_max_detections"]) == (50, 30)
+    assert scores["coco_raised_limit"] == {"max_detections": 120, "AR1": 0.006667, "AR10": 0.066667, "AR120": 0.8} | {
+        name: pytest.approx(81 / 101, abs=1e-6) for name in ("AP", "AP50", "AP75", "APs")
+    } | dict.fromkeys(("APm", "APl", "ARm", "ARl")) | {"ARs": 0.8}
+    table = tables.metric_table(scores, "coco")
+    assert " 50 objects beyond COCO's limit of 100 detections of a class in an image: AP can't exceed 0.663\n" in table
+    assert table.endswith(" 30 objects beyond postprocess.max_detections, the most detections in an image")
+    assert " Average Recall     (AR) @[ IoU=0.50:0.95 | area=   all | maxDets=120 ] = 0.800" in table
+    assert "-1" not in table
+    # With 100 detections or fewer, the reported twelve say the same.
+    assert report.evaluate(cats(*boxes), detections, max_detections=100).metrics["coco_raised_limit"] is None
 
 
 def test_command_prints_voc(coco_fixture: Path) -> None:

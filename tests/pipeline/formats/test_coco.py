@@ -166,11 +166,29 @@ def test_invalid_files(tmp_path: Path, images: list[Any], categories: list[Any],
     assert str(caught.value).startswith("train.json: ")
 
 
-def test_splits_with_different_classes(tmp_path: Path) -> None:
-    written(tmp_path / "train.json", [], [])
-    written(tmp_path / "val.json", [], [], [{"id": 18, "name": "cat"}, {"id": 3, "name": "car"}])
-    with pytest.raises(PipelineError, match=r"^val\.json: its category 'cat' is not among those of train\.json"):
-        coco.read(tmp_path)
+def test_splits_with_different_classes_are_joined_by_name(tmp_path: Path, picture: Write) -> None:
+    """Ids are kept where they are free: 3 is the first file's car, 4 the second file's truck."""
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        picture(tmp_path / name)
+    lists = {
+        "train": [{"id": 3, "name": "car"}, {"id": 18, "name": "dog"}],
+        "val": [{"id": 18, "name": "cat"}, {"id": 3, "name": "dog"}],
+        "test": [{"id": 4, "name": "truck"}],
+    }
+    for (split, categories), name in zip(lists.items(), ("a.jpg", "b.jpg", "c.jpg"), strict=True):
+        boxes = [box(number, 1, category["id"]) for number, category in enumerate(categories, 1)]
+        written(tmp_path / f"{split}.json", [image(1, name)], boxes, categories)
+    dataset = coco.read(tmp_path)
+    assert {category.name: category.id for category in dataset.categories} == {
+        "car": 3, "dog": 18, "truck": 4, "cat": 19,
+    }  # fmt: skip
+    found = {name: [item.class_name for item in split.images[0].objects] for name, split in dataset.splits.items()}
+    assert found == {"train": ["car", "dog"], "val": ["cat", "dog"], "test": ["truck"]}
+    assert {source: issue.message for source, issue in dataset.issues} == {
+        "test.json": "its class 'truck' is not in train.json; objects of it in the images there would be background",
+        "val.json": "its class 'cat' is not in train.json; objects of it in the images there would be background",
+    }
+    assert {issue.code for _, issue in dataset.issues} == {"different_class_lists"}
 
 
 def test_files_with_other_class_numbers_or_fewer_classes(tmp_path: Path, picture: Write) -> None:

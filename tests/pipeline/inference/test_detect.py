@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from fcos.detector import build
 from fcos.postprocess import Postprocess
 from pipeline.data.annotations import AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
-from pipeline.inference.detect import detect_split
+from pipeline.inference.detect import detect, detect_split
 
 SIZES = [(40, 30), (60, 30), (32, 64), (40, 30), (50, 50), (30, 40), (64, 64)]
 
@@ -29,17 +30,21 @@ def test_each_image_is_processed_by_exactly_one_process(picture: Callable[..., P
     torch.manual_seed(0)
     config = replace(PAPER, backbone="tiny", pretrained=False, channels=16, levels=(3, 4, 5), tower_depth=1)
     detector = build(replace(config, frozen_stages=0), 1).eval()
+    detect_batch = partial(
+        detect,
+        detector,
+        input_size=InputSize((64, 64), letterbox=True),
+        postprocess=Postprocess(score_threshold=0.0, max_detections=3),
+    )
     calls: list[list[int]] = []  # of `progress`, for each process
 
     def run(rank: int, world_size: int) -> list[Detection]:
         calls.append([])
         return list(
             detect_split(
-                detector,
+                detect_batch,
                 split,
                 tmp_path,
-                input_size=InputSize((64, 64), letterbox=True),
-                postprocess=Postprocess(score_threshold=0.0, max_detections=3),
                 batch_size=2,
                 progress=calls[-1].append,
                 rank=rank,
