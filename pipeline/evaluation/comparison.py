@@ -84,7 +84,7 @@ def evaluate(
     detections: Sequence[Detection],
     *,
     chosen: OperatingPoints | None = None,
-    draws: int = bootstrap.DRAWS,
+    draws: int | None = None,
 ) -> Evaluation:
     """Evaluates a detector for comparisons with others on the same ground truth.
 
@@ -93,7 +93,9 @@ def evaluate(
 
     Args:
         chosen: the operating points that were chosen on other images; by default, they are chosen on these.
+        draws: of the images; default: `bootstrap.DRAWS`.
     """
+    draws = draws or bootstrap.DRAWS
     metrics = coco.evaluate(truth, detections)
     matches = Matches.of(metrics.evaluation)
     points = operating_point.measure(matches, truth, chosen) if chosen else operating_point.choose(matches, truth)

@@ -125,7 +125,10 @@ def _rows(
     deviations: Mapping[str, tuple[float | None, float | None]],
 ) -> list[dict[str, Any]]:
     """The rows of a table: numbers as text, and the positions of the interval's marks in percent of the chart."""
-    reach = max((abs(value) for _, found in differences.values() for value in _marks(found)), default=0) or 1
+    # What has no interval may differ by anything, because of few objects: it does not stretch the chart.
+    marks = [_marks(found) for _, found in differences.values()]
+    sure = [values for values in marks if len(values) > 1] or marks
+    reach = max((abs(value) for values in sure for value in values), default=0) or 1
     return [
         {
             "name": name,
@@ -134,7 +137,7 @@ def _rows(
             "difference": _points(found.difference),
             "interval": f"{_points(found.low)} … {_points(found.high)}" if found.low is not None else "",
             "verdict": comparison_report.verdict(metric, found),
-            "marks": [round(50 + 50 * value / reach, 2) for value in _marks(found)],
+            "marks": [round(50 + 50 * value / reach, 2) for value in _marks(found) if abs(value) <= reach],
             "lower_is_better": is_error(metric),
         }
         for name, (metric, found) in differences.items()
