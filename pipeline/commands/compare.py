@@ -13,7 +13,9 @@ import click
 @click.option("--gt", type=click.Path(path_type=Path), help="Ground truth of files of detections: any COCO JSON.")
 @click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with the changed images.")
-@click.option("--images", type=click.Path(path_type=Path, file_okay=False), help="Folder with the images for --html.")
+@click.option("--app", is_flag=True, help="Show the changed images in FiftyOne's App on 127.0.0.1, until Ctrl-C.")
+@click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True, help="Of the App.")
+@click.option("--images", type=click.Path(path_type=Path, file_okay=False), help="Folder with the images for both.")
 @click.option(
     "--fail-below", type=float, metavar="POINTS", help="Exit with 1 if AP changes by less: −0.5 is a loss of 0.005."
 )
@@ -30,6 +32,8 @@ def compare(
     gt: Path | None,
     split: str,
     html: Path | None,
+    app: bool,
+    port: int,
     images: Path | None,
     fail_below: float | None,
     by: Literal["difference", "lower"],
@@ -52,18 +56,23 @@ def compare(
                 click.echo(f"fcos: {experiment.name}: {note}", err=True)
         evaluations = [comparison.evaluate(truth, item.detections, chosen=item.chosen) for item in found]
         report = comparison_report.compare(truth, experiments, [item.params for item in found], evaluations)
+        click.echo(
+            json.dumps(comparison_report.to_json(report), indent=2, ensure_ascii=False)
+            if as_json
+            else comparison_report.to_text(report)
+        )
+        find_image = next((item.find_image for item in found if item.find_image), None)
         if html:
             from pipeline.visualization import comparison_page
 
-            find_image = next((item.find_image for item in found if item.find_image), None)
             comparison_page.write(report, find_image, html)
-    click.echo(
-        json.dumps(comparison_report.to_json(report), indent=2, ensure_ascii=False)
-        if as_json
-        else comparison_report.to_text(report)
-    )
-    if html:
-        click.echo(f"{html}: open it in a browser", err=True)
+            click.echo(f"{html}: open it in a browser", err=True)
+        if app:
+            from pipeline.integrations import fiftyone_comparison
+
+            with fiftyone_comparison.app(report, find_image, port) as server:
+                click.echo(f"FiftyOne: {server.address}  (Ctrl-C stops it)", err=True)
+                server.wait()
     if fail_below is not None:
         failures = list(comparison_report.failures(report, fail_below / 100, by))
         for line in failures:

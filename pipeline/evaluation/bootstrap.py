@@ -65,6 +65,38 @@ def interval(values: Floats, estimate: float | None) -> Interval:
     return Interval(float(low), float(high))
 
 
+def difference_interval(draws: Floats, estimate: float, images: int) -> Interval:
+    """The interval of a difference between two detectors: estimate ± t · standard deviation of its draws.
+
+    A difference has no bias that would need correction, unlike AP, and a standard deviation varies less from set to set
+    of draws than percentiles do. With few images, draws vary too little: Student's t and the factor √(n/(n − 1)) make
+    up for that (Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician, 2015, section 4).
+
+    Args:
+        draws: [draws], the difference in each draw; NaN is left out.
+        images: the number of images with objects.
+    """
+    known = draws[~np.isnan(draws)]
+    if len(known) < 2 or images < 2:
+        return Interval(None, None)
+    reach = _student_t(1 - (1 - CONFIDENCE) / 2, images - 1) * float(known.std(ddof=1)) * (images / (images - 1)) ** 0.5
+    return Interval(estimate - reach, estimate + reach)
+
+
+def _student_t(level: float, freedom: int) -> float:
+    """A quantile of Student's t distribution, to 0.2 % from five degrees of freedom on.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
+    """
+    z = NormalDist().inv_cdf(level)
+    return (
+        z
+        + (z**3 + z) / (4 * freedom)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+    )
+
+
 def mean(values: Floats, axis: int) -> Floats:
     """The mean over an axis without NaN; NaN where nothing else is left."""
     known = ~np.isnan(values)
