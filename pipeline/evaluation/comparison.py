@@ -33,10 +33,18 @@ class Evaluation:
     """A detector's metrics, fractions of 1, in the images as they are (None: no value) and in each draw (NaN)."""
 
     values: Mapping[str, float | None]
-    draws: Mapping[str, Floats]  # [draws]; without the metrics that are not resampled
+    draws: Mapping[str, "Draws"]  # without the metrics that are not resampled, and those of too few images
     class_values: Mapping[str, Mapping[str, float | None]]  # AP and AP50 by class name, in the order of the data set
-    class_draws: Mapping[str, Mapping[str, Floats]]
+    class_draws: Mapping[str, Mapping[str, "Draws"]]
     errors: Mapping[int, ImageErrors]  # at the operating point, by image id
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """A metric in each draw [draws], and the number of images with objects that it depends on."""
+
+    values: Floats
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,27 +111,35 @@ def evaluate(
     by_class = {name: metrics.per_class[name] for name in (category.name for category in truth.categories)}
     values = {**metrics.values, **_other_values(truth, detections, points)}
     errors = analyze_images(truth, detections, points)
-    if not _suffices(matches.objects):
-        return Evaluation(values, {}, by_class, {}, errors)
-    weights, ap = bootstrap.draw_weights(len(truth.images), draws, seed=0), bootstrap.resample(matches, draws)
+    weights = bootstrap.draw_weights(len(truth.images), draws, seed=0)
+    ap, images = bootstrap.resample(matches, draws), _count_images(matches.objects)
+    measured_on = _measured_on(points, chosen, len(truth.images))
     resampled = {
-        **_coco_draws(metrics.evaluation, matches, ap, weights),
-        **_voc_draws(voc.match(truth, detections), draws),
-        **_operating_point_draws(matches, points, names, weights * _measured_on(points, chosen, len(truth.images))),
-        "calibration_error": _calibration_draws(matches, weights),
+        **_draws(_coco_draws(matches, ap, weights), images),
+        **_draws(_voc_draws(voc.match(truth, detections), draws), images),
+        **_draws({"calibration_error": _calibration_draws(matches, weights)}, images),
+        **_draws_by_size(metrics.evaluation, weights),
+        **_draws(
+            _operating_point_draws(matches, points, names, weights * measured_on),
+            _count_images(matches.objects[:, measured_on]),
+        ),
     }
     mean_ap = bootstrap.mean(ap, axis=2)
     class_draws = {
-        name: {"AP": mean_ap[:, label], "AP50": ap[:, label, 0]}
+        name: _draws({"AP": mean_ap[:, label], "AP50": ap[:, label, 0]}, _count_images(matches.objects[[label]]))
         for label, name in enumerate(names)
-        if _suffices(matches.objects[label : label + 1])
     }
     return Evaluation(values, resampled, by_class, class_draws, errors)
 
 
-def _suffices(objects: Floats) -> bool:
-    """Whether there are objects [K, I] in enough images for an interval."""
-    return bool(np.count_nonzero(objects.sum(axis=0)) >= MIN_IMAGES)
+def _draws(values: Mapping[str, Floats], images: int) -> dict[str, Draws]:
+    """Empty if the images are too few for an interval."""
+    return {name: Draws(draws, images) for name, draws in values.items()} if images >= MIN_IMAGES else {}
+
+
+def _count_images(objects: Floats) -> int:
+    """The number of images with objects [K, I]."""
+    return int(np.count_nonzero(objects.sum(axis=0)))
 
 
 def _other_values(
@@ -139,15 +155,25 @@ def _other_values(
     }
 
 
-def _coco_draws(evaluation: object, matches: Matches, ap: Floats, weights: Floats) -> dict[str, Floats]:
+def _coco_draws(matches: Matches, ap: Floats, weights: Floats) -> dict[str, Floats]:
     thresholds = list(matches.iou_thresholds.round(2))
-    draws = {"AP": _mean(ap), "AP50": _mean(ap[:, :, [0]]), "AP75": _mean(ap[:, :, [thresholds.index(0.75)]])}
+    return {
+        "AP": _mean(ap),
+        "AP50": _mean(ap[:, :, [0]]),
+        "AP75": _mean(ap[:, :, [thresholds.index(0.75)]]),
+        **{name: _mean(matches.recall(weights, limit)) for name, limit in _LIMITS.items()},
+    }
+
+
+def _draws_by_size(evaluation: object, weights: Floats) -> dict[str, Draws]:
+    draws: dict[str, Draws] = {}
     for size, (precision, recall) in _SIZES.items():
-        of_size = Matches.of(evaluation, size)
-        if _suffices(of_size.objects):
-            draws[precision] = _mean(bootstrap.resample(of_size, len(weights)))
-            draws[recall] = _mean(of_size.recall(weights, coco.MAX_DETECTIONS))
-    return draws | {name: _mean(matches.recall(weights, limit)) for name, limit in _LIMITS.items()}
+        matches = Matches.of(evaluation, size)
+        images = _count_images(matches.objects)
+        if images >= MIN_IMAGES:
+            found = _mean(matches.recall(weights, coco.MAX_DETECTIONS))
+            draws |= _draws({precision: _mean(bootstrap.resample(matches, len(weights))), recall: found}, images)
+    return draws
 
 
 def _voc_draws(matches: Matches, draws: int) -> dict[str, Floats]:
@@ -250,23 +276,19 @@ def compare(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> Comparison:
     )
 
 
-_Metric = tuple[float | None, Floats | None]  # the value and its draws
+_Metric = tuple[float | None, Draws | None]
 
 
 def _difference(a: Sequence[_Metric], b: Sequence[_Metric]) -> Difference:
     before, after = mean(value for value, _ in a), mean(value for value, _ in b)
     if before is None or after is None:
         return Difference(before, after, None, None, None)
-    draws = [_mean_draws(side) for side in (a, b)]
-    if draws[0] is None or draws[1] is None:
+    draws = [[draws for _, draws in side if draws is not None] for side in (a, b)]
+    if not all(draws):
         return Difference(before, after, after - before, None, None)
-    found = bootstrap.interval(draws[1] - draws[0], after - before)
+    first, second = (bootstrap.mean(np.stack([item.values for item in side]), axis=0) for side in draws)
+    found = bootstrap.difference_interval(second - first, after - before, draws[0][0].images)
     return Difference(before, after, after - before, found.low, found.high)
-
-
-def _mean_draws(side: Sequence[_Metric]) -> Floats | None:
-    known = [draws for _, draws in side if draws is not None]
-    return bootstrap.mean(np.stack(known), axis=0) if known else None
 
 
 def mean(values: Iterable[float | None]) -> float | None:

@@ -11,7 +11,7 @@ from benchmarks import comparison_trials
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
 from pipeline.evaluation import bootstrap, coco, comparison, comparison_report, operating_point
-from pipeline.evaluation.comparison import ChangedImage, Comparison, Difference, Evaluation
+from pipeline.evaluation.comparison import ChangedImage, Comparison, Difference, Draws, Evaluation
 from pipeline.evaluation.comparison_report import group_by_seed
 from pipeline.evaluation.matches import Matches
 from tests.support.random_scenes import repeat_images
@@ -50,15 +50,15 @@ def test_a_draw_is_the_evaluation_of_the_drawn_images() -> None:
         names = [name for name in drawn.draws if not name.startswith("operating_point/")]
         assert {*coco.NAMES, "mAP50_11point", "mAP50_area", "calibration_error"} == set(names)
         for name in names:
-            assert drawn.draws[name][draw] == pytest.approx(repeated.values[name], abs=1e-6), name
+            assert drawn.draws[name].values[draw] == pytest.approx(repeated.values[name], abs=1e-6), name
         for name, metrics in repeated.class_values.items():
             for metric, value in metrics.items():
-                assert drawn.class_draws[name][metric][draw] == pytest.approx(value, abs=1e-6), (name, metric)
+                assert drawn.class_draws[name][metric].values[draw] == pytest.approx(value, abs=1e-6), (name, metric)
         chosen = operating_point.choose(Matches.of(coco.evaluate(truth, detections).evaluation), truth)
         matches = Matches.of(coco.evaluate(*copies).evaluation)
         expected = operating_point.measure(matches, copies[0], chosen).summary()
         for name in ("precision", "recall", "f1"):
-            assert drawn.draws[f"operating_point/{name}"][draw] == pytest.approx(expected[name]), name
+            assert drawn.draws[f"operating_point/{name}"].values[draw] == pytest.approx(expected[name]), name
 
 
 def test_precision_and_recall_are_those_of_the_images_that_thresholds_were_not_chosen_on() -> None:
@@ -66,7 +66,7 @@ def test_precision_and_recall_are_those_of_the_images_that_thresholds_were_not_c
     evaluated = comparison.evaluate(truth, detections, draws=50)
     for name in ("precision", "recall", "f1"):
         name = f"operating_point/{name}"
-        value, draws = evaluated.values[name], evaluated.draws[name]
+        value, draws = evaluated.values[name], evaluated.draws[name].values
         assert value == pytest.approx(draws.mean(), abs=draws.std() / 3)
 
 
@@ -131,7 +131,7 @@ def test_differences_are_found_and_equal_detectors_are_not_different() -> None:
 
 
 def evaluation(ap: float | None) -> Evaluation:
-    draws = {} if ap is None else {"AP": np.array([ap - 0.02, ap - 0.01, ap + 0.01, ap + 0.02])}
+    draws = {} if ap is None else {"AP": Draws(np.array([ap - 0.02, ap - 0.01, ap + 0.01, ap + 0.02]), images=50)}
     return Evaluation({"AP": ap}, draws, {}, {}, {})
 
 
