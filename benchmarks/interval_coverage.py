@@ -48,7 +48,8 @@ def to_matches(parts: Sequence[DetectionsOfClass], objects: NDArray[np.int64]) -
     """Matches of the detections of each class; `objects` is their number in each class and image [K, I]."""
     found, scores, correct = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
     starts = np.cumsum([0, *(len(part[0]) for part in parts)])
-    return Matches(THRESHOLDS, starts, found, scores, correct, np.zeros_like(correct), objects.astype(np.float64))
+    indices, ignored = np.arange(len(found)), np.zeros_like(correct)
+    return Matches(THRESHOLDS, starts, indices, found, scores, correct, ignored, objects.astype(np.float64))
 
 
 def detect(

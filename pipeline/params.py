@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from fcos.config import BoxLoss, InputSize, ModelConfig
+from fcos.config import MAX_INPUT_SIDE, BoxLoss, InputSize, ModelConfig
 from pipeline.errors import Key, PipelineError, describe_validation_error
 from pipeline.workspace import workspace
 from pipeline.yaml_files import parse_yaml, read_yaml, to_json
@@ -22,6 +22,9 @@ ClassMapping = Annotated[
     dict[str, Annotated[tuple[str, ...], Field(min_length=1)]],
     Field(min_length=1),
 ]
+_InputSide = Annotated[int, Field(ge=1, le=MAX_INPUT_SIDE)]
+Sizes = Annotated[tuple[tuple[_InputSide, _InputSide], ...], Field(min_length=1)]
+TileSize = tuple[Positive, Annotated[float, Field(ge=0, le=0.9)]]  # side in pixels, overlap as a fraction
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -277,15 +280,11 @@ class TrainParams:
 class EvaluateParams:
     batch_size: Positive
     test: bool
-    sizes: Annotated[tuple[tuple[Positive, Positive], ...], Field(min_length=1)] | None
+    sizes: Sizes | None
     flip: bool
-    tiles: tuple[Positive, Annotated[float, Field(ge=0, le=0.9)]] | None
+    tiles: TileSize | None
     merge: Literal["wbf", "nms"]
     merge_iou_threshold: Fraction
-
-    def __post_init__(self) -> None:
-        for size in self.sizes or ():
-            InputSize(size)  # checks the sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +304,7 @@ class InspectParams:
     score_threshold: Fraction | None
     iou_threshold: Fraction
     max_images: Positive
+    fiftyone: bool
 
 
 @dataclass(frozen=True, kw_only=True)

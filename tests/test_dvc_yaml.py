@@ -52,8 +52,12 @@ UNUSED = {
         "pipeline/evaluation/comparison_report.py",
         "pipeline/evaluation/error_kinds.py",
         "pipeline/evaluation/ground_truth.py",
+        "pipeline/evaluation/inputs.py",
+        "pipeline/evaluation/result_files.py",
+        "pipeline/evaluation/truth_files.py",
         "pipeline/inference/import_weights.py",
         "pipeline/inference/predict.py",
+        "pipeline/inference/recorded_views.py",
         "pipeline/inference/score_thresholds.py",
     },
 }

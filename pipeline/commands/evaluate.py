@@ -5,23 +5,77 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.options import set_param
+
+_TITLES = {"ground_truth": "Ground truth", "detections": "Detections", "coco": "Protocol", "voc": "Protocol"}
+
 
 @click.command()
-@click.option("--gt", type=click.Path(path_type=Path), required=True, help="Ground truth: any COCO JSON.")
-@click.option("--dets", type=click.Path(path_type=Path), required=True, help="Detections: COCO results JSON.")
+@click.option(
+    "--gt",
+    type=click.Path(path_type=Path),
+    help="Ground truth: a COCO JSON, or the folder or archive of a data set in any format. Default: this project's.",
+)
+@click.option(
+    "--dets",
+    type=click.Path(path_type=Path),
+    help="Detections: COCO results, detections.json of `fcos predict`, or a folder of YOLO's or VOC's text files.",
+)
+@click.option("--split", help="Split of the ground truth, where it has several. In this project: val or test.")
+@click.option("--images", type=click.Path(path_type=Path, file_okay=False), help="Folder with the images of --gt.")
+@click.option("--format", default="auto", show_default=True, help="Format of --gt, if it is not recognized.")
+@set_param
+@click.option("--input-size", nargs=2, type=click.IntRange(1), help="train.size of the detector, for AP by size.")
+@click.option("--max-detections", type=click.IntRange(1), help="Detections of an image that the detector keeps.")
 @click.option("--metric", type=click.Choice(["coco", "voc"]), default="coco", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the report of both metrics as JSON.")
-def evaluate(gt: Path, dets: Path, metric: str, as_json: bool) -> None:
-    """Evaluate detections against ground truth with the metrics of COCO or VOC."""
-    from pipeline.data import detections as results
-    from pipeline.evaluation import ground_truth, report, tables, voc
+def evaluate(
+    gt: Path | None,
+    dets: Path | None,
+    split: str | None,
+    images: Path | None,
+    format: str,
+    overrides: tuple[str, ...],
+    input_size: tuple[int, int] | None,
+    max_detections: int | None,
+    metric: str,
+    as_json: bool,
+) -> None:
+    """Evaluate detections against ground truth with the metrics of COCO or VOC.
 
-    truth = ground_truth.read(gt)
-    detections = results.read(dets, truth)
-    scores = report.evaluate(truth, detections).metrics
+    Without --gt and --dets, this project's detections are evaluated as the evaluate stage does.
+    """
+    if (gt is None) != (dets is None):
+        raise click.UsageError("give both --gt and --dets, or neither")
+    from pipeline.evaluation import inputs, tables, voc
+    from pipeline.workspace import workspace
+
+    if gt and dets:
+        compared = inputs.of_files(
+            gt,
+            dets,
+            format=format,
+            split=split,
+            images=images,
+            overrides=overrides,
+            input_size=input_size,
+            max_detections=max_detections,
+        )
+    else:
+        compared = inputs.of_experiment(workspace().joinpath, split or "val")
+    found = compared.evaluate()
     if as_json:
-        click.echo(json.dumps(scores, indent=2, ensure_ascii=False))
+        content = {
+            "protocol": compared.protocol("coco", "voc"),
+            **found.metrics,
+            "operating_points": found.operating_points.to_json(),
+        }
+        click.echo(json.dumps(content, indent=2, ensure_ascii=False))
         return
-    click.echo(tables.metric_table(scores, metric))
+    sizes_of = "the network input" if compared.input_size else "the image"
+    click.echo(tables.metric_table(found.metrics, metric, sizes_of=sizes_of))
     if metric == "voc":
-        click.echo("\n" + tables.voc_class_table(voc.evaluate(truth, detections)))
+        click.echo("\n" + tables.voc_class_table(voc.evaluate(compared.truth, compared.detections)))
+    click.echo()
+    for name, text in compared.protocol(metric).items():
+        click.echo(f" {_TITLES[name]}: {text}")

@@ -36,7 +36,15 @@ def read(path: Path, truth: AnnotationSet) -> tuple[Detection, ...]:
     Raises:
         PipelineError: the file can't be read, or a record is invalid; the message names the first one, counted from 0.
     """
-    content = read_bytes(path)
+    return parse(read_bytes(path), path, truth)
+
+
+def parse(content: bytes | str, path: Path, truth: AnnotationSet) -> tuple[Detection, ...]:
+    """Like `read`, for the content of a file; `path` names it in messages.
+
+    Raises:
+        PipelineError: as for `read`.
+    """
     try:
         detections = tuple(_ADAPTER.validate_json(content))
     except ValidationError as error:

@@ -54,7 +54,15 @@ def read(path: Path) -> AnnotationSet:
     Raises:
         PipelineError: the file or a record is invalid; the message names the first such record.
     """
-    content = read_bytes(path)
+    return parse(read_bytes(path), path)
+
+
+def parse(content: bytes | str, path: Path) -> AnnotationSet:
+    """Like `read`, for the content of a file; `path` names it in messages.
+
+    Raises:
+        PipelineError: as for `read`.
+    """
     try:
         parsed = _ADAPTER.validate_json(content)
     except ValidationError as error:

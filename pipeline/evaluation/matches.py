@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.annotations import AnnotationSet
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -24,6 +26,7 @@ class Matches:
 
     iou_thresholds: Floats  # [T]
     class_starts: Ints  # [K + 1], position of the first detection of each class, and the number of detections
+    indices: Ints  # [N], index of the detection in the list that was evaluated
     images: Ints  # [N], index of the detection's image
     scores: Floats  # [N]
     correct: Bools  # [T, N]
@@ -44,10 +47,13 @@ class Matches:
         starts = [(label * sizes + first) * count for label in range(len(params.catIds))]
         grid = [cells[start : start + count] for start in starts]
         classes = [_class_arrays(row, len(params.iouThrs)) for row in grid]
-        images, scores, correct, ignored = (np.concatenate(parts, axis=-1) for parts in zip(*classes, strict=True))
+        indices, images, scores, correct, ignored = (
+            np.concatenate(parts, axis=-1) for parts in zip(*classes, strict=True)
+        )
         return cls(
             iou_thresholds=np.asarray(params.iouThrs),
             class_starts=np.cumsum([0, *(len(found[1]) for found in classes)]),
+            indices=indices,
             images=images,
             scores=scores,
             correct=correct,
@@ -161,6 +167,11 @@ class _Correct:
         )
 
 
+def class_names(truth: AnnotationSet) -> list[str]:
+    """The names of the K classes, in the order of their ids, which is that of `Matches`."""
+    return [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
+
+
 def _by_segment(matches: Matches, marked: Bools) -> tuple[Ints, Ints]:
     """Segment and position of the marked detections [T, N], sorted by both."""
     threshold, position = np.nonzero(marked)
@@ -170,16 +181,18 @@ def _by_segment(matches: Matches, marked: Bools) -> tuple[Ints, Ints]:
     return segment[order], position[order]
 
 
-def _class_arrays(cells: Sequence[Any], thresholds: int) -> tuple[Ints, Floats, Bools, Bools]:
-    """Images, scores, correct and ignored of one class, by descending score."""
+def _class_arrays(cells: Sequence[Any], thresholds: int) -> tuple[Ints, Ints, Floats, Bools, Bools]:
+    """Indices, images, scores, correct and ignored of one class, by descending score."""
     cells = [(index, cell) for index, cell in enumerate(cells) if cell is not None]
+    # `coco.evaluate` numbers the detections from 1.
+    indices = np.concatenate([np.zeros(0, np.int64), *(np.asarray(cell["dtIds"], np.int64) - 1 for _, cell in cells)])
     images = np.concatenate([np.full(len(cell["dtScores"]), index) for index, cell in cells] or [np.zeros(0, np.int64)])
     scores = np.concatenate([cell["dtScores"] for _, cell in cells] or [np.zeros(0)])
     empty = np.zeros((thresholds, 0), dtype=bool)
     matched = np.concatenate([empty, *(cell["dtMatches"] > 0 for _, cell in cells)], axis=1)
     ignored = np.concatenate([empty, *(cell["dtIgnore"].astype(bool) for _, cell in cells)], axis=1)
     order = np.argsort(-scores, kind="stable")
-    return images[order], scores[order], (matched & ~ignored)[:, order], ignored[:, order]
+    return indices[order], images[order], scores[order], (matched & ~ignored)[:, order], ignored[:, order]
 
 
 def _count_objects(cell: Any) -> int:

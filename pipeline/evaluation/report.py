@@ -11,7 +11,7 @@ from pipeline.evaluation import bootstrap, coco, object_sizes, operating_point, 
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.coco import CocoMetrics
 from pipeline.evaluation.diagnostics import count_objects_beyond_max_detections, diagnose
-from pipeline.evaluation.matches import Matches
+from pipeline.evaluation.matches import Matches, class_names
 from pipeline.evaluation.operating_point import OperatingPoints, Point
 
 NO_POINT = {field.name: None for field in fields(Point)}  # of a class without a threshold
@@ -23,6 +23,7 @@ class Report:
 
     metrics: dict[str, Any]
     operating_points: OperatingPoints
+    matches: Matches
 
 
 def evaluate(
@@ -78,7 +79,7 @@ def evaluate(
         "objects": len(truth.annotations),
         "detections": len(detections),
     }
-    return Report(_rounded(metrics), points)
+    return Report(_rounded(metrics), points, matches)
 
 
 def _raised_limit(
@@ -96,12 +97,11 @@ def _intervals(
     draws = bootstrap.resample(matches)
     by_class = bootstrap.mean(draws, axis=2)
     overall = {"AP": bootstrap.mean(by_class, axis=1), "AP50": bootstrap.mean(draws[:, :, 0], axis=1)}
-    names = [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
     return (
         {name: bootstrap.interval(values, metrics.values[name]) for name, values in overall.items()},
         {
             name: bootstrap.interval(values, metrics.per_class[name]["AP"])
-            for name, values in zip(names, by_class.T, strict=True)
+            for name, values in zip(class_names(truth), by_class.T, strict=True)
         },
     )
 

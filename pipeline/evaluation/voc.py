@@ -98,7 +98,8 @@ def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> VocMetric
 
 def match(truth: AnnotationSet, detections: Sequence[Detection]) -> Matches:
     """The detections matched by VOC's rules, from which both mAPs of any weighting of the images follow."""
-    ranked = sorted(detections, key=lambda detection: -detection.score)
+    ranking = sorted(range(len(detections)), key=lambda index: -detections[index].score)
+    ranked = [detections[index] for index in ranking]
     correct, counted = _classify(truth, ranked)
     image_index, label = {image.id: index for index, image in enumerate(truth.images)}, truth.label_of()
     labels = np.array([label[detection.category_id] for detection in ranked], dtype=np.int64)
@@ -110,6 +111,7 @@ def match(truth: AnnotationSet, detections: Sequence[Detection]) -> Matches:
     return Matches(
         iou_thresholds=np.array([THRESHOLD]),
         class_starts=np.searchsorted(labels[order], np.arange(len(label) + 1)),
+        indices=np.array(ranking, dtype=np.int64)[order],
         images=images[order],
         scores=np.array([detection.score for detection in ranked])[order],
         correct=correct[None, order],

@@ -5,10 +5,13 @@ https://github.com/tensorflow/models/blob/master/research/object_detection/g3doc
 The package `tfrecord` provides the messages. Its reader isn't used: it verifies no checksum and trusts damaged lengths.
 """
 
+import gzip
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,12 +28,13 @@ from pipeline.formats.records import Issue, RawDataset, RawImage, RawObject, Raw
 from pipeline.formats.split_names import name_splits_by_file, name_splits_by_folder
 from pipeline.formats.text import show_value
 
-_FILE = re.compile(r"(.+?)\.(tfrecords?|tfrec|record)(-\d+-of-\d+)?$")
+_FILE = re.compile(r"(.+?)\.(tfrecords?|tfrec|record)(-\d+-of-\d+)?(\.gz)?$")
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _ITEM = re.compile(r"item\s*\{([^{}]*)\}")
 _FIELD = re.compile(r"""(\w+)\s*:\s*(?:"([^"]*)"|'([^']*)'|(\d{1,9}))""")
 _LONGEST_STEM = 100  # characters of an extracted image's name
 _SAMPLE = 50  # records that are searched for a box: the first ones may have no objects
+_LONGEST_COMPRESSED = 1 << 28  # bytes of a record in a gzip file, whose length says nothing about its content
 _COORDINATES = ("xmin", "ymin", "xmax", "ymax")
 Features = dict[str, list[Any]]
 
@@ -133,28 +137,48 @@ def _has_boxes(folder: Path, file: PurePosixPath) -> bool:
 
 
 def _records(folder: Path, file: PurePosixPath) -> Iterator[bytes]:
-    """Yields the content of each record. In the file it is preceded by its length, and each has a checksum.
+    """Yields the content of each record, of a gzip file as well.
 
     Raises:
-        PipelineError: A checksum is wrong, or the file is truncated.
+        PipelineError: A checksum is wrong, or the file is truncated or damaged.
     """
-    path = folder / file
-    remaining = path.stat().st_size
-    with path.open("rb") as stream:
-        number = 0
-        while header := stream.read(12):
-            number += 1
-            remaining -= 12
-            length, checksum = struct.unpack("<QI", header) if len(header) == 12 else (0, 0)
-            if len(header) < 12 or checksum != _masked_crc(header[:8]):
-                raise PipelineError(f"{file}: record {number} is damaged, or no TFRecord: wrong checksum of its length")
-            if length + 4 > remaining:
-                raise PipelineError(f"{file}: record {number} is truncated")
-            record = stream.read(length)
-            if struct.unpack("<I", stream.read(4))[0] != _masked_crc(record):
-                raise PipelineError(f"{file}: record {number} is damaged: wrong checksum")
-            remaining -= length + 4
-            yield record
+    number, size = 1, (folder / file).stat().st_size
+    with (folder / file).open("rb") as plain, gzip.GzipFile(fileobj=plain) as unpacked:
+        is_gzip = plain.peek(2)[:2] == b"\x1f\x8b"
+        try:
+            while (record := _read_record(unpacked if is_gzip else plain, None if is_gzip else size)) is not None:
+                yield record
+                number += 1
+        except EOFError:
+            raise PipelineError(f"{file}: record {number} is truncated") from None
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise PipelineError(f"{file}: record {number} is damaged: {error}") from None
+        except ValueError as error:
+            raise PipelineError(f"{file}: record {number} is {error}") from None
+
+
+def _read_record(stream: BufferedIOBase, size: int | None) -> bytes | None:
+    """The next record of a file of `size` bytes, if that is known; None at its end.
+
+    A record is preceded by its length, and each has a checksum.
+
+    Raises:
+        ValueError: A checksum is wrong, or the record is truncated.
+    """
+    header = stream.read(12)
+    if not header:
+        return None
+    length, checksum = struct.unpack("<QI", header) if len(header) == 12 else (0, 0)
+    if len(header) < 12 or checksum != _masked_crc(header[:8]):
+        raise ValueError("damaged, or no TFRecord: wrong checksum of its length")
+    if length + 4 > (_LONGEST_COMPRESSED if size is None else size - stream.tell()):
+        raise ValueError("truncated" if size is not None else f"too long for a compressed file: {length:,} bytes")
+    record, end = stream.read(length), stream.read(4)
+    if len(end) < 4:
+        raise ValueError("truncated")
+    if struct.unpack("<I", end)[0] != _masked_crc(record):
+        raise ValueError("damaged: wrong checksum")
+    return record
 
 
 def _masked_crc(content: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Reader of VGG Image Annotator's JSON and CSV, versions 1 and 2: projects, or annotations alone.
+"""Reader of VGG Image Annotator's JSON and CSV: projects, or annotations alone; of version 3, projects only.
 
 Format: https://www.robots.ox.ac.uk/~vgg/software/via/docs/face_track_annotation.html and the export of
 https://www.robots.ox.ac.uk/~vgg/software/via/via.html. Coordinates are pixels of the canvas, 0-based edges. A region's
@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.files import parse_json
+from pipeline.formats import via3
 from pipeline.formats.csv_files import read_first_row, read_rows
 from pipeline.formats.layouts import AnnotationFile, find_json_files, json_image, read_split_files
 from pipeline.formats.records import Box, Issue, RawDataset, RawObject, RawSplit, object_record
@@ -55,9 +56,8 @@ def _stem(file: PurePosixPath) -> str:
 def _is_annotation(head: bytes) -> bool:
     if not head.startswith(b"{"):
         return False
-    return b'"_via_img_metadata"' in head or all(
-        key in head for key in (b'"filename"', b'"regions"', b'"file_attributes"')
-    )
+    keys = (b'"filename"', b'"regions"', b'"file_attributes"')
+    return b'"_via_img_metadata"' in head or all(key in head for key in keys) or via3.is_project(head)
 
 
 def _names(header: list[str]) -> list[str]:
@@ -86,6 +86,9 @@ def _read_split(annotations: AnnotationFile, remarks: list[str]) -> RawSplit:
 
 def _read_project(annotations: AnnotationFile) -> Iterator[tuple[str, Any]]:
     content = annotations.read_json()
+    if lookup(content, "project", "vid_list") is not None:
+        yield from ((f"{annotations.file}: view {key}", entry) for key, entry in via3.entries(content))
+        return
     entries = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
     if not isinstance(entries, dict):
         raise PipelineError(f"{annotations.file}: not a VIA project: no images by key")

@@ -15,8 +15,10 @@ from pipeline.data.image_files import DEFAULT_LIMIT, PixelLimit
 from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError
-from pipeline.inference.detect import detect
 from pipeline.inference.saved_detector import SavedDetector
+from pipeline.inference.views import Views, detect_in_views
+
+_BATCH_SIZE = 8  # tiles of an image at a time
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def predict(
     path: Path,
     thresholds: Sequence[float],
     postprocess: Postprocess,
+    views: Views,
     limit: PixelLimit = DEFAULT_LIMIT,
 ) -> Prediction:
     """Reads an image and detects objects in it.
@@ -70,7 +73,9 @@ def predict(
         PipelineError: the image can't be decoded, or is larger than the limit.
     """
     pixels = read_image(path, limit=limit)
-    (detections,) = detect(model.detector, [pixels], model.description.input_size, postprocess)
+    (detections,) = detect_in_views(
+        model.detector, [pixels], model.description.input_size, postprocess, views, _BATCH_SIZE
+    )
     return Prediction(path, to_pil(pixels), above_thresholds(detections, thresholds))
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -21,19 +21,20 @@ class _Point:
 
 
 @dataclass(frozen=True)
-class _OperatingPoints:
+class OperatingPoints:
     """What is used of predictions/operating_point.json."""
 
     weights: str
     all: _Point | None
     classes: dict[str, _Point | None]
+    views: dict[str, Any] | None = None  # fields of `Views`, checked in `recorded_views`
 
     def thresholds(self, class_names: Sequence[str]) -> list[float]:
         default = self.all.score if self.all else DEFAULT
         return [point.score if (point := self.classes.get(name)) else default for name in class_names]
 
 
-_ADAPTER = TypeAdapter(_OperatingPoints)
+_ADAPTER = TypeAdapter(OperatingPoints)
 
 
 def score_thresholds(weights: Path, class_names: Sequence[str], score: float | None = None) -> list[float]:
@@ -51,13 +52,23 @@ def score_thresholds(weights: Path, class_names: Sequence[str], score: float | N
     """
     if score is not None:
         return [score] * len(class_names)
+    found = find_operating_points(weights)
+    return found[1].thresholds(class_names) if found else [DEFAULT] * len(class_names)
+
+
+def find_operating_points(weights: Path) -> tuple[Path, OperatingPoints] | None:
+    """The file `operating_point.json` that was written for these weights, and its content; None if there is none.
+
+    Raises:
+        PipelineError: the file is invalid.
+    """
     beside = weights.resolve().parent / FILE_NAME
     for path in (beside, beside.parent.parent / "predictions" / FILE_NAME):
         if path.is_file():
             points = _read(path, "give --score")
             if points.weights == digest(weights):
-                return points.thresholds(class_names)
-    return [DEFAULT] * len(class_names)
+                return path, points
+    return None
 
 
 def thresholds_of_predictions(project: Path, class_names: Sequence[str], score: float | None = None) -> list[float]:
@@ -91,7 +102,7 @@ def describe(thresholds: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}, by class"
 
 
-def _read(path: Path, override: str) -> _OperatingPoints:
+def _read(path: Path, override: str) -> OperatingPoints:
     try:
         return _ADAPTER.validate_json(read_bytes(path))
     except ValidationError as error:

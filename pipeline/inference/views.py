@@ -14,7 +14,7 @@ from pipeline.errors import count_noun
 from pipeline.inference import tiles
 from pipeline.inference.detect import fit, forward, rescale
 from pipeline.inference.merging import MERGES
-from pipeline.params import EvaluateParams
+from pipeline.params import EvaluateParams, Fraction, Sizes, TileSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +24,11 @@ class Views:
     The defaults are a single view: the image at the size that the detector was trained at.
     """
 
-    sizes: tuple[tuple[int, int], ...] | None = None  # as train.size; None: the one that the detector was trained at
+    sizes: Sizes | None = None  # as train.size; None: the one that the detector was trained at
     flip: bool = False  # also the mirrored image, at each size
-    tiles: tuple[int, float] | None = None  # side in pixels and overlap as a fraction: also tiles of the image
+    tiles: TileSize | None = None  # side in pixels and overlap as a fraction: also tiles of the image
     merge: Literal["wbf", "nms"] = "wbf"  # a name of MERGES, for the detections at several sizes and of mirrored images
-    merge_iou_threshold: float = 0.55  # IoU above which boxes of one class are merged
+    merge_iou_threshold: Fraction = 0.55  # IoU above which boxes of one class are merged
 
     @classmethod
     def of(cls, params: EvaluateParams) -> "Views":

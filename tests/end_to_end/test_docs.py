@@ -68,6 +68,23 @@ def test_the_commands_on_training(reproduced: Path, tmp_path: Path) -> None:
     assert (project / "plots/optimizer.png").is_file()
 
 
+def test_the_commands_on_views(reproduced: Path, tmp_path: Path) -> None:
+    """Those of docs/evaluation.md. DVC's function changes params.yaml, then the stage runs, as in `dvc exp run`."""
+    project = copy(reproduced, tmp_path / "project")
+    experiment, predict = readme("Several views of an image", "docs/evaluation.md")
+    assert (experiment[:4], experiment[5:]) == (["dvc", "exp", "run", "-S"], ["evaluate"])
+    apply_overrides(project / "params.yaml", [experiment[4]])
+    assert run_stage(project, "evaluate").returncode == 0
+    views = read(project, "predictions/operating_point.json")["views"]
+    assert views["sizes"] == [[256, 256], [320, 320]]
+    output = run(project, *predict)
+    # The thresholds were chosen without tiles.
+    assert (
+        "other views of each image (sizes 256×256 and 320×320) than these (sizes 256×256 and 320×320, tiles" in output
+    )
+    assert len(list((project / "predicted").glob("*.jpg"))) == 8
+
+
 def test_the_commands_on_data_sets(project: Path, tmp_path: Path) -> None:
     """Those of docs/datasets.md, except FiftyOne's zoo, which needs the network: see test_fiftyone_zoo.py."""
     run(project, "git", "checkout", "-q", "params.yaml")

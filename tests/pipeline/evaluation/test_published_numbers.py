@@ -2,16 +2,18 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image as Picture
 
 from pipeline.data import detections as results
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
-from pipeline.evaluation import coco, voc
+from pipeline.evaluation import coco, inputs, voc
 from pipeline.evaluation import ground_truth as truth
 
 
@@ -140,3 +142,18 @@ def test_toy_example(multiformat: Path, monkeypatch: pytest.MonkeyPatch, thresho
     assert stated is not None
     assert metrics.mAP50_11point == pytest.approx(float(stated[1]) / 100, abs=5e-5)
     assert metrics.mAP50_area == pytest.approx(float(stated[2]) / 100, abs=5e-5)
+
+
+@pytest.mark.parametrize("format", ["yolo", "cvat"])
+def test_the_same_objects_in_other_formats(multiformat: Path, tmp_path: Path, format: str) -> None:
+    """Against YOLO's text files of the same detections, whose numbers have six digits."""
+    for image in truth.read(multiformat / "gts/coco_format_v1/instances_default.json").images:
+        Picture.new("1", (image.width, image.height)).save(tmp_path / image.file_name, "PNG")
+    shutil.copytree(multiformat / "dets/rel_xywh", tmp_path / "dets")
+    shutil.copy(multiformat / "toyexample/voc.names", tmp_path / "dets/classes.txt")
+    found = inputs.of_files(multiformat / f"gts/{format}_format", tmp_path / "dets", images=tmp_path)
+    assert coco.evaluate(found.truth, found.detections).values == pytest.approx(
+        numbers_in(section(multiformat, 1)), abs=2e-3
+    )
+    stated = dict(re.findall(r"difficult counted as ordinary, (\S+): (\S+)", section(multiformat, 1)))
+    assert voc.evaluate(found.truth, found.detections).mAP50_area == pytest.approx(float(stated["all-point"]), abs=2e-3)

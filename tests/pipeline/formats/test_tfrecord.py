@@ -1,5 +1,7 @@
+import gzip
 import io
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,8 @@ import pytest
 from PIL import Image
 from tfrecord import TFRecordWriter
 
-from pipeline.analysis.health import open_dataset
 from pipeline.conversion.export import export, load_params
+from pipeline.datasets.staging import open_dataset
 from pipeline.errors import PipelineError
 from pipeline.formats import extract_images, has_embedded_images, read, recognize, tfrecord
 from tests.support.tfrecords import examples, framed
@@ -209,6 +211,39 @@ def test_truncated_file(tmp_path: Path, picture: Write, cut: int) -> None:
     file.write_bytes(file.read_bytes()[:-cut])
     with pytest.raises(PipelineError, match=r"^default\.tfrecord: record 60 is truncated"):
         tfrecord.read(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_gzip(tmp_path: Path, picture: Write, suffix: str) -> None:
+    """With images inside; damage and a record that would fill the memory are one line."""
+    content = picture(tmp_path / "pictures/a.png").read_bytes()
+    record_of_image = record("a.png", [BOX], encoded=(content, "byte"))
+    plain = written(tmp_path / "plain", *[record_of_image] * 3).read_bytes()
+    shutil.rmtree(tmp_path / "pictures")
+    for shard in range(2):
+        name = f"train.tfrecord-0000{shard}-of-00002{suffix}"
+        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(gzip.compress(plain))
+    assert recognize(tmp_path / "data") == "tfrecord"
+    assert extract_images(tmp_path / "data") == 6
+    images = tfrecord.read(tmp_path / "data").splits["train"].images
+    assert [(item.class_name, item.box) for image in images for item in image.objects] == [
+        ("cat", (10, 15, 20, 15))
+    ] * 6
+    assert images[5].file == f"train.tfrecord-00001-of-00002{suffix}.images/000003_a.png"
+    flipped = bytearray(gzip.compress(plain))
+    flipped[len(flipped) // 2] ^= 255
+    huge = struct.pack("<Q", 2**40)
+    huge += framed(huge)[-4:]  # with the checksum of these eight bytes
+    for broken, problem in (
+        (gzip.compress(plain)[:-20], "record 3 is truncated"),
+        (bytes(flipped), "record [1-3] is damaged: "),
+        (gzip.compress(plain[:-1]), "record 3 is truncated"),
+        (gzip.compress(plain + huge), "record 4 is too long for a compressed file: 1,099,511,627,776 bytes$"),
+    ):
+        (tmp_path / "data" / name).write_bytes(broken)
+        with pytest.raises(PipelineError, match=rf"^{name}: {problem}"):
+            tfrecord.read(tmp_path / "data")
 
 
 def test_other_records_are_not_recognized(tmp_path: Path) -> None:

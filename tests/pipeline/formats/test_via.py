@@ -126,6 +126,74 @@ def test_invalid_images(tmp_path: Path) -> None:
         via.read(tmp_path)
 
 
+def test_a_project_of_version_3(tmp_path: Path, picture: Write) -> None:
+    """Regions belong to views; the class is an option's label, and a region without shape describes the file."""
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / "images" / name)
+    regions = [
+        ("1", [2, 1, 2.5, 10, 20], {"1": "K"}),
+        ("1", [3, 20, 15, 5], {"1": "B"}),
+        ("1", [4, 20, 15, 8, 2], {"1": "K"}),
+        ("1", [7, 1, 4, 9, 2, 5, 8], {"1": "K"}),
+        ("1", [8, 3, 9, 12, 4, 20, 11, 13, 30], {"1": "K"}),
+        ("1", [1, 3, 9], {"1": "K"}),
+        ("1", [9, 7, 15, 17, 25, 25, 21], {"1": "K"}),  # at a distance of 10 from (17, 15)
+        ("1", [9, 5, 20, 15, 20, 25, 20], {"1": "K"}),  # on a line
+        ("1", [], {"2": "sunny"}),
+        ("video", [2, 1, 2, 3, 4], {"1": "K"}),
+    ]
+    content = {
+        "project": {"pid": "__VIA_PROJECT_ID__", "data_format_version": "3.1.1", "vid_list": ["1", "2", "video"]},
+        "attribute": {
+            "1": {"aname": "kind", "anchor_id": "FILE1_Z0_XY1", "type": 3, "options": {"K": "sky", "B": "ball"}},
+            "2": {"aname": "weather", "anchor_id": "FILE1_Z0_XY0", "type": 1, "options": {}},
+        },
+        "file": {
+            "7": {"fid": 7, "fname": "images/a.png", "type": 2, "loc": 1, "src": ""},
+            "8": {"fid": "8", "fname": "b.png", "type": 2, "loc": 2, "src": "http://example.org/b.png"},
+            "9": {"fid": 9, "fname": "c.mp4", "type": 4, "loc": 1, "src": ""},
+        },
+        "view": {"1": {"fid_list": [7]}, "2": {"fid_list": ["8"]}, "video": {"fid_list": [9]}},
+        "metadata": {
+            f"{view}_{number}": {"vid": view, "flg": 0, "z": [], "xy": xy, "av": attributes}
+            for number, (view, xy, attributes) in enumerate(regions)
+        },
+    }
+    (tmp_path / "via_train.json").write_text(json.dumps(content))
+    assert recognize(tmp_path) == "via"
+    dataset = via.read(tmp_path)
+    assert [category.name for category in dataset.categories] == ["ball", "sky"]
+    first, empty = dataset.splits["train"].images
+    assert (first.file, empty.file, empty.objects) == ("images/a.png", "images/b.png", ())
+    assert [(item.class_name, item.box) for item in first.objects if item.issue is None] == [
+        ("sky", (1, 2.5, 10, 20)),
+        ("ball", (15, 10, 10, 10)),
+        ("sky", (12, 13, 16, 4)),
+        ("sky", (1, 2, 8, 6)),
+        ("sky", (3, 4, 17, 26)),
+        ("sky", (7, 5, 20, 20)),
+    ]
+    assert [item.issue.message.split(";")[0] for item in first.objects if item.issue] == [
+        "shape point has no area",
+        "cx, cy, r, r are [None, None, None, None], not four numbers",
+    ]
+
+
+@pytest.mark.parametrize(("checked", "name"), [("0", "cat"), ("0,1", None), ("", None)])
+def test_check_boxes_of_version_3(tmp_path: Path, picture: Write, checked: str, name: str | None) -> None:
+    picture(tmp_path / "a.png")
+    content = {
+        "project": {"vid_list": ["1"]},
+        "attribute": {"1": {"aname": "kind", "type": 2, "options": {"0": "cat", "1": "dog"}}},
+        "file": {"1": {"fname": "a.png", "type": 2}},
+        "view": {"1": {"fid_list": ["1"]}},
+        "metadata": {"1_x": {"vid": "1", "xy": [2, 1, 2, 3, 4], "av": {"1": checked}}},
+    }
+    (tmp_path / "via_train.json").write_text(json.dumps(content))
+    [item] = via.read(tmp_path).splits["train"].images[0].objects
+    assert (item.class_name or None, item.issue and item.issue.code) == (name, None if name else "invalid_record")
+
+
 def test_csv(tmp_path: Path, picture: Write) -> None:
     for name in ("a.png", "b.png"):
         picture(tmp_path / name)

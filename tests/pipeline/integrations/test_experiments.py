@@ -17,7 +17,7 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
 from pipeline.files import digest
-from pipeline.integrations import mlflow
+from pipeline.integrations import mlflow_store
 from pipeline.integrations.experiments import Experiment, open_experiments
 from tests.support.projects import environment
 
@@ -132,7 +132,7 @@ def test_an_mlflow_run_is_found_by_its_predictions(monkeypatch: pytest.MonkeyPat
     with Repo() as repo:
         repo.checkout()
     by_run["committed"] = digest(Path("predictions/val.json"))
-    monkeypatch.setattr(mlflow, "find_predictions", by_run.get)
+    monkeypatch.setattr(mlflow_store, "find_predictions", by_run.get)
     committed, experiment = read("committed", "in the workspace")  # the latter now in the experiment alone
     assert (committed.params["loss"], experiment.params["loss"]) == ("iou", "giou")
     assert error("lost", "HEAD").startswith("lost: the predictions of this MLflow run are in no commit")

@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -223,6 +225,29 @@ def test_a_garbled_record_of_the_socket_removes_no_other_file(tmp_path: Path, co
     mongo._remove_socket(folder)
     assert mine.read_text() == "precious"
     assert list(folder.iterdir()) == []
+
+
+def test_sockets_that_killed_servers_left_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a socket on which a server listens, nor the folder of a server that is starting, nor other files."""
+    monkeypatch.setattr(mongo, "SOCKET_FOLDER", f"fcos-test-{os.getpid()}-")
+    folders = {name: Path(f"/tmp/{mongo.SOCKET_FOLDER}{name}") for name in ("dead", "empty", "live", "new", "other")}
+    with socket.socket(socket.AF_UNIX) as dead, socket.socket(socket.AF_UNIX) as live:
+        for folder in folders.values():
+            folder.mkdir(mode=0o700)
+        dead.bind(str(folders["dead"] / "mongod.sock"))
+        dead.close()
+        live.bind(str(folders["live"] / "mongod.sock"))
+        live.listen()
+        (folders["other"] / "notes.txt").touch()
+        try:
+            for name in ("dead", "empty", "live", "other"):
+                os.utime(folders[name], (0, 0))
+            mongo._remove_abandoned_sockets()
+            assert [name for name, folder in folders.items() if folder.exists()] == ["live", "new", "other"]
+            assert (folders["live"] / "mongod.sock").is_socket()
+        finally:
+            for folder in folders.values():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_mongod_is_found() -> None:

@@ -42,16 +42,27 @@ def processes_of(starter: "subprocess.Popen[str]", count: int) -> list[psutil.Pr
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_server_ends_with_all_its_processes_when_its_starter_ends(number: signal.Signals) -> None:
     with start(STARTER) as starter:
-        processes = processes_of(starter, 4)  # the supervisor, the shell, two sleeping processes
+        processes = processes_of(starter, 5)  # the supervisor, its guard, the shell, two sleeping processes
         starter.send_signal(number)
         starter.communicate(timeout=30)
     assert_gone(processes)
 
 
-def test_a_server_ends_when_its_supervisor_is_killed() -> None:
-    with start(STARTER.replace("sleep 60 & sleep 60", "exec sleep 60")) as starter:
-        processes = processes_of(starter, 2)
+def test_a_server_ends_with_all_its_processes_when_its_supervisor_is_killed() -> None:
+    """The shell ends without stopping the process that it has started, which is no child of the supervisor."""
+    with start(STARTER.replace("sleep 60 & sleep 60", "sleep 60 & wait")) as starter:
+        processes = processes_of(starter, 4)
         processes[0].kill()
+        assert_gone(processes)
+        starter.kill()
+
+
+def test_a_server_ends_when_supervisor_and_guard_are_killed() -> None:
+    with start(STARTER.replace("sleep 60 & sleep 60", "exec sleep 60")) as starter:
+        processes = processes_of(starter, 3)
+        for process in processes[1:] + processes[:1]:
+            if process.cmdline()[0] != "sleep":
+                process.kill()
         assert_gone(processes)
         starter.kill()
 
@@ -77,7 +88,7 @@ supervisor.main(str(read), "sleep", "60")
 @pytest.mark.parametrize("order", [("time.sleep(0.5)", ""), ("", "time.sleep(0.5)")], ids=["before", "after"])
 def test_a_supervisor_killed_while_the_server_starts(order: tuple[str, str]) -> None:
     with start(SLOW_SUPERVISOR.format(before=order[0], after=order[1])) as supervisor:
-        processes = processes_of(supervisor, 1)
+        processes = processes_of(supervisor, 2)
         time.sleep(0.2)  # in the middle of the half second
         supervisor.kill()
         assert_gone(processes)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from fcos.config import PAPER, InputSize
 from fcos.detector import build
 from fcos.weights import Description, save_detector
+from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
@@ -39,8 +41,9 @@ def split(name: str, objects: bool = True) -> AnnotationSet:
 class LoggedRun:
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def log_metrics(self, values: dict[str, float], step: int) -> None:
-        assert step == 0
+    def log_evaluation(self, values: dict[str, float], weights: str, split: str, truth: AnnotationSet) -> None:
+        assert len(weights) == 64
+        assert len(truth.images) == len(SCORES[split])
         self.metrics |= values
 
     def log_artifacts(self, *paths: Path) -> None:
@@ -103,11 +106,27 @@ def test_a_test_split_is_measured_at_the_thresholds_chosen_on_val(project: Path,
     assert (val["images"], test["images"], test["coco"]["AP"]) == (4, 2, 1.0)
     points = read(project / "predictions/operating_point.json")
     assert (points["split"], points["confirmed"], points["all"]["recall"]) == ("val", False, 1.0)
+    assert points["views"] == {"sizes": None, "flip": False, "tiles": None, "merge": "wbf", "merge_iou_threshold": 0.55}
     assert [item["image_id"] for item in read(project / "predictions/test.json")] == [11, 11, 12, 12]
     assert logged.metrics["operating_point/recall"] == 1.0
     assert logged.metrics["test/operating_point/recall"] == 0.5
     assert printed.count("Average Precision  (AP) @[ IoU=0.50:0.95") == 2 * 4
     assert "\nTest split:\n" in printed
+
+
+@pytest.mark.usefixtures("logged")
+def test_the_command_gives_the_same_numbers(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    annotations.write(split("test"), project / "data/unified/test.json")
+    run(project)
+    monkeypatch.chdir(project)
+    for options, file in {("--split", "test"): "test", (): "evaluate"}.items():
+        done = CliRunner().invoke(main, ["evaluate", "--json", *options])
+        assert (done.exit_code, done.stderr) == (0, "")
+        expected = read(project / f"metrics/{file}.json")
+        assert {name: value for name, value in json.loads(done.stdout).items() if name in expected} == expected
+    (project / "predictions/val.json").unlink()
+    done = CliRunner().invoke(main, ["evaluate"])
+    assert done.stderr.endswith("predictions/val.json: not there yet; run `dvc repro`, or give --gt and --dets\n")
 
 
 @pytest.mark.usefixtures("logged")

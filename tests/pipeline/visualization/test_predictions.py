@@ -18,6 +18,7 @@ from fcos.postprocess import Postprocess
 from fcos.weights import Description
 from pipeline.errors import PipelineError
 from pipeline.inference.saved_detector import SavedDetector
+from pipeline.inference.views import Views
 from pipeline.visualization import predictions
 
 Write = Callable[..., tuple[list[dict[str, Any]], list[str]]]
@@ -59,6 +60,7 @@ def write(model: SavedDetector) -> Write:
             [threshold] * 2,
             out,
             processing,
+            Views(),
             on_error=lambda error: errors.append(str(error)),
         )
         return list(records), errors
@@ -101,7 +103,7 @@ def test_an_earlier_index_goes_with_the_first_picture_and_the_new_one_comes_last
 ) -> None:
     images = [write_picture(tmp_path / f"{name}.png") for name in "ab"]
     write(images, tmp_path / "out")
-    run = predictions.write(model, images, [0.5] * 2, tmp_path / "out", Postprocess(), on_error=print)
+    run = predictions.write(model, images, [0.5] * 2, tmp_path / "out", Postprocess(), Views(), on_error=print)
     next(run)
     assert names(tmp_path / "out") == ["a.jpg", "b.jpg"]
     list(run)
