@@ -15,7 +15,7 @@ from pipeline.data.detections import Detection
 from pipeline.evaluation import bootstrap, coco, error_kinds, operating_point, voc
 from pipeline.evaluation.diagnostics import diagnose
 from pipeline.evaluation.error_kinds import ImageErrors
-from pipeline.evaluation.matches import Bools, Floats, Matches
+from pipeline.evaluation.matches import Bools, Floats, Matches, class_names
 from pipeline.evaluation.operating_point import OperatingPoints
 
 IOU = operating_point.IOU  # lowest IoU of a correct detection, where images are compared
@@ -107,11 +107,11 @@ def evaluate(
     metrics = coco.evaluate(truth, detections)
     matches = Matches.of(metrics.evaluation)
     points = operating_point.measure(matches, truth, chosen) if chosen else operating_point.choose(matches, truth)
-    names = [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
+    names = class_names(truth)
     by_class = {name: metrics.per_class[name] for name in (category.name for category in truth.categories)}
     values = {**metrics.values, **_other_values(truth, detections, points)}
     errors = analyze_images(truth, detections, points)
-    weights = bootstrap.draw_weights(len(truth.images), draws, seed=0)
+    weights = bootstrap.draw_weights(len(truth.images), draws, seed=0).astype(np.float64)
     ap, images = bootstrap.resample(matches, draws), _count_images(matches.objects)
     measured_on = _measured_on(points, chosen, len(truth.images))
     resampled = {
