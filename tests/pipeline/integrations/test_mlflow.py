@@ -23,6 +23,7 @@ from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow, servers
 from pipeline.params import Params
+from tests.support.empty_store import copy_store
 from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
 from tests.support.process_trees import assert_gone, descendants
@@ -32,28 +33,10 @@ WEIGHTS, PREDICTIONS = "a" * 64, "b" * 64
 pytestmark = pytest.mark.usefixtures("inspected")
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, shared by the tests because creating one takes seconds; created without a umask."""
-    folder = tmp_path_factory.mktemp("empty")
-    umask = os.umask(0)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DVC_ROOT", str(folder))
-            mlflow.prepare()
-    finally:
-        os.umask(umask)
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def values(inspected: Any, empty_store: Path) -> Params:
     """The parameters, in a project with an empty store."""
-    with (
-        closing(sqlite3.connect(empty_store)) as source,
-        closing(sqlite3.connect(inspected.root / "mlflow.db")) as copy,
-    ):
-        source.backup(copy)
+    copy_store(empty_store, inspected.root / "mlflow.db")
     return params.load()
 
 
