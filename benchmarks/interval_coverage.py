@@ -40,7 +40,8 @@ def synthetic_matches(images: int, classes: int, objects_per_image: float, rng: 
     ]
     found, scores, correct = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
     starts = np.cumsum([0, *(len(part[0]) for part in parts)])
-    return Matches(THRESHOLDS, starts, found, scores, correct, np.zeros_like(correct), objects.astype(np.float64))
+    indices, ignored = np.arange(len(found)), np.zeros_like(correct)
+    return Matches(THRESHOLDS, starts, indices, found, scores, correct, ignored, objects.astype(np.float64))
 
 
 def _detections_of_class(

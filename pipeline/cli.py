@@ -20,28 +20,32 @@ from pipeline.commands import (
     import_weights,
     predict,
     recipes,
+    register,
     show_batches,
     summary,
+    sync,
     ui,
     validate,
 )
 from pipeline.errors import PipelineError
 
 COMMANDS: tuple[click.Command, ...] = (
-    predict.predict,
-    evaluate.evaluate,
-    import_weights.import_weights,
-    ui.ui,
     app.app,
-    recipes.recipes,
+    check.check,
+    convert.convert,
+    datasets.datasets,
+    env.env,
+    evaluate.evaluate,
     explain.explain,
+    import_weights.import_weights,
+    predict.predict,
+    recipes.recipes,
+    register.register,
     show_batches.show_batches,
     summary.summary,
-    check.check,
+    sync.sync,
+    ui.ui,
     validate.validate,
-    datasets.datasets,
-    convert.convert,
-    env.env,
 )
 
 

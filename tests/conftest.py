@@ -13,6 +13,7 @@ from tests.support import projects
 
 pytest_plugins = (
     "tests.support.inspected_project",
+    "tests.support.mlflow_servers",
     "tests.support.scored_scenes",
     "tests.support.voc_folder",
 )
@@ -20,6 +21,9 @@ pytest_plugins = (
 # As under `make test`: processes started by tests take their bytecode from files, and use one thread.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nothing is sent to the MLflow server of the person who runs the tests.
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+    os.environ.pop(name, None)
 
 # The longest files first. The second and the third need no reproduced project, which the first makes.
 LONGEST = (

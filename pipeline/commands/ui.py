@@ -4,11 +4,19 @@ import click
 
 
 @click.command()
+@click.argument("experiment", required=False)
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-def ui(port: int) -> None:
-    """Compare runs in MLflow's UI on 127.0.0.1, until Ctrl-C."""
+def ui(experiment: str | None, port: int) -> None:
+    """Compare runs in MLflow's UI on 127.0.0.1, until Ctrl-C.
+
+    EXPERIMENT, a name that `dvc exp show` prints, opens the run that made its result, also if DVC restored it from its
+    cache. If MLFLOW_TRACKING_URI names a server, the address of the page there is printed.
+    """
     from pipeline.integrations import mlflow
 
-    with mlflow.ui(port) as server:
+    if page := mlflow.server_page(experiment):
+        click.echo(f"MLflow: {page}")
+        return
+    with mlflow.ui(port, experiment) as server:
         click.echo(f"MLflow: {server.address}  (Ctrl-C stops it)")
         server.wait()

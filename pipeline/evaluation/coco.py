@@ -9,11 +9,14 @@ from typing import Any
 
 import hotcoco
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
+
+Ints = NDArray[np.int64]
 
 # In the order of `stats` in pycocotools.
 MAX_DETECTIONS = 100  # of a class in an image, that count
@@ -71,11 +74,29 @@ def fast_evaluation(
     truth: AnnotationSet, detections: Sequence[Detection], max_detections: int = MAX_DETECTIONS
 ) -> hotcoco.COCOeval:
     """hotcoco's evaluation after matching detections to objects."""
-    results = hotcoco.COCO(results_dict(truth, detections))
-    evaluation = hotcoco.COCOeval(hotcoco.COCO(truth_dict(truth)), results, "bbox")
+    evaluation = _hotcoco_evaluation(truth, detections)
     evaluation.params.max_dets = [1, 10, max_detections]
     evaluation.evaluate()
     return evaluation
+
+
+def confusion_matrix(truth: AnnotationSet, detections: Sequence[Detection], *, iou_threshold: float) -> Ints:
+    """Counts of pairs of an object's class and a detection's class [K + 1, K + 1], in the order of category ids.
+
+    In each image, detections are matched to objects of any class, highest score first, each to the free object with the
+    highest IoU. The last row counts detections without an object, the last column objects without a detection. Crowds
+    and difficult objects are left out, but not the detections of them.
+
+    Source: hotcoco.
+    """
+    evaluation = _hotcoco_evaluation(truth, detections)
+    counts = evaluation.confusion_matrix(iou_thr=iou_threshold, max_det=max(1, len(detections)))["matrix"]
+    return np.asarray(counts, dtype=np.int64)
+
+
+def _hotcoco_evaluation(truth: AnnotationSet, detections: Sequence[Detection]) -> hotcoco.COCOeval:
+    results = hotcoco.COCO(results_dict(truth, detections))
+    return hotcoco.COCOeval(hotcoco.COCO(truth_dict(truth)), results, "bbox")
 
 
 def _or_none(value: float) -> float | None:

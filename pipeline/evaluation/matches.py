@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.annotations import AnnotationSet
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Counts = NDArray[np.int32]
 
 _RECALLS = np.linspace(0, 1, 101)  # COCO's AP is the mean of the precision at these recalls
 
@@ -24,6 +27,7 @@ class Matches:
 
     iou_thresholds: Floats  # [T]
     class_starts: Ints  # [K + 1], position of the first detection of each class, and the number of detections
+    indices: Ints  # [N], index of the detection in the list that was evaluated
     images: Ints  # [N], index of the detection's image
     scores: Floats  # [N]
     correct: Bools  # [T, N]
@@ -41,10 +45,13 @@ class Matches:
         cells, sizes = evaluation.evalImgs, (len(params.catIds), len(params.areaRng), len(params.imgIds))
         grid = [cells[k * sizes[1] * sizes[2] : k * sizes[1] * sizes[2] + sizes[2]] for k in range(sizes[0])]
         classes = [_class_arrays(row, len(params.iouThrs)) for row in grid]
-        images, scores, correct, ignored = (np.concatenate(parts, axis=-1) for parts in zip(*classes, strict=True))
+        indices, images, scores, correct, ignored = (
+            np.concatenate(parts, axis=-1) for parts in zip(*classes, strict=True)
+        )
         return cls(
             iou_thresholds=np.asarray(params.iouThrs),
             class_starts=np.cumsum([0, *(len(found[1]) for found in classes)]),
+            indices=indices,
             images=images,
             scores=scores,
             correct=correct,
@@ -52,21 +59,21 @@ class Matches:
             objects=np.array([[_count_objects(cell) for cell in row] for row in grid], dtype=np.float64),
         )
 
-    def average_precision(self, weights: Floats | None = None) -> Floats:
+    def average_precision(self, weights: Floats | Counts | None = None) -> Floats:
         """COCO's AP of each class at each IoU threshold [K, T]; NaN for a class without objects.
 
         Args:
-            weights: [I], how often each image counts; by default, once.
+            weights: [I], how often each image counts; by default, once. Sums of int32 are the fastest.
         """
-        weights = np.ones(self.objects.shape[1]) if weights is None else weights
+        weights = np.ones(self.objects.shape[1], dtype=np.int32) if weights is None else weights
         found, objects = self._correct, self.objects @ weights
         mass = weights[self.images]
-        before = np.append(0.0, np.cumsum(mass))
+        before = _sums_before(mass)
         counted = before[found.end] - before[found.class_start]
         if len(found.ignored):
-            before = np.append(0.0, np.cumsum(mass[found.ignored]))
+            before = _sums_before(mass[found.ignored])
             counted -= before[found.ignored_end] - before[found.ignored_start]
-        before = np.append(0.0, np.cumsum(mass[found.end - 1]))
+        before = _sums_before(mass[found.end - 1])
         correct = before[1:] - before[found.segment_start]
         with np.errstate(divide="ignore", invalid="ignore"):
             precision = np.where(counted > 0, correct / counted, 0.0)
@@ -122,6 +129,18 @@ class _Correct:
         )
 
 
+def _sums_before(values: NDArray[Any]) -> NDArray[Any]:
+    """The sums of the first 0, 1, 2, … values, of their type."""
+    sums = np.zeros(len(values) + 1, dtype=values.dtype)
+    np.cumsum(values, out=sums[1:])
+    return sums
+
+
+def class_names(truth: AnnotationSet) -> list[str]:
+    """The names of the K classes, in the order of their ids, which is that of `Matches`."""
+    return [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
+
+
 def _by_segment(matches: Matches, marked: Bools) -> tuple[Ints, Ints]:
     """Segment and position of the marked detections [T, N], sorted by both."""
     threshold, position = np.nonzero(marked)
@@ -131,16 +150,18 @@ def _by_segment(matches: Matches, marked: Bools) -> tuple[Ints, Ints]:
     return segment[order], position[order]
 
 
-def _class_arrays(cells: Sequence[Any], thresholds: int) -> tuple[Ints, Floats, Bools, Bools]:
-    """Images, scores, correct and ignored of one class, by descending score."""
+def _class_arrays(cells: Sequence[Any], thresholds: int) -> tuple[Ints, Ints, Floats, Bools, Bools]:
+    """Indices, images, scores, correct and ignored of one class, by descending score."""
     cells = [(index, cell) for index, cell in enumerate(cells) if cell is not None]
+    # `coco.evaluate` numbers the detections from 1.
+    indices = np.concatenate([np.zeros(0, np.int64), *(np.asarray(cell["dtIds"], np.int64) - 1 for _, cell in cells)])
     images = np.concatenate([np.full(len(cell["dtScores"]), index) for index, cell in cells] or [np.zeros(0, np.int64)])
     scores = np.concatenate([cell["dtScores"] for _, cell in cells] or [np.zeros(0)])
     empty = np.zeros((thresholds, 0), dtype=bool)
     matched = np.concatenate([empty, *(cell["dtMatches"] > 0 for _, cell in cells)], axis=1)
     ignored = np.concatenate([empty, *(cell["dtIgnore"].astype(bool) for _, cell in cells)], axis=1)
     order = np.argsort(-scores, kind="stable")
-    return images[order], scores[order], (matched & ~ignored)[:, order], ignored[:, order]
+    return indices[order], images[order], scores[order], (matched & ~ignored)[:, order], ignored[:, order]
 
 
 def _count_objects(cell: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.annotations import AnnotationSet
-from pipeline.evaluation.matches import Bools, Matches
+from pipeline.evaluation.matches import Bools, Matches, class_names
 
 IOU = 0.5  # lowest IoU of a correct detection
 MIN_IMAGES_TO_CONFIRM = 200
@@ -70,7 +70,9 @@ def choose(matches: Matches, truth: AnnotationSet) -> OperatingPoints:
 
     return OperatingPoints(
         all=point(np.ones(len(labels), dtype=bool), slice(None)),
-        classes={name: point(labels == label, slice(label, label + 1)) for label, name in enumerate(_names(truth))},
+        classes={
+            name: point(labels == label, slice(label, label + 1)) for label, name in enumerate(class_names(truth))
+        },
         confirmed=confirmed,
     )
 
@@ -92,14 +94,10 @@ def measure(matches: Matches, truth: AnnotationSet, chosen: OperatingPoints) -> 
         all=point(np.ones(len(labels), dtype=bool), slice(None), chosen.all),
         classes={
             name: point(labels == label, slice(label, label + 1), chosen.classes.get(name) or chosen.all)
-            for label, name in enumerate(_names(truth))
+            for label, name in enumerate(class_names(truth))
         },
         confirmed=True,
     )
-
-
-def _names(truth: AnnotationSet) -> list[str]:
-    return [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -1,6 +1,8 @@
 """All metrics of an evaluation, for metrics/evaluate.json."""
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -11,7 +13,7 @@ from pipeline.evaluation import bootstrap, coco, object_sizes, operating_point, 
 from pipeline.evaluation.bootstrap import Interval
 from pipeline.evaluation.coco import CocoMetrics
 from pipeline.evaluation.diagnostics import count_objects_beyond_max_detections, diagnose
-from pipeline.evaluation.matches import Matches
+from pipeline.evaluation.matches import Matches, class_names
 from pipeline.evaluation.operating_point import OperatingPoints, Point
 
 NO_POINT = {field.name: None for field in fields(Point)}  # of a class without a threshold
@@ -23,8 +25,22 @@ class Report:
 
     metrics: dict[str, Any]
     operating_points: OperatingPoints
+    matches: Matches
 
 
+@contextmanager
+def paused_garbage_collection() -> Iterator[None]:
+    """Pauses the search for cycles, which takes most of the time where millions of small objects are made."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@paused_garbage_collection()
 def evaluate(
     truth: AnnotationSet,
     detections: Sequence[Detection],
@@ -78,7 +94,7 @@ def evaluate(
         "objects": len(truth.annotations),
         "detections": len(detections),
     }
-    return Report(_rounded(metrics), points)
+    return Report(_rounded(metrics), points, matches)
 
 
 def _raised_limit(
@@ -96,12 +112,11 @@ def _intervals(
     draws = bootstrap.resample(matches)
     by_class = bootstrap.mean(draws, axis=2)
     overall = {"AP": bootstrap.mean(by_class, axis=1), "AP50": bootstrap.mean(draws[:, :, 0], axis=1)}
-    names = [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
     return (
         {name: bootstrap.interval(values, metrics.values[name]) for name, values in overall.items()},
         {
             name: bootstrap.interval(values, metrics.per_class[name]["AP"])
-            for name, values in zip(names, by_class.T, strict=True)
+            for name, values in zip(class_names(truth), by_class.T, strict=True)
         },
     )
 

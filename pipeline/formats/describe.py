@@ -124,6 +124,7 @@ _DESCRIPTIONS = {
     ".geojson": _describe_json,
     ".jsonl": _describe_lines,
     ".odgt": _describe_lines,
+    ".manifest": _describe_lines,
     ".xml": _describe_xml,
     ".yaml": _describe_text,
     ".yml": _describe_text,

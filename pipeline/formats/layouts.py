@@ -119,7 +119,7 @@ def read_split_files(
         find: The annotation files among all files of the data set.
         expected: What was searched, for the error.
         stem: The part of a file's name that may name the split.
-        class_names: The format's own classes in their order, which precede all others, sorted by name.
+        class_names: The format's own classes, in this order; other classes follow, sorted by name.
         remarks: Lines for people on how the files are read.
 
     Raises:

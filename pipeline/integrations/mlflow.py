@@ -1,88 +1,210 @@
-"""Logs an experiment to MLflow: one run for train, evaluate and inspect. The only module that imports mlflow.
+"""Logs an experiment to MLflow: one run for train, evaluate and inspect.
 
-One store under the main repository's root serves `dvc repro`, `dvc exp run` and its temporary workspaces. A stage finds
-the run to continue by the digest of its input file. A run id in a stage's output would make equal outputs differ.
+The stages write operations into a queue on disk, which a thread sends (`mlflow_queue`, `mlflow_sender`), to the
+project's own store or to the server that MLFLOW_TRACKING_URI names (`mlflow_store`). The own store is under the main
+repository's root and serves `dvc repro`, `dvc exp run` and its temporary workspaces. A stage finds the run to continue
+by the digest of its input file. A run id in a stage's output would make equal outputs differ.
 """
 
-import logging
+import getpass
+import io
 import os
 import re
-import sqlite3
 import subprocess
-import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from filelock import FileLock
+import PIL.Image
 from starlette.types import ASGIApp
 
+from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
-from pipeline.integrations import access, servers
-from pipeline.integrations.mlflow_errors import describe_error
+from pipeline.integrations import (
+    access,
+    mlflow_experiments,
+    mlflow_queue,
+    mlflow_sender,
+    mlflow_store,
+    mlflow_view,
+    servers,
+)
+from pipeline.integrations.mlflow_datasets import Dataset, dvc_hash
+from pipeline.integrations.mlflow_errors import without_password
+from pipeline.integrations.mlflow_model import ModelFiles
+from pipeline.integrations.mlflow_queue import Entry
+from pipeline.integrations.mlflow_sender import Sender
+from pipeline.integrations.mlflow_store import Store, artifacts_uri, store_uri
+from pipeline.integrations.mlflow_system import system_metrics
 from pipeline.params import Params
-from pipeline.workspace import close_to_others, root, state_dir, workspace
+from pipeline.workspace import root, workspace
 
-EXPERIMENT = "fcos"
 EVALUATE_SECTIONS = ("evaluate.", "postprocess.")  # parameters that the evaluate stage logs
 LATER_SECTIONS = (*EVALUATE_SECTIONS, "inspect.")  # parameters that training doesn't depend on
 # These parameters may change when an interrupted training continues, and MLflow refuses to change a parameter: tags.
 MACHINE_SECTION = "machine."
-_WORD = re.compile(r"\w+")  # a value that a filter can contain as it is
-METRICS_PER_CALL = 1000  # MLflow's limits
-PARAMS_PER_CALL = 100
+_INVALID = re.compile(r"[^\w.\- ]")  # characters that MLflow has in no name; a slash separates groups
+KILLED_SECONDS = 5.0  # that a stage that was stopped waits for MLflow
+_THUMBNAIL = 256  # pixels of an image in MLflow's grid; the whole image is shown on a click
 # Without the job runner, the server has two processes instead of fifteen.
 UI_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"} | {
     "PYTHONWARNINGS": "ignore"
 }
 
 
+def metric_names(classes: Iterable[str]) -> dict[str, str]:
+    """A distinct name for each class as a part of a metric's name, without characters that MLflow doesn't accept."""
+    names: dict[str, str] = {}
+    for name in classes:
+        valid = _INVALID.sub("_", name).strip(". ") or "_"
+        numbered = (f"{valid}-{number}" for number in count(2))
+        names[name] = next(item for item in chain([valid], numbered) if item not in names.values())
+    return names
+
+
+def _encoded(image: PIL.Image.Image, format: str) -> bytes:
+    content = io.BytesIO()
+    image.save(content, format)
+    return content.getvalue()
+
+
 @dataclass
 class Run:
-    """An open MLflow run. Logging errors are raised at its end only, so that they don't stop a long training."""
+    """A run of this process. Errors are raised at its end only, so that they don't stop a long training."""
 
-    store: "Store"
-    id: str
+    params: Params
+    entry: Entry
+    sender: Sender
     done_tag: str
     errors: list[str] = field(default_factory=list)
+    _times: dict[tuple[str, int], int] = field(default_factory=dict)  # of the metrics at each step
+    _val: Dataset | None = None  # of a training
+
+    @property
+    def id(self) -> str:
+        """The run's id in MLflow; empty before MLflow knows the run."""
+        return self.sender.run
 
     def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Logs the metrics of several steps. Each row has the key "step"; its other keys are names of metrics."""
-        points = [
-            (name, value, int(row["step"])) for row in rows for name, value in row.items() if name != "step"
-        ]  # fmt: skip
-        with self._deferred_errors("metrics"):
-            self.store.log_metrics(self.id, points)
+        values = [(name, value, int(row["step"])) for row in rows for name, value in row.items() if name != "step"]
+        now = _milliseconds()
+        self._append("metrics", points=[(name, float(value), now, step) for name, value, step in values])
 
-    def log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Logs metrics of one step."""
-        self.log_steps([{**values, "step": step}])
+    def log_metrics(
+        self, values: Mapping[str, float], step: int = 0, *, weights: str = "", dataset: Dataset | None = None
+    ) -> None:
+        """Logs metrics of one step.
+
+        Args:
+            weights: digest of the weights that they measure; they are linked to the model with these weights.
+            dataset: the data that they were measured on.
+        """
+        now = _milliseconds()
+        # A metric of a step keeps its time when it is linked to a model later, so that MLflow shows it once.
+        times = [self._times.setdefault((name, step), now) for name in values]
+        points = [(name, float(value), time, step) for (name, value), time in zip(values.items(), times, strict=True)]
+        link: dict[str, Any] = {"weights": weights} if weights else {}
+        if dataset:
+            link["dataset"] = [dataset.name, dataset.digest]
+        self._append("metrics", points=points, **link)
+
+    def log_datasets(self, *, training: AnnotationSet, validation: AnnotationSet) -> None:
+        """Logs the splits of a training as the run's data sets."""
+        self._val = self._dataset("val", validation)
+        inputs = [self._dataset("train", training).input("training"), self._val.input("validation")]
+        self._append("datasets", datasets=inputs)
+
+    def log_evaluation(self, values: Mapping[str, float], weights: str, split: str, annotations: AnnotationSet) -> None:
+        """Logs the metrics of the weights with this digest on a split."""
+        dataset = self._dataset(split, annotations)
+        self._append("datasets", datasets=[dataset.input("evaluation")])
+        self.log_metrics(values, weights=weights, dataset=dataset)
+
+    def _dataset(self, split: str, annotations: AnnotationSet) -> Dataset:
+        return Dataset.of(self.params.dataset, split, annotations, workspace() / "data/unified")
+
+    def log_checkpoints(
+        self, weights: Mapping[str, Path], rows: Mapping[str, Mapping[str, float]], example: bytes
+    ) -> None:
+        """Logs weights as models, each with the metrics of its validation. Equal weights are logged once.
+
+        Args:
+            weights: files by name; the first is the detector.
+            rows: the validation of each: epoch, step and metrics.
+            example: an encoded image.
+        """
+        logged = set()
+        for name, path in weights.items():
+            row = rows[name]
+            params = {"weights": name, "epoch": f"{row['epoch']:g}", "backbone": self.params.model.backbone}
+            model = ModelFiles(path, tags=_source("train"), params=params, example=example)
+            if model.digest in logged:
+                continue
+            logged.add(model.digest)
+            self._log_model(name, model, step=int(row["step"]))
+            values = {f"val/{key}": value for key, value in row.items() if key not in ("epoch", "step")}
+            self.log_metrics(values, int(row["step"]), weights=model.digest, dataset=self._val)
+
+    def _log_model(self, name: str, model: ModelFiles, step: int) -> None:
+        with self._deferred_errors(model.weights.name):
+            files = self.entry.add_files(model.files())
+            values = {"files": files, "weights": model.digest, "tags": model.tags, "params": model.params}
+            self._append("model", what=f"model {name}", name=name, step=step, **values)
+
+    def log_predictions(self, images: Sequence[PIL.Image.Image], epoch: int) -> None:
+        """Logs images with detections, as `ValidationImages.draw` returns them; the epoch is their step in MLflow."""
+        for key, image in zip(mlflow_view.IMAGE_KEYS, images, strict=False):
+            self._log_image(key, image, epoch)
+
+    def _log_image(self, key: str, image: PIL.Image.Image, step: int) -> None:
+        """Logs an image of a step. MLflow's page lets a person go through the steps of all images with this key."""
+        # The names of MlflowClient.log_image, which would compress and upload the image at once.
+        key = "~".join(_INVALID.sub("_", part) for part in key.split("/"))
+        name = f"{key}+step+{step}+timestamp+{_milliseconds()}+{uuid.uuid4()}"
+        small = image.copy()
+        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        files = {f"{name}.png": _encoded(image, "PNG"), f"{name}+compressed.webp": _encoded(small, "WEBP")}
+        with self._deferred_errors(key):
+            folder = self.entry.add_files(files)
+            for file in files:
+                self._append("artifact", what=key, file=f"{folder}/{file}", folder="images")
+        self._append("tags", tags={"mlflow.loggedImages": "True"})
 
     def log_artifacts(self, *paths: Path) -> None:
         """Copies files and whole folders into the run, under their own names."""
         for path in paths:
             with self._deferred_errors(path.name):
-                self.store.log_artifact(self.id, path)
+                folder = self.entry.add_files({path.name: path})
+                self._append("artifact", what=path.name, file=f"{folder}/{path.name}")
 
     def mark_finished(self, digest: str) -> None:
-        """Tags the run with the digest of the stage's result, by which the next stage finds it."""
-        with self._deferred_errors(f"tag {self.done_tag}"):
-            self.store.set_tags(self.id, {self.done_tag: digest})
+        """Tags the run with the digest of the stage's result, by which the next stage finds it.
+
+        The hash that DVC will give the output is how an experiment that DVC restores from its cache is found.
+        """
+        tags = {self.done_tag: digest}
+        if (output := {"weights": "models", "predictions": "predictions"}.get(self.done_tag)) and (
+            workspace() / output
+        ).is_dir():
+            tags[mlflow_experiments.OUTPUTS[output]] = dvc_hash(workspace() / output)
+        self._append("tags", tags=tags)
+
+    def _append(self, kind: str, **values: Any) -> None:
+        with self._deferred_errors(kind):
+            self.entry.append(kind, **values)
 
     @contextmanager
     def _deferred_errors(self, action: str) -> Iterator[None]:
         try:
-            with _one_line_errors(action):
-                yield
-        except PipelineError as error:
-            if not self.errors:
-                print(f"{error}; continuing without it", file=sys.stderr, flush=True)  # noqa: T201
-            self.errors.append(str(error))
+            yield
+        except OSError as error:
+            self.errors.append(f"{error.filename or self.entry.path}: MLflow: {action}: {error.strerror}")
 
 
 @contextmanager
@@ -95,19 +217,16 @@ def train_run(params: Params, *, key: str, resumed: bool = False) -> Iterator[Ru
             failed afterwards, because an input had changed.
 
     Raises:
-        PipelineError: the store can't be opened, or something couldn't be logged (raised at the end).
+        PipelineError: the project's own store can't be opened, or something couldn't be logged (raised at the end).
     """
-    with _one_line_errors("opening the store"):
-        store = Store.open()
-        values = {
-            name: value for name, value in _experiment_params(params).items() if not name.startswith(LATER_SECTIONS)
-        }
-        machine = {name: str(value) for name, value in params.flat().items() if name.startswith(MACHINE_SECTION)}
-        tags = {**_tags(params), **machine, "key": key}
-        existing = store.find_run({"key": key}, without=None if resumed else "weights", params=values)
-        run = store.open_run(existing, values, tags, _run_name(params))
-    with _open(Run(store, run, "weights")) as opened:
-        yield opened
+    values = {name: value for name, value in _experiment_params(params).items() if not name.startswith(LATER_SECTIONS)}
+    machine = {name: str(value) for name, value in params.flat().items() if name.startswith(MACHINE_SECTION)}
+    tags = {**_tags(params, "train"), **machine, "key": key}
+    search = {"tags": {"key": key}, "without": None if resumed else "weights", "params": values}
+    continued = {"tags": tags, "params": values}
+    opening = {"tags": tags, "params": values, "search": search, "continued": continued}
+    with _open("train", params, opening, done_tag="weights") as run, system_metrics(run.log_metrics):
+        yield run
 
 
 @contextmanager
@@ -115,12 +234,13 @@ def evaluate_run(params: Params, weights: str) -> Iterator[Run]:
     """Continues the run that trained the weights with this digest, unless it has been evaluated already.
 
     If DVC restored the weights from its cache, continuing could overwrite the metrics of another experiment. Then a new
-    run is opened, whose tag `trained_by` names the run that trained.
+    run is opened, whose tag `trained_by` and description name the run that trained.
 
     Raises:
-        PipelineError: as for `train`.
+        PipelineError: as for `train_run`.
     """
-    with _later_stage_run(params, EVALUATE_SECTIONS, ("weights", weights), "predictions", "trained_by") as run:
+    origin = {"tag": "trained_by", "text": "The weights are those of"}
+    with _later_stage_run("evaluate", params, EVALUATE_SECTIONS, ("weights", weights), "predictions", origin) as run:
         yield run
 
 
@@ -129,36 +249,46 @@ def inspect_run(params: Params, predictions: str) -> Iterator[Run]:
     """Continues the run that made the predictions with this digest, or opens one with the tag `evaluated_by`.
 
     Raises:
-        PipelineError: as for `train`.
+        PipelineError: as for `train_run`.
     """
-    with _later_stage_run(params, ("inspect.",), ("predictions", predictions), "inspected", "evaluated_by") as run:
+    origin = {"tag": "evaluated_by", "text": "The detections are those of"}
+    with _later_stage_run("inspect", params, ("inspect.",), ("predictions", predictions), "inspected", origin) as run:
         yield run
 
 
 @contextmanager
 def _later_stage_run(
-    params: Params, sections: tuple[str, ...], input_tag: tuple[str, str], done_tag: str, origin_tag: str
+    stage: str,
+    params: Params,
+    sections: tuple[str, ...],
+    input_tag: tuple[str, str],
+    done_tag: str,
+    origin: dict[str, str],
 ) -> Iterator[Run]:
-    """Continues the run with the input's tag and of the same experiment, or opens one that names it in `origin_tag`."""
-    with _one_line_errors("opening the store"):
-        store, values, tags = Store.open(), _experiment_params(params), _tags(params)
-        stage_values = {name: value for name, value in values.items() if name.startswith(sections)}
-        wanted = dict([input_tag], dvc_experiment=tags["dvc_experiment"])
-        existing = store.find_run(wanted, without=done_tag, params=stage_values)
-        if existing:
-            run = store.open_run(existing, stage_values, {}, _run_name(params))
-        else:
-            origin = store.find_run(dict([input_tag]), without=origin_tag)
-            tags |= dict([input_tag]) | ({origin_tag: origin} if origin else {})
-            run = store.open_run(None, values, tags, _run_name(params))
-    with _open(Run(store, run, done_tag)) as opened:
-        yield opened
+    """Continues the run with the input's tag and of the same experiment, or opens one that names it in a tag."""
+    values, tags = _experiment_params(params), _tags(params, stage)
+    stage_values = {name: value for name, value in values.items() if name.startswith(sections)}
+    wanted = dict([input_tag], dvc_experiment=tags["dvc_experiment"])
+    opening = {
+        "tags": tags | dict([input_tag]),
+        "params": values,
+        "search": {"tags": wanted, "without": done_tag, "params": stage_values},
+        "continued": {"tags": {}, "params": stage_values},
+        "origin": {**origin, "search": {"tags": dict([input_tag]), "without": origin["tag"]}},
+    }
+    with _open(stage, params, opening, done_tag=done_tag) as run:
+        yield run
 
 
 @contextmanager
-def _open(run: Run) -> Iterator[Run]:
-    """Ends a run with its status: finished, failed or killed."""
-    status = "FAILED"
+def _open(stage: str, params: Params, opening: dict[str, Any], *, done_tag: str) -> Iterator[Run]:
+    """Opens a run, and ends it with its status: finished, failed or killed."""
+    server = mlflow_store.destination()
+    store = None if server else Store.open()  # an error before a long training, not after it
+    mlflow_store.import_mlflow()  # before loader processes are forked: a thread that imports may hold a lock then
+    entry = Entry.create(stage, server)
+    entry.append("open", what="opening the run", name=_run_name(params), time=_milliseconds(), **opening)
+    run, status = Run(params, entry, Sender(entry, server, store), done_tag), "FAILED"
     try:
         yield run
         status = "FINISHED" if not run.errors else "FAILED"
@@ -166,24 +296,37 @@ def _open(run: Run) -> Iterator[Run]:
         status = "KILLED"
         raise
     finally:
-        with run._deferred_errors("ending the run"):
-            run.store.end_run(run.id, status)
-    if run.errors:
-        raise PipelineError(run.errors[0])
+        run._append("end", status=status, time=_milliseconds())
+        run.sender.finish(KILLED_SECONDS if status == "KILLED" else mlflow_sender.END_SECONDS)
+    if errors := run.errors + run.sender.refused:
+        raise PipelineError(errors[0])
 
 
-def _experiment_params(params: Params) -> dict[str, Any]:
+def _milliseconds() -> int:
+    return int(time.time() * 1000)
+
+
+def _experiment_params(params: Params) -> dict[str, str]:
     """The parameters that determine the result, by their dotted names."""
-    return {name: value for name, value in params.flat().items() if not name.startswith(MACHINE_SECTION)}
+    return {name: str(value) for name, value in params.flat().items() if not name.startswith(MACHINE_SECTION)}
 
 
 def _run_name(params: Params) -> str:
     return os.environ.get("DVC_EXP_NAME") or f"{params.dataset}-{params.model.backbone}-{params.loss}"
 
 
-def _tags(params: Params) -> dict[str, str]:
+def _tags(params: Params, stage: str) -> dict[str, str]:
     experiment = os.environ.get("DVC_EXP_NAME", "")  # empty for `dvc repro`
-    return {"dataset": params.dataset, "loss": params.loss, "dvc_experiment": experiment} | _revision()
+    tags = {"dataset": params.dataset, "loss": params.loss, "dvc_experiment": experiment}
+    return tags | _source(stage) | _revision()
+
+
+def _source(stage: str) -> dict[str, str]:
+    """MLflow's tags for what made a run or a model, and who."""
+    tags = {"mlflow.source.name": f"pipeline/stages/{stage}.py", "mlflow.source.type": "LOCAL"}
+    with suppress(OSError, KeyError):  # a user without a name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
 
 
 def _revision() -> dict[str, str]:
@@ -193,9 +336,8 @@ def _revision() -> dict[str, str]:
     if not revision:
         return {}  # not a git repository
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
-    return {"git_revision": revision, "git_dirty": str(dirty).lower()} | (
-        {"dvc_baseline": baseline} if baseline else {}
-    )
+    tags = {"git_revision": revision, "git_dirty": str(dirty).lower(), "mlflow.source.git.commit": revision}
+    return tags | ({"dvc_baseline": baseline} if baseline else {})
 
 
 def _git(*arguments: str) -> str:
@@ -212,44 +354,63 @@ def prepare() -> None:
     Raises:
         PipelineError: the store can't be created or opened.
     """
-    with _one_line_errors("opening the store"):
-        Store.open()
+    Store.open()
 
 
-def store_uri() -> str:
-    """The address of the database, with the special characters of its path as `%3F`.
+@dataclass(frozen=True)
+class Sent:
+    """What `sync` did."""
 
-    MLflow takes what follows `sqlite:///` for a path and creates its folders; it leaves `sqlite+pysqlite:///` alone.
+    stages: list[str]  # names of queue entries
+    elsewhere: list[str]  # addresses of other servers that entries wait for; empty for the own store
+
+
+def sync() -> Sent:
+    """Sends what waits in the queue for the current store or server.
+
+    Raises:
+        PipelineError: something couldn't be sent.
     """
-    return f"sqlite+pysqlite:///{quote(str(root() / 'mlflow.db'))}?timeout=60"
+    server = mlflow_store.destination()
+    store = Store.open(server)
+    with mlflow_sender.turn():
+        sent = mlflow_sender.send_abandoned(store, server)
+    others = {entry.destination for entry in mlflow_queue.entries()} - {server}
+    return Sent(sent, sorted(map(without_password, others)))
 
 
-def artifacts_uri() -> str:
-    return (root() / "mlartifacts").as_uri()
+def server_page(experiment: str | None) -> str | None:
+    """The page of the person's own server, as `ui` shows it; None without a server.
+
+    Raises:
+        PipelineError: the server can't be reached, or there is no such experiment.
+    """
+    server = mlflow_store.destination()
+    return f"{without_password(server)}/{_page(Store.open(server), experiment)}" if server else None
 
 
-def _close_store_to_others() -> None:
-    """Creates the database and the folder of artifacts, closed to other users; closes them if they exist already."""
-    database, artifacts = root() / "mlflow.db", root() / "mlartifacts"
-    database.touch(mode=0o600)
-    artifacts.mkdir(mode=0o700, exist_ok=True)
-    # SQLite gives its further files the rights of the database, but they may be older than this rule.
-    for path in (artifacts, *database.parent.glob("mlflow.db*")):
-        close_to_others(path)
+def _page(store: Store, experiment: str | None) -> str:
+    if experiment is None:
+        return mlflow_view.page(store.experiment)
+    return mlflow_view.run_page(store.experiment, mlflow_experiments.find_run(store, experiment))
 
 
 @contextmanager
-def ui(port: int) -> Iterator[servers.Server]:
-    """Runs MLflow's server and yields it once its page responds.
+def ui(port: int, experiment: str | None = None) -> Iterator[servers.Server]:
+    """Runs MLflow's server on the project's own store, and yields it once its page responds.
+
+    Args:
+        experiment: opens the page of the run that made the result of DVC's experiment; None: the table of runs.
 
     Raises:
-        PipelineError: the port is taken, the store can't be opened, or the server doesn't start.
+        PipelineError: the port is taken, the store can't be opened, the server doesn't start, or there is no such
+            experiment.
     """
     servers.require_free_port(port)  # before the seconds that the store takes
-    prepare()  # if the server creates the store, artifacts of clients without a server are refused
-    with servers.run_server(
-        "MLflow", "pipeline.integrations.mlflow:server_app", port, environment=UI_ENVIRONMENT
-    ) as server:
+    # If the server created the store, it would refuse artifacts of clients without a server.
+    fragment = _page(Store.open(), experiment)
+    app = "pipeline.integrations.mlflow:server_app"
+    with servers.run_server("MLflow", app, port, fragment=fragment, environment=UI_ENVIRONMENT) as server:
         yield server
 
 
@@ -278,121 +439,3 @@ def _local_artifacts(uri: str, **options: Any) -> Any:
     if not Path(repository.artifact_dir).resolve().is_relative_to((root() / "mlartifacts").resolve()):
         raise MlflowException(f"{uri}: not in {root() / 'mlartifacts'}", PERMISSION_DENIED)
     return repository
-
-
-@dataclass(frozen=True)
-class Store:
-    """MLflow's client for this project's store and experiment."""
-
-    client: Any
-    experiment: str
-
-    @classmethod
-    def open(cls) -> "Store":
-        """Opens the store, and creates it if it is missing, under a lock: two processes would damage it.
-
-        The experiment gets an explicit artifact folder; MLflow's default is `./mlruns` of the current folder.
-        """
-        with FileLock(state_dir() / "mlflow.lock"), _quiet():
-            from mlflow import MlflowClient
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-            _close_store_to_others()
-            # First, since MLflow tries to open a folder or a file without permission for minutes.
-            with closing(sqlite3.connect(root() / "mlflow.db", timeout=60)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")  # writers don't wait for readers; a property of the file
-            # The client would write the current folder into an SQL statement, quotes included.
-            SqlAlchemyStore(store_uri(), artifacts_uri())
-            client = MlflowClient(tracking_uri=store_uri())
-            experiment = client.get_experiment_by_name(EXPERIMENT)
-            if experiment is None:
-                number = client.create_experiment(EXPERIMENT, artifact_location=artifacts_uri())
-            else:
-                number = experiment.experiment_id
-                if experiment.lifecycle_stage == "deleted":  # by a person in the UI
-                    client.restore_experiment(number)
-        return cls(client, str(number))
-
-    def find_run(
-        self, tags: Mapping[str, str], *, without: str | None, params: Mapping[str, Any] | None = None
-    ) -> str | None:
-        """The newest run with these tags and without the tag `without`, whose parameters don't contradict `params`.
-
-        An empty tag matches runs that don't have it.
-        """
-        # The filter has digests only. Other values are compared here: it has no escape for the quote of `o'brien`.
-        condition = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items() if _WORD.fullmatch(value))
-        wanted = dict(tags) | ({without: ""} if without else {})
-        for run in self.client.search_runs([self.experiment], condition, order_by=["attributes.start_time DESC"]):
-            same_tags = all(run.data.tags.get(name, "") == value for name, value in wanted.items())
-            # MLflow refuses to change a parameter.
-            logged = run.data.params
-            if same_tags and all(logged.get(name, str(value)) == str(value) for name, value in (params or {}).items()):
-                return str(run.info.run_id)
-        return None
-
-    def open_run(self, run: str | None, params: Mapping[str, Any], tags: Mapping[str, str], name: str) -> str:
-        """Continues a run, or opens one if it is None, and logs parameters and tags; returns its id."""
-        if run is None:
-            run = str(self.client.create_run(self.experiment, tags=dict(tags), run_name=name).info.run_id)
-        else:
-            self.client.update_run(run, status="RUNNING")
-            self.set_tags(run, tags)
-        from mlflow.entities import Param
-
-        entries = [Param(key, str(value)) for key, value in params.items()]
-        for start in range(0, len(entries), PARAMS_PER_CALL):
-            self.client.log_batch(run, params=entries[start : start + PARAMS_PER_CALL])
-        return run
-
-    def log_metrics(self, run: str, points: Sequence[tuple[str, float, int]]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        entries = [Metric(name, float(value), now, step) for name, value, step in points]
-        for start in range(0, len(entries), METRICS_PER_CALL):
-            self.client.log_batch(run, metrics=entries[start : start + METRICS_PER_CALL])
-
-    def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        if tags:
-            self.client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
-
-    def log_artifact(self, run: str, path: Path) -> None:
-        if path.is_dir():
-            self.client.log_artifacts(run, str(path), path.name)
-        else:
-            self.client.log_artifact(run, str(path))
-
-    def end_run(self, run: str, status: str) -> None:
-        self.client.set_terminated(run, status)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppresses MLflow's output on migrations and errors, its libraries' deprecation warnings, and telemetry."""
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ["DO_NOT_TRACK"] = "true"
-    for name in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
-
-
-@contextmanager
-def _one_line_errors(action: str) -> Iterator[None]:
-    """Turns errors of MLflow, its database and the disk into a PipelineError."""
-    with _quiet():
-        import mlflow.store
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        migrations = Path(mlflow.store.__file__).parent / "db_migrations/versions"
-        raise PipelineError(
-            describe_error(error, action, database=root() / "mlflow.db", address=store_uri(), migrations=migrations)
-        ) from error

@@ -47,7 +47,9 @@ class Server:
 
 
 @contextmanager
-def run_server(name: str, app: str, port: int, *, page: str = "/", environment: Mapping[str, str]) -> Iterator[Server]:
+def run_server(
+    name: str, app: str, port: int, *, page: str = "/", fragment: str = "", environment: Mapping[str, str]
+) -> Iterator[Server]:
     """Runs a web application for this user alone, yields it once it listens, and stops it with its child processes.
 
     Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb.
@@ -55,6 +57,7 @@ def run_server(name: str, app: str, port: int, *, page: str = "/", environment: 
     Args:
         app: a function that returns an ASGI application, as MODULE:FUNCTION; `owner_only` must wrap its result.
         page: the path that people open.
+        fragment: what follows the token in the address, from a `#` on; a page reads it, and the server doesn't.
 
     Raises:
         PipelineError: the port is in use, the server ends before it responds, or doesn't respond within two minutes.
@@ -66,7 +69,7 @@ def run_server(name: str, app: str, port: int, *, page: str = "/", environment: 
     command += ["--workers", "1"]  # WEB_CONCURRENCY would start several, and FiftyOne keeps its state in one
     command += ["--timeout-graceful-shutdown", "1"]  # pages keep a connection open for events
     log = state_dir() / f"{name.lower()}.log"
-    address = f"http://{LOOPBACK}:{port}{page}?{access.PARAMETER}={token}"
+    address = f"http://{LOOPBACK}:{port}{page}?{access.PARAMETER}={token}{fragment}"
     # The token is not on the command line, which other users can read.
     variables = {**environment, access.TOKEN_VARIABLE: token}
     with (

@@ -1,4 +1,4 @@
-"""The evaluate stage: models/ and data/unified → predictions/, metrics/ of val and test, and precision-recall plots."""
+"""The evaluate stage: models/ and data/unified → predictions/, metrics/ of val and test, and plots/evaluate."""
 
 import sys
 from dataclasses import asdict, dataclass
@@ -12,8 +12,9 @@ from pipeline.data import annotations
 from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
-from pipeline.evaluation import operating_point, report, tables, voc
+from pipeline.evaluation import operating_point, report, tables
 from pipeline.evaluation.operating_point import OperatingPoints
+from pipeline.evaluation.plot_tables import plot_tables
 from pipeline.evaluation.report import Report
 from pipeline.files import digest, write_json
 from pipeline.inference.detect import detect_split
@@ -24,12 +25,12 @@ from pipeline.inference.views import Views, detect_in_views
 from pipeline.integrations import mlflow
 from pipeline.params import Params
 from pipeline.runner import run_stage
-from pipeline.visualization import curves
+from pipeline.visualization.evaluation_plots import write_plots
 from pipeline.workspace import workspace
 
 
 def run(params: Params) -> None:
-    """Detects objects in every image of val and test, then writes detections, metrics and curves; logs to MLflow."""
+    """Detects objects in every image of val and test, then writes detections, metrics and plots; logs to MLflow."""
     project = workspace()
     weights = project / "models/detector.safetensors"
     model = SavedDetector.load(weights, choose_device(params.machine.device))
@@ -47,16 +48,13 @@ def run(params: Params) -> None:
     write_json(project / "metrics/evaluate.json", val.report.metrics)
     # DVC requires every output of a stage, also for data sets without a test split. An empty object adds no column.
     write_json(project / "metrics/test.json", test.report.metrics if test else {})
-    curve, plot = (project / f"plots/precision_recall.{suffix}" for suffix in ("csv", "png"))
-    by_class = voc.evaluate(val.truth, val.detections)
-    curves.write_precision_recall(by_class, curve)
-    curves.plot_precision_recall(by_class, plot)
+    pictures = write_plots(plot_tables(val.truth, val.detections, val.report), project / "plots/evaluate")
     with mlflow.evaluate_run(params, weights_digest) as mlflow_run:
-        mlflow_run.log_metrics(mlflow_metrics(val.report.metrics), step=0)
+        mlflow_run.log_evaluation(mlflow_metrics(val.report.metrics), weights_digest, "val", val.truth)
         if test:
-            values = mlflow_metrics(test.report.metrics)
-            mlflow_run.log_metrics({f"test/{name}": value for name, value in values.items()}, step=0)
-        mlflow_run.log_artifacts(project / "metrics/evaluate.json", project / "metrics/test.json", curve, plot)
+            values = {f"test/{name}": value for name, value in mlflow_metrics(test.report.metrics).items()}
+            mlflow_run.log_evaluation(values, weights_digest, "test", test.truth)
+        mlflow_run.log_artifacts(project / "metrics/evaluate.json", project / "metrics/test.json", *pictures)
         mlflow_run.mark_finished(digest(project / "predictions/val.json"))
     for title, scored in {"": val, "\nTest split:\n": test}.items():
         if scored:
@@ -129,6 +127,8 @@ def mlflow_metrics(scores: dict[str, Any]) -> dict[str, float]:
     groups["intervals"] = {
         f"{name}_{bound}": value for name, found in scores["intervals"].items() for bound, value in found.items()
     }
+    names = mlflow.metric_names(scores["per_class"])
+    groups["per_class"] = {f"AP/{names[name]}": values["AP"] for name, values in scores["per_class"].items()}
     groups["AP_by_size"] = {size: values["AP"] for size, values in scores["by_size"].items()}
     groups["coco_raised_limit"] = scores["coco_raised_limit"] or {}
     groups["calibration"] = {"error": scores["calibration_error"]}

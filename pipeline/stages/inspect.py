@@ -40,7 +40,9 @@ def run(params: Params) -> None:
             max_images=params.inspect.max_images,
             thresholds=thresholds,
         )
-    counts = {"errors": count_errors(errors), "views": fiftyone.refresh(dataset)}
+    counts = {"errors": count_errors(errors)}
+    if params.inspect.fiftyone:
+        counts["views"] = fiftyone.refresh(dataset)
     write_json(metrics, counts)
     # The evaluate stage tags its run with the digest of these detections, whichever split is shown here.
     with mlflow.inspect_run(params, digest(home / "predictions/val.json")) as mlflow_run:

@@ -10,7 +10,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,11 @@ from fcos.training.trainer import PeerFailedError, Trainer, TrainingInterrupted
 from pipeline.analysis.advice import advice
 from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
+from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
 from pipeline.files import digest, write_json
 from pipeline.integrations import mlflow
+from pipeline.integrations.mlflow_images import ValidationImages
 from pipeline.params import Params, load
 from pipeline.training import launch, state_folders
 from pipeline.training.artifacts import describe, early_stopping_message, training_summary, write_weights
@@ -59,7 +61,7 @@ def _run_worker(key: str) -> None:
     """Trains in one of several processes that `run` launched."""
     if runner.fingerprint("train") != key:  # the state's key
         raise PipelineError("parameters, code or data changed while this stage ran: run `dvc repro train` again")
-    with runner.full_disk_errors():
+    with runner.disk_errors():
         _train(load(), _state(key))
 
 
@@ -82,11 +84,19 @@ class Job:
     def make_batches(self) -> EpochBatches:
         return make_batches(self.params, self.train_split, self.images, self.processes)
 
-    def make_trainer(self, batches: EpochBatches, callback: Callback, checkpoint: Checkpoint | None) -> Trainer:
+    def make_trainer(
+        self,
+        batches: EpochBatches,
+        callback: Callback,
+        checkpoint: Checkpoint | None,
+        on_detections: Callable[[Sequence[Detection]], None] = lambda _: None,
+    ) -> Trainer:
         return make_trainer(
             self.params,
             batches=batches,
-            validate=make_validation(self.params, self.val_split, self.images, self.stop_request, self.processes),
+            validate=make_validation(
+                self.params, self.val_split, self.images, self.stop_request, self.processes, on_detections
+            ),
             classes=len(self.train_split.categories),
             callback=callback,
             checkpoint=checkpoint,
@@ -134,18 +144,20 @@ def _lead(job: Job, logged_params: Params, state: Path) -> None:
     if not train.overfit:
         for line in advice(job.params, job.train_split, job.val_split, steps=len(batches)):
             write_line(line)
+    images = ValidationImages(job.val_split, job.images)
     with (
         mlflow.train_run(logged_params, key=state.name, resumed=checkpoint.newest.is_file()) as mlflow_run,
-        LoggingCallback(Progress(train.epochs * len(batches)), mlflow_run) as callback,
+        LoggingCallback(Progress(train.epochs * len(batches)), mlflow_run, images) as callback,
     ):
-        trainer = job.make_trainer(batches, callback, checkpoint)
+        mlflow_run.log_datasets(training=job.train_split, validation=job.val_split)
+        trainer = job.make_trainer(batches, callback, checkpoint, images.keep)
         history, best = _fit(trainer, job.stop_request, callback)
         callback.flush()
         if train.overfit:
             check_overfit(history, job.train_split)
         elif history.stopped_early:
             write_line(early_stopping_message(history, best, train.epochs))
-        _write_results(trainer, history, best, job, callback.progress.images_per_second, mlflow_run)
+        _write_results(trainer, history, best, job, callback)
 
 
 def _fit(trainer: Trainer, stop_request: process.StopRequest, callback: "LoggingCallback") -> tuple[History, Best]:
@@ -175,25 +187,26 @@ def _exit_stopped(
     process.exit_stopped("train", stop_request.number or signal.SIGTERM, details)
 
 
-def _write_results(
-    trainer: Trainer, history: History, best: Best, job: Job, images_per_second: float | None, mlflow_run: mlflow.Run
-) -> None:
-    project, train = workspace(), job.params.train
+def _write_results(trainer: Trainer, history: History, best: Best, job: Job, callback: "LoggingCallback") -> None:
+    project, train, mlflow_run = workspace(), job.params.train, callback.mlflow_run
     description = describe(job.params, job.train_split)
     weights = write_weights(trainer.result, best, description, project / "models", keep=train.final_weights)
     write_training_curves(history, project / "plots", early_stopping_message(history, best, train.epochs))
-    summary = training_summary(history, best, overfit=train.overfit, images_per_second=images_per_second)
+    speed = callback.progress.images_per_second
+    summary = training_summary(history, best, overfit=train.overfit, images_per_second=speed)
     write_json(project / "metrics/train.json", summary)
-    files = [file for path in weights for file in (path, path.with_suffix(".json"))]
-    mlflow_run.log_artifacts(*files, *(project / "plots" / name for name in _LOGGED_PLOTS))
+    rows = {"last": history.epochs[-1], "best": best.row}
+    names = ("last", "best") if train.final_weights == "last" else ("best", "last")
+    mlflow_run.log_checkpoints(dict(zip(names, weights, strict=True)), rows, callback.images.example())
+    mlflow_run.log_artifacts(*(project / "plots" / name for name in _LOGGED_PLOTS))
     mlflow_run.mark_finished(digest(weights[0]))
 
 
 class LoggingCallback:
     """Shows steps and validations in the progress bar at once, and logs them to MLflow in groups."""
 
-    def __init__(self, progress: Progress, mlflow_run: mlflow.Run) -> None:
-        self.progress, self.mlflow_run = progress, mlflow_run
+    def __init__(self, progress: Progress, mlflow_run: mlflow.Run, images: ValidationImages) -> None:
+        self.progress, self.mlflow_run, self.images = progress, mlflow_run, images
         self._pending: list[Row] = []
 
     def __enter__(self) -> Self:
@@ -216,6 +229,7 @@ class LoggingCallback:
         self.flush()
         values = {f"val/{name}": value for name, value in row.items() if name not in ("epoch", "step")}
         self.mlflow_run.log_metrics({**values, "epoch": row["epoch"]}, step=int(row["step"]))
+        self.mlflow_run.log_predictions(self.images.draw(), epoch=int(row["epoch"]))
 
     def flush(self) -> None:
         """Logs the pending steps to MLflow."""

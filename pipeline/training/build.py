@@ -157,6 +157,7 @@ def make_validation(
     raw: Path,
     interrupted: Callable[[], bool] = lambda: False,
     processes: Processes = SINGLE_PROCESS,
+    on_detections: Callable[[Sequence[Detection]], None] = lambda _: None,
 ) -> Callable[[Detector], Row]:
     """The validation during training: a function that returns AP and AP50 of a detector.
 
@@ -167,6 +168,7 @@ def make_validation(
     Args:
         interrupted: whether to stop; if it is true in one process, the function raises TrainingInterrupted in all of
             them, between two batches.
+        on_detections: receives all detections of a validation, in the first process.
     """
 
     def check_interrupted(_images: int) -> None:
@@ -186,15 +188,23 @@ def make_validation(
         )
         # Tuples are exchanged in a tenth of the time that objects take.
         gathered = processes.all_gather_object([(d.image_id, d.category_id, d.bbox, d.score) for d in share])
-        row: Row = processes.broadcast_object(_measure(split, gathered) if processes.rank == 0 else None)
-        return row
+        row: Row | None = None
+        if processes.rank == 0:
+            detections = _flatten(gathered)
+            on_detections(detections)
+            row = _measure(split, detections)
+        measured: Row = processes.broadcast_object(row)
+        return measured
 
     return validate
 
 
-def _measure(split: AnnotationSet, gathered: Sequence[Sequence[tuple[Any, ...]]]) -> Row:
+def _flatten(gathered: Sequence[Sequence[tuple[Any, ...]]]) -> list[Detection]:
     # Sorted by image, so that the result does not depend on the processes: the order breaks ties between equal scores.
-    detections = sorted((Detection(*values) for values in chain(*gathered)), key=lambda detection: detection.image_id)
+    return sorted((Detection(*values) for values in chain(*gathered)), key=lambda detection: detection.image_id)
+
+
+def _measure(split: AnnotationSet, detections: Sequence[Detection]) -> Row:
     metrics = coco.fast_ap(split, detections)
     return {name: metrics[name] or 0.0 for name in ("AP", "AP50")}
 

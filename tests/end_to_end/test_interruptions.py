@@ -5,7 +5,6 @@ The tests share one project, in which every stage has run, and depend on their o
 
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -23,38 +22,74 @@ from tests.support.projects import environment, run
 
 @pytest.mark.parametrize("stage", ["download", "convert", "evaluate", "inspect"])  # train: see the next test
 def test_a_killed_stage_succeeds_when_run_again(project: Path, stage: str) -> None:
+    """Inspect is killed while it fills FiftyOne's dataset, or before."""
+    params = project / "params.yaml"
+    original = params.read_text()
+    params.write_text(original.replace("  fiftyone: false", "  fiftyone: true"))
     before = outputs(project, stage)
     running = start(project, "dvc", "repro", "-f", "-s", stage)
     kill_stage(stage, running)
     # --force: DVC would restore the result from its cache, and the files of the killed stage would stay.
     run(project, "dvc", "repro", "-f", "-s", stage)
+    params.write_text(original)
     assert outputs(project, stage) == before
     assert not list(project.rglob("*.partial*"))
 
 
-def test_training_resumes_after_any_signal_with_the_same_result(project: Path) -> None:
-    """`kill -9`, SIGTERM, Ctrl-C: exit status, one line (except SIGKILL), one MLflow run, the same weights."""
-    states = project / ".fcos/training"
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can signal a process when its parent dies")
+def test_a_training_stopped_again_and_again_has_the_same_result(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped by `kill -9`, Ctrl-C, and the death of DVC, it resumes each time, in one MLflow run.
+
+    Then a parameter changes while it runs: DVC would record the new value for the old result. The state remains until
+    `dvc repro` ends with the edit undone.
+    """
+    monkeypatch.setenv("SHELL", "/bin/sh")  # DVC starts stages through the shell, and dash would stay as their parent
     undisturbed = (project / "models/detector.safetensors").read_bytes()
-    known = runs(project)
-    for number, status in ((signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        running = start(project, sys.executable, "-m", "pipeline.stages.train")
-        saved = {path.stat().st_ino for path in states.glob("*/state.pt")}
-        while {path.stat().st_ino for path in states.glob("*/state.pt")} <= saved:
-            assert running.poll() is None
-            time.sleep(0.01)
-        running.send_signal(number)
-        output, _ = running.communicate(timeout=240)
-        assert running.returncode == status, output
-        if number == signal.SIGKILL:
-            continue
-        line = rf"^train: stopped by {number.name} at step \d of 6; its state is saved: `dvc repro` resumes from it$"
-        assert re.search(line, output.decode(), re.MULTILINE), output
-        assert b"Traceback" not in output
-        assert list(runs(project, known).values()) == ["KILLED"]
-    run(project, "dvc", "repro", "-f", "-s", "train")  # --force: DVC has the result in its cache
+    known, stage, repro = runs(project), [sys.executable, "-m", "pipeline.stages.train"], ["dvc", "repro", "-f", "-s"]
+    assert stop(project, signal.SIGKILL, *stage)[0] == -9
+    stopped = r"(?m)^train: stopped by {} at step \d of 6; its state is saved: `dvc repro` resumes from it$"
+    status, output = stop(project, signal.SIGINT, *stage)
+    assert status == 130
+    assert re.search(stopped.format("SIGINT"), output), output
+    assert "Traceback" not in output
+    assert list(runs(project, known).values()) == ["KILLED"]
+    _, output = stop(project, signal.SIGKILL, *repro, "train")
+    assert re.search(stopped.format("SIGTERM"), output), output
+    assert "Traceback" not in output
+    params = project / "params.yaml"
+    original, lock = params.read_text(), (project / "dvc.lock").read_bytes()
+    changed = original.replace("    flip: 0.0", "    flip: 0.5")
+    assert changed != original
+    running = start(project, *repro, "train")
+    wait_for_state(project, running, newer_than=time.time_ns())
+    params.write_text(changed)
+    output = running.communicate(timeout=240)[0].decode()
+    assert running.returncode != 0
+    assert "train: params.yaml: train changed while this stage ran" in output
+    assert "undo the edit and run `dvc repro` to keep the result" in output
+    assert (project / "dvc.lock").read_bytes() == lock
+    assert list((project / ".fcos/training").glob("*/state.pt"))
+    params.write_text(original)
+    run(project, *repro, "train")
     assert list(runs(project, known).values()) == ["FINISHED"]
     assert (project / "models/detector.safetensors").read_bytes() == undisturbed
+
+
+def stop(project: Path, number: signal.Signals, *command: str) -> tuple[int, str]:
+    """Sends a signal to a command once the training has saved a state, and returns its exit status and its output."""
+    started = time.time_ns()
+    running = start(project, *command)
+    wait_for_state(project, running, newer_than=started)
+    running.send_signal(number)
+    output, _ = running.communicate(timeout=240)
+    return running.returncode, output.decode()
+
+
+def wait_for_state(project: Path, running: subprocess.Popen[bytes], *, newer_than: int) -> None:
+    states = project / ".fcos/training"
+    while not any(path.stat().st_mtime_ns > newer_than for path in states.glob("*/state.pt")):
+        assert running.poll() is None
+        time.sleep(0.01)
 
 
 def outputs(project: Path, stage: str) -> dict[str, str]:
@@ -78,23 +113,6 @@ def test_a_signal_before_the_first_step_is_one_line(project: Path, number: signa
     running.send_signal(number)
     output, _ = running.communicate(timeout=60)
     assert (running.returncode, output) == (status, f"train: stopped by {number.name}\n".encode())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can signal a process when its parent dies")
-def test_training_saves_its_state_and_ends_when_dvc_dies(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHELL", "/bin/sh")  # DVC starts stages through the shell, and dash would stay as their parent
-    params = project / "params.yaml"
-    original = params.read_text()
-    params.write_text(original.replace("  epochs: 2 ", "  epochs: 200 "))  # training can't end before DVC is killed
-    shutil.rmtree(project / ".fcos/training", ignore_errors=True)
-    running = start(project, "dvc", "repro", "-s", "train")
-    while not list((project / ".fcos/training").glob("*/state.pt")):
-        assert running.poll() is None
-        time.sleep(0.01)
-    running.kill()
-    output, _ = running.communicate(timeout=240)
-    params.write_text(original)
-    assert b"train: stopped by SIGTERM at step" in output
 
 
 def start(project: Path, *command: str) -> subprocess.Popen[bytes]:
@@ -123,26 +141,6 @@ def kill_stage(stage: str, running: subprocess.Popen[bytes]) -> None:
             break
         time.sleep(0.05)
     running.communicate(timeout=240)
-
-
-def test_parameters_changed_while_a_stage_runs_are_an_error_that_keeps_the_state(project: Path) -> None:
-    """Otherwise DVC would record the changed parameters in dvc.lock."""
-    params = project / "params.yaml"
-    original, lock = params.read_text(), (project / "dvc.lock").read_bytes()
-    shutil.rmtree(project / ".fcos/training", ignore_errors=True)
-    running = start(project, "dvc", "repro", "-f", "-s", "train")
-    while not list((project / ".fcos/training").glob("*/state.pt")):
-        assert running.poll() is None
-        time.sleep(0.02)
-    params.write_text(original.replace("    flip: 0.0", "    flip: 0.5"))
-    output, _ = running.communicate(timeout=240)
-    assert running.returncode != 0
-    assert b"train: params.yaml: train changed while this stage ran" in output
-    assert (project / "dvc.lock").read_bytes() == lock
-    assert b"undo the edit and run `dvc repro` to keep the result" in output
-    assert list((project / ".fcos/training").glob("*/state.pt"))
-    params.write_text(original)
-    run(project, "dvc", "repro")
 
 
 def test_an_invalid_parameter_is_one_line(project: Path) -> None:

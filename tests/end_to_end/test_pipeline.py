@@ -11,16 +11,22 @@ import warnings
 from pathlib import Path
 
 import mlflow
+import yaml
 
 from pipeline import recipes
+from pipeline.yaml_files import read_yaml
 from tests.support.projects import read, readme, run, stages_run
 from tests.support.scored_scenes import COCO_METRICS
 
 
-def mlflow_runs(project: Path) -> list[mlflow.entities.Run]:
+def mlflow_client(project: Path) -> mlflow.MlflowClient:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # raised by MLflow, about SQLAlchemy
-        client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+        return mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+
+
+def mlflow_runs(project: Path) -> list[mlflow.entities.Run]:
+    client = mlflow_client(project)
     experiment = client.get_experiment_by_name("fcos")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))
@@ -35,6 +41,8 @@ def test_every_documented_file_exists(project: Path) -> None:
         "models/detector.json",
         "plots/loss.csv",
         "plots/loss.png",
+        "plots/evaluate/confusion.csv",
+        "plots/evaluate/confusion.png",
         "predictions/val.json",
         "predictions/operating_point.json",
         "reports/failures",
@@ -53,6 +61,15 @@ def test_git_sees_only_the_lock_and_metrics(project: Path) -> None:
     assert {line.split()[-1] for line in status} <= {"dvc.lock", "metrics/"}, status
 
 
+def test_other_users_can_not_change_dvcs_state(project: Path) -> None:
+    """DVC reads it with pickle."""
+    state = project / ".dvc_site_cache"
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (state, *state.rglob("*"))}
+    assert modes[".dvc_site_cache"] == 0o700
+    assert "cache.db" in modes
+    assert all(mode & 0o022 == 0 for mode in modes.values()), modes
+
+
 def test_a_second_repro_runs_no_stage(project: Path) -> None:
     assert stages_run(run(project, "dvc", "repro")) == set()
     (project / "README.md").write_text("changed\n")
@@ -64,7 +81,12 @@ def test_one_mlflow_run_holds_the_experiment(project: Path) -> None:
     assert only_run.info.status == "FINISHED"
     assert only_run.data.params["train.lr"] == "0.002"
     assert only_run.data.params["evaluate.test"] == "True"
-    assert {"coco/AP50", "train/total", "val/AP"} <= set(only_run.data.metrics)
+    assert {"coco/AP50", "per_class/AP/0", "train/total", "val/AP"} <= set(only_run.data.metrics)
+    (unified,) = read_yaml(project / "dvc.lock")["stages"]["convert"]["outs"]
+    datasets = {item.dataset.name: item.dataset.digest for item in only_run.inputs.dataset_inputs}
+    assert datasets == {"digits/train": unified["md5"], "digits/val": unified["md5"]}
+    epochs = {item.path.split("+")[2] for item in mlflow_client(project).list_artifacts(only_run.info.run_id, "images")}
+    assert epochs == {"1", "2"}
     commit = run(project, "git", "rev-parse", "HEAD").strip()
     assert only_run.data.tags["git_revision"] == commit
     assert only_run.data.tags["git_dirty"] == "false"
@@ -112,43 +134,45 @@ def test_readmes_commands_to_choose_a_detector(project: Path) -> None:
     }
 
 
-def test_a_changed_evaluation_does_not_train_again(project: Path) -> None:
-    """Its metrics go into a new MLflow run, which names the run that trained."""
-    output = run(project, "dvc", "exp", "run", "-S", "postprocess.max_detections=50")
-    assert stages_run(output) == {"evaluate", "inspect"}
-    first, second = mlflow_runs(project)
-    assert second.data.tags["trained_by"] == first.info.run_id
-    assert second.data.params["postprocess.max_detections"] == "50"
-    assert first.data.params["postprocess.max_detections"] == "100"
-
-
 def test_readmes_experiments_can_be_compared(project: Path) -> None:
     run(project, "git", "checkout", "-q", "params.yaml", "README.md")
-    known = {experiment.info.run_id for experiment in mlflow_runs(project)}
+    (first,) = mlflow_runs(project)
     for command in readme("Experiment"):
         if "&&" in command:
             split = command.index("&&")
             run(project, *command[:split])
             command = command[split + 1 :]
-        printed = run(project, *command)
+        printed = run(project, *command, *(["--csv"] if "--keep" in command else []))
         if command == ["dvc", "metrics", "diff"]:
             assert "coco.AP50" in printed
+        if command == ["dvc", "plots", "diff"]:
+            page = (project / "dvc_plots/index.html").read_text()
+            assert page.count("vegaEmbed(") == len(yaml.safe_load((project / "dvc.yaml").read_text())["plots"])
+            assert page.count('"rev": "workspace"') == page.count('"rev": "HEAD"') > 1000
+            assert "warning" not in printed.lower(), printed
         if command == ["dvc", "queue", "status"]:
-            wait_for_experiments(project, 4)  # these three, and that of the previous test
+            wait_for_experiments(project, 3)
         if command == ["dvc", "exp", "show"]:
             table = printed
-    new = [experiment for experiment in mlflow_runs(project) if experiment.info.run_id not in known]
+        if "--keep" in command:
+            columns = printed.splitlines()[0].split(",")
+            assert sorted(columns) == ["Experiment", "coco.AP", "coco.AP50", "images_per_second", "loss", "seed"]
+    new = [experiment for experiment in mlflow_runs(project) if experiment.info.run_id != first.info.run_id]
     assert [experiment.info.status for experiment in new] == ["FINISHED"] * 3
-    changed = ("loss", "train.lr", "model.tower_depth")
-    values = sorted([experiment.data.params[name] for name in changed] for experiment in new)
-    assert values == [["giou", "0.002", "2"], ["iou", "0.001", "2"], ["iou", "0.002", "4"]]
+    changed = ("loss", "train.lr", "postprocess.nms")
+    values = {experiment.info.run_id: [experiment.data.params[name] for name in changed] for experiment in new}
+    evaluated = ["iou", "0.002", "soft_gaussian"]
+    assert sorted(values.values()) == [["giou", "0.002", "hard"], ["iou", "0.001", "hard"], evaluated]
     for experiment in new:
         assert experiment.data.tags["dvc_experiment"] in table
         assert "coco/AP50" in experiment.data.metrics
         # Artifacts lie in the project, not in the temporary workspaces, which DVC removes.
         artifacts = Path(experiment.info.artifact_uri.removeprefix("file://"))
         assert artifacts.is_relative_to(project)
-        assert (artifacts / "detector.safetensors").is_file()
+        # The detector of a changed evaluation is that of the first run, which it names.
+        trained = values[experiment.info.run_id] != evaluated
+        assert experiment.data.tags.get("trained_by") == (None if trained else first.info.run_id)
+        assert bool(experiment.outputs.model_outputs) == trained
 
 
 def wait_for_experiments(project: Path, count: int) -> None:

@@ -49,19 +49,18 @@ def batch(indices: list[int]) -> Batch:
     return Batch(pixels, sizes, make_targets(boxes, labels), [f"{index}.png" for index in indices], objects, objects)
 
 
-def fail(failure: str, folder: Path, request: process.StopRequest) -> None:
-    """Causes a failure, or a stop, once for each folder."""
-    if failure == "image":
+def fail(failure: str, step: int, folder: Path, request: process.StopRequest) -> None:
+    """Causes the failure of a step. A process is killed once, and then training is stopped once, in each folder."""
+    if failure == "image" and step == 1:
         raise PipelineError("b.png: not an image")
-    if not failure or (folder / "failed").exists():
+    if failure != "killed and stopped" or step == 0 or (folder / f"failed-{step}").exists():
         return
-    (folder / "failed").touch()
-    if failure == "killed":
+    (folder / f"failed-{step}").touch()
+    if step == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    if failure == "stopped":
-        os.kill(os.getppid(), signal.SIGTERM)  # the launcher
-        while not request():
-            time.sleep(0.01)
+    os.kill(os.getppid(), signal.SIGTERM)  # the launcher
+    while not request():
+        time.sleep(0.01)
 
 
 def trainer(folder: Path, processes: Processes, failure: str, request: process.StopRequest) -> Trainer:
@@ -73,8 +72,8 @@ def trainer(folder: Path, processes: Processes, failure: str, request: process.S
 
     def batches(epoch: int, first: int) -> Iterator[list[Batch]]:
         for step in range(first, STEPS):
-            if processes.rank == 1 and (epoch, step) == (1, 1):
-                fail(failure, folder, request)
+            if processes.rank == 1 and epoch == 1:
+                fail(failure, step, folder, request)
             start = 4 * (epoch * STEPS + step) + share * processes.rank
             yield [batch(list(range(start, start + share)))]
 

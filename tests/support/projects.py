@@ -30,6 +30,7 @@ SMALL = {
     "  epochs: 8": "  epochs: 2",
     "  checkpoint_seconds: 60": "  checkpoint_seconds: 0",
     "  max_images: 24": "  max_images: 4",
+    "  fiftyone: true": "  fiftyone: false",
 }
 
 
@@ -128,7 +129,9 @@ def copy(source: Path, target: Path) -> Path:
     )
     # MLflow stores the absolute paths of artifacts.
     with closing(sqlite3.connect(target / "mlflow.db")) as store, store:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+        for table, column in (
+            ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+        ):  # fmt: skip
             store.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (f"{source}/", f"{target}/"))
     return target
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fcos.config import PAPER, LossWeights
 from fcos.criterion import Criterion
-from fcos.detector import batch_images, build
+from fcos.detector import build
 from fcos.structures import make_targets
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
@@ -27,23 +27,24 @@ MODEL = replace(
     PAPER,
     backbone="tiny",
     pretrained=False,
-    batch_norm="auto",
     frozen_stages=0,
     channels=8,
     levels=(3, 4),
     tower_depth=1,
 )
 OBJECT = torch.tensor([[8.0, 8.0, 40.0, 40.0]])
+SMALL_OBJECT = torch.tensor([[8.0, 8.0, 28.0, 28.0]])  # in a small image, since fp16 is slow on a CPU
 # If fp16 skips the first step, torch takes this for a wrong order of calls.
 SKIPPED_FIRST = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning")
 TOO_SMALL = torch.tensor([[0.5, 0.5, 1.5, 1.5]])  # no location of stride 8 or 16 lies inside
 
 
-def batch(boxes: Tensor = OBJECT, *, annotated: int = 1, name: str = "square") -> Batch:
-    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+def batch(boxes: Tensor = OBJECT, *, annotated: int = 1, name: str = "square", side: int = 64) -> Batch:
+    image = torch.zeros(3, side, side, dtype=torch.uint8)
     image[:, 8:40, 8:40] = 200
     return Batch(
-        *batch_images([image]),
+        pixels=image[None],
+        sizes=torch.tensor([[side, side]]),
         targets=make_targets([boxes], [torch.zeros(len(boxes), dtype=torch.int64)]),
         names=[name],
         objects=len(boxes),
@@ -65,6 +66,7 @@ def trainer(
     *,
     epochs: int = 1,
     precision: str = "float32",
+    batch_norm: Literal["trained", "frozen"] = "trained",
     weights: float = 1.0,
     processes: Processes = SINGLE_PROCESS,
     log_every: int = 1,
@@ -72,7 +74,7 @@ def trainer(
 ) -> Trainer:
     torch.manual_seed(0)
     weighted = LossWeights(classification=weights, box=weights, quality=weights)
-    model = replace(MODEL, loss_weights=weighted)
+    model = replace(MODEL, loss_weights=weighted, batch_norm=batch_norm)
     detector = build(model, 1)
     optimizer = make_optimizer(detector, name="sgd", lr=1e-3, weight_decay=0.0, momentum=0.9)
     return Trainer(
@@ -153,7 +155,7 @@ def test_the_error_names_the_images_of_all_processes() -> None:
 @SKIPPED_FIRST
 def test_fp16_may_skip_steps_until_its_loss_scale_fits() -> None:
     """A loss scale that is far too large halves with each skipped step."""
-    training = trainer([batch()] * 30, precision="fp16")
+    training = trainer([batch(SMALL_OBJECT, side=32)] * 30, precision="fp16", batch_norm="frozen")
     training.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**36)
     norms = [row["gradient_norm"] for row in training.fit().steps]
     skipped = [not math.isfinite(norm) for norm in norms]
@@ -165,7 +167,7 @@ def test_fp16_may_skip_steps_until_its_loss_scale_fits() -> None:
 @SKIPPED_FIRST
 def test_fp16_is_stopped_after_thirty_skipped_steps() -> None:
     """Losses so large that no loss scale helps."""
-    broken = trainer([batch()] * 40, precision="fp16", weights=1e33)
+    broken = trainer([batch(SMALL_OBJECT, side=32)] * 40, precision="fp16", batch_norm="frozen", weights=1e33)
     with pytest.raises(
         NonFiniteLossError, match=r"^step 30: the gradients of 30 consecutive steps overflowed"
     ) as error:

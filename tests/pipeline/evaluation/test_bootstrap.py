@@ -30,6 +30,7 @@ def test_equal_images_have_an_interval_of_one_value() -> None:
     matches = Matches(
         THRESHOLDS,
         np.array([0, 40]),
+        order,
         images[order],
         scores[order],
         correct[:, order],

@@ -41,8 +41,9 @@ def split(name: str, objects: bool = True) -> AnnotationSet:
 class LoggedRun:
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def log_metrics(self, values: dict[str, float], step: int) -> None:
-        assert step == 0
+    def log_evaluation(self, values: dict[str, float], weights: str, split: str, truth: AnnotationSet) -> None:
+        assert len(weights) == 64
+        assert len(truth.images) == len(SCORES[split])
         self.metrics |= values
 
     def log_artifacts(self, *paths: Path) -> None:

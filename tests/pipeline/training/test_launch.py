@@ -48,34 +48,24 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.T
     return weights
 
 
-def test_after_a_kill_all_processes_restart_and_give_the_same_weights(
+def test_after_a_kill_and_a_signal_to_the_launcher_the_weights_are_the_same(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], uninterrupted: dict[str, torch.Tensor]
 ) -> None:
-    with loopback_only() as addresses:
-        launching.launch("tests.support.distributed_training", str(tmp_path), "killed", count=2)
+    """After the kill of one process, all restart. After the signal, the state is saved and all processes end."""
+    arguments = ("tests.support.distributed_training", str(tmp_path), "killed and stopped")
+    with loopback_only() as addresses, pytest.raises(SystemExit) as ended:
+        launching.launch(*arguments, count=2)
     assert addresses == {"127.0.0.1"}
     line = "training process 1 was killed by SIGKILL; restarting all processes from the last saved state\n"
     assert capfd.readouterr().err == line
-    assert_same_weights(tmp_path, uninterrupted)
-
-
-def test_a_signal_to_the_launcher_saves_the_state_and_stops_all_processes(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], uninterrupted: dict[str, torch.Tensor]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        launching.launch("tests.support.distributed_training", str(tmp_path), "stopped", count=2)
     assert ended.value.code == 143
     assert (tmp_path / "state/state.pt").is_file()
     assert not (tmp_path / "weights.pt").exists()
-    launching.launch("tests.support.distributed_training", str(tmp_path), "stopped", count=2)
+    launching.launch(*arguments, count=2)
     assert capfd.readouterr().err == ""
-    assert_same_weights(tmp_path, uninterrupted)
-
-
-def assert_same_weights(folder: Path, expected: dict[str, torch.Tensor]) -> None:
-    weights = torch.load(folder / "weights.pt")
-    assert weights.keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights.items())
+    weights = torch.load(tmp_path / "weights.pt")
+    assert weights.keys() == uninterrupted.keys()
+    assert all(torch.equal(tensor, uninterrupted[name]) for name, tensor in weights.items())
 
 
 def test_an_error_in_one_process_ends_all_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

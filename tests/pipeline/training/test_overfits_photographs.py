@@ -6,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from defusedxml import ElementTree
+from torch import Tensor
 
+from fcos.backbones import Backbone
 from fcos.training.history import NullCallback
 from pipeline import params
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
@@ -53,7 +56,7 @@ def parameters(loss: str, **model: object) -> Params:
     defaults = {
         "backbone": "efficientnet_lite0",
         "pretrained": True,
-        "frozen_stages": 4,
+        "frozen_stages": 5,
         "channels": 64,
         "levels": (3, 4, 5, 6),
     }
@@ -73,6 +76,27 @@ def parameters(loss: str, **model: object) -> Params:
     )
 
 
+@pytest.fixture(scope="module")
+def known_features() -> dict[bytes, tuple[Tensor, ...]]:
+    """C3, C4, C5 of each image, the same in all trainings."""
+    return {}
+
+
+def compute_once(backbone: Backbone, known: dict[bytes, tuple[Tensor, ...]]) -> None:
+    """Makes a frozen backbone look up the features of images that it has seen: half the time of a step."""
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    forward = backbone.forward
+
+    def look_up(images: Tensor) -> tuple[Tensor, ...]:
+        keys = [image.numpy().tobytes() for image in images]
+        for key, image in zip(keys, images, strict=True):
+            if key not in known:
+                known[key] = tuple(feature.detach() for feature in forward(image[None]))
+        return tuple(torch.cat(features) for features in zip(*(known[key] for key in keys), strict=True))
+
+    backbone.forward = look_up  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("assigner", ["fcos", "atss", "task_aligned"])
 @pytest.mark.parametrize(
     ("loss", "quality", "classification"),
@@ -85,7 +109,13 @@ def parameters(loss: str, **model: object) -> Params:
 )
 @pytest.mark.usefixtures("home")
 def test_training_overfits_four_photographs(
-    photographs: AnnotationSet, unpacked: Path, assigner: str, loss: str, quality: str, classification: str
+    photographs: AnnotationSet,
+    unpacked: Path,
+    known_features: dict[bytes, tuple[Tensor, ...]],
+    assigner: str,
+    loss: str,
+    quality: str,
+    classification: str,
 ) -> None:
     values = parameters(loss, assigner=assigner, quality=quality, classification_loss=classification)
     trainer = make_trainer(
@@ -96,5 +126,7 @@ def test_training_overfits_four_photographs(
         callback=NullCallback(),
         checkpoint=None,
     )
+    compute_once(trainer.detector.backbone, known_features)
     history = trainer.fit()
+    assert len(known_features) == len(NAMES)
     assert history.epochs[-1]["AP50"] >= 0.95

@@ -1,8 +1,6 @@
-"""The report, its tables, `fcos evaluate` and the curves."""
+"""The report, its tables and `fcos evaluate`."""
 
-import csv
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,14 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from PIL import Image as Picture
 
 from pipeline.cli import main
 from pipeline.data import detections as results
-from pipeline.data.annotations import AnnotationSet, Category
 from pipeline.evaluation import ground_truth as truth
 from pipeline.evaluation import report, tables, voc
-from pipeline.visualization import curves
 from tests.support.scored_scenes import COCO_METRICS
 
 A, B = (0.0, 0.0, 40.0, 40.0), (100.0, 0.0, 40.0, 40.0)
@@ -133,61 +128,3 @@ def test_command_errors_are_one_line(coco_fixture: Path, gt: str, dets: str) -> 
     run = evaluate("--gt", coco_fixture / gt, "--dets", coco_fixture / dets)
     assert (run.exit_code, run.stdout, run.stderr.count("\n")) == (1, "", 1)
     assert run.stderr.startswith(f"fcos: {coco_fixture / (dets if gt == 'gt.json' else gt)}: ")
-
-
-@pytest.fixture
-def three(cats: Any, found: Any) -> voc.VocMetrics:
-    """cat: one correct and one wrong detection of two objects. The classes `mean` and `dog` have no objects."""
-    scene: AnnotationSet = cats(A, B)
-    scene = AnnotationSet((*scene.categories, Category(8, "mean"), Category(9, "dog")), scene.images, scene.annotations)
-    return voc.evaluate(scene, found((A, 0.9), ((0.0, 300.0, 9.0, 9.0), 0.8)))
-
-
-def test_precision_recall_data(three: voc.VocMetrics, tmp_path: Path) -> None:
-    curves.write_precision_recall(three, tmp_path / "pr.csv")
-    with (tmp_path / "pr.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["recall", "cat", "mean"]
-    assert [float(row["recall"]) for row in rows] == pytest.approx([n / 100 for n in range(101)])
-    assert [float(row["cat"]) for row in rows] == [1.0] * 51 + [0.0] * 50
-    assert [row["mean"] for row in rows] == [row["cat"] for row in rows]
-
-
-def test_a_class_may_be_named_mean(three: voc.VocMetrics, tmp_path: Path) -> None:
-    renamed = voc.VocMetrics(three.mAP50_11point, three.mAP50_area, {"mean": three.per_class["cat"]})
-    curves.write_precision_recall(renamed, tmp_path / "pr.csv")
-    assert (tmp_path / "pr.csv").read_text().startswith("recall,mean (class),mean\n")
-
-
-def test_plots_without_objects(tmp_path: Path) -> None:
-    empty = voc.VocMetrics(None, None, {})
-    curves.write_precision_recall(empty, tmp_path / "pr.csv")
-    curves.plot_precision_recall(empty, tmp_path / "pr.png")
-    assert (tmp_path / "pr.csv").read_text().startswith("recall,mean\n0,0\n")
-
-
-ROWS = [
-    {"step": n, "total": 3 / n, "classification": 1 / n, "box": 1 / n, "quality": 1 / n, "learning_rate": n * 1e-3}
-    | {"gradient_norm": math.inf if n < 3 else 10.0**-n}  # as with fp16, where the first steps may be skipped
-    for n in range(1, 9)
-]
-
-
-def test_plots_are_images_with_the_same_bytes_each_time(three: voc.VocMetrics, tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        curves.plot_losses(ROWS, tmp_path / name / "loss.png")
-        curves.plot_optimizer(ROWS, tmp_path / name / "optimizer.png")
-        curves.plot_precision_recall(three, tmp_path / name / "pr.png")
-    for file in ("loss.png", "optimizer.png", "pr.png"):
-        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
-        with Picture.open(tmp_path / "first" / file) as picture:
-            assert picture.size == (800, 450)
-            assert picture.info.keys() <= {"dpi"}  # neither date nor version
-            assert len(picture.convert("RGB").getcolors(1 << 20) or []) > 20
-
-
-def test_plots_with_unusual_class_names(three: voc.VocMetrics, tmp_path: Path) -> None:
-    odd = dict.fromkeys(("_", "$x", "a$\\frac$", "_hidden", "狗", ""), three.per_class["cat"])
-    curves.plot_precision_recall(voc.VocMetrics(1, 1, odd), tmp_path / "pr.png")
-    with Picture.open(tmp_path / "pr.png") as picture:
-        assert picture.size == (800, 450)

@@ -1,0 +1,127 @@
+"""A detector as an MLflow model: code, safetensors and JSON. No pickle.
+
+The model contains this project's code for inference, so that `mlflow models serve` and `mlflow.pyfunc.load_model` need
+the listed packages only. It reads images as encoded files (JPEG, PNG, …), one per row of the column `image`.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fcos.postprocess import Postprocess
+from pipeline.files import digest
+
+_PROJECT = Path(__file__).resolve().parents[2]
+SERVED = Path(__file__).with_name("served_detector.py")
+# What the served detector imports: code of this project, and packages.
+CODE = (
+    "fcos", "pipeline/__init__.py", "pipeline/data", "pipeline/errors.py", "pipeline/files.py", "pipeline/inference",
+    "pipeline/params.py", "pipeline/workspace.py", "pipeline/yaml_files.py",
+)  # fmt: skip
+PACKAGES = (
+    "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "ruamel.yaml", "safetensors", "torch",
+    "torchvision",
+)  # fmt: skip
+WEIGHTS, DESCRIPTION, POSTPROCESS, OPERATING_POINT, EXAMPLE = FILES = (
+    "detector.safetensors", "detector.json", "postprocess.json", "operating_point.json", "example.jpg",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a model is made of."""
+
+    weights: Path  # .safetensors, with the description (.json) beside it
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    postprocess: Postprocess = field(default_factory=Postprocess)
+    operating_point: Path | None = None
+    example: bytes | None = None  # an encoded image
+
+    @property
+    def digest(self) -> str:
+        return digest(self.weights)
+
+    def files(self) -> dict[str, Path | bytes]:
+        """Files by their names in FILES."""
+        files: dict[str, Path | bytes] = {WEIGHTS: self.weights, DESCRIPTION: self.weights.with_suffix(".json")}
+        files[POSTPROCESS] = json.dumps(asdict(self.postprocess), indent=2).encode()
+        optional = {OPERATING_POINT: self.operating_point, EXAMPLE: self.example}
+        return files | {name: content for name, content in optional.items() if content}
+
+    def write(self, folder: Path) -> None:
+        """Writes the files into a folder."""
+        for name, content in self.files().items():
+            if isinstance(content, bytes):
+                (folder / name).write_bytes(content)
+            else:
+                shutil.copyfile(content, folder / name)
+
+
+def write(folder: Path, files: Path, *, model: str, run: str | None) -> None:
+    """Writes an MLflow model.
+
+    Args:
+        folder: is created.
+        files: a folder with FILES; the operating point and the example may be missing.
+        model, run: ids in MLflow.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    staged = folder.with_name("staged")
+    shutil.copytree(files, staged)
+    example = staged / EXAMPLE
+    present = [name for name in FILES if (staged / name).is_file() and name != EXAMPLE]
+    mlflow.pyfunc.save_model(
+        str(folder),
+        python_model=str(SERVED),
+        artifacts={_key(name): str(staged / name) for name in present},
+        signature=signature(),
+        input_example=_frame(example.read_bytes()) if example.is_file() else None,
+        code_paths=_stage_code(folder.with_name("code")),
+        pip_requirements=[f"{package}=={version(package)}" for package in PACKAGES],
+        mlflow_model=Model(model_id=model, run_id=run),
+    )
+
+
+def _key(name: str) -> str:
+    return {WEIGHTS: "weights", DESCRIPTION: "description"}.get(name, Path(name).stem)
+
+
+def signature() -> Any:
+    """What the model reads and returns."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, Object, Property
+
+    box = Array(DataType.double)  # x, y, width, height in pixels of the image
+    properties = {"bbox": box, "category": DataType.string, "category_id": DataType.long, "score": DataType.double}
+    detection = Object([Property(name, kind) for name, kind in properties.items()])
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, "image")]),
+        outputs=Schema([ColSpec(Array(detection), "detections")]),
+        params=ParamSchema([ParamSpec("score", DataType.double, None)]),
+    )
+
+
+def _frame(image: bytes) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame({"image": [image]})
+
+
+def _stage_code(folder: Path) -> list[str]:
+    """Copies the code for inference; returns the folders of its packages."""
+    for name in CODE:
+        source, target = _PROJECT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, target)
+    return [str(path) for path in sorted(folder.iterdir())]
