@@ -17,7 +17,7 @@ Backbone = Literal[
     "efficientnet_lite1",
     "efficientnet_lite2",
 ]
-BoxLoss = Literal["iou", "linear_iou", "giou", "diou", "ciou", "l1", "smooth_l1"]
+BoxLoss = Literal["iou", "linear_iou", "giou", "diou", "ciou", "eiou", "l1", "smooth_l1"]
 
 
 _MINIMUM = {

@@ -30,22 +30,22 @@ from pipeline.commands import (
 from pipeline.errors import PipelineError
 
 COMMANDS: tuple[click.Command, ...] = (
-    predict.predict,
-    evaluate.evaluate,
-    import_weights.import_weights,
-    ui.ui,
-    sync.sync,
-    register.register,
     app.app,
-    recipes.recipes,
+    check.check,
+    convert.convert,
+    datasets.datasets,
+    env.env,
+    evaluate.evaluate,
     explain.explain,
+    import_weights.import_weights,
+    predict.predict,
+    recipes.recipes,
+    register.register,
     show_batches.show_batches,
     summary.summary,
-    check.check,
+    sync.sync,
+    ui.ui,
     validate.validate,
-    datasets.datasets,
-    convert.convert,
-    env.env,
 )
 
 

@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import digest
 from pipeline.params import Params
 from pipeline.process import die_with_parent, handle_signals
-from pipeline.workspace import workspace
+from pipeline.workspace import close_to_others, root, workspace
 from pipeline.yaml_files import read_yaml
 
 Cleanup = Callable[[], object]  # what a stage removes once its result has been accepted
@@ -34,7 +34,8 @@ def run_stage(name: str, run: Callable[[Params], Cleanup | None]) -> None:
     die_with_parent()
     stop_request = handle_signals(name)
     try:
-        with full_disk_errors():
+        close_to_others(root() / ".dvc_site_cache")
+        with disk_errors():
             values = params.load()
             before = _inputs(name, _quick_versions)
             cleanup = run(values)
@@ -51,15 +52,19 @@ def run_stage(name: str, run: Callable[[Params], Cleanup | None]) -> None:
 
 
 @contextmanager
-def full_disk_errors() -> Iterator[None]:
-    """Turns the error of a full disk into a PipelineError."""
+def disk_errors() -> Iterator[None]:
+    """Turns the errors of a full disk, and of files that this user may not read or write, into a PipelineError."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        remedies = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space and run `dvc repro` again")
+        remedies |= dict.fromkeys(
+            (errno.EACCES, errno.EPERM, errno.EROFS), "run `dvc repro` as a user who may read and write the project"
+        )
+        if error.errno not in remedies:
             raise
         path = error.filename or workspace()
-        raise PipelineError(f"{path}: {error.strerror}; free some space and run `dvc repro` again") from None
+        raise PipelineError(f"{path}: {error.strerror}; {remedies[error.errno]}") from None
 
 
 def fingerprint(name: str) -> str:

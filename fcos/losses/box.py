@@ -53,6 +53,18 @@ def ciou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return 1 - iou + _distance(predicted, target) + alpha * v
 
 
+def eiou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """1 − IoU + ρ²/c² + (w − w*)²/W² + (h − h*)²/H², in 0…4 (Zhang et al., 2101.08158, the EIOU loss).
+
+    Instead of CIoU's aspect ratio, widths and heights are compared, relative to the width W and height H of the
+    smallest box around both, c being its diagonal.
+    """
+    iou, _ = aligned_iou(predicted, target)
+    difference = _sides(predicted) - _sides(target)
+    relative = difference / hull_sides(predicted, target).clamp(min=torch.finfo(iou.dtype).tiny)
+    return 1 - iou + _distance(predicted, target) + relative.square().sum(dim=-1)
+
+
 def l1_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """|predicted − target|, averaged over the four sides."""
     return F.l1_loss(predicted, target, reduction="none").mean(dim=-1)
@@ -70,6 +82,12 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return ((low + high) / 2).square().sum(dim=-1) / diagonal.clamp(min=torch.finfo(a.dtype).tiny)
 
 
+def _sides(boxes: Tensor) -> Tensor:
+    """Width and height [..., 2] of boxes [..., 4]."""
+    low, high = torch.split(boxes, 2, dim=-1)
+    return high - low
+
+
 def _aspect(boxes: Tensor) -> Tensor:
     """arctan(width / height); an empty box counts as a tiny square."""
     width, height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=_EPSILON).unbind(dim=-1)
@@ -82,6 +100,7 @@ BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "giou": giou_loss,
     "diou": diou_loss,
     "ciou": ciou_loss,
+    "eiou": eiou_loss,
     "l1": l1_loss,
     "smooth_l1": smooth_l1_loss,
 }

@@ -1,18 +1,14 @@
 """`fcos validate`: checks whether a data set can be converted and trained on."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline import formats, params, recipes
 from pipeline.analysis.findings import Health, group_problems, headline, notes, verdict
 from pipeline.conversion.survey import survey_records
 from pipeline.datasets import registry
-from pipeline.datasets.archives import find_archive
-from pipeline.datasets.staging import stage_dataset
 from pipeline.errors import PipelineError
 from pipeline.overrides import override
 from pipeline.params import ConvertParams, Params
@@ -64,23 +60,6 @@ def check_page_name(path: Path) -> None:
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise PipelineError(f"{path}: the name of the page must end in .html")
-
-
-@contextmanager
-def open_dataset(path: Path, format: str = "auto") -> Iterator[Path]:
-    """The folder of a data set. Archives are unpacked and images inside TFRecords are extracted, temporarily.
-
-    Raises:
-        PipelineError: the path does not exist, or the archive can't be unpacked.
-    """
-    if not path.exists():
-        raise PipelineError(f"{path}: no such file or folder; give the folder or the archive of a data set")
-    with TemporaryDirectory(prefix="fcos-validate-") as staging:
-        folder = Path(staging) / "data"
-        try:
-            yield stage_dataset(path, folder, format)
-        except PipelineError as error:  # name the data set, not the temporary folder
-            raise PipelineError(str(error).replace(str(folder), str(find_archive(path) or path))) from None
 
 
 def examine(raw: Path, options: ConvertParams, format: str = "auto") -> Health:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.options import set_param
+
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--to", required=True, metavar="FORMAT", help="coco, voc or yolo.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder; must be empty or new.")
-@click.option(
-    "-S", "--set-param", "overrides", multiple=True, metavar="KEY=VALUE", help="Parameter, as in `dvc exp run -S`."
-)
+@set_param
 @click.option("--format", default="auto", show_default=True, help="Format of PATH, if it is not recognized.")
 @click.option("--repair", is_flag=True, help="Repair issues of the data, or skip their records, instead of stopping.")
 @click.option(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.options import set_param
+
 _TITLES = {"ground_truth": "Ground truth", "detections": "Detections", "coco": "Protocol", "voc": "Protocol"}
 
 
@@ -22,9 +24,7 @@ _TITLES = {"ground_truth": "Ground truth", "detections": "Detections", "coco": "
 @click.option("--split", help="Split of the ground truth, where it has several. In this project: val or test.")
 @click.option("--images", type=click.Path(path_type=Path, file_okay=False), help="Folder with the images of --gt.")
 @click.option("--format", default="auto", show_default=True, help="Format of --gt, if it is not recognized.")
-@click.option(
-    "-S", "--set-param", "overrides", multiple=True, metavar="KEY=VALUE", help="Parameter for reading --gt's data set."
-)
+@set_param
 @click.option("--input-size", nargs=2, type=click.IntRange(1), help="train.size of the detector, for AP by size.")
 @click.option("--max-detections", type=click.IntRange(1), help="Detections of an image that the detector keeps.")
 @click.option("--metric", type=click.Choice(["coco", "voc"]), default="coco", show_default=True)

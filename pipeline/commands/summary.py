@@ -4,19 +4,23 @@ import json
 
 import click
 
+from pipeline.commands.options import set_param
+
 
 @click.command()
+@set_param
 @click.option("--size", nargs=2, type=click.IntRange(1), help="Height and width of an image. Default: train.size.")
 @click.option("--batch", type=click.IntRange(1), help="Images per training step. Default: train.batch_size.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def summary(size: tuple[int, int] | None, batch: int | None, as_json: bool) -> None:
+def summary(overrides: tuple[str, ...], size: tuple[int, int] | None, batch: int | None, as_json: bool) -> None:
     """Show layers, parameters, FLOPs and training memory of params.yaml's detector, and its best possible recall."""
     from pipeline import params
     from pipeline.analysis import best_possible_recall, network_costs
     from pipeline.analysis import summary as summaries
+    from pipeline.overrides import override
     from pipeline.workspace import workspace
 
-    values = params.load()
+    values = override(params.load(), overrides)
     size = size or values.train.size
     split, problem = summaries.read_split(values, workspace())
     classes = len(split.categories) if split else summaries.DEFAULT_CLASSES

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands.options import set_param
+
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "-S", "--set-param", "overrides", multiple=True, metavar="KEY=VALUE", help="Parameter, as in `dvc exp run -S`."
-)
+@set_param
 @click.option("--format", default="auto", show_default=True, help="Annotation format; auto: recognize it.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with pictures and charts.")
 @click.option("--size", nargs=2, type=click.IntRange(1), help="Input height and width. Default: train.size.")
@@ -21,12 +21,13 @@ def validate(
 ) -> None:
     """Check the data set in a folder or an archive. The exit status is 1 if it is not ready for training."""
     from pipeline.analysis import health as validation
+    from pipeline.datasets.staging import open_dataset
 
     if html:
         validation.check_page_name(html)
     values = validation.load_params(size, overrides)
     format = values.download.format if format == "auto" else format
-    with validation.open_dataset(path, format) as raw:
+    with open_dataset(path, format) as raw:
         health = validation.examine(raw, values.convert, format)
         if html:
             from pipeline.visualization import health_page

@@ -1,12 +1,32 @@
 """Preparation of a data set at any place: unpacked, and with its images as files, without writing beside it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pipeline import formats
 from pipeline.datasets.archives import find_archive, unpack
 from pipeline.errors import PipelineError
 from pipeline.formats.dataset_files import list_files
+
+
+@contextmanager
+def open_dataset(path: Path, format: str = "auto") -> Iterator[Path]:
+    """The folder of a data set. Archives are unpacked and images inside TFRecords are extracted, temporarily.
+
+    Raises:
+        PipelineError: the path does not exist, or the archive can't be unpacked.
+    """
+    if not path.exists():
+        raise PipelineError(f"{path}: no such file or folder; give the folder or the archive of a data set")
+    with TemporaryDirectory(prefix="fcos-dataset-") as staging:
+        folder = Path(staging) / "data"
+        try:
+            yield stage_dataset(path, folder, format)
+        except PipelineError as error:  # name the data set, not the temporary folder
+            raise PipelineError(str(error).replace(str(folder), str(find_archive(path) or path))) from None
 
 
 def stage_dataset(source: Path, staging: Path, format: str = "auto") -> Path:

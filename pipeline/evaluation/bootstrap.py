@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from pipeline.evaluation.matches import Floats, Matches
+from pipeline.evaluation.matches import Counts, Floats, Matches
 
 DRAWS = 500
 CONFIDENCE = 0.95
@@ -38,10 +38,10 @@ def resample(matches: Matches, draws: int = DRAWS, seed: int = 0) -> Floats:
         return np.stack(list(pool.map(matches.average_precision, weights)))
 
 
-def draw_weights(images: int, draws: int, seed: int) -> Floats:
+def draw_weights(images: int, draws: int, seed: int) -> Counts:
     """How often each image is drawn [draws, I]; the same for equal arguments, so that two detectors can be paired."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(images, np.full(images, 1 / images), size=draws).astype(np.float64)
+    return rng.multinomial(images, np.full(images, 1 / images), size=draws).astype(np.int32)
 
 
 def interval(values: Floats, estimate: float | None) -> Interval:

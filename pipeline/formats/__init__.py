@@ -23,6 +23,7 @@ from pipeline.formats import (
     openimages,
     pennfudan,
     retinanet,
+    sagemaker,
     supervisely,
     tfrecord,
     via,
@@ -78,6 +79,7 @@ FORMATS: dict[str, Format] = {
     "mot": Format(_first_of(mot.find_annotations), mot.read),
     "crowdhuman": Format(_first_of(crowdhuman.find_annotations), crowdhuman.read),
     "keras_yolo": Format(_first_of(keras_yolo.find_annotations), keras_yolo.read),
+    "sagemaker": Format(_first_of(sagemaker.find_annotations), sagemaker.read),
     "supervisely": Format(_first_of(supervisely.find_annotations), supervisely.read),
     "vott": Format(_first_of(vott.find_annotations), vott.read),
     "csv": Format(_first_of(csv_table.find_annotations), csv_table.read, is_derived=lambda _: True),
@@ -116,7 +118,7 @@ def _choose_format(folder: Path, evidence: dict[str, PurePosixPath]) -> tuple[st
     datasets = {name: dataset for name in evidence if (dataset := _try_read(folder, name)) is not None}
     images = {name: _annotated_images(dataset) for name, dataset in datasets.items()}
     derived = {name for name, file in evidence.items() if FORMATS[name].is_derived(file)}
-    found = {
+    descriptions = {
         name: f"{name} ({file}, {count_noun(len(images[name]), 'image')})" if name in images else f"{name} ({file})"
         for name, file in evidence.items()
     }
@@ -126,11 +128,11 @@ def _choose_format(folder: Path, evidence: dict[str, PurePosixPath]) -> tuple[st
         if all(
             other in images and (images[other] < own or (other in copies and images[other] == own)) for other in others
         ):
-            left_out = " and ".join(found[other] for other in others if other not in copies)
-            remark = f"read as {found[name]}; its images include all of {left_out}, left out"
+            left_out = " and ".join(descriptions[other] for other in others if other not in copies)
+            remark = f"read as {descriptions[name]}; its images include all of {left_out}, left out"
             return name, datasets[name], (remark,) if left_out else ()
     raise PipelineError(
-        f"{folder}: annotations in several formats: {' and '.join(found.values())}; "
+        f"{folder}: annotations in several formats: {' and '.join(descriptions.values())}; "
         "choose one with -S download.format=NAME or --format NAME"
     )
 

@@ -24,6 +24,8 @@ class Issue:
 
 # msgspec: there are millions of them, and a dataclass takes three times the memory and time.
 class RawObject(msgspec.Struct, frozen=True, gc=False):
+    """An annotated box. In counts of objects, crowds and regions to ignore are not included."""
+
     source: str  # the file and the record in it, for messages: "Annotations/x.xml: object 3"
     class_name: str  # empty if there is an issue
     box: Box  # x, y, width, height in pixel-edge coordinates, 0-based; unchecked

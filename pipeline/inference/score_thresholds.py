@@ -17,7 +17,7 @@ FILE_NAME = "operating_point.json"
 
 @dataclass(frozen=True)
 class _Point:
-    score: Annotated[float, Field(ge=0, le=1)]
+    score: Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def _run_worker(key: str) -> None:
     """Trains in one of several processes that `run` launched."""
     if runner.fingerprint("train") != key:  # the state's key
         raise PipelineError("parameters, code or data changed while this stage ran: run `dvc repro train` again")
-    with runner.full_disk_errors():
+    with runner.disk_errors():
         _train(load(), _state(key))
 
 

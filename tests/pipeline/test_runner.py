@@ -1,5 +1,6 @@
 """What every stage does: signals, a full disk, inputs that change meanwhile, the fingerprint of a training."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -114,6 +115,17 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets a test call `run_stage` without changing how the test process ends."""
     monkeypatch.setattr(runner, "die_with_parent", lambda: None)
     monkeypatch.setattr(runner, "handle_signals", lambda _: process.StopRequest())
+
+
+@pytest.mark.usefixtures("in_this_process", "home")
+def test_a_project_that_may_not_be_written_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def run(_: Params) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "models/x")
+
+    with pytest.raises(SystemExit, match="1"):
+        runner.run_stage("convert", run)
+    remedy = "run `dvc repro` as a user who may read and write the project"
+    assert capsys.readouterr().err == f"convert: models/x: Permission denied; {remedy}\n"
 
 
 @pytest.mark.usefixtures("in_this_process")

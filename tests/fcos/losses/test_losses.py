@@ -11,7 +11,16 @@ from torch import Tensor
 
 from fcos.config import BoxLoss, ModelConfig
 from fcos.losses import BOX_LOSSES, QUALITY_LOSSES, centerness
-from fcos.losses.box import ciou_loss, diou_loss, giou_loss, iou_loss, l1_loss, linear_iou_loss, smooth_l1_loss
+from fcos.losses.box import (
+    ciou_loss,
+    diou_loss,
+    eiou_loss,
+    giou_loss,
+    iou_loss,
+    l1_loss,
+    linear_iou_loss,
+    smooth_l1_loss,
+)
 from fcos.losses.quality import entropy
 
 
@@ -47,6 +56,14 @@ def test_iou_losses_with_torchvisions_iou() -> None:
     touching = iou > 1e-6
     torch.testing.assert_close(iou_loss(a, b)[touching], -iou.log()[touching])
     torch.testing.assert_close(linear_iou_loss(a, b), 1 - iou)
+
+
+def test_eiou_loss_by_hand() -> None:
+    """Boxes of 4 × 2 and 2 × 4 with IoU 4/12, centers 1 apart in x and y, a hull of 4 × 4; boxes that don't touch."""
+    predicted = torch.tensor([[0.0, 0.0, 4.0, 2.0], [0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
+    target = torch.tensor([[2.0, 0.0, 4.0, 4.0], [2.0, 0.0, 4.0, 1.0]], dtype=torch.float64)
+    expected = [1 - 1 / 3 + 2 / 32 + (2 / 4) ** 2 + (2 / 4) ** 2, 1 + 2.5**2 / 17 + (1 / 4) ** 2]
+    assert eiou_loss(predicted, target).tolist() == pytest.approx(expected)
 
 
 def test_l1_losses_by_hand() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.analysis.findings import Health
-from pipeline.analysis.health import examine, open_dataset
+from pipeline.analysis.health import examine
+from pipeline.datasets.staging import open_dataset
 from pipeline.errors import PipelineError
 from pipeline.params import load
 from tests.support.paths import PROJECT, SHARED

@@ -196,7 +196,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 @pytest.mark.usefixtures("home")
 def test_without_data_classes_are_assumed() -> None:
-    code, out, err = run("--size", "64", "96", "--batch", "2")
+    code, out, err = run("-S", "train.size=[64,96]", "--batch", "2")
     assert code == 0
     assert "80 classes; one image of 64×96 pixels" in out
     assert "training step, batch of 2, float32" in out

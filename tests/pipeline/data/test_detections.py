@@ -92,6 +92,7 @@ def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
     assert refusal(lambda: truth.read(tmp_path)).endswith("cannot be read: is a directory")
 
 
+@settings(deadline=None)  # files are flushed to disk
 @given(st.lists(st.tuples(st.lists(st.floats(0, 1e4), min_size=4, max_size=4), st.floats(0, 1))))
 def test_every_number_survives_the_file(tmp_path_factory: pytest.TempPathFactory, records: list[Any]) -> None:
     path = tmp_path_factory.mktemp("results") / "r.json"

@@ -1,13 +1,17 @@
 """TIDE and calibration of hotcoco against slow computations by the papers' definitions."""
 
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline.data import detections as results
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
+from pipeline.evaluation import coco, ground_truth
 from pipeline.evaluation.diagnostics import count_objects_beyond_limit, diagnose
 
 CLASSES = 4
@@ -43,6 +47,8 @@ def iou(a: Any, b: Any) -> float:
 
 def ap50(objects: int, ranked: list[bool]) -> float:
     found = np.cumsum(ranked)
+    if not (objects and ranked):
+        return 0.0
     precision = np.maximum.accumulate((found / np.arange(1, len(ranked) + 1))[::-1])[::-1]
     return float(np.append(precision, 0)[np.searchsorted(found / objects, np.linspace(0, 1, 101))].mean())
 
@@ -55,7 +61,8 @@ class Tide:
     """
 
     def __init__(self, truth: AnnotationSet, found: list[Detection]) -> None:
-        self.truth = truth
+        self.truth, self.by_image = truth, truth.by_image()
+        self.classes = sorted({item.category_id for item in truth.annotations if not item.iscrowd})
         self.found = sorted(found, key=lambda item: -item.score)
         self.kinds, self.objects, self.matched = list[str](), list[Annotation | None](), set[int]()
         correct = [self.match(item) for item in self.found]
@@ -79,7 +86,7 @@ class Tide:
         return best
 
     def near(self, found: Detection) -> list[Annotation]:
-        return [item for item in self.truth.annotations if item.image_id == found.image_id]
+        return self.by_image[found.image_id]
 
     def classify(self, found: Detection) -> tuple[str, Annotation | None]:
         def best(same: bool) -> tuple[float, Annotation | None]:
@@ -98,13 +105,13 @@ class Tide:
         return ("background" if max(same_iou, other_iou) < 0.1 else "wrong_class_and_poor_box"), None
 
     def ap(self, corrected: str = "") -> float:
-        return float(np.mean([self.class_ap(label, corrected) for label in range(1, CLASSES + 1)]))
+        return float(np.mean([self.class_ap(label, corrected) for label in self.classes]))
 
     def class_ap(self, label: int, corrected: str) -> float:
         ranked, claimed = list[bool](), set[int]()
         for found, kind, related in zip(self.found, self.kinds, self.objects, strict=True):
             category, correct = found.category_id, kind == "correct"
-            first = related is not None and related.id not in self.matched | claimed
+            first = related is not None and not (related.id in self.matched or related.id in claimed)
             if related and kind in ("poor_box", "wrong_class"):
                 claimed.add(related.id)
             if kind == corrected:
@@ -130,15 +137,51 @@ def test_costs_and_counts_of_errors(seed: int) -> None:
         assert error["AP50_cost"] == pytest.approx(tide.ap(kind) - tide.ap(), abs=1e-9), kind
 
 
-def test_calibration_error() -> None:
-    truth, found = scene(0)
-    tide = Tide(truth, found)
+def calibration_error(tide: Tide) -> float:
     scores = np.array([item.score for item in tide.found])
     correct = np.array([kind == "correct" for kind in tide.kinds])
     bins = np.minimum((scores * 10).astype(int), 9)
     gaps = [abs(scores[bins == k].mean() - correct[bins == k].mean()) * (bins == k).mean() for k in np.unique(bins)]
-    assert diagnose(truth, found)["calibration_error"] == pytest.approx(sum(gaps), abs=1e-9)
+    return float(sum(gaps))
+
+
+def test_calibration_error() -> None:
+    truth, found = scene(0)
+    assert diagnose(truth, found)["calibration_error"] == pytest.approx(calibration_error(Tide(truth, found)), abs=1e-9)
     assert diagnose(truth, [])["calibration_error"] is None
+
+
+def confusion(truth: AnnotationSet, found: list[Detection]) -> Any:
+    """Objects' classes by detections' classes; the last row and column are the background."""
+    label = {category: index for index, category in enumerate(sorted(item.id for item in truth.categories))}
+    counts = np.zeros((len(label) + 1, len(label) + 1), dtype=int)
+    free = truth.by_image()
+    for detection in sorted(found, key=lambda item: -item.score):
+        rivals = [item for item in free[detection.image_id] if iou(detection.bbox, item.bbox) >= 0.5]
+        match = max(rivals, key=lambda item: iou(detection.bbox, item.bbox), default=None)
+        counts[label[match.category_id] if match else -1, label[detection.category_id]] += 1
+        if match:
+            free[detection.image_id].remove(match)
+    for item in (item for objects in free.values() for item in objects):
+        counts[label[item.category_id], -1] += 1
+    return counts
+
+
+def test_errors_calibration_and_confusion_of_coco(coco_fixture: Path) -> None:
+    """No detection is on one of the nine crowds, so the slow computations leave them out."""
+    truth = ground_truth.read(coco_fixture / "gt.json")
+    found = list(results.read(coco_fixture / "dets.json", truth))
+    plain = replace(truth, annotations=tuple(item for item in truth.annotations if not item.iscrowd))
+    tide, diagnosis = Tide(plain, found), diagnose(truth, found)
+    counts = Counter(tide.kinds) + Counter(missed=len(tide.missed))
+    base = tide.ap()
+    for kind, error in diagnosis["errors"].items():
+        assert error["count"] == counts[kind], kind
+        assert error["AP50_cost"] == pytest.approx(tide.ap(kind) - base, abs=1e-9), kind
+    assert diagnosis["calibration_error"] == pytest.approx(calibration_error(tide), abs=1e-9)
+    matrix = coco.confusion_matrix(truth, found, iou_threshold=0.5)
+    np.testing.assert_array_equal(matrix, confusion(plain, found))
+    assert matrix.sum() == 830 + 734 - matrix[:-1, :-1].sum()  # a match is an object and a detection
 
 
 def test_objects_beyond_the_limit(cats: Any) -> None:

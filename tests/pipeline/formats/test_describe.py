@@ -34,6 +34,7 @@ def test_kinds_of_files_with_their_content(tmp_path: Path, picture: Callable[...
             "1 .json file that can't be parsed (a.json: not JSON: Expecting value at line 2",
         ),
         ("a.jsonl", '{"image": "x"}\n{"image": "y"}\n', "1 .jsonl file whose lines have keys image"),
+        ("a.manifest", '{"source-ref": "x"}\n', "1 .manifest file whose lines have keys source-ref"),
         ("a.xml", "<boxes><box/><box/><note/></boxes>", "1 .xml file with <boxes> of box, note"),
         ("a.xml", "<boxes", "1 .xml file that can't be parsed (a.xml: "),
         ("a.yaml", "lr: 1\n", "1 .yaml file such as a.yaml, which begins 'lr: 1'"),

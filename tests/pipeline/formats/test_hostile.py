@@ -16,6 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.formats import FORMATS, read, recognize
 from pipeline.formats.dataset_files import list_files
 from pipeline.formats.records import RawDataset, RawImage, RawObject
+from tests.pipeline.formats.test_any_bytes import READERS
 
 COCO = {
     "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 6}, {"id": "2", "file_name": "b/c.png"}],
@@ -58,6 +59,9 @@ BDD100K = [{"name": "a.png", "labels": [{"category": "car", "box2d": {"x1": 1, "
 CROWDHUMAN = """{"ID": "a", "gtboxes": [{"tag": "person", "fbox": [1, 1, 3, 4], "extra": {"ignore": 1}}]}
 {"ID": "c", "gtboxes": []}
 """
+SAGEMAKER = """{"source-ref": "s3://bucket/a.png", "job": {"image_size": [{"width": 8, "height": 6}], "annotations":
+ [{"class_id": 0, "left": 1, "top": 1, "width": 3, "height": 4}]}, "job-metadata": {"class-map": {"0": "cat"}}}
+""".replace("\n ", " ")
 SUPERVISELY = {
     "description": "",
     "tags": [],
@@ -85,6 +89,16 @@ LABEL_STUDIO = [
 ]
 VOTT_BOX = {"left": 1, "top": 1, "width": 3, "height": 4}
 VOTT = {"assets": {"1": {"asset": {"name": "a.png"}, "regions": [{"tags": ["cat"], "boundingBox": VOTT_BOX}]}}}
+LABELME_XML = """<annotation><filename>c.png</filename><folder>b</folder><imagesize><nrows>6</nrows><ncols>8</ncols>
+</imagesize><object><name>cat</name><deleted>0</deleted><polygon><pt><x>1</x><y>1</y></pt><pt><x>4</x><y>1</y></pt>
+<pt><x>3</x><y>5</y></pt></polygon></object></annotation>"""
+PENN_FUDAN = """# Compatible with PASCAL Annotation Version 1.00
+Image filename : "PennFudanPed/PNGImages/a.png"
+Image size (X x Y x C) : 8 x 6 x 3
+Objects with ground truth : 1 { "PASpersonWalking" }
+Original label for object 1 "PASpersonWalking" : "PennFudanPed"
+Bounding box for object 1 "PASpersonWalking" (Xmin, Ymin) - (Xmax, Ymax) : (1, 1) - (4, 5)
+"""
 # A file of each format, and the others that it needs.
 SMALL = {
     "csv": (
@@ -115,6 +129,7 @@ SMALL = {
     ),
     "crowdhuman": ("annotation_train.odgt", CROWDHUMAN, {}),
     "keras_yolo": ("train.txt", "a.png 1,1,4,5,0 1,1,3,3,1\nb/c.png\n", {"classes.txt": "cat\ndog\n"}),
+    "sagemaker": ("train.manifest", SAGEMAKER, {}),
     "supervisely": (
         "train/a.png.json",
         json.dumps(SUPERVISELY),
@@ -124,9 +139,15 @@ SMALL = {
     "coco": ("train.json", json.dumps(COCO), {}),
     "voc": ("Annotations/a.xml", VOC, {"ImageSets/Main/train.txt": "a\n"}),
     "retinanet": ("train.csv", "a.png,1,1,4,5,cat\nb/c.png,,,,,\n", {"classes.csv": "cat,0\ndog,1\n"}),
+    "labelme_xml": ("Annotations/b/c.xml", LABELME_XML, {}),
+    "pennfudan": ("PennFudanPed/Annotation/a.txt", PENN_FUDAN, {"PennFudanPed/readme.txt": "1. Structure:\n"}),
     "openimages": ("train-annotations-bbox.csv", OPEN_IMAGES, {"class-descriptions.csv": "/m/01,Cat\n/m/02,Dog\n"}),
 }
 # fmt: off
+# The images of formats that name their folders.
+IMAGES = {
+    "mot": "train/s/x/000001.png", "labelme_xml": "Images/b/c.png", "pennfudan": "PennFudanPed/PNGImages/a.png",
+}
 PIECES = [
     b"", b"\0", b"\\u0000", b"\xff", b'"\\ud800"', b"\\ud800", "é€".encode(), b"NaN", b"-Infinity", b"1e999", b"-1",
     b"9" * 25, b"9" * 5000, b"null", b"true", b"{}", b"[]", b'""', b"../../etc/passwd", b"/", b"C:\\\\x", b".",
@@ -144,7 +165,7 @@ def laid_out(folder: Path, name: str, content: bytes) -> None:
         (folder / path).write_text(text)
     (folder / file).write_bytes(content)
     (folder / "b").mkdir(exist_ok=True)
-    for image in ("a.png", "b/c.png", *(["train/s/x/000001.png"] if name == "mot" else [])):
+    for image in ("a.png", "b/c.png", *([IMAGES[name]] if name in IMAGES else [])):
         (folder / image).parent.mkdir(parents=True, exist_ok=True)
         if not (folder / image).exists():
             Image.new("L", (8, 6)).save(folder / image)
@@ -204,13 +225,19 @@ def check_outcome(act: Callable[[], RawDataset | str], files: set[str]) -> None:
             check_sound(outcome, files)
 
 
+def test_each_format_is_damaged() -> None:
+    """Here or in test_any_bytes.py."""
+    assert SMALL.keys() | READERS.keys() == FORMATS.keys()
+    assert not SMALL.keys() & READERS.keys()
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_small_ones_are_read_whole(tmp_path: Path, name: str) -> None:
     laid_out(tmp_path, name, SMALL[name][1].encode())
     assert recognize(tmp_path) == name
     dataset = read(tmp_path)
     check_sound(dataset, {str(file) for file in list_files(tmp_path)})
-    images = dataset.splits["train"].images
+    images = [image for split in dataset.splits.values() for image in split.images]
     assert not any(image.issue for image in images)
     assert not any(item.issue for image in images for item in image.objects)
     assert sum(len(image.objects) for image in images) >= 1

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from tfrecord import TFRecordWriter
 
-from pipeline.analysis.health import open_dataset
 from pipeline.conversion.export import export, load_params
+from pipeline.datasets.staging import open_dataset
 from pipeline.errors import PipelineError
 from pipeline.formats import extract_images, has_embedded_images, read, recognize, tfrecord
 from tests.support.tfrecords import examples, framed

@@ -52,6 +52,8 @@ def test_the_default_where_nothing_fits(weights: Path, tmp_path: Path) -> None:
         ({}, "weights"),
         ({"weights": "w", "all": {"score": 2}, "classes": {}}, "all: score is 2"),
         ({"weights": "w", "all": None, "classes": {"cat": {}}}, "cat"),
+        ({"weights": "w", "all": {"score": "1"}, "classes": {}}, "all: score is '1'"),
+        ({"weights": "w", "all": {"score": True}, "classes": {}}, "all: score is True"),
     ],
 )
 def test_an_invalid_file_is_one_line(weights: Path, tmp_path: Path, content: dict[str, Any], message: str) -> None:

@@ -57,6 +57,12 @@ def test_each_batch_gets_a_sheet_and_a_line(project: Path) -> None:
 
 
 @pytest.mark.usefixtures("project")
+def test_a_parameter_on_the_command_line() -> None:
+    assert show("--batches", "9", "-S", "train.batch_size=5").stderr == "2 pictures in batches\n"
+    assert show("--batches", "9", "-S", "train.batch_size=2").stderr == "5 pictures in batches\n"
+
+
+@pytest.mark.usefixtures("project")
 def test_the_line_gives_counts_and_sizes(setting: Settings) -> None:
     setting(**{f"train.augment.{name}": 0.0 for name in TRANSFORMS})
     setting(**{"train.augment.scale": [1.0, 1.0], "train.batch_size": 10, "train.accumulate": 2})
