@@ -29,6 +29,11 @@ _COCO_ROWS = 91  # classes in torchvision's COCO weights: the background and COC
 
 # Modules of Python's whose objects checkpoints contain: arguments, paths, counters of schedules, dates.
 _DATA_MODULES = frozenset({"argparse", "collections", "datetime", "enum", "pathlib"})
+# What the arguments of training scripts are made of; Python 3.13 has paths in another module.
+_OLD_CLASSES = (
+    "argparse.Namespace",
+    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),
+)
 # What torch raises, besides its own exceptions, for a pickle whose bytes make no sense.
 _INVALID_PICKLE = (
     ValueError,
@@ -173,7 +178,7 @@ def _other_classes(file: Path) -> list[str]:
     try:
         return get_unsafe_globals_in_checkpoint(file)
     except ValueError:  # written by torch before 1.6
-        return ["argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath"]
+        return list(_OLD_CLASSES)
 
 
 def _is_data(name: str) -> bool:

@@ -87,7 +87,8 @@ def _save(picture: PIL.Image.Image, path: Path) -> None:
     picture.save(content, "JPEG", quality=92)
     partial = path.with_name(f".{path.stem}.partial.jpg")
     try:
-        partial.write_bytes(content.getbuffer())
+        with content.getbuffer() as data:  # closed, since Python 3.13 reports one that outlives `content`
+            partial.write_bytes(data)
         partial.replace(path)
     except OSError:
         with suppress(OSError):
