@@ -51,11 +51,11 @@ def highest_possible_ap(truth: AnnotationSet, limit: int = coco.MAX_DETECTIONS) 
 
     With 150 objects in an image, it is 0.663: at a precision of 1, a recall of 2/3 reaches 67 of COCO's 101 recalls.
     """
-    found, objects = Counter[int](), Counter[int]()
+    counted, objects = Counter[int](), Counter[int]()
     for (_, category), count in _objects_of_class_in_image(truth).items():
-        found[category] += min(count, limit)
+        counted[category] += min(count, limit)
         objects[category] += count
-    recalls = [found[category] / objects[category] for category in objects]
+    recalls = [counted[category] / objects[category] for category in objects]
     reached = np.searchsorted(np.linspace(0, 1, 101), recalls, side="right")
     return float(np.mean(reached / 101)) if recalls else None
 
