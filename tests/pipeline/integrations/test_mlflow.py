@@ -439,6 +439,26 @@ def test_any_path_of_the_project_has_its_store_in_the_project(
     assert created == {".fcos", "dvc.yaml", "mlartifacts", "mlflow.db"}
 
 
+@pytest.mark.usefixtures("values")
+def test_a_moved_project_has_its_artifacts_in_its_own_folder(inspected: Any) -> None:
+    """MLflow stores absolute addresses, so the artifacts of new runs would go to the folder of before."""
+    here = (inspected.root / "mlartifacts").as_uri()
+    store = mlflow.Store.open()
+    run, other = (store.client.create_run(store.experiment).info for _ in range(2))
+    assert run.artifact_uri == f"{here}/{run.run_id}/artifacts"
+    with closing(sqlite3.connect(inspected.root / "mlflow.db")) as connection, connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, 'file:///a%20b/mlartifacts')", [here]
+            )
+        elsewhere = "file:///a%20b/mlartifacts2/artifacts"
+        connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (elsewhere, other.run_id))
+    store = mlflow.Store.open()
+    assert store.client.get_experiment(store.experiment).artifact_location == here
+    assert store.client.get_run(run.run_id).info.artifact_uri == run.artifact_uri
+    assert store.client.get_run(other.run_id).info.artifact_uri == elsewhere
+
+
 def test_names_of_experiments_are_in_no_filter(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["o'brien", 'say "hi"', "a` or `b", "' or tags.x != '", "100%", "naïve \\"]
     for name in names:
