@@ -283,7 +283,7 @@ class EvaluateParams:
     sizes: Sizes | None
     flip: bool
     tiles: TileSize | None
-    merge: Literal["wbf", "nms"]
+    merge: Literal["nms", "wbf"]
     merge_iou_threshold: Fraction
 
 

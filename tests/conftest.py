@@ -12,6 +12,7 @@ from hypothesis import settings
 from tests.support import projects
 
 pytest_plugins = (
+    "tests.support.empty_store",
     "tests.support.inspected_project",
     "tests.support.mlflow_servers",
     "tests.support.scored_scenes",

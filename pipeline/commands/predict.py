@@ -44,7 +44,7 @@ _SIDE = click.IntRange(1, 16_384)
     metavar="SIDE OVERLAP",
     help="Detect in tiles of larger images, too: side in pixels and overlap as a fraction, such as 640 0.2.",
 )
-@click.option("--merge", type=click.Choice(["wbf", "nms"]), help="As evaluate.merge.")
+@click.option("--merge", type=click.Choice(["nms", "wbf"]), help="As evaluate.merge.")
 @click.option("--plain", is_flag=True, help="Detect once in each image, except for views that other options add.")
 @click.option(
     "--max-megapixels",

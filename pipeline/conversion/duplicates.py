@@ -1,6 +1,6 @@
 """Search for images that occur twice in a split or in two splits: identical files, or the same image saved again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +15,9 @@ from pipeline.formats.records import Issue
 # Two perceptual hashes of 64 bits that differ in no more bits than this belong to the same image.
 MAX_DISTANCE = 4
 
+# The actions of these checks that remove the image; the others keep it.
+_REMOVING_ACTIONS = {"duplicate_image": "skip", "leak": "repair", "near_duplicate_leak": "repair"}
+
 Hashes = NDArray[np.uint64]
 
 
@@ -22,11 +25,12 @@ def remove_duplicates(
     splits: Mapping[str, list[MatchedRecord]], image_check: ImageCheck, issue_log: IssueLog
 ) -> dict[str, list[MatchedRecord]]:
     """Logs duplicates within a split and leaks into later splits; removes the images for which a check says so."""
-    result = {split: _handle_repeated(split, items, issue_log) for split, items in splits.items()}
+    result = {split: _remove(split, items, _repeated_images(items), issue_log) for split, items in splits.items()}
+    issue_log.add_note(SKIPPED_OBJECTS, _count_objects(splits) - _count_objects(result))
     for split in (split for split in LATER_SPLITS if split in result):
         later = [(name, item) for name in LATER_SPLITS[split] for item in result.get(name, [])]
-        result[split] = _handle_leaks(split, result[split], later, issue_log)
-        result[split] = _handle_near_duplicates(split, result[split], later, issue_log)
+        for find_issues in (_leaks, _near_duplicates):
+            result[split] = _remove(split, result[split], find_issues(result[split], later), issue_log)
     if image_check == "trust":
         issue_log.add_note(
             "splits searched for identical paths, not for identical images: convert.image_check is trust", len(splits)
@@ -36,52 +40,58 @@ def remove_duplicates(
     return result
 
 
-def _handle_repeated(split: str, items: Sequence[MatchedRecord], issue_log: IssueLog) -> list[MatchedRecord]:
+def _count_objects(splits: Mapping[str, Sequence[MatchedRecord]]) -> int:
+    return sum(len(item.record.objects) for items in splits.values() for item in items)
+
+
+def _remove(
+    split: str, items: Sequence[MatchedRecord], issues: Iterable[Issue | None], issue_log: IssueLog
+) -> list[MatchedRecord]:
+    """Logs the issue of each image, if it has one, and removes the images whose action says so."""
+    return [
+        item
+        for item, issue in zip(items, issues, strict=True)
+        if issue is None or issue_log.handle(issue, split, item.record.source) != _REMOVING_ACTIONS[issue.code]
+    ]
+
+
+def _repeated_images(items: Sequence[MatchedRecord]) -> Iterator[Issue | None]:
     first_of: dict[str, MatchedRecord] = {}
-    kept = []
     for item in items:
         first = first_of.setdefault(item.image_info.digest, item)
-        if first is not item:
-            issue = Issue("duplicate_image", f"image {item.record.file} is identical to {first.record.file}")
-            if issue_log.handle(issue, split, item.record.source) == "skip":
-                issue_log.add_note(SKIPPED_OBJECTS, len(item.record.objects))
-                continue
-        kept.append(item)
-    return kept
+        message = f"image {item.record.file} is identical to {first.record.file}"
+        yield Issue("duplicate_image", message) if first is not item else None
 
 
-def _handle_leaks(
-    split: str, items: Sequence[MatchedRecord], later: Sequence[tuple[str, MatchedRecord]], issue_log: IssueLog
-) -> list[MatchedRecord]:
+def _leaks(items: Sequence[MatchedRecord], later: Sequence[tuple[str, MatchedRecord]]) -> Iterator[Issue | None]:
     by_digest = {item.image_info.digest: (name, item) for name, item in reversed(later)}
-    kept = []
     for item in items:
-        if item.image_info.digest in by_digest:
-            name, other = by_digest[item.image_info.digest]
-            issue = Issue("leak", f"image {item.record.file} is identical to {other.record.file} of {name}")
-            if issue_log.handle(issue, split, item.record.source) == "repair":
-                continue
-        kept.append(item)
-    return kept
+        name, other = by_digest.get(item.image_info.digest, (None, item))
+        message = f"image {item.record.file} is identical to {other.record.file} of {name}"
+        yield Issue("leak", message) if name else None
 
 
-def _handle_near_duplicates(
-    split: str, items: Sequence[MatchedRecord], later: Sequence[tuple[str, MatchedRecord]], issue_log: IssueLog
-) -> list[MatchedRecord]:
+def _near_duplicates(
+    items: Sequence[MatchedRecord], later: Sequence[tuple[str, MatchedRecord]]
+) -> Iterator[Issue | None]:
+    """Images that look like one of a later split, but are identical to none."""
     later = [(name, item) for name, item in later if item.image_info.perceptual_hash is not None]
     digests = {item.image_info.digest for _, item in later}
     candidates = [
-        item for item in items if item.image_info.perceptual_hash is not None and item.image_info.digest not in digests
+        index
+        for index, item in enumerate(items)
+        if item.image_info.perceptual_hash is not None and item.image_info.digest not in digests
     ]
-    nearest = nearest_hashes(_hashes(candidates), _hashes([item for _, item in later]))
-    removed = set()
-    for index, (other_index, distance) in nearest.items():
-        file, (name, other) = candidates[index].record.file, later[other_index]
-        message = f"image {file} looks like {other.record.file} of {name} ({distance} of 64 bits differ)"
-        source = candidates[index].record.source
-        if issue_log.handle(Issue("near_duplicate_leak", message), split, source) == "repair":
-            removed.add(file)
-    return [item for item in items if item.record.file not in removed]
+    nearest = nearest_hashes(_hashes([items[index] for index in candidates]), _hashes([item for _, item in later]))
+    similar = {candidates[index]: match for index, match in nearest.items()}
+    for index, item in enumerate(items):
+        if index not in similar:
+            yield None
+            continue
+        other_index, distance = similar[index]
+        name, other = later[other_index]
+        message = f"image {item.record.file} looks like {other.record.file} of {name} ({distance} of 64 bits differ)"
+        yield Issue("near_duplicate_leak", message)
 
 
 def _hashes(items: Sequence[MatchedRecord]) -> Hashes:

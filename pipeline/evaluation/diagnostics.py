@@ -26,6 +26,7 @@ def diagnose(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str,
 
     - `errors`: for each kind, `count`, and `AP50_cost`: how much AP50 would rise if errors of this kind were corrected
       (TIDE, Bolya et al., 2008.08115). Costs don't add up to 1 − AP50, since each is computed as if the others stayed.
+      None without objects.
     - `calibration_error`: the expected calibration error (Guo et al., 1706.04599): the mean difference between the
       scores of detections and the share of them that is correct, in ten bins of scores. None without detections, or
       if a score is not between 0 and 1.
@@ -34,10 +35,14 @@ def diagnose(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str,
     """
     evaluation = coco.fast_evaluation(truth, detections)
     is_calibrated = bool(detections) and all(0 <= detection.score <= 1 for detection in detections)
+    has_objects = any(not (item.iscrowd or item.difficult) for item in truth.annotations)
     tide = evaluation.tide_errors()
     return {
         "errors": {
-            ours: {"AP50_cost": tide["delta_ap"][theirs], "count": tide["counts"][theirs]}
+            ours: {
+                "AP50_cost": tide["delta_ap"][theirs] if has_objects else None,
+                "count": tide["counts"][theirs],
+            }
             for theirs, ours in _TIDE.items()
         },
         "calibration_error": evaluation.calibration()["ece"] if is_calibrated else None,
@@ -51,11 +56,11 @@ def highest_possible_ap(truth: AnnotationSet, limit: int = coco.MAX_DETECTIONS) 
 
     With 150 objects in an image, it is 0.663: at a precision of 1, a recall of 2/3 reaches 67 of COCO's 101 recalls.
     """
-    found, objects = Counter[int](), Counter[int]()
+    counted, objects = Counter[int](), Counter[int]()
     for (_, category), count in _objects_of_class_in_image(truth).items():
-        found[category] += min(count, limit)
+        counted[category] += min(count, limit)
         objects[category] += count
-    recalls = [found[category] / objects[category] for category in objects]
+    recalls = [counted[category] / objects[category] for category in objects]
     reached = np.searchsorted(np.linspace(0, 1, 101), recalls, side="right")
     return float(np.mean(reached / 101)) if recalls else None
 

@@ -118,7 +118,7 @@ def _choose_format(folder: Path, evidence: dict[str, PurePosixPath]) -> tuple[st
     datasets = {name: dataset for name in evidence if (dataset := _try_read(folder, name)) is not None}
     images = {name: _annotated_images(dataset) for name, dataset in datasets.items()}
     derived = {name for name, file in evidence.items() if FORMATS[name].is_derived(file)}
-    found = {
+    descriptions = {
         name: f"{name} ({file}, {count_noun(len(images[name]), 'image')})" if name in images else f"{name} ({file})"
         for name, file in evidence.items()
     }
@@ -128,11 +128,11 @@ def _choose_format(folder: Path, evidence: dict[str, PurePosixPath]) -> tuple[st
         if all(
             other in images and (images[other] < own or (other in copies and images[other] == own)) for other in others
         ):
-            left_out = " and ".join(found[other] for other in others if other not in copies)
-            remark = f"read as {found[name]}; its images include all of {left_out}, left out"
+            left_out = " and ".join(descriptions[other] for other in others if other not in copies)
+            remark = f"read as {descriptions[name]}; its images include all of {left_out}, left out"
             return name, datasets[name], (remark,) if left_out else ()
     raise PipelineError(
-        f"{folder}: annotations in several formats: {' and '.join(found.values())}; "
+        f"{folder}: annotations in several formats: {' and '.join(descriptions.values())}; "
         "choose one with -S download.format=NAME or --format NAME"
     )
 

@@ -48,13 +48,13 @@ def _list_entries(folder: Path, path: str) -> list[tuple[str, bool]]:
     """The entries of a folder, sorted by name: the path of each, and whether it is a folder."""
     try:
         with os.scandir(folder / path) as entries:
-            found = [(entry.name, entry.is_dir()) for entry in entries if entry.is_dir() or entry.is_file()]
+            listed = [(entry.name, entry.is_dir()) for entry in entries if entry.is_dir() or entry.is_file()]
     except OSError as error:
         raise PipelineError(f"{folder / path}: can't be read: {error.strerror}") from None
-    for name, _ in found:
+    for name, _ in listed:
         if not name.isascii() and not is_utf8(name):
             raise PipelineError(f"{folder / path}: file name {name!r} is not UTF-8; rename the file")
-    visible = [(name, is_folder) for name, is_folder in found if not name.startswith(".") and name != "__MACOSX"]
+    visible = [(name, is_folder) for name, is_folder in listed if not name.startswith(".") and name != "__MACOSX"]
     return [(f"{path}/{name}" if path else name, is_folder) for name, is_folder in sorted(visible)]
 
 

@@ -52,10 +52,10 @@ def describe_files(folder: Path, files: Sequence[PurePosixPath]) -> str:
 def _describe_group(folder: Path, suffix: str, files: Sequence[PurePosixPath]) -> Counter[str]:
     """Descriptions of the files with one ending, with their number. Files beyond a sample count for the most common."""
     name = f"{suffix} file" if suffix else "file without ending"
-    found = Counter(f"{name}{_describe_content(folder, file)}" for file in files[:_SAMPLE])
+    counts = Counter(f"{name}{_describe_content(folder, file)}" for file in files[:_SAMPLE])
     if len(files) > _SAMPLE:
-        found[found.most_common(1)[0][0]] += len(files) - _SAMPLE
-    return found
+        counts[counts.most_common(1)[0][0]] += len(files) - _SAMPLE
+    return counts
 
 
 def _plural(kind: str, count: int) -> str:

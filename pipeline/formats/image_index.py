@@ -69,13 +69,13 @@ class ImageIndex:
         if there is no other. If no file has the name, `a%20b.jpg`, part of an address, may be `a b.jpg`, and a name in
         Chinese, Russian, … may be that of a file whose archive didn't state the encoding.
         """
-        found = self._find_tail(self._by_tail, name, near, split)
-        if found is None and (found := self._find_tail(self._others_by_tail, name, near, split)):
-            self._others_found.update([found] if isinstance(found, str) else [])
-        others = (other for other in _other_names(name) if other != name) if found is None else iter(())
+        match = self._find_tail(self._by_tail, name, near, split)
+        if match is None and (match := self._find_tail(self._others_by_tail, name, near, split)):
+            self._others_found.update([match] if isinstance(match, str) else [])
+        others = (other for other in _other_names(name) if other != name) if match is None else iter(())
         for other in others:
-            found = found or self._find_tail(self._by_tail, other, near, split)
-        return found or _missing(name)
+            match = match or self._find_tail(self._by_tail, other, near, split)
+        return match or _missing(name)
 
     def find_stem(self, stem: str, near: PurePosixPath, split: str = "") -> str | Issue:
         """The file with this stem and any image suffix; among several, the same one as `find` prefers."""

@@ -38,9 +38,9 @@ def read(folder: Path) -> RawDataset:
     if names:
         categories = tuple(Category(id, name) for id, name in enumerate(names))
         return RawDataset(categories, dataset.splits, dataset.num_image_files)
-    found = sorted((category.name for category in dataset.categories), key=int)
+    class_ids = sorted((category.name for category in dataset.categories), key=int)
     remark = "no file names the classes, so they are called by their ids; add a classes.txt with one name on each line"
-    categories = tuple(Category(int(name), name) for name in found)
+    categories = tuple(Category(int(name), name) for name in class_ids)
     return RawDataset(categories, dataset.splits, dataset.num_image_files, (remark,))
 
 
@@ -66,10 +66,10 @@ def _read_class_names(folder: Path) -> list[str]:
     lists = [file for file in files if file.suffix == ".names" or file.name.lower().endswith("classes.txt")]
     names = {file: read_lines(folder, file) for file in lists}
     first = next(iter(names), None)
-    for file, found in names.items():
-        if first is not None and found != names[first]:
+    for file, class_names in names.items():
+        if first is not None and class_names != names[first]:
             raise PipelineError(f"{file}: its classes differ from those of {first}; keep one list of classes")
-        if len(set(found)) < len(found):
+        if len(set(class_names)) < len(class_names):
             raise PipelineError(f"{file}: a class is listed twice; rename one")
     return names[first] if first is not None else []
 

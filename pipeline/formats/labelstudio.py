@@ -73,12 +73,12 @@ def _regions(task: Any) -> Any:
         valid = (version for version in versions if not lookup(version, "was_cancelled"))
         return next((lookup(version, "result") for version in valid), [])
     lists = [value for value in (task.values() if isinstance(task, dict) else ()) if isinstance(value, list)]
-    return next((found for found in lists if any(lookup(item, "original_width") for item in found)), [])
+    return next((values for values in lists if any(lookup(item, "original_width") for item in values)), [])
 
 
 def _object(source: str, region: Any) -> RawObject | None:
     value = lookup(region, "value") or region
-    labels = next((found for key in _LABELS if (found := lookup(value, key)) is not None), None)
+    labels = next((names for key in _LABELS if (names := lookup(value, key)) is not None), None)
     if labels is None and isinstance(region, dict):
         return None  # a choice or a text
     label = to_label(labels[0] if isinstance(labels, list) and len(labels) == 1 else labels)

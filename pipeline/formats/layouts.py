@@ -126,13 +126,13 @@ def read_split_files(
         PipelineError: There is no annotation file, or `read_split` raises it.
     """
     files = list_files(folder)
-    found = find(folder, files)
-    if not found:
+    annotation_files = find(folder, files)
+    if not annotation_files:
         raise PipelineError(f"{folder}: no {expected} found")
-    for suffix in sorted({file.suffix.lower() for file in found}):
+    for suffix in sorted({file.suffix.lower() for file in annotation_files}):
         refuse_empty_splits(folder, files, suffix)
     images = ImageIndex(files)
-    names = name_splits_by_file({file: stem(file) for file in found})
+    names = name_splits_by_file({file: stem(file) for file in annotation_files})
     splits = {name: read_split(AnnotationFile(folder, file, name, images)) for file, name in names.items()}
     return build_dataset(splits, images, class_names, remarks)
 
@@ -151,13 +151,13 @@ def read_image_files(
     The arguments and errors are those of `read_split_files`; `read_image` returns None for a file of another tool.
     """
     files = list_files(folder)
-    found = find(folder, files)
-    if not found:
+    annotation_files = find(folder, files)
+    if not annotation_files:
         raise PipelineError(f"{folder}: no {expected} found")
     images = ImageIndex(files)
-    names = name_splits_by_folder(sorted({file.parent for file in found}))
+    names = name_splits_by_folder(sorted({file.parent for file in annotation_files}))
     splits: dict[str, list[RawImage]] = defaultdict(list)
-    for file in found:
+    for file in annotation_files:
         name = names[file.parent]
         record = read_image(AnnotationFile(folder, file, name, images))
         splits[name] += [record] if record else []
@@ -168,9 +168,11 @@ def build_dataset(
     splits: dict[str, RawSplit], images: ImageIndex, class_names: Sequence[str] = (), remarks: Sequence[str] = ()
 ) -> RawDataset:
     """A data set whose classes are those of its objects: first those in `class_names`, in that order."""
-    found = collect_class_names(image for split in splits.values() for image in split.images)
-    ordered = [name for name in class_names if name in found]
-    return RawDataset(number_categories(ordered + sorted(found - set(ordered))), splits, images.count, tuple(remarks))
+    used_names = collect_class_names(image for split in splits.values() for image in split.images)
+    ordered = [name for name in class_names if name in used_names]
+    return RawDataset(
+        number_categories(ordered + sorted(used_names - set(ordered))), splits, images.count, tuple(remarks)
+    )
 
 
 def find_annotation(

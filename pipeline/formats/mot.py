@@ -44,13 +44,13 @@ def read(folder: Path) -> RawDataset:
         PipelineError: There is no sequence, or a file isn't text.
     """
     files = list_files(folder)
-    found = find_annotations(folder, files)
-    if not found:
+    annotation_files = find_annotations(folder, files)
+    if not annotation_files:
         raise PipelineError(f"{folder}: no MOTChallenge ground truth found: SEQUENCE/gt/gt.txt")
     frames = _find_frames(files)
     splits: dict[str, list[RawImage]] = defaultdict(list)
     class_names: list[str] = []
-    for file in found:
+    for file in annotation_files:
         sequence = file.parent.parent
         names = _read_class_names(folder, file)
         class_names += names
@@ -105,10 +105,12 @@ def _read_sequence(folder: Path, file: PurePosixPath, frames: Frames, class_name
         else:
             sources.setdefault(int(number), source)
             objects.setdefault(int(number), []).append(_object(source, columns, class_names))
-    for frame, found in sorted(objects.items()):
+    for frame, frame_objects in sorted(objects.items()):
         path = frames.get(frame)
         issue = Issue("missing_image", f"the image of frame {frame} is not found")
-        records.append(image_record(sources.get(frame, str(path)), str(path) if path else issue, objects=tuple(found)))
+        records.append(
+            image_record(sources.get(frame, str(path)), str(path) if path else issue, objects=tuple(frame_objects))
+        )
     return records
 
 

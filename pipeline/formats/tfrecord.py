@@ -230,9 +230,9 @@ def _find_image(folder: Path, file: PurePosixPath, number: int, features: Featur
     name, content = _name(features), _first_bytes(features, "image/encoded")
     if content and (folder / (extracted := _extracted_path(file, number, name, content))).is_file():
         return str(extracted)
-    found = images.find(name, file.parent) if name else Issue("invalid_record", "needs an image/filename or an image")
-    if not isinstance(found, Issue) or found.code == "ambiguous_image" or "image/encoded" not in features:
-        return found
+    path = images.find(name, file.parent) if name else Issue("invalid_record", "needs an image/filename or an image")
+    if not isinstance(path, Issue) or path.code == "ambiguous_image" or "image/encoded" not in features:
+        return path
     if content:
         return Issue("missing_image", "its image exists only inside the record and is not extracted")
     return Issue("missing_image", f"its image is empty (image/encoded), and there is no file {show_value(name)}")

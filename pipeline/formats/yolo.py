@@ -151,12 +151,12 @@ class _Reader:
     def read_manifest_splits(self) -> dict[str, RawSplit]:
         """The splits that the manifest names, without empty ones."""
         entries = {split: self._entries(split, paths) for split, paths in self._manifest.splits.items()}
-        for split, found in entries.items():
-            if not found and split_kind(split) not in _OPTIONAL:
+        for split, images in entries.items():
+            if not images and split_kind(split) not in _OPTIONAL:
                 paths = show_value(", ".join(self._manifest.splits[split]))
                 raise PipelineError(f"{self._manifest.file}: {split}: no images in {paths}; correct or remove it")
         self._inspect_lines(chain.from_iterable(entries.values()))
-        return {split: RawSplit(tuple(map(self._image, found))) for split, found in entries.items() if found}
+        return {split: RawSplit(tuple(map(self._image, images))) for split, images in entries.items() if images}
 
     def categories(self) -> tuple[Category, ...]:
         """The classes that the manifest names; if there are none, the numbers of the objects' classes."""
@@ -252,8 +252,8 @@ class _Reader:
 
     def _entry(self, image: PurePosixPath) -> _ImageEntry:
         beside = image.with_suffix(".txt")
-        found = (self._text_spellings.find(str(file)) for file in (_in_labels_folder(beside), beside))
-        label = next((PurePosixPath(file) for file in found if file is not None), None)
+        spellings = (self._text_spellings.find(str(file)) for file in (_in_labels_folder(beside), beside))
+        label = next((PurePosixPath(file) for file in spellings if file is not None), None)
         return _ImageEntry(str(image), image, label)
 
     def _find_label(self, listed: PurePosixPath) -> PurePosixPath | Issue | None:

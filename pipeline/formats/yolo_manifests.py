@@ -184,17 +184,17 @@ def _describe_yaml_error(error: Exception) -> str:
 
 def _read_splits(content: dict[str, Any], base: PurePosixPath, files: list[PurePosixPath]) -> dict[str, list[str]]:
     """YOLO's splits, and any other key (`trainval`) whose paths all exist, joined with the value of `path`."""
-    paths = {key: found for key, value in content.items() if (found := _parse_paths(value))}
+    paths = {key: parsed for key, value in content.items() if (parsed := _parse_paths(value))}
     root = paths.pop("path", [""])[0]
     if root:
-        paths = {key: [f"{root}/{path}" for path in found] for key, found in paths.items()}
+        paths = {key: [f"{root}/{path}" for path in entries] for key, entries in paths.items()}
     has_other_keys = bool(paths.keys() - {*_SPLITS, *_NOT_SPLITS})
     existing = {*files, *ancestors(files)} if has_other_keys else set()
     return {
-        key: found
-        for key, found in paths.items()
+        key: entries
+        for key, entries in paths.items()
         if key in _SPLITS
-        or (key not in _NOT_SPLITS and all(resolve(path, base, existing) is not None for path in found))
+        or (key not in _NOT_SPLITS and all(resolve(path, base, existing) is not None for path in entries))
     }
 
 
@@ -207,7 +207,7 @@ def _parse_paths(value: Any) -> list[str]:
 
 def _name_paths(splits: dict[str, list[str]], base: PurePosixPath, files: list[PurePosixPath]) -> bool:
     """Whether any value looks like a path or exists. The files of other tools have a `train`, too."""
-    paths = [path for found in splits.values() for path in found]
+    paths = [path for entries in splits.values() for path in entries]
     if any("/" in path or "\\" in path or path.endswith(".txt") for path in paths):
         return True
     existing = {*files, *ancestors(files)} if paths else set()
@@ -265,7 +265,7 @@ def _read_darknet_manifest(folder: Path, file: PurePosixPath, files: list[PurePo
     if not splits or not (content.get("names") or content.get("classes", "").isdecimal()):
         return None
     if not content.get("names"):
-        return Manifest(file, next((found.class_names for found in _read_class_lists(folder, files)), {}), splits)
+        return Manifest(file, next((listed.class_names for listed in _read_class_lists(folder, files)), {}), splits)
     class_list = resolve(content["names"], file.parent, set(files))
     if class_list is None:
         raise PipelineError(f"{file}: names: {show_value(content['names'])} not found; correct the path")
@@ -288,9 +288,9 @@ def find_lists(folder: Path, files: Sequence[PurePosixPath], base: PurePosixPath
     """Lists of images, such as train.txt, in the folder `base`, or else in the data set's folder, by split."""
     for place in dict.fromkeys((base, PurePosixPath())):
         lists = {split: place / f"{split}.txt" for split in _SPLITS}
-        found = {split: [str(file)] for split, file in lists.items() if file in files and _is_list(folder / file)}
-        if found:
-            return found
+        splits = {split: [str(file)] for split, file in lists.items() if file in files and _is_list(folder / file)}
+        if splits:
+            return splits
     return {}
 
 
@@ -325,8 +325,8 @@ def resolve(text: str, base: PurePosixPath, existing: set[PurePosixPath]) -> Pur
     if not parts and base in existing:
         return base
     paths = [root / tail for tail in tails for root in dict.fromkeys((base, PurePosixPath()))]
-    found = next((path for path in paths if path in existing), None)
-    if found is None:
+    match = next((path for path in paths if path in existing), None)
+    if match is None:
         spellings = Spellings(map(str, existing))
-        found = next((PurePosixPath(other) for path in paths if (other := spellings.find(str(path)))), None)
-    return found
+        match = next((PurePosixPath(other) for path in paths if (other := spellings.find(str(path)))), None)
+    return match

@@ -43,6 +43,9 @@ def merge_by_wbf(views: Sequence[Sequence[Detections]], iou_threshold: float, li
     or starts a cluster if none has an IoU above the threshold. A fused box is the mean of its cluster, weighted by
     score. Its score is the mean score, times min(boxes, views) / views: fewer views found it than could have.
 
+    The threshold should exceed that of the NMS of each view. Otherwise boxes of low score that NMS has kept beside a
+    good one join its cluster, and lower its score.
+
     Arguments are those of `merge_by_nms`. Computed in float64.
     """
     images = [by_score(concatenate(image)) for image in zip(*views, strict=True)]
@@ -102,6 +105,6 @@ def _pad_groups(detections: Detections, group: Tensor) -> tuple[Tensor, Tensor, 
 
 
 MERGES: dict[str, Callable[[Sequence[Sequence[Detections]], float, int], list[Detections]]] = {
-    "wbf": merge_by_wbf,
     "nms": merge_by_nms,
+    "wbf": merge_by_wbf,
 }

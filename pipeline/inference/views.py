@@ -27,8 +27,8 @@ class Views:
     sizes: Sizes | None = None  # as train.size; None: the one that the detector was trained at
     flip: bool = False  # also the mirrored image, at each size
     tiles: TileSize | None = None  # side in pixels and overlap as a fraction: also tiles of the image
-    merge: Literal["wbf", "nms"] = "wbf"  # a name of MERGES, for the detections at several sizes and of mirrored images
-    merge_iou_threshold: Fraction = 0.55  # IoU above which boxes of one class are merged
+    merge: Literal["nms", "wbf"] = "nms"  # a name of MERGES, for the detections at several sizes and of mirrored images
+    merge_iou_threshold: Fraction = 0.65  # IoU above which boxes of one class are merged
 
     @classmethod
     def of(cls, params: EvaluateParams) -> "Views":

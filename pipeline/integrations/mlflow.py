@@ -49,7 +49,7 @@ LATER_SECTIONS = (*EVALUATE_SECTIONS, "inspect.")  # parameters that training do
 # These parameters may change when an interrupted training continues, and MLflow refuses to change a parameter: tags.
 MACHINE_SECTION = "machine."
 _INVALID = re.compile(r"[^\w.\- ]")  # characters that MLflow has in no name; a slash separates groups
-KILLED_SECONDS = 5.0  # that a stage that was stopped waits for MLflow
+KILLED_SECONDS = 5.0  # that a stage that was stopped waits for a server
 _THUMBNAIL = 256  # pixels of an image in MLflow's grid; the whole image is shown on a click
 # Without the job runner, the server has two processes instead of fifteen.
 UI_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"} | {
@@ -297,7 +297,7 @@ def _open(stage: str, params: Params, opening: dict[str, Any], *, done_tag: str)
         raise
     finally:
         run._append("end", status=status, time=_milliseconds())
-        run.sender.finish(KILLED_SECONDS if status == "KILLED" else mlflow_sender.END_SECONDS)
+        run.sender.finish(KILLED_SECONDS if server and status == "KILLED" else mlflow_sender.END_SECONDS)
     if errors := run.errors + run.sender.refused:
         raise PipelineError(errors[0])
 

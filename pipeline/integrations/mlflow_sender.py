@@ -141,8 +141,10 @@ class Sender:
             self.problem = ""
         except PipelineError as error:
             self.problem = str(error)
-            if first and not self._ending.is_set():
-                print_line(f"{error}; the stage goes on without MLflow")
+        except Exception as error:  # noqa: BLE001 - a thread's error would be lost
+            self.problem = f"MLflow: {type(error).__name__}: {error}"
+        if self.problem and first and not self._ending.is_set():
+            print_line(f"{self.problem}; the stage goes on without MLflow")
 
     def _note(self, refused: list[str]) -> None:
         if refused and not self.refused:

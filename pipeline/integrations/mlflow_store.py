@@ -25,6 +25,14 @@ from pipeline.workspace import close_to_others, root, state_dir
 EXPERIMENT = "fcos"
 METRICS_PER_CALL = 1000  # MLflow's limits
 PARAMS_PER_CALL = 100
+# The tables and columns with addresses of artifacts.
+_ARTIFACT_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 _WORD = re.compile(r"\w+")  # a value that a filter can contain as it is
 # A server that is down or slow must not hold up a stage: the queue repeats what fails.
 _SERVER_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -300,7 +308,25 @@ def _own_client() -> tuple[Any, str]:
             connection.execute("PRAGMA journal_mode=WAL")  # writers don't wait for readers; a property of the file
         # The client would write the current folder into an SQL statement, quotes included.
         SqlAlchemyStore(store_uri(), artifacts_uri())
+        with closing(sqlite3.connect(root() / "mlflow.db", timeout=60)) as connection, connection:
+            _relocate_artifacts(connection)
         return MlflowClient(tracking_uri=store_uri(), registry_uri=store_uri()), artifacts_uri()
+
+
+def _relocate_artifacts(connection: sqlite3.Connection) -> None:
+    """Makes the addresses of artifacts those of this project's folder, if it was moved or copied.
+
+    MLflow stores absolute addresses: in a copy, it would write the artifacts of new runs into the original.
+    """
+    new = artifacts_uri()
+    rows = connection.execute("SELECT artifact_location FROM experiments WHERE artifact_location LIKE '%/mlartifacts'")
+    for old in {location for (location,) in rows if location.startswith("file:///")} - {new}:
+        for table, column in _ARTIFACT_COLUMNS:
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+            )
 
 
 def _close_store_to_others() -> None:

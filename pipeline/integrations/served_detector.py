@@ -1,6 +1,7 @@
 """The code of an MLflow model, which MLflow runs to load one: a detector that reads encoded images."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,10 @@ from typing import Any
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
+
+# In an MLflow model, the code that is imported below lies in an archive beside this file.
+if (archive := Path(__file__).with_name("code") / "code.zip").is_file():
+    sys.path.insert(0, str(archive))
 
 from fcos.postprocess import Postprocess
 from pipeline.inference.device import choose_device

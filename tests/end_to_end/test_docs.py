@@ -85,6 +85,20 @@ def test_the_commands_on_views(reproduced: Path, tmp_path: Path) -> None:
     assert len(list((project / "predicted").glob("*.jpg"))) == 8
 
 
+def test_the_commands_on_mlflow(project: Path) -> None:
+    """Those of docs/mlflow.md; tests/pipeline/integrations has those that need a server."""
+    ((register_command,), (ui,), (address, token, *sync)) = (
+        readme(section, "docs/mlflow.md")
+        for section in ("Models", "Experiments that DVC restores", "A server of your own")
+    )
+    assert run(project, *register_command) == "fcos-digits, version 1: models:/fcos-digits@champion loads it\n"
+    assert ui == ["fcos", "ui", "my-experiment"]
+    assert [words[1].partition("=")[0] for words in (address, token)] == [
+        "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN",
+    ]  # fmt: skip
+    assert [run(project, *command) for command in sync] == ["MLflow: nothing to send\n"]
+
+
 def test_the_commands_on_data_sets(project: Path, tmp_path: Path) -> None:
     """Those of docs/datasets.md, except FiftyOne's zoo, which needs the network: see test_fiftyone_zoo.py."""
     run(project, "git", "checkout", "-q", "params.yaml")

@@ -3,11 +3,12 @@
 import os
 import pwd
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,12 +16,13 @@ import pytest
 import requests
 
 from pipeline.integrations.servers import find_free_port
+from tests.support.empty_store import copy_store
 
 START_SECONDS = 240
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Callable[[str], str]]:
     """A function that returns the address of the server on `sqlite` or `postgresql`, which it starts if necessary."""
     addresses: dict[str, str] = {}
     with ExitStack() as servers:
@@ -29,6 +31,10 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
             if database not in addresses:
                 folder = tmp_path_factory.mktemp(f"mlflow-{database}")
                 uri = f"sqlite:///{folder}/server.db"
+                copy_store(empty_store, folder / "server.db")  # quicker than a new one
+                with closing(sqlite3.connect(folder / "server.db")) as store, store:
+                    store.execute("DELETE FROM experiment_tags")
+                    store.execute("DELETE FROM experiments")
                 if database == "postgresql":
                     uri = servers.enter_context(_postgresql())
                 addresses[database] = servers.enter_context(_server(uri, folder))

@@ -1,15 +1,17 @@
-"""Small random scenes with overlapping, coinciding and ignored boxes, for hypothesis."""
+"""Random scenes: small ones with overlapping, coinciding and ignored boxes, for hypothesis; and larger ones."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 from hypothesis import strategies as st
 
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
 
 Record = TypeVar("Record", Annotation, Detection)
+CLASSES = 4  # of the larger scenes
 
 # Few positions and sizes, so that boxes overlap, coincide, and have an IoU of exactly 0.5.
 boxes = st.tuples(
@@ -47,3 +49,24 @@ def repeat_images(
 
     annotations = tuple(repeat(objects.annotations))
     return replace(objects, images=tuple(images), annotations=annotations), repeat(detections)
+
+
+def detected_objects(seed: int, images: int = 40) -> tuple[AnnotationSet, list[Detection]]:
+    """Images with detections near objects, some with another class, some twice, and others anywhere."""
+    rng = np.random.default_rng(seed)
+    pictures = tuple(Image(number, f"{number}.jpg", 640, 640) for number in range(1, images + 1))
+    objects, found = list[Annotation](), list[Detection]()
+    for image in pictures:
+        for _ in range(rng.poisson(4)):
+            box = tuple(map(float, (*rng.uniform(0, 500, 2), *rng.uniform(10, 120, 2))))
+            label = int(rng.integers(1, CLASSES + 1))
+            objects.append(Annotation(len(objects) + 1, image.id, label, box, box[2] * box[3]))  # type: ignore[arg-type]
+            for _ in range(rng.integers(0, 3)):
+                near = np.array(box) + rng.normal(0, rng.choice([2, 12]), 4)
+                near[2:] = near[2:].clip(3)
+                other = label if rng.random() < 0.8 else int(rng.integers(1, CLASSES + 1))
+                found.append(Detection(image.id, other, tuple(near.tolist()), float(rng.beta(4, 2))))
+        for _ in range(rng.poisson(2)):
+            far = tuple(map(float, (*rng.uniform(0, 500, 2), *rng.uniform(10, 120, 2))))
+            found.append(Detection(image.id, int(rng.integers(1, CLASSES + 1)), far, float(rng.beta(2, 4))))  # type: ignore[arg-type]
+    return AnnotationSet(tuple(Category(k, f"c{k}") for k in range(1, CLASSES + 1)), pictures, tuple(objects)), found

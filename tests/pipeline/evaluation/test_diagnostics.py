@@ -9,33 +9,11 @@ import numpy as np
 import pytest
 
 from pipeline.data import detections as results
-from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.evaluation import coco, ground_truth
 from pipeline.evaluation.diagnostics import count_objects_beyond_limit, diagnose
-
-CLASSES = 4
-
-
-def scene(seed: int) -> tuple[AnnotationSet, list[Detection]]:
-    """40 images with detections near objects, some with another class, some twice, and others anywhere."""
-    rng = np.random.default_rng(seed)
-    images = tuple(Image(number, f"{number}.jpg", 640, 640) for number in range(1, 41))
-    objects, found = list[Annotation](), list[Detection]()
-    for image in images:
-        for _ in range(rng.poisson(4)):
-            box = tuple(map(float, (*rng.uniform(0, 500, 2), *rng.uniform(10, 120, 2))))
-            label = int(rng.integers(1, CLASSES + 1))
-            objects.append(Annotation(len(objects) + 1, image.id, label, box, box[2] * box[3]))  # type: ignore[arg-type]
-            for _ in range(rng.integers(0, 3)):
-                near = np.array(box) + rng.normal(0, rng.choice([2, 12]), 4)
-                near[2:] = near[2:].clip(3)
-                other = label if rng.random() < 0.8 else int(rng.integers(1, CLASSES + 1))
-                found.append(Detection(image.id, other, tuple(near.tolist()), float(rng.beta(4, 2))))
-        for _ in range(rng.poisson(2)):
-            far = tuple(map(float, (*rng.uniform(0, 500, 2), *rng.uniform(10, 120, 2))))
-            found.append(Detection(image.id, int(rng.integers(1, CLASSES + 1)), far, float(rng.beta(2, 4))))  # type: ignore[arg-type]
-    return AnnotationSet(tuple(Category(k, f"c{k}") for k in range(1, CLASSES + 1)), images, tuple(objects)), found
+from tests.support.random_scenes import detected_objects
 
 
 def iou(a: Any, b: Any) -> float:
@@ -128,8 +106,8 @@ class Tide:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_costs_and_counts_of_errors(seed: int) -> None:
-    tide = Tide(*scene(seed))
-    errors = diagnose(*scene(seed))["errors"]
+    tide = Tide(*detected_objects(seed))
+    errors = diagnose(*detected_objects(seed))["errors"]
     counts = Counter(tide.kinds)
     for kind, error in errors.items():
         assert error["count"] == (len(tide.missed) if kind == "missed" else counts[kind]), kind
@@ -146,7 +124,7 @@ def calibration_error(tide: Tide) -> float:
 
 
 def test_calibration_error() -> None:
-    truth, found = scene(0)
+    truth, found = detected_objects(0)
     assert diagnose(truth, found)["calibration_error"] == pytest.approx(calibration_error(Tide(truth, found)), abs=1e-9)
     assert diagnose(truth, [])["calibration_error"] is None
 

@@ -96,8 +96,8 @@ def test_plain_detects_once(weights: Path) -> None:
         (["--flip"], FLIPPED),
         (["--size", "32", "64"], Views(sizes=((32, 64),))),
         (
-            ["--size", "32", "64", "--size", "64", "96", "--merge", "nms"],
-            Views(sizes=((32, 64), (64, 96)), merge="nms"),
+            ["--size", "32", "64", "--size", "64", "96", "--merge", "wbf"],
+            Views(sizes=((32, 64), (64, 96)), merge="wbf"),
         ),
         (["--tiles", "64", "0.25"], Views(tiles=(64, 0.25))),
     ],
@@ -109,16 +109,16 @@ def test_options(weights: Path, options: list[str], views: Views) -> None:
 
 
 def test_options_override_the_recorded_views_one_by_one(weights: Path) -> None:
-    record(weights, asdict(replace(FLIPPED, merge="nms")))
+    record(weights, asdict(replace(FLIPPED, merge="wbf")))
     views, note = choose_views(weights, plain=False, score=None, sizes=((32, 64),), flip=None)
-    assert views == Views(flip=True, sizes=((32, 64),), merge="nms")
+    assert views == Views(flip=True, sizes=((32, 64),), merge="wbf")
     assert note is not None
-    assert choose_views(weights, plain=False, score=None, flip=False)[0] == Views(merge="nms")
+    assert choose_views(weights, plain=False, score=None, flip=False)[0] == Views(merge="wbf")
     assert choose_views(weights, plain=True, score=None, sizes=((32, 64),))[0] == Views(sizes=((32, 64),))
 
 
 def test_no_note_where_nothing_differs(weights: Path) -> None:
-    for views in (None, asdict(Views()), asdict(Views(merge="nms"))):
+    for views in (None, asdict(Views()), asdict(Views(merge="wbf"))):
         record(weights, views)  # None: by an older version, which had no other views
         assert predict(weights).stderr == ""
 
@@ -134,7 +134,7 @@ def test_views_of_other_weights_are_not_used(weights: Path) -> None:
     ("views", "message"),
     [
         ({"tiles": [0, 0.2]}, "views.tiles.1 is 0, but should be greater than or equal to 1"),
-        ({"merge": "mean"}, "views.merge is 'mean', but should be 'wbf' or 'nms'"),
+        ({"merge": "mean"}, "views.merge is 'mean', but should be 'nms' or 'wbf'"),
     ],
 )
 def test_an_invalid_file_is_one_line(weights: Path, views: dict[str, Any], message: str) -> None:

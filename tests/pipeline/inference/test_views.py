@@ -59,7 +59,7 @@ def assert_equal(first: Sequence[Detections], second: Sequence[Detections]) -> N
     "views",
     [
         Views(),
-        Views(merge="nms", merge_iou_threshold=0.1),
+        Views(merge="wbf", merge_iou_threshold=0.1),
         Views(sizes=((64, 96),)),
         Views(sizes=((96, 64),)),
         Views(tiles=(70, 0.5)),
@@ -224,8 +224,8 @@ def test_the_defaults_of_params_yaml_are_a_single_view() -> None:
 @pytest.mark.parametrize(
     ("views", "other", "alike"),
     [
-        (Views(), Views(merge="nms"), True),
-        (Views(flip=True), Views(flip=True, merge="nms"), False),
+        (Views(), Views(merge="wbf"), True),
+        (Views(flip=True), Views(flip=True, merge="wbf"), False),
         (Views(tiles=(64, 0.2)), Views(), False),
         (Views(), Views(tiles=(64, 0.2)), False),
         (Views(), Views(sizes=((64, 64),)), False),

@@ -8,9 +8,11 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import requests
@@ -21,6 +23,7 @@ from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow, mlflow_store, servers
 from pipeline.params import Params
+from tests.support.empty_store import copy_store
 from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
 from tests.support.process_trees import assert_gone, descendants
@@ -30,28 +33,10 @@ WEIGHTS, PREDICTIONS = "a" * 64, "b" * 64
 pytestmark = pytest.mark.usefixtures("inspected")
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store, shared by the tests because creating one takes seconds; created without a umask."""
-    folder = tmp_path_factory.mktemp("empty")
-    umask = os.umask(0)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DVC_ROOT", str(folder))
-            mlflow.prepare()
-    finally:
-        os.umask(umask)
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def values(inspected: Any, empty_store: Path) -> Params:
     """The parameters, in a project with an empty store."""
-    with (
-        closing(sqlite3.connect(empty_store)) as source,
-        closing(sqlite3.connect(inspected.root / "mlflow.db")) as copy,
-    ):
-        source.backup(copy)
+    copy_store(empty_store, inspected.root / "mlflow.db")
     return params.load()
 
 
@@ -131,6 +116,7 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
         assert (tags["weights"], tags["predictions"], tags["dataset"], tags["loss"]) == (
             WEIGHTS, PREDICTIONS, "digits", "iou",
         )  # fmt: skip
+        assert_a_client_needs_the_token(values, address, printed)
         columns = {"Run Name", "coco/AP", "coco/AP50", "loss", "seed", "Dataset", "Source", "Version", "Models"}
         assert columns <= table_headers(printed.split()[1])
         assert_only_artifacts_are_served(owner, address, info["run_id"], plot / "loss.csv")
@@ -146,6 +132,19 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
     assert (inspected.root / "mlartifacts").is_dir()
     with closing(sqlite3.connect(inspected.root / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def assert_a_client_needs_the_token(values: Params, address: str, printed: str) -> None:
+    """`MLFLOW_TRACKING_TOKEN` is what MLflow's own clients send. Without it, the line says what to set."""
+    server = {"MLFLOW_TRACKING_URI": address, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    with mock.patch.dict(os.environ, server), redirect_stderr(StringIO()) as errors:
+        with mlflow.inspect_run(values, PREDICTIONS) as run:
+            run.log_metrics({"inspect/errors/missed": 4})
+            run.mark_finished("d" * 64)
+        assert "credentials: set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and" in errors.getvalue()
+        os.environ["MLFLOW_TRACKING_TOKEN"] = re.split("[=#]", printed)[1]
+        assert CliRunner().invoke(main, ["sync"]).output == "MLflow: sent 1 stage\n"
+    assert [run.data.metrics.get("inspect/errors/missed") for run in runs()] == [3, 4]
 
 
 def table_headers(address: str) -> set[str]:
@@ -438,6 +437,26 @@ def test_any_path_of_the_project_has_its_store_in_the_project(
     assert list(project.parent.iterdir()) == [project]
     created = {path.name.removesuffix("-wal").removesuffix("-shm") for path in project.iterdir()}
     assert created == {".fcos", "dvc.yaml", "mlartifacts", "mlflow.db"}
+
+
+@pytest.mark.usefixtures("values")
+def test_a_moved_project_has_its_artifacts_in_its_own_folder(inspected: Any) -> None:
+    """MLflow stores absolute addresses, so the artifacts of new runs would go to the folder of before."""
+    here = (inspected.root / "mlartifacts").as_uri()
+    store = mlflow.Store.open()
+    run, other = (store.client.create_run(store.experiment).info for _ in range(2))
+    assert run.artifact_uri == f"{here}/{run.run_id}/artifacts"
+    with closing(sqlite3.connect(inspected.root / "mlflow.db")) as connection, connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, 'file:///a%20b/mlartifacts')", [here]
+            )
+        elsewhere = "file:///a%20b/mlartifacts2/artifacts"
+        connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (elsewhere, other.run_id))
+    store = mlflow.Store.open()
+    assert store.client.get_experiment(store.experiment).artifact_location == here
+    assert store.client.get_run(run.run_id).info.artifact_uri == run.artifact_uri
+    assert store.client.get_run(other.run_id).info.artifact_uri == elsewhere
 
 
 def test_names_of_experiments_are_in_no_filter(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
 """The MLflow model of a detector contains everything that it imports."""
 
 import sys
+import zipimport
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import grimp
 
+from pipeline.integrations import mlflow_model
 from pipeline.integrations.mlflow_model import CODE, PACKAGES
 from tests.support.paths import PROJECT
 
@@ -39,3 +41,13 @@ def test_the_model_has_the_code_and_names_the_packages_that_it_imports() -> None
     distributions = packages_distributions()
     unnamed = {name for name in external if not {item.lower() for item in distributions[name]} & set(PACKAGES)}
     assert {name for name in unnamed if not name.startswith(OPTIONAL)} == set()
+
+
+def test_the_archive_is_importable_and_the_same_code_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.zip", tmp_path / "second.zip"
+    for path in (first, second):
+        mlflow_model._pack_code(path)
+    assert first.read_bytes() == second.read_bytes()
+    importer = zipimport.zipimporter(f"{first}/fcos")
+    assert importer.get_source("detector") == (PROJECT / "fcos/detector.py").read_text()
+    assert zipimport.zipimporter(f"{first}/pipeline").find_spec("stages") is None

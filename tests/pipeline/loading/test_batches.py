@@ -88,6 +88,8 @@ def test_images_without_trainable_objects_are_an_error(make: Make, tmp_path: Pat
         make(split).subset([0, 2])
     with pytest.raises(PipelineError, match="3 images without a single object to train on"):
         make(replace(split, annotations=()))
+    with pytest.raises(PipelineError, match="0 images without a single object to train on"):
+        make(replace(split, images=(), annotations=()))
 
 
 def test_a_subset_has_its_own_indices(make: Make) -> None:

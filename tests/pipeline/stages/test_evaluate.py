@@ -106,7 +106,7 @@ def test_a_test_split_is_measured_at_the_thresholds_chosen_on_val(project: Path,
     assert (val["images"], test["images"], test["coco"]["AP"]) == (4, 2, 1.0)
     points = read(project / "predictions/operating_point.json")
     assert (points["split"], points["confirmed"], points["all"]["recall"]) == ("val", False, 1.0)
-    assert points["views"] == {"sizes": None, "flip": False, "tiles": None, "merge": "wbf", "merge_iou_threshold": 0.55}
+    assert points["views"] == {"sizes": None, "flip": False, "tiles": None, "merge": "nms", "merge_iou_threshold": 0.65}
     assert [item["image_id"] for item in read(project / "predictions/test.json")] == [11, 11, 12, 12]
     assert logged.metrics["operating_point/recall"] == 1.0
     assert logged.metrics["test/operating_point/recall"] == 0.5
