@@ -164,7 +164,8 @@ def test_the_commands_on_comparisons(reproduced: Path, tmp_path: Path, monkeypat
     project = copy(reproduced, tmp_path / "project")
     for command in (("add", "-A"), ("commit", "-qm", "result"), ("tag", "baseline"), ("tag", "giou")):
         run(project, "git", *command)
-    by_name, page, in_ci, files = readme("Compare", "docs/experiments.md")
+    seeds, by_name, page, in_ci, files = readme("Compare", "docs/experiments.md")
+    assert seeds == ["fcos", "compare", "box-{1..12}"]  # test_pipeline.py compares seeds
     for name in ("old.json", "new.json"):
         shutil.copy(project / "predictions/val.json", project / name)
     shutil.copy(project / "data/unified/val.json", project / "truth.json")

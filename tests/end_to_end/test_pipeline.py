@@ -4,16 +4,21 @@ The tests share one project, in which every stage has run, and depend on their o
 """
 
 import json
+import re
 import shutil
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import mlflow
+import pytest
 import yaml
 
 from pipeline import recipes
+from pipeline.evaluation import bootstrap
 from pipeline.yaml_files import read_yaml
 from tests.support.projects import read, readme, run, stages_run
 from tests.support.scored_scenes import COCO_METRICS
@@ -165,6 +170,49 @@ def test_readmes_experiments_can_be_compared(project: Path) -> None:
         trained = values[experiment.info.run_id] != evaluated
         assert experiment.data.tags.get("trained_by") == (None if trained else first.info.run_id)
         assert bool(experiment.outputs.model_outputs) == trained
+
+
+def test_from_a_question_to_a_detector_that_others_can_use(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/experiments.md with two experiments instead of twelve: one comes from DVC's cache, and one trains."""
+    monkeypatch.setattr(bootstrap, "DRAWS", 50)
+    for command in (("checkout", "-q", "HEAD", "."), ("reset", "-q", "--soft", "HEAD~1")):  # as after `make repro`
+        run(project, "git", *command)
+    names = {"loss=iou,giou,diou,ciou": "loss=giou", "seed=0,1,2": "seed=0,1", "box-4": "box-1", "box-5": "box-2"}
+    places = {"/srv/dvc": str(tmp_path / "storage"), "git@example.org:me/project.git": str(tmp_path / "origin.git")}
+    for command in (("init", "-q", "--bare", str(tmp_path / "origin.git")), ("remote", "add", "origin", "ORIGIN")):
+        run(project, "git", *(word.replace("ORIGIN", str(tmp_path / "origin.git")) for word in command))
+
+    def steps(section: str) -> Iterator[list[str]]:
+        """The commands of a section, those before and after `&&` apart."""
+        for line in readme(section, "docs/experiments.md"):
+            words = [(names | places).get(word, word) for word in line]
+            for is_separator, command in groupby(words, "&&".__eq__):
+                if not is_separator:
+                    yield list(command)
+
+    table = [run(project, *command) for command in steps("Try")][-1]
+    assert set(re.findall(r"box-\d", table)) == {"box-1", "box-2"}
+    seeds = run(project, "fcos", "compare", "box-1", "box-2")
+    for command in steps("Promote"):
+        run(project, *command)
+    assert "loss: giou" in (project / "params.yaml").read_text()
+    assert stages_run(run(project, "dvc", "repro")) == set()
+    here = project
+    for command in steps("Share"):
+        if command[0] == "cd":
+            here = tmp_path / command[1]
+        else:
+            output = run(tmp_path if command[:2] == ["git", "clone"] else here, *command)
+    assert output.splitlines()[1:] == seeds.splitlines()[1:]
+    for file in ("models/detector.safetensors", "predictions/val.json"):
+        assert (here / file).read_bytes() == (project / file).read_bytes()
+    assert stages_run(run(here, "dvc", "repro")) == set()
+    for command in steps("Clean up"):
+        run(project, *command)
+    assert run(project, "dvc", "exp", "list", "--all-commits", "--name-only").split() == ["box-2"]
+    assert run(project, "fcos", "compare", "HEAD", "box-2") == output
 
 
 def wait_for_experiments(project: Path, count: int) -> None:
