@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import digest
 from pipeline.params import Params
 from pipeline.process import die_with_parent, handle_signals
-from pipeline.workspace import close_to_others, root, workspace
+from pipeline.workspace import workspace
 from pipeline.yaml_files import read_yaml
 
 Cleanup = Callable[[], object]  # what a stage removes once its result has been accepted
@@ -34,7 +34,6 @@ def run_stage(name: str, run: Callable[[Params], Cleanup | None]) -> None:
     die_with_parent()
     stop_request = handle_signals(name)
     try:
-        close_to_others(root() / ".dvc_site_cache")
         with disk_errors():
             values = params.load()
             before = _inputs(name, _quick_versions)

@@ -61,15 +61,6 @@ def test_git_sees_only_the_lock_and_metrics(project: Path) -> None:
     assert {line.split()[-1] for line in status} <= {"dvc.lock", "metrics/"}, status
 
 
-def test_other_users_can_not_change_dvcs_state(project: Path) -> None:
-    """DVC reads it with pickle."""
-    state = project / ".dvc_site_cache"
-    modes = {path.name: path.stat().st_mode & 0o777 for path in (state, *state.rglob("*"))}
-    assert modes[".dvc_site_cache"] == 0o700
-    assert "cache.db" in modes
-    assert all(mode & 0o022 == 0 for mode in modes.values()), modes
-
-
 def test_a_second_repro_runs_no_stage(project: Path) -> None:
     assert stages_run(run(project, "dvc", "repro")) == set()
     (project / "README.md").write_text("changed\n")
