@@ -19,6 +19,8 @@ from pipeline.data.detections import Detection
 from pipeline.evaluation import bootstrap, coco, object_sizes, operating_point, report, voc
 from pipeline.evaluation.diagnostics import diagnose
 from pipeline.evaluation.matches import Matches
+from pipeline.evaluation.plot_tables import plot_tables
+from pipeline.visualization.evaluation_plots import write_plots
 
 IMAGES, OBJECTS, CLASSES, DETECTIONS_PER_IMAGE = 5000, 36_000, 80, 100
 _Value = TypeVar("_Value")
@@ -84,7 +86,10 @@ def main() -> None:
     timed("VOC", voc.evaluate, truth, detections)
     timed("AP by size", object_sizes.evaluate, truth, detections)
     timed("TIDE and calibration", diagnose, truth, detections)
-    timed("the report", report.evaluate, truth, detections)
+    found = timed("the report", report.evaluate, truth, detections)
+    tables = timed("tables of the plots", plot_tables, truth, detections, found)
+    with TemporaryDirectory() as folder:
+        timed("CSV and PNG files of the plots", write_plots, tables, Path(folder))
     print("largest difference between the engines:", max(abs(fast[name] - slow.values[name]) for name in fast))  # type: ignore[operator]
 
 
