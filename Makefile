@@ -31,10 +31,7 @@ repro: environment ## run the pipeline: download, convert, train, evaluate, insp
 	    echo "make: this folder is not a git clone; clone the repository, or run \`.venv/bin/dvc config --local core.no_scm true\` to use DVC without git" >&2
 	    exit 1
 	fi
-	# DVC reads its state with pickle, and any user of the machine can write to its default folder. DVC would create the
-	# folders with all rights for everyone.
-	(umask 077 && mkdir -p .fcos/dvc/repo)
-	DVC_SITE_CACHE_DIR="$$(pwd -P)/.fcos/dvc" dvc repro
+	dvc repro
 
 test: environment ## every check and test
 	@$(in_venv)
