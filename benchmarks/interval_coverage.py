@@ -35,22 +35,38 @@ def synthetic_matches(images: int, classes: int, objects_per_image: float, rng: 
     crowding, difficulty = rng.gamma(1, 1, (1, images)), rng.normal(0, 0.8, images)
     objects = rng.poisson(objects_per_image * crowding, (classes, images))
     parts = [
-        _detections_of_class(counts, difficulty + class_difficulty, objects_per_image / 2, rng)
+        detect(counts, difficulty + class_difficulty, objects_per_image / 2, rng)
         for counts, class_difficulty in zip(objects, np.linspace(-0.7, 0.7, classes), strict=True)
     ]
+    return to_matches(parts, objects)
+
+
+DetectionsOfClass = tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]
+
+
+def to_matches(parts: Sequence[DetectionsOfClass], objects: NDArray[np.int64]) -> Matches:
+    """Matches of the detections of each class; `objects` is their number in each class and image [K, I]."""
     found, scores, correct = (np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True))
     starts = np.cumsum([0, *(len(part[0]) for part in parts)])
     indices, ignored = np.arange(len(found)), np.zeros_like(correct)
     return Matches(THRESHOLDS, starts, indices, found, scores, correct, ignored, objects.astype(np.float64))
 
 
-def _detections_of_class(
-    counts: NDArray[np.int64], difficulty: Floats, wrong_per_image: float, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
-    """Image, score and correctness of each detection of a class, by descending score."""
+def detect(
+    counts: NDArray[np.int64],
+    difficulty: Floats,
+    wrong_per_image: float,
+    rng: np.random.Generator,
+    ease: Floats | None = None,
+) -> DetectionsOfClass:
+    """Image, score and correctness of each detection of a class, by descending score.
+
+    Args:
+        ease: of each object; drawn by default.
+    """
     objects = np.repeat(np.arange(len(counts)), counts)
     wrong = np.repeat(np.arange(len(counts)), rng.poisson(wrong_per_image * np.exp(difficulty / 2)))
-    ease = 1 - difficulty[objects] + rng.normal(0, 1, len(objects))
+    ease = 1 - difficulty[objects] + rng.normal(0, 1, len(objects)) if ease is None else ease
     ious = np.concatenate([0.74 + 0.08 * ease + rng.normal(0, 0.09, len(objects)), np.zeros(len(wrong))])
     scores = np.concatenate([ease + rng.normal(0, 1, len(objects)), rng.normal(-1.2, 1.2, len(wrong))])
     detected = np.concatenate([ease > -0.2, np.ones(len(wrong), dtype=bool)])

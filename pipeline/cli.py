@@ -12,6 +12,7 @@ import click
 from pipeline.commands import (
     app,
     check,
+    compare,
     convert,
     datasets,
     env,
@@ -32,6 +33,7 @@ from pipeline.errors import PipelineError
 COMMANDS: tuple[click.Command, ...] = (
     app.app,
     check.check,
+    compare.compare,
     convert.convert,
     datasets.datasets,
     env.env,

@@ -48,6 +48,8 @@ WHOLE = {"fcos/fast", "pipeline/data"}
 UNUSED = {
     "convert": {"pipeline/conversion/export.py", "pipeline/formats/writers"},
     "evaluate": {
+        "pipeline/evaluation/comparison.py",
+        "pipeline/evaluation/comparison_report.py",
         "pipeline/evaluation/error_kinds.py",
         "pipeline/evaluation/ground_truth.py",
         "pipeline/evaluation/inputs.py",

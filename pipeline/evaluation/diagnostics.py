@@ -26,6 +26,7 @@ def diagnose(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str,
 
     - `errors`: for each kind, `count`, and `AP50_cost`: how much AP50 would rise if errors of this kind were corrected
       (TIDE, Bolya et al., 2008.08115). Costs don't add up to 1 − AP50, since each is computed as if the others stayed.
+      None without objects.
     - `calibration_error`: the expected calibration error (Guo et al., 1706.04599): the mean difference between the
       scores of detections and the share of them that is correct, in ten bins of scores. None without detections, or
       if a score is not between 0 and 1.
@@ -34,10 +35,14 @@ def diagnose(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str,
     """
     evaluation = coco.fast_evaluation(truth, detections)
     is_calibrated = bool(detections) and all(0 <= detection.score <= 1 for detection in detections)
+    has_objects = any(not (item.iscrowd or item.difficult) for item in truth.annotations)
     tide = evaluation.tide_errors()
     return {
         "errors": {
-            ours: {"AP50_cost": tide["delta_ap"][theirs], "count": tide["counts"][theirs]}
+            ours: {
+                "AP50_cost": tide["delta_ap"][theirs] if has_objects else None,
+                "count": tide["counts"][theirs],
+            }
             for theirs, ours in _TIDE.items()
         },
         "calibration_error": evaluation.calibration()["ece"] if is_calibrated else None,

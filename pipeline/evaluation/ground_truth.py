@@ -1,6 +1,7 @@
 """Reads any COCO JSON as ground truth, more leniently than `pipeline.data.annotations` reads the unified format."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,6 +75,40 @@ def parse(content: bytes | str, path: Path) -> AnnotationSet:
         images=tuple(_to_image(record) for record in parsed.images),
         annotations=tuple(_to_annotation(number, record) for number, record in enumerate(parsed.annotations, start=1)),
     )
+
+
+def difference(a: AnnotationSet, b: AnnotationSet) -> str | None:
+    """Describes the first difference of two ground truths; None if metrics can't differ because of them.
+
+    The order of the records and the ids of annotations don't matter.
+    """
+    if a == b:
+        return None
+    if (names := _classes(a)) != (others := _classes(b)):
+        changed = sorted(names ^ others)
+        return f"{len(names):,} and {len(others):,} classes; {changed[0][1]!r} (id {changed[0][0]}) is not in both"
+    images, other_images = ({image.id: image for image in side.images} for side in (a, b))
+    if len(images) != len(other_images):
+        return f"{len(images):,} and {len(other_images):,} images"
+    for number, image in images.items():
+        if image != other_images.get(number):
+            return f"image {number} ({image.file_name}) is not the same in both"
+    objects, other_objects = _objects(a), _objects(b)
+    for number in images:
+        if objects[number] != other_objects[number]:
+            return f"image {number} ({images[number].file_name}) has other annotations"
+    return None
+
+
+def _classes(truth: AnnotationSet) -> set[tuple[int, str]]:
+    return {(category.id, category.name) for category in truth.categories}
+
+
+def _objects(truth: AnnotationSet) -> dict[int, list[Annotation]]:
+    """The annotations of each image in a defined order, without their ids."""
+    return {
+        image: sorted((replace(item, id=0) for item in group), key=repr) for image, group in truth.by_image().items()
+    }
 
 
 def _to_image(record: _Image) -> Image:

@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.int32]
 
-_RECALLS = np.linspace(0, 1, 101)  # COCO's AP is the mean of the precision at these recalls
+COCO_RECALLS = np.linspace(0, 1, 101)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,15 +35,18 @@ class Matches:
     objects: Floats  # [K, I], number of objects to detect: without crowds and difficult objects
 
     @classmethod
-    def of(cls, evaluation: Any) -> "Matches":
-        """The matches of pycocotools, for objects of all sizes.
+    def of(cls, evaluation: Any, size: str = "all") -> "Matches":
+        """The matches of pycocotools.
 
         Args:
             evaluation: a `COCOeval` after `evaluate()`.
+            size: of the objects that count: all, small, medium or large.
         """
         params = evaluation.params
-        cells, sizes = evaluation.evalImgs, (len(params.catIds), len(params.areaRng), len(params.imgIds))
-        grid = [cells[k * sizes[1] * sizes[2] : k * sizes[1] * sizes[2] + sizes[2]] for k in range(sizes[0])]
+        first, sizes = params.areaRngLbl.index(size), len(params.areaRng)
+        cells, count = evaluation.evalImgs, len(params.imgIds)
+        starts = [(label * sizes + first) * count for label in range(len(params.catIds))]
+        grid = [cells[start : start + count] for start in starts]
         classes = [_class_arrays(row, len(params.iouThrs)) for row in grid]
         indices, images, scores, correct, ignored = (
             np.concatenate(parts, axis=-1) for parts in zip(*classes, strict=True)
@@ -59,11 +62,14 @@ class Matches:
             objects=np.array([[_count_objects(cell) for cell in row] for row in grid], dtype=np.float64),
         )
 
-    def average_precision(self, weights: Floats | Counts | None = None) -> Floats:
-        """COCO's AP of each class at each IoU threshold [K, T]; NaN for a class without objects.
+    def average_precision(
+        self, weights: Floats | Counts | None = None, recalls: Floats | None = COCO_RECALLS
+    ) -> Floats:
+        """AP of each class at each IoU threshold [K, T]; NaN for a class without objects.
 
         Args:
             weights: [I], how often each image counts; by default, once. Sums of int32 are the fastest.
+            recalls: AP is the mean of the precision at these recalls; None: the area under the precision curve.
         """
         weights = np.ones(self.objects.shape[1], dtype=np.int32) if weights is None else weights
         found, objects = self._correct, self.objects @ weights
@@ -78,16 +84,51 @@ class Matches:
         with np.errstate(divide="ignore", invalid="ignore"):
             precision = np.where(counted > 0, correct / counted, 0.0)
             recall = np.where(correct > 0, correct / objects[found.label], 0.0)
-        reached = np.searchsorted(_RECALLS, recall, side="right")
-        newly_reached = np.diff(reached, prepend=0)
-        newly_reached[found.first] = reached[found.first]
+            gain = mass[found.end - 1] / objects[found.label]  # of recall, by each correct detection
+        if recalls is not None:
+            reached = np.searchsorted(recalls, recall, side="right")
+            gain = np.diff(reached, prepend=0) / len(recalls)
+            gain[found.first] = reached[found.first] / len(recalls)
         # Precisions are raised above those of later segments, so that one pass from the end serves all segments.
         envelope = np.maximum.accumulate((precision + found.offset)[::-1])[::-1] - found.offset
         count = len(objects) * len(self.iou_thresholds)
-        total = np.bincount(found.segment, envelope * newly_reached, minlength=count)
-        ap = total.reshape(len(objects), -1) / len(_RECALLS)
+        total = np.bincount(found.segment, envelope * gain, minlength=count).astype(np.float64)
+        ap = total.reshape(len(objects), -1)
         ap[objects == 0] = np.nan
         return ap
+
+    def recall(self, weights: Floats, max_detections: int) -> Floats:
+        """COCO's recall of each class at each IoU threshold [draws, K, T]; NaN for a class without objects.
+
+        Args:
+            weights: [draws, I], how often each image counts.
+            max_detections: detections of a class in an image that count, those with the highest scores.
+        """
+        counted = self._rank < max_detections
+        found = np.stack([self.count(correct & counted) @ weights.T for correct in self.correct])  # [T, K, draws]
+        objects = self.objects @ weights.T
+        recall: Floats = np.divide(found, objects, out=np.full(found.shape, np.nan), where=objects > 0)
+        return recall.transpose(2, 1, 0)
+
+    def count(self, selected: Bools) -> Floats:
+        """The number of selected detections [N] of each class in each image [K, I]."""
+        classes, images = self.objects.shape
+        cell = self.labels[selected] * images + self.images[selected]
+        return np.bincount(cell, minlength=classes * images).reshape(classes, images).astype(np.float64)
+
+    @cached_property
+    def labels(self) -> Ints:
+        """The class of each detection [N], an index."""
+        return np.repeat(np.arange(len(self.objects)), np.diff(self.class_starts))
+
+    @cached_property
+    def _rank(self) -> Ints:
+        """The position [N] of each detection among those of its class and image, by descending score."""
+        cell = self.labels * self.objects.shape[1] + self.images
+        order = np.argsort(cell, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order)) - np.searchsorted(cell[order], cell[order])
+        return rank
 
     @cached_property
     def _correct(self) -> "_Correct":

@@ -146,8 +146,6 @@ def _class_ap(per_class: Mapping[str, Mapping[str, float | None]]) -> Table:
     }
 
 
-def _error_costs(errors: Mapping[str, Mapping[str, float]]) -> Table:
-    return {
-        "error": [kind.replace("_", " ") for kind in errors],
-        "AP50_cost": [error["AP50_cost"] for error in errors.values()],
-    }
+def _error_costs(errors: Mapping[str, Mapping[str, float | None]]) -> Table:
+    costs = {kind: error["AP50_cost"] for kind, error in errors.items() if error["AP50_cost"] is not None}
+    return {"error": [kind.replace("_", " ") for kind in costs], "AP50_cost": list(costs.values())}

@@ -100,7 +100,7 @@ def _size_table(sizes: Mapping[str, Mapping[str, Any]], sizes_of: str) -> str:
     return indent(format_table([(f"size in pixels of {sizes_of}", "objects", "AP", "AP50"), *rows], "lrrr"), " ")
 
 
-def _error_table(errors: Mapping[str, Mapping[str, float]]) -> str:
+def _error_table(errors: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
         (kind.replace("_", " "), _format(error["AP50_cost"]), str(error["count"])) for kind, error in errors.items()
     ]

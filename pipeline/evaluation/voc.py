@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.detections import Detection
+from pipeline.evaluation.matches import Matches
 
 THRESHOLD = 0.5  # lowest IoU of a correct detection
 
 _Bools = NDArray[np.bool_]
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
+RECALLS_2007 = np.linspace(0, 1, 11)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +93,30 @@ def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> VocMetric
         mAP50_11point=_mean(curve.average_precision_11point() for curve in curves.values()),
         mAP50_area=_mean(curve.average_precision_area() for curve in curves.values()),
         per_class=curves,
+    )
+
+
+def match(truth: AnnotationSet, detections: Sequence[Detection]) -> Matches:
+    """The detections matched by VOC's rules, from which both mAPs of any weighting of the images follow."""
+    ranking = sorted(range(len(detections)), key=lambda index: -detections[index].score)
+    ranked = [detections[index] for index in ranking]
+    correct, counted = _classify(truth, ranked)
+    image_index, label = {image.id: index for index, image in enumerate(truth.images)}, truth.label_of()
+    labels = np.array([label[detection.category_id] for detection in ranked], dtype=np.int64)
+    images = np.array([image_index[detection.image_id] for detection in ranked], dtype=np.int64)
+    order = np.argsort(labels, kind="stable")
+    objects = np.zeros((len(label), len(image_index)))
+    for item in truth.annotations:
+        objects[label[item.category_id], image_index[item.image_id]] += not _ignored(item)
+    return Matches(
+        iou_thresholds=np.array([THRESHOLD]),
+        class_starts=np.searchsorted(labels[order], np.arange(len(label) + 1)),
+        indices=np.array(ranking, dtype=np.int64)[order],
+        images=images[order],
+        scores=np.array([detection.score for detection in ranked])[order],
+        correct=correct[None, order],
+        ignored=~counted[None, order],
+        objects=objects,
     )
 
 

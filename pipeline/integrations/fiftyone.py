@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,11 +135,21 @@ def refresh(spec: DatasetSpec) -> dict[str, int]:
     Raises:
         PipelineError: there is no database, or an input is invalid.
     """
+    sizes: dict[str, int] = run_child("pipeline.integrations.fiftyone", spec.name, asdict(spec))
+    return sizes
+
+
+def run_child(module: str, name: str, spec: dict[str, Any]) -> Any:
+    """Runs a module that imports FiftyOne; it reads the specification of a dataset and prints its result, both as JSON.
+
+    Raises:
+        PipelineError: as for `refresh`.
+    """
     with (
         mongo.server() as uri,
         FileLock(state_dir() / "fiftyone.lock"),
         servers.supervised(
-            [sys.executable, "-m", "pipeline.integrations.fiftyone"],
+            [sys.executable, "-m", module],
             mongo.fiftyone_environment(uri),
             cwd=Path(__file__).resolve().parents[2],  # this code, also in a temporary workspace
             stdin=subprocess.PIPE,
@@ -148,12 +158,11 @@ def refresh(spec: DatasetSpec) -> dict[str, int]:
             text=True,
         ) as child,
     ):
-        output, messages = child.communicate(json.dumps(asdict(spec)))
+        output, messages = child.communicate(json.dumps(spec))
     if child.returncode:
         lines = messages.strip().splitlines() or ["no output"]
-        raise PipelineError(lines[-1] if child.returncode == _ERROR else f"FiftyOne, dataset {spec.name}: {lines[-1]}")
-    sizes: dict[str, int] = json.loads(output)
-    return sizes
+        raise PipelineError(lines[-1] if child.returncode == _ERROR else f"FiftyOne, dataset {name}: {lines[-1]}")
+    return json.loads(output)
 
 
 @contextmanager
@@ -163,14 +172,25 @@ def app(spec: DatasetSpec, port: int) -> Iterator[servers.Server]:
     Raises:
         PipelineError: the port is in use, or `refresh` fails.
     """
+    with serve(spec.name, port, lambda: refresh(spec)) as server:
+        yield server
+
+
+@contextmanager
+def serve(name: str, port: int, build: Callable[[], object]) -> Iterator[servers.Server]:
+    """Builds a dataset, then runs FiftyOne's App on 127.0.0.1; yields it once it responds with the dataset's page.
+
+    Raises:
+        PipelineError: the port is in use, or `build` fails.
+    """
     servers.require_free_port(port)  # before the seconds that the dataset takes
     with mongo.server() as uri:
-        refresh(spec)
+        build()
         with servers.run_server(
             "FiftyOne",
             "pipeline.integrations.fiftyone:server_app",
             port,
-            page=f"/datasets/{quote(spec.name)}",
+            page=f"/datasets/{quote(name)}",
             environment=mongo.fiftyone_environment(uri) | {"FIFTYONE_SERVER": "1"},
         ) as server:
             yield server

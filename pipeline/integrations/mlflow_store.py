@@ -378,3 +378,30 @@ def one_line_errors(action: str, server: str) -> Iterator[None]:
             error, action, database=database, address=address, migrations=migrations, server=server
         )
         raise (RefusedError if is_refusal(error) else PipelineError)(message) from error
+
+
+def find_predictions(name: str) -> str | None:
+    """The digest of the predictions of the run with this name or id; None if there is no such run.
+
+    Raises:
+        PipelineError: several runs have this name, the run has no predictions, or the store can't be opened.
+    """
+    server = destination()
+    if not server and not (root() / "mlflow.db").is_file():
+        return None
+    with one_line_errors("looking for a run", server):
+        store = Store.open(server)
+        quote_mark = '"' if "'" in name else "'"
+        runs = [
+            run
+            for attribute in ("run_id", "run_name")
+            for run in store.client.search_runs([store.experiment], f"{attribute} = {quote_mark}{name}{quote_mark}")
+        ]
+    if not runs:
+        return None
+    if len(runs) > 1:
+        raise PipelineError(f"{name}: {len(runs)} MLflow runs have this name; give the id of one, see `fcos ui`")
+    predictions: str | None = runs[0].data.tags.get("predictions")
+    if predictions is None:
+        raise PipelineError(f"{name}: this MLflow run has not been evaluated; run `dvc repro evaluate`")
+    return predictions

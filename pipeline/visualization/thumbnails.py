@@ -73,7 +73,7 @@ def _draw(spec: ThumbnailSpec) -> Thumbnail | None:
         x1, y1, x2, y2 = _shifted(box, left, top)
         draw_outline(canvas, (x1 - 1, y1 - 1, x2 + 1, y2 + 1), _RIM_COLOR, width=3)
         draw_outline(canvas, (x1, y1, x2, y2), MARKED_COLOR, width=2)
-    return Thumbnail(_data_uri(canvas), canvas.width, canvas.height, spec.caption)
+    return Thumbnail(data_uri(canvas), canvas.width, canvas.height, spec.caption)
 
 
 def _scaled(box: Box, scale: float) -> Box:
@@ -104,7 +104,8 @@ def _shifted(box: Box, x: float, y: float) -> Box:
     return box[0] + x, box[1] + y, box[2] + x, box[3] + y
 
 
-def _data_uri(image: PIL.Image.Image) -> str:
+def data_uri(image: PIL.Image.Image) -> str:
+    """The image as JPEG, embedded in an address."""
     content = BytesIO()
     image.save(content, "JPEG", quality=_JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()

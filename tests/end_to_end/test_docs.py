@@ -1,5 +1,6 @@
 """The commands of docs/, exactly as documented. test_pipeline.py and test_own_data.py run those of README.md."""
 
+import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from dvc.utils.hydra import apply_overrides
 from torchvision.models.detection import fcos_resnet50_fpn
 
 from pipeline import recipes
+from pipeline.evaluation import bootstrap
 from tests.support.http_servers import serving
 from tests.support.projects import PROJECT, copy, read, readme, run, run_stage, stages_run
 
@@ -154,6 +156,25 @@ def test_the_commands_on_data_sets_by_name(project: Path, tmp_path: Path) -> Non
     shutil.copy(archive, tmp_path / "mirror/BCCD_Dataset-d272fb1.zip")
     convert(project, [*bccd, "-S", f"download.mirror={tmp_path}/mirror"])
     assert read(project, "data/unified/report.json")["splits"]["train"]["images"] == 205
+
+
+def test_the_commands_on_comparisons(reproduced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same result under each name; test_experiments.py compares different ones."""
+    monkeypatch.setattr(bootstrap, "DRAWS", 50)
+    project = copy(reproduced, tmp_path / "project")
+    for command in (("add", "-A"), ("commit", "-qm", "result"), ("tag", "baseline"), ("tag", "giou")):
+        run(project, "git", *command)
+    by_name, page, in_ci, files = readme("Compare", "docs/experiments.md")
+    for name in ("old.json", "new.json"):
+        shutil.copy(project / "predictions/val.json", project / name)
+    shutil.copy(project / "data/unified/val.json", project / "truth.json")
+    assert "B has fewer errors than A in 0 images, more in 0, and as many in 8" in run(project, *by_name)
+    run(project, *page)
+    assert "8 images, " in (project / "comparison.html").read_text()
+    run(project, *in_ci)
+    ap = json.loads(run(project, *files))["comparisons"][0]["metrics"]["AP"]
+    assert ap["a"] == pytest.approx(read(project, "metrics/evaluate.json")["coco"]["AP"], abs=1e-6)
+    assert ap["difference"] == 0
 
 
 def data_sets(section: str) -> list[list[str]]:

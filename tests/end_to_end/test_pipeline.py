@@ -47,6 +47,7 @@ def test_every_documented_file_exists(project: Path) -> None:
         "predictions/operating_point.json",
         "reports/failures",
         "metrics/inspect.json",
+        "metrics/test.json",
     ):
         assert (project / name).exists(), name
     scores = read(project, "metrics/evaluate.json")

@@ -1,11 +1,16 @@
 """Random scenes: small ones with overlapping, coinciding and ignored boxes, for hypothesis; and larger ones."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
 import numpy as np
 from hypothesis import strategies as st
 
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
 
+Record = TypeVar("Record", Annotation, Detection)
 CLASSES = 4  # of the larger scenes
 
 # Few positions and sizes, so that boxes overlap, coincide, and have an IoU of exactly 0.5.
@@ -30,6 +35,20 @@ def scenes(draw: st.DrawFn) -> tuple[AnnotationSet, tuple[Detection, ...]]:
     truth = AnnotationSet((Category(5, "cat"), Category(2, "dog")), images, annotations)  # ids in descending order
     found = draw(st.lists(st.tuples(places, boxes, st.integers(0, 9)), max_size=30))
     return truth, tuple(Detection(image, category, box, score / 10) for (image, category), box, score in found)
+
+
+def repeat_images(
+    objects: AnnotationSet, detections: Sequence[Detection], weights: Sequence[int]
+) -> tuple[AnnotationSet, list[Detection]]:
+    """A data set with each image as often as its weight says."""
+    copies = {image.id: range(weight) for image, weight in zip(objects.images, weights, strict=True)}
+    images = (replace(image, id=10 * image.id + copy) for image in objects.images for copy in copies[image.id])
+
+    def repeat(records: Sequence[Record]) -> list[Record]:
+        return [replace(item, image_id=10 * item.image_id + copy) for item in records for copy in copies[item.image_id]]
+
+    annotations = tuple(repeat(objects.annotations))
+    return replace(objects, images=tuple(images), annotations=annotations), repeat(detections)
 
 
 def detected_objects(seed: int, images: int = 40) -> tuple[AnnotationSet, list[Detection]]:

@@ -65,3 +65,15 @@ def test_a_single_image_has_no_interval() -> None:
     draws = bootstrap.resample(matches, draws=5)
     assert draws.shape == (5, 2, 10)
     assert interval(draws[:, 0, 0], 0.5) == Interval(None, None)
+
+
+@pytest.mark.parametrize(("images", "t"), [(6, 2.5706), (10, 2.2622), (31, 2.0423), (2001, 1.9612)])
+def test_the_interval_of_a_difference_by_hand(images: int, t: float) -> None:
+    """Quantiles of Student's t distribution from a table; the draws' standard deviation is 0.1."""
+    found = bootstrap.difference_interval(np.array([0.1, 0.2, 0.3, np.nan]), 0.25, images)
+    reach = t * 0.1 * (images / (images - 1)) ** 0.5
+    assert (found.low, found.high) == (pytest.approx(0.25 - reach, abs=1e-3), pytest.approx(0.25 + reach, abs=1e-3))
+
+
+def test_the_difference_in_a_single_image_has_no_interval() -> None:
+    assert bootstrap.difference_interval(np.array([0.1, 0.2]), 0.1, 1) == Interval(None, None)

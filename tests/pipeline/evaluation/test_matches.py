@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -11,14 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data import detections as results
-from pipeline.data.annotations import Annotation, AnnotationSet
+from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.evaluation import coco
 from pipeline.evaluation import ground_truth as truth
 from pipeline.evaluation.matches import Matches
-from tests.support.random_scenes import scenes
-
-Record = TypeVar("Record", Annotation, Detection)
+from tests.support.random_scenes import repeat_images, scenes
 
 
 def means(metrics: coco.CocoMetrics) -> list[float | None]:
@@ -56,17 +53,3 @@ def test_weights_repeat_images(scene: tuple[AnnotationSet, tuple[Detection, ...]
         assert np.isnan(weighted).all()
         return
     np.testing.assert_allclose(weighted, Matches.of(coco.evaluate(*copies).evaluation).average_precision(), atol=1e-9)
-
-
-def repeat_images(
-    objects: AnnotationSet, detections: Sequence[Detection], weights: Sequence[int]
-) -> tuple[AnnotationSet, list[Detection]]:
-    """A data set with each image as often as its weight says."""
-    copies = {image.id: range(weight) for image, weight in zip(objects.images, weights, strict=True)}
-    images = (replace(image, id=10 * image.id + copy) for image in objects.images for copy in copies[image.id])
-
-    def repeat(records: Sequence[Record]) -> list[Record]:
-        return [replace(item, image_id=10 * item.image_id + copy) for item in records for copy in copies[item.image_id]]
-
-    annotations = tuple(repeat(objects.annotations))
-    return replace(objects, images=tuple(images), annotations=annotations), repeat(detections)

@@ -128,3 +128,20 @@ def test_command_errors_are_one_line(coco_fixture: Path, gt: str, dets: str) -> 
     run = evaluate("--gt", coco_fixture / gt, "--dets", coco_fixture / dets)
     assert (run.exit_code, run.stdout, run.stderr.count("\n")) == (1, "", 1)
     assert run.stderr.startswith(f"fcos: {coco_fixture / (dets if gt == 'gt.json' else gt)}: ")
+
+
+@pytest.mark.parametrize("boxes", [(), ((A, 0.5),)])
+def test_without_objects_nothing_but_counts_has_a_value(cats: Any, found: Any, boxes: Any) -> None:
+    scores = report.evaluate(cats(), found(*boxes), max_detections=150).metrics
+    wrong = len(boxes)
+    numbers = {"max_detections": 150, "objects": 0, "images": 1, "detections": wrong}
+    assert {error["AP50_cost"] for error in scores["errors"].values()} == {None}
+    assert scores["calibration_error"] == (0.5 if boxes else None)
+    for group in ("coco", "coco_raised_limit", "voc", "operating_point", *scores["by_size"], *scores["per_class"]):
+        values = scores.get(group) or scores["by_size"].get(group) or scores["per_class"][group]
+        assert {name: value for name, value in values.items() if value is not None} == {
+            name: number for name, number in numbers.items() if name in values
+        }
+    table = tables.metric_table(scores, "coco")
+    assert "nan" not in table
+    assert not re.search(r"(^|\s)-\d", table)

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from pipeline import params
 from pipeline.cli import main
 from pipeline.errors import PipelineError
-from pipeline.integrations import mlflow, servers
+from pipeline.integrations import mlflow, mlflow_store, servers
 from pipeline.params import Params
 from tests.support.empty_store import copy_store
 from tests.support.listening import loopback_only
@@ -471,6 +471,23 @@ def test_names_of_experiments_are_in_no_filter(values: Params, monkeypatch: pyte
             inspected.mark_finished("c")
         assert {evaluated.id, inspected.id} == {run.id}
     assert [run.info.run_name for run in runs()] == names
+
+
+def test_predictions_are_found_by_the_name_or_id_of_a_run(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "o'brien's"
+    monkeypatch.setenv("DVC_EXP_NAME", name)
+    with mlflow.evaluate_run(values, WEIGHTS):
+        pass
+    (run,) = runs()
+    with pytest.raises(PipelineError, match="this MLflow run has not been evaluated"):
+        mlflow_store.find_predictions(run.info.run_id)
+    with mlflow.evaluate_run(values, WEIGHTS) as evaluated:
+        evaluated.mark_finished(PREDICTIONS)
+    assert [mlflow_store.find_predictions(key) for key in (name, evaluated.id, "x")] == [PREDICTIONS, PREDICTIONS, None]
+    with mlflow.evaluate_run(values, "c" * 64):
+        pass
+    with pytest.raises(PipelineError, match="2 MLflow runs have this name"):
+        mlflow_store.find_predictions(name)
 
 
 def test_an_experiment_deleted_in_the_ui_is_restored(values: Params) -> None:

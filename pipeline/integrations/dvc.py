@@ -1,0 +1,78 @@
+"""Files of git revisions and of DVC's experiments, from git, DVC's cache or its remote. The only module with `dvc`.
+
+Source: dvc.api.DVCFileSystem, https://dvc.org/doc/api-reference/dvcfilesystem.
+"""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.workspace import workspace
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A commit, or DVC's experiment of this name, which is a commit too."""
+
+    name: str
+    files: Any  # DVCFileSystem
+
+    def copy(self, path: str, target: Path) -> None:
+        """Copies a file, as it was at this revision, from git, DVC's cache or its default remote.
+
+        Raises:
+            PipelineError: the revision has no such file, or its content is in neither place.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.write_bytes(self.files.cat_file(path))
+        except Exception as error:  # noqa: BLE001 (content that is gone raises classes of DVC's inner packages)
+            if isinstance(error, FileNotFoundError) and "storage" not in str(error):
+                raise PipelineError(f"{self.name}: no {path} at this revision; run `dvc repro` and commit") from None
+            raise PipelineError(
+                f"{self.name}: {path} is no longer in DVC's cache: run `{self._checkout()}`, "
+                "then `dvc pull` if a remote has it, else `dvc repro evaluate`"
+            ) from None
+
+    def _checkout(self) -> str:
+        """The command that brings the revision into the workspace."""
+        known = git("rev-parse", "--verify", "--quiet", f"{self.name}^{{commit}}")
+        return f"git checkout {self.name}" if known else f"dvc exp apply {self.name}"
+
+
+def find_revision(name: str) -> Revision | None:
+    """The revision or experiment of this name; None if there is none.
+
+    Raises:
+        PipelineError: several experiments have this name, or DVC can't read the repository.
+    """
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+    from dvc.scm import RevError
+
+    try:
+        # The remote of today: the revision may be older than its address.
+        config = dict(DVCFileSystem(url=str(workspace())).repo.config)
+        files = DVCFileSystem(url=str(workspace()), rev=name, config=config)
+        files.repo.get_rev()  # resolves the name, which the constructor doesn't
+    except RevError as error:
+        if "ambiguous" in str(error):
+            remedy = "give its commit, which `dvc exp show` and `git for-each-ref refs/exps` print"
+            raise PipelineError(f"{name}: several experiments have this name; {remedy}") from None
+        return None
+    except DvcException as error:
+        raise PipelineError(f"{name}: DVC can't read this revision: {error}") from None
+    return Revision(name, files)
+
+
+def evaluated_commits() -> list[str]:
+    """All commits and experiments that changed dvc.lock, newest first."""
+    return git("log", "--all", "--format=%H", "--", "dvc.lock").split()
+
+
+def git(*arguments: str) -> str:
+    """The output of a git command in the workspace; empty if it fails."""
+    result = subprocess.run(["git", *arguments], cwd=workspace(), capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else ""

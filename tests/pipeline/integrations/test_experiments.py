@@ -1,0 +1,185 @@
+"""Experiments by name, in a small DVC project whose stages copy files."""
+
+import json
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+
+import pytest
+from dvc.api import exp_save
+from dvc.repo import Repo
+from PIL import Image as Pillow
+
+from pipeline.data import annotations
+from pipeline.data import detections as results
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.data.detections import Detection
+from pipeline.errors import PipelineError
+from pipeline.files import digest
+from pipeline.integrations import mlflow_store
+from pipeline.integrations.experiments import Experiment, open_experiments
+from tests.support.projects import environment
+
+BOX = (10.0, 10.0, 20.0, 20.0)
+TRUTH = AnnotationSet((Category(3, "cat"),), (Image(1, "1.png", 60, 50),), (Annotation(1, 1, 3, BOX, 400.0),))
+DVC_YAML = """
+stages:
+  convert:
+    cmd: mkdir -p data/unified data/raw/digits && cp made/*.json data/unified/ && cp made/1.png data/raw/digits/
+    deps: [made]
+    params: [dataset, convert]
+    outs: [data/raw/digits, data/unified]
+  evaluate:
+    cmd: mkdir -p predictions && cp found/*.json predictions/
+    deps: [data/unified, found]
+    params: [loss, seed]
+    outs: [predictions]
+"""
+
+
+# DVC's dependencies use what will be removed.
+pytestmark = [pytest.mark.usefixtures("project"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with two commits, `first` and HEAD, and the experiment `giou`, which is in the workspace, too."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        enter(folder, patch)
+        annotations.write(TRUTH, folder / "made/val.json")
+        Pillow.new("RGB", (60, 50), (200, 40, 90)).save(folder / "made/1.png")
+        Path("dvc.yaml").write_text(DVC_YAML)
+        git("init", "-q")
+        Repo.init(str(folder)).close()
+        Path(".gitignore").write_text("/data\n/predictions\n")
+        for loss, seed, score in (("iou", 0, 0.5), ("iou", 1, 0.6), ("giou", 1, 0.7)):
+            Path("params.yaml").write_text(f"dataset: digits\nloss: {loss}\nseed: {seed}\nconvert: {{classes: null}}\n")
+            detect(score)
+            with Repo() as repo:
+                repo.reproduce()
+            if loss == "iou":
+                commit(f"seed {seed}")
+        git("tag", "first", "HEAD~1")
+        exp_save("giou")
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the project, the current folder."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    enter(tmp_path, monkeypatch)
+
+
+def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    for name, value in environment().items():
+        patch.setenv(name, value)
+    patch.delenv("DVC_ROOT", raising=False)
+    patch.chdir(folder)
+
+
+def git(*arguments: str) -> None:
+    subprocess.run(["git", *arguments], check=True, capture_output=True)
+
+
+def commit(message: str) -> None:
+    git("add", "-A")
+    git("commit", "-qm", message)
+
+
+def detect(score: float) -> None:
+    results.write([Detection(1, 3, BOX, score)], Path("found/val.json"))
+
+
+def read(*names: str, truth_file: Path | None = None) -> list[Experiment]:
+    with open_experiments(names, truth_file=truth_file, split="val", images=None) as found:
+        for experiment in found:
+            if experiment.find_image:
+                assert experiment.find_image("1.png").read_bytes() == Path("made/1.png").read_bytes()
+    return found
+
+
+def error(*names: str) -> str:
+    with pytest.raises(PipelineError) as raised:
+        read(*names)
+    return str(raised.value)
+
+
+def test_experiments_are_read_from_the_cache() -> None:
+    names = ("first", "HEAD", "giou", "workspace", "found/val.json")
+    shutil.rmtree("data")  # nothing is read from the workspace
+    found = read(*names[:3])
+    assert [(item.name, item.detections[0].score) for item in found] == [("first", 0.5), ("HEAD", 0.6), ("giou", 0.7)]
+    assert [item.params for item in found] == [
+        {"dataset": "digits", "convert.classes": None, "loss": loss, "seed": seed}
+        for loss, seed in (("iou", 0), ("iou", 1), ("giou", 1))
+    ]
+    assert {(item.truth, tuple(item.notes)) for item in found} == {(TRUTH, ())}
+    with Repo() as repo:
+        repo.checkout()
+    detect(0.8)
+    workspace, file = read(*names[3:])
+    assert (workspace.detections[0].score, workspace.params["loss"]) == (0.7, "giou")
+    assert (file.detections[0].score, file.params) == (0.8, {})
+
+
+def test_an_mlflow_run_is_found_by_its_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_run = {"in the workspace": digest(Path("predictions/val.json")), "lost": "0" * 64}
+    git("stash", "-q")
+    with Repo() as repo:
+        repo.checkout()
+    by_run["committed"] = digest(Path("predictions/val.json"))
+    monkeypatch.setattr(mlflow_store, "find_predictions", by_run.get)
+    committed, experiment = read("committed", "in the workspace")  # the latter now in the experiment alone
+    assert (committed.params["loss"], experiment.params["loss"]) == ("iou", "giou")
+    assert error("lost", "HEAD").startswith("lost: the predictions of this MLflow run are in no commit")
+    assert error("nothing", "HEAD").startswith("nothing: no experiment of DVC, git revision, MLflow run or file")
+
+
+def test_the_remedy_for_a_collected_cache_works() -> None:
+    git("stash", "-q")
+    shutil.rmtree(".dvc/cache/files")
+    for name, remedy in (("giou", "dvc exp apply giou"), ("first", "git checkout first")):
+        message = error(name, "workspace")
+        assert message == (
+            f"{name}: data/unified/val.json is no longer in DVC's cache: run `{remedy}`, "
+            "then `dvc pull` if a remote has it, else `dvc repro evaluate`"
+        )
+    git("checkout", "-q", "first")
+    with Repo() as repo:
+        repo.reproduce("evaluate")
+    assert read("first")[0].detections[0].score == 0.5
+
+
+def test_different_ground_truth_is_refused() -> None:
+    Path("params.yaml").write_text("dataset: digits\nloss: iou\nseed: 1\nconvert: {classes: [cat]}\n")
+    moved = Annotation(1, 1, 3, (11.0, 10.0, 20.0, 20.0), 400.0)
+    annotations.write(AnnotationSet(TRUTH.categories, TRUTH.images, (moved,)), Path("made/val.json"))
+    with Repo() as repo:
+        repo.reproduce()
+    assert error("HEAD", "workspace") == (
+        "workspace was not evaluated on the ground truth of HEAD: image 1 (1.png) has other annotations; "
+        "they differ in convert.classes"
+    )
+
+
+def test_results_that_are_out_of_date_are_named() -> None:
+    Path("made/note.json").write_text(json.dumps({}))
+    with Repo() as repo:
+        repo.reproduce("convert")
+    (experiment,) = read("workspace")
+    assert experiment.notes == [
+        "evaluate ran before data/unified changed; run `dvc repro` to bring its result up to date"
+    ]
+
+
+def test_commits_without_results() -> None:
+    git("checkout", "-q", "--orphan", "empty")
+    git("rm", "-rfq", "dvc.lock")
+    commit("empty")
+    assert error("HEAD", "giou") == "HEAD: no dvc.lock at this revision; run `dvc repro` and commit"
+    Path("dvc.lock").unlink(missing_ok=True)
+    assert error("workspace", "giou") == "workspace: dvc.lock: not there; run `dvc repro`"
