@@ -7,7 +7,7 @@ import pytest
 from PIL import ImageFont
 
 from pipeline.visualization import fonts
-from pipeline.visualization.curves import _font_families
+from pipeline.visualization.figures import _font_families
 from pipeline.visualization.fonts import fit_font, load_font, packaged_fonts
 from tests.support.paths import SHARED
 
