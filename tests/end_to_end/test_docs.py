@@ -32,6 +32,23 @@ def test_the_commands_of_docs_on_recipes(project: Path, tmp_path: Path) -> None:
     run(project, "git", "checkout", "-q", "params.yaml")
 
 
+def test_the_commands_on_mlflow(project: Path) -> None:
+    """Those of docs/mlflow.md, except those that need a server: see tests/pipeline/integrations.
+
+    The next test replaces the detector.
+    """
+    ((register_command,), (ui,), (address, token, *sync)) = (
+        readme(section, "docs/mlflow.md")
+        for section in ("Models", "Experiments that DVC restores", "A server of your own")
+    )
+    assert run(project, *register_command) == "fcos-digits, version 1: models:/fcos-digits@champion loads it\n"
+    assert ui == ["fcos", "ui", "my-experiment"]
+    assert [words[1].partition("=")[0] for words in (address, token)] == [
+        "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN",
+    ]  # fmt: skip
+    assert [run(project, *command) for command in sync] == ["MLflow: nothing to send\n"]
+
+
 def test_the_commands_of_docs_on_torchvisions_weights(project: Path) -> None:
     shutil.copy(PROJECT / "docs/images/detections.jpg", project / "photo.jpg")
     importing, predict = readme("torchvision's weights", "docs/detector.md")
@@ -83,20 +100,6 @@ def test_the_commands_on_views(reproduced: Path, tmp_path: Path) -> None:
         "other views of each image (sizes 256×256 and 320×320) than these (sizes 256×256 and 320×320, tiles" in output
     )
     assert len(list((project / "predicted").glob("*.jpg"))) == 8
-
-
-def test_the_commands_on_mlflow(project: Path) -> None:
-    """Those of docs/mlflow.md; tests/pipeline/integrations has those that need a server."""
-    ((register_command,), (ui,), (address, token, *sync)) = (
-        readme(section, "docs/mlflow.md")
-        for section in ("Models", "Experiments that DVC restores", "A server of your own")
-    )
-    assert run(project, *register_command) == "fcos-digits, version 1: models:/fcos-digits@champion loads it\n"
-    assert ui == ["fcos", "ui", "my-experiment"]
-    assert [words[1].partition("=")[0] for words in (address, token)] == [
-        "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN",
-    ]  # fmt: skip
-    assert [run(project, *command) for command in sync] == ["MLflow: nothing to send\n"]
 
 
 def test_the_commands_on_data_sets(project: Path, tmp_path: Path) -> None:
