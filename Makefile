@@ -40,9 +40,9 @@ test: environment ## every check and test
 	ruff check .
 	mypy
 	lint-imports --no-logo
-	# tests/conftest.py sorts the longest files first. Six workers with one thread each occupy two cores, since some
+	# tests/conftest.py sorts the longest files first. Three workers with one thread each occupy two cores, since some
 	# tests wait for servers and for `dvc`. `pytest -m "not slow" -n 2` leaves out the slow ones.
-	OMP_NUM_THREADS=1 pytest -n 6 --dist loadfile --no-loadscope-reorder --durations 12
+	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12
 
 bench: environment ## compare with torchvision's FCOS and write a dated card into benchmarks/results/
 	@$(in_venv)

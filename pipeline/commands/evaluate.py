@@ -11,6 +11,7 @@ _TITLES = {"ground_truth": "Ground truth", "detections": "Detections", "coco": "
 
 
 @click.command()
+@click.argument("experiment", required=False)
 @click.option(
     "--gt",
     type=click.Path(path_type=Path),
@@ -30,6 +31,7 @@ _TITLES = {"ground_truth": "Ground truth", "detections": "Detections", "coco": "
 @click.option("--metric", type=click.Choice(["coco", "voc"]), default="coco", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the report of both metrics as JSON.")
 def evaluate(
+    experiment: str | None,
     gt: Path | None,
     dets: Path | None,
     split: str | None,
@@ -43,10 +45,13 @@ def evaluate(
 ) -> None:
     """Evaluate detections against ground truth with the metrics of COCO or VOC.
 
-    Without --gt and --dets, this project's detections are evaluated as the evaluate stage does.
+    Without --gt and --dets, the detections of an experiment are evaluated as the evaluate stage does: those in this
+    folder, or of an experiment of DVC, a git revision or an MLflow run.
     """
     if (gt is None) != (dets is None):
         raise click.UsageError("give both --gt and --dets, or neither")
+    if experiment and gt:
+        raise click.UsageError("give an experiment, or --gt and --dets")
     from pipeline.evaluation import inputs, tables, voc
     from pipeline.workspace import workspace
 
@@ -61,6 +66,11 @@ def evaluate(
             input_size=input_size,
             max_detections=max_detections,
         )
+    elif experiment:
+        from pipeline.integrations.experiments import open_files
+
+        with open_files(experiment) as find:
+            compared = inputs.of_experiment(find, split or "val", experiment)
     else:
         compared = inputs.of_experiment(workspace().joinpath, split or "val")
     found = compared.evaluate()

@@ -106,16 +106,18 @@ def _to_input_size(size: tuple[int, int]) -> InputSize:
         raise PipelineError(f"--input-size: {error}") from None
 
 
-def of_experiment(find: Callable[[str], Path], split: str = "val") -> Inputs:
+def of_experiment(find: Callable[[str], Path], split: str = "val", name: str | None = None) -> Inputs:
     """The ground truth and detections of an experiment of this project, as its evaluate stage compared them.
 
     Args:
         find: the place of a file, by its path in the project: `workspace().joinpath` for the workspace.
+        name: of the experiment, for people; by default, they read the places of its files.
 
     Raises:
         PipelineError: a file is missing or invalid.
     """
-    truth_path, detections_path = find(f"data/unified/{split}.json"), find(f"predictions/{split}.json")
+    truth_file, detections_file = f"data/unified/{split}.json", f"predictions/{split}.json"
+    truth_path, detections_path = find(truth_file), find(detections_file)
     for path in (truth_path, detections_path):
         if not path.is_file():
             raise PipelineError(f"{path}: not there yet; run `dvc repro`, or give --gt and --dets")
@@ -124,15 +126,20 @@ def of_experiment(find: Callable[[str], Path], split: str = "val") -> Inputs:
     return Inputs(
         truth,
         results.read(detections_path, truth),
-        str(truth_path),
-        str(detections_path),
-        chosen=_read_points(find("predictions/operating_point.json")) if split != "val" else None,
+        f"{name}: {truth_file}" if name else str(truth_path),
+        f"{name}: {detections_file}" if name else str(detections_path),
+        chosen=read_points(find("predictions/operating_point.json")) if split != "val" else None,
         input_size=_read_input_size(find("models/detector.json")),
         max_detections=postprocess.max_detections if postprocess else None,
     )
 
 
-def _read_points(path: Path) -> OperatingPoints:
+def read_points(path: Path) -> OperatingPoints:
+    """Reads predictions/operating_point.json.
+
+    Raises:
+        PipelineError: the file is invalid.
+    """
     try:
         return _POINTS.validate_json(read_bytes(path))
     except ValidationError as error:

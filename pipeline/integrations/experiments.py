@@ -8,14 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from pipeline.data import annotations
 from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
-from pipeline.errors import PipelineError, describe_record_error
+from pipeline.errors import PipelineError
 from pipeline.evaluation import ground_truth
+from pipeline.evaluation.inputs import read_points
 from pipeline.evaluation.operating_point import OperatingPoints
 from pipeline.files import digest
 from pipeline.integrations import dvc, mlflow_store
@@ -24,8 +23,6 @@ from pipeline.yaml_files import read_yaml
 
 WORKSPACE = "workspace"
 _STAGES = ("download", "convert", "train", "evaluate")  # whose parameters determine the detections
-
-_POINTS = TypeAdapter(OperatingPoints)
 
 FindFile = Callable[[str], Path]  # by the path in the project
 
@@ -76,6 +73,20 @@ def open_experiments(
         if images:
             ordered = [replace(experiment, find_image=images.joinpath) for experiment in ordered]
         yield ordered
+
+
+@contextmanager
+def open_files(name: str) -> Iterator[FindFile]:
+    """The files of one experiment: `workspace`, DVC's experiment, a git revision, or an MLflow run.
+
+    Raises:
+        PipelineError: the experiment doesn't exist.
+    """
+    with TemporaryDirectory(prefix="fcos-evaluate-") as folder:
+        try:
+            yield _find_files(name, Path(folder))
+        except PipelineError as error:  # name the experiment, not the temporary folder
+            raise PipelineError(str(error).replace(f"{folder}/", f"{name}: ")) from None
 
 
 def _is_file(name: str) -> bool:
@@ -140,19 +151,12 @@ def _read_project(name: str, find: FindFile, split: str) -> Experiment:
         truth = annotations.read(_existing(find, f"data/unified/{split}.json"))
         detections = results.read(_existing(find, f"predictions/{split}.json"), truth)
         # Those for val are chosen again, from the same detections.
-        chosen = _read_points(_existing(find, "predictions/operating_point.json")) if split != "val" else None
+        chosen = read_points(_existing(find, "predictions/operating_point.json")) if split != "val" else None
     except PipelineError as error:
         message = str(error)
         raise PipelineError(message if message.startswith(f"{name}:") else f"{name}: {message}") from None
     raw = f"data/raw/{params['dataset']}"
     return Experiment(name, truth, detections, params, lambda file: find(f"{raw}/{file}"), chosen, notes)
-
-
-def _read_points(path: Path) -> OperatingPoints:
-    try:
-        return _POINTS.validate_json(results.read_bytes(path))
-    except ValidationError as error:
-        raise PipelineError(f"{path}: {describe_record_error(error)}; run `dvc repro evaluate`") from None
 
 
 def _existing(find: FindFile, path: str) -> Path:

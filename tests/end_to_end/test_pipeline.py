@@ -208,6 +208,10 @@ def test_from_a_question_to_a_detector_that_others_can_use(
     assert output.splitlines()[1:] == seeds.splitlines()[1:]
     for file in ("models/detector.safetensors", "predictions/val.json"):
         assert (here / file).read_bytes() == (project / file).read_bytes()
+    evaluated = json.loads(run(here, "fcos", "evaluate", "box-2", "--json"))
+    ap = evaluated["coco"]["AP"]
+    assert evaluated["protocol"]["detections"].startswith("box-2: predictions/val.json: ")
+    assert re.search(rf"^ AP +\S+ +{ap:.3f} ", output, re.MULTILINE), (ap, output)
     assert stages_run(run(here, "dvc", "repro")) == set()
     for command in steps("Clean up"):
         run(project, *command)

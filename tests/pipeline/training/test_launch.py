@@ -74,7 +74,7 @@ def test_an_error_in_one_process_ends_all_with_one_line(tmp_path: Path, capfd: p
     (tmp_path / "image").mkdir()
     with pytest.raises(PipelineError, match=r"^c\.png: not an image$"):
         launching.launch("tests.support.distributed_training", str(tmp_path), "image", "validation", count=2)
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 300  # gloo gives up after half an hour
     assert capfd.readouterr().err == ""
     assert (tmp_path / "image-1").read_text() == "PipelineError: b.png: not an image"
     assert (tmp_path / "image-0").read_text().startswith("PeerFailedError")
