@@ -62,11 +62,13 @@ SLOW = (
     "tests/pipeline/analysis/test_check.py",
     "tests/pipeline/datasets/test_download.py",
     "tests/pipeline/datasets/test_published.py",
+    "tests/pipeline/inference/test_import_weights.py",
     "tests/pipeline/integrations",
     "tests/pipeline/recipes/test_recipes.py::test_recipe_trains",
     "tests/pipeline/stages",
     "tests/pipeline/training/test_launch.py",
     "tests/pipeline/training/test_overfits_photographs.py",
+    "tests/test_packaging.py",
 )
 
 
