@@ -3,9 +3,13 @@
 import json
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.comparison_report import Report
+    from pipeline.integrations.experiments import FindFile
 
 
 @click.command()
@@ -68,13 +72,17 @@ def compare(
             comparison_page.write(report, find_image, html)
             click.echo(f"{html}: open it in a browser", err=True)
         if app:
-            from pipeline.integrations import fiftyone_comparison
-
-            with fiftyone_comparison.app(report, find_image, port) as server:
-                click.echo(f"FiftyOne: {server.address}  (Ctrl-C stops it)", err=True)
-                server.wait()
+            _serve(report, find_image, port)
     if fail_below is not None:
         failures = list(comparison_report.failures(report, fail_below / 100, by))
         for line in failures:
             click.echo(f"fcos: {line}", err=True)
         sys.exit(1 if failures else 0)
+
+
+def _serve(report: "Report", find_image: "FindFile | None", port: int) -> None:
+    from pipeline.integrations import fiftyone_comparison
+
+    with fiftyone_comparison.app(report, find_image, port) as server:
+        click.echo(f"FiftyOne: {server.address}  (Ctrl-C stops it)", err=True)
+        server.wait()

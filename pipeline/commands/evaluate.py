@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.commands.options import set_param
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.inputs import Inputs
 
 _TITLES = {"ground_truth": "Ground truth", "detections": "Detections", "coco": "Protocol", "voc": "Protocol"}
 
@@ -52,7 +56,7 @@ def evaluate(
         raise click.UsageError("give both --gt and --dets, or neither")
     if experiment and gt:
         raise click.UsageError("give an experiment, or --gt and --dets")
-    from pipeline.evaluation import inputs, tables, voc
+    from pipeline.evaluation import inputs
     from pipeline.workspace import workspace
 
     if gt and dets:
@@ -73,17 +77,27 @@ def evaluate(
             compared = inputs.of_experiment(find, split or "val", experiment)
     else:
         compared = inputs.of_experiment(workspace().joinpath, split or "val")
-    found = compared.evaluate()
     if as_json:
-        content = {
-            "protocol": compared.protocol("coco", "voc"),
-            **found.metrics,
-            "operating_points": found.operating_points.to_json(),
-        }
-        click.echo(json.dumps(content, indent=2, ensure_ascii=False))
-        return
+        _print_json(compared)
+    else:
+        _print_tables(compared, metric)
+
+
+def _print_json(compared: "Inputs") -> None:
+    found = compared.evaluate()
+    content = {
+        "protocol": compared.protocol("coco", "voc"),
+        **found.metrics,
+        "operating_points": found.operating_points.to_json(),
+    }
+    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _print_tables(compared: "Inputs", metric: str) -> None:
+    from pipeline.evaluation import tables, voc
+
     sizes_of = "the network input" if compared.input_size else "the image"
-    click.echo(tables.metric_table(found.metrics, metric, sizes_of=sizes_of))
+    click.echo(tables.metric_table(compared.evaluate().metrics, metric, sizes_of=sizes_of))
     if metric == "voc":
         click.echo("\n" + tables.voc_class_table(voc.evaluate(compared.truth, compared.detections)))
     click.echo()

@@ -76,15 +76,7 @@ def evaluate(
         "coco": coco_metrics.values,
         "coco_raised_limit": _raised_limit(truth, detections, max_detections),
         "voc": {"mAP50_11point": voc_metrics.mAP50_11point, "mAP50_area": voc_metrics.mAP50_area},
-        "per_class": {
-            name: {
-                **values,
-                "AP_low": by_class[name].low,
-                "AP_high": by_class[name].high,
-                **(asdict(point) if (point := points.classes[name]) else NO_POINT),
-            }
-            for name, values in coco_metrics.per_class.items()
-        },
+        "per_class": _per_class(coco_metrics, by_class, points),
         "intervals": {name: {"low": found.low, "high": found.high} for name, found in overall.items()},
         "by_size": object_sizes.evaluate(truth, detections, input_size),
         **diagnose(truth, detections),
@@ -95,6 +87,20 @@ def evaluate(
         "detections": len(detections),
     }
     return Report(_rounded(metrics), points, matches)
+
+
+def _per_class(
+    metrics: CocoMetrics, intervals: Mapping[str, Interval], points: OperatingPoints
+) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            **values,
+            "AP_low": intervals[name].low,
+            "AP_high": intervals[name].high,
+            **(asdict(point) if (point := points.classes[name]) else NO_POINT),
+        }
+        for name, values in metrics.per_class.items()
+    }
 
 
 def _raised_limit(

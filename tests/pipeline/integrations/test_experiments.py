@@ -16,9 +16,10 @@ from pipeline.data import detections as results
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
-from pipeline.files import digest
+from pipeline.evaluation import inputs, report
+from pipeline.files import digest, write_json
 from pipeline.integrations import mlflow_store
-from pipeline.integrations.experiments import Experiment, open_experiments
+from pipeline.integrations.experiments import Experiment, open_experiments, open_files
 from tests.support.projects import environment
 
 BOX = (10.0, 10.0, 20.0, 20.0)
@@ -49,7 +50,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         enter(folder, patch)
-        annotations.write(TRUTH, folder / "made/val.json")
+        for split in ("val", "test"):
+            annotations.write(TRUTH, folder / f"made/{split}.json")
         Pillow.new("RGB", (60, 50), (200, 40, 90)).save(folder / "made/1.png")
         Path("dvc.yaml").write_text(DVC_YAML)
         git("init", "-q")
@@ -91,7 +93,11 @@ def commit(message: str) -> None:
 
 
 def detect(score: float) -> None:
-    results.write([Detection(1, 3, BOX, score)], Path("found/val.json"))
+    """The same detection in both splits; the threshold that is chosen on val is lower."""
+    for split in ("val", "test"):
+        results.write([Detection(1, 3, BOX, score)], Path(f"found/{split}.json"))
+    chosen = report.evaluate(TRUTH, [Detection(1, 3, BOX, score - 0.25)]).operating_points
+    write_json(Path("found/operating_point.json"), chosen.to_json())
 
 
 def read(*names: str, truth_file: Path | None = None) -> list[Experiment]:
@@ -100,6 +106,27 @@ def read(*names: str, truth_file: Path | None = None) -> list[Experiment]:
             if experiment.find_image:
                 assert experiment.find_image("1.png").read_bytes() == Path("made/1.png").read_bytes()
     return found
+
+
+def test_the_test_split_is_compared_at_the_thresholds_chosen_on_val() -> None:
+    with open_experiments(["giou", "first"], truth_file=None, split="test", images=None) as found:
+        points = [item.chosen for item in found]
+    assert [point.all.score for point in points if point and point.all] == pytest.approx([0.45, 0.25], abs=1e-5)
+    assert [experiment.chosen for experiment in read("giou", "first")] == [None, None]
+
+
+def test_the_files_of_one_experiment() -> None:
+    with open_files("first") as find:
+        assert json.loads(find("predictions/val.json").read_text())[0]["score"] == 0.5
+        with pytest.raises(PipelineError) as raised:
+            inputs.of_experiment(find, "val", "first")
+    assert str(raised.value).startswith("first: ")
+    assert "/tmp" not in str(raised.value)
+    with (
+        pytest.raises(PipelineError, match=r"^nobody: no experiment of DVC"),
+        open_files("nobody"),
+    ):
+        pass
 
 
 def error(*names: str) -> str:
