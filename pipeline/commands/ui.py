@@ -12,11 +12,11 @@ def ui(experiment: str | None, port: int) -> None:
     EXPERIMENT, a name that `dvc exp show` prints, opens the run that made its result, also if DVC restored it from its
     cache. If MLFLOW_TRACKING_URI names a server, the address of the page there is printed.
     """
-    from pipeline.integrations import mlflow
+    from pipeline.integrations import mlflow_server
 
-    if page := mlflow.server_page(experiment):
+    if page := mlflow_server.server_page(experiment):
         click.echo(f"MLflow: {page}")
         return
-    with mlflow.ui(port, experiment) as server:
+    with mlflow_server.ui(port, experiment) as server:
         click.echo(f"MLflow: {server.address}  (Ctrl-C stops it)")
         server.wait()

@@ -21,28 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
-from starlette.types import ASGIApp
 
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
-from pipeline.integrations import (
-    access,
-    mlflow_experiments,
-    mlflow_queue,
-    mlflow_sender,
-    mlflow_store,
-    mlflow_view,
-    servers,
-)
+from pipeline.integrations import mlflow_experiments, mlflow_queue, mlflow_sender, mlflow_store, mlflow_view
 from pipeline.integrations.mlflow_datasets import Dataset, dvc_hash
 from pipeline.integrations.mlflow_errors import without_password
 from pipeline.integrations.mlflow_model import ModelFiles
 from pipeline.integrations.mlflow_queue import Entry
 from pipeline.integrations.mlflow_sender import Sender
-from pipeline.integrations.mlflow_store import Store, artifacts_uri, store_uri
+from pipeline.integrations.mlflow_store import Store
 from pipeline.integrations.mlflow_system import system_metrics
 from pipeline.params import Params
-from pipeline.workspace import root, workspace
+from pipeline.workspace import workspace
 
 EVALUATE_SECTIONS = ("evaluate.", "postprocess.")  # parameters that the evaluate stage logs
 LATER_SECTIONS = (*EVALUATE_SECTIONS, "inspect.")  # parameters that training doesn't depend on
@@ -51,10 +42,6 @@ MACHINE_SECTION = "machine."
 _INVALID = re.compile(r"[^\w.\- ]")  # characters that MLflow has in no name; a slash separates groups
 KILLED_SECONDS = 5.0  # that a stage that was stopped waits for a server
 _THUMBNAIL = 256  # pixels of an image in MLflow's grid; the whole image is shown on a click
-# Without the job runner, the server has two processes instead of fifteen.
-UI_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"} | {
-    "PYTHONWARNINGS": "ignore"
-}
 
 
 def metric_names(classes: Iterable[str]) -> dict[str, str]:
@@ -377,65 +364,3 @@ def sync() -> Sent:
         sent = mlflow_sender.send_abandoned(store, server)
     others = {entry.destination for entry in mlflow_queue.entries()} - {server}
     return Sent(sent, sorted(map(without_password, others)))
-
-
-def server_page(experiment: str | None) -> str | None:
-    """The page of the person's own server, as `ui` shows it; None without a server.
-
-    Raises:
-        PipelineError: the server can't be reached, or there is no such experiment.
-    """
-    server = mlflow_store.destination()
-    return f"{without_password(server)}/{_page(Store.open(server), experiment)}" if server else None
-
-
-def _page(store: Store, experiment: str | None) -> str:
-    if experiment is None:
-        return mlflow_view.page(store.experiment)
-    return mlflow_view.run_page(store.experiment, mlflow_experiments.find_run(store, experiment))
-
-
-@contextmanager
-def ui(port: int, experiment: str | None = None) -> Iterator[servers.Server]:
-    """Runs MLflow's server on the project's own store, and yields it once its page responds.
-
-    Args:
-        experiment: opens the page of the run that made the result of DVC's experiment; None: the table of runs.
-
-    Raises:
-        PipelineError: the port is taken, the store can't be opened, the server doesn't start, or there is no such
-            experiment.
-    """
-    servers.require_free_port(port)  # before the seconds that the store takes
-    # If the server created the store, it would refuse artifacts of clients without a server.
-    fragment = _page(Store.open(), experiment)
-    app = "pipeline.integrations.mlflow:server_app"
-    with servers.run_server("MLflow", app, port, fragment=fragment, environment=UI_ENVIRONMENT) as server:
-        yield server
-
-
-def server_app() -> ASGIApp:
-    """MLflow's web application, for the user who started it; it reads and writes no artifacts outside of `mlartifacts`.
-
-    MLflow's own check of the Host header accepts private addresses by their first characters: `10.attacker.example`.
-    """
-    from mlflow.server import constants
-    from mlflow.server.fastapi_app import app
-    from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry as registry
-
-    os.environ |= {constants.BACKEND_STORE_URI_ENV_VAR: store_uri(), constants.ARTIFACT_ROOT_ENV_VAR: artifacts_uri()}
-    for scheme in ("", "file"):
-        registry.register(scheme, _local_artifacts)
-    return access.owner_only(app)
-
-
-def _local_artifacts(uri: str, **options: Any) -> Any:
-    """MLflow's repository of a local folder, if it is in `mlartifacts`: a client may choose any for an experiment."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
-    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-
-    repository = LocalArtifactRepository(uri, **options)
-    if not Path(repository.artifact_dir).resolve().is_relative_to((root() / "mlartifacts").resolve()):
-        raise MlflowException(f"{uri}: not in {root() / 'mlartifacts'}", PERMISSION_DENIED)
-    return repository

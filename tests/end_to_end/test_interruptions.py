@@ -17,17 +17,25 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.support.projects import environment, run
+from tests.support.projects import environment, read, run
 
 
 @pytest.mark.parametrize("stage", ["download", "convert", "evaluate", "inspect"])  # train: see the next test
 def test_a_killed_stage_succeeds_when_run_again(project: Path, stage: str) -> None:
-    before = outputs(project, stage)
+    params = project / "params.yaml"
+    original = params.read_text()
+    params.write_text(original.replace("  fiftyone: false", "  fiftyone: true"))  # inspect is killed while it fills it
+    before, errors = outputs(project, stage), read(project, "metrics/inspect.json")["errors"]
     running = start(project, "dvc", "repro", "-f", "-s", stage)
     kill_stage(stage, running)
     # --force: DVC would restore the result from its cache, and the files of the killed stage would stay.
     run(project, "dvc", "repro", "-f", "-s", stage)
-    assert outputs(project, stage) == before
+    params.write_text(original)
+    after, counts = outputs(project, stage), read(project, "metrics/inspect.json")
+    if stage == "inspect":
+        assert before.pop("metrics/inspect.json") != after.pop("metrics/inspect.json")  # now with the views
+        assert counts["views"]["missed_objects"] > 0
+    assert (after, counts["errors"]) == (before, errors)
     assert not list(project.rglob("*.partial*"))
 
 
