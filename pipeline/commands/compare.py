@@ -50,9 +50,12 @@ def compare(
     """
     if len(experiments) < 2:
         raise click.UsageError("give at least two experiments")
+    from pipeline.analysis.health import check_page_name
     from pipeline.evaluation import comparison, comparison_report
     from pipeline.integrations.experiments import open_experiments
 
+    if html:
+        check_page_name(html)
     with open_experiments(experiments, truth_file=gt, split=split, images=images) as found:
         truth = found[0].truth
         for experiment in found:

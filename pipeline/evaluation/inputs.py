@@ -120,7 +120,8 @@ def of_experiment(find: Callable[[str], Path], split: str = "val", name: str | N
     truth_path, detections_path = find(truth_file), find(detections_file)
     for path in (truth_path, detections_path):
         if not path.is_file():
-            raise PipelineError(f"{path}: not there yet; run `dvc repro`, or give --gt and --dets")
+            reason = "" if split == "val" else f", unless the data set has no {split} split"
+            raise PipelineError(f"{path}: not there yet; run `dvc repro`{reason}, or give --gt and --dets")
     truth = ground_truth.read(truth_path)
     postprocess = load_postprocess(find("params.yaml"))
     return Inputs(

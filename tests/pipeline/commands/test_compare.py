@@ -103,5 +103,7 @@ def test_what_is_refused() -> None:
     missing = compare("a.json", "c.json", "--gt", "gt.json")
     assert (missing.exit_code, missing.stderr) == (1, "fcos: c.json: cannot be read: no such file or directory\n")
     Path("folder").write_text("")
+    failed = compare("a.json", "b.json", "--gt", "gt.json", "--html", "b.json")  # no result is overwritten
+    assert (failed.exit_code, failed.output) == (1, "fcos: b.json: the name of the page must end in .html\n")
     failed = compare("a.json", "b.json", "--gt", "gt.json", "--html", "folder/page.html")
     assert (failed.exit_code, failed.stderr) == (1, "fcos: folder/page.html: not written: File exists\n")

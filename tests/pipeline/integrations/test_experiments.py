@@ -115,6 +115,14 @@ def test_the_test_split_is_compared_at_the_thresholds_chosen_on_val() -> None:
     assert [experiment.chosen for experiment in read("giou", "first")] == [None, None]
 
 
+def test_a_project_without_a_test_split(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError) as raised:
+        inputs.of_experiment((tmp_path / "elsewhere").joinpath, "test")
+    file = tmp_path / "elsewhere/data/unified/test.json"
+    remedy = "run `dvc repro`, unless the data set has no test split, or give --gt and --dets"
+    assert str(raised.value) == f"{file}: not there yet; {remedy}"
+
+
 def test_the_files_of_one_experiment() -> None:
     with open_files("first") as find:
         assert json.loads(find("predictions/val.json").read_text())[0]["score"] == 0.5
