@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
+
 from pipeline.data.annotations import Image
 from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.images import open_image
