@@ -7,23 +7,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 import PIL.Image
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
 
 from pipeline.data.annotations import AnnotationSet, Image
 from pipeline.data.detections import Detection
 from pipeline.data.images import open_image
 from pipeline.evaluation.embedding_files import EmbeddingMap
 from pipeline.evaluation.error_kinds import ImageErrors
-from pipeline.files import write_text
+from pipeline.visualization import pages
 from pipeline.visualization.boxes import Color, class_color
 from pipeline.visualization.figures import escape_text, save_png
 
@@ -36,12 +38,13 @@ KINDS = {
     "duplicate": ("duplicate", "+", 46),
     "poor_box": ("poor box", "s", 28),
     "wrong_class": ("wrong class", "^", 40),
-    "background": ("detection of background", "x", 34),
+    "background": ("on background", "x", 34),
 }
 _INK = "0.1"
 _ROWS = 32  # of a legend
 _MAX_NAME = 24  # letters of a class name in the picture
 _MAX_NAMED = 20  # classes whose name stands at their points
+_NEAREST = 10  # objects around the middle of a group, of which most have the class that names it
 _TILE = 64  # pixels, the side of a small picture on the page
 _MAX_TILES = 1000  # small pictures on the page, errors first: about a megabyte
 _TILES_PER_ROW = 32
@@ -92,18 +95,18 @@ def write_picture(points: Sequence[Point], names: Sequence[str], title: str, pat
 
     Args:
         names: of the classes, by label.
-        title: a line above the map.
+        title: the text above the map.
     """
     columns = math.ceil(max(1, len({point.label for point in points})) / _ROWS)
-    save_png(partial(_draw, points, names, title), path, size=(8.4 + 2 * columns, 8))
+    save_png(partial(_draw, points, names, title), path, size=(8.4 + 2.4 * columns, 8))
 
 
 def _draw(points: Sequence[Point], names: Sequence[str], title: str, figure: Figure) -> None:
     width = figure.get_figwidth()
-    axes = figure.add_axes((0.1 / width, 0.0125, 7.9 / width, 0.9375))
+    axes = figure.add_axes((0.1 / width, 0.0125, 7.9 / width, 0.91))
     axes.set(xticks=(), yticks=())
     axes.spines[:].set_color("0.85")
-    figure.text(0.1 / width, 0.965, escape_text(title), fontsize="medium")
+    figure.text(0.1 / width, 0.985, escape_text(title), va="top", linespacing=1.4)
     if not points:
         axes.text(0.5, 0.5, "no objects on the map", ha="center", va="center", transform=axes.transAxes)
         return
@@ -117,33 +120,34 @@ def _scatter(axes: Axes, points: Sequence[Point], kind: str) -> None:
     if not points:
         return
     _, marker, size = KINDS[kind]
-    xy = np.array([(point.x, point.y) for point in points])
+    x, y = np.array([(point.x, point.y) for point in points]).T
     colors = np.array([class_color(point.label) for point in points]) / 255
     if marker in "x+":  # lines: dark ones below, so that pale colors are visible
-        axes.scatter(*xy.T, s=size * 1.2, color=_INK, marker=marker, linewidths=2.6)
-        axes.scatter(*xy.T, s=size, color=colors, marker=marker, linewidths=1.4)
+        axes.scatter(x, y, s=size * 1.2, color=_INK, marker=marker, linewidths=2.6)
+        axes.scatter(x, y, s=size, color=colors, marker=marker, linewidths=1.4)
     else:
         plain = kind == "object"
         edges = "0.35" if plain else _INK
-        axes.scatter(*xy.T, s=size, c=colors, marker=marker, edgecolors=edges, linewidths=0.3 if plain else 1.3)
+        axes.scatter(x, y, s=size, c=colors, marker=marker, edgecolors=edges, linewidths=0.3 if plain else 1.3)
 
 
 def _name_groups(axes: Axes, points: Sequence[Point], names: Sequence[str]) -> None:
-    """Writes the names of the most common classes at the middle of their objects, where there is room."""
-    counts = Counter(point.label for point in points if point.score is None)
-    if len(counts) < 2:
+    """Writes the names of classes that form a group at its middle, where there is room."""
+    objects = [point for point in points if point.score is None]
+    if len({point.label for point in objects}) < 2:
         return
-    extent = np.ptp([(point.x, point.y) for point in points], axis=0) + 1e-9
-    placed: list[Any] = []
-    for label, _ in counts.most_common(_MAX_NAMED):
-        xy = np.array([(point.x, point.y) for point in points if point.label == label and point.score is None])
-        middle = np.median(xy, axis=0)
-        if all((np.abs(middle - other) / extent > (0.12, 0.03)).any() for other in placed):
+    labels, xy = np.array([point.label for point in objects]), np.array([(point.x, point.y) for point in objects])
+    extent = np.ptp(xy, axis=0) + 1e-9
+    placed: list[NDArray[np.float64]] = []
+    for label, _ in Counter(labels.tolist()).most_common(_MAX_NAMED):
+        middle = np.median(xy[labels == label], axis=0)
+        nearest = np.argsort(np.hypot(*((xy - middle) / extent).T))[:_NEAREST]
+        is_group = (labels[nearest] == label).mean() > 0.5
+        if is_group and all((np.abs(middle - other) / extent > (0.12, 0.03)).any() for other in placed):
             placed.append(middle)
             outline = [withStroke(linewidth=3, foreground="white")]
-            axes.text(
-                *middle, _short(names[label]), ha="center", va="center", weight="bold", path_effects=outline, zorder=5
-            )
+            x, y = middle
+            axes.text(x, y, _short(names[label]), ha="center", va="center", size=12, path_effects=outline, zorder=5)
 
 
 def _add_legends(figure: Figure, points: Sequence[Point], names: Sequence[str], left: float) -> None:
@@ -152,7 +156,7 @@ def _add_legends(figure: Figure, points: Sequence[Point], names: Sequence[str], 
     kind_handles = [_handle(KINDS[kind][1], "0.75", kind) for kind in KINDS if kinds[kind]]
     kind_names = [f"{KINDS[kind][0]} ({kinds[kind]})" for kind in KINDS if kinds[kind]]
     options: dict[str, Any] = {"frameon": False, "alignment": "left", "borderaxespad": 0}
-    figure.legend(kind_handles, kind_names, loc="upper left", bbox_to_anchor=(left, 0.95), **options)
+    figure.legend(kind_handles, kind_names, loc="upper left", bbox_to_anchor=(left, 0.9225), **options)
     counts = Counter(point.label for point in points if point.score is None)
     labels = sorted({point.label for point in points})
     handles = [_handle("o", np.array(class_color(label)) / 255, "object") for label in labels]
@@ -161,7 +165,7 @@ def _add_legends(figure: Figure, points: Sequence[Point], names: Sequence[str], 
         handles,
         texts,
         loc="upper left",
-        bbox_to_anchor=(left, 0.92 - 0.03 * len(kind_names)),
+        bbox_to_anchor=(left, 0.895 - 0.03 * len(kind_names)),
         ncols=math.ceil(len(labels) / _ROWS),
         fontsize="small" if len(labels) > _ROWS / 2 else "medium",
         labelspacing=0.3,
@@ -185,7 +189,10 @@ def _handle(marker: str, color: Any, kind: str) -> Line2D:
 
 
 def _short(name: str) -> str:
-    return escape_text(name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…")
+    """The name, shortened to the width of `_MAX_NAME` letters; Chinese, Japanese and Korean ones are twice as wide."""
+    ends = list(accumulate(2 if east_asian_width(letter) in "WF" else 1 for letter in name))
+    kept = sum(end <= _MAX_NAME for end in ends)
+    return escape_text(name if kept == len(name) else name[: kept - 1] + "…")
 
 
 def write_page(
@@ -209,7 +216,7 @@ def write_page(
     tile_of = {index: number for number, index in enumerate(first)}
     names = [category.name for category in truth.categories]
     content = {
-        "title": title,
+        "lines": title.splitlines(),
         "method": {"tsne": "t-SNE", "umap": "UMAP", "pca": "PCA"}.get(embedding_map.method, "none"),
         "data": {
             "tile": _TILE,
@@ -226,11 +233,7 @@ def write_page(
         "object_tiles": object_tiles,
         "image_tiles": image_tiles,
     }
-    # Class and file names are untrusted, so everything except the template itself is escaped.
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    write_text(path, templates.get_template("embeddings_page.html.jinja").render(page=content))
+    pages.write(pages.render("embeddings_page.html.jinja", content), path)
 
 
 def _record(point: Point, tile: int | None) -> list[Any]:
