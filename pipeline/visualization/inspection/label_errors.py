@@ -20,6 +20,7 @@ from pipeline.visualization.inspection.cases import (
     ClassLabels,
     describe_view,
     draw_view,
+    isolate,
     open_stored_image,
 )
 from pipeline.visualization.inspection.marks import Mark
@@ -108,7 +109,8 @@ def _draw(candidate: Candidate, truth: AnnotationSet, image_folder: Path) -> Pic
     picture = draw_view(open_stored_image(image_folder, image), view, [*found, *others])
     names = {category.id: category.name for category in truth.categories}
     words = _WORDS[candidate.kind].format(
-        labeled=names[labeled.category_id] if labeled else "?", proposed=candidate.category or "another class"
+        labeled=isolate(names[labeled.category_id]) if labeled else "?",
+        proposed=isolate(candidate.category) if candidate.category else "another class",
     )
     return Picture.of(picture, image.file_name, [words], describe_view(image, view))
 

@@ -11,10 +11,11 @@ from pipeline.visualization.boxes import Box, Color, contrasting_color, draw_out
 from pipeline.visualization.fonts import Line, typeset
 
 _RIM_COLOR: Color = (20, 20, 20)
-_PALE = 0.45  # opacity of boxes that are not in question
+_PALE = 0.6  # opacity of boxes that are not in question
 _TEXT_SHARE = 1 / 32  # size of letters, relative to the longer side of the picture
 _MIN_TEXT = 13.0  # pixels
 _MAX_LABEL = 24  # letters
+_MAX_WIDTH = 0.5  # of the picture
 _PADDING = 4  # pixels, left and right of a label
 _SMALL_BOX = 12  # times the area of a tag: a tag would hide a smaller box
 _MIN_SHARE = 1 / 12  # of the picture's longer side: a smaller box is shown with its surroundings alone
@@ -73,7 +74,7 @@ def place_labels(marks: Sequence[Mark], size: tuple[int, int]) -> list[tuple[Mar
     for mark in marks:
         if not mark.label:
             continue
-        line = _fitted(mark.label, text_size, size[0] - 2 * _PADDING - 1)
+        line = _fitted(mark.label, text_size, max(_MAX_WIDTH * size[0], 60) - 2 * _PADDING - 1)
         tag_size = math.ceil(line.width) + 2 * _PADDING, height
         if tag := _place(mark.box, tag_size, size, [taken for _, _, taken in placed], boxes):
             placed.append((mark, line, tag))

@@ -87,7 +87,7 @@ def render(home: Path, inspection: Inspection) -> str:
         "classes": classes[:_MAX_CLASSES],
         "left_out": max(0, len(classes) - _MAX_CLASSES),
         "evaluated": bool(metrics),
-        "sizes": [_size_row(name, values) for name, values in metrics.get("by_size", {}).items()],
+        "sizes": [_size_row(name, size) for name, size in metrics.get("by_size", {}).items() if size["objects"]],
         "groups": [
             {"group": group, "pictures": pictures} for group, pictures in zip(inspection.groups, shown, strict=True)
         ],

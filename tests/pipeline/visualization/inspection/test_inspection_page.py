@@ -57,7 +57,7 @@ def evaluate(home: Path) -> dict[str, Any]:
 def text_of(html: str) -> str:
     """The visible text, with single spaces."""
     body = html.split("<body>")[1]
-    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", body)))
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>|[\u2068\u2069]", " ", body)).replace(" ,", ","))
 
 
 def table(html: str, section: str) -> list[list[str]]:
@@ -82,6 +82,7 @@ def test_a_page_without_an_evaluation_shows_the_errors(inspected: Any) -> None:
     assert "False positives on background, highest score first 1 in 1 image." in text
     assert "12.png dog 0.70" in text
     assert "13.png cat 0.60, in truth dog" in text
+    assert "\u2068cat\u2069 0.60, in truth \u2068dog\u2069" in html  # whichever direction a name is written in
     assert "13.png cat 0.50, IoU 0.33" in text
     assert "12.png cat, 60×60 pixels" in text
     assert table(html, "confusion")[1:] == [["dog", "cat", "1", "100.0 %"]]
