@@ -110,7 +110,7 @@ class CasePictures:
         errors = sorted(kind.errors(self.errors[image.id]), key=_severity, reverse=True)
         view = marks.choose_view((image.width, image.height), _surrounding(errors[0]))
         found = [*self._in_question(errors), *self._others(image, errors)]
-        picture = draw_view(open_stored_image(self.image_folder, image), view, found)
+        picture = marks.draw_view(open_stored_image(self.image_folder, image), view, found, SIDE)
         return Case(image, picture, tuple(map(self._describe, errors)), describe_view(image, view))
 
     def _in_question(self, errors: Sequence[Error]) -> Iterator[Mark]:
@@ -187,17 +187,6 @@ def open_stored_image(folder: Path, image: Image) -> PIL.Image.Image:
         return open_image(folder / image.file_name, (image.width, image.height))
     except PipelineError as error:
         raise PipelineError(f"{error}; run `dvc repro -f download`") from None
-
-
-def draw_view(image: PIL.Image.Image, view: Box, found: Sequence[Mark]) -> PIL.Image.Image:
-    """A part of an image with the marks in it; boxes are in pixels of the image."""
-    picture, scale = marks.crop_to(image, view, SIDE)
-    shown = [
-        Mark(marks.moved(mark.box, view, scale), mark.color, mark.label, mark.in_question, mark.dashed)
-        for mark in found
-        if marks.overlap(mark.box, view) > 0
-    ]
-    return marks.draw_marks(picture, shown)
 
 
 def describe_view(image: Image, view: Box) -> str:

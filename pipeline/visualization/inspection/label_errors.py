@@ -16,10 +16,10 @@ from pipeline.errors import PipelineError, describe_record_error
 from pipeline.visualization.inspection import marks
 from pipeline.visualization.inspection.cases import (
     DETECTION_COLOR,
+    SIDE,
     TRUTH_COLOR,
     ClassLabels,
     describe_view,
-    draw_view,
     isolate,
     open_stored_image,
 )
@@ -106,7 +106,7 @@ def _draw(candidate: Candidate, truth: AnnotationSet, image_folder: Path) -> Pic
         if item is not labeled
     ]
     view = marks.choose_view((image.width, image.height), found[0].box)
-    picture = draw_view(open_stored_image(image_folder, image), view, [*found, *others])
+    picture = marks.draw_view(open_stored_image(image_folder, image), view, [*found, *others], SIDE)
     names = {category.id: category.name for category in truth.categories}
     words = _WORDS[candidate.kind].format(
         labeled=isolate(names[labeled.category_id]) if labeled else "?",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import PIL.Image
 from PIL import ImageDraw
@@ -25,7 +25,7 @@ _MIN_SURROUNDINGS = 96  # pixels
 
 @dataclass(frozen=True)
 class Mark:
-    """A box, in pixels of the picture."""
+    """A box to draw, in pixels of the picture."""
 
     box: Box
     color: Color
@@ -134,6 +134,11 @@ def overlap(a: Box, b: Box) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
+def _meet(a: Box, b: Box) -> bool:
+    """Whether boxes have a point in common; one of them may have no area."""
+    return a[0] < b[2] and a[2] > b[0] and a[1] < b[3] and a[3] > b[1]
+
+
 def choose_view(size: tuple[int, int], focus: Box) -> Box:
     """The part of an image to show: the whole, or the surroundings of a box that would be too small to recognize.
 
@@ -150,6 +155,18 @@ def choose_view(size: tuple[int, int], focus: Box) -> Box:
         for low, high, limit in ((focus[0], focus[2], width), (focus[1], focus[3], height))
     )
     return left, top, min(left + side, width), min(top + side, height)
+
+
+def draw_view(image: PIL.Image.Image, view: Box, marks: Sequence[Mark], long_side: int) -> PIL.Image.Image:
+    """A part of an image with the marks in it, whose boxes are in pixels of the image.
+
+    Args:
+        long_side: of the result, in pixels.
+    """
+    picture, scale = crop_to(image, view, long_side)
+    return draw_marks(
+        picture, [replace(mark, box=moved(mark.box, view, scale)) for mark in marks if _meet(mark.box, view)]
+    )
 
 
 def crop_to(picture: PIL.Image.Image, view: Box, long_side: int) -> tuple[PIL.Image.Image, float]:
