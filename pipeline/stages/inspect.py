@@ -1,8 +1,9 @@
-"""Shows the detector's errors: contact sheets of the worst cases, and a FiftyOne dataset for browsing.
+"""Shows the detector's errors: contact sheets and a page of the worst cases, and a FiftyOne dataset for browsing.
 
-Reads data/unified/<split>.json, predictions/, the digest of the detector and data/raw/<dataset>/.
-Writes reports/failures/, maps of the embeddings to reports/, and metrics/inspect.json, fills the FiftyOne dataset, and
-adds to the experiment's MLflow run.
+Reads data/unified/<split>.json, predictions/, the digest of the detector and data/raw/<dataset>/; for the page also
+metrics/ and plots/ of evaluation, and what else there is in reports/.
+Writes reports/failures/, maps of the embeddings, reports/inspection.html and metrics/inspect.json, fills the FiftyOne
+dataset, and adds to the experiment's MLflow run.
 """
 
 from collections import Counter
@@ -22,7 +23,8 @@ from pipeline.inference.score_thresholds import thresholds_of_predictions
 from pipeline.integrations import fiftyone, mlflow
 from pipeline.params import Params
 from pipeline.runner import run_stage
-from pipeline.visualization import embedding_plots, failure_sheets
+from pipeline.visualization.inspection import embedding_plots, failure_sheets, page
+from pipeline.visualization.inspection.page import Inspection
 from pipeline.workspace import workspace
 
 
@@ -41,7 +43,7 @@ def run(params: Params) -> None:
     )
     report, metrics = home / "reports/failures", home / "metrics/inspect.json"
     with atomic_replace(report) as folder:
-        failure_sheets.write(
+        groups = failure_sheets.write(
             folder,
             truth,
             errors,
@@ -54,6 +56,10 @@ def run(params: Params) -> None:
     counts: dict[str, Any] = {"errors": count_errors(errors), "embeddings": vote.to_json()}
     if params.inspect.fiftyone:
         counts["views"] = fiftyone.refresh(dataset)
+    inspection = Inspection(
+        params.dataset, params.inspect.split, truth, errors, thresholds, params.inspect.iou_threshold, groups, counts
+    )
+    page.write(home, inspection, home / "reports/inspection.html")
     write_json(metrics, counts)
     # The evaluate stage tags its run with the digest of these detections, whichever split is shown here.
     with mlflow.inspect_run(params, digest(home / "predictions/val.json")) as mlflow_run:
@@ -65,7 +71,7 @@ def run(params: Params) -> None:
                 if number is not None
             }
         )
-        mlflow_run.log_artifacts(report, *maps)
+        mlflow_run.log_artifacts(report, home / "reports/inspection.html", *maps)
         mlflow_run.mark_finished(digest(metrics))
 
 

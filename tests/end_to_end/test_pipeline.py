@@ -55,6 +55,7 @@ def test_every_documented_file_exists(project: Path) -> None:
         "reports/embeddings.png",
         "reports/embeddings.html",
         "reports/failures",
+        "reports/inspection.html",
         "metrics/inspect.json",
         "metrics/test.json",
     ):

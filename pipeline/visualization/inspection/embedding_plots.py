@@ -233,7 +233,7 @@ def write_page(
         "object_tiles": object_tiles,
         "image_tiles": image_tiles,
     }
-    pages.write(pages.render("embeddings_page.html.jinja", content), path)
+    pages.write(pages.render("inspection/embeddings.html.jinja", content), path)
 
 
 def _record(point: Point, tile: int | None) -> list[Any]:

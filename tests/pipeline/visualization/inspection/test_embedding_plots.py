@@ -11,8 +11,8 @@ from PIL import Image as Pillow
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.evaluation.embedding_files import EmbeddingMap
 from pipeline.evaluation.error_kinds import ImageErrors
-from pipeline.visualization import embedding_plots
-from pipeline.visualization.embedding_plots import Point, collect_points, write_page, write_picture
+from pipeline.visualization.inspection import embedding_plots
+from pipeline.visualization.inspection.embedding_plots import Point, collect_points, write_page, write_picture
 
 IMAGE = Image(1, "1.png", 100, 50)
 TITLE = "a line\nanother line"
