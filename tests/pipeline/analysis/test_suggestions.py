@@ -23,6 +23,7 @@ from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from tests.support.paths import PROJECT
+from tests.support.projects import readme
 
 
 def detections(*scores: float, labels: tuple[int, ...] = ()) -> Detections:
@@ -81,14 +82,14 @@ def suggest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
     torch.nn.init.zeros_(detector.head.class_logits.bias)  # type: ignore[arg-type]
     description = Description(model=CONFIG, categories=((7, "cat"), (9, "dog")), input_size=InputSize((64, 64)))
     save_detector(detector, description, tmp_path / "models/detector.safetensors")
-    generator, raw, pool = np.random.default_rng(0), tmp_path / "data/raw/digits", tmp_path / "pool"
-    for folder in (raw, pool / "below"):
+    generator, raw, photos = np.random.default_rng(0), tmp_path / "data/raw/digits", tmp_path / "photos"
+    for folder in (raw, photos / "below"):
         folder.mkdir(parents=True)
-    files = [raw / "1.png", raw / "2.png", *(pool / "below" / f"{number}.png" for number in range(4))]
+    files = [raw / "1.png", raw / "2.png", *(photos / "below" / f"{number}.png" for number in range(4))]
     for number, file in enumerate(files):
         Pillow.fromarray(generator.integers(256, size=(48, 60 + number, 3), dtype=np.uint8)).save(file)
-    shutil.copy(raw / "1.png", pool / "copy.png")
-    (pool / "damaged.png").write_bytes(b"no image")
+    shutil.copy(raw / "1.png", photos / "copy.png")
+    (photos / "damaged.png").write_bytes(b"no image")
     split = AnnotationSet(
         (Category(7, "cat"), Category(9, "dog")),
         (Image(1, "1.png", 60, 48), Image(2, "2.png", 61, 48)),
@@ -96,20 +97,20 @@ def suggest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Re
     )
     annotations.write(split, tmp_path / "data/unified/train.json")
     monkeypatch.chdir(tmp_path)
-    return lambda *arguments: CliRunner().invoke(main, ["suggest", "pool", *arguments])
+    return lambda *arguments: CliRunner().invoke(main, ["suggest", "photos", *arguments])
 
 
 @pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
 def test_the_list_and_a_data_set_that_conversion_reads(suggest: Callable[..., Result], to: str) -> None:
     done = suggest("--count", "3", "--to", to, "--score", "0.5")
     assert done.stderr.splitlines() == [
-        "fcos: pool/damaged.png: can't be decoded as an image: unknown image format",
+        "fcos: photos/damaged.png: can't be decoded as an image: unknown image format",
         "3 of 6 images, 1 in the data set already; compared with 2 labeled ones; list and boxes in suggested",
     ]
     assert done.exit_code == 1  # because of the damaged image
     listed = done.stdout.splitlines()
     assert len(set(listed)) == 3
-    assert set(listed) <= {f"pool/below/{number}.png" for number in range(4)}
+    assert set(listed) <= {f"photos/below/{number}.png" for number in range(4)}
     assert Path("suggested/suggested.txt").read_text() == done.stdout
     rows = [line.split(",") for line in Path("suggested/suggested.csv").read_text().splitlines()]
     assert rows[0] == ["rank", "file", "uncertainty", "distance", "detections"]
@@ -132,13 +133,22 @@ def test_an_output_folder_with_content_or_nothing_to_suggest_is_one_line(suggest
     Path("kept").mkdir()
     (Path("kept") / "file").touch()
     assert suggest("--out", "kept").stderr == "fcos: kept: already exists; choose another --out, or remove it\n"
-    shutil.rmtree("pool/below")
-    Path("pool/damaged.png").unlink()
+    shutil.rmtree("photos/below")
+    Path("photos/damaged.png").unlink()
     done = suggest()
-    assert done.stderr == "fcos: pool: no image to suggest: all of them are in the data set, or can't be read\n"
+    assert done.stderr == "fcos: photos: no image to suggest: all of them are in the data set, or can't be read\n"
     assert (done.exit_code, Path("suggested").exists()) == (1, False)
     Path("data/unified/train.json").unlink()
     assert suggest().stderr.endswith("data/unified/train.json: not there yet; run `dvc repro convert`\n")
+
+
+def test_the_documented_command_works(suggest: Callable[..., Result]) -> None:
+    ((_, name, folder, *options),) = readme("What to label next?", "docs/evaluation.md")
+    assert (name, folder) == ("suggest", "photos/")
+    Path("photos/damaged.png").unlink()
+    done = suggest(*options)
+    assert (done.exit_code, len(done.stdout.splitlines())) == (0, 4)
+    assert sorted(path.name for path in Path("suggested").iterdir()) == ["dataset", "suggested.csv", "suggested.txt"]
 
 
 def test_of_many_labeled_images_some_are_drawn_with_the_seed(
