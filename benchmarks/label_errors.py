@@ -1,4 +1,4 @@
-"""Planted label errors, and how many of them `fcos cross-check` ranks first: `python -m benchmarks.label_errors FOLDER`.
+"""Planted label errors: how many `fcos cross-check` ranks first. `python -m benchmarks.label_errors FOLDER`.
 
 The training scenes of `digits` with 5 % of the labels changed in each of four ways. FOLDER becomes a clone of the last
 commit, in which the cross-check trains its folds; run again with the same folder, it continues. A dated card is
@@ -59,11 +59,8 @@ def plant(
     """
     count = round(SHARE * len(labels))
     parts = np.split(rng.permutation(len(labels))[: 3 * count], 3)
-    chosen = {
-        int(index): kind
-        for kind, part in zip(("missing", "wrong_class", "poor_box"), parts, strict=True)
-        for index in part
-    }
+    kinds: tuple[Kind, ...] = ("missing", "wrong_class", "poor_box")
+    chosen = {int(index): kind for kind, part in zip(kinds, parts, strict=True) for index in part}
     changed: list[Label] = []
     planted: list[Planted] = []
     for index, label in enumerate(labels):
@@ -102,10 +99,13 @@ def _add_spurious(
         width, height = labels[int(rng.integers(len(labels)))].box[2:]
         if width > sizes[image][0] or height > sizes[image][1]:
             continue
-        x, y = float(rng.integers(0, sizes[image][0] - width + 1)), float(rng.integers(0, sizes[image][1] - height + 1))
+        x, y = (
+            float(rng.integers(0, int(side - length) + 1))
+            for side, length in zip(sizes[image], (width, height), strict=True)
+        )
         box = (x, y, width, height)
         if all(iou(box, label.box) <= MAX_SPURIOUS_IOU for label in labels if label.image == image):
-            return Label(image, int(rng.choice(categories)), box)
+            return Label(image, categories[int(rng.integers(len(categories)))], box)
 
 
 def iou(a: Box, b: Box) -> float:
@@ -230,10 +230,10 @@ CPU time of everything: {minutes:.1f} minutes.
 |---|---|---|---|
 {table}
 
-No label has two errors. Wrong class: any other class, each as likely. Badly drawn ("poor box"): each side is moved until
-the IoU with the object is between {POOR_IOU[0]} and {POOR_IOU[1]}. Spurious: a random class, as large as a random object,
-where no object is. A missing label counts as found if the IoU of the proposed box is at least 0.5. The detectors were
-trained on labels with the same errors.
+No label has two errors. Wrong class: any other class, each as likely. Poor box: each side is moved, until the IoU with
+the object is between {POOR_IOU[0]} and {POOR_IOU[1]}. Spurious: a random class, as large as a random object, where no
+object is. A missing label counts as found if the IoU of the proposed box is at least 0.5. The detectors were trained on
+labels with errors of the same kinds.
 """
 
 

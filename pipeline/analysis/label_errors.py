@@ -117,7 +117,7 @@ class _Evidence:
         self.class_names = {category.id: category.name for category in truth.categories}
         ious = iou_matrix(detections, annotations)
         counted = [not (item.iscrowd or item.difficult) for item in annotations]
-        self.unlabelled: Bools = ~(ious >= DIFFERENT_OBJECT_IOU).any(axis=1)  # [N]
+        self.unlabelled: Bools = ious.max(axis=1, initial=0.0) < DIFFERENT_OBJECT_IOU  # [N]
         self.labels = [item for item, count in zip(annotations, counted, strict=True) if count]
         self.ious: Floats = ious[:, np.array(counted, dtype=bool)]  # [N, M], of detections and labels
         self.scores = np.array([detection.score for detection in detections], dtype=np.float64)[:, None]  # [N, 1]

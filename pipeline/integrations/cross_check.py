@@ -19,7 +19,7 @@ from pipeline.integrations import dvc
 from pipeline.integrations.experiments import open_files
 from pipeline.overrides import override
 from pipeline.params import Params
-from pipeline.workspace import workspace
+from pipeline.workspace import from_root, workspace
 
 SPLITS = ("train", "val")  # those whose labels are judged
 _DATA = ("dataset", "download", "convert")  # sections of the parameters that determine the labels
@@ -67,17 +67,17 @@ def plan(params: Params, overrides: Sequence[str], count: int) -> list[Fold]:
                 "change them in params.yaml and run `dvc repro convert`"
             )
     published = _published_splits()
+    fixed = [("convert.train", published)]
+    if params.dataset == "custom":  # in a temporary workspace, a relative path would lead elsewhere
+        fixed.append(("download.path", str(from_root(params.download.path))))
     if not dvc.is_up_to_date("convert"):
         raise PipelineError("data/unified is out of date; run `dvc repro convert`")
     values = {key: value for key, value in asdict(changed).items() if key not in _IRRELEVANT}
     labels = [digest(_unified(f"{split}.json")) for split in SPLITS]
     identity = hashlib.sha256(json.dumps([count, values, labels]).encode()).hexdigest()[:8]
-    _, split_option = shlex.split(set_option("convert.train", published))
-    folds = (split_option, "convert.val=null", f"convert.folds={count}")
-    return [
-        Fold(f"cross-check-{identity}-fold-{index}", (*overrides, *folds, f"convert.fold={index}"))
-        for index in range(count)
-    ]
+    quoted = (shlex.split(set_option(key, value))[1] for key, value in fixed)
+    shared = (*overrides, *quoted, "convert.val=null", f"convert.folds={count}")
+    return [Fold(f"cross-check-{identity}-fold-{index}", (*shared, f"convert.fold={index}")) for index in range(count)]
 
 
 def _published_splits() -> str:
