@@ -83,7 +83,7 @@ def plan(params: Params, overrides: Sequence[str], count: int) -> list[Fold]:
 def _published_splits() -> str:
     """The data set's own splits whose images are in train and val, as `convert.train` names them."""
     report = read_json(_unified("report.json"))
-    names = ("train",) if report["hold_out"] else SPLITS
+    names = SPLITS if report["hold_out"] is None else ("train",)
     return "+".join(report["splits"][name]["source"] for name in names)
 
 

@@ -78,7 +78,8 @@ def evaluated_commits() -> list[str]:
 
 def experiment_names() -> set[str]:
     """The names of all finished experiments, of all commits."""
-    references = git("for-each-ref", "--format=%(refname)", "refs/exps").split()
+    # refs/exps/BASELINE/NAME, with two characters of the baseline as a folder; other references are DVC's own.
+    references = git("for-each-ref", "--format=%(refname)", "refs/exps/??/*/*").split()
     return {reference.rpartition("/")[2] for reference in references}
 
 
