@@ -12,6 +12,7 @@ import click
 from pipeline.commands import (
     app,
     check,
+    collect,
     compare,
     convert,
     cross_check,
@@ -34,6 +35,7 @@ from pipeline.errors import PipelineError
 COMMANDS: tuple[click.Command, ...] = (
     app.app,
     check.check,
+    collect.collect,
     compare.compare,
     convert.convert,
     cross_check.cross_check,
