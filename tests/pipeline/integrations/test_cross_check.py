@@ -24,6 +24,7 @@ from pipeline.files import write_json
 from pipeline.integrations import cross_check, dvc
 from pipeline.integrations.experiments import FindFile
 from tests.support.paths import PROJECT
+from tests.support.projects import readme
 
 # What is found in images 1 to 4: a dog at a cat's label, nothing, an object without a label, another box.
 BOX, ELSEWHERE, POOR = (10.0, 10.0, 20.0, 20.0), (60.0, 10.0, 20.0, 20.0), (10.0, 10.0, 20.0, 10.0)
@@ -149,6 +150,14 @@ def test_candidates_of_all_folds_with_the_ids_of_the_project_and_finished_folds_
     page = Path("reports/label_errors.html").read_text()
     assert page.count("<figure>") == page.count("data:image/jpeg") == 4
     assert "label: cat; found: dog" in page
+
+
+def test_the_commands_of_the_documentation(runner: Runner) -> None:
+    for section in ("Find label errors", "Without training"):
+        for program, command, *options in readme(section, "docs/label-errors.md"):
+            assert program == "dvc" or command == "cross-check"
+            assert program == "dvc" or fcos(*options).exit_code == 0, options
+    assert (len(runner.ran), runner.queued) == (3, [])  # all folds had finished
 
 
 def test_queue_leaves_out_what_waits_or_has_finished(runner: Runner) -> None:
