@@ -26,7 +26,7 @@ def test_a_killed_stage_succeeds_when_run_again(project: Path, stage: str) -> No
     original = params.read_text()
     params.write_text(original.replace("  fiftyone: false", "  fiftyone: true"))  # inspect is killed while it fills it
     before, errors = outputs(project, stage), read(project, "metrics/inspect.json")["errors"]
-    running = start(project, "dvc", "repro", "-f", "-s", stage)
+    running = start(project, "dvc", "repro", "-f", "-s", stage, warm=True)
     kill_stage(stage, running)
     # --force: DVC would restore the result from its cache, and the files of the killed stage would stay.
     run(project, "dvc", "repro", "-f", "-s", stage)
@@ -118,12 +118,12 @@ def test_a_signal_before_the_first_step_is_one_line(project: Path, number: signa
     assert (running.returncode, output) == (status, f"train: stopped by {number.name}\n".encode())
 
 
-def start(project: Path, *command: str) -> subprocess.Popen[bytes]:
+def start(project: Path, *command: str, warm: bool = False) -> subprocess.Popen[bytes]:
     """Starts a command in a new process group."""
     return subprocess.Popen(
         command,
         cwd=project,
-        env=environment(),
+        env=environment(warm=warm),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -131,13 +131,13 @@ def start(project: Path, *command: str) -> subprocess.Popen[bytes]:
 
 
 def kill_stage(stage: str, running: subprocess.Popen[bytes]) -> None:
-    """Sends SIGKILL to the process of the stage one second after it started."""
+    """Sends SIGKILL to the process of the stage half a second after it started."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         command = ["pgrep", "-g", str(running.pid), "-f", f"stages.{stage}"]
         pids = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
         if pids:
-            time.sleep(1)
+            time.sleep(0.5)
             for pid in pids:
                 with suppress(ProcessLookupError):  # the shell that started the stage ended with it
                     os.kill(int(pid), signal.SIGKILL)
