@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
@@ -27,17 +28,17 @@ from shutil import rmtree
 from filelock import FileLock
 
 # What stages and DVC's commands import, apart from this project.
-PACKAGES = """
-    torch torch._dynamo torchvision.transforms.v2 torch.distributed torch.utils.data PIL.Image numpy scipy.optimize
-    sklearn.datasets sklearn.manifold
-    mlflow mlflow.models mlflow.pyfunc mlflow.store.tracking.sqlalchemy_store mlflow.store.artifact.local_artifact_repo
-    matplotlib.pyplot matplotlib.backends.backend_agg matplotlib.backends.backend_svg
-    pandas pyarrow pydantic ruamel.yaml yaml jinja2 rich.progress psutil pycocotools.cocoeval hotcoco safetensors.torch
-    dvc.cli dvc.cli.parser dvc.repo dvc.repo.experiments dvc.repo.experiments.queue.celery
-    dvc.repo.experiments.executor.local
-    dvc.repo.reproduce dvc.repo.plots dvc.repo.metrics dvc.stage.run dvc.render.convert dvc_data.index dvc_task.app
-    dvc_objects.fs.local dulwich.repo pygit2 scmrepo.git celery kombu
-""".split()
+PACKAGES = (
+    "torch", "torch._dynamo", "torch.distributed", "torch.utils.data", "torchvision.transforms.v2", "PIL.Image",
+    "safetensors.torch", "sklearn.datasets", "sklearn.manifold", "scipy.optimize", "pycocotools.cocoeval",
+    "hotcoco", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "pydantic", "ruamel.yaml", "jinja2",
+    "rich.progress", "psutil", "mlflow", "mlflow.models", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.artifact.local_artifact_repo", "dvc.cli", "dvc.cli.parser", "dvc.repo", "dvc.repo.reproduce",
+    "dvc.repo.plots", "dvc.repo.metrics", "dvc.stage.run", "dvc.repo.experiments",
+    "dvc.repo.experiments.queue.celery", "dvc.repo.experiments.executor.local", "dvc.render.convert",
+    "dvc_data.index", "dvc_task.app", "dvc_objects.fs.local", "dulwich.repo", "pygit2", "scmrepo.git", "celery",
+    "kombu",
+)  # fmt: skip
 _MESSAGE = 1 << 20  # bytes of a command with its environment, at most
 
 _CLIENT = """#!{python} -IS
@@ -56,7 +57,8 @@ for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: os.kill(forked, number))
 status = int(replies.readline())
 if status < 0:
-    signal.signal(-status, signal.SIG_DFL)
+    if status != -signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
 os._exit(status)
 """
@@ -71,6 +73,11 @@ def folder() -> Path:
         if not _answers(home / "socket"):
             _start(home)
     return home / "bin"
+
+
+def command(*arguments: str) -> list[str]:
+    """`python ARGUMENTS`; `-W error`, `-m MODULE` and `-c CODE` are forked."""
+    return [str(folder() / "python"), *arguments]
 
 
 def running_server() -> list[int]:
@@ -185,7 +192,7 @@ def handle(client: socket.socket) -> None:
 
 
 def run(command: list[str], here: str, environment: dict[str, str], umask: int, files: list[int]) -> None:
-    """Becomes `python COMMAND`: `-m MODULE`, or whatever else by replacing this process."""
+    """Becomes `python COMMAND`."""
     os.setpgid(0, 0)
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -194,13 +201,19 @@ def run(command: list[str], here: str, environment: dict[str, str], umask: int, 
     os.umask(umask)
     os.environ.clear()
     os.environ.update(environment)
-    if command[:1] != ["-m"]:
-        os.execv(sys.executable, [sys.executable, *command])
-    sys.argv = command[1:]
-    sys.path.insert(0, here)
-    status = 0
+    sys.path[:0] = [here, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    if command[:2] == ["-W", "error"]:
+        warnings.simplefilter("error")
+        command = command[2:]
+    option, sys.argv, status = command[0], command[1:], 0
     try:
-        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+        if option == "-m":
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        elif option == "-c":
+            code, sys.argv[0] = sys.argv[0], "-c"
+            exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
+        else:
+            raise NotImplementedError(command)
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         if isinstance(ended.code, str):
