@@ -157,6 +157,7 @@ class CheckParams:
     leak: Literal["default", "error", "repair", "note"]
     near_duplicate_leak: Literal["default", "error", "repair", "note"]
     unbalanced_split: Literal["default", "error", "note"]
+    stale_correction: Literal["default", "error", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True)

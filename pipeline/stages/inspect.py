@@ -1,7 +1,9 @@
-"""Shows the detector's errors: contact sheets of the worst cases, and a FiftyOne dataset for browsing.
+"""Shows the detector's errors: contact sheets and a page of the worst cases, and a FiftyOne dataset for browsing.
 
-Reads data/unified/<split>.json, predictions/, the digest of the detector and data/raw/<dataset>/.
-Writes reports/failures/ and metrics/inspect.json, fills the FiftyOne dataset, and adds to the experiment's MLflow run.
+Reads data/unified/<split>.json, predictions/, the digest of the detector and data/raw/<dataset>/; for the page also
+metrics/ and plots/ of evaluation, and what else there is in reports/.
+Writes reports/failures/, reports/inspection.html and metrics/inspect.json, fills the FiftyOne dataset, and adds to the
+experiment's MLflow run.
 """
 
 from collections import Counter
@@ -14,7 +16,8 @@ from pipeline.inference.score_thresholds import thresholds_of_predictions
 from pipeline.integrations import fiftyone, mlflow
 from pipeline.params import Params
 from pipeline.runner import run_stage
-from pipeline.visualization import failure_sheets
+from pipeline.visualization.inspection import failure_sheets, page
+from pipeline.visualization.inspection.page import Inspection
 from pipeline.workspace import workspace
 
 
@@ -32,7 +35,7 @@ def run(params: Params) -> None:
     )
     report, metrics = home / "reports/failures", home / "metrics/inspect.json"
     with atomic_replace(report) as folder:
-        failure_sheets.write(
+        groups = failure_sheets.write(
             folder,
             truth,
             errors,
@@ -43,13 +46,17 @@ def run(params: Params) -> None:
     counts = {"errors": count_errors(errors)}
     if params.inspect.fiftyone:
         counts["views"] = fiftyone.refresh(dataset)
+    inspection = Inspection(
+        params.dataset, params.inspect.split, truth, errors, thresholds, params.inspect.iou_threshold, groups, counts
+    )
+    page.write(home, inspection, home / "reports/inspection.html")
     write_json(metrics, counts)
     # The evaluate stage tags its run with the digest of these detections, whichever split is shown here.
     with mlflow.inspect_run(params, digest(home / "predictions/val.json")) as mlflow_run:
         mlflow_run.log_metrics(
             {f"inspect/{group}/{name}": number for group, named in counts.items() for name, number in named.items()}
         )
-        mlflow_run.log_artifacts(report)
+        mlflow_run.log_artifacts(report, home / "reports/inspection.html")
         mlflow_run.mark_finished(digest(metrics))
 
 

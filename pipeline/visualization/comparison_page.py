@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import PIL.Image
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.data.annotations import Image
 from pipeline.data.boxes import xywh_to_xyxy
@@ -17,7 +16,7 @@ from pipeline.evaluation import comparison, comparison_report
 from pipeline.evaluation.comparison import ChangedImage, Comparison, Difference, is_error
 from pipeline.evaluation.comparison_report import Report, Side
 from pipeline.evaluation.error_kinds import ImageErrors
-from pipeline.files import write_text
+from pipeline.visualization import pages
 from pipeline.visualization.boxes import Box, Color, draw_outline, draw_tag
 from pipeline.visualization.thumbnails import data_uri
 
@@ -50,22 +49,11 @@ def write(report: Report, find_image: FindImage | None, path: Path) -> None:
     Raises:
         PipelineError: the file can't be written.
     """
-    page = render(report, find_image)
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise PipelineError(f"{path}: not written: {error.strerror or error}") from None
+    pages.write(render(report, find_image), path)
 
 
 def render(report: Report, find_image: FindImage | None) -> str:
     """The HTML of the page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     pictures = _Pictures(report, find_image)
     content = {
         "title": " and ".join(side.title for side in report.sides[:2]) if len(report.sides) == 2 else "Experiments",
@@ -81,7 +69,7 @@ def render(report: Report, find_image: FindImage | None) -> str:
         "colors": {name: f"rgb{color}" for name, color in _COLORS.items()},
         "comparisons": [_section(report, side, result, pictures) for side, result in report.pairs()],
     }
-    return environment.get_template("comparison_page.html.jinja").render(page=content)
+    return pages.render("comparison_page.html.jinja", content)
 
 
 _COLORS = {"correct": _CORRECT, "wrong": _WRONG, "missed": _MISSED}

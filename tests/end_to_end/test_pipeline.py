@@ -51,6 +51,7 @@ def test_every_documented_file_exists(project: Path) -> None:
         "predictions/val.json",
         "predictions/operating_point.json",
         "reports/failures",
+        "reports/inspection.html",
         "metrics/inspect.json",
         "metrics/test.json",
     ):

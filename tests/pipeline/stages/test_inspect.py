@@ -15,7 +15,7 @@ from pipeline.data import detections as results
 from pipeline.evaluation import error_kinds
 from pipeline.files import digest
 from pipeline.integrations import mlflow
-from pipeline.visualization import failure_sheets
+from pipeline.visualization.inspection import cases, failure_sheets
 from tests.support.projects import run_stage
 
 
@@ -40,6 +40,8 @@ def test_it_writes_sheets_and_metrics_fills_fiftyone_and_adds_to_mlflow(inspecte
     assert run.data.metrics["inspect/errors/missed"] == 3
     assert run.data.metrics["inspect/views/most_errors"] == 3
     assert "failures/index.html" in [item.path for item in store.client.list_artifacts(run.info.run_id, "failures")]
+    assert "inspection.html" in [item.path for item in store.client.list_artifacts(run.info.run_id)]
+    assert "Errors</dt><dd>7</dd>" in (inspected.root / "reports/inspection.html").read_text()
 
 
 def test_the_operating_point_or_inspect_score_threshold_decides_which_detections_count(inspected: Any) -> None:
@@ -100,7 +102,7 @@ def sheets(inspected: Any, max_images: int) -> Path:
 def test_the_error_in_question_is_drawn_bright(inspected: Any, name: str) -> None:
     with Pillow.open(sheets(inspected, 24) / f"{name}.jpg") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    colors = failure_sheets.TRUTH_COLOR, failure_sheets.DETECTION_COLOR
+    colors = cases.TRUTH_COLOR, cases.DETECTION_COLOR
     bright, dimmed = colors if name == "missed_objects" else colors[::-1]
     assert (np.abs(pixels - bright).max(axis=-1) < 40).sum() > 500
     assert (np.abs(pixels - dimmed).max(axis=-1) < 40).sum() < 50
