@@ -98,7 +98,7 @@ class CasePictures:
 
     def __init__(self, truth: AnnotationSet, errors: Mapping[int, ImageErrors], image_folder: Path) -> None:
         self.annotations, self.errors, self.image_folder = truth.by_image(), errors, image_folder
-        self.names = {category.id: category.name for category in truth.categories}
+        self.names = {category.id: isolate(category.name) for category in truth.categories}
         self.labels = ClassLabels(truth.categories)
 
     def draw(self, image: Image, kind: Kind) -> Case:
@@ -110,7 +110,7 @@ class CasePictures:
         errors = sorted(kind.errors(self.errors[image.id]), key=_severity, reverse=True)
         view = marks.choose_view((image.width, image.height), _surrounding(errors[0]))
         found = [*self._in_question(errors), *self._others(image, errors)]
-        picture = draw_view(open_stored_image(self.image_folder, image), view, found)
+        picture = marks.draw_view(open_stored_image(self.image_folder, image), view, found, SIDE)
         return Case(image, picture, tuple(map(self._describe, errors)), describe_view(image, view))
 
     def _in_question(self, errors: Sequence[Error]) -> Iterator[Mark]:
@@ -148,7 +148,7 @@ class CasePictures:
         return f"{self.labels.by_id[verdict.detection.category_id]} {verdict.detection.score:.2f}"
 
     def _describe(self, error: Error) -> str:
-        """Such as `dog 0.87 is cat`."""
+        """Such as `dog 0.87, in truth cat`."""
         if not isinstance(error, Verdict):
             return f"{self.names[error.category_id]}, {error.bbox[2]:.0f}×{error.bbox[3]:.0f} pixels"
         text = f"{self.names[error.detection.category_id]} {error.detection.score:.2f}"
@@ -159,6 +159,11 @@ class CasePictures:
                 return f"{text}, IoU {error.iou:.2f}"
             case _:
                 return text
+
+
+def isolate(name: str) -> str:
+    """The name between Unicode's marks of isolation, so that one written from the right doesn't reorder its line."""
+    return f"\u2068{name}\u2069"
 
 
 def _surrounding(error: Error) -> Box:
@@ -184,19 +189,8 @@ def open_stored_image(folder: Path, image: Image) -> PIL.Image.Image:
         raise PipelineError(f"{error}; run `dvc repro -f download`") from None
 
 
-def draw_view(image: PIL.Image.Image, view: Box, found: Sequence[Mark]) -> PIL.Image.Image:
-    """A part of an image with the marks in it; boxes are in pixels of the image."""
-    picture, scale = marks.crop_to(image, view, SIDE)
-    shown = [
-        Mark(marks.moved(mark.box, view, scale), mark.color, mark.label, mark.in_question, mark.dashed)
-        for mark in found
-        if marks.overlap(mark.box, view) > 0
-    ]
-    return marks.draw_marks(picture, shown)
-
-
 def describe_view(image: Image, view: Box) -> str:
     width, height = view[2] - view[0], view[3] - view[1]
     if (width, height) == (image.width, image.height):
         return ""
-    return f"part of {width:.0f}×{height:.0f} of {image.width}×{image.height} pixels"
+    return f"enlarged: {width:.0f}×{height:.0f} of {image.width}×{image.height} pixels"

@@ -13,7 +13,7 @@ from pipeline.evaluation.error_kinds import ImageErrors
 
 _MAX_MATRIX = 100  # classes; a larger matrix has a million cells at a thousand classes
 _MAX_NUMBERS = 25  # classes, up to which the cells have numbers
-_MAX_PAIRS = 15
+_MAX_PAIRS = 10
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from pipeline.errors import PipelineError, describe_record_error
 from pipeline.visualization.inspection import marks
 from pipeline.visualization.inspection.cases import (
     DETECTION_COLOR,
+    SIDE,
     TRUTH_COLOR,
     ClassLabels,
     describe_view,
-    draw_view,
+    isolate,
     open_stored_image,
 )
 from pipeline.visualization.inspection.marks import Mark
@@ -105,10 +106,11 @@ def _draw(candidate: Candidate, truth: AnnotationSet, image_folder: Path) -> Pic
         if item is not labeled
     ]
     view = marks.choose_view((image.width, image.height), found[0].box)
-    picture = draw_view(open_stored_image(image_folder, image), view, [*found, *others])
+    picture = marks.draw_view(open_stored_image(image_folder, image), view, [*found, *others], SIDE)
     names = {category.id: category.name for category in truth.categories}
     words = _WORDS[candidate.kind].format(
-        labeled=names[labeled.category_id] if labeled else "?", proposed=candidate.category or "another class"
+        labeled=isolate(names[labeled.category_id]) if labeled else "?",
+        proposed=isolate(candidate.category) if candidate.category else "another class",
     )
     return Picture.of(picture, image.file_name, [words], describe_view(image, view))
 

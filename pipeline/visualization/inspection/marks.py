@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import PIL.Image
 from PIL import ImageDraw
@@ -11,10 +11,11 @@ from pipeline.visualization.boxes import Box, Color, contrasting_color, draw_out
 from pipeline.visualization.fonts import Line, typeset
 
 _RIM_COLOR: Color = (20, 20, 20)
-_PALE = 0.45  # opacity of boxes that are not in question
+_PALE = 0.6  # opacity of boxes that are not in question
 _TEXT_SHARE = 1 / 32  # size of letters, relative to the longer side of the picture
 _MIN_TEXT = 13.0  # pixels
 _MAX_LABEL = 24  # letters
+_MAX_WIDTH = 0.5  # of the picture
 _PADDING = 4  # pixels, left and right of a label
 _SMALL_BOX = 12  # times the area of a tag: a tag would hide a smaller box
 _MIN_SHARE = 1 / 12  # of the picture's longer side: a smaller box is shown with its surroundings alone
@@ -24,7 +25,7 @@ _MIN_SURROUNDINGS = 96  # pixels
 
 @dataclass(frozen=True)
 class Mark:
-    """A box, in pixels of the picture."""
+    """A box to draw, in pixels of the picture."""
 
     box: Box
     color: Color
@@ -73,7 +74,7 @@ def place_labels(marks: Sequence[Mark], size: tuple[int, int]) -> list[tuple[Mar
     for mark in marks:
         if not mark.label:
             continue
-        line = _fitted(mark.label, text_size, size[0] - 2 * _PADDING - 1)
+        line = _fitted(mark.label, text_size, max(_MAX_WIDTH * size[0], 60) - 2 * _PADDING - 1)
         tag_size = math.ceil(line.width) + 2 * _PADDING, height
         if tag := _place(mark.box, tag_size, size, [taken for _, _, taken in placed], boxes):
             placed.append((mark, line, tag))
@@ -133,6 +134,11 @@ def overlap(a: Box, b: Box) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
+def _meet(a: Box, b: Box) -> bool:
+    """Whether boxes have a point in common; one of them may have no area."""
+    return a[0] < b[2] and a[2] > b[0] and a[1] < b[3] and a[3] > b[1]
+
+
 def choose_view(size: tuple[int, int], focus: Box) -> Box:
     """The part of an image to show: the whole, or the surroundings of a box that would be too small to recognize.
 
@@ -149,6 +155,18 @@ def choose_view(size: tuple[int, int], focus: Box) -> Box:
         for low, high, limit in ((focus[0], focus[2], width), (focus[1], focus[3], height))
     )
     return left, top, min(left + side, width), min(top + side, height)
+
+
+def draw_view(image: PIL.Image.Image, view: Box, marks: Sequence[Mark], long_side: int) -> PIL.Image.Image:
+    """A part of an image with the marks in it, whose boxes are in pixels of the image.
+
+    Args:
+        long_side: of the result, in pixels.
+    """
+    picture, scale = crop_to(image, view, long_side)
+    return draw_marks(
+        picture, [replace(mark, box=moved(mark.box, view, scale)) for mark in marks if _meet(mark.box, view)]
+    )
 
 
 def crop_to(picture: PIL.Image.Image, view: Box, long_side: int) -> tuple[PIL.Image.Image, float]:

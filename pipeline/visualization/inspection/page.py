@@ -52,6 +52,7 @@ class Inspection:
     iou_threshold: float
     groups: Sequence[Group]
     counts: Mapping[str, Mapping[str, Any]]  # of metrics/inspect.json
+    has_map: bool = True  # whether reports/embeddings.png, if it exists, shows anything
 
 
 def write(home: Path, inspection: Inspection, path: Path) -> None:
@@ -87,15 +88,15 @@ def render(home: Path, inspection: Inspection) -> str:
         "classes": classes[:_MAX_CLASSES],
         "left_out": max(0, len(classes) - _MAX_CLASSES),
         "evaluated": bool(metrics),
-        "sizes": [_size_row(name, values) for name, values in metrics.get("by_size", {}).items()],
+        "sizes": [_size_row(name, size) for name, size in metrics.get("by_size", {}).items() if size["objects"]],
         "groups": [
             {"group": group, "pictures": pictures} for group, pictures in zip(inspection.groups, shown, strict=True)
         ],
         "colors": {"truth": f"rgb{TRUTH_COLOR}", "detection": f"rgb{DETECTION_COLOR}"},
         "legend": ClassLabels(inspection.truth.categories).legend,
         "plots": _plots(home, inspection.split),
-        "embeddings": read_plot(home / "reports/embeddings.png"),
-        "accuracy": inspection.counts.get("embeddings", {}).get("nearest_neighbor_accuracy"),
+        "embeddings": read_plot(home / "reports/embeddings.png") if inspection.has_map else None,
+        "vote": inspection.counts.get("embeddings"),
         "labels": {"counts": labels.counts, "pictures": limit([labels.pictures], _LABELS_BUDGET)[0]},
         "data": _data(facts),
         "card": _model_card(home / "reports/model_card.md"),

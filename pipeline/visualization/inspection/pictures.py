@@ -48,7 +48,7 @@ def read_plot(path: Path) -> Picture | None:
 
 def _webp(picture: PIL.Image.Image, **options: Any) -> bytes:
     content = BytesIO()
-    picture.save(content, "WEBP", **options)
+    picture.save(content, "WEBP", method=2, **options)  # takes half the time of the default, 4, for 3 % more bytes
     return content.getvalue()
 
 

@@ -33,7 +33,7 @@ def test_boxes_that_are_not_in_question_are_pale_and_have_no_label() -> None:
     )
     assert near(drawn, RED) > 1000
     assert near(drawn, GREEN) == 0
-    assert near(drawn, (0, 115, 0)) == 2 * 160 + 2 * 158  # one pixel wide, at 45 % of the color
+    assert near(drawn, (0, 153, 0)) == 2 * 160 + 2 * 158  # one pixel wide, at 60 % of the color
     assert black.getbbox() is None
 
 
