@@ -12,6 +12,7 @@ import click
 from pipeline.commands import (
     app,
     check,
+    collect,
     compare,
     convert,
     datasets,
@@ -33,6 +34,7 @@ from pipeline.errors import PipelineError
 COMMANDS: tuple[click.Command, ...] = (
     app.app,
     check.check,
+    collect.collect,
     compare.compare,
     convert.convert,
     datasets.datasets,

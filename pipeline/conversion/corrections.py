@@ -142,7 +142,7 @@ def read(path: Path) -> tuple[Correction, ...]:
         raise PipelineError(f"{path}: {describe_record_error(error, _NAMES)}; see docs/datasets.md") from None
     for problem in _problems(records):
         raise PipelineError(f"{path}: {problem}; see docs/datasets.md")
-    return tuple(sorted(map(_round, records), key=_order))
+    return in_order(map(_round, records))
 
 
 def _round(record: Correction) -> Correction:
@@ -163,6 +163,11 @@ def _problems(records: Iterable[Correction]) -> Iterator[str]:
                 yield f"{location}: {key} {list(box)} has no positive width and height"
 
 
+def in_order(corrections: Iterable[Correction]) -> tuple[Correction, ...]:
+    """The corrections as `write` sorts them."""
+    return tuple(sorted(corrections, key=_order))
+
+
 def _order(record: Correction) -> tuple[object, ...]:
     """By image, then the annotations that the data set has, by place, then the added ones."""
     added = record.action == "add"
@@ -171,7 +176,7 @@ def _order(record: Correction) -> tuple[object, ...]:
 
 def write(corrections: Iterable[Correction], path: Path) -> None:
     """Writes corrections sorted, one a line; the same corrections always give the same bytes."""
-    lines = ",\n".join(f" {_line(record)}" for record in sorted(corrections, key=_order))
+    lines = ",\n".join(f" {_line(record)}" for record in in_order(corrections))
     write_text(path, f"[\n{lines}\n]\n" if lines else "[]\n")
 
 

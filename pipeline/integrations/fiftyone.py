@@ -35,6 +35,7 @@ from pipeline.evaluation.error_kinds import ImageErrors, Verdict
 from pipeline.files import atomic_replace, digest
 from pipeline.inference.score_thresholds import thresholds_of_predictions
 from pipeline.integrations import access, mongo, servers
+from pipeline.integrations.fiftyone_editing import make_editable
 from pipeline.params import Params
 from pipeline.workspace import root, state_dir, workspace
 
@@ -289,7 +290,7 @@ def _build(spec: DatasetSpec, stamp: str) -> None:
     )
     _save_views(dataset)
     # Last, so that a dataset whose build was interrupted is built again.
-    dataset.info = {"stamp": stamp, **asdict(spec)}
+    dataset.info = {"stamp": stamp, "annotations_digest": digest(Path(spec.annotations)), **asdict(spec)}
     dataset.save()
 
 
@@ -303,6 +304,7 @@ def _declare(dataset: Any, classes: list[str]) -> None:
         dataset.add_sample_field(name, fo.EmbeddedDocumentField, embedded_doc_type=fo.Detections)
         dataset.add_sample_field(f"{name}.detections.error", fo.StringField, description=kind)
     dataset.add_sample_field("ground_truth.detections.ignored", fo.BooleanField, description="difficult or a crowd")
+    make_editable(dataset, classes)
     dataset.default_classes = classes
     colors = {"ground_truth": "#3cb44b", "predictions": "#f58231"}
     dataset.app_config.color_scheme = fo.ColorScheme(
@@ -338,7 +340,15 @@ def _truth(image: Image, objects: list[Annotation], judged: ImageErrors, names: 
         ignored = bool(item.iscrowd or item.difficult)
         error = "ignored" if ignored else "missed" if item.id in missed else "found"
         box = _relative(item.bbox, image)
-        found.append(fo.Detection(label=names[item.category_id], bounding_box=box, error=error, ignored=ignored))
+        found.append(
+            fo.Detection(
+                label=names[item.category_id],
+                bounding_box=box,
+                error=error,
+                ignored=ignored,
+                annotation_id=item.id,
+            )
+        )
     return found
 
 
