@@ -81,7 +81,7 @@ def main() -> None:
     slow = timed("pycocotools", coco.evaluate, truth, detections)
     fast = timed("hotcoco, the same twelve metrics", coco.fast_ap, truth, detections)
     matches = timed("matches of pycocotools as arrays", Matches.of, slow.evaluation)
-    timed("intervals, 500 draws", resampling.resample, matches)
+    timed("intervals", resampling.resample, matches)
     timed("operating point", operating_point.choose, matches, truth)
     timed("VOC", voc.evaluate, truth, detections)
     timed("AP by size", object_sizes.evaluate, truth, detections)

@@ -111,7 +111,7 @@ def evaluate(
     by_class = {name: metrics.per_class[name] for name in (category.name for category in truth.categories)}
     values = {**metrics.values, **_other_values(truth, detections, points)}
     errors = analyze_images(truth, detections, points)
-    weights = resampling.draw_weights(len(truth.images), draws, seed=0).astype(np.float64)
+    weights = resampling.draw_halves(len(truth.images), draws, seed=0).astype(np.float64)
     ap, images = resampling.resample(matches, draws), _count_images(matches.objects)
     measured_on = _measured_on(points, chosen, len(truth.images))
     resampled = {

@@ -3,7 +3,7 @@
 AP is computed for random halves of the images, drawn without replacement. A mean over half of the images varies around
 that of all as much as that of all varies around the mean of very many images (Efron, The Jackknife, the Bootstrap and
 Other Resampling Plans, 1982, chapter 8). Unlike the draws of a bootstrap, which repeat images, halves also show how AP
-depends on the number of images. Detections are matched once: a draw is a weighting of the images.
+depends on the number of images. Detections are matched once.
 """
 
 import math
@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from pipeline.evaluation.matches import COCO_RECALLS, Counts, Floats, Matches
+from pipeline.evaluation.matches import COCO_RECALLS, Bools, Floats, Matches
 
 DRAWS = 200
 CONFIDENCE = 0.95
@@ -37,19 +37,18 @@ def resample(matches: Matches, draws: int = DRAWS, seed: int = 0, *, recalls: Fl
 
     It is NaN for a class without objects in the drawn images, and for a single image, which has no half.
     """
-    weights = draw_weights(matches.objects.shape[1], draws, seed)
+    drawn = draw_halves(matches.objects.shape[1], draws, seed)
     with ThreadPoolExecutor(_THREADS) as pool:
-        return np.stack(list(pool.map(partial(matches.average_precision, recalls=recalls), weights)))
+        return np.stack(list(pool.map(partial(matches.average_precision, recalls=recalls), drawn)))
 
 
-def draw_weights(images: int, draws: int, seed: int) -> Counts:
-    """1 for each image of a random half, 0 for the others [draws, I].
+def draw_halves(images: int, draws: int, seed: int) -> Bools:
+    """Which images are in each of the random halves [draws, I]; of an odd number, the half is rounded down.
 
-    They are the same for equal arguments, so that two detectors can be paired. Of an odd number, the half is rounded
-    down.
+    They are the same for equal arguments, so that two detectors can be paired.
     """
     half = np.tile(np.arange(images) < images // 2, (draws, 1))
-    return np.random.default_rng(seed).permuted(half, axis=1).astype(np.int32)
+    return np.random.default_rng(seed).permuted(half, axis=1)
 
 
 def interval(values: Floats, estimate: float | None, objects: Floats) -> Interval:

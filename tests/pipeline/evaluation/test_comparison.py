@@ -42,7 +42,7 @@ def scene(images: int = 12) -> tuple[AnnotationSet, tuple[Detection, ...]]:
 def test_a_draw_is_the_evaluation_of_the_drawn_images() -> None:
     truth, detections = scene()
     drawn = comparison.evaluate(truth, detections, draws=2)
-    for draw, weights in enumerate(resampling.draw_weights(len(truth.images), 2, seed=0).astype(int)):
+    for draw, weights in enumerate(resampling.draw_halves(len(truth.images), 2, seed=0).astype(int)):
         copies = repeat_images(truth, detections, weights)
         # Without ties, whose order would differ.
         distinct = [replace(item, score=item.score - index * 1e-9) for index, item in enumerate(copies[1])]
