@@ -191,17 +191,17 @@ def _by_segment(matches: Matches, marked: Bools) -> tuple[Ints, Ints]:
 
 def _class_arrays(cells: Sequence[Any], thresholds: int) -> tuple[Ints, Ints, Floats, Bools, Bools]:
     """Indices, images, scores, correct and ignored of one class, by descending score."""
-    cells = [(index, cell) for index, cell in enumerate(cells) if cell is not None]
+    found = [(index, cell) for index, cell in enumerate(cells) if cell is not None and cell["dtIds"]]
     # `coco.evaluate` numbers the detections from 1.
-    indices = np.concatenate([np.zeros(0, np.int64), *(np.asarray(cell["dtIds"], np.int64) - 1 for _, cell in cells)])
-    images = np.concatenate([np.full(len(cell["dtScores"]), index) for index, cell in cells] or [np.zeros(0, np.int64)])
-    scores = np.concatenate([cell["dtScores"] for _, cell in cells] or [np.zeros(0)])
-    empty = np.zeros((thresholds, 0), dtype=bool)
-    matched = np.concatenate([empty, *(cell["dtMatches"] > 0 for _, cell in cells)], axis=1)
-    ignored = np.concatenate([empty, *(cell["dtIgnore"].astype(bool) for _, cell in cells)], axis=1)
+    indices = np.array([number - 1 for _, cell in found for number in cell["dtIds"]], dtype=np.int64)
+    images = np.array([index for index, cell in found for _ in cell["dtIds"]], dtype=np.int64)
+    scores = np.array([score for _, cell in found for score in cell["dtScores"]], dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
-    return indices[order], images[order], scores[order], (matched & ~ignored)[:, order], ignored[:, order]
+    empty = np.zeros((thresholds, 0))
+    matched = np.concatenate([empty, *(cell["dtMatches"] for _, cell in found)], axis=1)[:, order] > 0
+    ignored = np.concatenate([empty, *(cell["dtIgnore"] for _, cell in found)], axis=1)[:, order] > 0
+    return indices[order], images[order], scores[order], matched & ~ignored, ignored
 
 
 def _count_objects(cell: Any) -> int:
-    return 0 if cell is None else int(np.count_nonzero(np.asarray(cell["gtIgnore"]) == 0))
+    return 0 if cell is None else len(cell["gtIgnore"]) - int(np.count_nonzero(cell["gtIgnore"]))
