@@ -305,6 +305,7 @@ class InspectParams:
     score_threshold: Fraction | None
     iou_threshold: Fraction
     max_images: Positive
+    embeddings: Literal["tsne", "umap", "pca"] | None
     fiftyone: bool
 
 

@@ -41,7 +41,8 @@ def apply_corrections(
     if not path.exists():
         return dict(splits), None
     corrections, outcomes = read(path), _Outcomes()
-    source = f"data/corrections/{path.name}"
+    in_project = path.parts[-3:-1] == ("data", "corrections")
+    source = "/".join(path.parts[-3:]) if in_project else str(path)  # the report has no path of this machine
     by_image: dict[str, list[tuple[int, Correction]]] = defaultdict(list)
     for number, correction in enumerate(corrections):
         by_image[correction.file_name].append((number, correction))

@@ -125,10 +125,7 @@ def survey_records(
     if options.group_pattern:
         check_groups(matched, options.group_pattern, issue_log)
     splits = {split: build_annotation_set(split, items, categories, issue_log) for split, items in matched.items()}
-    applied = None
-    if corrections:
-        known_images = {record.file for split in dataset.splits.values() for record in split.images}
-        splits, applied = apply_corrections(splits, corrections, known_images, issue_log)
+    splits, applied = _apply(corrections, splits, dataset, issue_log)
     classes.check_classes(categories, splits.values(), issue_log)
     share = f"fold {options.fold} of {options.folds}" if options.folds else "a share"
     sources = {split: names.get(split) or f"{share} of {choice.train}" for split in splits}
@@ -138,7 +135,9 @@ def survey_records(
     )
 
 
-def survey_original_splits(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True) -> Survey:
+def survey_original_splits(
+    raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True, corrections: Path | None = None
+) -> Survey:
     """Like `survey`, with all published splits under their own names, no hold-out, and no search for duplicates.
 
     Raises:
@@ -149,9 +148,20 @@ def survey_original_splits(raw: Path, options: ConvertParams, format: str = "aut
     matched = _match(raw, {split: [part] for split, part in dataset.splits.items()}, issue_log)
     categories = dataset.categories
     splits = {split: build_annotation_set(split, items, categories, issue_log) for split, items in matched.items()}
+    splits, applied = _apply(corrections, splits, dataset, issue_log)
     classes.check_classes(categories, splits.values(), issue_log)
     unused_image_files = dataset.num_image_files - _count_files(matched)
-    return Survey(dataset.format, {split: split for split in splits}, splits, issue_log, None, (), unused_image_files)
+    sources = {split: split for split in splits}
+    return Survey(dataset.format, sources, splits, issue_log, None, (), unused_image_files, corrections=applied)
+
+
+def _apply(
+    corrections: Path | None, splits: dict[str, AnnotationSet], dataset: RawDataset, issue_log: IssueLog
+) -> tuple[dict[str, AnnotationSet], dict[str, Any] | None]:
+    if corrections is None:
+        return splits, None
+    known_images = {record.file for split in dataset.splits.values() for record in split.images}
+    return apply_corrections(splits, corrections, known_images, issue_log)
 
 
 def _match(raw: Path, parts: Mapping[str, Sequence[RawSplit]], issue_log: IssueLog) -> dict[str, list[MatchedRecord]]:

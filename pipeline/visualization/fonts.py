@@ -80,6 +80,11 @@ def has_font(text: str) -> bool:
     return all(_find_font(letter) is not None for letter in text if unicodedata.category(letter) != "Cf")
 
 
+def spell_out(text: str) -> str:
+    """The text with escape sequences in place of letters that no font has."""
+    return "".join(_fit(letter, packaged_fonts()[0])[0] for letter in text)
+
+
 def font_files(text: str) -> set[Path]:
     """The fonts that the letters of the text are drawn with."""
     return {path for _, path in _pieces(text)}

@@ -49,8 +49,13 @@ def test_every_documented_file_exists(project: Path) -> None:
         "plots/evaluate/confusion.csv",
         "plots/evaluate/confusion.png",
         "predictions/val.json",
+        "predictions/embeddings_val.npz",
         "predictions/operating_point.json",
+        "reports/embeddings.npz",
+        "reports/embeddings.png",
+        "reports/embeddings.html",
         "reports/failures",
+        "reports/inspection.html",
         "metrics/inspect.json",
         "metrics/test.json",
     ):

@@ -121,7 +121,7 @@ def test_each_kind_of_correction(raw: Path) -> None:
         Annotation(3, 3, 1, (2.0, 2.0, 7.0, 7.0), 49.0),
     ]
     assert report["corrections"] == {
-        "file": "data/corrections/mine.json",
+        "file": str(raw.parent / "mine.json"),
         "applied": {"add": 1, "move": 1, "relabel": 1},
         "already_in_data_set": 0,
         "of_excluded_images": 0,
@@ -187,7 +187,7 @@ def test_a_correction_whose_image_or_box_is_gone_is_named(raw: Path, correction:
     with pytest.raises(PipelineError) as caught:
         corrected(raw, correction)
     assert str(caught.value) == (
-        f"data/corrections/mine.json: {problem}; remove the record, or run with "
+        f"{raw.parent}/mine.json: {problem}; remove the record, or run with "
         "-S convert.checks.stale_correction=skip (not applied), or for all checks -S convert.issues=repair"
     )
     before = [(item.category_id, item.bbox) for item in corrected(raw)[0]]
@@ -195,7 +195,7 @@ def test_a_correction_whose_image_or_box_is_gone_is_named(raw: Path, correction:
     assert [(item.category_id, item.bbox) for item in annotations if item.image_id != 2] == before
     assert report["counts"] == {"stale_correction": 1}
     (entry,) = report["entries"]
-    assert f"{entry['source']}: {entry['message']}" == f"data/corrections/mine.json: {problem}"
+    assert f"{entry['source']}: {entry['message']}" == f"{raw.parent}/mine.json: {problem}"
     assert entry["outcome"] == "not applied"
 
 
@@ -239,6 +239,7 @@ def test_the_stage_applies_the_file_of_its_data_set(home: Path, raw: Path, setti
     assert "; 2 corrections applied (1 add, 1 remove)" in done.stdout
     report = json.loads((home / "data/unified/report.json").read_text())
     assert report["corrections"]["applied"] == {"add": 1, "remove": 1}
+    assert report["corrections"]["file"] == "data/corrections/custom.json"
     (home / "data/corrections/custom.json").write_text("[{}]")
     assert stage("convert").stderr == (
         f"convert: {home}/data/corrections/custom.json: record 0: file_name is missing; see docs/datasets.md\n"

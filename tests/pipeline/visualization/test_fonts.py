@@ -95,6 +95,7 @@ def test_letters_without_a_font_become_escape_sequences() -> None:
     assert names(typeset("猫\u0e44犬", 20)) == [
         ("猫", "NotoSansCJKjp-Regular"), (r"\u0e44", "DejaVuSans"), ("犬", "NotoSansCJKjp-Regular"),
     ]  # fmt: skip
+    assert fonts.spell_out("a猫\u0e44") == r"a猫\u0e44"
     assert [has_font(text) for text in ("ไทย", "猫 0.9", "cat\u200d", "")] == [False, True, True, True]
 
 
