@@ -52,6 +52,7 @@ class Inspection:
     iou_threshold: float
     groups: Sequence[Group]
     counts: Mapping[str, Mapping[str, Any]]  # of metrics/inspect.json
+    has_map: bool = True  # whether reports/embeddings.png, if it exists, shows anything
 
 
 def write(home: Path, inspection: Inspection, path: Path) -> None:
@@ -94,8 +95,8 @@ def render(home: Path, inspection: Inspection) -> str:
         "colors": {"truth": f"rgb{TRUTH_COLOR}", "detection": f"rgb{DETECTION_COLOR}"},
         "legend": ClassLabels(inspection.truth.categories).legend,
         "plots": _plots(home, inspection.split),
-        "embeddings": read_plot(home / "reports/embeddings.png"),
-        "accuracy": inspection.counts.get("embeddings", {}).get("nearest_neighbor_accuracy"),
+        "embeddings": read_plot(home / "reports/embeddings.png") if inspection.has_map else None,
+        "vote": inspection.counts.get("embeddings"),
         "labels": {"counts": labels.counts, "pictures": limit([labels.pictures], _LABELS_BUDGET)[0]},
         "data": _data(facts),
         "card": _model_card(home / "reports/model_card.md"),

@@ -31,7 +31,14 @@ CHROMIUM = Path("/usr/bin/chromium")
 EVIL = "<script>document.title='taken'</script>"
 
 
-def render(home: Path, names: tuple[str, str] = ("cat", "dog"), split: str = "val") -> str:
+def render(
+    home: Path,
+    names: tuple[str, str] = ("cat", "dog"),
+    split: str = "val",
+    vote: dict[str, Any] | None = None,
+    *,
+    has_map: bool = True,
+) -> str:
     """The page of the scene with one error of each kind, its classes renamed."""
     truth = replace(
         SCENE, categories=tuple(Category(old.id, name) for old, name in zip(SCENE.categories, names, strict=True))
@@ -43,8 +50,8 @@ def render(home: Path, names: tuple[str, str] = ("cat", "dog"), split: str = "va
     folder.parent.mkdir(exist_ok=True)
     raw = home / "data/raw/digits"
     groups = failure_sheets.write(folder, truth, errors, raw, max_images=24, thresholds=[0.4, 0.4])
-    counts = {"errors": count_errors(errors)}
-    return page.render(home, Inspection("digits", split, truth, errors, [0.4, 0.4], 0.5, groups, counts))
+    counts = {"errors": count_errors(errors)} | ({"embeddings": vote} if vote else {})
+    return page.render(home, Inspection("digits", split, truth, errors, [0.4, 0.4], 0.5, groups, counts, has_map))
 
 
 def evaluate(home: Path) -> dict[str, Any]:
@@ -199,7 +206,12 @@ def test_the_model_card_is_shown_without_its_html_and_images(inspected: Any) -> 
 def test_the_embeddings_picture_is_shown_with_its_number(inspected: Any) -> None:
     (inspected.root / "reports").mkdir(exist_ok=True)
     Pillow.new("RGB", (50, 40), (9, 99, 199)).save(inspected.root / "reports/embeddings.png")
-    assert 'width="50" height="40" alt="Embeddings of objects, colored by class"' in render(inspected.root)
+    picture = 'width="50" height="40" alt="Embeddings of objects, colored by class"'
+    assert picture in render(inspected.root)
+    vote = {"objects": 1234, "nearest_neighbor_accuracy": 0.5126, "chance_accuracy": 0.1331}
+    html = render(inspected.root, vote=vote)
+    assert "finds the class of 51.3 % of 1,234 objects; the most common class is that of 13.3 %." in text_of(html)
+    assert picture not in render(inspected.root, has_map=False)
 
 
 def picture(size: int) -> Picture:
