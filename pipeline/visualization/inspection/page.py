@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import count_noun, count_phrase
 from pipeline.evaluation.error_kinds import ImageErrors
-from pipeline.files import read_json
+from pipeline.files import digest, read_json
 from pipeline.inference.score_thresholds import describe
 from pipeline.visualization import pages
 from pipeline.visualization.inspection import label_errors
@@ -79,6 +79,7 @@ def render(home: Path, inspection: Inspection) -> str:
         "dataset": inspection.dataset,
         "split": inspection.split,
         "summary": _summary(inspection.truth),
+        "detector": _detector(home / "models"),
         "scores": describe(inspection.thresholds),
         "iou": inspection.iou_threshold,
         "facts": _facts(metrics, inspection),
@@ -122,6 +123,17 @@ def _summary(truth: AnnotationSet) -> str:
             count_noun(len(truth.categories), "class", "classes"),
         )
     )
+
+
+def _detector(models: Path) -> str:
+    """What tells this detector from others, such as `resnet50, input size 800×1333, weights 0123456789ab`."""
+    description, weights = _read(models / "detector.json"), models / "detector.safetensors"
+    facts = []
+    if description:
+        facts += [description["model"]["backbone"], f"input size {'×'.join(map(str, description['size']))}"]
+    if weights.is_file():
+        facts.append(f"weights {digest(weights)[:12]}")
+    return ", ".join(facts)
 
 
 def points(value: float | None) -> str:

@@ -78,6 +78,8 @@ def test_a_page_without_an_evaluation_shows_the_errors(inspected: Any) -> None:
     assert html == render(inspected.root)  # the same bytes
     text = text_of(html)
     assert "Validation split: 5 images, 5 objects, 2 classes. Detections with a score of at least 0.4" in text
+    # The digest of the fixture's weights: `printf weights | sha256sum`.
+    assert "Detector: weights 9a129038d9a0." in text
     assert "Errors 7" in text  # four wrong detections and three missed objects
     assert table(html, "errors")[1:] == [
         ["missed an object without a correct detection", "3"],
@@ -105,10 +107,12 @@ def test_numbers_come_from_the_files_of_other_stages(inspected: Any) -> None:
         "notes": {"boxes moved": 1}, "counts": {"tiny_box": 3}, "corrections": {"applied": {"relabel": 2}},
     }  # fmt: skip
     write_json(inspected.root / "data/unified/report.json", facts)
+    write_json(inspected.root / "models/detector.json", {"model": {"backbone": "tiny"}, "size": [64, 96]})
     html = render(inspected.root)
     text, ap, interval = text_of(html), metrics["coco"]["AP"], metrics["intervals"]["AP"]
     assert 0 < ap < 1
     assert f"AP {100 * ap:.1f} {100 * interval['low']:.1f} … {100 * interval['high']:.1f} AP50" in text
+    assert "Detector: tiny, input size 64×96, weights " in text
     costs = {kind: f"{100 * error['AP50_cost']:.1f}" for kind, error in metrics["errors"].items()}
     shown = {row[0]: row[2] for row in table(html, "errors")[1:]}
     for kind, (meaning, _) in page._ERROR_KINDS.items():
@@ -168,7 +172,7 @@ def test_names_that_no_font_has_are_numbers_with_a_legend(inspected: Any, monkey
 def test_label_errors_are_drawn_if_their_label_is_still_there(inspected: Any) -> None:
     candidate = {
         "image_id": 13, "file_name": "pictures/13.png", "kind": "wrong_class", "rank_score": 0.9, "annotation_id": 3,
-        "bbox": [0, 0, 50, 50], "category": "cat", "split": "val",
+        "bbox": None, "category": "cat", "split": "val",
     }  # fmt: skip
     found = [
         candidate,
@@ -180,7 +184,7 @@ def test_label_errors_are_drawn_if_their_label_is_still_there(inspected: Any) ->
     write_json(inspected.root / "reports/label_errors.json", found)
     text = text_of(render(inspected.root))
     assert "5 labels that may be wrong: pictures" in text
-    assert "the surest first: 1 missing, 1 spurious, 3 wrong class. The first 3 are shown." in text
+    assert "the surest first: 1 missing, 1 spurious, 3 wrong class. The first 3 are shown, more of them in" in text
     assert "13.png labeled dog, looks like cat" in text
     assert "13.png without a label: dog" in text
     assert "13.png nothing there: cat" in text
