@@ -24,6 +24,7 @@ from pipeline.integrations import fiftyone, mlflow
 from pipeline.params import Params
 from pipeline.runner import run_stage
 from pipeline.visualization.inspection import embedding_plots, failure_sheets, page
+from pipeline.visualization.inspection.failure_sheets import Group
 from pipeline.visualization.inspection.page import Inspection
 from pipeline.workspace import workspace
 
@@ -42,24 +43,18 @@ def run(params: Params) -> None:
         iou_threshold=params.inspect.iou_threshold,
     )
     report, metrics = home / "reports/failures", home / "metrics/inspect.json"
-    with atomic_replace(report) as folder:
-        groups = failure_sheets.write(
-            folder,
-            truth,
-            errors,
-            home / "data/raw" / params.dataset,
-            max_images=params.inspect.max_images,
-            thresholds=thresholds,
-        )
+    groups = write_sheets(params, truth, errors, thresholds, report)
     vote, maps = map_embeddings(params, truth, found, errors)
     print(vote.describe())  # noqa: T201
     counts: dict[str, Any] = {"errors": count_errors(errors), "embeddings": vote.to_json()}
     if params.inspect.fiftyone:
         counts["views"] = fiftyone.refresh(dataset)
+    sent, options = home / "reports/inspection.html", params.inspect
     inspection = Inspection(
-        params.dataset, params.inspect.split, truth, errors, thresholds, params.inspect.iou_threshold, groups, counts
-    )
-    page.write(home, inspection, home / "reports/inspection.html")
+        params.dataset, options.split, truth, errors, thresholds, options.iou_threshold, groups, counts,
+        has_map=options.embeddings is not None,
+    )  # fmt: skip
+    page.write(home, inspection, sent)
     write_json(metrics, counts)
     # The evaluate stage tags its run with the digest of these detections, whichever split is shown here.
     with mlflow.inspect_run(params, digest(home / "predictions/val.json")) as mlflow_run:
@@ -71,8 +66,23 @@ def run(params: Params) -> None:
                 if number is not None
             }
         )
-        mlflow_run.log_artifacts(report, home / "reports/inspection.html", *maps)
+        mlflow_run.log_artifacts(report, sent, *maps)
         mlflow_run.mark_finished(digest(metrics))
+
+
+def write_sheets(
+    params: Params, truth: AnnotationSet, errors: dict[int, ImageErrors], thresholds: Sequence[float], report: Path
+) -> list[Group]:
+    """Writes the contact sheets; returns the worst images of each kind."""
+    with atomic_replace(report) as folder:
+        return failure_sheets.write(
+            folder,
+            truth,
+            errors,
+            workspace() / "data/raw" / params.dataset,
+            max_images=params.inspect.max_images,
+            thresholds=thresholds,
+        )
 
 
 def count_errors(errors: dict[int, ImageErrors]) -> dict[str, int]:

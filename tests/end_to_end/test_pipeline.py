@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 
 from pipeline import recipes
-from pipeline.evaluation import bootstrap
+from pipeline.evaluation import resampling
 from pipeline.yaml_files import read_yaml
 from tests.support.projects import read, readme, run, stages_run
 from tests.support.scored_scenes import COCO_METRICS
@@ -185,7 +185,7 @@ def test_from_a_question_to_a_detector_that_others_can_use(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """docs/experiments.md with two experiments instead of twelve: one comes from DVC's cache, and one trains."""
-    monkeypatch.setattr(bootstrap, "DRAWS", 50)
+    monkeypatch.setattr(resampling, "DRAWS", 50)
     for command in (("checkout", "-q", "HEAD", "."), ("reset", "-q", "--soft", "HEAD~1")):  # as after `make repro`
         run(project, "git", *command)
     names = {"loss=iou,giou,diou,ciou": "loss=giou", "seed=0,1,2": "seed=0,1", "box-4": "box-1", "box-5": "box-2"}

@@ -84,6 +84,7 @@ def test_without_a_map_its_files_exist_and_are_empty(inspected: Any) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     found = EmbeddingMap.read(inspected.root / "reports/embeddings.npz")
     assert (found.method, len(found.annotation_ids), found.image_points.shape) == ("none", 0, (0, 2))
+    assert 'id="embeddings"' not in (inspected.root / "reports/inspection.html").read_text()
     assert json.loads((inspected.root / "metrics/inspect.json").read_text())["embeddings"]["objects"] == 4
 
 
