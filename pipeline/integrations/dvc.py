@@ -3,6 +3,7 @@
 Source: dvc.api.DVCFileSystem, https://dvc.org/doc/api-reference/dvcfilesystem.
 """
 
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,13 @@ def find_revision(name: str) -> Revision | None:
 def evaluated_commits() -> list[str]:
     """All commits and experiments that changed dvc.lock, newest first."""
     return git("log", "--all", "--format=%H", "--", "dvc.lock").split()
+
+
+def experiments() -> list[str]:
+    """The names of DVC's experiments."""
+    # refs/exps/COMMIT/NAME, with the commit's first two digits as a folder. Others belong to DVC itself.
+    refs = git("for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
+    return [match[1] for ref in refs if (match := re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)", ref))]
 
 
 def git(*arguments: str) -> str:

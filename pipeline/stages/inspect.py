@@ -42,7 +42,7 @@ def run(params: Params) -> None:
         )
     counts = {"errors": count_errors(errors)}
     if params.inspect.fiftyone:
-        counts["views"] = fiftyone.refresh(dataset)
+        counts |= fiftyone.refresh(dataset)
     write_json(metrics, counts)
     # The evaluate stage tags its run with the digest of these detections, whichever split is shown here.
     with mlflow.inspect_run(params, digest(home / "predictions/val.json")) as mlflow_run:
