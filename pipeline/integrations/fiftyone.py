@@ -8,9 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,9 +20,10 @@ from filelock import FileLock
 from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
+from pipeline.evaluation import ground_truth
 from pipeline.files import atomic_replace, read_json
 from pipeline.inference.score_thresholds import thresholds_of_predictions
-from pipeline.integrations import dvc, mongo, servers
+from pipeline.integrations import dvc, experiments, mongo, servers
 from pipeline.params import Params
 from pipeline.workspace import root, state_dir, workspace
 
@@ -82,6 +83,34 @@ def dataset_spec(params: Params) -> DatasetSpec:
     )
 
 
+@contextmanager
+def experiment_spec(params: Params, name: str, reference: DatasetSpec) -> Iterator[DatasetSpec]:
+    """The detections of an experiment of DVC, a git revision or an MLflow run, from DVC's cache.
+
+    Args:
+        reference: the workspace, in whose dataset they are shown.
+
+    Raises:
+        PipelineError: the experiment doesn't exist, its files are gone, or its ground truth is another.
+    """
+    split = reference.split
+    with experiments.open_files(name) as find:
+        truth = annotations.read(find(f"data/unified/{split}.json"))
+        if difference := ground_truth.difference(annotations.read(Path(reference.annotations)), truth):
+            raise PipelineError(f"{name} was not evaluated on the ground truth of the workspace: {difference}")
+        names = [category.name for category in truth.categories]
+        project = find("predictions/operating_point.json").parent.parent
+        yield replace(
+            reference,
+            experiment=name,
+            owns_truth=False,
+            show=False,
+            predictions=str(find(f"predictions/{split}.json")),
+            score_thresholds=thresholds_of_predictions(project, names, params.inspect.score_threshold),
+            metrics=_metrics(find(f"metrics/{'test' if split == 'test' else 'evaluate'}.json")),
+        )
+
+
 def _metrics(file: Path) -> dict[str, float]:
     """COCO's AP and AP50; empty if they are not known."""
     values = read_json(file).get("coco", {}) if file.is_file() else {}
@@ -121,16 +150,20 @@ def _equal(a: Path, b: Path) -> bool:
     return b.is_file() and filecmp.cmp(a, b, shallow=False)
 
 
-def refresh(spec: DatasetSpec) -> dict[str, dict[str, int]]:
+def refresh(spec: DatasetSpec, others: Sequence[DatasetSpec] = ()) -> dict[str, dict[str, int]]:
     """Brings the dataset up to date: what has changed is written, everything else stays as it is.
 
+    Args:
+        others: experiments to bring up to date as well.
+
     Returns:
-        Group (`views`, `confused`, `hardest_by_class`), key: the number of images or patches in the view.
+        Group (`views`, `confused`, `hardest_by_class`), key: the number of images or patches in the view of `spec`.
 
     Raises:
         PipelineError: there is no database, or an input is invalid.
     """
-    counts: dict[str, dict[str, int]] = run_child("pipeline.integrations.fiftyone_dataset", spec.name, asdict(spec))
+    specs = [asdict(item) for item in (*others, spec)]
+    counts: dict[str, dict[str, int]] = run_child("pipeline.integrations.fiftyone_dataset", spec.name, specs)
     return counts
 
 
@@ -148,7 +181,7 @@ def prune(params: Params) -> list[str]:
     return removed
 
 
-def run_child(module: str, name: str, spec: dict[str, Any]) -> Any:
+def run_child(module: str, name: str, spec: Any) -> Any:
     """Runs a module that imports FiftyOne; it reads the specification of a dataset and prints its result, both as JSON.
 
     Raises:
@@ -175,13 +208,22 @@ def run_child(module: str, name: str, spec: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def app(spec: DatasetSpec, port: int) -> Iterator[servers.Server]:
+def app(params: Params, names: Sequence[str], port: int) -> Iterator[servers.Server]:
     """Runs FiftyOne's App on 127.0.0.1 with an up-to-date dataset; yields it once it responds.
 
+    Args:
+        names: of experiments to show beside the workspace and those that the dataset has already.
+
     Raises:
-        PipelineError: the port is in use, or `refresh` fails.
+        PipelineError: the port is in use, or `refresh` or `experiment_spec` fails.
     """
-    with serve(spec.name, port, lambda: refresh(spec), query=_OPENING) as server:
+    spec = dataset_spec(params)
+
+    def build() -> None:
+        with ExitStack() as stack:
+            refresh(spec, [stack.enter_context(experiment_spec(params, name, spec)) for name in names])
+
+    with serve(spec.name, port, build, query=_OPENING) as server:
         yield server
 
 

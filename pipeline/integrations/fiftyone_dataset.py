@@ -38,12 +38,12 @@ _CODE = (__file__, error_kinds.__file__, fiftyone_fields.__file__, fiftyone_labe
 
 
 def main() -> None:
-    """The child process: reads a DatasetSpec as JSON from stdin, and writes the result of `refresh` to stdout."""
-    spec = DatasetSpec(**json.load(sys.stdin))
+    """The child process: reads a list of DatasetSpec as JSON from stdin, and writes the last one's counts to stdout."""
+    specs = [DatasetSpec(**record) for record in json.load(sys.stdin)]
     mongo.shorten_fiftyone_import()
     try:
         with redirect_stdout(sys.stderr):  # FiftyOne may print
-            counts = refresh(spec)
+            counts = [refresh(spec) for spec in specs][-1]
     except PipelineError as error:
         print(error, file=sys.stderr)  # noqa: T201
         sys.exit(ERROR_STATUS)
@@ -61,7 +61,7 @@ def refresh(spec: DatasetSpec) -> dict[str, Any]:
     dataset = _open(spec, samples)
     if fiftyone_info.read(dataset).get("samples") != samples:
         _replace_samples(dataset, spec, truth)
-        _savefiftyone_info.read(dataset, samples=samples)
+        fiftyone_info.save(dataset, samples=samples)
     fields = ExperimentFields.of(spec.experiment)
     known = fiftyone_info.read(dataset)["experiments"].get(fields.predictions, {})
     if known.get("name", spec.experiment) != spec.experiment:
@@ -82,7 +82,7 @@ def refresh(spec: DatasetSpec) -> dict[str, Any]:
     show = spec.show or fiftyone_info.read(dataset).get("shown", fields.predictions) == fields.predictions
     counts = fiftyone_views.refresh(dataset, fields, show=show)
     if show:
-        _savefiftyone_info.read(dataset, shown=fields.predictions)
+        fiftyone_info.save(dataset, shown=fields.predictions)
     fiftyone_layout.apply(dataset)
     return counts
 
@@ -117,7 +117,7 @@ def _code() -> list[str]:
 
 def _replace_samples(dataset: Any, spec: DatasetSpec, truth: AnnotationSet) -> None:
     """Writes the samples with their ground truth; tags and experiments on the same images are kept."""
-    _savefiftyone_info.read(dataset, samples=None, images=spec.images)  # an interrupted process does it again
+    fiftyone_info.save(dataset, samples=None, images=spec.images)  # an interrupted process does it again
     fiftyone_fields.declare_samples(dataset)
     dataset.media_type = "image"
     dataset.default_classes = [category.name for category in truth.categories]

@@ -58,15 +58,19 @@ class Project:
 @pytest.fixture
 def inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The project, in a temporary folder that is the current folder."""
+    return make_project(tmp_path, monkeypatch)
+
+
+def make_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "FIFTYONE_DATABASE_URI"):
         monkeypatch.delenv(name, raising=False)
     for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(PROJECT / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "data/raw/digits/pictures"
-    folder.mkdir(parents=True)
+        shutil.copy(PROJECT / name, folder / name)
+    monkeypatch.chdir(folder)
+    pictures = folder / "data/raw/digits/pictures"
+    pictures.mkdir(parents=True)
     for number, image in enumerate(SCENE.images):
-        Pillow.new("RGB", (image.width, image.height), (40 * number, 90, 120)).save(folder / f"{image.id}.png")
-    project = Project(tmp_path)
+        Pillow.new("RGB", (image.width, image.height), (40 * number, 90, 120)).save(pictures / f"{image.id}.png")
+    project = Project(folder)
     project.write()
     return project
