@@ -150,20 +150,20 @@ def _equal(a: Path, b: Path) -> bool:
     return b.is_file() and filecmp.cmp(a, b, shallow=False)
 
 
-def refresh(spec: DatasetSpec, others: Sequence[DatasetSpec] = ()) -> dict[str, dict[str, int]]:
+def refresh(spec: DatasetSpec, others: Sequence[DatasetSpec] = ()) -> dict[str, Any]:
     """Brings the dataset up to date: what has changed is written, everything else stays as it is.
 
     Args:
         others: experiments to bring up to date as well.
 
     Returns:
-        Group (`views`, `confused`, `hardest_by_class`), key: the number of images or patches in the view of `spec`.
+        The number of images or patches in each view of `spec`: see `fiftyone_views.refresh`.
 
     Raises:
         PipelineError: there is no database, or an input is invalid.
     """
-    specs = [asdict(item) for item in (*others, spec)]
-    counts: dict[str, dict[str, int]] = run_child("pipeline.integrations.fiftyone_dataset", spec.name, specs)
+    specs = [asdict(item) for item in (spec, *others)]
+    counts: dict[str, Any] = run_child("pipeline.integrations.fiftyone_dataset", spec.name, specs)
     return counts
 
 

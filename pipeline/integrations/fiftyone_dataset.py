@@ -38,67 +38,69 @@ _CODE = (__file__, error_kinds.__file__, fiftyone_fields.__file__, fiftyone_labe
 
 
 def main() -> None:
-    """The child process: reads a list of DatasetSpec as JSON from stdin, and writes the last one's counts to stdout."""
+    """The child process: reads a list of DatasetSpec as JSON from stdin, and writes `refresh`'s result to stdout."""
     specs = [DatasetSpec(**record) for record in json.load(sys.stdin)]
     mongo.shorten_fiftyone_import()
     try:
         with redirect_stdout(sys.stderr):  # FiftyOne may print
-            counts = [refresh(spec) for spec in specs][-1]
+            counts = refresh(specs)
     except PipelineError as error:
         print(error, file=sys.stderr)  # noqa: T201
         sys.exit(ERROR_STATUS)
     print(json.dumps(counts))  # noqa: T201
 
 
-def refresh(spec: DatasetSpec) -> dict[str, Any]:
-    """Brings the samples, the experiment's fields and the views up to date; what is up to date stays untouched.
+def refresh(specs: Sequence[DatasetSpec]) -> dict[str, Any]:
+    """Brings samples, experiments on the same ground truth, and views up to date; what is up to date stays untouched.
 
     Returns:
-        The number of images or patches in each view of the experiment.
+        The number of images or patches in each view of the first experiment.
     """
-    truth = annotations.read(Path(spec.annotations))
-    samples = content_hash(spec.split, spec.images, digest(Path(spec.annotations)), *_code())
-    dataset = _open(spec, samples)
-    if fiftyone_info.read(dataset).get("samples") != samples:
-        _replace_samples(dataset, spec, truth)
-        fiftyone_info.save(dataset, samples=samples)
-    fields = ExperimentFields.of(spec.experiment)
-    known = fiftyone_info.read(dataset)["experiments"].get(fields.predictions, {})
-    if known.get("name", spec.experiment) != spec.experiment:
-        both = f"{known['name']} and {spec.experiment}"
-        raise PipelineError(
-            f"experiments {both}: FiftyOne's field for both is {fields.predictions}; rename one of them"
-        )
-    stamp = content_hash(
-        spec.score_thresholds, spec.iou_threshold, spec.metrics, digest(Path(spec.predictions)), samples
-    )
-    if known.get("stamp") != stamp:
-        detections = results.read(Path(spec.predictions), truth)
-        fiftyone_info.save_experiment(
-            dataset, fields.predictions, {**_settings(spec), "stamp": None}
-        )  # an interrupted process does it again
-        _fill(dataset, truth, fields, _settings(spec), detections)
-        fiftyone_info.save_experiment(dataset, fields.predictions, {**_settings(spec), "stamp": stamp})
-    show = spec.show or fiftyone_info.read(dataset).get("shown", fields.predictions) == fields.predictions
+    first, truth = specs[0], annotations.read(Path(specs[0].annotations))
+    data, code = content_hash(first.split, first.images, digest(Path(first.annotations))), _code()
+    dataset = _open(first, data)
+    info = fiftyone_info.read(dataset)
+    if info.get("data") != data or (first.owns_truth and info.get("code") != code):
+        _replace_samples(dataset, first, truth)
+        fiftyone_info.save(dataset, data=data, code=code)
+    for spec in specs:
+        _fill_if_changed(dataset, spec, truth, f"{data} {code}")
+    fields = ExperimentFields.of(first.experiment)
+    show = first.show or fiftyone_info.read(dataset).get("shown", fields.predictions) == fields.predictions
     counts = fiftyone_views.refresh(dataset, fields, show=show)
-    if show:
-        fiftyone_info.save(dataset, shown=fields.predictions)
     fiftyone_layout.apply(dataset)
     return counts
 
 
-def _open(spec: DatasetSpec, samples: str) -> Any:
+def _code() -> str:
+    return content_hash([digest(Path(file)) for file in _CODE])
+
+
+def _open(spec: DatasetSpec, data: str) -> Any:
     """The dataset of the data set; another one for an experiment on other data, from a temporary workspace."""
     import fiftyone as fo
 
-    name = spec.name
-    if (
-        not spec.owns_truth
-        and fo.dataset_exists(name)
-        and fiftyone_info.read(fo.load_dataset(name)).get("samples") != samples
-    ):
-        name = dataset_name(f"{name}-{spec.experiment}")
-    return fo.load_dataset(name) if fo.dataset_exists(name) else fo.Dataset(name, persistent=True)
+    exists = fo.dataset_exists(spec.name)
+    if exists and not spec.owns_truth and fiftyone_info.read(fo.load_dataset(spec.name)).get("data") != data:
+        name = dataset_name(f"{spec.name}-{spec.experiment}")
+        return fo.load_dataset(name) if fo.dataset_exists(name) else fo.Dataset(name, persistent=True)
+    return fo.load_dataset(spec.name) if exists else fo.Dataset(spec.name, persistent=True)
+
+
+def _fill_if_changed(dataset: Any, spec: DatasetSpec, truth: AnnotationSet, samples: str) -> None:
+    """Raises PipelineError if two experiments have one field, or the detections are invalid."""
+    fields, settings = ExperimentFields.of(spec.experiment), _settings(spec)
+    known = fiftyone_info.read(dataset)["experiments"].get(fields.predictions, {})
+    if known.get("name", spec.experiment) != spec.experiment:
+        both = f"{known['name']} and {spec.experiment}"
+        raise PipelineError(f"experiments {both}: both would be {fields.predictions} in FiftyOne; rename one of them")
+    stamp = content_hash(settings, digest(Path(spec.predictions)), samples)
+    if known.get("stamp") != stamp:
+        detections = results.read(Path(spec.predictions), truth)
+        # Without a stamp, so that an interrupted process does it again.
+        fiftyone_info.save_experiment(dataset, fields.predictions, {**settings, "stamp": None})
+        _fill(dataset, truth, fields, settings, detections)
+        fiftyone_info.save_experiment(dataset, fields.predictions, {**settings, "stamp": stamp})
 
 
 def _settings(spec: DatasetSpec) -> dict[str, Any]:
@@ -111,13 +113,9 @@ def _settings(spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def _code() -> list[str]:
-    return [digest(Path(file)) for file in _CODE]
-
-
 def _replace_samples(dataset: Any, spec: DatasetSpec, truth: AnnotationSet) -> None:
     """Writes the samples with their ground truth; tags and experiments on the same images are kept."""
-    fiftyone_info.save(dataset, samples=None, images=spec.images)  # an interrupted process does it again
+    fiftyone_info.save(dataset, data=None, images=spec.images)  # an interrupted process does it again
     fiftyone_fields.declare_samples(dataset)
     dataset.media_type = "image"
     dataset.default_classes = [category.name for category in truth.categories]

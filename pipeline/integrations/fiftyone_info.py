@@ -6,7 +6,8 @@ from typing import Any
 def read(dataset: Any) -> dict[str, Any]:
     """The records:
 
-    samples: hash of what the samples were built from; None while they are being replaced
+    data: hash of the ground truth and the images' folder; None while the samples are being replaced
+    code: hash of the code that built the samples
     images: folder with the images, which the App's server serves
     experiments: by the field `predictions…`: name, thresholds, iou, metrics, stamp (None while it is being filled)
     shown: the field of the experiment that the saved views are about

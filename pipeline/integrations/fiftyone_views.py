@@ -27,30 +27,34 @@ _WRONG = tuple(kind for kind in KINDS if kind != "correct")
 
 @dataclass(frozen=True)
 class View:
-    """A view to save, and where its size is found in the counts."""
+    """A view to save, and where its size goes in the counts."""
 
-    group: str  # views | confused | hardest_by_class
-    key: str
+    group: str  # views | confused_classes | hardest_by_class; the experiment's field for comparisons
+    key: str | dict[str, str]  # in the group `views`, a name; in the lists of classes, what the view is about
     name: str
     description: str
     view: Any
 
 
-def refresh(dataset: Any, fields: ExperimentFields, *, show: bool) -> dict[str, dict[str, int]]:
+def refresh(dataset: Any, fields: ExperimentFields, *, show: bool) -> dict[str, Any]:
     """Saves the views, and counts what is in them.
 
     Args:
         show: whether the saved views become those of this experiment; otherwise, they stay those of another one.
 
     Returns:
-        Group, key: the number of images, or of patches where the key begins with `patches_`.
+        `views`: the number of images by key, or of patches where the key begins with `patches_`.
+        `confused_classes` and `hardest_by_class`: a list of records with the number of images. In lists, since DVC
+        would show each number of a dictionary as a column.
     """
     views, comparisons = list(_views_of(dataset, fields)), list(_comparisons(dataset))
-    counts: dict[str, dict[str, int]] = {"views": {}, "confused": {}, "hardest_by_class": {}}
-    for item in views:
-        counts[item.group][item.key] = len(item.view)
-    compared = {item.key: len(item.view) for item in comparisons if item.group == fields.predictions}
-    counts["views"] |= compared
+    counts: dict[str, Any] = {"views": {}, "confused_classes": [], "hardest_by_class": []}
+    for item in [*views, *(item for item in comparisons if item.group == fields.predictions)]:
+        size = len(item.view)
+        if isinstance(item.key, str):
+            counts["views"][item.key] = size
+        else:
+            counts[item.group].append({**item.key, "images": size})
     _save(dataset, [*(views if show else ()), *comparisons], replace_all=show)
     if show:
         fiftyone_info.save(dataset, shown=fields.predictions)
@@ -158,7 +162,8 @@ def _confused_pairs(visible: Any, fields: ExperimentFields) -> Iterator[View]:
         view = wrong.filter_labels(labels, (F("true_label") == true) & (F("label") == predicted))
         by_score = view.sort_by(F(f"{labels}.detections.confidence").max(), reverse=True)
         pair = f"{true} → {predicted}"
-        yield View("confused", pair, f"Confused: {pair}", f"{count} times {predicted} on {true}", by_score)
+        key = {"truth": true, "detected": predicted}
+        yield View("confused_classes", key, f"Confused: {pair}", f"{count} times {predicted} on {true}", by_score)
 
 
 def _hardest_by_class(dataset: Any, visible: Any, fields: ExperimentFields) -> Iterator[View]:
@@ -177,7 +182,13 @@ def _hardest_by_class(dataset: Any, visible: Any, fields: ExperimentFields) -> I
         wrong_here = F(f"{labels}.detections").filter(of_class & F("error").is_in(_WRONG)).length()
         errors = missed_here + wrong_here
         view = visible.match(errors > 0).sort_by(errors, reverse=True)
-        yield View("hardest_by_class", name, f"Hardest: {name}", f"errors of class {name}, most per image first", view)
+        yield View(
+            "hardest_by_class",
+            {"class": name},
+            f"Hardest: {name}",
+            f"errors of class {name}, most per image first",
+            view,
+        )
 
 
 def _comparisons(dataset: Any) -> Iterator[View]:

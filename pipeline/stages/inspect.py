@@ -5,6 +5,7 @@ Writes reports/failures/ and metrics/inspect.json, fills the FiftyOne dataset, a
 """
 
 from collections import Counter
+from typing import Any
 
 from pipeline.data import annotations, detections
 from pipeline.evaluation import error_kinds
@@ -40,14 +41,18 @@ def run(params: Params) -> None:
             max_images=params.inspect.max_images,
             thresholds=thresholds,
         )
-    counts = {"errors": count_errors(errors)}
+    counts: dict[str, Any] = {"errors": count_errors(errors)}
     if params.inspect.fiftyone:
         counts |= fiftyone.refresh(dataset)
     write_json(metrics, counts)
     # The evaluate stage tags its run with the digest of these detections, whichever split is shown here.
     with mlflow.inspect_run(params, digest(home / "predictions/val.json")) as mlflow_run:
         mlflow_run.log_metrics(
-            {f"inspect/{group}/{name}": number for group, named in counts.items() for name, number in named.items()}
+            {
+                f"inspect/{group}/{name}": number
+                for group in ("errors", "views")
+                for name, number in counts.get(group, {}).items()
+            }
         )
         mlflow_run.log_artifacts(report)
         mlflow_run.mark_finished(digest(metrics))

@@ -38,6 +38,13 @@ DETECTIONS = (
 )
 CLASS_POINTS = {"cat": {"score": 0.45}, "dog": None}  # no threshold for dogs: that for all classes
 
+# Images in FiftyOne's views of the scene, and objects or detections in views of patches.
+VIEWS = {
+    "operating_point": 5, "false_positives": 1, "missed_objects": 2, "wrong_class": 1, "poor_boxes": 1, "duplicates": 1,
+    "patches_false_positives": 1, "patches_missed_objects": 3, "patches_wrong_class": 1, "patches_poor_boxes": 1,
+    "patches_duplicates": 1, "most_errors": 3, "hardest": 3, "best": 0, "small_objects": 0, "crowded": 1,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Project:

@@ -33,6 +33,7 @@ from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
 from pipeline.integrations import fiftyone, fiftyone_server, mongo, servers
 from pipeline.integrations.fiftyone_fields import ExperimentFields
+from pipeline.integrations.fiftyone_layout import DETECTION_COLORS, TRUTH_COLORS
 from tests.support.inspected_project import CAT, DETECTIONS, Project, make_project
 from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
@@ -45,13 +46,6 @@ EXPERIMENT = (
     Detection(13, CAT, (0, 0, 50, 50), 0.6),
     Detection(13, CAT, (100, 0, 50, 50), 0.8),
 )
-KINDS = {"false_positives": 1, "missed_objects": 2, "wrong_class": 1, "poor_boxes": 1, "duplicates": 1}
-PATCHES = {"false_positives": 1, "missed_objects": 3, "wrong_class": 1, "poor_boxes": 1, "duplicates": 1}
-VIEWS = {
-    "operating_point": 5, **KINDS, **{f"patches_{name}": count for name, count in PATCHES.items()},
-    "most_errors": 3, "hardest": 3, "best": 0, "small_objects": 0, "crowded": 1,
-}  # fmt: skip
-
 # Prints what FiftyOne reads from the dataset: the labels of every saved view in order, evaluations, the layout.
 DESCRIBE = """
 import json, fiftyone as fo
@@ -89,7 +83,7 @@ class Filled:
     """A project whose dataset has been filled: for the workspace, for an experiment, and for the workspace again."""
 
     project: Project
-    counts: list[dict[str, dict[str, int]]]
+    counts: list[dict[str, Any]]
     samples: list[list[dict[str, Any]]]  # the database's documents after each time, by image id
     described: dict[str, Any]
 
@@ -129,7 +123,8 @@ def stored_samples(uri: str) -> list[dict[str, Any]]:
 def test_counts_of_the_views(filled: Filled) -> None:
     first, experiment, again = filled.counts
     assert first == again == {
-        "views": VIEWS, "confused": {"dog → cat": 1}, "hardest_by_class": {"cat": 3, "dog": 2},
+        "views": VIEWS, "confused_classes": [{"truth": "dog", "detected": "cat", "images": 1}],
+        "hardest_by_class": [{"class": "cat", "images": 3}, {"class": "dog", "images": 2}],
     }  # fmt: skip
     # Image 12 and 13 have fewer errors than in the workspace, image 11 has as many: a missed object.
     assert experiment["views"] == {
@@ -280,8 +275,10 @@ def test_only_an_experiment_on_other_images_has_a_dataset_of_its_own(
 
 def test_names_of_datasets() -> None:
     """FiftyOne's own rule would give the first three one name, and the next two none."""
-    names = [fiftyone.dataset_name(name) for name in ("o'brien", "obrien", "O'Brien", "日本", "日本語", "x" * 200)]
-    assert names[:2] == ["o-brien-22d8e2ff", "obrien"]
+    names = [
+        fiftyone.dataset_name(f"fcos-{name}") for name in ("o'brien", "obrien", "O'Brien", "日本", "日本語", "x" * 200)
+    ]
+    assert names[:2] == ["fcos-o-brien-ed10acb8", "fcos-obrien"]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) < 100 for name in names)
 
@@ -331,42 +328,114 @@ def run_app(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
                 process.terminate()
 
 
-def test_the_app_shows_boxes_in_a_browser_and_stops_on_ctrl_c(inspected: Any) -> None:
-    if not CHROMIUM.is_file():
-        pytest.skip("chromium is not installed at /usr/bin/chromium")
-    port = servers.find_free_port()
-    with run_app(inspected.root, port) as process:
+@dataclass(frozen=True)
+class App:
+    """A running `fcos app`, and its printed address."""
+
+    process: "subprocess.Popen[str]"
+    address: str
+    root: Path
+
+    @property
+    def server(self) -> str:
+        return self.address.partition("/datasets")[0]
+
+
+@pytest.fixture(scope="module")
+def running_app(filled: Filled) -> Iterator[App]:
+    with run_app(filled.project.root, port := servers.find_free_port()) as process:
         assert process.stdout is not None
         printed = process.stdout.readline()
-        page = f"http://127.0.0.1:{port}/datasets/fcos-digits"
-        assert re.fullmatch(rf"FiftyOne: {page}\?token=[\w-]{{43}}  \(Ctrl-C stops it\)\n", printed)
-        address = printed.split()[1]
-        owner = assert_only_the_owner_gets_in(address)
-        assert_only_images_of_the_dataset_are_served(owner, f"http://127.0.0.1:{port}/media", inspected.root)
-        children = descendants(process.pid)
-        listening = {c.laddr for child in children for c in child.net_connections() if c.status == "LISTEN"}
-        assert listening == {("127.0.0.1", port)}
-        second = CliRunner().invoke(main, ["app", "--port", str(port)])
-        assert second.exit_code == 1
-        assert second.stderr.startswith(f"fcos: 127.0.0.1:{port}: address already in use")
-        pixels = grid_pixels(address)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-        assert "Traceback" not in (process.stderr.read() if process.stderr else "")
-    assert mongo.running_uri(inspected.root / ".fcos/mongo") is None
+        page = rf"http://127.0.0.1:{port}/datasets/fcos-digits\?view=operating-point&workspace=inspect"
+        assert re.fullmatch(rf"FiftyOne: {page}&token=[\w-]{{43}}  \(Ctrl-C stops it\)\n", printed), printed
+        yield App(process, printed.split()[1], filled.project.root)
+
+
+@pytest.fixture(scope="module")
+def page(running_app: App) -> Iterator[Any]:
+    """The App's page in Chromium."""
+    if not CHROMIUM.is_file():
+        pytest.skip("chromium is not installed at /usr/bin/chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+        opened = browser.new_page(viewport={"width": 1600, "height": 900})
+        opened.set_default_timeout(60_000)
+        opened.goto(running_app.address)
+        opened.wait_for_selector('[data-cy="looker"] canvas')
+        opened.get_by_text("Dismiss", exact=True).click()  # an advertisement
+        yield opened
+        browser.close()
+
+
+def test_only_the_owner_gets_in_and_only_images_are_served(running_app: App) -> None:
+    owner = assert_only_the_owner_gets_in(running_app.address)
+    assert_only_images_of_the_dataset_are_served(owner, f"{running_app.server}/media", running_app.root)
+    port = int(running_app.server.rpartition(":")[2])
+    children = descendants(running_app.process.pid)
+    listening = {c.laddr for child in children for c in child.net_connections() if c.status == "LISTEN"}
+    assert listening == {("127.0.0.1", port)}
+    second = CliRunner().invoke(main, ["app", "--port", str(port)])
+    assert second.exit_code == 1
+    assert second.stderr.startswith(f"fcos: 127.0.0.1:{port}: address already in use")
+
+
+def test_the_grid_shows_boxes_in_the_colors_of_their_errors(page: Any) -> None:
+    page.wait_for_timeout(2000)  # boxes are drawn after their image
+    grid = page.locator('[data-cy="looker"]')
+    assert grid.count() == 5
+    pixels = [np.asarray(Pillow.open(BytesIO(grid.nth(number).screenshot())).convert("RGB")) for number in range(5)]
+    colors = {**TRUTH_COLORS, **DETECTION_COLORS}
+    shown = [
+        {
+            name
+            for name, color in colors.items()
+            if (np.abs(image.astype(int) - rgb(color)).max(axis=-1) < 30).sum() > 50
+        }
+        for image in pixels
+    ]
+    assert shown[0] >= {"found"}
+    assert shown[1] >= {"missed", "background"}
+    assert shown[2] >= {"missed", "poor_box"}  # the wrong class lies on its object
+    assert shown[3] == set()  # its detection has a low score
+
+
+def rgb(color: str) -> list[int]:
+    return [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+
+
+def test_saved_views_open_in_the_app(page: Any) -> None:
+    from playwright.sync_api import expect
+
+    for name, count in (("Missed objects", 2), ("Confused: dog → cat", 1), ("Missed objects (patches)", 3)):
+        page.locator('[data-cy="saved-views-selection"]').click()
+        page.get_by_text(name, exact=True).last.click()
+        unit = "patch" if "patches" in name else "sample"
+        expect(page.locator('[data-cy="entry-counts"]')).to_contain_text(f"{count} {unit}", timeout=60_000)
+        expect(page.locator('[data-cy="looker"]')).to_have_count(count, timeout=60_000)
+
+
+def test_the_evaluation_panel_compares_two_experiments(page: Any) -> None:
+    panel = page.locator('[data-cy="panel-content-model_evaluation_panel_builtin"]')
+    panel.get_by_text("eval_giou_1", exact=True).click()
+    panel.get_by_text("Select a comparison").click()
+    page.get_by_role("option", name="eval", exact=True).click()
+    row = panel.locator("tr", has_text="False Positives")
+    row.wait_for()
+    page.wait_for_timeout(500)
+    assert re.findall(r"\d+", row.inner_text())[:2] == ["1", "4"]
+
+
+def test_the_app_stops_on_ctrl_c(running_app: App) -> None:
+    children = descendants(running_app.process.pid)
+    assert {"--dbpath", "uvicorn"} < command_words(children)
+    running_app.process.send_signal(signal.SIGINT)
+    assert running_app.process.wait(60) == 0
+    assert "Traceback" not in (running_app.process.stderr.read() if running_app.process.stderr else "")
+    assert mongo.running_uri(running_app.root / ".fcos/mongo") is None
     assert_gone(children, seconds=0)
-    for color in ((60, 180, 75), (245, 130, 48)):  # ground_truth and predictions, as the dataset colors them
-        assert (np.abs(pixels.astype(int) - color).max(axis=-1) < 30).sum() > 50, color
-
-
-def test_server_and_database_end_when_fcos_app_is_killed(inspected: Any) -> None:
-    with run_app(inspected.root, servers.find_free_port()) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("FiftyOne: http://127.0.0.1:")
-        processes = descendants(process.pid)
-        assert {"--dbpath", "uvicorn"} < command_words(processes)
-        process.kill()
-        assert_gone(processes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
@@ -378,7 +447,7 @@ def test_all_processes_end_with_the_stage_that_fills_the_dataset(inspected: Any,
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stderr=subprocess.PIPE,
     ) as stage:
-        while "pipeline.integrations.fiftyone" not in command_words(descendants(stage.pid)):
+        while "pipeline.integrations.fiftyone_dataset" not in command_words(descendants(stage.pid)):
             assert stage.poll() is None
             time.sleep(0.05)
         processes = descendants(stage.pid)
@@ -389,8 +458,8 @@ def test_all_processes_end_with_the_stage_that_fills_the_dataset(inspected: Any,
 
 def assert_only_the_owner_gets_in(address: str) -> requests.Session:
     """Returns a session with the cookie."""
-    page, _, token = address.partition("?token=")
-    server = page.removesuffix("/datasets/fcos-digits")
+    page, _, token = address.partition("&token=")
+    server = page.partition("/datasets")[0]
     assert all(token not in argument for process in psutil.process_iter() for argument in arguments(process))
     for path in ("/", "/fiftyone", "/events", "/media?filepath=/etc/hostname", "/datasets/fcos-digits", "/plugins/"):
         assert requests.get(server + path, timeout=10).status_code == 403
@@ -449,22 +518,3 @@ def test_which_paths_are_images_of_a_dataset(tmp_path: Path) -> None:
     for path in (str(cache), "a/1.png", "", str(tmp_path)):
         assert not fiftyone_server.is_dataset_image(path, [folder])
     assert not fiftyone_server.is_dataset_image(f"{folder}/a/1.png", [])
-
-
-def grid_pixels(address: str) -> np.ndarray:
-    """Opens the App and returns the pixels of its grid once the images are drawn."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        page = browser.new_page(viewport={"width": 1200, "height": 800})
-        page.goto(address)
-        page.wait_for_selector('[data-cy="looker"] canvas', timeout=60_000)
-        page.wait_for_timeout(3000)  # boxes are drawn after their image
-        grid = page.locator('[data-cy="looker"]')
-        assert grid.count() == 5
-        screenshots = [Pillow.open(BytesIO(grid.nth(number).screenshot())).convert("RGB") for number in range(5)]
-        browser.close()
-    return np.concatenate([np.asarray(screenshot).reshape(-1, 3) for screenshot in screenshots])
