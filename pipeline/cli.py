@@ -12,8 +12,10 @@ import click
 from pipeline.commands import (
     app,
     check,
+    collect,
     compare,
     convert,
+    cross_check,
     datasets,
     env,
     evaluate,
@@ -33,8 +35,10 @@ from pipeline.errors import PipelineError
 COMMANDS: tuple[click.Command, ...] = (
     app.app,
     check.check,
+    collect.collect,
     compare.compare,
     convert.convert,
+    cross_check.cross_check,
     datasets.datasets,
     env.env,
     evaluate.evaluate,

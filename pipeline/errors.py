@@ -94,12 +94,16 @@ def describe_validation_error(
     return f"{key} is {shorten(repr(details['input']), 80, placeholder='…')}, but should {expected}"
 
 
-def describe_record_error(error: "ValidationError") -> str:
-    """Describes the first invalid value of a file of records: `record 3: score is missing`."""
+def describe_record_error(error: "ValidationError", known_keys: Sequence[str] = ()) -> str:
+    """Describes the first invalid value of a file of records: `record 3: score is missing`.
+
+    Args:
+        known_keys: of a record, for files in which others are an error.
+    """
     details = error.errors(include_url=False)[0]
     if details["type"] == "json_invalid":
         return f"not JSON: {details['ctx']['error']}"
-    return describe_validation_error(error, lambda _: (), format_location=_format_record)
+    return describe_validation_error(error, lambda _: known_keys, format_location=_format_record)
 
 
 def _format_key(location: Key) -> str:

@@ -157,6 +157,7 @@ class CheckParams:
     leak: Literal["default", "error", "repair", "note"]
     near_duplicate_leak: Literal["default", "error", "repair", "note"]
     unbalanced_split: Literal["default", "error", "note"]
+    stale_correction: Literal["default", "error", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +305,7 @@ class InspectParams:
     score_threshold: Fraction | None
     iou_threshold: Fraction
     max_images: Positive
+    embeddings: Literal["tsne", "umap", "pca"] | None
     fiftyone: bool
 
 

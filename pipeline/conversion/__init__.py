@@ -6,6 +6,7 @@ Rules for all formats:
 - An annotated size that differs from the image's is an issue: the boxes may belong to another version of the image.
 - Boxes are checked by `boxes.check_box`.
 - A train or val image that is byte-for-byte identical to an image of a later split is an issue.
+- Corrections that people made (`data/corrections/`) come last, so that the splits don't depend on them.
 - `checks.CHECKS` lists all issues and what can be done about each.
 """
 
@@ -21,16 +22,22 @@ from pipeline.params import ConvertParams
 __all__ = ["Survey", "convert", "survey", "survey_original_splits"]
 
 
-def convert(raw: Path, unified: Path, options: ConvertParams, format: str = "auto") -> dict[str, Any]:
+def convert(
+    raw: Path, unified: Path, options: ConvertParams, format: str = "auto", corrections: Path | None = None
+) -> dict[str, Any]:
     """Converts the data set in the folder `raw` and writes the folder `unified` atomically.
+
+    Args:
+        corrections: a file of corrections (`conversion.corrections`), if it exists.
 
     Returns:
         The report, with the content of `report.json`.
 
     Raises:
-        PipelineError: The data set can't be read, has an issue that counts as an error, or has nothing to learn from.
+        PipelineError: The data set or the corrections can't be read, an issue counts as an error, or there is nothing
+            to learn from.
     """
-    surveyed = survey(raw, options, format)
+    surveyed = survey(raw, options, format, corrections=corrections)
     for obstacle in surveyed.obstacles():
         raise PipelineError(obstacle)
     report = {"issues": options.issues, **surveyed.report()}

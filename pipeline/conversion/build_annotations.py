@@ -30,27 +30,28 @@ def build_annotation_set(
         for id, item in zip(image_ids, matched, strict=True)
     )
     usable = [
-        _usable_objects(split, item.record.objects, image, category_ids, issue_log)
+        usable_objects(split, item.record.objects, image, category_ids, issue_log)
         for item, image in zip(matched, images, strict=True)
     ]
     # pycocotools reserves annotation id 0 for "no match".
     ids = iter(_assign_ids([item.record for objects in usable for item in objects], split, issue_log, minimum=1))
     annotations = tuple(
-        _annotation(next(ids), image.id, item)
+        make_annotation(next(ids), image.id, item)
         for image, objects in zip(images, usable, strict=True)
         for item in objects
     )
     return AnnotationSet(categories, images, annotations)
 
 
-def _annotation(id: int, image_id: int, item: UsableObject) -> Annotation:
+def make_annotation(id: int, image_id: int, item: UsableObject) -> Annotation:
     raw = item.record
     return Annotation(id, image_id, item.category_id, item.box, _area(item), raw.iscrowd, raw.difficult)
 
 
-def _usable_objects(
+def usable_objects(
     split: str, objects: Sequence[RawObject], image: Image, category_ids: Mapping[str, int], issue_log: IssueLog
 ) -> list[UsableObject]:
+    """The objects of an image that can be used, with checked classes and boxes; the others are logged as issues."""
     usable: list[UsableObject] = []
     for raw in objects:
         known = raw.any_class or raw.class_name in category_ids

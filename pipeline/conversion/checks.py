@@ -21,6 +21,7 @@ class Check:
     description: str
     fixes: Mapping[Fix, str]  # the alternatives to stopping, each with its outcome; the mildest one comes first
     severity: Literal["error", "warning"] = "error"  # a warning is only noted by default
+    remedy: str = "correct the data"
 
     @property
     def mildest_fix(self) -> Fix:
@@ -96,6 +97,10 @@ CHECKS: dict[str, Check] = {
     ),
     "unbalanced_split": Check(
         "the held-out images lack a class, or have far too much or little of it", _KEEP, "warning"
+    ),
+    # Corrections
+    "stale_correction": Check(
+        "the image or box of a correction is not in the data set", {"skip": "not applied"}, remedy="remove the record"
     ),
 }
 

@@ -56,7 +56,9 @@ def load_params(overrides: Sequence[str] = (), *, format: str = "auto", repair: 
     return values
 
 
-def export(source: Path, to: str, out: Path, values: Params, *, images: str) -> ExportResult:
+def export(
+    source: Path, to: str, out: Path, values: Params, *, images: str, corrections: Path | None = None
+) -> ExportResult:
     """Writes the data set at `source`, a folder or an archive, to the folder `out` atomically.
 
     All splits are written under their own names, with all their images. The same input gives the same bytes.
@@ -65,6 +67,7 @@ def export(source: Path, to: str, out: Path, values: Params, *, images: str) -> 
         to: A key of WRITERS.
         values: `load_params` returns them.
         images: A key of IMAGE_MODES.
+        corrections: A file of corrections to apply (`conversion.corrections`).
 
     Raises:
         PipelineError: A format is unknown, the data set can't be read or has issues, or `out` can't be used.
@@ -77,7 +80,7 @@ def export(source: Path, to: str, out: Path, values: Params, *, images: str) -> 
         with atomic_replace(out) as folder:
             folder.mkdir()
             with _named_source(source, folder), _staged(source, folder, format) as raw:
-                survey = survey_original_splits(raw, values.convert, format)
+                survey = survey_original_splits(raw, values.convert, format, corrections=corrections)
                 _check_content(raw, survey)
                 lost = WRITERS[to](survey.splits, folder, SourceImages(raw, IMAGE_MODES[images]))
     except OSError as error:
@@ -116,6 +119,8 @@ def describe_export(result: ExportResult, to: str, out: Path) -> Iterator[str]:
     yield f"{out}: {survey.format} → {to}: {splits}"
     if repaired := _count_repaired(survey):
         yield "repaired: " + ", ".join(f"{count} {code}" for code, count in repaired.items())
+    if survey.corrections:
+        yield f"{count_noun(sum(survey.corrections['applied'].values()), 'correction')} applied"
     yield from survey.issue_log.remarks
     notes = [count_phrase(count, text) for text, count in survey.issue_log.notes.items()]
     if unused := survey.unused_image_files:

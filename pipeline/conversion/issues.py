@@ -61,7 +61,7 @@ class IssueLog:
 
     def _remedy(self, code: str, fix: Fix) -> str:
         check = CHECKS[code]
-        remedy = f"correct the data, or run with -S convert.checks.{code}={check.mildest_fix} ({check.fixes[fix]})"
+        remedy = f"{check.remedy}, or run with -S convert.checks.{code}={check.mildest_fix} ({check.fixes[fix]})"
         is_default = getattr(self.options.checks, code) == "default"
         return f"{remedy}, or for all checks -S convert.issues=repair" if is_default else remedy
 

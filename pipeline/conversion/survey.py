@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline import formats
 from pipeline.conversion import classes
+from pipeline.conversion.apply_corrections import apply_corrections
 from pipeline.conversion.build_annotations import build_annotation_set
 from pipeline.conversion.duplicates import remove_duplicates
 from pipeline.conversion.holdout import HoldOut, check_groups, hold_out_images
@@ -34,6 +35,7 @@ class Survey:
     unused_splits: tuple[str, ...]
     unused_image_files: int
     copies: tuple[str, ...] = ()  # a line for each split whose images are all in later splits as well
+    corrections: dict[str, Any] | None = None  # what was corrected; None: there is no file of corrections
 
     def obstacles(self) -> Iterator[str]:
         """One line for each split that can't be used for training or evaluation."""
@@ -67,12 +69,15 @@ class Survey:
             "hold_out": self.hold_out and asdict(self.hold_out),
             "unused_splits": list(self.unused_splits),
             "unused_image_files": self.unused_image_files,
+            "corrections": self.corrections,
             **self.issue_log.report(),
         }
 
 
-def survey(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True) -> Survey:
-    """Reads the data set in the folder `raw` and handles each issue as `options` say.
+def survey(
+    raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True, corrections: Path | None = None
+) -> Survey:
+    """Reads the data set in the folder `raw`, handles each issue as `options` say, and applies a file of corrections.
 
     With `stops` false, errors are logged like other issues and their mildest fix is applied, so that one run finds all
     issues.
@@ -80,10 +85,17 @@ def survey(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bo
     Raises:
         PipelineError: The data set can't be read, or (if `stops`) has an issue that counts as an error.
     """
-    return survey_records(raw, formats.read(raw, format), options, stops=stops)
+    return survey_records(raw, formats.read(raw, format), options, stops=stops, corrections=corrections)
 
 
-def survey_records(raw: Path, dataset: RawDataset, options: ConvertParams, *, stops: bool = True) -> Survey:
+def survey_records(
+    raw: Path,
+    dataset: RawDataset,
+    options: ConvertParams,
+    *,
+    stops: bool = True,
+    corrections: Path | None = None,
+) -> Survey:
     """Like `survey`, for records that have already been read."""
     issue_log = IssueLog(options, stops, remarks=list(dataset.remarks))
     if options.classes is None:  # else a person has decided
@@ -113,16 +125,19 @@ def survey_records(raw: Path, dataset: RawDataset, options: ConvertParams, *, st
     if options.group_pattern:
         check_groups(matched, options.group_pattern, issue_log)
     splits = {split: build_annotation_set(split, items, categories, issue_log) for split, items in matched.items()}
+    splits, applied = _apply(corrections, splits, dataset, issue_log)
     classes.check_classes(categories, splits.values(), issue_log)
     share = f"fold {options.fold} of {options.folds}" if options.folds else "a share"
     sources = {split: names.get(split) or f"{share} of {choice.train}" for split in splits}
     unused_splits = _unused_splits(dataset.splits, names.values())
     return Survey(
-        dataset.format, sources, splits, issue_log, hold_out, unused_splits, unused_image_files, tuple(copies)
+        dataset.format, sources, splits, issue_log, hold_out, unused_splits, unused_image_files, tuple(copies), applied
     )
 
 
-def survey_original_splits(raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True) -> Survey:
+def survey_original_splits(
+    raw: Path, options: ConvertParams, format: str = "auto", *, stops: bool = True, corrections: Path | None = None
+) -> Survey:
     """Like `survey`, with all published splits under their own names, no hold-out, and no search for duplicates.
 
     Raises:
@@ -133,9 +148,20 @@ def survey_original_splits(raw: Path, options: ConvertParams, format: str = "aut
     matched = _match(raw, {split: [part] for split, part in dataset.splits.items()}, issue_log)
     categories = dataset.categories
     splits = {split: build_annotation_set(split, items, categories, issue_log) for split, items in matched.items()}
+    splits, applied = _apply(corrections, splits, dataset, issue_log)
     classes.check_classes(categories, splits.values(), issue_log)
     unused_image_files = dataset.num_image_files - _count_files(matched)
-    return Survey(dataset.format, {split: split for split in splits}, splits, issue_log, None, (), unused_image_files)
+    sources = {split: split for split in splits}
+    return Survey(dataset.format, sources, splits, issue_log, None, (), unused_image_files, corrections=applied)
+
+
+def _apply(
+    corrections: Path | None, splits: dict[str, AnnotationSet], dataset: RawDataset, issue_log: IssueLog
+) -> tuple[dict[str, AnnotationSet], dict[str, Any] | None]:
+    if corrections is None:
+        return splits, None
+    known_images = {record.file for split in dataset.splits.values() for record in split.images}
+    return apply_corrections(splits, corrections, known_images, issue_log)
 
 
 def _match(raw: Path, parts: Mapping[str, Sequence[RawSplit]], issue_log: IssueLog) -> dict[str, list[MatchedRecord]]:

@@ -1,10 +1,13 @@
-"""Files of git revisions and of DVC's experiments, from git, DVC's cache or its remote. The only module with `dvc`.
+"""Files of git revisions and of DVC's experiments, and experiments that are run. The only module with `dvc`.
 
+Files come from git, DVC's cache or its remote.
 Source: dvc.api.DVCFileSystem, https://dvc.org/doc/api-reference/dvcfilesystem.
 """
 
-import re
+import os
 import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,11 +76,56 @@ def evaluated_commits() -> list[str]:
     return git("log", "--all", "--format=%H", "--", "dvc.lock").split()
 
 
-def experiments() -> list[str]:
-    """The names of DVC's experiments."""
-    # refs/exps/COMMIT/NAME, with the commit's first two digits as a folder. Others belong to DVC itself.
-    refs = git("for-each-ref", "--format=%(refname)", "refs/exps").splitlines()
-    return [match[1] for ref in refs if (match := re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)", ref))]
+def experiment_names() -> set[str]:
+    """The names of all finished experiments, of all commits."""
+    # refs/exps/BASELINE/NAME, with two characters of the baseline as a folder; other references are DVC's own.
+    references = git("for-each-ref", "--format=%(refname)", "refs/exps/??/*/*").split()
+    return {reference.rpartition("/")[2] for reference in references}
+
+
+def queued_names() -> set[str]:
+    """The names of the experiments that wait in the queue, or that a worker runs."""
+    from dvc.repo import Repo
+
+    with Repo(str(workspace())) as repo:
+        tasks = repo.experiments.celery_queue.status()
+    return {task["name"] for task in tasks if task["status"] in ("Queued", "Running")}
+
+
+def is_up_to_date(stage: str) -> bool:
+    """Whether the outputs of a stage are those of its present dependencies and parameters."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(workspace())) as repo:
+            return not repo.status(targets=[stage])
+    except DvcException as error:
+        raise PipelineError(f"dvc.yaml: DVC can't read the state of the {stage} stage: {error}") from None
+
+
+def run_experiment(name: str, overrides: Sequence[str], target: str, *, queue: bool) -> int:
+    """Runs an experiment in a temporary workspace up to the stage `target`, or queues it, and prints DVC's output.
+
+    If this process is interrupted, DVC is stopped too, so that the stage that runs saves its state.
+
+    Args:
+        overrides: of parameters, such as `train.epochs=3`.
+
+    Returns:
+        The exit status of DVC; not 0 if it failed.
+    """
+    options = [word for override in overrides for word in ("--set-param", override)]
+    command = [sys.executable, "-m", "dvc", "exp", "run", "--queue" if queue else "--temp", "--name", name]
+    # Stages run as `python`, which must be this one also where no virtual environment is active.
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    process = subprocess.Popen([*command, *options, target], cwd=workspace(), env=environment)
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
 
 
 def git(*arguments: str) -> str:

@@ -176,7 +176,7 @@ def prune(params: Params) -> list[str]:
     if not dvc.git("rev-parse", "--git-dir"):
         raise PipelineError(f"{workspace()}: no git repository, so DVC's experiments are unknown")
     name = dataset_name(f"fcos-{params.dataset}")
-    spec = {"name": name, "keep": dvc.experiments()}
+    spec = {"name": name, "keep": sorted(dvc.experiment_names())}
     removed: list[str] = run_child("pipeline.integrations.fiftyone_prune", name, spec)
     return removed
 

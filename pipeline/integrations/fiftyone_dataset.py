@@ -31,6 +31,7 @@ from pipeline.integrations import (
     mongo,
 )
 from pipeline.integrations.fiftyone import ERROR_STATUS, DatasetSpec, dataset_name
+from pipeline.integrations.fiftyone_editing import make_editable
 from pipeline.integrations.fiftyone_fields import ExperimentFields, content_hash
 from pipeline.integrations.fiftyone_prune import remove
 
@@ -62,7 +63,7 @@ def refresh(specs: Sequence[DatasetSpec]) -> dict[str, Any]:
     info = fiftyone_info.read(dataset)
     if info.get("data") != data or (first.owns_truth and info.get("code") != code):
         _replace_samples(dataset, first, truth)
-        fiftyone_info.save(dataset, data=data, code=code)
+        fiftyone_info.save(dataset, data=data, code=code, annotations_digest=digest(Path(first.annotations)))
     for spec in specs:
         _fill_if_changed(dataset, spec, truth, f"{data} {code}")
     fields = ExperimentFields.of(first.experiment)
@@ -117,6 +118,7 @@ def _replace_samples(dataset: Any, spec: DatasetSpec, truth: AnnotationSet) -> N
     """Writes the samples with their ground truth; tags and experiments on the same images are kept."""
     fiftyone_info.save(dataset, data=None, images=spec.images)  # an interrupted process does it again
     fiftyone_fields.declare_samples(dataset)
+    make_editable(dataset, [category.name for category in truth.categories])
     dataset.media_type = "image"
     dataset.default_classes = [category.name for category in truth.categories]
     dataset.save()

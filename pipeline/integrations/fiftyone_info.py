@@ -7,6 +7,7 @@ def read(dataset: Any) -> dict[str, Any]:
     """The records:
 
     data: hash of the ground truth and the images' folder; None while the samples are being replaced
+    annotations_digest: of the file in data/unified, for `fcos collect`
     code: hash of the code that built the samples
     images: folder with the images, which the App's server serves
     experiments: by the field `predictions…`: name, thresholds, iou, metrics, stamp (None while it is being filled)

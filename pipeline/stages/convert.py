@@ -1,4 +1,4 @@
-"""The convert stage: data/raw/<dataset> → data/unified."""
+"""The convert stage: data/raw/<dataset> and data/corrections/<dataset>.json → data/unified."""
 
 from collections import Counter
 from typing import Any
@@ -18,7 +18,8 @@ def run(params: Params) -> None:
     if entry and format == "auto":
         format = entry.format
     options = registry.with_splits(params.convert, entry)
-    report = convert(raw, workspace() / "data/unified", options, format)
+    corrections = workspace() / f"data/corrections/{params.dataset}.json"
+    report = convert(raw, workspace() / "data/unified", options, format, corrections)
     print(_describe(params.dataset, report))  # noqa: T201
 
 
@@ -30,7 +31,12 @@ def _describe(dataset: str, report: dict[str, Any]) -> str:
     ]
     classes = count_noun(len(report["splits"]["train"]["classes"]), "class", "classes")
     line = f"convert: {dataset} ({report['format']}, {classes}): {'; '.join(splits)}"
-    parts = (_describe_seed(report), _describe_unused(report), _describe_issues(report))
+    parts = (
+        _describe_seed(report),
+        _describe_unused(report),
+        _describe_corrections(report),
+        _describe_issues(report),
+    )
     return "\n".join(["; ".join([line, *filter(None, parts)]), *report["remarks"]])
 
 
@@ -44,6 +50,14 @@ def _describe_unused(report: dict[str, Any]) -> str:
     files, splits = report["unused_image_files"], report["unused_splits"]
     unused = [f"{count_noun(files, 'image file')} not used"] if files else []
     return ", ".join(unused + ([f"splits not used: {' '.join(splits)}"] if splits else []))
+
+
+def _describe_corrections(report: dict[str, Any]) -> str:
+    if not report["corrections"]:
+        return ""
+    applied = report["corrections"]["applied"]
+    kinds = f" ({', '.join(f'{count} {action}' for action, count in applied.items())})" if applied else ""
+    return f"{count_noun(sum(applied.values()), 'correction')} applied{kinds}"
 
 
 def _describe_issues(report: dict[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""The evaluate stage: models/ and data/unified → predictions/, metrics/ of val and test, and plots/evaluate."""
+"""The evaluate stage: models/ and data/unified → predictions/, metrics/ of val and test, and plots/evaluate.
+
+predictions/ has the detections and the embeddings of each split: see `pipeline.inference.embeddings`.
+"""
 
 import sys
 from dataclasses import asdict, dataclass
@@ -13,12 +16,14 @@ from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.evaluation import operating_point, report, tables
+from pipeline.evaluation.embedding_files import Embeddings
 from pipeline.evaluation.operating_point import OperatingPoints
 from pipeline.evaluation.plot_tables import plot_tables
 from pipeline.evaluation.report import Report
 from pipeline.files import digest, write_json
 from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
+from pipeline.inference.embeddings import SplitEmbedder
 from pipeline.inference.postprocess import make_postprocess
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.views import Views, detect_in_views
@@ -76,17 +81,19 @@ def score(params: Params, model: SavedDetector, name: str, chosen: OperatingPoin
     path, predictions = unified(name), workspace() / f"predictions/{name}.json"
     truth = annotations.read(path)
     model.check_classes(truth, path)
-    results.write(detect(params, model, truth, name), predictions)
+    found, embeddings = detect(params, model, truth, name)
+    results.write(found, predictions)
+    embeddings.write(workspace() / f"predictions/embeddings_{name}.npz")
     # Read again, so that the scores are those of the file, as `fcos evaluate` computes them.
     detections = results.read(predictions, truth)
-    found = report.evaluate(
+    scores = report.evaluate(
         truth,
         detections,
         chosen=chosen,
         input_size=model.description.input_size,
         max_detections=params.postprocess.max_detections,
     )
-    return Scored(truth, detections, found)
+    return Scored(truth, detections, scores)
 
 
 def has_objects(name: str) -> bool:
@@ -98,26 +105,22 @@ def unified(name: str) -> Path:
     return workspace() / f"data/unified/{name}.json"
 
 
-def detect(params: Params, model: SavedDetector, split: AnnotationSet, name: str) -> list[Detection]:
-    """Detections in every image of the split, with a progress bar."""
+def detect(params: Params, model: SavedDetector, split: AnnotationSet, name: str) -> tuple[list[Detection], Embeddings]:
+    """Detections in every image of the split, with a progress bar, and embeddings from the same pass."""
+    input_size, views, batch_size = model.description.input_size, Views.of(params.evaluate), params.evaluate.batch_size
     detect_batch = partial(
         detect_in_views,
         model.detector,
-        input_size=model.description.input_size,
+        input_size=input_size,
         postprocess=make_postprocess(params.postprocess),
-        views=Views.of(params.evaluate),
-        batch_size=params.evaluate.batch_size,
+        views=views,
+        batch_size=batch_size,
     )
+    embedder = SplitEmbedder(model.detector, split, views.input_sizes(input_size)[0], detect_batch)
+    images = workspace() / "data/raw" / params.dataset
     with tqdm(total=len(split.images), unit="image", desc=f"evaluate {name}", disable=not sys.stderr.isatty()) as bar:
-        return list(
-            detect_split(
-                detect_batch,
-                split,
-                workspace() / "data/raw" / params.dataset,
-                batch_size=params.evaluate.batch_size,
-                progress=bar.update,
-            )
-        )
+        found = list(detect_split(embedder, split, images, batch_size=batch_size, progress=bar.update))
+    return found, embedder.embeddings()
 
 
 def mlflow_metrics(scores: dict[str, Any]) -> dict[str, float]:

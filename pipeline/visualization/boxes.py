@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
-from pipeline.visualization.fonts import fit_font
+from pipeline.visualization.fonts import typeset
 
 Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
@@ -89,15 +89,15 @@ def _clipped(box: Box, factor: int, size: tuple[int, int]) -> Box:
 
 
 def _tag(pen: ImageDraw.ImageDraw, box: Box, text: str, color: Color, text_size: float, size: tuple[int, int]) -> None:
-    text, font = fit_font(text, text_size)
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    line = typeset(text, text_size)
+    top, bottom = line.extent
     margin = max(1, (bottom - top) / 5)
-    width, height = right - left + 2 * margin, bottom - top + 2 * margin
+    width, height = line.width + 2 * margin, bottom - top + 2 * margin
     x = max(0, min(box[0], size[0] - width))
     y = box[1] - height if box[1] >= height else min(box[1], size[1] - height)
     y = max(0, y)
     pen.rectangle((x, y, x + width, y + height), fill=color)
-    pen.text((x + margin - left, y + margin - top), text, fill=contrasting_color(color), font=font)
+    line.draw(pen, x + margin, y + margin - top, contrasting_color(color))
 
 
 def contrasting_color(color: Color) -> Color:

@@ -1,13 +1,12 @@
 """`fcos compare --html`: a comparison of experiments on one self-contained page, with the images that changed."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.data.annotations import Image
 from pipeline.data.boxes import xywh_to_xyxy
@@ -16,14 +15,14 @@ from pipeline.errors import PipelineError, count_noun
 from pipeline.evaluation import comparison, comparison_report
 from pipeline.evaluation.comparison import ChangedImage, Comparison, Difference, is_error
 from pipeline.evaluation.comparison_report import Report, Side
-from pipeline.evaluation.error_kinds import ImageErrors
-from pipeline.files import write_text
-from pipeline.visualization.boxes import Box, Color, draw_outline, draw_tag
+from pipeline.evaluation.error_kinds import ImageErrors, Verdict
+from pipeline.visualization import pages
+from pipeline.visualization.boxes import Color
+from pipeline.visualization.inspection.marks import Mark, draw_view
 from pipeline.visualization.thumbnails import data_uri
 
 MAX_IMAGES = 12  # better ones, and as many worse ones, of each comparison
 _SIDE = 480  # pixels, the longer side of a picture
-_TEXT_SIZE = 14.0
 _CORRECT: Color = (60, 200, 75)
 _WRONG: Color = (245, 130, 48)
 _MISSED: Color = (90, 210, 255)
@@ -50,22 +49,11 @@ def write(report: Report, find_image: FindImage | None, path: Path) -> None:
     Raises:
         PipelineError: the file can't be written.
     """
-    page = render(report, find_image)
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise PipelineError(f"{path}: not written: {error.strerror or error}") from None
+    pages.write(render(report, find_image), path)
 
 
 def render(report: Report, find_image: FindImage | None) -> str:
     """The HTML of the page."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     pictures = _Pictures(report, find_image)
     content = {
         "title": " and ".join(side.title for side in report.sides[:2]) if len(report.sides) == 2 else "Experiments",
@@ -81,7 +69,7 @@ def render(report: Report, find_image: FindImage | None) -> str:
         "colors": {name: f"rgb{color}" for name, color in _COLORS.items()},
         "comparisons": [_section(report, side, result, pictures) for side, result in report.pairs()],
     }
-    return environment.get_template("comparison_page.html.jinja").render(page=content)
+    return pages.render("comparison_page.html.jinja", content)
 
 
 _COLORS = {"correct": _CORRECT, "wrong": _WRONG, "missed": _MISSED}
@@ -219,29 +207,14 @@ def describe(errors: ImageErrors) -> str:
 
 def draw(picture: PIL.Image.Image, errors: ImageErrors, names: Mapping[int, str]) -> PIL.Image.Image:
     """The image with its correct detections, and its errors with labels; missed objects are dashed."""
-    scale = _SIDE / max(picture.size)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    canvas = picture.resize(size, PIL.Image.Resampling.BICUBIC)
-    tags: list[tuple[Box, str, Color]] = []
-    for verdict in errors.of("correct"):
-        draw_outline(canvas, _scaled(verdict.detection.bbox, scale), _CORRECT, width=2)
-    for item in errors.missed:
-        box = _scaled(item.bbox, scale)
-        draw_outline(canvas, box, _MISSED, width=2, dashed=True)
-        tags.append((box, names[item.category_id], _MISSED))
-    for verdict in _wrong(errors):
-        box = _scaled(verdict.detection.bbox, scale)
-        draw_outline(canvas, box, _WRONG, width=2)
-        tags.append((box, f"{names[verdict.detection.category_id]} {verdict.detection.score:.2f}", _WRONG))
-    for box, text, color in tags:  # after all boxes, so that no line crosses a label
-        draw_tag(canvas, box[:2], text, color, _TEXT_SIZE)
-    return canvas
+    wrong = [verdict for verdict in errors.verdicts if verdict.kind != "correct"]
+    found = [
+        *(Mark(xywh_to_xyxy(item.bbox), _MISSED, names[item.category_id], dashed=True) for item in errors.missed),
+        *(Mark(xywh_to_xyxy(verdict.detection.bbox), _WRONG, _label(verdict, names)) for verdict in wrong),
+        *(Mark(xywh_to_xyxy(verdict.detection.bbox), _CORRECT) for verdict in errors.of("correct")),
+    ]
+    return draw_view(picture, (0, 0, *picture.size), found, _SIDE)
 
 
-def _wrong(errors: ImageErrors) -> Iterable[Any]:
-    return (verdict for verdict in errors.verdicts if verdict.kind != "correct")
-
-
-def _scaled(bbox: Box, scale: float) -> Box:
-    x1, y1, x2, y2 = (value * scale for value in xywh_to_xyxy(bbox))
-    return x1, y1, x2, y2
+def _label(verdict: Verdict, names: Mapping[int, str]) -> str:
+    return f"{names[verdict.detection.category_id]} {verdict.detection.score:.2f}"

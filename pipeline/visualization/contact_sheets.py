@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from pipeline.visualization.boxes import BACKGROUND, TEXT_COLOR, Color
-from pipeline.visualization.fonts import Font, fit_font
+from pipeline.visualization.fonts import Line, typeset
 
 _SECONDARY_TEXT_COLOR: Color = (90, 90, 90)
 
@@ -32,15 +32,14 @@ def contact_sheet(
     head = 2 * line if title else gap
     sheet = Image.new("RGB", (columns * (tile_size + gap) + gap, head + sum(heights) + gap), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
-    title, font = _truncated(title, text_size, sheet.width - 2 * gap)
-    pen.text((gap, line / 2), title, fill=TEXT_COLOR, font=font)
+    _truncated(title, text_size, sheet.width - 2 * gap).draw(pen, gap, line / 2 + text_size, TEXT_COLOR)
     for number, row in enumerate(rows):
         y = head + sum(heights[:number])
         for column, (image, caption) in enumerate(row):
             x = gap + column * (tile_size + gap)
             sheet.paste(image, (x + (tile_size - image.width) // 2, y))
-            text, font = _truncated(caption, text_size, tile_size)
-            pen.text((x, y + image.height + line / 6), text, fill=TEXT_COLOR, font=font)
+            baseline = y + image.height + line / 6 + text_size
+            _truncated(caption, text_size, tile_size).draw(pen, x, baseline, TEXT_COLOR)
     return sheet
 
 
@@ -50,14 +49,13 @@ def _resized(image: Image.Image, tile_size: int) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def _truncated(text: str, text_size: float, width: int) -> tuple[str, Font]:
-    """The text, shortened to `width` pixels, with its font."""
-    text, font = fit_font(text, text_size)
-    if font.getlength(text) <= width:
-        return text, font
-    while text and font.getlength(text + "…") > width:
+def _truncated(text: str, text_size: float, width: int) -> Line:
+    """The text, shortened to `width` pixels."""
+    line = typeset(text, text_size)
+    while text and line.width > width:
         text = text[:-1]
-    return text + "…", font
+        line = typeset(f"{text}…", text_size)
+    return line
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,8 @@ def panel_sheet(
     width = max(columns * (panel_width + gap) + gap, legend.width + 2 * gap)
     head = round(text_size * 3)
     sheet = Image.new("RGB", (width, head + sum(heights) + len(rows) * gap + legend.height + gap), BACKGROUND)
-    title, font = _truncated(title, text_size * 1.35, width - 2 * gap)
-    ImageDraw.Draw(sheet).text((gap, text_size * 0.8), title, fill=TEXT_COLOR, font=font)
+    heading = _truncated(title, text_size * 1.35, width - 2 * gap)
+    heading.draw(ImageDraw.Draw(sheet), gap, text_size * 2.1, TEXT_COLOR)
     y = head
     for row, height in zip(blocks, heights, strict=True):
         for column, block in enumerate(row):
@@ -97,27 +95,24 @@ def panel_sheet(
 
 
 def _block(panel: Panel, width: int, text_size: float) -> Image.Image:
-    heading, heading_font = fit_font(panel.heading, text_size * 1.1)
-    text, text_font = fit_font(panel.text, text_size)
-    lines = [(line, heading_font, TEXT_COLOR) for line in wrap_text(heading, heading_font, width)]
-    lines += [(line, text_font, _SECONDARY_TEXT_COLOR) for line in wrap_text(text, text_font, width)]
+    lines = [(line, TEXT_COLOR) for line in wrap_text(panel.heading, text_size * 1.1, width)]
+    lines += [(line, _SECONDARY_TEXT_COLOR) for line in wrap_text(panel.text, text_size, width)]
     step = round(text_size * 1.4)
     block = Image.new("RGB", (width, panel.image.height + round(text_size * 0.5) + step * len(lines)), BACKGROUND)
     block.paste(panel.image, (0, 0))
     pen = ImageDraw.Draw(block)
-    for number, (line, font, color) in enumerate(lines):
-        y = panel.image.height + round(text_size * 0.4) + number * step
-        pen.text((0, y), line, fill=color, font=font)
+    for number, (line, color) in enumerate(lines):
+        line.draw(pen, 0, panel.image.height + round(text_size * 1.4) + number * step, color)
     return block
 
 
-def wrap_text(text: str, font: Font, width: int) -> list[str]:
+def wrap_text(text: str, text_size: float, width: int) -> list[Line]:
     """Breaks text into lines of at most `width` pixels. A single word that is wider gets a line of its own."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width:
+        if lines and typeset(longer, text_size).width <= width:
             lines[-1] = longer
         else:
             lines.append(word)
-    return lines
+    return [typeset(line, text_size) for line in lines]

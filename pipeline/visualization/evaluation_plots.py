@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from pipeline.evaluation.plot_tables import GRID, Table
 from pipeline.visualization.figures import add_axes, escape_text, save_png, write_table
+from pipeline.visualization.fonts import spell_out
 
 Tables = Mapping[str, Table]
 Panel = tuple[str, Mapping[str, Any], str]  # title, curves by the names in _COLORS, text in the panel
@@ -199,6 +200,7 @@ def _highest(f1: Any) -> str:
 
 
 def _short(name: str) -> str:
+    name = spell_out(name)
     return escape_text(name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…")
 
 

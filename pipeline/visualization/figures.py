@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.text import Text
 
 from pipeline.files import atomic_replace, write_text
-from pipeline.visualization.fonts import packaged_fonts
+from pipeline.visualization.fonts import font_files, packaged_fonts
 
 _DPI = 100
 
@@ -43,9 +44,10 @@ def save_png(draw: Callable[[Figure], None], path: Path, size: tuple[float, floa
     figure = Figure(figsize=size, dpi=_DPI)
     FigureCanvasAgg(figure)
     with rc_context({"font.family": _font_families()}), atomic_replace(path) as temporary, warnings.catch_warnings():
-        # Letters of class names that no font has are drawn as boxes, without a warning per letter.
+        # Letters of class names that no font has are drawn as boxes, without a warning for each letter.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         draw(figure)
+        _add_system_fonts(figure)
         figure.savefig(temporary, format="png", metadata={"Software": None})  # without matplotlib's version
 
 
@@ -64,9 +66,20 @@ def escape_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-@cache
 def _font_families() -> list[str]:
     """matplotlib takes each letter from the first of these fonts that has it."""
-    for path in packaged_fonts():
-        fontManager.addfont(path)
-    return [FontProperties(fname=path).get_name() for path in packaged_fonts()]
+    return [_family(path) for path in packaged_fonts()]
+
+
+def _add_system_fonts(figure: Figure) -> None:
+    """Texts with letters that no package has are drawn with a font of the system."""
+    for text in figure.findobj(Text):
+        if found := font_files(text.get_text()).difference(packaged_fonts()):
+            text.set_fontfamily([*_font_families(), *map(_family, sorted(found))])
+
+
+@cache
+def _family(path: Path) -> str:
+    """The name of a font, which matplotlib then knows."""
+    fontManager.addfont(path)
+    return FontProperties(fname=path).get_name()

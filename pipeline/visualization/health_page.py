@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from pipeline.analysis import statistics
 from pipeline.analysis.advice import DATA_RULES, Context, make_context
 from pipeline.analysis.findings import Finding, Health, RecordLocation, headline, locate_records, notes, verdict
@@ -15,9 +13,9 @@ from pipeline.analysis.statistics import Bar, Histogram
 from pipeline.conversion import Survey
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.boxes import xywh_to_xyxy
-from pipeline.errors import PipelineError, count_noun
-from pipeline.files import write_text
+from pipeline.errors import count_noun
 from pipeline.params import Params
+from pipeline.visualization import pages
 from pipeline.visualization.thumbnails import Thumbnail, ThumbnailSpec, class_thumbnails, draw_thumbnails
 
 _MAX_LISTED = 30  # examples of each kind of problem
@@ -52,11 +50,7 @@ def write(health: Health, raw: Path, name: str, params: Params, path: Path) -> N
     Raises:
         PipelineError: the file can't be written.
     """
-    page = render(health, raw, name, params)
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise PipelineError(f"{path}: not written: {error.strerror or error}") from None
+    pages.write(render(health, raw, name, params), path)
 
 
 def render(health: Health, raw: Path, name: str, params: Params) -> str:
@@ -82,11 +76,7 @@ def render(health: Health, raw: Path, name: str, params: Params) -> str:
         "samples_note": _samples_note(samples, classes),
         "rows": len(classes) <= _MAX_ROWS,
     }
-    # Class and file names are untrusted, so everything except the template itself is escaped.
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return templates.get_template("health_page.html.jinja").render(page=content)
+    return pages.render("health_page.html.jinja", content)
 
 
 def _facts(survey: Survey) -> list[tuple[str, str]]:

@@ -164,12 +164,12 @@ def legend(items: Sequence[tuple[PIL.Image.Image, str]], text: str, width: int) 
             x, y = 0.0, y + line
         placed.append((symbol, meaning, round(x), y))
         x += needed + 3 * gap
-    text_lines = wrap_text(text, font, width)
+    text_lines = wrap_text(text, _LEGEND_TEXT_SIZE, width)
     picture = PIL.Image.new("RGB", (width, y + line + 30 * len(text_lines)), BACKGROUND)
     pen = ImageDraw.Draw(picture)
     for symbol, meaning, left, top in placed:
         picture.paste(symbol, (left, top))
         pen.text((left + symbol.width + gap, top + 6), meaning, fill=TEXT_COLOR, font=font)
     for number, text_line in enumerate(text_lines):
-        pen.text((0, y + line + 30 * number), text_line, fill=TEXT_COLOR, font=font)
+        text_line.draw(pen, 0, y + line + 30 * number + _LEGEND_TEXT_SIZE, TEXT_COLOR)
     return picture

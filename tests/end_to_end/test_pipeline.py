@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from pipeline import recipes
-from pipeline.evaluation import bootstrap
+from pipeline.evaluation import resampling
 from pipeline.yaml_files import read_yaml
 from tests.support.projects import read, readme, run, stages_run
 from tests.support.scored_scenes import COCO_METRICS
@@ -49,8 +49,13 @@ def test_every_documented_file_exists(project: Path) -> None:
         "plots/evaluate/confusion.csv",
         "plots/evaluate/confusion.png",
         "predictions/val.json",
+        "predictions/embeddings_val.npz",
         "predictions/operating_point.json",
+        "reports/embeddings.npz",
+        "reports/embeddings.png",
+        "reports/embeddings.html",
         "reports/failures",
+        "reports/inspection.html",
         "metrics/inspect.json",
         "metrics/test.json",
     ):
@@ -176,7 +181,7 @@ def test_from_a_question_to_a_detector_that_others_can_use(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """docs/experiments.md with two experiments instead of twelve: one comes from DVC's cache, and one trains."""
-    monkeypatch.setattr(bootstrap, "DRAWS", 50)
+    monkeypatch.setattr(resampling, "DRAWS", 50)
     for command in (("checkout", "-q", "HEAD", "."), ("reset", "-q", "--soft", "HEAD~1")):  # as after `make repro`
         run(project, "git", *command)
     names = {"loss=iou,giou,diou,ciou": "loss=giou", "seed=0,1,2": "seed=0,1", "box-4": "box-1", "box-5": "box-2"}

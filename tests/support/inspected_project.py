@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image as Pillow
 
@@ -11,6 +12,7 @@ from pipeline.data import annotations
 from pipeline.data import detections as results
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
+from pipeline.evaluation.embedding_files import Embeddings
 from pipeline.files import digest, write_json
 from tests.support.paths import PROJECT
 
@@ -55,11 +57,31 @@ class Project:
     def write(self, detections: tuple[Detection, ...] = DETECTIONS) -> None:
         annotations.write(SCENE, self.root / "data/unified/val.json")
         results.write(detections, self.root / "predictions/val.json")
+        embeddings(len(detections)).write(self.root / "predictions/embeddings_val.npz")
         weights = self.root / "models/detector.safetensors"
         weights.parent.mkdir(exist_ok=True)
         weights.write_bytes(b"weights")
         points = {"weights": digest(weights), "split": "val", "all": {"score": 0.4}, "classes": CLASS_POINTS}
         write_json(self.root / "predictions/operating_point.json", points)
+
+
+def embeddings(num_detections: int) -> Embeddings:
+    """Two directions for the two classes: the nearest neighbors tell the class of all objects, crowds excluded."""
+    objects = [item for item in SCENE.annotations if not item.iscrowd]
+    generator = np.random.default_rng(0)
+
+    def unit(vectors: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        noisy = vectors + generator.normal(scale=0.1, size=vectors.shape)
+        return (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float16)
+
+    return Embeddings(
+        image_ids=np.array([image.id for image in SCENE.images]),
+        images=unit(np.eye(5)),
+        annotation_ids=np.array([item.id for item in objects]),
+        annotations=unit(np.eye(4)[[int(item.category_id == DOG) for item in objects]]),
+        detection_rows=np.arange(num_detections),
+        detections=unit(np.ones((num_detections, 4))),
+    )
 
 
 @pytest.fixture

@@ -342,7 +342,7 @@ def test_a_better_seed_is_named_for_a_split_without_images(home: Path, picture: 
 
 
 def test_every_check_has_a_test() -> None:
-    assert {*VOC, *COCO, "unbalanced_split", "different_class_lists"} == set(CHECKS)
+    assert {*VOC, *COCO, "unbalanced_split", "different_class_lists", "stale_correction"} == set(CHECKS)
 
 
 def test_files_with_different_classes(coco: Callable[..., Path]) -> None:

@@ -290,3 +290,23 @@ def test_depth_is_that_of_the_image(raw: Path, tmp_path: Path) -> None:
     Image.new("L", (40, 30)).save(raw / "JPEGImages" / "b.png")
     assert convert(raw, "--to", "voc", "--out", tmp_path / "out")[0] == 0
     assert ElementTree.parse(tmp_path / "out/Annotations/b.xml").findtext("size/depth") == "1"
+
+
+def test_corrections_are_applied(raw: Path, tmp_path: Path) -> None:
+    file = tmp_path / "fixed.json"
+    records = [
+        {"file_name": "JPEGImages/a.png", "action": "remove", "category": "dog", "bbox": [0, 0, 40, 30]},
+        {"file_name": "JPEGImages/c.png", "action": "exclude"},
+    ]
+    file.write_text(json.dumps(records))
+    status, output = convert(raw, "--to", "coco", "--out", tmp_path / "out", "--corrections", file)
+    assert (status, output.splitlines()[1]) == (0, "2 corrections applied")
+    assert "train 2 images, 1 object; trainval 2 images, 1 object; val 0 images, 0 objects" in output
+    written = json.loads((tmp_path / "out/annotations/trainval.json").read_text())
+    assert [image["file_name"] for image in written["images"]] == ["a.png", "b.png"]
+    assert [(item["bbox"], item["difficult"]) for item in written["annotations"]] == [([4.0, 5.0, 6.0, 7.0], 1)]
+    records[0]["category"] = "cow"
+    file.write_text(json.dumps(records))
+    status, output = convert(raw, "--to", "coco", "--out", tmp_path / "other", "--corrections", file)
+    assert status == 1
+    assert f"{file}: JPEGImages/a.png: remove cow [0.0, 0.0, 40.0, 30.0]: the image has no such box" in output

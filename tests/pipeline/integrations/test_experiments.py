@@ -18,7 +18,7 @@ from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
 from pipeline.evaluation import inputs, report
 from pipeline.files import digest, write_json
-from pipeline.integrations import mlflow_store
+from pipeline.integrations import dvc, mlflow_store
 from pipeline.integrations.experiments import Experiment, open_experiments, open_files
 from tests.support.projects import environment
 
@@ -121,6 +121,21 @@ def test_a_project_without_a_test_split(tmp_path: Path) -> None:
     file = tmp_path / "elsewhere/data/unified/test.json"
     remedy = "run `dvc repro`, unless the data set has no test split, or give --gt and --dets"
     assert str(raised.value) == f"{file}: not there yet; {remedy}"
+
+
+def test_experiments_that_have_finished_and_that_wait(capfd: pytest.CaptureFixture[str]) -> None:
+    assert dvc.experiment_names() == {"giou"}
+    assert dvc.queued_names() == set()
+    assert dvc.run_experiment("waiting", ["loss=diou", "seed=7"], "evaluate", queue=True) == 0
+    assert "Queued experiment 'waiting' for future execution." in capfd.readouterr().out
+    assert dvc.queued_names() == {"waiting"}
+    assert dvc.experiment_names() == {"giou"}
+
+
+def test_a_stage_is_up_to_date_until_a_dependency_changes() -> None:
+    assert dvc.is_up_to_date("convert")
+    Path("made/1.png").write_bytes(b"another")
+    assert not dvc.is_up_to_date("convert")
 
 
 def test_the_files_of_one_experiment() -> None:

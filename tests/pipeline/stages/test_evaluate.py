@@ -18,6 +18,7 @@ from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
+from pipeline.evaluation.embedding_files import Embeddings
 from pipeline.inference import detect
 from pipeline.integrations import mlflow
 from tests.support.paths import PROJECT
@@ -108,6 +109,8 @@ def test_a_test_split_is_measured_at_the_thresholds_chosen_on_val(project: Path,
     assert (points["split"], points["confirmed"], points["all"]["recall"]) == ("val", False, 1.0)
     assert points["views"] == {"sizes": None, "flip": False, "tiles": None, "merge": "nms", "merge_iou_threshold": 0.65}
     assert [item["image_id"] for item in read(project / "predictions/test.json")] == [11, 11, 12, 12]
+    # The detections of this test come from no detector, so there is nothing to embed.
+    assert Embeddings.read(project / "predictions/embeddings_test.npz").images.shape == (0, 8)
     assert logged.metrics["operating_point/recall"] == 1.0
     assert logged.metrics["test/operating_point/recall"] == 0.5
     assert printed.count("Average Precision  (AP) @[ IoU=0.50:0.95") == 2 * 4

@@ -13,9 +13,10 @@ from PIL import Image as Pillow
 from pipeline.data import annotations
 from pipeline.data import detections as results
 from pipeline.evaluation import error_kinds
+from pipeline.evaluation.embedding_files import EmbeddingMap
 from pipeline.files import digest
 from pipeline.integrations import mlflow
-from pipeline.visualization import failure_sheets
+from pipeline.visualization.inspection import cases, failure_sheets
 from tests.support.inspected_project import VIEWS
 from tests.support.projects import run_stage
 
@@ -29,6 +30,12 @@ def test_it_writes_sheets_and_metrics_fills_fiftyone_and_adds_to_mlflow(inspecte
     }  # fmt: skip
     assert numbers["views"] == VIEWS
     assert numbers["confused_classes"] == [{"truth": "dog", "detected": "cat", "images": 1}]
+    # Of three cats and a dog, each cat has a cat as its nearest neighbor. The difficult dog has no vote.
+    assert numbers["embeddings"] == {
+        "objects": 4, "nearest_neighbor_accuracy": 0.75, "nearest_neighbor_balanced_accuracy": 0.5,
+        "chance_accuracy": 0.75, "chance_balanced_accuracy": 0.5,
+    }  # fmt: skip
+    assert "the class of 75.0% of 4 objects (most common class: 75.0%)" in done.stdout
     report = inspected.root / "reports/failures"
     assert sorted(path.name for path in report.iterdir()) == [
         "duplicates.jpg", "false_positives.jpg", "index.html", "missed_objects.jpg", "poor_boxes.jpg",
@@ -39,7 +46,51 @@ def test_it_writes_sheets_and_metrics_fills_fiftyone_and_adds_to_mlflow(inspecte
     assert run.data.tags["predictions"] == digest(inspected.root / "predictions/val.json")
     assert run.data.metrics["inspect/errors/missed"] == 3
     assert run.data.metrics["inspect/views/most_errors"] == 3
+    assert run.data.metrics["inspect/embeddings/nearest_neighbor_accuracy"] == 0.75
     assert "failures/index.html" in [item.path for item in store.client.list_artifacts(run.info.run_id, "failures")]
+    assert "inspection.html" in [item.path for item in store.client.list_artifacts(run.info.run_id)]
+    assert "Errors</dt><dd>7</dd>" in (inspected.root / "reports/inspection.html").read_text()
+
+
+def test_the_map_shows_objects_and_wrong_detections(inspected: Any) -> None:
+    without_fiftyone(inspected.root)
+    done = run_stage(inspected.root, "inspect")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = EmbeddingMap.read(inspected.root / "reports/embeddings.npz")
+    assert found.method == "tsne"
+    assert found.image_ids.tolist() == [11, 12, 13, 14, 15]
+    assert found.annotation_ids.tolist() == [1, 2, 3, 4, 5]
+    assert found.detection_rows.tolist() == [1, 2, 3, 4]  # 0 is correct, and 5 has too low a score
+    assert [len(found.image_points), len(found.annotation_points), len(found.detection_points)] == [5, 5, 4]
+    with Pillow.open(inspected.root / "reports/embeddings.png") as picture:
+        assert picture.size == (1080, 800)
+    page = (inspected.root / "reports/embeddings.html").read_text()
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    kinds = [(data["kinds"][kind], data["classes"][label]["name"]) for _, _, label, kind, *_ in data["objects"]]
+    assert kinds == [
+        ("object", "cat"), ("object", "dog"), ("missed object", "cat"), ("missed object", "dog"),
+        ("missed object", "cat"), ("duplicate", "cat"), ("poor box", "cat"), ("wrong class", "cat"),
+        ("on background", "dog"),
+    ]  # fmt: skip
+    assert [errors for _, _, errors, _ in data["images"]] == [1, 2, 4, 0, 0]
+
+
+def test_without_a_map_its_files_exist_and_are_empty(inspected: Any) -> None:
+    """DVC requires them."""
+    without_fiftyone(inspected.root)
+    params = inspected.root / "params.yaml"
+    params.write_text(params.read_text().replace("  embeddings: tsne", "  embeddings: null"))
+    done = run_stage(inspected.root, "inspect")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = EmbeddingMap.read(inspected.root / "reports/embeddings.npz")
+    assert (found.method, len(found.annotation_ids), found.image_points.shape) == ("none", 0, (0, 2))
+    assert 'id="embeddings"' not in (inspected.root / "reports/inspection.html").read_text()
+    assert json.loads((inspected.root / "metrics/inspect.json").read_text())["embeddings"]["objects"] == 4
+
+
+def without_fiftyone(project: Path) -> None:
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(re.sub(r"(?m)^  fiftyone: true", "  fiftyone: false", text))
 
 
 def test_the_operating_point_or_inspect_score_threshold_decides_which_detections_count(inspected: Any) -> None:
@@ -100,7 +151,7 @@ def sheets(inspected: Any, max_images: int) -> Path:
 def test_the_error_in_question_is_drawn_bright(inspected: Any, name: str) -> None:
     with Pillow.open(sheets(inspected, 24) / f"{name}.jpg") as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
-    colors = failure_sheets.TRUTH_COLOR, failure_sheets.DETECTION_COLOR
+    colors = cases.TRUTH_COLOR, cases.DETECTION_COLOR
     bright, dimmed = colors if name == "missed_objects" else colors[::-1]
     assert (np.abs(pixels - bright).max(axis=-1) < 40).sum() > 500
     assert (np.abs(pixels - dimmed).max(axis=-1) < 40).sum() < 50

@@ -284,13 +284,12 @@ def test_a_heat_map_covers_its_area() -> None:
 
 
 def test_wrapped_lines_fit_the_width() -> None:
-    font = load_font(20)
     text = "a location learns the object of its color"
-    lines = contact_sheets.wrap_text(text, font, 150)
-    assert " ".join(lines) == text
+    lines = contact_sheets.wrap_text(text, 20, 150)
+    assert " ".join(line.text for line in lines) == text
     assert len(lines) > 1
-    assert all(font.getlength(line) <= 150 for line in lines)
-    assert contact_sheets.wrap_text("", font, 150) == []
+    assert all(load_font(20).getlength(line.text) <= 150 for line in lines)
+    assert contact_sheets.wrap_text("", 20, 150) == []
 
 
 def test_a_dot_has_the_right_position_and_area() -> None:
