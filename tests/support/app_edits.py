@@ -11,8 +11,11 @@ Point = tuple[float, float]  # in pixels of the opened image
 
 
 def open_image(page: "Page", number: int) -> None:
+    image = page.locator('[data-cy="looker"]').nth(number)
+    image.locator('canvas[canvas-loaded="true"]').wait_for()
+    page.wait_for_timeout(1000)  # the grid may still move
     # Forced, since the opened image lies above the grid before the click ends.
-    page.locator('[data-cy="looker"]').nth(number).click(position={"x": 60, "y": 60}, force=True)
+    image.click(position={"x": 60, "y": 60}, force=True)
     page.locator("#modal canvas:visible").first.wait_for()
 
 
