@@ -20,7 +20,7 @@ from pipeline.visualization.inspection.failure_sheets import Group
 from pipeline.visualization.inspection.pictures import Picture, limit, read_plot
 
 # Characters of the page, which is at most 10 MB large: four plots of 0.4 MB each come to these.
-_CASES_BUDGET, _LABELS_BUDGET, _MAX_CARD = 5_000_000, 1_200_000, 300_000
+_CASES_BUDGET, _LABELS_BUDGET, _MAX_CARD = 5_000_000, 1_200_000, 100_000
 _MAX_LABEL_ERRORS = 24
 _MAX_CLASSES = 1000  # rows of the table
 _FEW_OBJECTS = 10  # of a class, below which its AP says little

@@ -20,8 +20,9 @@ from pipeline.evaluation import error_kinds, report
 from pipeline.evaluation.plot_tables import plot_tables
 from pipeline.files import write_json
 from pipeline.stages.inspect import count_errors
-from pipeline.visualization.inspection import cases, failure_sheets, page, pictures
+from pipeline.visualization.inspection import cases, confusion, failure_sheets, label_errors, page, pictures
 from pipeline.visualization.inspection.confusion import confused_pairs, confusion_counts
+from pipeline.visualization.inspection.failure_sheets import Group
 from pipeline.visualization.inspection.page import Inspection
 from pipeline.visualization.inspection.pictures import Picture, limit, read_plot
 from tests.support.inspected_project import SCENE
@@ -275,3 +276,21 @@ def test_in_a_browser(inspected: Any) -> None:
     assert page_width <= 390  # no horizontal scrolling on a phone
     assert title == "digits · what the detector gets wrong"
     assert sorted(names) == sorted(["class", EVIL, "قطة"])
+
+
+def test_any_data_set_gives_less_than_10_megabytes(inspected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most of everything: pictures, labels, plots, classes, cells of the matrix, and a card that is escaped."""
+    full = [f"<{number:03d}> {'x' * 30}" for number in range(100)]
+    truth = replace(SCENE, categories=tuple(Category(number, name) for number, name in enumerate(full, start=1)))
+    picture = Picture("x" * 60_000, 480, 480, "folder/" + "y" * 60, ("z" * 60,) * 500)
+    groups = [Group(name, kind.title, 999, 999, (picture,) * 24) for name, kind in cases.KINDS.items()]
+    candidates = label_errors.Candidates({"missing": 24}, (picture,) * 24)
+    monkeypatch.setattr(label_errors, "draw", lambda *_: candidates)
+    plot = Picture("x" * 400_000, 900, 900, "plot.png", ())
+    monkeypatch.setattr(page, "read_plot", lambda _: plot)
+    monkeypatch.setattr(confusion, "confusion_counts", lambda *_: np.ones((101, 101), np.int64))
+    (inspected.root / "reports").mkdir()
+    (inspected.root / "reports/model_card.md").write_text('"' * 1_000_000)
+    counts = {"errors": count_errors({})}
+    html = page.render(inspected.root, Inspection("digits", "val", truth, {}, [0.4], 0.5, groups, counts))
+    assert 9_000_000 < len(html.encode()) < 10_000_000
