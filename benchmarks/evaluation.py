@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.data import detections as results
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
-from pipeline.evaluation import bootstrap, coco, object_sizes, operating_point, report, voc
+from pipeline.evaluation import coco, object_sizes, operating_point, report, resampling, voc
 from pipeline.evaluation.diagnostics import diagnose
 from pipeline.evaluation.matches import Matches
 from pipeline.evaluation.plot_tables import plot_tables
@@ -81,7 +81,7 @@ def main() -> None:
     slow = timed("pycocotools", coco.evaluate, truth, detections)
     fast = timed("hotcoco, the same twelve metrics", coco.fast_ap, truth, detections)
     matches = timed("matches of pycocotools as arrays", Matches.of, slow.evaluation)
-    timed("intervals, 500 draws", bootstrap.resample, matches)
+    timed("intervals", resampling.resample, matches)
     timed("operating point", operating_point.choose, matches, truth)
     timed("VOC", voc.evaluate, truth, detections)
     timed("AP by size", object_sizes.evaluate, truth, detections)

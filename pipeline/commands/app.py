@@ -4,12 +4,22 @@ import click
 
 
 @click.command()
+@click.argument("experiments", nargs=-1)
 @click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True)
-def app(port: int) -> None:
-    """Browse detections and failures in FiftyOne's App on 127.0.0.1, until Ctrl-C."""
+@click.option("--prune", is_flag=True, help="Remove experiments that DVC no longer has from the dataset, and exit.")
+def app(experiments: tuple[str, ...], port: int, prune: bool) -> None:
+    """Browse detections and failures in FiftyOne's App on 127.0.0.1, until Ctrl-C.
+
+    Each experiment has a field with its detections, and an evaluation. Those whose inspect stage has filled FiftyOne's
+    dataset are there; EXPERIMENTS are added: names of experiments of DVC, git revisions, names or ids of MLflow runs.
+    """
     from pipeline import params
     from pipeline.integrations import fiftyone
 
-    with fiftyone.app(fiftyone.dataset_spec(params.load()), port) as server:
+    if prune:
+        removed = fiftyone.prune(params.load())
+        click.echo(f"removed from FiftyOne: {', '.join(removed) or 'nothing'}")
+        return
+    with fiftyone.app(params.load(), experiments, port) as server:
         click.echo(f"FiftyOne: {server.address}  (Ctrl-C stops it)")
         server.wait()

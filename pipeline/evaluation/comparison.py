@@ -1,7 +1,7 @@
 """Detectors compared on the same images: differences of metrics with intervals, and the images that changed.
 
 Each detector is evaluated in the same draws of images, so that what makes an image easy or hard for both cancels out in
-the difference (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+the difference.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
-from pipeline.evaluation import bootstrap, coco, error_kinds, operating_point, voc
+from pipeline.evaluation import coco, error_kinds, operating_point, resampling, voc
 from pipeline.evaluation.diagnostics import diagnose
 from pipeline.evaluation.error_kinds import ImageErrors
 from pipeline.evaluation.matches import Bools, Floats, Matches, class_names
@@ -101,9 +101,9 @@ def evaluate(
 
     Args:
         chosen: the operating points that were chosen on other images; by default, they are chosen on these.
-        draws: of the images; default: `bootstrap.DRAWS`.
+        draws: of the images; default: `resampling.DRAWS`.
     """
-    draws = draws or bootstrap.DRAWS
+    draws = draws or resampling.DRAWS
     metrics = coco.evaluate(truth, detections)
     matches = Matches.of(metrics.evaluation)
     points = operating_point.measure(matches, truth, chosen) if chosen else operating_point.choose(matches, truth)
@@ -111,8 +111,8 @@ def evaluate(
     by_class = {name: metrics.per_class[name] for name in (category.name for category in truth.categories)}
     values = {**metrics.values, **_other_values(truth, detections, points)}
     errors = analyze_images(truth, detections, points)
-    weights = bootstrap.draw_weights(len(truth.images), draws, seed=0).astype(np.float64)
-    ap, images = bootstrap.resample(matches, draws), _count_images(matches.objects)
+    weights = resampling.draw_halves(len(truth.images), draws, seed=0).astype(np.float64)
+    ap, images = resampling.resample(matches, draws), _count_images(matches.objects)
     measured_on = _measured_on(points, chosen, len(truth.images))
     resampled = {
         **_draws(_coco_draws(matches, ap, weights), images),
@@ -124,7 +124,7 @@ def evaluate(
             _count_images(matches.objects[:, measured_on]),
         ),
     }
-    mean_ap = bootstrap.mean(ap, axis=2)
+    mean_ap = resampling.mean(ap, axis=2)
     class_draws = {
         name: _draws({"AP": mean_ap[:, label], "AP50": ap[:, label, 0]}, _count_images(matches.objects[[label]]))
         for label, name in enumerate(names)
@@ -172,14 +172,14 @@ def _draws_by_size(evaluation: object, weights: Floats) -> dict[str, Draws]:
         images = _count_images(matches.objects)
         if images >= MIN_IMAGES:
             found = _mean(matches.recall(weights, coco.MAX_DETECTIONS))
-            draws |= _draws({precision: _mean(bootstrap.resample(matches, len(weights))), recall: found}, images)
+            draws |= _draws({precision: _mean(resampling.resample(matches, len(weights))), recall: found}, images)
     return draws
 
 
 def _voc_draws(matches: Matches, draws: int) -> dict[str, Floats]:
     return {
-        "mAP50_11point": _mean(bootstrap.resample(matches, draws, recalls=voc.RECALLS_2007)),
-        "mAP50_area": _mean(bootstrap.resample(matches, draws, recalls=None)),
+        "mAP50_11point": _mean(resampling.resample(matches, draws, recalls=voc.RECALLS_2007)),
+        "mAP50_area": _mean(resampling.resample(matches, draws, recalls=None)),
     }
 
 
@@ -205,7 +205,7 @@ def _operating_point_draws(
         "f1": (2 * correct, detections + objects),
     }
     return {
-        f"operating_point/{name}": bootstrap.mean(_ratio(part, whole)[chosen], axis=0)
+        f"operating_point/{name}": resampling.mean(_ratio(part, whole)[chosen], axis=0)
         for name, (part, whole) in ratios.items()
     }
 
@@ -230,7 +230,7 @@ def _ratio(part: Floats, whole: Floats) -> Floats:
 
 def _mean(values: Floats) -> Floats:
     """[draws, K, T] to [draws]."""
-    return bootstrap.mean(bootstrap.mean(values, axis=2), axis=1)
+    return resampling.mean(resampling.mean(values, axis=2), axis=1)
 
 
 def analyze_images(
@@ -286,8 +286,8 @@ def _difference(a: Sequence[_Metric], b: Sequence[_Metric]) -> Difference:
     draws = [[draws for _, draws in side if draws is not None] for side in (a, b)]
     if not all(draws):
         return Difference(before, after, after - before, None, None)
-    first, second = (bootstrap.mean(np.stack([item.values for item in side]), axis=0) for side in draws)
-    found = bootstrap.difference_interval(second - first, after - before, draws[0][0].images)
+    first, second = (resampling.mean(np.stack([item.values for item in side]), axis=0) for side in draws)
+    found = resampling.difference_interval(second - first, after - before, draws[0][0].images)
     return Difference(before, after, after - before, found.low, found.high)
 
 

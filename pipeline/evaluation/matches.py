@@ -13,7 +13,6 @@ from pipeline.data.annotations import AnnotationSet
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Counts = NDArray[np.int32]
 
 COCO_RECALLS = np.linspace(0, 1, 101)
 
@@ -62,37 +61,32 @@ class Matches:
             objects=np.array([[_count_objects(cell) for cell in row] for row in grid], dtype=np.float64),
         )
 
-    def average_precision(
-        self, weights: Floats | Counts | None = None, recalls: Floats | None = COCO_RECALLS
-    ) -> Floats:
+    def average_precision(self, drawn: Bools | None = None, recalls: Floats | None = COCO_RECALLS) -> Floats:
         """AP of each class at each IoU threshold [K, T]; NaN for a class without objects.
 
         Args:
-            weights: [I], how often each image counts; by default, once. Sums of int32 are the fastest.
+            drawn: [I], which images count; by default, all.
             recalls: AP is the mean of the precision at these recalls; None: the area under the precision curve.
         """
-        weights = np.ones(self.objects.shape[1], dtype=np.int32) if weights is None else weights
-        found, objects = self._correct, self.objects @ weights
-        mass = weights[self.images]
-        before = _sums_before(mass)
-        counted = before[found.end] - before[found.class_start]
+        drawn = np.ones(self.objects.shape[1], dtype=bool) if drawn is None else drawn
+        found, objects = self._correct, (self.objects @ drawn).astype(np.int64)
+        counts = drawn[self.images]
+        kept = np.flatnonzero(counts[found.position])
+        position, segment = found.position[kept], found.segment[kept]
+        sizes = np.bincount(segment, minlength=len(found.first_of_class))  # of segments; they are contiguous
+        before = _sums_before(counts)
+        counted = before[position + 1] - np.repeat(before[found.first_of_class], sizes)
         if len(found.ignored):
-            before = _sums_before(mass[found.ignored])
-            counted -= before[found.ignored_end] - before[found.ignored_start]
-        before = _sums_before(mass[found.end - 1])
-        correct = before[1:] - before[found.segment_start]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            precision = np.where(counted > 0, correct / counted, 0.0)
-            recall = np.where(correct > 0, correct / objects[found.label], 0.0)
-            gain = mass[found.end - 1] / objects[found.label]  # of recall, by each correct detection
-        if recalls is not None:
-            reached = np.searchsorted(recalls, recall, side="right")
-            gain = np.diff(reached, prepend=0) / len(recalls)
-            gain[found.first] = reached[found.first] / len(recalls)
+            before = _sums_before(counts[found.ignored])
+            counted -= before[found.ignored_end[kept]] - np.repeat(before[found.first_ignored], sizes)
+        rank = np.arange(len(kept)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # 0, 1, … in each segment
+        offset = np.repeat(found.offset, sizes)
         # Precisions are raised above those of later segments, so that one pass from the end serves all segments.
-        envelope = np.maximum.accumulate((precision + found.offset)[::-1])[::-1] - found.offset
-        count = len(objects) * len(self.iou_thresholds)
-        total = np.bincount(found.segment, envelope * gain, minlength=count).astype(np.float64)
+        raised = (rank + 1) / counted + offset
+        envelope = np.maximum.accumulate(raised[::-1])[::-1] - offset
+        first_gain = np.repeat(np.cumsum(objects) - objects, len(self.iou_thresholds))
+        gain = _gains(objects, recalls)[np.repeat(first_gain, sizes) + rank]
+        total = np.bincount(segment, envelope * gain, minlength=len(sizes)).astype(np.float64)
         ap = total.reshape(len(objects), -1)
         ap[objects == 0] = np.nan
         return ap
@@ -140,41 +134,45 @@ class _Correct:
     """The M correct detections, by class and IoU threshold (a segment) and then by descending score."""
 
     segment: Ints  # [M], class · T + threshold
-    label: Ints  # [M], class
-    end: Ints  # [M], position after the detection, among all detections
-    class_start: Ints  # [M], position of the first detection of its class
-    segment_start: Ints  # [M], index of the first correct detection of its segment
-    first: Ints  # [≤ K·T], index of the first correct detection of each segment that has one
-    offset: Floats  # [M], decreasing from segment to segment by more than a precision
+    position: Ints  # [M], among all detections
+    first_of_class: Ints  # [K·T], position of the first detection of the segment's class
+    offset: Floats  # [K·T], decreasing from segment to segment by more than a precision
     ignored: Ints  # [G], positions of the ignored detections, by segment and then by descending score
-    ignored_start: Ints  # [M], number of ignored detections in earlier segments
+    first_ignored: Ints  # [K·T], number of ignored detections in earlier segments
     ignored_end: Ints  # [M], the same, plus those of its segment with a higher score
 
     @classmethod
     def of(cls, matches: Matches) -> "_Correct":
         segment, position = _by_segment(matches, matches.correct)
         ignored_segment, ignored = _by_segment(matches, matches.ignored)
-        label, size = segment // len(matches.iou_thresholds), len(matches.images)
-        segment_start = np.searchsorted(segment, segment)
+        segments, size = np.arange(len(matches.objects) * len(matches.iou_thresholds)), len(matches.images)
         return cls(
             segment=segment,
-            label=label,
-            end=position + 1,
-            class_start=matches.class_starts[label],
-            segment_start=segment_start,
-            first=np.unique(segment_start),
-            offset=2.0 * (segment.max(initial=0) - segment),
+            position=position,
+            first_of_class=np.repeat(matches.class_starts[:-1], len(matches.iou_thresholds)),
+            offset=segments[::-1] * np.float64(2),
             ignored=ignored,
-            ignored_start=np.searchsorted(ignored_segment, segment),
+            first_ignored=np.searchsorted(ignored_segment, segments),
             ignored_end=np.searchsorted(ignored_segment * size + ignored, segment * size + position),
         )
 
 
-def _sums_before(values: NDArray[Any]) -> NDArray[Any]:
-    """The sums of the first 0, 1, 2, … values, of their type."""
-    sums = np.zeros(len(values) + 1, dtype=values.dtype)
+def _sums_before(values: Bools) -> Ints:
+    """The number of true values among the first 0, 1, 2, …"""
+    sums = np.zeros(len(values) + 1, dtype=np.int64)
     np.cumsum(values, out=sums[1:])
     return sums
+
+
+def _gains(objects: Ints, recalls: Floats | None) -> Floats:
+    """What each object found adds to the recall, or to the share of `recalls` reached: class by class [objects]."""
+    total = np.repeat(objects, objects)
+    if recalls is None:
+        return 1 / total
+    found = np.arange(1, len(total) + 1) - np.repeat(np.cumsum(objects) - objects, objects)  # 1, 2, … in each class
+    reached = np.searchsorted(recalls, found / total, side="right")
+    gains: Floats = np.where(found == 1, reached, np.diff(reached, prepend=0)) / len(recalls)
+    return gains
 
 
 def class_names(truth: AnnotationSet) -> list[str]:
@@ -193,17 +191,17 @@ def _by_segment(matches: Matches, marked: Bools) -> tuple[Ints, Ints]:
 
 def _class_arrays(cells: Sequence[Any], thresholds: int) -> tuple[Ints, Ints, Floats, Bools, Bools]:
     """Indices, images, scores, correct and ignored of one class, by descending score."""
-    cells = [(index, cell) for index, cell in enumerate(cells) if cell is not None]
+    found = [(index, cell) for index, cell in enumerate(cells) if cell is not None and cell["dtIds"]]
     # `coco.evaluate` numbers the detections from 1.
-    indices = np.concatenate([np.zeros(0, np.int64), *(np.asarray(cell["dtIds"], np.int64) - 1 for _, cell in cells)])
-    images = np.concatenate([np.full(len(cell["dtScores"]), index) for index, cell in cells] or [np.zeros(0, np.int64)])
-    scores = np.concatenate([cell["dtScores"] for _, cell in cells] or [np.zeros(0)])
-    empty = np.zeros((thresholds, 0), dtype=bool)
-    matched = np.concatenate([empty, *(cell["dtMatches"] > 0 for _, cell in cells)], axis=1)
-    ignored = np.concatenate([empty, *(cell["dtIgnore"].astype(bool) for _, cell in cells)], axis=1)
+    indices = np.array([number - 1 for _, cell in found for number in cell["dtIds"]], dtype=np.int64)
+    images = np.array([index for index, cell in found for _ in cell["dtIds"]], dtype=np.int64)
+    scores = np.array([score for _, cell in found for score in cell["dtScores"]], dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
-    return indices[order], images[order], scores[order], (matched & ~ignored)[:, order], ignored[:, order]
+    empty = np.zeros((thresholds, 0))
+    matched = np.concatenate([empty, *(cell["dtMatches"] for _, cell in found)], axis=1)[:, order] > 0
+    ignored = np.concatenate([empty, *(cell["dtIgnore"] for _, cell in found)], axis=1)[:, order] > 0
+    return indices[order], images[order], scores[order], matched & ~ignored, ignored
 
 
 def _count_objects(cell: Any) -> int:
-    return 0 if cell is None else int(np.count_nonzero(np.asarray(cell["gtIgnore"]) == 0))
+    return 0 if cell is None else len(cell["gtIgnore"]) - int(np.count_nonzero(cell["gtIgnore"]))

@@ -9,12 +9,12 @@ from typing import Any
 from fcos.config import InputSize
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
-from pipeline.evaluation import bootstrap, coco, object_sizes, operating_point, voc
-from pipeline.evaluation.bootstrap import Interval
+from pipeline.evaluation import coco, object_sizes, operating_point, resampling, voc
 from pipeline.evaluation.coco import CocoMetrics
 from pipeline.evaluation.diagnostics import count_objects_beyond_max_detections, diagnose
 from pipeline.evaluation.matches import Matches, class_names
 from pipeline.evaluation.operating_point import OperatingPoints, Point
+from pipeline.evaluation.resampling import Interval, interval
 
 NO_POINT = {field.name: None for field in fields(Point)}  # of a class without a threshold
 
@@ -56,7 +56,7 @@ def evaluate(
         - "coco": COCO's twelve numbers; "voc": mAP50_11point and mAP50_area
         - "coco_raised_limit": {max_detections, AP, …} if more than 100 detections of an image are kept, else None
         - "per_class": {name: {AP, AP50, AP_low, AP_high, and score, precision, recall and f1 at the operating point}}
-        - "intervals": {AP and AP50: {low, high}}, see `bootstrap`
+        - "intervals": {AP and AP50: {low, high}}, see `resampling`
         - "by_size": {bin: {objects, AP, AP50}}, see `object_sizes`
         - "errors", "calibration_error", "objects_beyond_limit", "highest_possible_AP": see `diagnose`
         - "objects_beyond_max_detections": objects beyond the detections of an image that are kept, of all classes
@@ -115,14 +115,14 @@ def _intervals(
     metrics: CocoMetrics, matches: Matches, truth: AnnotationSet
 ) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """The intervals of AP and AP50, and of the AP of each class."""
-    draws = bootstrap.resample(matches)
-    by_class = bootstrap.mean(draws, axis=2)
-    overall = {"AP": bootstrap.mean(by_class, axis=1), "AP50": bootstrap.mean(draws[:, :, 0], axis=1)}
+    draws = resampling.resample(matches)
+    by_class = resampling.mean(draws, axis=2)
+    overall = {"AP": resampling.mean(by_class, axis=1), "AP50": resampling.mean(draws[:, :, 0], axis=1)}
     return (
-        {name: bootstrap.interval(values, metrics.values[name]) for name, values in overall.items()},
+        {name: interval(values, metrics.values[name], matches.objects.sum(axis=0)) for name, values in overall.items()},
         {
-            name: bootstrap.interval(values, metrics.per_class[name]["AP"])
-            for name, values in zip(class_names(truth), by_class.T, strict=True)
+            name: interval(values, metrics.per_class[name]["AP"], objects)
+            for name, values, objects in zip(class_names(truth), by_class.T, matches.objects, strict=True)
         },
     )
 

@@ -331,38 +331,36 @@ def main() -> None:
 
 def _find_edits(name: str) -> dict[str, Any] | None:
     import fiftyone as fo
+    from fiftyone.core.odm import get_db_conn
 
     if not fo.dataset_exists(name):
         return None
     dataset = fo.load_dataset(name)
-    schema = dataset.get_field_schema(embedded_doc_type=fo.Detections)
-    labels: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for field in schema:
-        for image_id, label in _read_labels(dataset, field):
-            labels[image_id].append(label)
-    samples = [
-        {"image_id": image_id, "tags": tags, "labels": labels[image_id]}
-        for image_id, tags in zip(*dataset.values(["image_id", "tags"]), strict=True)
-    ]
+    fields = list(dataset.get_field_schema(embedded_doc_type=fo.Detections))
+    samples = get_db_conn()[dataset._doc.sample_collection_name]  # reading through FiftyOne takes ten times as long
+    info = dataset.info
     return {
         "created": str(dataset.created_at),
-        "annotations_digest": dataset.info.get("annotations_digest"),
-        "samples": samples,
+        "annotations_digest": info.get("annotations_digest") if info.get("data") else None,  # being filled
+        "samples": [_read_sample(sample, fields) for sample in samples.find({}, ["image_id", "tags", *fields])],
     }
 
 
-def _read_labels(dataset: Any, field: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The labels of a field with their images; of other fields than the ground truth, the tagged ones."""
-    from fiftyone import ViewField as F
-
-    view = dataset if field == _TRUTH else dataset.filter_labels(field, F("tags").length() > 0)
-    has_ids = dataset.get_field(f"{field}.detections.annotation_id") is not None
-    paths = ["label", "bounding_box", "tags", *(["annotation_id"] if has_ids else [])]
-    columns = view.values(["image_id", *(f"{field}.detections.{path}" for path in paths)])
-    for image_id, *values in zip(*columns, strict=True):
-        for category, box, tags, *ids in zip(*(value or [] for value in values), strict=True):
-            id = ids[0] if ids else None
-            yield image_id, {"field": field, "annotation_id": id, "category": category, "box": box, "tags": tags or []}
+def _read_sample(sample: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
+    """A document of the database as a `Sample`: all labels of the ground truth, of other fields the tagged ones."""
+    labels = [
+        {
+            "field": field,
+            "annotation_id": label.get("annotation_id"),
+            "category": label.get("label"),
+            "box": label["bounding_box"],
+            "tags": label.get("tags") or [],
+        }
+        for field in fields
+        for label in (sample.get(field) or {}).get("detections") or []
+        if field == _TRUTH or label.get("tags")
+    ]
+    return {"image_id": sample["image_id"], "tags": sample.get("tags") or [], "labels": labels}
 
 
 if __name__ == "__main__":

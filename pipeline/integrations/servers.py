@@ -56,7 +56,7 @@ def run_server(
 
     Args:
         app: a function that returns an ASGI application, as MODULE:FUNCTION; `owner_only` must wrap its result.
-        page: the path that people open.
+        page: the path that people open, with its query.
         fragment: what follows the token in the address, from a `#` on; a page reads it, and the server doesn't.
 
     Raises:
@@ -69,7 +69,8 @@ def run_server(
     command += ["--workers", "1"]  # WEB_CONCURRENCY would start several, and FiftyOne keeps its state in one
     command += ["--timeout-graceful-shutdown", "1"]  # pages keep a connection open for events
     log = state_dir() / f"{name.lower()}.log"
-    address = f"http://{LOOPBACK}:{port}{page}?{access.PARAMETER}={token}{fragment}"
+    separator = "&" if "?" in page else "?"
+    address = f"http://{LOOPBACK}:{port}{page}{separator}{access.PARAMETER}={token}{fragment}"
     # The token is not on the command line, which other users can read.
     variables = {**environment, access.TOKEN_VARIABLE: token}
     with (

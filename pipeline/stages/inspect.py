@@ -48,7 +48,7 @@ def run(params: Params) -> None:
     print(vote.describe())  # noqa: T201
     counts: dict[str, Any] = {"errors": count_errors(errors), "embeddings": vote.to_json()}
     if params.inspect.fiftyone:
-        counts["views"] = fiftyone.refresh(dataset)
+        counts |= fiftyone.refresh(dataset)
     sent, options = home / "reports/inspection.html", params.inspect
     inspection = Inspection(
         params.dataset, options.split, truth, errors, thresholds, options.iou_threshold, groups, counts,
@@ -61,8 +61,8 @@ def run(params: Params) -> None:
         mlflow_run.log_metrics(
             {
                 f"inspect/{group}/{name}": number
-                for group, named in counts.items()
-                for name, number in named.items()
+                for group in ("errors", "embeddings", "views")
+                for name, number in counts.get(group, {}).items()
                 if number is not None
             }
         )

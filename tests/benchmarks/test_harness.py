@@ -1,7 +1,6 @@
 """Harness: times of real callables, content of cards, and that no card is overwritten."""
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from benchmarks import __main__ as bench
 from benchmarks import gpu, harness
 from benchmarks.harness import Limit, Measurement, Side, Times, Unavailable
+from tests.support import warm_python
 from tests.support.paths import PROJECT
 
 MATRIX = torch.ones(64, 64)
@@ -110,7 +110,7 @@ def test_without_a_gpu_the_reason_is_given() -> None:
 
 
 def test_the_command_writes_a_card(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "GPU", "--out", str(tmp_path)]
+    command = warm_python.command("-m", "benchmarks", "--quick", "--only", "GPU", "--out", str(tmp_path))
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (card,) = tmp_path.glob("*-bench.md")

@@ -11,7 +11,7 @@ from dvc.utils.hydra import apply_overrides
 from torchvision.models.detection import fcos_resnet50_fpn
 
 from pipeline import recipes
-from pipeline.evaluation import bootstrap
+from pipeline.evaluation import resampling
 from tests.support.http_servers import serving
 from tests.support.projects import PROJECT, copy, read, readme, run, run_stage, stages_run
 
@@ -163,7 +163,7 @@ def test_the_commands_on_data_sets_by_name(project: Path, tmp_path: Path) -> Non
 
 def test_the_commands_on_comparisons(reproduced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same result under each name; test_experiments.py compares different ones."""
-    monkeypatch.setattr(bootstrap, "DRAWS", 50)
+    monkeypatch.setattr(resampling, "DRAWS", 50)
     project = copy(reproduced, tmp_path / "project")
     for command in (("add", "-A"), ("commit", "-qm", "result"), ("tag", "baseline"), ("tag", "giou")):
         run(project, "git", *command)

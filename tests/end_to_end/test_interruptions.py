@@ -3,8 +3,8 @@
 The tests share one project, in which every stage has run, and depend on their order.
 """
 
-import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +14,7 @@ from collections.abc import Collection
 from contextlib import closing, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -26,8 +27,8 @@ def test_a_killed_stage_succeeds_when_run_again(project: Path, stage: str) -> No
     original = params.read_text()
     params.write_text(original.replace("  fiftyone: false", "  fiftyone: true"))  # inspect is killed while it fills it
     before, errors = outputs(project, stage), read(project, "metrics/inspect.json")["errors"]
-    running = start(project, "dvc", "repro", "-f", "-s", stage)
-    kill_stage(stage, running)
+    running = start(project, "dvc", "repro", "-f", "-s", stage, warm=True)
+    kill_stage(stage, project, running)
     # --force: DVC would restore the result from its cache, and the files of the killed stage would stay.
     run(project, "dvc", "repro", "-f", "-s", stage)
     params.write_text(original)
@@ -48,10 +49,10 @@ def test_a_training_stopped_again_and_again_has_the_same_result(project: Path, m
     """
     monkeypatch.setenv("SHELL", "/bin/sh")  # DVC starts stages through the shell, and dash would stay as their parent
     undisturbed = (project / "models/detector.safetensors").read_bytes()
-    known, stage, repro = runs(project), [sys.executable, "-m", "pipeline.stages.train"], ["dvc", "repro", "-f", "-s"]
-    assert stop(project, signal.SIGKILL, *stage)[0] == -9
+    known, stage, repro = runs(project), ["python", "-m", "pipeline.stages.train"], ["dvc", "repro", "-f", "-s"]
+    assert stop(project, signal.SIGKILL, *stage, warm=True)[0] == -9
     stopped = r"(?m)^train: stopped by {} at step \d of 6; its state is saved: `dvc repro` resumes from it$"
-    status, output = stop(project, signal.SIGINT, *stage)
+    status, output = stop(project, signal.SIGINT, *stage, warm=True)
     assert status == 130
     assert re.search(stopped.format("SIGINT"), output), output
     assert "Traceback" not in output
@@ -63,7 +64,7 @@ def test_a_training_stopped_again_and_again_has_the_same_result(project: Path, m
     original, lock = params.read_text(), (project / "dvc.lock").read_bytes()
     changed = original.replace("    flip: 0.0", "    flip: 0.5")
     assert changed != original
-    running = start(project, *repro, "train")
+    running = start(project, *repro, "train", warm=True)
     wait_for_state(project, running, newer_than=time.time_ns())
     params.write_text(changed)
     output = running.communicate(timeout=240)[0].decode()
@@ -78,10 +79,10 @@ def test_a_training_stopped_again_and_again_has_the_same_result(project: Path, m
     assert (project / "models/detector.safetensors").read_bytes() == undisturbed
 
 
-def stop(project: Path, number: signal.Signals, *command: str) -> tuple[int, str]:
+def stop(project: Path, number: signal.Signals, *command: str, warm: bool = False) -> tuple[int, str]:
     """Sends a signal to a command once the training has saved a state, and returns its exit status and its output."""
     started = time.time_ns()
-    running = start(project, *command)
+    running = start(project, *command, warm=warm)
     wait_for_state(project, running, newer_than=started)
     running.send_signal(number)
     output, _ = running.communicate(timeout=240)
@@ -118,32 +119,39 @@ def test_a_signal_before_the_first_step_is_one_line(project: Path, number: signa
     assert (running.returncode, output) == (status, f"train: stopped by {number.name}\n".encode())
 
 
-def start(project: Path, *command: str) -> subprocess.Popen[bytes]:
+def start(project: Path, *command: str, warm: bool = False) -> subprocess.Popen[bytes]:
     """Starts a command in a new process group."""
+    settings = environment(warm=warm)
     return subprocess.Popen(
-        command,
+        [shutil.which(command[0], path=settings["PATH"]) or command[0], *command[1:]],
         cwd=project,
-        env=environment(),
+        env=settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
 
 
-def kill_stage(stage: str, running: subprocess.Popen[bytes]) -> None:
-    """Sends SIGKILL to the process of the stage one second after it started."""
+def kill_stage(stage: str, project: Path, running: subprocess.Popen[bytes]) -> None:
+    """Sends SIGKILL to the process of the stage half a second after it started."""
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        command = ["pgrep", "-g", str(running.pid), "-f", f"stages.{stage}"]
-        pids = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
-        if pids:
-            time.sleep(1)
-            for pid in pids:
-                with suppress(ProcessLookupError):  # the shell that started the stage ended with it
-                    os.kill(int(pid), signal.SIGKILL)
-            break
-        time.sleep(0.05)
+    while not (processes := processes_of(stage, project)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(0.5)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # the shell that started the stage ended with it
+            process.kill()
     running.communicate(timeout=240)
+
+
+def processes_of(stage: str, project: Path) -> list[psutil.Process]:
+    running = psutil.process_iter(["cmdline", "cwd"])
+    return [
+        process
+        for process in running
+        if process.info["cwd"] == str(project) and f"pipeline.stages.{stage}" in " ".join(process.info["cmdline"] or ())
+    ]
 
 
 def test_an_invalid_parameter_is_one_line(project: Path) -> None:

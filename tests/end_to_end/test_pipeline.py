@@ -16,9 +16,10 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
+from PIL import Image
 
 from pipeline import recipes
-from pipeline.evaluation import bootstrap
+from pipeline.evaluation import resampling
 from pipeline.yaml_files import read_yaml
 from tests.support.projects import read, readme, run, stages_run
 from tests.support.scored_scenes import COCO_METRICS
@@ -95,7 +96,7 @@ def test_one_mlflow_run_holds_the_experiment(project: Path) -> None:
 
 
 def test_readmes_commands_to_look_at_results(project: Path) -> None:
-    ui, app, predict, evaluate = readme("Look")
+    ui, app, predict, suggest, evaluate = readme("Look")
     assert (ui, app) == (["make", "ui"], ["make", "app"])  # tests/pipeline/integrations runs their commands
     shutil.copytree(project / "data/raw/digits/images/val", project / "folder")
     (project / "folder/000001.jpg").rename(project / "photo.jpg")
@@ -106,6 +107,9 @@ def test_readmes_commands_to_look_at_results(project: Path) -> None:
     ]
     records = json.loads((project / "seen/detections.json").read_text())
     assert [record["width"] for record in records] == [128] * 8
+    with Image.open(project / "photo.jpg") as photo:  # other bytes than those of the data set
+        photo.save(project / "folder/new.jpg", quality=70)
+    assert run(project, *suggest).splitlines()[0] == "folder/new.jpg"
     shutil.copy(project / "data/unified/val.json", project / "truth.json")
     shutil.copy(project / "predictions/val.json", project / "detections.json")
     ap = read(project, "metrics/evaluate.json")["coco"]["AP"]
@@ -181,7 +185,7 @@ def test_from_a_question_to_a_detector_that_others_can_use(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """docs/experiments.md with two experiments instead of twelve: one comes from DVC's cache, and one trains."""
-    monkeypatch.setattr(bootstrap, "DRAWS", 50)
+    monkeypatch.setattr(resampling, "DRAWS", 50)
     for command in (("checkout", "-q", "HEAD", "."), ("reset", "-q", "--soft", "HEAD~1")):  # as after `make repro`
         run(project, "git", *command)
     names = {"loss=iou,giou,diou,ciou": "loss=giou", "seed=0,1,2": "seed=0,1", "box-4": "box-1", "box-5": "box-2"}

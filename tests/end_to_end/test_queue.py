@@ -82,9 +82,8 @@ def kill(project: Path, loss: str) -> None:
     while time.monotonic() < deadline:
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, IndexError):
-                command = (process / "cmdline").read_text().split("\0")
                 workspace = (process / "cwd").resolve()
-                if "pipeline.stages.train" not in command[1:3] or not workspace.is_relative_to(project):
+                if not workspace.is_relative_to(project):
                     continue
                 saved = (project / ".fcos/training" / training_key(process) / "state.pt").is_file()
                 if saved and loss in (workspace / "params.yaml").read_text():
@@ -95,7 +94,7 @@ def kill(project: Path, loss: str) -> None:
 
 
 def training_key(process: Path) -> str:
-    """The key of the training whose lock the process holds."""
+    """The key of the training whose lock the process holds; "none" if it isn't a training."""
     files = [descriptor.resolve() for descriptor in (process / "fd").iterdir()]
     return next((file.stem for file in files if file.match(".fcos/training/*.lock")), "none")
 

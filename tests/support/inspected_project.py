@@ -40,6 +40,13 @@ DETECTIONS = (
 )
 CLASS_POINTS = {"cat": {"score": 0.45}, "dog": None}  # no threshold for dogs: that for all classes
 
+# Images in FiftyOne's views of the scene, and objects or detections in views of patches.
+VIEWS = {
+    "operating_point": 5, "false_positives": 1, "missed_objects": 2, "wrong_class": 1, "poor_boxes": 1, "duplicates": 1,
+    "patches_false_positives": 1, "patches_missed_objects": 3, "patches_wrong_class": 1, "patches_poor_boxes": 1,
+    "patches_duplicates": 1, "most_errors": 3, "hardest": 3, "best": 0, "small_objects": 0, "crowded": 1,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Project:
@@ -80,15 +87,19 @@ def embeddings(num_detections: int) -> Embeddings:
 @pytest.fixture
 def inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """The project, in a temporary folder that is the current folder."""
+    return make_project(tmp_path, monkeypatch)
+
+
+def make_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in ("DVC_ROOT", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "FIFTYONE_DATABASE_URI"):
         monkeypatch.delenv(name, raising=False)
     for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(PROJECT / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "data/raw/digits/pictures"
-    folder.mkdir(parents=True)
+        shutil.copy(PROJECT / name, folder / name)
+    monkeypatch.chdir(folder)
+    pictures = folder / "data/raw/digits/pictures"
+    pictures.mkdir(parents=True)
     for number, image in enumerate(SCENE.images):
-        Pillow.new("RGB", (image.width, image.height), (40 * number, 90, 120)).save(folder / f"{image.id}.png")
-    project = Project(tmp_path)
+        Pillow.new("RGB", (image.width, image.height), (40 * number, 90, 120)).save(pictures / f"{image.id}.png")
+    project = Project(folder)
     project.write()
     return project

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+from tests.support import warm_python
 from tests.support.process_trees import descendants
 
 _LISTEN = "0A"
@@ -71,9 +72,10 @@ def _address(text: str) -> IPv4Address | IPv6Address:
 
 
 def _sockets_of_this_process_tree() -> set[str]:
-    """The inodes of its sockets."""
+    """The inodes of the sockets of this process, and of all that it starts."""
     inodes = set()
-    for pid in [os.getpid(), *(process.pid for process in descendants(os.getpid()))]:
+    roots = [os.getpid(), *warm_python.running_server()]
+    for pid in [*roots, *(process.pid for root in roots for process in descendants(root))]:
         with suppress(OSError):  # the process has ended
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():
                 with suppress(OSError):

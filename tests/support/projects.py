@@ -19,6 +19,7 @@ from unittest import mock
 
 from click.testing import CliRunner
 
+from tests.support import warm_python
 from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
 
@@ -82,10 +83,17 @@ def _working_in(project: Path) -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def environment() -> dict[str, str]:
+def environment(*, warm: bool = True) -> dict[str, str]:
+    """The environment of commands.
+
+    Args:
+        warm: `dvc` and stages are forked from a process that has imported their packages. Signals that should reach
+            them in a terminal's ways need new processes.
+    """
+    commands = [str(warm_python.folder())] if warm else []
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
     return inherited | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": os.pathsep.join([*commands, str(Path(sys.executable).parent), os.environ["PATH"]]),
         "GIT_AUTHOR_NAME": "test",
         "GIT_AUTHOR_EMAIL": "test@example.org",
         "GIT_COMMITTER_NAME": "test",

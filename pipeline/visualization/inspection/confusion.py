@@ -35,7 +35,7 @@ def confusion(truth: AnnotationSet, errors: Mapping[int, ImageErrors], iou_thres
     return {
         "pairs": confused_pairs(names, counts, shares),
         "names": [*names, None],  # None: background
-        "rows": _rows(names, counts, shares) if len(names) <= _MAX_MATRIX else [],
+        "rows": _rows(names, counts, shares) if len(names) <= _MAX_MATRIX and counts.any() else [],
         "numbers": len(names) <= _MAX_NUMBERS,
         "classes": len(names),
     }

@@ -118,12 +118,14 @@ def _draw(candidate: Candidate, truth: AnnotationSet, image_folder: Path) -> Pic
 def _marks(candidate: Candidate, labeled: Annotation | None, classes: ClassLabels) -> list[Mark]:
     """The proposed box, and the labeled one."""
     found = []
-    if candidate.bbox:
+    # A proposed class has the label's box, whose dashes show both colors.
+    box = candidate.bbox or (labeled.bbox if labeled and candidate.category else None)
+    if box:
         ids = {category.name: category.id for category in classes.categories}
         name = candidate.category or ""
         label = classes.by_id[ids[name]] if name in ids else name
-        found.append(Mark(xywh_to_xyxy(candidate.bbox), DETECTION_COLOR, label))
+        found.append(Mark(xywh_to_xyxy(box), DETECTION_COLOR, label))
     if labeled:
         label = classes.by_id[labeled.category_id]
         found.append(Mark(xywh_to_xyxy(labeled.bbox), TRUTH_COLOR, label, dashed=True))
-    return found
+    return found[::-1]  # the first one is drawn over the others

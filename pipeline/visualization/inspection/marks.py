@@ -16,6 +16,7 @@ _TEXT_SHARE = 1 / 32  # size of letters, relative to the longer side of the pict
 _MIN_TEXT = 13.0  # pixels
 _MAX_LABEL = 24  # letters
 _MAX_WIDTH = 0.5  # of the picture
+_MAX_COVERED = 0.12  # share of the picture that labels may hide together
 _PADDING = 4  # pixels, left and right of a label
 _SMALL_BOX = 12  # times the area of a tag: a tag would hide a smaller box
 _MIN_SHARE = 1 / 12  # of the picture's longer side: a smaller box is shown with its surroundings alone
@@ -38,8 +39,8 @@ def draw_marks(picture: PIL.Image.Image, marks: Sequence[Mark]) -> PIL.Image.Ima
     """Returns a copy of the picture, in RGB, with the marks.
 
     Args:
-        marks: the most important ones first. Labels never cover each other: where there is no room for another one, the
-            box stays without.
+        marks: the most important ones first. Labels never cover each other: a box for whose label there is no room has
+            none, and so have the last ones where labels would hide too much of the picture.
     """
     canvas = picture.convert("RGB")
     pale = canvas.copy()
@@ -66,13 +67,16 @@ def _draw_labels(canvas: PIL.Image.Image, marks: Sequence[Mark]) -> None:
 
 
 def place_labels(marks: Sequence[Mark], size: tuple[int, int]) -> list[tuple[Mark, Line, Box]]:
-    """The labels that have room on a picture, each with its text and its tag: inside the picture, none over another."""
+    """The labels that have room on a picture, the first ones first, each with its text and its tag.
+
+    All tags are inside the picture, and none covers another.
+    """
     text_size = max(_MIN_TEXT, max(size) * _TEXT_SHARE)
     height = math.ceil(text_size * 1.35)
     boxes = [mark.box for mark in marks]
     placed: list[tuple[Mark, Line, Box]] = []
     for mark in marks:
-        if not mark.label:
+        if not mark.label or sum(area(tag) for _, _, tag in placed) > _MAX_COVERED * size[0] * size[1]:
             continue
         line = _fitted(mark.label, text_size, max(_MAX_WIDTH * size[0], 60) - 2 * _PADDING - 1)
         tag_size = math.ceil(line.width) + 2 * _PADDING, height

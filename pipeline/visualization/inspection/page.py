@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import count_noun, count_phrase
 from pipeline.evaluation.error_kinds import ImageErrors
-from pipeline.files import read_json
+from pipeline.files import digest, read_json
 from pipeline.inference.score_thresholds import describe
 from pipeline.visualization import pages
 from pipeline.visualization.inspection import label_errors
@@ -20,7 +20,7 @@ from pipeline.visualization.inspection.failure_sheets import Group
 from pipeline.visualization.inspection.pictures import Picture, limit, read_plot
 
 # Characters of the page, which is at most 10 MB large: four plots of 0.4 MB each come to these.
-_CASES_BUDGET, _LABELS_BUDGET, _MAX_CARD = 5_000_000, 1_200_000, 300_000
+_CASES_BUDGET, _LABELS_BUDGET, _MAX_CARD = 5_000_000, 1_200_000, 100_000
 _MAX_LABEL_ERRORS = 24
 _MAX_CLASSES = 1000  # rows of the table
 _FEW_OBJECTS = 10  # of a class, below which its AP says little
@@ -79,6 +79,7 @@ def render(home: Path, inspection: Inspection) -> str:
         "dataset": inspection.dataset,
         "split": inspection.split,
         "summary": _summary(inspection.truth),
+        "detector": _detector(home / "models"),
         "scores": describe(inspection.thresholds),
         "iou": inspection.iou_threshold,
         "facts": _facts(metrics, inspection),
@@ -122,6 +123,17 @@ def _summary(truth: AnnotationSet) -> str:
             count_noun(len(truth.categories), "class", "classes"),
         )
     )
+
+
+def _detector(models: Path) -> str:
+    """What tells this detector from others, such as `resnet50, input size 800×1333, weights 0123456789ab`."""
+    description, weights = _read(models / "detector.json"), models / "detector.safetensors"
+    facts = []
+    if description:
+        facts += [description["model"]["backbone"], f"input size {'×'.join(map(str, description['size']))}"]
+    if weights.is_file():
+        facts.append(f"weights {digest(weights)[:12]}")
+    return ", ".join(facts)
 
 
 def points(value: float | None) -> str:

@@ -4,7 +4,6 @@ import os
 import pickle
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from fcos.training import distributed
 from fcos.training.distributed import SINGLE_PROCESS
+from tests.support import warm_python
 from tests.support.distributed_gradients import CASES, communicate, gradients
 from tests.support.projects import PROJECT
 
@@ -29,7 +29,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.support.distributed_gradients", str(folder)],
+            warm_python.command("-W", "error", "-m", "tests.support.distributed_gradients", str(folder)),
             cwd=PROJECT,
             env=os.environ | shared | {"RANK": str(rank)},
             stderr=subprocess.PIPE,

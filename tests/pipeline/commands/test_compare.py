@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.cli import main
-from pipeline.evaluation import bootstrap
+from pipeline.evaluation import resampling
 from pipeline.visualization import comparison_page
 
 Write = Callable[..., Path]
@@ -20,7 +20,7 @@ EVIL = "<script>alert(1)</script>"
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Write) -> None:
     """Ten images with an object each. A finds all; B has a wrong detection instead in images 1 and 2."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bootstrap, "DRAWS", 50)
+    monkeypatch.setattr(resampling, "DRAWS", 50)
     box, other = [10, 10, 20, 20], [40, 30, 15, 15]
     write("gt.json", {
         "images": [{"id": n, "file_name": f"{n}.png", "width": 60, "height": 50} for n in range(1, 11)],

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import comparison_trials
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
-from pipeline.evaluation import bootstrap, coco, comparison, comparison_report, operating_point
+from pipeline.evaluation import coco, comparison, comparison_report, operating_point, resampling
 from pipeline.evaluation.comparison import ChangedImage, Comparison, Difference, Draws, Evaluation
 from pipeline.evaluation.comparison_report import group_by_seed
 from pipeline.evaluation.matches import Matches
@@ -42,7 +42,7 @@ def scene(images: int = 12) -> tuple[AnnotationSet, tuple[Detection, ...]]:
 def test_a_draw_is_the_evaluation_of_the_drawn_images() -> None:
     truth, detections = scene()
     drawn = comparison.evaluate(truth, detections, draws=2)
-    for draw, weights in enumerate(bootstrap.draw_weights(len(truth.images), 2, seed=0).astype(int)):
+    for draw, weights in enumerate(resampling.draw_halves(len(truth.images), 2, seed=0).astype(int)):
         copies = repeat_images(truth, detections, weights)
         # Without ties, whose order would differ.
         distinct = [replace(item, score=item.score - index * 1e-9) for index, item in enumerate(copies[1])]
@@ -127,7 +127,7 @@ def test_differences_are_found_and_equal_detectors_are_not_different() -> None:
     """benchmarks/results has the rates over more and larger trials."""
     equal, better = comparison_trials.run_trials(1, 3.0, 60, 0.6, 10, np.random.default_rng(0), draws=100)
     assert equal.count(0) >= 9
-    assert better == [1] * 10
+    assert better.count(1) >= 9
 
 
 def evaluation(ap: float | None) -> Evaluation:

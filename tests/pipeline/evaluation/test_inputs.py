@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from PIL import Image as Picture
 
 from pipeline.cli import main
-from pipeline.evaluation import bootstrap
+from pipeline.evaluation import resampling
 from tests.support.projects import readme
 
 NAMES = ("cat", "dog", "traffic light")
@@ -27,7 +27,7 @@ FOUND = (
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals are tested elsewhere, and take most of the time."""
-    monkeypatch.setattr(bootstrap, "resample", partial(bootstrap.resample, draws=3))
+    monkeypatch.setattr(resampling, "resample", partial(resampling.resample, draws=3))
 
 
 def evaluate(*arguments: str | Path) -> Result:

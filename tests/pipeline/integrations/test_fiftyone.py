@@ -1,4 +1,8 @@
-"""The FiftyOne dataset in a real database, and the FiftyOne App in a real browser."""
+"""The FiftyOne dataset in a real database, and the FiftyOne App in a real browser.
+
+One project is filled once for most tests, and one App and one browser show it: importing FiftyOne takes a process
+seconds.
+"""
 
 import json
 import os
@@ -10,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,82 +25,232 @@ import pytest
 import requests
 from click.testing import CliRunner
 from PIL import Image as Pillow
+from pymongo import MongoClient
 
 from pipeline import params
 from pipeline.cli import main
+from pipeline.conversion import corrections
+from pipeline.conversion.apply_corrections import apply_corrections
+from pipeline.conversion.corrections import Labelled
+from pipeline.conversion.issues import IssueLog
+from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
-from pipeline.integrations import fiftyone, mongo, servers
+from pipeline.integrations import fiftyone, fiftyone_server, mongo, servers
+from pipeline.integrations.fiftyone_fields import ExperimentFields
+from pipeline.integrations.fiftyone_layout import DETECTION_COLORS, TRUTH_COLORS
+from tests.support import app_edits
+from tests.support.inspected_project import CAT, DETECTIONS, DOG, SCENE, VIEWS, Project, make_project
 from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
 from tests.support.process_trees import assert_gone, command_words, descendants
 
 CHROMIUM = Path("/usr/bin/chromium")
-SIZES = {
-    "false_positives": 1, "missed_objects": 2, "wrong_class": 1, "poor_boxes": 1, "duplicates": 1, "most_errors": 3,
-}  # fmt: skip
+# Finds object 2, which the workspace misses, and nothing in image 11.
+EXPERIMENT = (
+    Detection(12, CAT, (20, 20, 60, 60), 0.95),
+    Detection(13, CAT, (0, 0, 50, 50), 0.6),
+    Detection(13, CAT, (100, 0, 50, 50), 0.8),
+)
+# Prints what FiftyOne reads from the dataset: the labels of every saved view in order, evaluations, the layout.
+DESCRIBE = """
+import json, fiftyone as fo
+(name,) = fo.list_datasets()
+dataset = fo.load_dataset(name)
 
-# Prints what FiftyOne stores about each dataset: the images and labels of every saved view, in order.
-DESCRIBE_DATASETS = """
-import json, sys, fiftyone as fo
-datasets = {}
-for name in fo.list_datasets():
-    dataset = fo.load_dataset(name)
-    views = {}
-    for view in dataset.list_saved_views():
-        views[view] = [
-            [s.filepath, s.errors,
-             [[d.label, d.error, d.eval] for d in s.ground_truth.detections],
-             [[d.label, d.error, d.eval, round(d.confidence, 3)] for d in s.predictions.detections]]
-            for s in dataset.load_saved_view(view)]
-    sample = dataset.first()
-    datasets[name] = {"views": views, "box": sample.ground_truth.detections[0].bounding_box, "persistent":
-        dataset.persistent, "created": str(dataset.created_at), "size": len(dataset), "evaluations":
-        dataset.list_evaluations(), "iou": dataset.get_evaluation_info("eval").config.iou}
-print(json.dumps(datasets))
+def labels(sample, field):
+    value = sample[field]
+    items = getattr(value, "detections", [value])
+    return [[d.label, d["error"], getattr(d, "confidence", None)] for d in items]
+
+views = {}
+for view in dataset.list_saved_views():
+    shown = dataset.load_saved_view(view)
+    fields = [f for f in ("ground_truth", "predictions") if f in shown.get_field_schema()]
+    views[view] = [[s.filepath, *[labels(s, field) for field in fields]] for s in shown]
+evaluations = {}
+for key in dataset.list_evaluations():
+    results = dataset.load_evaluation_results(key)
+    evaluations[key] = {"config": dataset.get_evaluation_info(key).config.serialize(), "metrics": results.metrics(),
+        "confusion": results.confusion_matrix(classes=["cat", "dog", results.missing]).tolist(),
+        "custom": results.custom_metrics,
+        "patches": len(dataset.to_evaluation_patches(key))}
+workspace = dataset.load_workspace("inspect")
+config = dataset.app_config
+print(json.dumps({"name": name, "views": views, "evaluations": evaluations, "persistent": dataset.persistent,
+    "panels": [[panel.type for panel in side.children] for side in workspace.children],
+    "active": config.active_fields.paths, "groups": {g.name: g.paths for g in config.sidebar_groups},
+    "count": len(dataset), "classes": dataset.default_classes}))
 """
 
 
-def describe_datasets(uri: str) -> Any:
-    environment = {**mongo.fiftyone_environment(uri), "PYTHONPATH": ""}
-    result = subprocess.run(
-        [sys.executable, "-c", DESCRIBE_DATASETS], env=environment, capture_output=True, text=True, check=True
-    )
-    return json.loads(result.stdout.splitlines()[-1])
+@dataclass(frozen=True)
+class Filled:
+    """A project whose dataset has been filled: for the workspace, for an experiment, and for the workspace again."""
+
+    project: Project
+    counts: list[dict[str, Any]]
+    samples: list[list[dict[str, Any]]]  # the database's documents after each time, by image id
+    described: dict[str, Any]
 
 
-def test_views_match_their_names_and_the_dataset_is_created_once(inspected: Any) -> None:
-    spec = fiftyone.dataset_spec(params.load())
-    with mongo.server() as uri:
-        assert fiftyone.refresh(spec) == SIZES
-        created = datetime.now(UTC).replace(tzinfo=None)
-        assert fiftyone.refresh(spec) == SIZES
-        (name, first), *others = describe_datasets(uri).items()
-        inspected.write(())
-        assert fiftyone.refresh(spec) == dict.fromkeys(SIZES, 0) | {"missed_objects": 3, "most_errors": 3}
-    assert (name, others) == ("fcos-digits", [])
-    assert datetime.fromisoformat(first["created"]).replace(tzinfo=None) < created  # the second call created no dataset
-    assert (first["persistent"], first["size"], first["evaluations"], first["iou"]) == (True, 5, ["eval"], 0.5)
-    assert first["box"] == [0.05, 0.1, 0.2, 0.4]
-    folder = inspected.root / "data/raw/digits/pictures"
-    images = {view: [(Path(path), errors) for path, errors, *_ in rows] for view, rows in first["views"].items()}
-    assert images == {
-        "False positives": [(folder / "12.png", 2)],
-        "Missed objects": [(folder / "13.png", 4), (folder / "12.png", 2)],
-        "Wrong class": [(folder / "13.png", 4)],
-        "Poor boxes": [(folder / "13.png", 4)],
-        "Duplicates": [(folder / "11.png", 1)],
-        "Most errors": [(folder / "13.png", 4), (folder / "12.png", 2), (folder / "11.png", 1)],
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        project = make_project(tmp_path_factory.mktemp("filled"), monkeypatch)
+        (project.root / "metrics").mkdir()
+        (project.root / "metrics/evaluate.json").write_text('{"coco": {"AP": 0.25, "AP50": 0.5}}')
+        counts, samples = [], []
+        with mongo.server() as uri:
+            for experiment in (None, "giou-1", None):
+                (
+                    monkeypatch.setenv("DVC_EXP_NAME", experiment)
+                    if experiment
+                    else monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+                )
+                project.write(EXPERIMENT if experiment else DETECTIONS)
+                counts.append(fiftyone.refresh(fiftyone.dataset_spec(params.load())))
+                samples.append(stored_samples(uri))
+            environment = {**mongo.fiftyone_environment(uri), "PYTHONPATH": ""}
+            done = subprocess.run(
+                [sys.executable, "-c", DESCRIBE], env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+        yield Filled(project, counts, samples, json.loads(done.stdout.splitlines()[-1]))
+
+
+def stored_samples(uri: str) -> list[dict[str, Any]]:
+    with MongoClient[dict[str, Any]](uri) as client:
+        database = client["fiftyone"]
+        (dataset,) = database["datasets"].find({"name": "fcos-digits"})
+        return list(database[dataset["sample_collection_name"]].find().sort("image_id"))
+
+
+def test_counts_of_the_views(filled: Filled) -> None:
+    first, experiment, again = filled.counts
+    assert first == again == {
+        "views": VIEWS, "confused_classes": [{"truth": "dog", "detected": "cat", "images": 1}],
+        "hardest_by_class": [{"class": "cat", "images": 3}, {"class": "dog", "images": 2}],
+    }  # fmt: skip
+    # Image 12 and 13 have fewer errors than in the workspace, image 11 has as many: a missed object.
+    assert experiment["views"] == {
+        "operating_point": 5, "false_positives": 0, "patches_false_positives": 0, "wrong_class": 1,
+        "patches_wrong_class": 1, "poor_boxes": 0, "patches_poor_boxes": 0, "duplicates": 0, "patches_duplicates": 0,
+        "missed_objects": 2, "patches_missed_objects": 2, "most_errors": 2, "hardest": 2, "best": 1,
+        "small_objects": 0, "crowded": 1, "better": 2, "worse": 0,
+    }  # fmt: skip
+
+
+def test_views_show_what_their_names_say_in_order(filled: Filled) -> None:
+    described, folder = filled.described, filled.project.root / "data/raw/digits/pictures"
+    assert (described["name"], described["persistent"], described["count"]) == ("fcos-digits", True, 5)
+    views = {
+        name: [[int(Path(path).relative_to(folder).stem), *labels] for path, *labels in rows]
+        for name, rows in described["views"].items()
     }
-    views = first["views"]
-    assert views["False positives"][0][3] == [["dog", "background", "fp", 0.7]]
-    assert views["Wrong class"][0][3] == [["cat", "wrong_class", "fp", 0.6]]
-    assert views["Poor boxes"][0][3] == [["cat", "poor_box", "fp", 0.5]]
-    assert views["Duplicates"][0][3] == [["cat", "duplicate", "fp", 0.8]]
-    assert views["Duplicates"][0][2] == [["cat", "found", "tp"]]
-    assert views["Missed objects"][0][2] == [["dog", "missed", "fn"], ["cat", "missed", "fn"]]
+    images = {name: [image for image, *_ in rows] for name, rows in views.items()}
+    assert images == {
+        "Operating point": [11, 12, 13, 14, 15],
+        "False positives": [12], "False positives (patches)": [12],
+        "Wrong class": [13], "Wrong class (patches)": [13],
+        "Poor boxes": [13], "Poor boxes (patches)": [13],
+        "Duplicates": [11], "Duplicates (patches)": [11],
+        "Missed objects": [12, 13],  # the largest first: 60 pixels, then 50
+        "Missed objects (patches)": [12, 13, 13],
+        "Most errors": [13, 12, 11],
+        "Hardest images": [12, 13, 11],  # two of two wrong, four of four wrong, one of two
+        "Best images": [], "Small objects": [], "Crowded images": [13],
+        "Confused: dog → cat": [13],
+        "Hardest: cat": [13, 11, 12], "Hardest: dog": [12, 13],  # 3, 1, 1 errors; 1, 1
+        "giou-1 better than workspace": [12, 13], "giou-1 worse than workspace": [],
+    }  # fmt: skip
+    assert views["Operating point"][3] == [14, [], []]  # its detection has a score of 0.2
+    assert views["False positives"][0][2] == [["dog", "background", 0.7]]
+    assert views["Wrong class"][0][2] == [["cat", "wrong_class", 0.6]]
+    assert views["Poor boxes (patches)"] == [[13, [["cat", "poor_box", 0.5]]]]
+    assert views["Duplicates"][0][1:] == [[["cat", "found", None]], [["cat", "duplicate", 0.8]]]
+    assert views["Missed objects"][1][1] == [["dog", "missed", None], ["cat", "missed", None]]
 
 
-def test_an_experiment_has_its_own_dataset_with_images_of_the_main_repository(
+def test_fields_of_samples(filled: Filled) -> None:
+    samples = {sample["image_id"]: sample for sample in filled.samples[-1]}
+    found = {
+        image: [sample[name] for name in ("errors", "most_certain_error", "objects", "smallest_object")]
+        for image, sample in samples.items()
+    }
+    assert found == {
+        11: [1, 0.8, 1, 40.0], 12: [2, 0.7, 1, 60.0], 13: [4, 0.6, 2, 50.0], 14: [0, None, 0, None],
+        15: [0, None, 0, None],
+    }  # fmt: skip
+    # One object found with an IoU of 1 and one wrong detection; in image 15, a crowd and a difficult object.
+    assert [samples[image]["lrp_error"] for image in samples] == [0.5, 1.0, 1.0, None, None]
+    assert [samples[image]["ap50"] for image in samples] == [1.0, 0.0, 0.0, None, None]
+    assert {(sample["split"], sample["source"]) for sample in samples.values()} == {("val", "pictures")}
+    assert samples[13]["metadata"] == {"_cls": "ImageMetadata", "width": 200, "height": 100}
+    (box,) = samples[11]["ground_truth"]["detections"]
+    assert (box["bounding_box"], box["annotation_id"], box["size"]) == ([0.05, 0.1, 0.2, 0.4], 1, 40.0)
+    (low,) = samples[14]["predictions"]["detections"]
+    assert (low["error"], low["confidence"]) == ("low_score", 0.2)
+
+
+def test_an_experiment_has_fields_of_its_own_and_touches_no_others(filled: Filled) -> None:
+    before, after, again = filled.samples
+    experiment = ("predictions_giou_1", "errors_giou_1", "most_certain_error_giou_1", "ap50_giou_1", "lrp_error_giou_1")
+    added = {*experiment, *(f"eval_giou_1_{count}" for count in ("tp", "fp", "fn"))}
+    for old, new in zip(before, after, strict=True):
+        assert new.keys() - old.keys() == added
+        changed = {name for name in old if old[name] != new[name]}
+        labels = {"ground_truth"} if any(not label["ignored"] for label in old["ground_truth"]["detections"]) else set()
+        assert changed - {"ground_truth"} == {"last_modified_at"}
+        assert labels <= changed
+        for first, second in zip(old["ground_truth"]["detections"], new["ground_truth"]["detections"], strict=True):
+            assert first.items() <= second.items()
+            assert {name.removesuffix("_id").removesuffix("_iou") for name in second.keys() - first.keys()} <= {
+                "error_giou_1", "eval_giou_1",
+            }  # fmt: skip
+    assert [label["error_giou_1"] for sample in after for label in sample["ground_truth"]["detections"]] == [
+        "missed", "found", "missed", "found", "ignored", "ignored",
+    ]  # fmt: skip
+    assert again == after  # the workspace was up to date
+
+
+def test_evaluations_are_those_of_the_operating_point(filled: Filled) -> None:
+    evaluations = filled.described["evaluations"]
+    assert set(evaluations) == {"eval", "eval_giou_1"}
+    workspace, experiment = evaluations["eval"], evaluations["eval_giou_1"]
+    assert (workspace["config"]["iou"], workspace["config"]["pred_field"]) == (0.5, "predictions")
+    # Rows are objects, columns detections: cat, dog, none. The poor box and the duplicate belong to no object.
+    assert workspace["confusion"] == [[1, 0, 2], [1, 0, 0], [2, 1, 0]]
+    assert experiment["confusion"] == [[2, 0, 1], [1, 0, 0], [0, 0, 0]]
+    assert {name: value["value"] for name, value in workspace["custom"].items()} == {"AP": 0.25, "AP50": 0.5}
+
+
+def test_the_app_opens_with_the_workspace_and_the_boxes_of_one_experiment(filled: Filled) -> None:
+    described = filled.described
+    assert described["panels"] == [["Samples"], ["model_evaluation_panel_builtin", "Histograms"]]
+    assert described["active"] == ["ground_truth", "predictions"]
+    groups = described["groups"]
+    assert list(groups) == ["tags", "labels", "errors", "metadata", "giou_1", "other"]
+    assert groups["giou_1"][0] == "predictions_giou_1"
+    assert described["classes"] == ["cat", "dog"]
+
+
+def test_documents_are_those_that_fiftyone_writes(filled: Filled) -> None:
+    """The keys and types of FiftyOne 1.22.1, copied from its database."""
+    sample = filled.samples[0][0]
+    label = sample["predictions"]["detections"][0]
+    assert {name: type(value).__name__ for name, value in sample.items()}.items() >= {
+        "_id": "ObjectId", "filepath": "str", "tags": "list", "metadata": "dict", "_media_type": "str",
+        "_rand": "float", "_dataset_id": "ObjectId", "created_at": "datetime", "last_modified_at": "datetime",
+        "ground_truth": "dict", "predictions": "dict", "eval_tp": "int", "eval_fp": "int", "eval_fn": "int",
+    }.items()  # fmt: skip
+    assert sample["predictions"]["_cls"] == "Detections"
+    assert {name: type(value).__name__ for name, value in label.items()}.items() >= {
+        "_id": "ObjectId", "_cls": "str", "attributes": "dict", "tags": "list", "label": "str",
+        "bounding_box": "list", "confidence": "float", "eval": "str", "eval_id": "str", "eval_iou": "float",
+    }.items()  # fmt: skip
+
+
+def test_only_an_experiment_on_other_images_has_a_dataset_of_its_own(
     inspected: Any, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clone = tmp_path_factory.mktemp("clone")
@@ -109,29 +263,39 @@ def test_an_experiment_has_its_own_dataset_with_images_of_the_main_repository(
     monkeypatch.setenv("DVC_EXP_NAME", "giou-1")
     monkeypatch.chdir(clone)
     spec = fiftyone.dataset_spec(params.load())
-    assert spec.name == "fcos-digits-giou-1"
+    assert (spec.name, spec.experiment, spec.owns_truth, spec.show) == ("fcos-digits", "giou-1", False, False)
     assert spec.predictions == str(clone / "predictions/val.json")
     assert spec.images == str(inspected.root / "data/raw/digits")
     # An experiment with other images under the same names gets its own copies.
     image = next(file for file in sorted((clone / "data/raw/digits").rglob("*")) if file.is_file())
     image.write_bytes(image.read_bytes() + b"other")
-    copies = Path(fiftyone.dataset_spec(params.load()).images)
+    spec = fiftyone.dataset_spec(params.load())
+    assert (spec.name, spec.owns_truth) == ("fcos-digits-giou-1", True)
+    copies = Path(spec.images)
     assert copies == inspected.root / ".fcos/images/fcos-digits-giou-1"
     name = image.relative_to(clone / "data/raw/digits")
     shutil.rmtree(clone / "data/raw")
     assert (copies / name).read_bytes().endswith(b"other")
 
 
-@pytest.mark.usefixtures("inspected")
-def test_each_experiment_has_a_dataset_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FiftyOne's own rule would give the first three one name, and the last two none."""
-    names = []
-    for experiment in ("o'brien", "obrien", "O'Brien", "日本", "日本語", "x" * 200):
-        monkeypatch.setenv("DVC_EXP_NAME", experiment)
-        names.append(fiftyone.dataset_spec(params.load()).name)
-    assert names[:2] == ["fcos-digits-o-brien-c9cecb0d", "fcos-digits-obrien"]
+def test_names_of_datasets() -> None:
+    """FiftyOne's own rule would give the first three one name, and the next two none."""
+    names = [
+        fiftyone.dataset_name(f"fcos-{name}") for name in ("o'brien", "obrien", "O'Brien", "日本", "日本語", "x" * 200)
+    ]
+    assert names[:2] == ["fcos-o-brien-ed10acb8", "fcos-obrien"]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", name) and len(name) < 100 for name in names)
+
+
+def test_names_of_an_experiments_fields() -> None:
+    names = [
+        ExperimentFields.of(name).predictions for name in (None, "giou-1", "lr_0", "lr 0", "lr.0", "日本", "日本語")
+    ]
+    assert names[:3] == ["predictions", "predictions_giou_1", "predictions_lr_0"]
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() and name.isascii() for name in names)
+    assert ExperimentFields.of("giou-1").eval == "eval_giou_1"
 
 
 def test_missing_predictions_give_one_line(inspected: Any) -> None:
@@ -169,42 +333,140 @@ def run_app(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
                 process.terminate()
 
 
-def test_the_app_shows_boxes_in_a_browser_and_stops_on_ctrl_c(inspected: Any) -> None:
-    if not CHROMIUM.is_file():
-        pytest.skip("chromium is not installed at /usr/bin/chromium")
-    port = servers.find_free_port()
-    with run_app(inspected.root, port) as process:
+@dataclass(frozen=True)
+class App:
+    """A running `fcos app`, and its printed address."""
+
+    process: "subprocess.Popen[str]"
+    address: str
+    root: Path
+
+    @property
+    def server(self) -> str:
+        return self.address.partition("/datasets")[0]
+
+
+@pytest.fixture(scope="module")
+def running_app(filled: Filled) -> Iterator[App]:
+    with run_app(filled.project.root, port := servers.find_free_port()) as process:
         assert process.stdout is not None
         printed = process.stdout.readline()
-        page = f"http://127.0.0.1:{port}/datasets/fcos-digits"
-        assert re.fullmatch(rf"FiftyOne: {page}\?token=[\w-]{{43}}  \(Ctrl-C stops it\)\n", printed)
-        address = printed.split()[1]
-        owner = assert_only_the_owner_gets_in(address)
-        assert_only_images_of_the_dataset_are_served(owner, f"http://127.0.0.1:{port}/media", inspected.root)
-        children = descendants(process.pid)
-        listening = {c.laddr for child in children for c in child.net_connections() if c.status == "LISTEN"}
-        assert listening == {("127.0.0.1", port)}
-        second = CliRunner().invoke(main, ["app", "--port", str(port)])
-        assert second.exit_code == 1
-        assert second.stderr.startswith(f"fcos: 127.0.0.1:{port}: address already in use")
-        pixels = grid_pixels(address)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-        assert "Traceback" not in (process.stderr.read() if process.stderr else "")
-    assert mongo.running_uri(inspected.root / ".fcos/mongo") is None
+        page = rf"http://127.0.0.1:{port}/datasets/fcos-digits\?view=operating-point&workspace=inspect"
+        assert re.fullmatch(rf"FiftyOne: {page}&token=[\w-]{{43}}  \(Ctrl-C stops it\)\n", printed), printed
+        yield App(process, printed.split()[1], filled.project.root)
+
+
+@pytest.fixture(scope="module")
+def page(running_app: App) -> Iterator[Any]:
+    """The App's page in Chromium."""
+    if not CHROMIUM.is_file():
+        pytest.skip("chromium is not installed at /usr/bin/chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+        opened = browser.new_page(viewport={"width": 1600, "height": 900})
+        opened.set_default_timeout(60_000)
+        opened.goto(running_app.address)
+        opened.wait_for_selector('[data-cy="looker"] canvas')
+        opened.get_by_text("Dismiss", exact=True).click()  # an advertisement
+        yield opened
+        browser.close()
+
+
+def test_only_the_owner_gets_in_and_only_images_are_served(running_app: App) -> None:
+    owner = assert_only_the_owner_gets_in(running_app.address)
+    assert_only_images_of_the_dataset_are_served(owner, f"{running_app.server}/media", running_app.root)
+    port = int(running_app.server.rpartition(":")[2])
+    children = descendants(running_app.process.pid)
+    listening = {c.laddr for child in children for c in child.net_connections() if c.status == "LISTEN"}
+    assert listening == {("127.0.0.1", port)}
+    second = CliRunner().invoke(main, ["app", "--port", str(port)])
+    assert second.exit_code == 1
+    assert second.stderr.startswith(f"fcos: 127.0.0.1:{port}: address already in use")
+
+
+def test_the_grid_shows_boxes_in_the_colors_of_their_errors(page: Any) -> None:
+    page.wait_for_timeout(2000)  # boxes are drawn after their image
+    grid = page.locator('[data-cy="looker"]')
+    assert grid.count() == 5
+    pixels = [np.asarray(Pillow.open(BytesIO(grid.nth(number).screenshot())).convert("RGB")) for number in range(5)]
+    colors = {**TRUTH_COLORS, **DETECTION_COLORS}
+    shown = [
+        {
+            name
+            for name, color in colors.items()
+            if (np.abs(image.astype(int) - rgb(color)).max(axis=-1) < 36).sum() > 15
+        }
+        for image in pixels
+    ]
+    assert shown[0] >= {"found"}
+    assert shown[1] >= {"missed", "background"}
+    assert shown[2] >= {"missed", "poor_box"}  # the wrong class lies on its object
+    assert shown[3] == set()  # its detection has a low score
+
+
+def rgb(color: str) -> list[int]:
+    return [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+
+
+def test_saved_views_open_in_the_app(page: Any) -> None:
+    from playwright.sync_api import expect
+
+    for name, count in (("Missed objects", 2), ("Confused: dog → cat", 1), ("Missed objects (patches)", 3)):
+        page.locator('[data-cy="saved-views-selection"]').click()
+        page.get_by_text(name, exact=True).last.click()
+        unit = "patch" if "patches" in name else "sample"
+        expect(page.locator('[data-cy="entry-counts"]')).to_contain_text(f"{count} {unit}", timeout=60_000)
+        expect(page.locator('[data-cy="looker"]')).to_have_count(count, timeout=60_000)
+
+
+def test_the_evaluation_panel_compares_two_experiments(page: Any) -> None:
+    panel = page.locator('[data-cy="panel-content-model_evaluation_panel_builtin"]')
+    panel.get_by_text("eval_giou_1", exact=True).click()
+    panel.get_by_text("Select a comparison").click()
+    page.locator("li", has_text=re.compile("^eval$")).last.click()
+    row = panel.locator("tr", has_text="Precision")
+    row.get_by_text("0.2", exact=True).wait_for()
+    # Two of three detections are correct, and one of five.
+    assert re.findall(r"\d[\d.]*", row.inner_text())[:2] == ["0.667", "0.2"]
+
+
+def test_tags_and_edited_boxes_become_corrections(page: Any, running_app: App) -> None:
+    """From the App through `fcos collect` to the annotations of a conversion."""
+    page.goto(f"{running_app.server}/datasets/fcos-digits")
+    page.wait_for_selector('[data-cy="looker"] canvas')
+    app_edits.open_image(page, 1)
+    app_edits.click_box(page, (30, 70))
+    app_edits.tag(page, "relabel:dog")
+    app_edits.open_editor(page)
+    app_edits.click_box(page, (30, 70))
+    app_edits.drag_corner(page, (80, 80), (100, 90))
+    result = CliRunner(catch_exceptions=False).invoke(main, ["collect"])
+    assert result.exit_code == 0, result.stderr
+    file = running_app.root / "data/corrections/digits.json"
+    (record,) = corrections.read(file)
+    assert (record.file_name, record.before) == ("pictures/12.png", Labelled("cat", (20.0, 20.0, 60.0, 60.0)))
+    assert record.after is not None
+    assert (record.action, record.after.category) == ("move", "dog")
+    assert record.after.bbox == pytest.approx((20, 20, 80, 70), abs=0.5)
+    log = IssueLog(params.load().convert)
+    converted, report = apply_corrections({"val": SCENE}, file, set(), log)
+    assert report is not None
+    assert (report["applied"], log.issues) == ({"move": 1}, [])
+    (box,) = (item for item in converted["val"].annotations if item.image_id == 12)
+    assert (box.id, box.category_id, box.bbox) == (2, DOG, record.after.bbox)
+
+
+def test_the_app_stops_on_ctrl_c(running_app: App) -> None:
+    children = descendants(running_app.process.pid)
+    assert {"--dbpath", "uvicorn"} < command_words(children)
+    running_app.process.send_signal(signal.SIGINT)
+    assert running_app.process.wait(60) == 0
+    assert "Traceback" not in (running_app.process.stderr.read() if running_app.process.stderr else "")
+    assert mongo.running_uri(running_app.root / ".fcos/mongo") is None
     assert_gone(children, seconds=0)
-    for color in ((60, 180, 75), (245, 130, 48)):  # ground_truth and predictions, as the dataset colors them
-        assert (np.abs(pixels.astype(int) - color).max(axis=-1) < 30).sum() > 50, color
-
-
-def test_server_and_database_end_when_fcos_app_is_killed(inspected: Any) -> None:
-    with run_app(inspected.root, servers.find_free_port()) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().startswith("FiftyOne: http://127.0.0.1:")
-        processes = descendants(process.pid)
-        assert {"--dbpath", "uvicorn"} < command_words(processes)
-        process.kill()
-        assert_gone(processes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
@@ -216,7 +478,7 @@ def test_all_processes_end_with_the_stage_that_fills_the_dataset(inspected: Any,
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stderr=subprocess.PIPE,
     ) as stage:
-        while "pipeline.integrations.fiftyone" not in command_words(descendants(stage.pid)):
+        while "pipeline.integrations.fiftyone_dataset" not in command_words(descendants(stage.pid)):
             assert stage.poll() is None
             time.sleep(0.05)
         processes = descendants(stage.pid)
@@ -227,8 +489,8 @@ def test_all_processes_end_with_the_stage_that_fills_the_dataset(inspected: Any,
 
 def assert_only_the_owner_gets_in(address: str) -> requests.Session:
     """Returns a session with the cookie."""
-    page, _, token = address.partition("?token=")
-    server = page.removesuffix("/datasets/fcos-digits")
+    page, _, token = address.partition("&token=")
+    server = page.partition("/datasets")[0]
     assert all(token not in argument for process in psutil.process_iter() for argument in arguments(process))
     for path in ("/", "/fiftyone", "/events", "/media?filepath=/etc/hostname", "/datasets/fcos-digits", "/plugins/"):
         assert requests.get(server + path, timeout=10).status_code == 403
@@ -280,29 +542,10 @@ def test_which_paths_are_images_of_a_dataset(tmp_path: Path) -> None:
     (tmp_path / "digits").symlink_to(folder)
     served = {"a/1.png", "a/../a/1.png", "in", "cached", "missing.png"}
     refused = {"../other/2.png", "out", "up/other/2.png", "up/../../../etc/passwd", "a/1.png\0", "../digits2/1.png"}
-    names = {name for name in served | refused if fiftyone.is_dataset_image(f"{folder}/{name}", [folder])}
+    names = {name for name in served | refused if fiftyone_server.is_dataset_image(f"{folder}/{name}", [folder])}
     assert names == served
     # The folder itself may be a link; DVC's cache is reached through a data set alone.
-    assert fiftyone.is_dataset_image(f"{tmp_path}/digits/a/1.png", [tmp_path / "digits"])
+    assert fiftyone_server.is_dataset_image(f"{tmp_path}/digits/a/1.png", [tmp_path / "digits"])
     for path in (str(cache), "a/1.png", "", str(tmp_path)):
-        assert not fiftyone.is_dataset_image(path, [folder])
-    assert not fiftyone.is_dataset_image(f"{folder}/a/1.png", [])
-
-
-def grid_pixels(address: str) -> np.ndarray:
-    """Opens the App and returns the pixels of its grid once the images are drawn."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
-        page = browser.new_page(viewport={"width": 1200, "height": 800})
-        page.goto(address)
-        page.wait_for_selector('[data-cy="looker"] canvas', timeout=60_000)
-        page.wait_for_timeout(3000)  # boxes are drawn after their image
-        grid = page.locator('[data-cy="looker"]')
-        assert grid.count() == 5
-        screenshots = [Pillow.open(BytesIO(grid.nth(number).screenshot())).convert("RGB") for number in range(5)]
-        browser.close()
-    return np.concatenate([np.asarray(screenshot).reshape(-1, 3) for screenshot in screenshots])
+        assert not fiftyone_server.is_dataset_image(path, [folder])
+    assert not fiftyone_server.is_dataset_image(f"{folder}/a/1.png", [])

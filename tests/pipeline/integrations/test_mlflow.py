@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -23,6 +23,7 @@ from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow, mlflow_store, servers
 from pipeline.params import Params
+from tests.support import warm_python
 from tests.support.empty_store import copy_store
 from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
@@ -46,9 +47,9 @@ def runs() -> list[Any]:
     return list(store.client.search_runs([store.experiment], order_by=["attributes.start_time ASC"]))
 
 
-def run_python(code: str, *, folder: Path) -> "subprocess.Popen[str]":
+def run_python(code: str, *, folder: Path, python: Sequence[str] = ()) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [*(python or warm_python.command()), "-c", code],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stdout=subprocess.PIPE,
@@ -59,7 +60,9 @@ def run_python(code: str, *, folder: Path) -> "subprocess.Popen[str]":
 
 @contextmanager
 def run_fcos(*arguments: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
-    process = run_python(f"from pipeline.cli import main; main({list(arguments)!r})", folder=folder)
+    process = run_python(
+        f"from pipeline.cli import main; main({list(arguments)!r})", folder=folder, python=[sys.executable]
+    )
     with process, loopback_only():
         try:
             yield process

@@ -17,6 +17,7 @@ from pipeline.evaluation.embedding_files import EmbeddingMap
 from pipeline.files import digest
 from pipeline.integrations import mlflow
 from pipeline.visualization.inspection import cases, failure_sheets
+from tests.support.inspected_project import VIEWS
 from tests.support.projects import run_stage
 
 
@@ -27,9 +28,8 @@ def test_it_writes_sheets_and_metrics_fills_fiftyone_and_adds_to_mlflow(inspecte
     assert numbers["errors"] == {
         "correct": 1, "wrong_class": 1, "poor_box": 1, "duplicate": 1, "background": 1, "missed": 3,
     }  # fmt: skip
-    assert numbers["views"] == {
-        "false_positives": 1, "missed_objects": 2, "wrong_class": 1, "poor_boxes": 1, "duplicates": 1, "most_errors": 3,
-    }  # fmt: skip
+    assert numbers["views"] == VIEWS
+    assert numbers["confused_classes"] == [{"truth": "dog", "detected": "cat", "images": 1}]
     # Of three cats and a dog, each cat has a cat as its nearest neighbor. The difficult dog has no vote.
     assert numbers["embeddings"] == {
         "objects": 4, "nearest_neighbor_accuracy": 0.75, "nearest_neighbor_balanced_accuracy": 0.5,

@@ -16,6 +16,7 @@ import torch
 from pipeline import recipes
 from pipeline.errors import PipelineError
 from pipeline.training import launch as launching
+from tests.support import warm_python
 from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
 
@@ -33,10 +34,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.T
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
+        *warm_python.command("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"),
         *("--master-addr", "127.0.0.1", "--master-port", str(port)),
     ]
-    module = ("-m", "tests.support.distributed_training", str(folder))
+    module = ("--no-python", *warm_python.command("-m", "tests.support.distributed_training", str(folder)))
     nodes = [
         subprocess.Popen([*command, "--node-rank", rank, *module], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
         for rank in ("0", "1")

@@ -124,6 +124,15 @@ def test_fontconfig_finds_the_regular_sans_serif_font_first(monkeypatch: pytest.
     assert fonts._system_fonts("猫") == []
 
 
+def test_known_folders_are_searched_where_fontconfig_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    dejavu, noto = packaged_fonts()
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [str(noto), str(dejavu)])
+    fonts._search_folders.cache_clear()
+    assert fonts._system_fonts("猫") == [dejavu, noto]  # `_find_font` then takes the first that has the letter
+    fonts._search_folders.cache_clear()
+
+
 def test_a_line_is_drawn_where_it_is_measured() -> None:
     image = Image.new("RGB", (300, 60))
     line = typeset("gقطة猫", 30)

@@ -20,8 +20,9 @@ from pipeline.evaluation import error_kinds, report
 from pipeline.evaluation.plot_tables import plot_tables
 from pipeline.files import write_json
 from pipeline.stages.inspect import count_errors
-from pipeline.visualization.inspection import cases, failure_sheets, page, pictures
+from pipeline.visualization.inspection import cases, confusion, failure_sheets, label_errors, page, pictures
 from pipeline.visualization.inspection.confusion import confused_pairs, confusion_counts
+from pipeline.visualization.inspection.failure_sheets import Group
 from pipeline.visualization.inspection.page import Inspection
 from pipeline.visualization.inspection.pictures import Picture, limit, read_plot
 from tests.support.inspected_project import SCENE
@@ -78,6 +79,8 @@ def test_a_page_without_an_evaluation_shows_the_errors(inspected: Any) -> None:
     assert html == render(inspected.root)  # the same bytes
     text = text_of(html)
     assert "Validation split: 5 images, 5 objects, 2 classes. Detections with a score of at least 0.4" in text
+    # The digest of the fixture's weights: `printf weights | sha256sum`.
+    assert "Detector: weights 9a129038d9a0." in text
     assert "Errors 7" in text  # four wrong detections and three missed objects
     assert table(html, "errors")[1:] == [
         ["missed an object without a correct detection", "3"],
@@ -105,10 +108,12 @@ def test_numbers_come_from_the_files_of_other_stages(inspected: Any) -> None:
         "notes": {"boxes moved": 1}, "counts": {"tiny_box": 3}, "corrections": {"applied": {"relabel": 2}},
     }  # fmt: skip
     write_json(inspected.root / "data/unified/report.json", facts)
+    write_json(inspected.root / "models/detector.json", {"model": {"backbone": "tiny"}, "size": [64, 96]})
     html = render(inspected.root)
     text, ap, interval = text_of(html), metrics["coco"]["AP"], metrics["intervals"]["AP"]
     assert 0 < ap < 1
     assert f"AP {100 * ap:.1f} {100 * interval['low']:.1f} … {100 * interval['high']:.1f} AP50" in text
+    assert "Detector: tiny, input size 64×96, weights " in text
     costs = {kind: f"{100 * error['AP50_cost']:.1f}" for kind, error in metrics["errors"].items()}
     shown = {row[0]: row[2] for row in table(html, "errors")[1:]}
     for kind, (meaning, _) in page._ERROR_KINDS.items():
@@ -168,7 +173,7 @@ def test_names_that_no_font_has_are_numbers_with_a_legend(inspected: Any, monkey
 def test_label_errors_are_drawn_if_their_label_is_still_there(inspected: Any) -> None:
     candidate = {
         "image_id": 13, "file_name": "pictures/13.png", "kind": "wrong_class", "rank_score": 0.9, "annotation_id": 3,
-        "bbox": [0, 0, 50, 50], "category": "cat", "split": "val",
+        "bbox": None, "category": "cat", "split": "val",
     }  # fmt: skip
     found = [
         candidate,
@@ -180,7 +185,7 @@ def test_label_errors_are_drawn_if_their_label_is_still_there(inspected: Any) ->
     write_json(inspected.root / "reports/label_errors.json", found)
     text = text_of(render(inspected.root))
     assert "5 labels that may be wrong: pictures" in text
-    assert "the surest first: 1 missing, 1 spurious, 3 wrong class. The first 3 are shown." in text
+    assert "the surest first: 1 missing, 1 spurious, 3 wrong class. The first 3 are shown, more of them in" in text
     assert "13.png labeled dog, looks like cat" in text
     assert "13.png without a label: dog" in text
     assert "13.png nothing there: cat" in text
@@ -271,3 +276,21 @@ def test_in_a_browser(inspected: Any) -> None:
     assert page_width <= 390  # no horizontal scrolling on a phone
     assert title == "digits · what the detector gets wrong"
     assert sorted(names) == sorted(["class", EVIL, "قطة"])
+
+
+def test_any_data_set_gives_less_than_10_megabytes(inspected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most of everything: pictures, labels, plots, classes, cells of the matrix, and a card that is escaped."""
+    full = [f"<{number:03d}> {'x' * 30}" for number in range(100)]
+    truth = replace(SCENE, categories=tuple(Category(number, name) for number, name in enumerate(full, start=1)))
+    picture = Picture("x" * 60_000, 480, 480, "folder/" + "y" * 60, ("z" * 60,) * 500)
+    groups = [Group(name, kind.title, 999, 999, (picture,) * 24) for name, kind in cases.KINDS.items()]
+    candidates = label_errors.Candidates({"missing": 24}, (picture,) * 24)
+    monkeypatch.setattr(label_errors, "draw", lambda *_: candidates)
+    plot = Picture("x" * 400_000, 900, 900, "plot.png", ())
+    monkeypatch.setattr(page, "read_plot", lambda _: plot)
+    monkeypatch.setattr(confusion, "confusion_counts", lambda *_: np.ones((101, 101), np.int64))
+    (inspected.root / "reports").mkdir()
+    (inspected.root / "reports/model_card.md").write_text('"' * 1_000_000)
+    counts = {"errors": count_errors({})}
+    html = page.render(inspected.root, Inspection("digits", "val", truth, {}, [0.4], 0.5, groups, counts))
+    assert 9_000_000 < len(html.encode()) < 10_000_000

@@ -8,6 +8,7 @@ from PIL import Image as Pillow
 
 from pipeline.visualization.inspection.marks import (
     Mark,
+    area,
     choose_view,
     crop_to,
     draw_marks,
@@ -48,7 +49,8 @@ def test_labels_never_cover_each_other_and_the_first_one_is_always_there(count: 
     placed = place_labels(marks, (480, 360))
     tags = [tag for _, _, tag in placed]
     assert placed[0][0] == marks[0]
-    assert len(placed) == count if count == 3 else 8 < len(placed) < count
+    assert len(placed) == count if count == 3 else 3 < len(placed) < count
+    assert sum(map(area, tags[:-1])) <= 0.12 * 480 * 360  # labels hide little of the picture
     assert all(overlap(a, b) == 0 for a, b in combinations(tags, 2))
     assert all(0 <= x1 < x2 < 480 and 0 <= y1 < y2 < 360 for x1, y1, x2, y2 in tags)
     assert all(line.width <= tag[2] - tag[0] and line.text.endswith(" 0.87") for _, line, tag in placed)

@@ -1,0 +1,105 @@
+"""`fcos suggest`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="Number of images to suggest.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="suggested",
+    show_default=True,
+    help="Folder for the list and the data set with the detector's boxes; must be empty or new.",
+)
+@click.option(
+    "--to",
+    type=click.Choice(["coco", "voc", "yolo"]),
+    default="coco",
+    show_default=True,
+    help="Format of this data set.",
+)
+@click.option(
+    "--images",
+    type=click.Choice(["copy", "link", "none"]),
+    default="copy",
+    show_default=True,
+    help="Copy the image files into it, hard-link them, or leave them out.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="Default: models/detector.safetensors.")
+@click.option(
+    "--score", type=click.FloatRange(0, 1), help="Lowest score of a box in the data set. Default: as in `fcos predict`."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+def suggest(
+    folder: Path,
+    count: int,
+    out: Path,
+    to: str,
+    images: str,
+    weights: Path | None,
+    score: float | None,
+    device: str,
+) -> None:
+    """Suggest which images of FOLDER to label next: those that the detector is unsure about, and that differ.
+
+    They are compared with the images of the project's data set. The list has the images in the order in which to label
+    them. An image that can't be read is reported and left out; the exit status is then 1.
+    """
+    from tqdm import tqdm
+
+    from pipeline import params
+    from pipeline.analysis import suggestions
+    from pipeline.errors import PipelineError, count_noun
+    from pipeline.inference.device import choose_device
+    from pipeline.inference.postprocess import make_postprocess
+    from pipeline.inference.predict import find_images
+    from pipeline.inference.saved_detector import SavedDetector
+    from pipeline.inference.score_thresholds import score_thresholds
+    from pipeline.workspace import workspace
+
+    values, home, failed = params.load(), workspace(), 0
+
+    def on_error(error: PipelineError) -> None:
+        nonlocal failed
+        failed += 1
+        click.echo(f"fcos: {error}", err=True)
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):  # before minutes of work
+        raise PipelineError(f"{out}: already exists; choose another --out, or remove it")
+    if not folder.is_dir():
+        raise PipelineError(f"{folder}: no such folder")
+    files = find_images([folder], out)
+    labeled, total = suggestions.labeled_images(home, values.dataset, values.seed)
+    new = suggestions.without_copies(files, [path for path, _ in labeled])
+    weights = weights or home / "models/detector.safetensors"
+    model = SavedDetector.load(weights, choose_device(device))
+    thresholds = score_thresholds(weights, model.class_names, score)
+    jobs = [*labeled, *((path, None) for path in new)]
+    with tqdm(jobs, unit="image", disable=not sys.stderr.isatty()) as bar:
+        seen = list(suggestions.look_at_all(model, bar, make_postprocess(values.postprocess), on_error))
+    known = {path for path, _ in labeled}
+    chosen = suggestions.choose(
+        [picture for picture in seen if picture.path not in known],
+        [picture.vector for picture in seen if picture.path in known],
+        thresholds,
+        count,
+    )
+    if not chosen:
+        raise PipelineError(f"{folder}: no image to suggest: all of them are in the data set, or can't be read")
+    suggestions.write(chosen, model, folder, out, to=to, images=images)
+    for item in chosen:
+        click.echo(item.picture.path)
+    compared = f"{len(labeled)} of {total}" if len(labeled) < total else str(total)
+    skipped = f", {len(files) - len(new)} in the data set already" if len(new) < len(files) else ""
+    click.echo(
+        f"{len(chosen)} of {count_noun(len(files), 'image')}{skipped}; compared with {compared} labeled ones; "
+        f"list and boxes in {out}",
+        err=True,
+    )
+    if failed:
+        sys.exit(1)

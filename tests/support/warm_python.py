@@ -1,0 +1,233 @@
+"""`python -m` and `dvc` as new processes that don't have to import torch, MLflow and DVC: a third of a stage's time.
+
+A server imports them once for the whole test session, and forks for each command. The commands `python` and `dvc` in
+`folder()` send it their arguments, environment and open files, pass on signals, and end as the forked process does.
+Code of this project is never imported in the server: the forked process takes that of its current folder.
+"""
+
+import atexit
+import functools
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from shutil import rmtree
+
+from filelock import FileLock
+
+# What stages and DVC's commands import, apart from this project.
+PACKAGES = (
+    "torch", "torch._dynamo", "torch.distributed", "torch.utils.data", "torchvision.transforms.v2", "PIL.Image",
+    "safetensors.torch", "sklearn.datasets", "sklearn.manifold", "scipy.optimize", "pycocotools.cocoeval",
+    "hotcoco", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "pydantic", "ruamel.yaml", "jinja2",
+    "rich.progress", "psutil", "mlflow", "mlflow.models", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.artifact.local_artifact_repo", "dvc.cli", "dvc.cli.parser", "dvc.repo", "dvc.repo.reproduce",
+    "dvc.repo.plots", "dvc.repo.metrics", "dvc.stage.run", "dvc.repo.experiments",
+    "dvc.repo.experiments.queue.celery", "dvc.repo.experiments.executor.local", "dvc.render.convert",
+    "dvc_data.index", "dvc_task.app", "dvc_objects.fs.local", "dulwich.repo", "pygit2", "scmrepo.git", "celery",
+    "kombu",
+)  # fmt: skip
+_MESSAGE = 1 << 20  # bytes of a command with its environment, at most
+
+_CLIENT = """#!{python} -IS
+import json, os, signal, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+command = {command!r} + sys.argv[1:]
+umask = os.umask(0o77)
+message = json.dumps([command, os.getcwd(), dict(os.environ), umask]).encode()
+socket.send_fds(server, [len(message).to_bytes(4, "big") + message[:1]], [0, 1, 2])
+server.sendall(message[1:])
+replies = server.makefile()
+forked = int(replies.readline())
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: os.kill(forked, number))
+status = int(replies.readline())
+if status < 0:
+    if status != -signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+os._exit(status)
+"""
+
+
+@functools.cache
+def folder() -> Path:
+    """The folder of the commands, for PATH. Starts the server, once for all workers of a test session."""
+    home = _home()
+    home.mkdir(mode=0o700, exist_ok=True)
+    with FileLock(home / "lock"):
+        if not _answers(home / "socket"):
+            _start(home)
+    return home / "bin"
+
+
+def command(*arguments: str) -> list[str]:
+    """`python ARGUMENTS`; `-W error`, `-m MODULE` and `-c CODE` are forked."""
+    return [str(folder() / "python"), *arguments]
+
+
+def running_server() -> list[int]:
+    """The process id of the server, if it has been started."""
+    file = _home() / "pid"
+    return [int(file.read_text())] if file.is_file() else []
+
+
+def _session() -> int:
+    """The process id of pytest, also in its workers."""
+    return os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+
+
+def _home() -> Path:
+    return Path(tempfile.gettempdir(), f"warm-python-{_session()}")
+
+
+def _answers(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+        client.connect(str(address))
+        return True
+    return False
+
+
+def _start(home: Path) -> None:
+    (home / "bin").mkdir(exist_ok=True)
+    for name, command in (("python", []), ("dvc", ["-m", "dvc"])):
+        script = _CLIENT.format(python=sys.executable, address=str(home / "socket"), command=command)
+        (home / "bin" / name).write_text(script)
+        (home / "bin" / name).chmod(0o700)
+    (home / "socket").unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(home / "socket"))
+    server.listen(64)
+    with server, (home / "log").open("wb") as log:
+        subprocess.run(
+            [sys.executable, __file__, str(server.fileno()), str(_session())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[server.fileno()],
+            start_new_session=True,
+            cwd="/",
+            check=True,
+        )
+
+
+def main() -> None:
+    server, session = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    home = Path(server.getsockname()).parent
+    if os.fork():  # in the background
+        os._exit(0)
+    (home / "pid").write_text(str(os.getpid()))
+    sys.path.pop(0)  # this folder
+    for name in PACKAGES:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the handlers are waited for by no one
+    server.settimeout(1)
+    try:
+        while _is_alive(session):
+            with suppress(TimeoutError):
+                client, _ = server.accept()
+                client.setblocking(True)
+                if os.fork() == 0:
+                    server.close()
+                    break
+                client.close()
+        else:
+            rmtree(home, ignore_errors=True)
+            return
+    except BaseException:
+        rmtree(home, ignore_errors=True)
+        raise
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    handle(client)
+
+
+def _is_alive(session: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(session, 0)
+        return True
+    return False
+
+
+def handle(client: socket.socket) -> None:
+    """Forks the command, and waits for it. It is killed when the client is: nothing else knows it."""
+    start, files, _, _ = socket.recv_fds(client, 5, 3)
+    if not start:  # somebody tried whether the server answers
+        os._exit(0)
+    length, content = int.from_bytes(start[:4], "big"), start[4:]
+    while len(content) < length:
+        content += client.recv(length - len(content))
+    command, here, environment, umask = json.loads(content)
+    forked = os.fork()
+    if forked == 0:
+        client.close()
+        run(command, here, environment, umask, files)
+        return
+    for file in files:
+        os.close(file)
+    client.sendall(f"{forked}\n".encode())
+    process = os.pidfd_open(forked)
+    ready, _, _ = select.select([process, client], [], [])
+    if process not in ready:
+        os.kill(forked, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1])
+    with suppress(OSError):
+        client.sendall(f"{status}\n".encode())
+    os._exit(0)
+
+
+def run(command: list[str], here: str, environment: dict[str, str], umask: int, files: list[int]) -> None:
+    """Becomes `python COMMAND`."""
+    os.setpgid(0, 0)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(here)
+    os.umask(umask)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:0] = [here, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    if command[:2] == ["-W", "error"]:
+        warnings.simplefilter("error")
+        command = command[2:]
+    option, sys.argv, status = command[0], command[1:], 0
+    try:
+        if option == "-m":
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        elif option == "-c":
+            code, sys.argv[0] = sys.argv[0], "-c"
+            exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
+        else:
+            raise NotImplementedError(command)
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            sys.stderr.write(f"{ended.code}\n")
+    except BaseException:  # noqa: BLE001  # as the interpreter does
+        traceback.print_exc()
+        status = 1
+    # What the interpreter does at its end, without tearing down the modules, which takes a second.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status & 0xFF)
+
+
+if __name__ == "__main__":
+    main()
