@@ -1,5 +1,6 @@
 """What a person does in FiftyOne's App to correct annotations: tags, and the editor of an opened image."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,12 +12,19 @@ Point = tuple[float, float]  # in pixels of the opened image
 
 
 def open_image(page: "Page", number: int) -> None:
+    from playwright.sync_api import TimeoutError
+
     image = page.locator('[data-cy="looker"]').nth(number)
     image.locator('canvas[canvas-loaded="true"]').wait_for()
     page.wait_for_timeout(1000)  # the grid may still move
     # Forced, since the opened image lies above the grid before the click ends.
     image.click(position={"x": 60, "y": 60}, force=True)
-    page.locator("#modal canvas:visible").first.wait_for()
+    opened = page.locator("#modal canvas:visible").first
+    with suppress(TimeoutError):  # on a busy machine, the page may miss a click
+        opened.wait_for(timeout=20_000)
+        return
+    image.click(position={"x": 60, "y": 60}, force=True)
+    opened.wait_for()
 
 
 def tag(page: "Page", name: str) -> None:
