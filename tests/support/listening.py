@@ -74,7 +74,7 @@ def _address(text: str) -> IPv4Address | IPv6Address:
 def _sockets_of_this_process_tree() -> set[str]:
     """The inodes of the sockets of this process, and of all that it starts."""
     inodes = set()
-    roots = [os.getpid(), *warm_python.running_server()]
+    roots = [os.getpid(), *warm_python.running()]
     for pid in [*roots, *(process.pid for root in roots for process in descendants(root))]:
         with suppress(OSError):  # the process has ended
             for descriptor in Path(f"/proc/{pid}/fd").iterdir():

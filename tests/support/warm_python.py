@@ -21,6 +21,7 @@ import tempfile
 import threading
 import traceback
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
@@ -39,7 +40,6 @@ PACKAGES = (
     "dvc_data.index", "dvc_task.app", "dvc_objects.fs.local", "dulwich.repo", "pygit2", "scmrepo.git", "celery",
     "kombu",
 )  # fmt: skip
-_MESSAGE = 1 << 20  # bytes of a command with its environment, at most
 
 _CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
@@ -80,10 +80,13 @@ def command(*arguments: str) -> list[str]:
     return [str(folder() / "python"), *arguments]
 
 
-def running_server() -> list[int]:
-    """The process id of the server, if it has been started."""
-    file = _home() / "pid"
-    return [int(file.read_text())] if file.is_file() else []
+def running() -> list[int]:
+    """The process ids of the commands of this worker of pytest. Each has the forked process as a child."""
+    return [int(file.name.partition("-")[2]) for file in (_home() / "commands").glob(f"{_worker(os.environ)}-*")]
+
+
+def _worker(environment: Mapping[str, str]) -> str:
+    return environment.get("PYTEST_XDIST_WORKER", "main")
 
 
 def _session() -> int:
@@ -103,7 +106,8 @@ def _answers(address: Path) -> bool:
 
 
 def _start(home: Path) -> None:
-    (home / "bin").mkdir(exist_ok=True)
+    for name in ("bin", "commands"):
+        (home / name).mkdir(exist_ok=True)
     for name, command in (("python", []), ("dvc", ["-m", "dvc"])):
         script = _CLIENT.format(python=sys.executable, address=str(home / "socket"), command=command)
         (home / "bin" / name).write_text(script)
@@ -130,7 +134,6 @@ def main() -> None:
     home = Path(server.getsockname()).parent
     if os.fork():  # in the background
         os._exit(0)
-    (home / "pid").write_text(str(os.getpid()))
     sys.path.pop(0)  # this folder
     for name in PACKAGES:
         with suppress(ImportError):
@@ -154,7 +157,7 @@ def main() -> None:
         rmtree(home, ignore_errors=True)
         raise
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    handle(client)
+    handle(client, home / "commands")
 
 
 def _is_alive(session: int) -> bool:
@@ -164,7 +167,7 @@ def _is_alive(session: int) -> bool:
     return False
 
 
-def handle(client: socket.socket) -> None:
+def handle(client: socket.socket, commands: Path) -> None:
     """Forks the command, and waits for it. It is killed when the client is: nothing else knows it."""
     start, files, _, _ = socket.recv_fds(client, 5, 3)
     if not start:  # somebody tried whether the server answers
@@ -173,19 +176,22 @@ def handle(client: socket.socket) -> None:
     while len(content) < length:
         content += client.recv(length - len(content))
     command, here, environment, umask = json.loads(content)
+    file = commands / f"{_worker(environment)}-{os.getpid()}"
+    file.touch()
     forked = os.fork()
     if forked == 0:
         client.close()
         run(command, here, environment, umask, files)
         return
-    for file in files:
-        os.close(file)
+    for number in files:
+        os.close(number)
     client.sendall(f"{forked}\n".encode())
     process = os.pidfd_open(forked)
     ready, _, _ = select.select([process, client], [], [])
     if process not in ready:
         os.kill(forked, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1])
+    file.unlink(missing_ok=True)
     with suppress(OSError):
         client.sendall(f"{status}\n".encode())
     os._exit(0)
