@@ -14,10 +14,10 @@ from pipeline.evaluation.embedding_files import EmbeddingMap, Embeddings, Vector
 Method = Literal["tsne", "umap", "pca"]
 Points = NDArray[np.float32]
 
-MAX_OBJECTS = 5000  # objects and detections on a map, and images: t-SNE takes 15 s of CPU time for them
+MAX_OBJECTS = 5000  # objects and detections on a map, and images: t-SNE then takes some 15 s of CPU time
 NEIGHBORS = 5  # that vote for the class of an object
 _PERPLEXITY = 30.0  # scikit-learn's default
-# With 1,000 steps and an angle of 0.5, the defaults, neighbors have the same class as often, in 2.6 times the time.
+# The defaults, 1,000 steps and an angle of 0.5, take 2.6 times the time for 1 % more neighbors of the same class.
 _TSNE_STEPS, _TSNE_ANGLE = 500, 0.8
 _TSNE_DIMENSIONS = 50  # principal components that t-SNE gets
 _BLOCK = 500  # objects compared with all others at a time, to bound memory

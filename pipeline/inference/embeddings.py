@@ -76,7 +76,9 @@ def _mean(level: Tensor, extents: Tensor) -> Tensor:
         (torch.arange(side, device=level.device) < extent[:, None]) / extent[:, None]
         for side, extent in zip(level.shape[2:], extents.unbind(dim=1), strict=True)
     )
-    return torch.einsum("bchw,bh,bw->bc", level, rows, columns)
+    weights = (rows[:, :, None] * columns[:, None]).flatten(1)
+    cells = level.permute(0, 2, 3, 1).flatten(1, 2)  # no copy of a channels-last level
+    return torch.bmm(weights[:, None], cells).squeeze(1)
 
 
 def embed_boxes(levels: Sequence[Tensor], boxes: Sequence[Tensor], config: ModelConfig) -> Tensor:

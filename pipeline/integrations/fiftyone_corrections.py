@@ -338,9 +338,10 @@ def _find_edits(name: str) -> dict[str, Any] | None:
     dataset = fo.load_dataset(name)
     fields = list(dataset.get_field_schema(embedded_doc_type=fo.Detections))
     samples = get_db_conn()[dataset._doc.sample_collection_name]  # reading through FiftyOne takes ten times as long
+    info = dataset.info
     return {
         "created": str(dataset.created_at),
-        "annotations_digest": dataset.info.get("annotations_digest"),
+        "annotations_digest": info.get("annotations_digest") if info.get("data") else None,  # being filled
         "samples": [_read_sample(sample, fields) for sample in samples.find({}, ["image_id", "tags", *fields])],
     }
 

@@ -63,7 +63,7 @@ def refresh(specs: Sequence[DatasetSpec]) -> dict[str, Any]:
     dataset = _open(first, data)
     info = fiftyone_info.read(dataset)
     if info.get("data") != data or (first.owns_truth and info.get("code") != code):
-        _replace_samples(dataset, first, truth)
+        _replace_samples(dataset, first, truth, same_truth=info.get("data") == data)
         fiftyone_info.save(dataset, data=data, code=code, annotations_digest=digest(Path(first.annotations)))
     for spec in specs:
         _fill_if_changed(dataset, spec, truth, f"{data} {code}")
@@ -118,8 +118,12 @@ def _settings(spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def _replace_samples(dataset: Any, spec: DatasetSpec, truth: AnnotationSet) -> None:
-    """Writes the samples with their ground truth; tags and experiments on the same images are kept."""
+def _replace_samples(dataset: Any, spec: DatasetSpec, truth: AnnotationSet, *, same_truth: bool) -> None:
+    """Writes the samples with their ground truth; tags and experiments on the same images are kept.
+
+    Args:
+        same_truth: the samples show this ground truth already, so that people's edits of boxes are kept as well.
+    """
     fiftyone_info.save(dataset, data=None, images=spec.images)  # an interrupted process does it again
     fiftyone_fields.declare_samples(dataset)
     make_editable(dataset, [category.name for category in truth.categories])
@@ -134,7 +138,8 @@ def _replace_samples(dataset: Any, spec: DatasetSpec, truth: AnnotationSet) -> N
     complete = all((spec.split, image.id) in old for image in truth.images)
     for sample in new:
         if previous := old.get((spec.split, sample["image_id"])):
-            fiftyone_labels.keep_tags(sample, previous)
+            keep = fiftyone_labels.keep_edits if same_truth else fiftyone_labels.keep_tags
+            keep(sample, previous)
             for name in experiments if complete else ():
                 sample[name] = previous.get(name)
     for start in range(0, len(new), 1000):

@@ -20,6 +20,7 @@ from pipeline.evaluation.matches import COCO_RECALLS
 from pipeline.integrations.fiftyone_fields import LOW_SCORE, ExperimentFields
 
 Document = dict[str, Any]
+_EDITED = ("_id", "label", "bounding_box", "tags")  # keys of a label that people change; a copied label has its own id
 # Label of the object, of the detection, IoU, score, id of the object, of the detection: a row of FiftyOne's results.
 Match = tuple[str | None, str | None, float | None, float | None, str | None, str | None]
 
@@ -238,6 +239,19 @@ def _average_precision(correct: Sequence[bool], objects: int) -> float:
 
 def _names(truth: AnnotationSet) -> dict[int, str]:
     return {category.id: category.name for category in truth.categories}
+
+
+def keep_edits(sample: Document, previous: Document) -> None:
+    """Copies the tags and boxes of the sample that this one replaces, where both show the same ground truth.
+
+    Boxes that a person drew, moved, relabelled or deleted in the App stay as they are there.
+    """
+    sample["tags"] = previous["tags"]
+    new = {label["annotation_id"]: label for label in sample["ground_truth"]["detections"]}
+    sample["ground_truth"]["detections"] = [
+        {**new.get(label.get("annotation_id"), label), **{key: label[key] for key in _EDITED if key in label}}
+        for label in previous["ground_truth"]["detections"]
+    ]
 
 
 def keep_tags(sample: Document, previous: Document) -> None:

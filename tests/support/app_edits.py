@@ -1,30 +1,34 @@
 """What a person does in FiftyOne's App to correct annotations: tags, and the editor of an opened image."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Page
 
-SIZE = (200, 100)  # of the images in pixels: width, height
+WIDTH, HEIGHT = 200, 100  # of the images, in pixels
 
-
-def select_image(page: "Page", number: int) -> None:
-    image = _image(page, number)
-    image.hover()
-    image.click(position={"x": 12, "y": 12})  # the check box
+Point = tuple[float, float]  # in pixels of the opened image
 
 
 def open_image(page: "Page", number: int) -> None:
-    _image(page, number).click(position={"x": 60, "y": 60}, force=True)
-    page.locator("#modal canvas:visible").first.wait_for()
+    from playwright.sync_api import TimeoutError
 
-
-def _image(page: "Page", number: int) -> "Locator":
-    return page.locator('[data-cy="fo-grid"] [data-cy="looker"]').nth(number)
+    image = page.locator('[data-cy="looker"]').nth(number)
+    image.locator('canvas[canvas-loaded="true"]').wait_for()
+    page.wait_for_timeout(1000)  # the grid may still move
+    # Forced, since the opened image lies above the grid before the click ends.
+    image.click(position={"x": 60, "y": 60}, force=True)
+    opened = page.locator("#modal canvas:visible").first
+    with suppress(TimeoutError):  # on a busy machine, the page may miss a click
+        opened.wait_for(timeout=20_000)
+        return
+    image.click(position={"x": 60, "y": 60}, force=True)
+    opened.wait_for()
 
 
 def tag(page: "Page", name: str) -> None:
-    """Tags the selected images, or the selected boxes of the opened image."""
+    """Tags the selected boxes of the opened image."""
     page.locator('[data-cy="action-tag-sample-labels"]:visible').last.click()
     field = page.get_by_placeholder("+ tag selected")
     field.fill(name)
@@ -33,26 +37,31 @@ def tag(page: "Page", name: str) -> None:
         page.get_by_text("Apply", exact=True).click()
 
 
-def click_box(page: "Page", point: tuple[float, float]) -> None:
-    """Selects the box at a point of the opened image, in its pixels."""
+def open_editor(page: "Page") -> None:
+    page.locator('[data-cy="annotate"]').click()
+    page.locator('[data-cy="lighter-sample-renderer-canvas"]').wait_for()
+    page.wait_for_timeout(1000)  # the image is drawn after its canvas
+
+
+def click_box(page: "Page", point: Point) -> None:
+    """Selects the box around a point."""
     page.mouse.click(*_on_page(page, point))
 
 
-def drag(page: "Page", start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Drags from one point of the opened image to another, in its pixels, and waits until the App has saved it."""
+def drag_corner(page: "Page", start: Point, end: Point) -> None:
+    """Drags a corner of the box that is selected in the editor, and waits until the App has saved it."""
+    page.get_by_text("Edit Detection").wait_for()
     page.mouse.move(*_on_page(page, start))
     page.mouse.down()
-    page.mouse.move(*_on_page(page, end), steps=8)
+    page.mouse.move(*_on_page(page, end), steps=5)
     with page.expect_response(lambda response: response.request.method == "PATCH"):
         page.mouse.up()
 
 
-def _on_page(page: "Page", point: tuple[float, float]) -> tuple[float, float]:
-    area = page.locator("#modal canvas:visible").first.bounding_box()
-    assert area is not None
-    scale = min(area["width"] / SIZE[0], area["height"] / SIZE[1])
-    left, top = (
-        area[start] + (area[side] - size * scale) / 2
-        for start, side, size in zip(("x", "y"), ("width", "height"), SIZE, strict=True)
-    )
+def _on_page(page: "Page", point: Point) -> Point:
+    canvas = page.locator("#modal canvas:visible").first.bounding_box()
+    assert canvas is not None
+    scale = min(canvas["width"] / WIDTH, canvas["height"] / HEIGHT)
+    left = canvas["x"] + (canvas["width"] - WIDTH * scale) / 2
+    top = canvas["y"] + (canvas["height"] - HEIGHT * scale) / 2
     return left + point[0] * scale, top + point[1] * scale

@@ -29,6 +29,10 @@ from pymongo import MongoClient
 
 from pipeline import params
 from pipeline.cli import main
+from pipeline.conversion import corrections
+from pipeline.conversion.apply_corrections import apply_corrections
+from pipeline.conversion.corrections import Labelled
+from pipeline.conversion.issues import IssueLog
 from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
 from pipeline.evaluation.embedding_files import EmbeddingMap
@@ -36,7 +40,8 @@ from pipeline.files import write_json
 from pipeline.integrations import dvc, fiftyone, fiftyone_labels, fiftyone_server, mongo, servers
 from pipeline.integrations.fiftyone_fields import ExperimentFields
 from pipeline.integrations.fiftyone_layout import DETECTION_COLORS, TRUTH_COLORS
-from tests.support.inspected_project import CAT, DETECTIONS, VIEWS, Project, make_project
+from tests.support import app_edits
+from tests.support.inspected_project import CAT, DETECTIONS, DOG, SCENE, VIEWS, Project, make_project
 from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
 from tests.support.process_trees import assert_gone, command_words, descendants
@@ -480,6 +485,32 @@ def test_the_evaluation_panel_compares_two_experiments(page: Any) -> None:
     row.get_by_text("0.2", exact=True).wait_for()
     # Two of three detections are correct, and one of five.
     assert re.findall(r"\d[\d.]*", row.inner_text())[:2] == ["0.667", "0.2"]
+
+
+def test_tags_and_edited_boxes_become_corrections(page: Any, running_app: App) -> None:
+    """From the App through `fcos collect` to the annotations of a conversion."""
+    page.goto(f"{running_app.server}/datasets/fcos-digits")
+    page.wait_for_selector('[data-cy="looker"] canvas')
+    app_edits.open_image(page, 1)
+    app_edits.click_box(page, (30, 70))
+    app_edits.tag(page, "relabel:dog")
+    app_edits.open_editor(page)
+    app_edits.click_box(page, (30, 70))
+    app_edits.drag_corner(page, (80, 80), (100, 90))
+    result = CliRunner(catch_exceptions=False).invoke(main, ["collect"])
+    assert result.exit_code == 0, result.stderr
+    file = running_app.root / "data/corrections/digits.json"
+    (record,) = corrections.read(file)
+    assert (record.file_name, record.before) == ("pictures/12.png", Labelled("cat", (20.0, 20.0, 60.0, 60.0)))
+    assert record.after is not None
+    assert (record.action, record.after.category) == ("move", "dog")
+    assert record.after.bbox == pytest.approx((20, 20, 80, 70), abs=0.5)
+    log = IssueLog(params.load().convert)
+    converted, report = apply_corrections({"val": SCENE}, file, set(), log)
+    assert report is not None
+    assert (report["applied"], log.issues) == ({"move": 1}, [])
+    (box,) = (item for item in converted["val"].annotations if item.image_id == 12)
+    assert (box.id, box.category_id, box.bbox) == (2, DOG, record.after.bbox)
 
 
 def test_the_app_stops_on_ctrl_c(running_app: App) -> None:

@@ -15,6 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import digest
 from pipeline.integrations import fiftyone_corrections
 from pipeline.integrations.fiftyone_corrections import Label, Sample, find_corrections, merge, undo
+from pipeline.integrations.fiftyone_labels import keep_edits
 from tests.support.inspected_project import SCENE
 from tests.support.projects import readme
 
@@ -148,6 +149,19 @@ def test_merging_follows_a_box_through_any_number_of_rounds() -> None:
                 records = merge(records, [correction(before, after)])
             expected = [(PLACES[0], after)] if after != PLACES[0] else []
             assert [(record.before, record.after) for record in records] == expected, path
+
+
+def test_edits_outlive_a_new_version_of_the_code() -> None:
+    def sample(*boxes: dict[str, Any]) -> dict[str, Any]:
+        return {"tags": ["exclude"], "ground_truth": {"detections": list(boxes)}}
+
+    first, second = ({"_id": n, "annotation_id": n, "label": "cat", "bounding_box": [n], "tags": []} for n in (1, 2))
+    moved = {**first, "_id": 7, "bounding_box": [0.5], "tags": ["relabel:dog"], "error": "missed"}
+    drawn = {"_id": 8, "label": "dog", "bounding_box": [0.7]}
+    new = {**sample({**first, "size": 3.0}, second), "tags": []}
+    keep_edits(new, sample(moved, drawn))  # the second box was deleted
+    kept = {"_id": 7, "annotation_id": 1, "label": "cat", "bounding_box": [0.5], "tags": ["relabel:dog"], "size": 3.0}
+    assert new == sample(kept, drawn)
 
 
 def test_undone_edits_disappear_and_edits_by_hand_stay() -> None:
