@@ -468,7 +468,12 @@ def rgb(color: str) -> list[int]:
 def test_saved_views_open_in_the_app(page: Any) -> None:
     from playwright.sync_api import expect
 
-    for name, count in (("Missed objects", 2), ("Confused: dog → cat", 1), ("Missed objects (patches)", 3)):
+    for name, count in (
+        ("Missed objects", 2),
+        ("Confused: dog → cat", 1),
+        ("Missed objects (patches)", 3),
+        ("Operating point", 5),
+    ):
         page.locator('[data-cy="saved-views-selection"]').click()
         page.get_by_text(name, exact=True).last.click()
         unit = "patch" if "patches" in name else "sample"
