@@ -5,15 +5,20 @@ Source: dvc.api.DVCFileSystem, https://dvc.org/doc/api-reference/dvcfilesystem.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.process import StopRequest, exit_stopped
 from pipeline.workspace import workspace
+
+_POLL_SECONDS = 0.5  # between two looks whether a signal has arrived
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def is_up_to_date(stage: str) -> bool:
 def run_experiment(name: str, overrides: Sequence[str], target: str, *, queue: bool) -> int:
     """Runs an experiment in a temporary workspace up to the stage `target`, or queues it, and prints DVC's output.
 
-    If this process is interrupted, DVC is stopped too, so that the stage that runs saves its state.
+    If a signal stops this process, DVC is stopped too, so that the stage that runs saves its state.
 
     Args:
         overrides: of parameters, such as `train.epochs=3`.
@@ -119,13 +124,17 @@ def run_experiment(name: str, overrides: Sequence[str], target: str, *, queue: b
     command = [sys.executable, "-m", "dvc", "exp", "run", "--queue" if queue else "--temp", "--name", name]
     # Stages run as `python`, which must be this one also where no virtual environment is active.
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    process = subprocess.Popen([*command, *options, target], cwd=workspace(), env=environment)
-    try:
-        return process.wait()
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+    request = StopRequest()
+    with request.deferred():
+        process = subprocess.Popen([*command, *options, target], cwd=workspace(), env=environment)
+        while process.poll() is None:
+            if request() and request.number != signal.SIGINT:  # Ctrl-C reaches DVC, too
+                process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=_POLL_SECONDS)
+    if request.number is not None:
+        exit_stopped("fcos", request.number, "; the same command continues")
+    return process.returncode
 
 
 def git(*arguments: str) -> str:

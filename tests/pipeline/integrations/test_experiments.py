@@ -1,7 +1,9 @@
 """Experiments by name, in a small DVC project whose stages copy files."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import warnings
 from pathlib import Path
@@ -130,6 +132,21 @@ def test_experiments_that_have_finished_and_that_wait(capfd: pytest.CaptureFixtu
     assert "Queued experiment 'waiting' for future execution." in capfd.readouterr().out
     assert dvc.queued_names() == {"waiting"}
     assert dvc.experiment_names() == {"giou"}
+
+
+def test_dvc_is_stopped_with_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nkill -TERM {os.getpid()}\nexec sleep 60\n")
+    program.chmod(0o700)
+    monkeypatch.setattr("sys.executable", str(program))
+    monkeypatch.setattr(dvc, "_POLL_SECONDS", 0.02)
+    with pytest.raises(SystemExit) as stopped:
+        dvc.run_experiment("fold", [], "evaluate", queue=False)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert capfd.readouterr().err == "fcos: stopped by SIGTERM; the same command continues\n"
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
 def test_a_stage_is_up_to_date_until_a_dependency_changes() -> None:
