@@ -48,6 +48,7 @@ class DatasetSpec:
     score_thresholds: list[float]  # lowest score of a detection of each category, in the order of the categories
     iou_threshold: float
     metrics: dict[str, float]  # of the evaluate stage, for FiftyOne's Model Evaluation panel
+    extras: dict[str, str]  # files that may not exist: map and embeddings, label_errors
 
 
 def dataset_spec(params: Params) -> DatasetSpec:
@@ -79,6 +80,13 @@ def dataset_spec(params: Params) -> DatasetSpec:
             workspace(), [category.name for category in truth.categories], params.inspect.score_threshold
         ),
         iou_threshold=params.inspect.iou_threshold,
+        extras={
+            "map": str(workspace() / "reports/embeddings.npz"),
+            "embeddings": str(workspace() / f"predictions/embeddings_{split}.npz"),
+            "label_errors": str(workspace() / "reports/label_errors.json"),
+        }
+        if experiment is None
+        else {},
         metrics=_metrics(workspace() / "metrics" / ("test.json" if test else "evaluate.json")),
     )
 

@@ -23,6 +23,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import error_kinds
 from pipeline.files import digest
 from pipeline.integrations import (
+    fiftyone_extras,
     fiftyone_fields,
     fiftyone_info,
     fiftyone_labels,
@@ -66,6 +67,9 @@ def refresh(specs: Sequence[DatasetSpec]) -> dict[str, Any]:
         fiftyone_info.save(dataset, data=data, code=code, annotations_digest=digest(Path(first.annotations)))
     for spec in specs:
         _fill_if_changed(dataset, spec, truth, f"{data} {code}")
+    if first.extras:
+        detections = list(results.read(Path(first.predictions), truth))
+        fiftyone_extras.refresh(dataset, first.extras, truth, detections)
     fields = ExperimentFields.of(first.experiment)
     show = first.show or fiftyone_info.read(dataset).get("shown", fields.predictions) == fields.predictions
     counts = fiftyone_views.refresh(dataset, fields, show=show)

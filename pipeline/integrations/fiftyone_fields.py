@@ -10,6 +10,7 @@ from pipeline.evaluation.error_kinds import KINDS
 
 LOW_SCORE = "low_score"  # kind of a detection below the score threshold of its class
 GROUND_TRUTH = "ground_truth"
+LABEL_ERRORS = "label_errors"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ def read(dataset: Any) -> dict[str, Any]:
     images: folder with the images, which the App's server serves
     experiments: by the field `predictions…`: name, thresholds, iou, metrics, stamp (None while it is being filled)
     shown: the field of the experiment that the saved views are about
+    extras: hash of the files of embeddings and label errors, and of the detections they are about
     views: pairs of a saved view's name and the hash of its content
     """
     return {"experiments": {}, "views": [], **dataset.info}

@@ -73,16 +73,20 @@ def truth_label(item: Annotation, image: Image, names: Mapping[int, str]) -> Doc
 
 
 def _label(name: str, bbox: Sequence[float], image: Image) -> Document:
-    x, y, width, height = bbox
-    box = [x / image.width, y / image.height, width / image.width, height / image.height]
     return {
         "_id": ObjectId(),
         "_cls": "Detection",
         "attributes": {},
         "tags": [],
         "label": name,
-        "bounding_box": box,
+        "bounding_box": relative_box(bbox, image),
     }
+
+
+def relative_box(bbox: Sequence[float], image: Image) -> list[float]:
+    """A box in pixels as fractions of the image."""
+    x, y, width, height = bbox
+    return [x / image.width, y / image.height, width / image.width, height / image.height]
 
 
 def read_detections(labels: Iterable[Document], image: Image, categories: Mapping[str, int]) -> Iterator[Detection]:

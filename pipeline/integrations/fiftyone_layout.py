@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipeline.integrations.fiftyone_fields import GROUND_TRUTH, ExperimentFields
+from pipeline.integrations.fiftyone_fields import GROUND_TRUTH, LABEL_ERRORS, ExperimentFields
 
 WORKSPACE = "inspect"
 # By the attribute `error`: truth in green and yellow, correct detections in cyan, each kind of error in its own color.
@@ -15,6 +15,7 @@ DETECTION_COLORS = {
     "background": "#e6194b",
     "low_score": "#808080",
 }
+LABEL_ERROR_COLOR = "#ffffff"
 _IMAGE_FIELDS = ("split", "source", "objects", "smallest_object", "metadata.width", "metadata.height")
 _UNUSED_METADATA = ("metadata.size_bytes", "metadata.mime_type", "metadata.num_channels")
 
@@ -31,6 +32,7 @@ def apply(dataset: Any) -> None:
         fields=[
             _colors(GROUND_TRUTH, shown.error, TRUTH_COLORS),
             *(_colors(item.predictions, "error", DETECTION_COLORS) for item in experiments),
+            {"path": LABEL_ERRORS, "fieldColor": LABEL_ERROR_COLOR, "colorByAttribute": "kind"},
         ],
     )
     config.active_fields = fo.ActiveFields(paths=[GROUND_TRUTH, shown.predictions])
@@ -48,9 +50,10 @@ def _colors(field: str, attribute: str, colors: dict[str, str]) -> dict[str, Any
 def _sidebar(dataset: Any, shown: ExperimentFields, others: list[ExperimentFields]) -> list[Any]:
     import fiftyone as fo
 
+    errors = [LABEL_ERRORS] if dataset.has_field(LABEL_ERRORS) else []
     groups = {
         "tags": (["tags", "_label_tags"], True),
-        "labels": ([GROUND_TRUTH, shown.predictions], True),
+        "labels": ([GROUND_TRUTH, shown.predictions, *errors], True),
         "errors": (list(shown.of_samples), True),
         "metadata": (list(_IMAGE_FIELDS), False),
         **{item.suffix.removeprefix("_") or "workspace": (_fields(item), False) for item in others},

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.evaluation.error_kinds import KINDS
 from pipeline.integrations import fiftyone_info
-from pipeline.integrations.fiftyone_fields import GROUND_TRUTH, LOW_SCORE, ExperimentFields, content_hash
+from pipeline.integrations.fiftyone_fields import GROUND_TRUTH, LABEL_ERRORS, LOW_SCORE, ExperimentFields, content_hash
 
 OPERATING_POINT = "Operating point"  # the view that the App opens with
 SMALL = 32.0  # pixels: COCO's limit of small objects, as the square root of the area
@@ -87,6 +87,8 @@ def _views_of(dataset: Any, fields: ExperimentFields) -> Iterator[View]:
     yield View("views", "operating_point", OPERATING_POINT, text, visible)
     yield from _error_views(visible, fields)
     yield from _image_views(visible, fields)
+    if dataset.has_field(LABEL_ERRORS):
+        yield from _label_errors(visible)
     yield from _confused_pairs(visible, fields)
     yield from _hardest_by_class(dataset, visible, fields)
 
@@ -149,6 +151,17 @@ def _image_views(visible: Any, fields: ExperimentFields) -> Iterator[View]:
         ),
     ):
         yield View("views", key, name, description, view)
+
+
+def _label_errors(visible: Any) -> Iterator[View]:
+    from fiftyone import ViewField as F
+
+    view = visible.match(F(f"{LABEL_ERRORS}.detections").length() > 0)
+    by_rank = view.sort_by(F(f"{LABEL_ERRORS}.detections.rank_score").max(), reverse=True)
+    patches = view.to_patches(LABEL_ERRORS).sort_by(f"{LABEL_ERRORS}.rank_score", reverse=True)
+    text = "labels that are probably wrong or missing, most certain first"
+    yield View("views", "label_errors", "Label errors", text, by_rank)
+    yield View("views", "patches_label_errors", "Label errors (patches)", f"each of them cut out: {text}", patches)
 
 
 def _confused_pairs(visible: Any, fields: ExperimentFields) -> Iterator[View]:

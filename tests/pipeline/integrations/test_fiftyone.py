@@ -35,7 +35,9 @@ from pipeline.conversion.corrections import Labelled
 from pipeline.conversion.issues import IssueLog
 from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
-from pipeline.integrations import fiftyone, fiftyone_server, mongo, servers
+from pipeline.evaluation.embedding_files import EmbeddingMap
+from pipeline.files import write_json
+from pipeline.integrations import dvc, fiftyone, fiftyone_labels, fiftyone_server, mongo, servers
 from pipeline.integrations.fiftyone_fields import ExperimentFields
 from pipeline.integrations.fiftyone_layout import DETECTION_COLORS, TRUTH_COLORS
 from tests.support import app_edits
@@ -74,9 +76,18 @@ for key in dataset.list_evaluations():
         "confusion": results.confusion_matrix(classes=["cat", "dog", results.missing]).tolist(),
         "custom": results.custom_metrics,
         "patches": len(dataset.to_evaluation_patches(key))}
+maps, similar = {}, {}
+for key in dataset.list_brain_runs():
+    found = dataset.load_brain_results(key)
+    if key.startswith("similar"):
+        similar[key] = len(found.sample_ids)
+    else:
+        ids = found.sample_ids if key == "images" else found.label_ids
+        maps[key] = dict(zip([str(id) for id in ids], found.points.tolist()))
 workspace = dataset.load_workspace("inspect")
 config = dataset.app_config
-print(json.dumps({"name": name, "views": views, "evaluations": evaluations, "persistent": dataset.persistent,
+print(json.dumps({"name": name, "maps": maps, "similar": similar, "views": views,
+    "evaluations": evaluations, "persistent": dataset.persistent,
     "panels": [[panel.type for panel in side.children] for side in workspace.children],
     "active": config.active_fields.paths, "groups": {g.name: g.paths for g in config.sidebar_groups},
     "count": len(dataset), "classes": dataset.default_classes}))
@@ -99,6 +110,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         project = make_project(tmp_path_factory.mktemp("filled"), monkeypatch)
         (project.root / "metrics").mkdir()
         (project.root / "metrics/evaluate.json").write_text('{"coco": {"AP": 0.25, "AP50": 0.5}}')
+        write_extras(project.root / "reports")
         counts, samples = [], []
         with mongo.server() as uri:
             for experiment in (None, "giou-1", None):
@@ -118,6 +130,24 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         yield Filled(project, counts, samples, json.loads(done.stdout.splitlines()[-1]))
 
 
+def write_extras(folder: Path) -> None:
+    """A map of images 11 and 13, of objects 1 and 4 and of the detection of image 12; two label errors."""
+    points = np.array([[0, 1], [2, 3]], dtype=np.float32)
+    folder.mkdir()
+    EmbeddingMap(np.array([11, 13]), points, np.array([1, 4]), points, np.array([2]), points[:1], "tsne").write(
+        folder / "embeddings.npz"
+    )
+    error = {"image_id": 13, "file_name": "pictures/13.png", "split": "val"}
+    records = [
+        {**error, "kind": "wrong_class", "rank_score": 0.9, "annotation_id": 3, "bbox": None, "category": "cat"},
+        {**error, "kind": "missing", "rank_score": 0.8, "annotation_id": None, "bbox": [100, 50, 50, 25],
+         "category": "dog"},
+        {**error, "kind": "spurious", "rank_score": 0.7, "annotation_id": 3, "bbox": None, "category": None,
+         "split": "train"},
+    ]  # fmt: skip
+    write_json(folder / "label_errors.json", records)
+
+
 def stored_samples(uri: str) -> list[dict[str, Any]]:
     with MongoClient[dict[str, Any]](uri) as client:
         database = client["fiftyone"]
@@ -128,7 +158,8 @@ def stored_samples(uri: str) -> list[dict[str, Any]]:
 def test_counts_of_the_views(filled: Filled) -> None:
     first, experiment, again = filled.counts
     assert first == again == {
-        "views": VIEWS, "confused_classes": [{"truth": "dog", "detected": "cat", "images": 1}],
+        "views": {**VIEWS, "label_errors": 1, "patches_label_errors": 2},
+        "confused_classes": [{"truth": "dog", "detected": "cat", "images": 1}],
         "hardest_by_class": [{"class": "cat", "images": 3}, {"class": "dog", "images": 2}],
     }  # fmt: skip
     # Image 12 and 13 have fewer errors than in the workspace, image 11 has as many: a missed object.
@@ -136,7 +167,7 @@ def test_counts_of_the_views(filled: Filled) -> None:
         "operating_point": 5, "false_positives": 0, "patches_false_positives": 0, "wrong_class": 1,
         "patches_wrong_class": 1, "poor_boxes": 0, "patches_poor_boxes": 0, "duplicates": 0, "patches_duplicates": 0,
         "missed_objects": 2, "patches_missed_objects": 2, "most_errors": 2, "hardest": 2, "best": 1,
-        "small_objects": 0, "crowded": 1, "better": 2, "worse": 0,
+        "small_objects": 0, "crowded": 1, "better": 2, "worse": 0, "label_errors": 1, "patches_label_errors": 2,
     }  # fmt: skip
 
 
@@ -160,6 +191,7 @@ def test_views_show_what_their_names_say_in_order(filled: Filled) -> None:
         "Hardest images": [12, 13, 11],  # two of two wrong, four of four wrong, one of two
         "Best images": [], "Small objects": [], "Crowded images": [13],
         "Confused: dog → cat": [13],
+        "Label errors": [13], "Label errors (patches)": [13, 13],
         "Hardest: cat": [13, 11, 12], "Hardest: dog": [12, 13],  # 3, 1, 1 errors; 1, 1
         "giou-1 better than workspace": [12, 13], "giou-1 worse than workspace": [],
     }  # fmt: skip
@@ -226,12 +258,34 @@ def test_evaluations_are_those_of_the_operating_point(filled: Filled) -> None:
 
 def test_the_app_opens_with_the_workspace_and_the_boxes_of_one_experiment(filled: Filled) -> None:
     described = filled.described
-    assert described["panels"] == [["Samples"], ["model_evaluation_panel_builtin", "Histograms"]]
+    assert described["panels"] == [["Samples"], ["model_evaluation_panel_builtin", "Embeddings", "Histograms"]]
     assert described["active"] == ["ground_truth", "predictions"]
     groups = described["groups"]
     assert list(groups) == ["tags", "labels", "errors", "metadata", "giou_1", "other"]
     assert groups["giou_1"][0] == "predictions_giou_1"
     assert described["classes"] == ["cat", "dog"]
+
+
+def test_maps_of_embeddings_and_label_errors(filled: Filled) -> None:
+    samples = {sample["image_id"]: sample for sample in filled.samples[-1]}
+    objects = {label["annotation_id"]: str(label["_id"]) for sample in samples.values() for label in truth_of(sample)}
+    (detection,) = samples[12]["predictions"]["detections"]
+    assert filled.described["maps"] == {
+        "images": {str(samples[11]["_id"]): [0, 1], str(samples[13]["_id"]): [2, 3]},
+        "objects": {objects[1]: [0, 1], objects[4]: [2, 3]},
+        "detections": {str(detection["_id"]): [0, 1]},
+    }
+    assert filled.described["similar"] == {"similar_images": 2, "similar_objects": 2}
+    errors = samples[13]["label_errors"]["detections"]
+    names = ("kind", "label", "bounding_box", "annotation_id")
+    assert [[error.get(name) for name in names] for error in errors] == [
+        ["wrong_class", "cat", [0, 0, 0.25, 0.5], 3], ["missing", "dog", [0.5, 0.5, 0.25, 0.25], None],
+    ]  # fmt: skip
+
+
+def truth_of(sample: dict[str, Any]) -> list[dict[str, Any]]:
+    labels: list[dict[str, Any]] = sample["ground_truth"]["detections"]
+    return labels
 
 
 def test_documents_are_those_that_fiftyone_writes(filled: Filled) -> None:
@@ -414,7 +468,11 @@ def rgb(color: str) -> list[int]:
 def test_saved_views_open_in_the_app(page: Any) -> None:
     from playwright.sync_api import expect
 
-    for name, count in (("Missed objects", 2), ("Confused: dog → cat", 1), ("Missed objects (patches)", 3)):
+    for name, count in (
+        ("Missed objects", 2),
+        ("Confused: dog → cat", 1),
+        ("Missed objects (patches)", 3),
+    ):
         page.locator('[data-cy="saved-views-selection"]').click()
         page.get_by_text(name, exact=True).last.click()
         unit = "patch" if "patches" in name else "sample"
@@ -435,7 +493,7 @@ def test_the_evaluation_panel_compares_two_experiments(page: Any) -> None:
 
 def test_tags_and_edited_boxes_become_corrections(page: Any, running_app: App) -> None:
     """From the App through `fcos collect` to the annotations of a conversion."""
-    page.goto(f"{running_app.server}/datasets/fcos-digits")
+    page.goto(f"{running_app.server}/datasets/fcos-digits?view=operating-point")  # else the last view stays open
     page.wait_for_selector('[data-cy="looker"] canvas')
     app_edits.open_image(page, 1)
     app_edits.click_box(page, (30, 70))
@@ -467,6 +525,34 @@ def test_the_app_stops_on_ctrl_c(running_app: App) -> None:
     assert "Traceback" not in (running_app.process.stderr.read() if running_app.process.stderr else "")
     assert mongo.running_uri(running_app.root / ".fcos/mongo") is None
     assert_gone(children, seconds=0)
+
+
+def test_prune_removes_the_fields_of_experiments_that_dvc_no_longer_has(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dvc, "git", lambda *_: ".git")
+    monkeypatch.setattr(dvc, "experiment_names", lambda: {"other"})
+    with mongo.server() as uri:
+        result = CliRunner().invoke(main, ["app", "--prune"])
+        pruned = stored_samples(uri)
+    assert (result.exit_code, result.stdout) == (0, "removed from FiftyOne: giou-1\n")
+    for sample, before in zip(pruned, filled.samples[-1], strict=True):
+        assert sample.keys() == {name for name in before if "giou_1" not in name}
+        assert not any("giou_1" in name for label in truth_of(sample) for name in label)
+        assert sample["predictions"] == before["predictions"]
+
+
+def test_tags_stay_on_images_and_on_labels_that_are_the_same() -> None:
+    def sample(tags: list[str], label: str, box: list[float], label_tags: list[str]) -> dict[str, Any]:
+        other = {"annotation_id": None, "label": "new", "bounding_box": [], "tags": ["mine"]}
+        detection = {"annotation_id": 5, "label": label, "bounding_box": box, "tags": label_tags}
+        return {"tags": tags, "ground_truth": {"detections": [other, detection]}}
+
+    for label, box, kept in (("cat", [0, 0, 1, 1], ["remove"]), ("dog", [0, 0, 1, 1], []), ("cat", [0, 0, 1, 0.5], [])):
+        new = sample([], label, box, [])
+        del new["ground_truth"]["detections"][0]
+        fiftyone_labels.keep_tags(new, sample(["exclude"], "cat", [0, 0, 1, 1], ["remove"]))
+        assert (new["tags"], truth_of(new)[0]["tags"]) == (["exclude"], kept)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
