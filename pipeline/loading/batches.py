@@ -1,6 +1,7 @@
 """Training batches. An image's random draws depend only on (seed, epoch, image), not on order, workers or a resume."""
 
 import gc
+import multiprocessing
 import signal
 import threading
 import warnings
@@ -161,7 +162,8 @@ def _start(loader: "DataLoader[Batch]") -> Iterator[Batch]:
 def _initialize_worker(worker: int) -> None:  # noqa: ARG001
     gc.freeze()  # or the first collection writes to all objects shared with the parent, and thereby copies them
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the training decides when to stop
-    die_with_parent()
+    training = multiprocessing.parent_process()
+    die_with_parent(training.pid if training else None)  # torch's workers live on if it died before they began
 
 
 def group_parts(parts: Iterable[Batch], count: int) -> Iterator[list[Batch]]:

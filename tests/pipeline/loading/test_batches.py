@@ -20,7 +20,7 @@ from fcos.training.batch import Batch
 from pipeline.data.annotations import Annotation, AnnotationSet, Image
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
-from pipeline.loading.batches import Batches
+from pipeline.loading.batches import Batches, _initialize_worker
 from pipeline.loading.dataset import PackedStrings, TrainingData
 from tests.support.noise_images import batches, batches_equal, training_data, write_noise_images
 
@@ -248,6 +248,30 @@ def test_workers_die_with_the_training_process(make: Make) -> None:
         pids.send([process.pid for process in multiprocessing.active_children()])
         time.sleep(60)
 
+    assert_workers_end(train)
+
+
+def test_a_worker_ends_whose_training_process_died_before_it_began() -> None:
+    def begin_late() -> None:
+        while os.getppid() == training:
+            time.sleep(0.01)
+        _initialize_worker(0)
+        time.sleep(60)
+
+    def train(pids: Connection) -> None:
+        nonlocal training
+        training = os.getpid()
+        worker = multiprocessing.get_context("fork").Process(target=begin_late)
+        worker.start()
+        pids.send([worker.pid])
+        time.sleep(60)
+
+    training = 0
+    assert_workers_end(train)
+
+
+def assert_workers_end(train: Callable[[Connection], None]) -> None:
+    """Kills a process that sends the ids of its workers, and waits for their end."""
     receiver, sender = multiprocessing.Pipe()
     training = multiprocessing.get_context("fork").Process(target=train, args=(sender,))
     training.start()
