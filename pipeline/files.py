@@ -77,6 +77,16 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def require_new_folder(out: Path) -> None:
+    """Checks that a folder is empty or doesn't exist.
+
+    Raises:
+        PipelineError: it has content, or is a file.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise PipelineError(f"{out}: already exists; choose another --out, or remove it")
+
+
 @contextmanager
 def write_errors(out: Path) -> Iterator[None]:
     """Turns the errors of an operating system that refuses to write into `out` into a PipelineError."""

@@ -23,7 +23,7 @@ from pipeline.data.boxes import xyxy_to_xywh
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 from pipeline.evaluation.embedding_maps import centered
-from pipeline.files import atomic_replace, digest
+from pipeline.files import atomic_replace, digest, require_new_folder, write_errors
 from pipeline.formats.writers.image_files import IMAGE_MODES, SourceImages
 from pipeline.inference.detect import detect
 from pipeline.inference.embeddings import embed_images, record_pyramid
@@ -183,19 +183,15 @@ def write(
     Raises:
         PipelineError: `out` has content or can't be written, or a file name is not allowed in a data set.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise PipelineError(f"{out}: already exists; choose another --out, or remove it")
+    require_new_folder(out)
     dataset = _annotation_set(suggestions, model, folder)
     for problem in annotations.problems(dataset):
         raise PipelineError(f"{folder}: {problem}")
-    try:
-        with atomic_replace(out.absolute()) as target:
-            target.mkdir()
-            (target / "suggested.txt").write_text("".join(f"{item.picture.path}\n" for item in suggestions))
-            (target / "suggested.csv").write_text(_table(suggestions))
-            WRITERS[to]({SPLIT: dataset}, target / "dataset", SourceImages(folder, IMAGE_MODES[images]))
-    except OSError as error:
-        raise PipelineError(f"{out}: can't be written: {error.strerror or error}") from None
+    with write_errors(out), atomic_replace(out.absolute()) as target:
+        target.mkdir()
+        (target / "suggested.txt").write_text("".join(f"{item.picture.path}\n" for item in suggestions))
+        (target / "suggested.csv").write_text(_table(suggestions))
+        WRITERS[to]({SPLIT: dataset}, target / "dataset", SourceImages(folder, IMAGE_MODES[images]))
 
 
 def _table(suggestions: Sequence[Suggestion]) -> str:

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands import options
+
 _SIDE = click.IntRange(1, 16_384)
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--weights", type=click.Path(path_type=Path), help="Default: models/detector.safetensors.")
+@options.weights
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -53,7 +55,7 @@ _SIDE = click.IntRange(1, 16_384)
     show_default=True,
     help="Larger images are not decoded.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@options.device
 def predict(
     paths: tuple[Path, ...],
     weights: Path | None,

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from pipeline.commands import options
+
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
@@ -30,11 +32,11 @@ import click
     show_default=True,
     help="Copy the image files into it, hard-link them, or leave them out.",
 )
-@click.option("--weights", type=click.Path(path_type=Path), help="Default: models/detector.safetensors.")
+@options.weights
 @click.option(
     "--score", type=click.FloatRange(0, 1), help="Lowest score of a box in the data set. Default: as in `fcos predict`."
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@options.device
 def suggest(
     folder: Path,
     count: int,
@@ -55,6 +57,7 @@ def suggest(
     from pipeline import params
     from pipeline.analysis import suggestions
     from pipeline.errors import PipelineError, count_noun
+    from pipeline.files import require_new_folder
     from pipeline.inference.device import choose_device
     from pipeline.inference.postprocess import make_postprocess
     from pipeline.inference.predict import find_images
@@ -69,8 +72,7 @@ def suggest(
         failed += 1
         click.echo(f"fcos: {error}", err=True)
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):  # before minutes of work
-        raise PipelineError(f"{out}: already exists; choose another --out, or remove it")
+    require_new_folder(out)  # before minutes of work
     if not folder.is_dir():
         raise PipelineError(f"{folder}: no such folder")
     files = find_images([folder], out)
@@ -83,12 +85,9 @@ def suggest(
     with tqdm(jobs, unit="image", disable=not sys.stderr.isatty()) as bar:
         seen = list(suggestions.look_at_all(model, bar, make_postprocess(values.postprocess), on_error))
     known = {path for path, _ in labeled}
-    chosen = suggestions.choose(
-        [picture for picture in seen if picture.path not in known],
-        [picture.vector for picture in seen if picture.path in known],
-        thresholds,
-        count,
-    )
+    unlabeled = [picture for picture in seen if picture.path not in known]
+    vectors = [picture.vector for picture in seen if picture.path in known]
+    chosen = suggestions.choose(unlabeled, vectors, thresholds, count)
     if not chosen:
         raise PipelineError(f"{folder}: no image to suggest: all of them are in the data set, or can't be read")
     suggestions.write(chosen, model, folder, out, to=to, images=images)

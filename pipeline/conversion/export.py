@@ -14,7 +14,7 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.datasets.archives import is_archive
 from pipeline.datasets.staging import stage_dataset
 from pipeline.errors import PipelineError, count_noun, count_phrase
-from pipeline.files import atomic_replace
+from pipeline.files import atomic_replace, require_new_folder
 from pipeline.formats.writers import coco, voc, yolo
 from pipeline.formats.writers.image_files import IMAGE_MODES, SourceImages
 from pipeline.overrides import override
@@ -142,8 +142,7 @@ def _check_paths(source: Path, out: Path) -> None:
     if not source.is_dir() and not is_archive(source):
         problem = "neither a folder nor an archive" if source.exists() else "no such file or folder"
         raise PipelineError(f"{source}: {problem}; give the folder or archive of a data set")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise PipelineError(f"{out}: already exists; choose another --out, or remove it")
+    require_new_folder(out)
     if out.resolve().is_relative_to(source.resolve()):
         raise PipelineError(f"{out}: is inside the data set; choose another --out")
 
