@@ -26,10 +26,12 @@ METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 CORE: list[str] = METADATA["dependencies"]
 EXTRAS: dict[str, list[str]] = METADATA["optional-dependencies"]
 DECLARED = [*CORE, *(requirement for extra in EXTRAS.values() for requirement in extra)]
-# Backbones are imported by the name of a function that needs them (importlib.import_module), never on import.
-OPTIONAL = ("efficientnet_lite", "timm")
+# Backbones are imported by the function that needs them (importlib.import_module), a tracker by `fcos predict --track`.
+OPTIONAL = ("efficientnet_lite", "timm", "trackers", "supervision")
 # uvicorn is run as a module; mongod loads the libcurl that pycurl carries; MLflow imports psutil and nvidia-ml-py.
-NOT_IMPORTED = {"noto-cjk-sans-jp-regular", "nvidia-ml-py", "psutil", "pycurl", "uvicorn"}
+# torch's ONNX exporter imports onnxscript.
+NOT_IMPORTED = {"noto-cjk-sans-jp-regular", "nvidia-ml-py", "onnxscript", "psutil", "pycurl", "uvicorn"}
+NOT_IMPORTED |= {"av", "onnx", "onnxruntime"}  # until the commands that need them
 
 # Runs first in the fresh interpreter: argv is the folder of the wheel, and the modules to hide.
 ISOLATION = """
