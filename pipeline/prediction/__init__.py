@@ -1,0 +1,1 @@
+"""`fcos predict`: images and video in, pictures, tables and annotation files out."""
