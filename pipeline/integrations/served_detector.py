@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 # In an MLflow model, the code that is imported below lies in an archive beside this file.
@@ -16,23 +18,25 @@ if (archive := Path(__file__).with_name("code") / "code.zip").is_file():
     sys.path.insert(0, str(archive))
 
 from fcos.postprocess import Postprocess
+from pipeline.errors import PipelineError
 from pipeline.inference.device import choose_device
 from pipeline.inference.predict import predict, to_record
 from pipeline.inference.recorded_views import choose_views
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.score_thresholds import score_thresholds
-from pipeline.inference.views import Views
 
 
 class ServedDetector(PythonModel):  # type: ignore[misc]
     """Detects objects in encoded images (JPEG, PNG, …)."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Loads the detector, on the GPU if there is one."""
-        self._weights = Path(context.artifacts["weights"])
-        self._detector = SavedDetector.load(self._weights, choose_device("auto"))
-        settings = json.loads(Path(context.artifacts["postprocess"]).read_text())
-        self._postprocess = Postprocess(**settings)
+        """Loads the detector, on the device that the model's configuration names."""
+        weights = Path(context.artifacts["weights"])
+        device = (context.model_config or {}).get("device", "auto")
+        self._detector = SavedDetector.load(weights, choose_device(device))
+        self._postprocess = Postprocess(**json.loads(Path(context.artifacts["postprocess"]).read_text()))
+        self._thresholds = score_thresholds(weights, self._detector.class_names)
+        self._views, _ = choose_views(weights, plain=False, score=None)
 
     def predict(
         self,
@@ -48,17 +52,23 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
 
         Returns:
             The column `detections`: for each image a list of {bbox, category, category_id, score}.
+
+        Raises:
+            MlflowException: an image can't be decoded, or is too large; `mlflow models serve` answers 400.
         """
         score = (params or {}).get("score")
-        thresholds = score_thresholds(self._weights, self._detector.class_names, score)
-        views, _ = choose_views(self._weights, plain=False, score=score)
-        return pd.DataFrame({"detections": [self._detect(image, thresholds, views) for image in model_input["image"]]})
+        thresholds = self._thresholds if score is None else [score] * len(self._thresholds)
+        images = enumerate(model_input["image"], start=1)
+        return pd.DataFrame({"detections": [self._detect(image, number, thresholds) for number, image in images]})
 
-    def _detect(self, image: bytes, thresholds: Sequence[float], views: Views) -> list[dict[str, Any]]:
-        with TemporaryDirectory() as folder:
+    def _detect(self, image: bytes, number: int, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+        with TemporaryDirectory(prefix="fcos-") as folder:
             path = Path(folder, "image")
             path.write_bytes(image)
-            found = predict(self._detector, path, thresholds, self._postprocess, views)
+            try:
+                found = predict(self._detector, path, thresholds, self._postprocess, self._views)
+            except PipelineError as error:
+                raise MlflowException(str(error).replace(str(path), f"image {number}"), BAD_REQUEST) from None
         detections: list[dict[str, Any]] = to_record(found, self._detector)["detections"]
         return detections
 
