@@ -16,7 +16,7 @@ from typing import Any
 from fcos.postprocess import Postprocess
 from pipeline.files import digest
 from pipeline.inference.postprocess import project_postprocess
-from pipeline.inference.score_thresholds import find_operating_points
+from pipeline.inference.score_thresholds import find_operating_point
 
 _PROJECT = Path(__file__).resolve().parents[2]
 SERVED = Path(__file__).with_name("served_detector.py")
@@ -24,7 +24,7 @@ SERVED = Path(__file__).with_name("served_detector.py")
 CODE_ARCHIVE = "code.zip"
 CODE = (
     "fcos", "pipeline/__init__.py", "pipeline/data", "pipeline/errors.py", "pipeline/files.py", "pipeline/inference",
-    "pipeline/params.py", "pipeline/workspace.py", "pipeline/yaml_files.py",
+    "pipeline/params.py", "pipeline/prediction", "pipeline/workspace.py", "pipeline/yaml_files.py",
 )  # fmt: skip
 PACKAGES = (
     "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "ruamel.yaml", "safetensors", "torch",
@@ -72,7 +72,7 @@ def files_of_weights(weights: Path) -> ModelFiles:
     Raises:
         PipelineError: the operating point or the section `postprocess` of the project's params.yaml is invalid.
     """
-    points = find_operating_points(weights)
+    points = find_operating_point(weights)
     return ModelFiles(weights, postprocess=project_postprocess(), operating_point=points[0] if points else None)
 
 

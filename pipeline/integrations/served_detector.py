@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,10 +20,12 @@ if (archive := Path(__file__).with_name("code") / "code.zip").is_file():
 from fcos.postprocess import Postprocess
 from pipeline.errors import PipelineError
 from pipeline.inference.device import choose_device
-from pipeline.inference.predict import predict, to_record
 from pipeline.inference.recorded_views import choose_views
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.score_thresholds import score_thresholds
+from pipeline.prediction.detector import ConfiguredDetector
+from pipeline.prediction.images import predict_image
+from pipeline.prediction.records import to_record
 
 
 class ServedDetector(PythonModel):  # type: ignore[misc]
@@ -32,11 +34,12 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
     def load_context(self, context: PythonModelContext) -> None:
         """Loads the detector, on the device that the model's configuration names."""
         weights = Path(context.artifacts["weights"])
-        device = (context.model_config or {}).get("device", "auto")
-        self._detector = SavedDetector.load(weights, choose_device(device))
-        self._postprocess = Postprocess(**json.loads(Path(context.artifacts["postprocess"]).read_text()))
-        self._thresholds = score_thresholds(weights, self._detector.class_names)
-        self._views, _ = choose_views(weights, plain=False, score=None)
+        detector = SavedDetector.load(weights, choose_device((context.model_config or {}).get("device", "auto")))
+        postprocess = Postprocess(**json.loads(Path(context.artifacts["postprocess"]).read_text()))
+        views, _ = choose_views(weights, plain=False, score=None)
+        self._detector = ConfiguredDetector(
+            detector, score_thresholds(weights, detector.class_names), postprocess, views
+        )
 
     def predict(
         self,
@@ -57,20 +60,23 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
             MlflowException: an image can't be decoded, or is too large; `mlflow models serve` answers 400.
         """
         score = (params or {}).get("score")
-        thresholds = self._thresholds if score is None else [score] * len(self._thresholds)
+        detector = self._detector
+        if score is not None:
+            detector = replace(detector, thresholds=[score] * len(detector.thresholds))
         images = enumerate(model_input["image"], start=1)
-        return pd.DataFrame({"detections": [self._detect(image, number, thresholds) for number, image in images]})
+        return pd.DataFrame({"detections": [_detect(detector, image, f"image {number}") for number, image in images]})
 
-    def _detect(self, image: bytes, number: int, thresholds: Sequence[float]) -> list[dict[str, Any]]:
-        with TemporaryDirectory(prefix="fcos-") as folder:
-            path = Path(folder, "image")
-            path.write_bytes(image)
-            try:
-                found = predict(self._detector, path, thresholds, self._postprocess, self._views)
-            except PipelineError as error:
-                raise MlflowException(str(error).replace(str(path), f"image {number}"), BAD_REQUEST) from None
-        detections: list[dict[str, Any]] = to_record(found, self._detector)["detections"]
-        return detections
+
+def _detect(detector: ConfiguredDetector, image: bytes, name: str) -> list[dict[str, Any]]:
+    with TemporaryDirectory(prefix="fcos-") as folder:
+        path = Path(folder, "image")
+        path.write_bytes(image)
+        try:
+            _, found = predict_image(detector, path)
+        except PipelineError as error:
+            raise MlflowException(str(error).replace(str(path), name), BAD_REQUEST) from None
+    detections: list[dict[str, Any]] = to_record(found, detector.model.description.categories)["detections"]
+    return detections
 
 
 set_model(ServedDetector())

@@ -17,9 +17,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.errors import PipelineError
-from pipeline.integrations import access, mlflow_model, mlflow_registry
+from pipeline.integrations import access, mlflow_model, mlflow_registry, mlflow_store
 from pipeline.integrations.serving import Limits, Settings
 from pipeline.integrations.serving_requests import (
+    FAILED,
     RefusedRequestError,
     describe_mlflow_error,
     excess_of_bytes,
@@ -73,6 +74,7 @@ def _scoring_server(settings: Settings, folder: Path) -> ASGIApp:
     Args:
         folder: a temporary folder, which the application doesn't need.
     """
+    mlflow_store.import_mlflow()
     from mlflow import pyfunc
     from mlflow.pyfunc import scoring_server
 
@@ -129,6 +131,10 @@ class ScoringApp:
             response = Response(refused.to_json(), refused.status, media_type="application/json")
         except ClientDisconnect:
             return
+        except Exception:
+            _logger.exception("a request failed")
+            failed = RefusedRequestError(500, FAILED)
+            response = Response(failed.to_json(), failed.status, media_type="application/json")
         await response(request.scope, request.receive, send)
 
     def _check(self, request: Request) -> None:
@@ -181,7 +187,8 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
     Raises:
         RefusedRequestError: it is longer than the limit, or takes too long.
     """
-    limit, length, parts = round(limits.megabytes * 1e6), 0, []
+    limit, length = round(limits.megabytes * 1e6), 0
+    parts: list[bytes] = []
     if "expect" in request.headers and int(request.headers.get("content-length", 0)) > limit:
         raise excess_of_bytes(limits)  # a client that waits for it before it sends the body
     try:

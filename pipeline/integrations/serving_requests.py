@@ -14,6 +14,7 @@ from pipeline.errors import count_noun, escape_line_breaks
 from pipeline.integrations.serving import Limits
 
 _JSON_BODY = '{"dataframe_records": [{"image": "BASE64"}]}'
+FAILED = "the detection failed; the server's log has the reason"
 _ERROR_CODES = {
     400: "BAD_REQUEST",
     403: "PERMISSION_DENIED",
@@ -172,4 +173,4 @@ def describe_mlflow_error(status: int, body: bytes) -> RefusedRequestError:
     _, separator, reason = message.rpartition("\nError: ")
     if status == 400 and separator and b'"stack_trace"' not in body:
         return RefusedRequestError(400, reason)
-    return RefusedRequestError(500, "the detection failed; the server's log has the reason")
+    return RefusedRequestError(500, FAILED)

@@ -5,18 +5,20 @@ import base64
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import PIL.Image
-import psutil
 import pytest
 import requests
 from click.testing import CliRunner
@@ -28,7 +30,7 @@ from pipeline.integrations.serving import Limits, Settings
 from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
 from tests.support.process_trees import assert_gone, descendants
-from tests.support.projects import copy, environment, readme, run
+from tests.support.projects import copy, environment, run
 
 IMAGE = "data/raw/digits/images/val/000001.jpg"
 LIMITS = ["--max-megabytes", "0.5", "--max-megapixels", "0.5", "--max-images", "3"]
@@ -42,6 +44,10 @@ class Running:
     address: str
     project: Path
     temporary: Path  # TMPDIR of all its processes
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
 
     def post(self, content: bytes, kind: str = "application/json", query: str = "", **headers: str) -> Any:
         return requests.post(
@@ -99,7 +105,9 @@ def test_the_boxes_are_those_of_fcos_predict(served: Running) -> None:
     # As MLflow's own clients write a data frame: base64 with line breaks.
     lines = base64.encodebytes(image).decode()
     split = {"dataframe_split": {"columns": ["image"], "index": [7], "data": [[lines]]}}
-    assert served.post(json.dumps(split).encode(), "application/json; charset=utf-8").json()["predictions"] == chosen[:1]
+    assert (
+        served.post(json.dumps(split).encode(), "application/json; charset=utf-8").json()["predictions"] == chosen[:1]
+    )
     assert requests.get(f"{served.address}/health", timeout=30).status_code == 200
 
 
@@ -134,7 +142,8 @@ FORM = '; a request is {"dataframe_records": [{"image": "BASE64"}]}'
             "image 1: not base64: without `data:image/…;base64,`",
         ),
         (b'{"dataframe_records": [{"image": "\xc3\xa9"}]}', "application/json", 400, "image 1: not base64"),
-        (records(jpeg(), b"hello"), "application/json", 400, "image 2: can't be decoded as an image: unknown image format"),
+        (records(jpeg(), b"hello"), "application/json", 400,
+         "image 2: can't be decoded as an image: unknown image format"),
         (records(b""), "application/json", 400, "image 1: can't be decoded as an image: the file is empty"),
         (b"/etc/passwd", "image/png", 400, "image 1: can't be decoded as an image: unknown image format"),
         (
@@ -178,7 +187,7 @@ def test_a_body_of_unknown_length_is_limited_too(served: Running) -> None:
     parts = (b" " * 50_000 for _ in range(12))
     answer = requests.post(f"{served.address}/invocations", parts, headers={"Content-Type": "image/png"}, timeout=60)
     assert_refused(answer, 413, "the request has more than the limit of 0.5 MB; fcos serve --max-megabytes raises it")
-    with socket.create_connection(("127.0.0.1", int(served.address.rpartition(":")[2]))) as connection:
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
         # curl waits for the answer before it sends as much.
         head = "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 600000\r\nExpect: 100-continue\r\n\r\n"
         connection.sendall(head.encode())
@@ -236,21 +245,54 @@ def test_the_page_draws_the_boxes(served: Running) -> None:
     assert (error, left) == ("image 1: can't be decoded as an image: unknown image format", 0)
 
 
-def test_the_commands_of_docs(served: Running) -> None:
-    (start, *others), requests_, _ = (
-        readme(section, "docs/serving.md") for section in ("Serve a detector", "Requests", "For other machines")
-    )
-    assert start == ["fcos", "serve"]
-    for command in others:
-        main.commands["serve"].make_context("serve", command[1:])  # type: ignore[attr-defined]
+def test_the_commands_of_docs(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The requests are sent to the server as printed, except for the port."""
+    monkeypatch.chdir(served.project)
+    (served.project / "photo.jpg").write_bytes((served.project / IMAGE).read_bytes())
+    text = (PROJECT / "docs/serving.md").read_text()
+    commands = re.findall("(?m)^    (.*)$", re.sub(r"(?ms)^```.*?^```", "", text))
+    starts = [shlex.split(command, comments=True) for command in commands if command.startswith("fcos serve")]
+    sent = [command for command in commands if not command.startswith("fcos ")]
+    assert (len(starts), len(sent)) == (5, 5)
+    for _, name, *arguments in starts:
+        main.commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
+    program = re.search("(?ms)^```python\n(.*?)^```", text)
+    assert program is not None
+    address = "http://127.0.0.1:5001"
+    answers = [
+        subprocess.check_output(["bash", "-c", command.replace(address, served.address)], stderr=subprocess.DEVNULL)
+        for command in sent
+    ]
+    own, some, nothing, the_same, health = answers
+    assert (nothing, health, the_same) == (b"", b"\n", some)
+    values: dict[str, Any] = {}
+    exec(program[1].replace(address, served.address), values)
+    assert json.loads(own) == {"predictions": [{"detections": values["detections"]}]}
+    assert values["detections"] == predicted(served)
+    assert json.loads(some)["predictions"] == [{"detections": predicted(served, "--score", "0.25")}]
 
 
 def test_a_port_in_use(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(served.project)
-    port = served.address.rpartition(":")[2]
+    port = str(served.port)
     result = CliRunner().invoke(main, ["serve", "--port", port])
     assert result.exit_code == 1
-    assert result.output == f"fcos: 127.0.0.1:{port}: address already in use; stop that program, or choose another --port\n"
+    assert (
+        result.output
+        == f"fcos: 127.0.0.1:{port}: address already in use; stop that program, or choose another --port\n"
+    )
+
+
+def test_waiting_requests_are_not_read(served: Running) -> None:
+    """Eight clients that never finish their body: the server's memory holds theirs, and other clients wait."""
+    with ExitStack() as stack:
+        for _ in range(8):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+            connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\nx")
+        with pytest.raises(requests.ReadTimeout):
+            requests.post(f"{served.address}/invocations", jpeg(), headers={"Content-Type": "image/jpeg"}, timeout=0.5)
+        assert requests.get(f"{served.address}/health", timeout=30).status_code == 200
+    assert served.post(jpeg(), "image/jpeg").status_code == 200
 
 
 def test_nothing_is_left_of_a_killed_server(served: Running) -> None:
@@ -261,4 +303,131 @@ def test_nothing_is_left_of_a_killed_server(served: Running) -> None:
     served.process.send_signal(signal.SIGKILL)
     assert_gone(processes)
     assert served.process.communicate() == ("", "")
-    servers.require_free_port(int(served.address.rpartition(":")[2]))
+    servers.require_free_port(served.port)
+
+
+def asked(app: Any, body: bytes) -> tuple[int, Any]:
+    """The answer of an application in this process to an image."""
+    messages: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    headers = [(b"host", b"127.0.0.1:80"), (b"content-type", b"image/jpeg")]
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/invocations",
+        "query_string": b"score=0.05",
+        "headers": headers,
+    }
+    asyncio.run(app(scope | {"scheme": "http", "server": ("127.0.0.1", 80)}, receive, send))
+    return messages[0]["status"], json.loads(messages[1]["body"])
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+    """Sets what the server's process is told; returns its folder for temporary files."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def tell(*, weights: Path | None = None, model: str | None = None) -> Path:
+        told = Settings(str(weights) if weights else None, model, "cpu", Limits(), True)
+        monkeypatch.setenv(serving.SETTINGS_VARIABLE, told.to_json())
+        return tmp_path
+
+    return tell
+
+
+def test_a_file_of_weights_outside_a_project(
+    served: Running, settings: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    weights = served.project / "trained/detector.safetensors"
+    folder = settings(weights=weights)
+    monkeypatch.chdir(tmp_path)
+    app = serving_app.server_app()
+    assert list(folder.iterdir()) == []
+    status, answer = asked(app, (served.project / IMAGE).read_bytes())
+    assert (status, answer["predictions"]) == (200, [{"detections": predicted(served, "--score", "0.05")}])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    failed = {"error_code": "INTERNAL_ERROR", "message": "the detection failed; the server's log has the reason"}
+    assert asked(app, jpeg()) == (500, failed)
+
+
+def test_what_ends_the_server_before_it_listens(
+    served: Running, settings: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(served.project)
+    broken = served.project / "broken.safetensors"
+    broken.write_bytes(b"no weights")
+    broken.with_suffix(".json").write_bytes((served.project / "trained/detector.json").read_bytes())
+    folder = settings(weights=broken)
+    assert ended(capsys).startswith(f"fcos: {broken}: ")
+    settings(model="models:/fcos-digits@nobody")
+    remedy = "`fcos register` registers the evaluated detector"
+    assert ended(capsys) == f"fcos: models:/fcos-digits@nobody: Registered model alias nobody not found; {remedy}\n"
+    # Ctrl-C, while it loads.
+    monkeypatch.setattr(mlflow_model, "write", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    settings(weights=served.project / "trained/detector.safetensors")
+    assert ended(capsys, status=128 + signal.SIGTERM) == ""
+    assert list(folder.iterdir()) == []
+
+
+def ended(capsys: pytest.CaptureFixture[str], status: int = 1) -> str:
+    with pytest.raises(SystemExit) as exited:
+        serving_app.server_app()
+    assert exited.value.code == status
+    return capsys.readouterr().err
+
+
+def test_the_reason_of_a_server_that_does_not_start(home: Path, tmp_path: Path) -> None:
+    """An application that ends the process says why; without such a line, the log is named, if there is one."""
+    port = servers.find_free_port()
+    for in_project, code, message in (
+        (True, "raise SystemExit(1)", f"Detector: no response at 127.0.0.1:{port}; see {home}/.fcos/detector.log"),
+        (False, "import sys; sys.stderr.write('Note\\nfcos: no such model\\n'); sys.exit(1)", "no such model"),
+    ):
+        if not in_project:
+            (home / "dvc.yaml").unlink()
+        (tmp_path / "ending.py").write_text(code)
+        with (
+            pytest.raises(PipelineError, match=f"^{re.escape(message)}$"),
+            servers.run_application(
+                "Detector", "ending:app", "127.0.0.1", port, environment={"PYTHONPATH": str(tmp_path)}
+            ),
+        ):
+            pass
+
+
+def test_other_hosts_get_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    def serve(**options: Any) -> Any:
+        started.append(options)
+        raise PipelineError("stop")
+
+    monkeypatch.setattr(serving, "serve", serve)
+    warning = "fcos: warning: everyone who reaches 0.0.0.0 can use the detector: it has no password and no encryption\n"
+    weights = str(home / "a.safetensors")
+    for host, expected in (("0.0.0.0", warning), ("localhost", ""), ("::1", "")):
+        result = CliRunner().invoke(main, ["serve", "--weights", weights, "--host", host])
+        assert result.output == f"{expected}fcos: stop\n"
+    assert [options["host"] for options in started] == ["0.0.0.0", "127.0.0.1", "::1"]
+    assert "'example.org' is not an IP address" in CliRunner().invoke(main, ["serve", "--host", "example.org"]).output
+    both = CliRunner().invoke(main, ["serve", "--weights", weights, "--alias", "champion"])
+    assert (both.exit_code, "exclude each other" in both.output) == (2, True)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_missing_file_and_the_champion_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner().invoke(main, ["serve", "--weights", "none.safetensors"])
+    assert (result.exit_code, result.output) == (1, "fcos: none.safetensors: no such file\n")
+    asked_for: list[str] = []
+    monkeypatch.setattr(
+        serving, "serve", lambda *, model, **_: asked_for.append(model) or nullcontext(mock.MagicMock())
+    )
+    for arguments in ([], ["--alias", "candidate"], ["--model", "models:/other/3"]):
+        CliRunner().invoke(main, ["serve", *arguments], catch_exceptions=False)
+    assert asked_for == ["models:/fcos-digits@champion", "models:/fcos-digits@candidate", "models:/other/3"]
