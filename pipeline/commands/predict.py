@@ -47,7 +47,8 @@ _SIDE = click.IntRange(1, 16_384)
 @click.option(
     "--batch",
     type=click.IntRange(1),
-    help="Largest number of images in a batch; those of equal size share one. Default: 8 on a GPU, 1 on a CPU.",
+    help="Largest number of images in a batch; those of equal size share one. Default: 8, and fewer on a CPU for "
+    "a detector with a large input.",
 )
 @click.option(
     "--size",

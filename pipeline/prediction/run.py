@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from fcos.inference import default_batch_size
 from pipeline.data.image_files import PixelLimit
 from pipeline.errors import PipelineError, count_noun
 from pipeline.inference.device import choose_device
@@ -22,8 +23,6 @@ from pipeline.prediction.inputs import Inputs, find_inputs
 from pipeline.prediction.outputs import Outputs, parse_kinds
 from pipeline.prediction.records import format_record, to_record
 from pipeline.workspace import workspace
-
-_BATCH_SIZES = {"cpu": 1, "cuda": 8}  # default by device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +87,8 @@ def run(arguments: Sequence[str], options: Options, echo: Echo) -> bool:
             echo(json.dumps(record, ensure_ascii=False) if options.as_json else format_record(record))
     if outputs and done:
         outputs.finish()
-        echo(f"{count_noun(done, 'picture')} in {outputs.out}", err=True)
+        what = count_noun(done, "picture") if "pictures" in kinds else f"detections in {count_noun(done, 'image')}"
+        echo(f"{what} in {outputs.out}", err=True)
     return not failed
 
 
@@ -110,7 +110,7 @@ def _load(options: Options, echo: Echo) -> ConfiguredDetector:
         only_classes(thresholds, model.class_names, options.classes),
         postprocess,
         views,
-        options.batch or _BATCH_SIZES[device.type],
+        options.batch or default_batch_size(model.description.input_size, device),
     )
 
 
