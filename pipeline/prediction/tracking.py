@@ -24,12 +24,12 @@ def lower_thresholds(thresholds: Sequence[float]) -> list[float]:
 
 
 class Tracker:
-    """Numbers the objects of a film.
+    """Numbers the objects of a video.
 
     An object keeps its number although the class of its detections changes: ByteTrack compares boxes only.
 
     Args:
-        rate: frames per second of the film.
+        rate: frames per second of the video.
         every: each N-th frame is tracked.
         thresholds: [K], lowest score of a detection of each class that begins a track.
 
@@ -72,6 +72,15 @@ class Tracker:
         for index, number in zip(tracked.data.get("index", ()), tracked.tracker_id, strict=True):
             ids[index] = None if number < 0 else int(number) + 1
         return ids
+
+
+def require_package() -> None:
+    """Checks that objects can be tracked.
+
+    Raises:
+        PipelineError: the package is not installed.
+    """
+    _import("trackers")
 
 
 def _import(name: str) -> ModuleType:

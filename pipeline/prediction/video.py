@@ -1,24 +1,26 @@
-"""Detects objects in the frames of a film; writes the film with their boxes, and a file of records, a line each."""
+"""Detects objects in the frames of a video; writes the video with their boxes, and a file of records, a line each."""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 import numpy as np
 import PIL.Image
 import torch
 from tqdm import tqdm
 
+from fcos.inference import above_thresholds
 from fcos.postprocess import Detections
-from pipeline.data.boxes import xyxy_to_xywh
+from pipeline.data.image_files import DEFAULT_LIMIT, PixelLimit
 from pipeline.errors import PipelineError, count_noun
 from pipeline.files import atomic_replace, write_errors
-from pipeline.inference.predict import above_thresholds
+from pipeline.prediction import tracking
+from pipeline.prediction.detector import ConfiguredDetector
+from pipeline.prediction.records import detection_records
 from pipeline.prediction.tracking import Tracker
 from pipeline.prediction.video_reader import Frame, Packet, Pixels, VideoReader
 from pipeline.prediction.video_writer import VideoWriter
@@ -29,7 +31,7 @@ _UNTRACKED: Color = (128, 128, 128)
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSettings:
-    """How objects are detected in films.
+    """How objects are detected in videos.
 
     Args:
         detect: a function of a batch of images, uint8 [3, H, W] RGB each. For `track`, it also returns detections
@@ -48,6 +50,26 @@ class VideoSettings:
     track: bool = False
     batch_size: int = 8
 
+    @classmethod
+    def of(cls, detector: ConfiguredDetector, *, every: int, track: bool) -> Self:
+        """The settings for a detector.
+
+        Raises:
+            PipelineError: the package that tracks objects is not installed.
+        """
+        thresholds, detect = detector.thresholds, detector.detect
+        if track:
+            tracking.require_package()
+            detect = replace(detector, thresholds=tracking.lower_thresholds(thresholds)).detect
+        return cls(
+            detect=detect,
+            categories=detector.model.description.categories,
+            thresholds=thresholds,
+            every=every,
+            track=track,
+            batch_size=detector.batch_size,
+        )
+
 
 @dataclass(frozen=True)
 class _ShownObjects:
@@ -64,61 +86,72 @@ class _AnnotatedFrame:
     record: dict[str, Any] | None  # of a frame in which objects were detected
 
 
+@dataclass(frozen=True)
+class VideoFiles:
+    """What is written for a video: the video with boxes, and the records, a line of JSON each."""
+
+    video: Path | None = None
+    records: Path | None = None
+
+
 def predict_video(
     path: Path,
     settings: VideoSettings,
-    target: Path | None = None,
+    files: VideoFiles,
+    limit: PixelLimit = DEFAULT_LIMIT,
     *,
     note: Callable[[str], object],
     show_progress: bool = False,
-) -> Iterator[dict[str, Any]]:
-    """Detects objects in a film, in memory that doesn't depend on the film's length.
+) -> Iterator[dict[str, Any] | PipelineError]:
+    """Detects objects in a video, in memory that doesn't depend on its length.
 
-    With `target`, an mp4 file, writes the film with boxes there, and the records beside it, a line of JSON each. Frames
-    between two in which objects are detected show the boxes of the first. Both files are written whole or not at all.
+    In the video that is written, frames between two in which objects are detected show the boxes of the first. Each
+    file is written whole or not at all.
 
     Args:
         note: called with a line about sound that can't be copied.
+        show_progress: on a terminal, for videos that take longer than a second.
 
     Yields:
-        The record of each frame in which objects are detected.
+        The record of each frame in which objects are detected; or why the video can't be read. If it is damaged or
+        truncated, that comes at the end, when all that can be decoded has been written.
 
     Raises:
-        PipelineError: the film can't be read, or `target` can't be written. For a film that is damaged or truncated,
-            it is raised at the end, when all that can be decoded has been written.
+        PipelineError: a file can't be written.
     """
-    with VideoReader(path, with_sound=target is not None) as film:
-        with _progress(film, show_progress) as bar, _open_output(target, film, settings, note) as output:
-            for item in _annotate(film, settings):
-                if output:
-                    output.write(item)
+    try:
+        video = VideoReader(path, limit, with_sound=files.video is not None)
+    except PipelineError as error:
+        yield error
+        return
+    with video:
+        with _progress(video, show_progress) as bar, _open_output(files, video, settings, note) as output:
+            for item in _annotate(video, settings):
+                output.write(item)
                 if isinstance(item, _AnnotatedFrame):
                     bar.update()
                     if item.record:
                         yield item.record
-        if film.problem:
-            raise PipelineError(f"{path}: {film.problem}")
+        if video.problem:
+            yield PipelineError(f"{path}: {video.problem}")
 
 
-def _progress(film: VideoReader, is_shown: bool) -> "tqdm[Any]":
-    """A bar with the time left, for films that take more than a second."""
-    interval = 0.2 if sys.stderr.isatty() else 10.0  # seconds; a log file needs few updates
+def _progress(video: VideoReader, is_shown: bool) -> "tqdm[Any]":
     return tqdm(
-        total=film.num_frames,
-        desc=film.path.name,
+        total=video.num_frames,
+        desc=video.path.name,
         unit="frame",
         delay=1.0,
-        mininterval=interval,
         dynamic_ncols=True,
-        disable=not is_shown,
+        disable=None if is_shown else True,
     )
 
 
-def _annotate(film: VideoReader, settings: VideoSettings) -> Iterator[_AnnotatedFrame | Packet]:
+def _annotate(video: VideoReader, settings: VideoSettings) -> Iterator[_AnnotatedFrame | Packet]:
     """Yields all frames with their objects, and the packets of the sound as they come."""
-    tracker = Tracker(float(film.rate), settings.every, settings.thresholds) if settings.track else None
+    tracker = Tracker(float(video.rate), settings.every, settings.thresholds) if settings.track else None
     objects: _ShownObjects | None = None
-    for batch in _batches(film, settings.batch_size):
+    for batch in _batches(video, settings.batch_size):
         chosen = [item for item in batch if isinstance(item, Frame) and item.index % settings.every == 0]
         pixels = [torch.from_numpy(frame.image).permute(2, 0, 1) for frame in chosen]
         found = iter(settings.detect(pixels) if pixels else [])
@@ -127,16 +160,16 @@ def _annotate(film: VideoReader, settings: VideoSettings) -> Iterator[_Annotated
                 yield item
             elif objects is None or item.index % settings.every == 0:
                 objects = _shown(next(found), settings.thresholds, tracker, item.time)
-                yield _AnnotatedFrame(item, objects, _to_record(film.path, item, objects, settings))
+                yield _AnnotatedFrame(item, objects, _to_record(video.path, item, objects, settings))
             else:
                 yield _AnnotatedFrame(item, objects, None)
 
 
-def _batches(film: VideoReader, size: int) -> Iterator[list[Frame | Packet]]:
+def _batches(video: VideoReader, size: int) -> Iterator[list[Frame | Packet]]:
     """Frames and packets in their order, with at most `size` frames in each list."""
     batch: list[Frame | Packet] = []
     num_frames = 0
-    for item in film:
+    for item in video:
         batch.append(item)
         num_frames += isinstance(item, Frame)
         if num_frames == size:
@@ -152,24 +185,10 @@ def _shown(detections: Detections, thresholds: Sequence[float], tracker: Tracker
     return _ShownObjects(detections[kept], [ids[index] for index in kept.tolist()])
 
 
-def to_records(detections: Detections, categories: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "category_id": categories[label][0],
-            "category": categories[label][1],
-            "score": round(score, 4),
-            "bbox": [round(value, 2) for value in xyxy_to_xywh(box)],
-        }
-        for box, score, label in zip(
-            detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
-        )
-    ]
-
-
 def _to_record(path: Path, frame: Frame, objects: _ShownObjects, settings: VideoSettings) -> dict[str, Any]:
     """The record of a frame: as that of an image, with the frame's number and time, and objects' numbers."""
     height, width = frame.image.shape[:2]
-    records = to_records(objects.detections, settings.categories)
+    records = detection_records(objects.detections, settings.categories)
     if settings.track:
         records = [record | {"track_id": number} for record, number in zip(records, objects.track_ids, strict=True)]
     return {
@@ -182,41 +201,37 @@ def _to_record(path: Path, frame: Frame, objects: _ShownObjects, settings: Video
     }
 
 
+@dataclass(frozen=True)
 class _Output:
-    """The film with boxes, and the file of records."""
-
-    def __init__(self, film: VideoWriter, records: TextIO, settings: VideoSettings) -> None:
-        self._film, self._records, self._settings = film, records, settings
+    settings: VideoSettings
+    video: VideoWriter | None
+    records: TextIO | None
 
     def write(self, item: _AnnotatedFrame | Packet) -> None:
-        if not isinstance(item, _AnnotatedFrame):
-            self._film.copy(item)
-            return
-        self._film.write(item.frame, _draw(item.frame.image, item.objects, self._settings))
-        if item.record:
-            self._records.write(json.dumps(item.record, ensure_ascii=False) + "\n")
+        if self.video:
+            if isinstance(item, _AnnotatedFrame):
+                self.video.write(item.frame, _draw(item.frame.image, item.objects, self.settings))
+            else:
+                self.video.copy(item)
+        if self.records and isinstance(item, _AnnotatedFrame) and item.record:
+            self.records.write(json.dumps(item.record, ensure_ascii=False) + "\n")
 
 
 @contextmanager
 def _open_output(
-    target: Path | None, film: VideoReader, settings: VideoSettings, note: Callable[[str], object]
-) -> Iterator[_Output | None]:
-    if target is None:
-        yield None
-        return
-    with (
-        write_errors(target.parent),
-        atomic_replace(records_path(target)) as lines,
-        atomic_replace(target) as partial,
-        lines.open("w", encoding="utf-8", newline="\n") as records,
-        VideoWriter(partial, film, note) as writer,
-    ):
-        yield _Output(writer, records, settings)
-
-
-def records_path(target: Path) -> Path:
-    """The file of records beside a film with boxes."""
-    return target.with_suffix(".jsonl")
+    files: VideoFiles, source: VideoReader, settings: VideoSettings, note: Callable[[str], object]
+) -> Iterator[_Output]:
+    with ExitStack() as stack:
+        video, records = None, None
+        if files.records:
+            stack.enter_context(write_errors(files.records.parent))
+            partial = stack.enter_context(atomic_replace(files.records))
+            records = stack.enter_context(partial.open("w", encoding="utf-8", newline="\n"))
+        if files.video:
+            stack.enter_context(write_errors(files.video.parent))
+            partial = stack.enter_context(atomic_replace(files.video))
+            video = stack.enter_context(VideoWriter(partial, source, note))
+        yield _Output(settings, video, records)
 
 
 def _draw(image: Pixels, objects: _ShownObjects, settings: VideoSettings) -> Pixels:
@@ -240,15 +255,15 @@ def _draw(image: Pixels, objects: _ShownObjects, settings: VideoSettings) -> Pix
 
 @dataclass
 class VideoSummary:
-    """What was found in a film, for a line of text."""
+    """What was found in a video, for a line of text."""
 
-    file: str = ""
+    path: Path
+    is_complete: bool = True
     frames: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     tracks: set[int] = field(default_factory=set)
 
     def add(self, record: dict[str, Any]) -> None:
-        self.file = record["file"]
         self.frames += 1
         for detection in record["detections"]:
             self.counts[detection["category"]] += 1
@@ -258,4 +273,4 @@ class VideoSummary:
     def __str__(self) -> str:
         found = ", ".join(f"{number:,} × {name}" for name, number in self.counts.most_common()) or "nothing"
         tracks = f"; {count_noun(len(self.tracks), 'track')}" if self.tracks else ""
-        return f"{self.file}: {count_noun(self.frames, 'frame')}: {found}{tracks}"
+        return f"{self.path}: {count_noun(self.frames, 'frame')}: {found}{tracks}"

@@ -1,5 +1,6 @@
 """Decodes video files frame by frame, upright."""
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from pipeline.data.image_files import DEFAULT_LIMIT, PixelLimit
 from pipeline.errors import PipelineError, count_phrase
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ else:  # it can't be subscripted when it runs
 Pixels = NDArray[np.uint8]  # [H, W, 3] RGB
 
 _DEFAULT_RATE = Fraction(25)  # frames per second of a file that doesn't tell its rate
-_MAX_MISSING = 0.5  # seconds by which a film may be shorter than its header says
+_MAX_MISSING = 0.5  # seconds by which a video may be shorter than its header says
 
 # Matrices between RGB and YUV that FFmpeg's scaler knows, by their numbers in H.264.
 _BT709, _BT601 = 1, 5
@@ -41,32 +43,35 @@ class Frame:
     """A frame as players show it: rotated and mirrored as the file says."""
 
     index: int  # from 0
-    pts: int  # when it is shown, in units of the film's time base
-    time: float  # the same in seconds from the film's start
-    duration: int  # in units of the film's time base; 0: unknown
+    pts: int  # when it is shown, in units of the video's time base
+    time: float  # the same in seconds from the video's start
+    duration: int  # in units of the video's time base; 0: unknown
     image: Pixels
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """How frames are stored. The first frame's layout holds for all of a film, as the size of the output does."""
+class Layout:
+    """How frames are stored. The first frame's layout holds for all of a video, as the size of the output does."""
 
     width: int  # in pixels, before the frame is turned
     height: int
+    matrix: int  # between RGB and the stored YUV
     is_transposed: bool = False  # rows and columns are exchanged, and then mirrored
     row_step: int = 1  # -1: mirrored
     column_step: int = 1
 
     @classmethod
     def of(cls, decoded: av.VideoFrame) -> Self:
-        size, side_data = (decoded.width, decoded.height), cast(Any, decoded.side_data)
+        default = _BT709 if decoded.height >= _HD_HEIGHT else _BT601
+        stored = decoded.width, decoded.height, decoded.colorspace if decoded.colorspace in _MATRICES else default
+        side_data = cast(Any, decoded.side_data)
         if Type.DISPLAYMATRIX not in side_data:
-            return cls(*size)
+            return cls(*stored)
         # The matrix maps x and y to (a·x + c·y, b·x + d·y).
         a, b, _, c, d, *_ = np.frombuffer(side_data[Type.DISPLAYMATRIX], np.int32)
         is_transposed = abs(b) > abs(a)
         x, y = (c, b) if is_transposed else (a, d)
-        return cls(*size, is_transposed, -1 if y < 0 else 1, -1 if x < 0 else 1)
+        return cls(*stored, is_transposed, -1 if y < 0 else 1, -1 if x < 0 else 1)
 
     def upright(self, image: Pixels) -> Pixels:
         """A copy of a stored image, as players show it."""
@@ -75,7 +80,7 @@ class _Layout:
 
 
 class VideoReader:
-    """An open film. Iterating over it decodes its frames; packets of its sound streams come between them.
+    """An open video. Iterating over it decodes its frames; packets of its sound streams come between them.
 
     Damaged parts are left out, and `problem` describes them after the last frame.
 
@@ -83,20 +88,19 @@ class VideoReader:
         PipelineError: when it is opened: the file can't be read, or contains no frame that can be decoded.
     """
 
-    def __init__(self, path: Path, *, with_sound: bool = True) -> None:
+    def __init__(self, path: Path, limit: PixelLimit = DEFAULT_LIMIT, *, with_sound: bool = True) -> None:
         self.path = path
         self.problem: str | None = None
         self._last: Frame | None = None
-        self._layout: _Layout | None = None
         self._reformatter = VideoReformatter()  # it keeps the tables and threads that a conversion needs
         self._num_damaged = 0
         self._container = _open(path)
         try:
-            self.video = self._find_video()
+            self.stream = self._find_stream(limit)
             sound = self._container.streams.audio if with_sound else ()
             self.sound: list[AudioStream] = [stream for stream in sound if stream.codec_context]
             self.metadata = _descriptive(self._container.metadata)
-            self.time_base = self.video.time_base or 1 / self.rate
+            self.time_base = self.stream.time_base or 1 / self.rate
             self._items, self.size = self._begin()
         except BaseException:
             self._container.close()
@@ -114,43 +118,41 @@ class VideoReader:
     @property
     def rate(self) -> Fraction:
         """Frames per second, on average."""
-        return self.video.average_rate or self.video.guessed_rate or _DEFAULT_RATE
+        return self.stream.average_rate or self.stream.guessed_rate or _DEFAULT_RATE
 
     @property
     def num_frames(self) -> int | None:
         """The number of frames by the file's header, or an estimate by its length; None if both are unknown."""
-        if self.video.frames:
-            return self.video.frames
+        if self.stream.frames:
+            return self.stream.frames
         end = self._promised_end()
         return None if end is None else max(1, round(end * self.rate))
 
     @property
     def pixel_aspect(self) -> Fraction:
         """Width of a pixel by its height, when the frame is upright."""
-        aspect = self.video.sample_aspect_ratio or Fraction(1)
-        return 1 / aspect if self._layout and self._layout.is_transposed else aspect
-
-    @property
-    def matrix(self) -> int:
-        """The matrix between the film's YUV and RGB; players guess it by the height if the file names none."""
-        named = self.video.codec_context.colorspace
-        if named in _MATRICES:
-            return named
-        return _BT709 if self.video.codec_context.height >= _HD_HEIGHT else _BT601
+        aspect = self.stream.sample_aspect_ratio or Fraction(1)
+        return 1 / aspect if self.layout.is_transposed else aspect
 
     def start(self, stream: Stream) -> int:
-        """The film's start in units of a stream's time base: not every file starts at 0."""
-        start = Fraction(self._container.start_time or 0, av.time_base)
+        """The video's start in units of a stream's time base: not every file starts at 0."""
+        start = Fraction(max(0, self._container.start_time or 0), av.time_base)  # sound may begin before the pictures
         return round(start / stream.time_base) if stream.time_base else 0
 
-    def _find_video(self) -> VideoStream:
-        video = self._container.streams.best("video")
-        if not isinstance(video, VideoStream) or Disposition.attached_pic in video.disposition:
+    def _find_stream(self, limit: PixelLimit) -> VideoStream:
+        stream = self._container.streams.best("video")
+        if not isinstance(stream, VideoStream) or Disposition.attached_pic in stream.disposition:
             raise PipelineError(f"{self.path}: contains no video")
-        if not video.codec_context:
+        if not stream.codec_context:
             raise PipelineError(f"{self.path}: its video codec is unknown; convert it to H.264 first")
-        video.codec_context.thread_type = "AUTO"
-        return video
+        megapixels = stream.codec_context.width * stream.codec_context.height / 1e6
+        if megapixels > limit.megapixels:
+            raise PipelineError(
+                f"{self.path}: {megapixels:,.1f} megapixels per frame are more than the limit of {limit.megapixels:g}: "
+                f"scale the video down, or raise the limit: {limit.option}{math.ceil(megapixels)}"
+            )
+        stream.codec_context.thread_type = "SLICE"  # with a thread per frame, a damaged one would take others with it
+        return stream
 
     def _begin(self) -> tuple[Iterator[Frame | Packet], tuple[int, int]]:
         """Decodes the first frame; returns an iterator that begins with it, and its width and height."""
@@ -163,7 +165,7 @@ class VideoReader:
 
     def _read(self) -> Iterator[Frame | Packet]:
         complete = True
-        packets = self._container.demux(self.video, *self.sound)
+        packets = self._container.demux(self.stream, *self.sound)
         try:
             for packet in packets:
                 if isinstance(packet.stream, AudioStream):
@@ -179,7 +181,7 @@ class VideoReader:
 
     def _decode(self, packet: "av.Packet[Any] | None") -> Iterator[Frame]:
         try:
-            frames = self.video.codec_context.decode(packet)
+            frames = self.stream.codec_context.decode(packet)
         except av.FFmpegError:
             self._num_damaged += 1
             return
@@ -190,7 +192,7 @@ class VideoReader:
     def _to_frame(self, decoded: av.VideoFrame) -> Frame:
         last, index, pts = self._last, 0, 0
         if decoded.pts is not None:
-            pts = decoded.pts - self.start(self.video)
+            pts = decoded.pts - self.start(self.stream)
         if last is not None:
             index = last.index + 1
             step = last.duration or max(1, round(1 / self.rate / self.time_base))
@@ -200,9 +202,11 @@ class VideoReader:
         return self._last
 
     def _upright(self, decoded: av.VideoFrame) -> Pixels:
-        layout = self._layout = self._layout or _Layout.of(decoded)
+        if self._last is None:
+            self.layout = Layout.of(decoded)
+        layout = self.layout
         rgb = self._reformatter.reformat(
-            decoded, layout.width, layout.height, "rgb24", src_colorspace=self.matrix, dst_color_range=ColorRange.JPEG
+            decoded, layout.width, layout.height, "rgb24", src_colorspace=layout.matrix, dst_color_range=ColorRange.JPEG
         )
         return layout.upright(rgb.to_ndarray().astype(np.uint8, copy=False))
 
@@ -224,10 +228,10 @@ class VideoReader:
 
     def _promised_end(self) -> float | None:
         """When the last frame ends according to the file's header, in seconds; None if it doesn't say so."""
-        video, start = self.video, float(self.start(self.video) * self.time_base)
-        if video.duration:
-            return float(((video.start_time or 0) + video.duration) * self.time_base) - start
-        hours, _, rest = video.metadata.get("DURATION", "").partition(":")  # of Matroska, such as 00:01:02.500000000
+        stream, start = self.stream, float(self.start(self.stream) * self.time_base)
+        if stream.duration:
+            return float(((stream.start_time or 0) + stream.duration) * self.time_base) - start
+        hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # of Matroska, such as 00:01:02.500000000
         minutes, _, seconds = rest.partition(":")
         with suppress(ValueError):
             return 3600 * int(hours) + 60 * int(minutes) + float(seconds) - start

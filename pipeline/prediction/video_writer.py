@@ -1,4 +1,4 @@
-"""Writes mp4 files with new pictures and the sound of the film that is read."""
+"""Writes mp4 files with new pictures and the sound of the video that is read."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,29 +22,29 @@ _AAC_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16
 
 
 class VideoWriter:
-    """Writes a film as mp4: pictures as H.264, and the film's sound as it is, at the same times.
+    """Writes a video as mp4: pictures as H.264, and the video's sound as it is, at the same times.
 
     Sound in a format that mp4 can't contain is encoded as AAC. An odd width or height becomes a pixel larger, since
     H.264 stores colors at half the resolution.
 
     Args:
-        film: the film that is read.
+        source: the video that is read.
         note: called with a line about sound that can't be copied.
 
     Raises:
-        PipelineError: the film can't be encoded.
+        PipelineError: the video can't be encoded.
         OSError: the file can't be written.
     """
 
-    def __init__(self, path: Path, film: VideoReader, note: Callable[[str], object]) -> None:
-        self._film = film
+    def __init__(self, path: Path, source: VideoReader, note: Callable[[str], object]) -> None:
+        self._source = source
         self._reformatter = VideoReformatter()
         self._last_dts: dict[int, int] = {}  # of the packets of each stream of sound
         self._container = av.open(f"file:{path}", "w", format="mp4", container_options={"strict": "experimental"})
-        self._container.metadata.update(film.metadata)
+        self._container.metadata.update(source.metadata)
         with self._errors():
             self._video = self._add_video()
-            self._sound = {stream.index: self._add_sound(stream, note) for stream in film.sound}
+            self._sound = {stream.index: self._add_sound(stream, note) for stream in source.sound}
 
     def __enter__(self) -> Self:
         return self
@@ -67,15 +67,15 @@ class VideoWriter:
         encoded = self._reformatter.reformat(
             av.VideoFrame.from_ndarray(np.pad(picture, padding, mode="edge"), format="rgb24"),
             format="yuv420p",
-            dst_colorspace=self._film.matrix,
+            dst_colorspace=self._source.layout.matrix,
             dst_color_range=ColorRange.MPEG,
         )
-        encoded.pts, encoded.time_base, encoded.duration = frame.pts, self._film.time_base, frame.duration
+        encoded.pts, encoded.time_base, encoded.duration = frame.pts, self._source.time_base, frame.duration
         with self._errors():
             self._container.mux(self._video.encode(encoded))
 
     def copy(self, packet: Packet) -> None:
-        """Writes a packet of the film's sound."""
+        """Writes a packet of the video's sound."""
         stream, is_copied = self._sound[packet.stream_index]
         self._shift(packet)
         with self._errors():
@@ -87,33 +87,35 @@ class VideoWriter:
                     self._container.mux(stream.encode(frame))
 
     def _shift(self, packet: Packet) -> None:
-        """Moves a packet to where the film starts at 0, and after the packet before it, which mp4 requires."""
-        start, earliest = self._film.start(packet.stream), self._last_dts.get(packet.stream_index, -(2**62)) + 1
+        """Moves a packet to where the video starts at 0, and after the packet before it, which mp4 requires."""
+        start, earliest = self._source.start(packet.stream), self._last_dts.get(packet.stream_index, -(2**62)) + 1
         dts = max((packet.dts or 0) - start, earliest)
         packet.pts = max(dts, dts if packet.pts is None else packet.pts - start)
         packet.dts = self._last_dts[packet.stream_index] = dts
 
     def _add_video(self) -> VideoStream:
-        source = self._film.video.codec_context
-        video = self._container.add_stream("libx264", rate=self._film.rate, options=dict(_ENCODER))
-        video.width, video.height = (side + side % 2 for side in self._film.size)
+        original = self._source.stream.codec_context
+        video = self._container.add_stream("libx264", rate=self._source.rate, options=dict(_ENCODER))
+        video.width, video.height = (side + side % 2 for side in self._source.size)
         context = video.codec_context
-        context.time_base, context.pix_fmt = self._film.time_base, "yuv420p"
-        context.sample_aspect_ratio = self._film.pixel_aspect
-        context.color_primaries, context.color_trc = source.color_primaries, source.color_trc
-        context.colorspace, context.color_range = self._film.matrix, ColorRange.MPEG
+        context.time_base, context.pix_fmt = self._source.time_base, "yuv420p"
+        context.sample_aspect_ratio = self._source.pixel_aspect
+        context.color_primaries, context.color_trc = original.color_primaries, original.color_trc
+        context.colorspace, context.color_range = self._source.layout.matrix, ColorRange.MPEG
         return video
 
-    def _add_sound(self, source: AudioStream, note: Callable[[str], object]) -> tuple[AudioStream, bool]:
-        """The stream for a stream of the film's sound, and whether its packets are copied."""
+    def _add_sound(self, original: AudioStream, note: Callable[[str], object]) -> tuple[AudioStream, bool]:
+        """The stream for a stream of the video's sound, and whether its packets are copied."""
         try:
-            sound, is_copied = self._container.add_stream_from_template(source), True
+            sound, is_copied = self._container.add_stream_from_template(original), True
         except ValueError:  # mp4 has no such format
-            note(f"{self._film.path}: sound is converted to AAC, since mp4 can't contain {source.codec_context.name}")
-            rate = min(_AAC_RATES, key=lambda rate: abs(rate - source.rate))
-            layout = "mono" if source.channels == 1 else "stereo"
+            codec = original.codec_context.name
+            note(f"{self._source.path}: its sound is converted to AAC, since mp4 can't contain {codec}")
+            rate = min(_AAC_RATES, key=lambda rate: abs(rate - original.rate))
+            layout = "mono" if original.channels == 1 else "stereo"
             sound, is_copied = self._container.add_stream("aac", rate=rate, layout=layout), False
-        sound.metadata.update({key: source.metadata[key] for key in ("language", "title") if key in source.metadata})
+        described = {key: value for key, value in original.metadata.items() if key in ("language", "title")}
+        sound.metadata.update(described)
         return sound, is_copied
 
     @contextmanager
@@ -124,7 +126,7 @@ class VideoWriter:
             raise OSError(error.errno, error.strerror) from None  # without the name of the temporary file
         except (av.FFmpegError, ValueError) as error:
             problem = getattr(error, "strerror", None) or str(error)
-            raise PipelineError(f"{self._film.path}: can't be encoded as mp4: {problem}") from None
+            raise PipelineError(f"{self._source.path}: can't be encoded as mp4: {problem}") from None
 
 
 def _decoded(packet: Packet) -> list[AudioFrame]:

@@ -1,4 +1,4 @@
-"""Films of moving digits with known boxes, written and read with PyAV."""
+"""Videos of moving digits with known boxes, written and read with PyAV."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pipeline.datasets.digits import MIN_INK, glyph, load_material
 Pixels = NDArray[np.uint8]
 
 RATE = Fraction(30_000, 1001)
-SIZE = (160, 120)  # width and height
+SIZE = (240, 180)  # width and height
 BACKGROUND = (40, 40, 48)
 
 
@@ -41,11 +41,11 @@ def moving_digits() -> list[MovingDigit]:
     """Three digits whose paths do not meet in the first 40 frames."""
     material, rng = load_material("val", 0), np.random.default_rng(0)
     rows = [next(row for row in material.digits if material.labels[row] == label) for label in (3, 5, 8)]
-    inks = [glyph(material.images[row], rng, 32) >= MIN_INK for row in rows]
+    inks = [glyph(material.images[row], rng, 36) >= MIN_INK for row in rows]
     return [
-        MovingDigit(3, inks[0].astype(np.float32), (255, 60, 60), (4, 4), (2, 0)),
-        MovingDigit(5, inks[1].astype(np.float32), (60, 255, 60), (130, 42), (-2, 0)),
-        MovingDigit(8, inks[2].astype(np.float32), (255, 255, 255), (60, 82), (0.5, 0.1)),
+        MovingDigit(3, inks[0].astype(np.float32), (255, 60, 60), (4, 18), (3, 0)),
+        MovingDigit(5, inks[1].astype(np.float32), (60, 255, 60), (200, 76), (-3, 0)),
+        MovingDigit(8, inks[2].astype(np.float32), (255, 255, 255), (90, 134), (1, 0.1)),
     ]
 
 
@@ -84,22 +84,24 @@ class ColorDetector:
         )
 
 
-def write_film(
+def write_video(
     path: Path,
     pictures: Sequence[Pixels],
     *,
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
     times: Sequence[int] | None = None,
+    start: int = 0,
     rotation: int = 0,
     mirrored: bool = False,
     sound: Sequence[str] = (),
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Writes a film.
+    """Writes a video.
 
     Args:
         times: of the pictures in milliseconds; default: at the rate `RATE`.
+        start: number of frames that are missing before the first.
         rotation, mirrored: how players turn the pictures: degrees counterclockwise, then mirrored.
         sound: codecs of its streams of sound, each a different tone.
         options: of the container.
@@ -116,10 +118,10 @@ def write_film(
         streams: list[Any] = [container.add_stream(name, rate=44_100, layout="mono") for name in sound]
         for index, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = times[index] if times else index, video.codec_context.time_base
+            frame.pts, frame.time_base = times[index] if times else start + index, video.codec_context.time_base
             container.mux(video.encode(frame))
             for number, stream in enumerate(streams):
-                container.mux(stream.encode(_tone(index, 440 * (1 + number))))
+                container.mux(stream.encode(_tone(start + index, 440 * (1 + number))))
         for stream in (video, *streams):
             container.mux(stream.encode(None))
     return path
@@ -133,8 +135,8 @@ def _tone(index: int, frequency: int) -> av.AudioFrame:
     return frame
 
 
-def read_film(path: Path) -> tuple[list[Pixels], list[float]]:
-    """The pictures of a film as stored, and their times in seconds."""
+def read_video(path: Path) -> tuple[list[Pixels], list[float]]:
+    """The pictures of a video as stored, and their times in seconds."""
     with av.open(str(path)) as container:
         frames = [(frame.to_ndarray(format="rgb24"), float(frame.time)) for frame in container.decode(video=0)]
     return [picture for picture, _ in frames], [time for _, time in frames]
