@@ -17,7 +17,6 @@ from pipeline.training.initial_weights import find_weights
 from tests.support.http_servers import serving
 from tests.support.projects import PROJECT, copy, read, readme, run, run_stage, stages_run
 
-
 TRAINING = "docs/training.md"
 
 
@@ -74,7 +73,6 @@ def test_the_commands_on_starting_from_another_detector(reproduced: Path, tmp_pa
     line = "start_from/detector.safetensors: took 75 of 75 tensors; new: none\n"
     assert line in run(project, "fcos", "check", *training[3:])
     assert torchvision[:3] == queue[:3] == ["dvc", "exp", "run"]
-    shutil.rmtree(project / "data/start_from")
     run(project, "git", "add", "dvc.lock")
     run(project, "git", "commit", "-qm", "box-4")
     run(project, *(word.replace("box-4", "HEAD") for word in get[:-1]), get[-1])
@@ -82,8 +80,7 @@ def test_the_commands_on_starting_from_another_detector(reproduced: Path, tmp_pa
     split = commit.index("&&")
     run(project, *commit[:split])
     run(project, *commit[split + 1 :])
-    tracked = run(project, "git", "ls-files", "data").split()
-    assert tracked == ["data/.gitignore", "data/box-4.dvc", "data/custom/.gitkeep", "data/start_from/.gitkeep"]
+    assert run(project, "git", "show", "--name-only", "--format=").split() == ["data/.gitignore", "data/box-4.dvc"]
     with chdir(project):
         assert find_weights(queue[-1].partition("=")[2], "key") == project / "data/box-4/detector.safetensors"
 
