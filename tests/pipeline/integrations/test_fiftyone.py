@@ -4,7 +4,6 @@ One project is filled once for most tests, and one App and one browser show it: 
 seconds.
 """
 
-import json
 import os
 import re
 import shutil
@@ -37,10 +36,11 @@ from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
 from pipeline.evaluation.embedding_files import EmbeddingMap
 from pipeline.files import write_json
-from pipeline.integrations import dvc, fiftyone, fiftyone_labels, fiftyone_server, mongo, servers
+from pipeline.integrations import dvc, fiftyone, fiftyone_corrections, fiftyone_labels, fiftyone_server, mongo, servers
 from pipeline.integrations.fiftyone_fields import ExperimentFields
 from pipeline.integrations.fiftyone_layout import DETECTION_COLORS, TRUTH_COLORS
 from tests.support import app_edits
+from tests.support.fiftyone_process import FiftyOneProcess, fiftyone_process
 from tests.support.inspected_project import CAT, DETECTIONS, DOG, SCENE, VIEWS, Project, make_project
 from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
@@ -99,6 +99,7 @@ class Filled:
     """A project whose dataset has been filled: for the workspace, for an experiment, and for the workspace again."""
 
     project: Project
+    process: FiftyOneProcess
     counts: list[dict[str, Any]]
     samples: list[list[dict[str, Any]]]  # the database's documents after each time, by image id
     described: dict[str, Any]
@@ -112,7 +113,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         (project.root / "metrics/evaluate.json").write_text('{"coco": {"AP": 0.25, "AP50": 0.5}}')
         write_extras(project.root / "reports")
         counts, samples = [], []
-        with mongo.server() as uri:
+        with fiftyone_process(project.root) as process:
+            for module in (fiftyone, fiftyone_corrections):
+                monkeypatch.setattr(module, "run_child", process.run_child)
             for experiment in (None, "giou-1", None):
                 (
                     monkeypatch.setenv("DVC_EXP_NAME", experiment)
@@ -121,13 +124,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
                 )
                 project.write(EXPERIMENT if experiment else DETECTIONS)
                 counts.append(fiftyone.refresh(fiftyone.dataset_spec(params.load())))
-                samples.append(stored_samples(uri))
-            environment = {**mongo.fiftyone_environment(uri), "PYTHONPATH": ""}
-            done = subprocess.run(
-                [sys.executable, "-c", DESCRIBE], env=environment, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
-        yield Filled(project, counts, samples, json.loads(done.stdout.splitlines()[-1]))
+                samples.append(stored_samples(process.uri))
+            yield Filled(project, process, counts, samples, process.run_code(DESCRIBE))
 
 
 def write_extras(folder: Path) -> None:
@@ -517,29 +515,29 @@ def test_tags_and_edited_boxes_become_corrections(page: Any, running_app: App) -
     assert (box.id, box.category_id, box.bbox) == (2, DOG, record.after.bbox)
 
 
-def test_the_app_stops_on_ctrl_c(running_app: App) -> None:
-    children = descendants(running_app.process.pid)
-    assert {"--dbpath", "uvicorn"} < command_words(children)
-    running_app.process.send_signal(signal.SIGINT)
-    assert running_app.process.wait(60) == 0
-    assert "Traceback" not in (running_app.process.stderr.read() if running_app.process.stderr else "")
-    assert mongo.running_uri(running_app.root / ".fcos/mongo") is None
-    assert_gone(children, seconds=0)
-
-
 def test_prune_removes_the_fields_of_experiments_that_dvc_no_longer_has(
     filled: Filled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dvc, "git", lambda *_: ".git")
     monkeypatch.setattr(dvc, "experiment_names", lambda: {"other"})
-    with mongo.server() as uri:
-        result = CliRunner().invoke(main, ["app", "--prune"])
-        pruned = stored_samples(uri)
+    result = CliRunner().invoke(main, ["app", "--prune"])
+    pruned = stored_samples(filled.process.uri)
     assert (result.exit_code, result.stdout) == (0, "removed from FiftyOne: giou-1\n")
     for sample, before in zip(pruned, filled.samples[-1], strict=True):
         assert sample.keys() == {name for name in before if "giou_1" not in name}
         assert not any("giou_1" in name for label in truth_of(sample) for name in label)
         assert sample["predictions"] == before["predictions"]
+
+
+def test_the_app_stops_on_ctrl_c(filled: Filled, running_app: App) -> None:
+    filled.process.close()  # else the database runs on
+    children = descendants(running_app.process.pid)
+    assert "uvicorn" in command_words(children)
+    running_app.process.send_signal(signal.SIGINT)
+    assert running_app.process.wait(60) == 0
+    assert "Traceback" not in (running_app.process.stderr.read() if running_app.process.stderr else "")
+    assert mongo.running_uri(running_app.root / ".fcos/mongo") is None
+    assert_gone(children, seconds=0)
 
 
 def test_tags_stay_on_images_and_on_labels_that_are_the_same() -> None:
@@ -556,10 +554,11 @@ def test_tags_stay_on_images_and_on_labels_that_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
-def test_all_processes_end_with_the_stage_that_fills_the_dataset(inspected: Any, number: signal.Signals) -> None:
-    """While it waits for the process that imports FiftyOne."""
+def test_all_processes_end_with_the_process_that_fills_the_dataset(inspected: Any, number: signal.Signals) -> None:
+    """While it waits for its child process, which imports FiftyOne."""
+    code = "from pipeline import params; from pipeline.integrations import fiftyone as f; "
     with subprocess.Popen(
-        [sys.executable, "-m", "pipeline.stages.inspect"],
+        [sys.executable, "-c", f"{code}f.refresh(f.dataset_spec(params.load()))"],
         cwd=inspected.root,
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stderr=subprocess.PIPE,
