@@ -53,6 +53,7 @@ EXPERIMENT = (
     Detection(13, CAT, (0, 0, 50, 50), 0.6),
     Detection(13, CAT, (100, 0, 50, 50), 0.8),
 )
+IMAGE_POINTS = ((0, 0), (1, 0), (0, 1), (1, 1), (5, 5))  # of the images in the map of embeddings
 # Prints what FiftyOne reads from the dataset: the labels of every saved view in order, evaluations, the layout.
 DESCRIBE = """
 import json, fiftyone as fo
@@ -129,10 +130,11 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
 
 
 def write_extras(folder: Path) -> None:
-    """A map of images 11 and 13, of objects 1 and 4 and of the detection of image 12; two label errors."""
-    points = np.array([[0, 1], [2, 3]], dtype=np.float32)
+    """A map of all images, of objects 1 and 4 and of the detection of image 12; two label errors."""
+    points = np.array(IMAGE_POINTS, dtype=np.float32)
+    images = np.array([image.id for image in SCENE.images])
     folder.mkdir()
-    EmbeddingMap(np.array([11, 13]), points, np.array([1, 4]), points, np.array([2]), points[:1], "tsne").write(
+    EmbeddingMap(images, points, np.array([1, 4]), points[:2], np.array([2]), points[:1], "tsne").write(
         folder / "embeddings.npz"
     )
     error = {"image_id": 13, "file_name": "pictures/13.png", "split": "val"}
@@ -269,11 +271,13 @@ def test_maps_of_embeddings_and_label_errors(filled: Filled) -> None:
     objects = {label["annotation_id"]: str(label["_id"]) for sample in samples.values() for label in truth_of(sample)}
     (detection,) = samples[12]["predictions"]["detections"]
     assert filled.described["maps"] == {
-        "images": {str(samples[11]["_id"]): [0, 1], str(samples[13]["_id"]): [2, 3]},
-        "objects": {objects[1]: [0, 1], objects[4]: [2, 3]},
-        "detections": {str(detection["_id"]): [0, 1]},
+        "images": {
+            str(samples[image.id]["_id"]): list(point) for image, point in zip(SCENE.images, IMAGE_POINTS, strict=True)
+        },
+        "objects": {objects[1]: [0, 0], objects[4]: [1, 0]},
+        "detections": {str(detection["_id"]): [0, 0]},
     }
-    assert filled.described["similar"] == {"similar_images": 2, "similar_objects": 2}
+    assert filled.described["similar"] == {"similar_images": 5, "similar_objects": 2}
     errors = samples[13]["label_errors"]["detections"]
     names = ("kind", "label", "bounding_box", "annotation_id")
     assert [[error.get(name) for name in names] for error in errors] == [
@@ -284,6 +288,11 @@ def test_maps_of_embeddings_and_label_errors(filled: Filled) -> None:
 def truth_of(sample: dict[str, Any]) -> list[dict[str, Any]]:
     labels: list[dict[str, Any]] = sample["ground_truth"]["detections"]
     return labels
+
+
+def test_filling_does_without_torch(filled: Filled) -> None:
+    """Which would take a second of each process that imports FiftyOne."""
+    assert filled.process.run_code("import sys; print(int('torch' in sys.modules))") == 0
 
 
 def test_documents_are_those_that_fiftyone_writes(filled: Filled) -> None:
@@ -367,17 +376,14 @@ def test_a_broken_input_gives_one_line(inspected: Any) -> None:
 @contextmanager
 def run_app(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
     code = f"from pipeline.cli import main; main(['app', '--port', '{port}'])"
-    with (
-        loopback_only(),
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process,
-    ):
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             yield process
         finally:
@@ -402,7 +408,8 @@ class App:
 def running_app(filled: Filled) -> Iterator[App]:
     with run_app(filled.project.root, port := servers.find_free_port()) as process:
         assert process.stdout is not None
-        printed = process.stdout.readline()
+        with loopback_only():
+            printed = process.stdout.readline()
         page = rf"http://127.0.0.1:{port}/datasets/fcos-digits\?view=operating-point&workspace=inspect"
         assert re.fullmatch(rf"FiftyOne: {page}&token=[\w-]{{43}}  \(Ctrl-C stops it\)\n", printed), printed
         yield App(process, printed.split()[1], filled.project.root)
@@ -418,9 +425,11 @@ def page(running_app: App) -> Iterator[Any]:
     with sync_playwright() as driver:
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
-        opened = browser.new_page(viewport={"width": 1600, "height": 900})
+        # Small, and without animations: drawing takes most of the browser's time.
+        opened = browser.new_page(viewport={"width": 1200, "height": 700}, reduced_motion="reduce")
         opened.set_default_timeout(60_000)
-        opened.goto(running_app.address)
+        # Without the workspace, whose panels take most of the time that a view takes to open.
+        opened.goto(running_app.address.replace("&workspace=inspect", ""))
         opened.wait_for_selector('[data-cy="looker"] canvas')
         opened.get_by_text("Dismiss", exact=True).click()  # an advertisement
         yield opened
@@ -463,36 +472,35 @@ def rgb(color: str) -> list[int]:
     return [int(color[start : start + 2], 16) for start in (1, 3, 5)]
 
 
-def test_saved_views_open_in_the_app(page: Any) -> None:
-    from playwright.sync_api import expect
-
+def test_saved_views_of_each_form_open_in_the_app(page: Any) -> None:
+    """The contents of all of them are tested above; the page takes seconds for each."""
     for name, count in (
         ("Missed objects", 2),
-        ("Confused: dog → cat", 1),
         ("Missed objects (patches)", 3),
+        ("Confused: dog → cat", 1),
+        ("Hardest: cat", 3),
+        ("Label errors (patches)", 2),
+        ("giou-1 better than workspace", 2),
     ):
-        page.locator('[data-cy="saved-views-selection"]').click()
-        page.get_by_text(name, exact=True).last.click()
-        unit = "patch" if "patches" in name else "sample"
-        expect(page.locator('[data-cy="entry-counts"]')).to_contain_text(f"{count} {unit}", timeout=60_000)
-        expect(page.locator('[data-cy="looker"]')).to_have_count(count, timeout=60_000)
+        open_view(page, name, count)
 
 
-def test_the_evaluation_panel_compares_two_experiments(page: Any) -> None:
-    panel = page.locator('[data-cy="panel-content-model_evaluation_panel_builtin"]')
-    panel.get_by_text("eval_giou_1", exact=True).click()
-    panel.get_by_text("Select a comparison").click()
-    page.locator("li", has_text=re.compile("^eval$")).last.click()
-    row = panel.locator("tr", has_text="Precision")
-    row.get_by_text("0.2", exact=True).wait_for()
-    # Two of three detections are correct, and one of five.
-    assert re.findall(r"\d[\d.]*", row.inner_text())[:2] == ["0.667", "0.2"]
+def open_view(page: Any, name: str, count: int) -> None:
+    """Opens a saved view, and waits for its images or patches."""
+    from playwright.sync_api import expect
+
+    page.locator('[data-cy="saved-views-selection"]').click()
+    option = re.sub(r"\W+", "-", name.lower()).strip("-")
+    page.locator(f'[data-cy="saved-views-{option}-selection-option"]').click()
+    singular, plural = ("patch", "patches") if "patches" in name else ("sample", "samples")
+    text = f"{count} {singular if count == 1 else plural}"
+    expect(page.locator('[data-cy="entry-counts"]')).to_have_text(text, timeout=60_000)
+    expect(page.locator('[data-cy="looker"]')).to_have_count(count, timeout=60_000)
 
 
 def test_tags_and_edited_boxes_become_corrections(page: Any, running_app: App) -> None:
     """From the App through `fcos collect` to the annotations of a conversion."""
-    page.goto(f"{running_app.server}/datasets/fcos-digits?view=operating-point")  # else the last view stays open
-    page.wait_for_selector('[data-cy="looker"] canvas')
+    open_view(page, "Operating point", 5)
     app_edits.open_image(page, 1)
     app_edits.click_box(page, (30, 70))
     app_edits.tag(page, "relabel:dog")
@@ -513,6 +521,32 @@ def test_tags_and_edited_boxes_become_corrections(page: Any, running_app: App) -
     assert (report["applied"], log.issues) == ({"move": 1}, [])
     (box,) = (item for item in converted["val"].annotations if item.image_id == 12)
     assert (box.id, box.category_id, box.bbox) == (2, DOG, record.after.bbox)
+
+
+def test_the_saved_workspace_compares_two_experiments(page: Any, running_app: App) -> None:
+    page.goto(f"{running_app.server}/datasets/fcos-digits?view=operating-point&workspace=inspect")
+    panel = page.locator('[data-cy="panel-content-model_evaluation_panel_builtin"]')
+    panel.get_by_text("eval_giou_1", exact=True).click()
+    panel.get_by_text("Select a comparison").click()
+    page.locator("li", has_text=re.compile("^eval$")).last.click()
+    row = panel.locator("tr", has_text="Precision")
+    row.get_by_text("0.2", exact=True).wait_for()
+    # Two of three detections are correct, and one of five.
+    assert re.findall(r"\d[\d.]*", row.inner_text())[:2] == ["0.667", "0.2"]
+
+
+def test_a_lasso_in_the_embeddings_panel_selects_images(page: Any) -> None:
+    page.get_by_text("Embeddings", exact=True).click()
+    panel = page.locator('[data-cy="panel-content-Embeddings"]')
+    panel.get_by_role("button", name=re.compile("^images")).click()
+    panel.get_by_text("5 points", exact=True).wait_for()
+    panel.get_by_text("Select", exact=True).click()
+    # Around images 11 and 13, whose first coordinate is the smallest.
+    app_edits.draw_lasso(page, panel.locator("canvas"), ((0.02, 0.02), (0.18, 0.02), (0.18, 0.98), (0.02, 0.98)))
+    panel.get_by_text("2 selected · 5 points", exact=True).wait_for()
+    assert panel.get_by_text("2 samples").count() == 1
+    page.locator('[data-cy="entry-counts"]', has_text="2 samples").wait_for()
+    assert page.locator('[data-cy="looker"]').count() == 2
 
 
 def test_prune_removes_the_fields_of_experiments_that_dvc_no_longer_has(
