@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import psutil
-import requests  # type: ignore[import-untyped]
+import psutil  # type: ignore[import-untyped]
+import requests
 
 from pipeline.integrations import serving
 from pipeline.integrations.servers import LOOPBACK, Server, find_free_port
