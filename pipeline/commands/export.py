@@ -50,8 +50,8 @@ def export(
     """
     import torch
 
+    from pipeline.errors import count_noun
     from pipeline.export import detector_files, images, parity
-    from pipeline.export.provenance import Provenance
     from pipeline.inference.postprocess import project_postprocess
     from pipeline.inference.saved_detector import SavedDetector
     from pipeline.workspace import workspace
@@ -68,7 +68,7 @@ def export(
     if not raw:
         detector_files.check_postprocess(postprocess)
     model = SavedDetector.load(weights, torch.device("cpu"))
-    about = detector_files.metadata(model, Provenance.of(weights), postprocess, raw=raw)
+    about = detector_files.metadata(model, weights, postprocess, raw=raw)
 
     def check_file(path: Path) -> None:
         if check:
@@ -82,4 +82,5 @@ def export(
         detector_files.write_torch(model, about, out)
     else:
         detector_files.write_onnx(model, about, out, check_file)
-    click.echo(f"{out}: {'network' if raw else 'detector'} of {len(model.class_names)} classes")
+    part = "the network of a detector" if raw else "a detector"
+    click.echo(f"{out}: {part} of {count_noun(len(model.class_names), 'class', 'classes')}")

@@ -10,13 +10,13 @@ import onnx_ir as ir
 import torch
 
 from fcos.description import Normalization
+from fcos.onnx_metadata import Metadata
 from fcos.postprocess import Postprocess
 from pipeline.errors import PipelineError
 from pipeline.export import network
 from pipeline.export.onnx_graph import assemble
 from pipeline.export.provenance import Provenance
 from pipeline.files import atomic_replace, write_errors
-from pipeline.inference.onnx_metadata import Metadata
 from pipeline.inference.saved_detector import SavedDetector
 
 
@@ -33,9 +33,13 @@ def check_postprocess(postprocess: Postprocess) -> None:
         )
 
 
-def metadata(model: SavedDetector, provenance: Provenance, postprocess: Postprocess, *, raw: bool) -> Metadata:
-    """The metadata of an exported detector."""
-    mean, std = model.detector.backbone.mean, model.detector.backbone.std
+def metadata(model: SavedDetector, weights: Path, postprocess: Postprocess, *, raw: bool) -> Metadata:
+    """The metadata of a detector that is exported.
+
+    Raises:
+        PipelineError: the detector is in a file of ONNX already, or a file of its project is invalid.
+    """
+    mean, std = model.network.backbone.mean, model.network.backbone.std
     return Metadata(
         description=model.description,
         normalization=Normalization((mean[0], mean[1], mean[2]), (std[0], std[1], std[2])),
@@ -43,7 +47,7 @@ def metadata(model: SavedDetector, provenance: Provenance, postprocess: Postproc
         postprocess=postprocess,
         precision="float32",
         version=version("fcos-pipeline"),
-        **vars(provenance),
+        **vars(Provenance.of(weights)),
     )
 
 
@@ -57,10 +61,10 @@ def write_onnx(model: SavedDetector, about: Metadata, out: Path, check: Callable
     Raises:
         PipelineError: the network can't be traced, or the file can't be written.
     """
-    program = network.to_onnx(model.detector)
+    program = network.to_onnx(model.network)
     graph = assemble(
         program,
-        model.detector,
+        model.network,
         len(model.class_names),
         model.description.input_size,
         None if about.raw else about.postprocess,
@@ -80,7 +84,7 @@ def write_torch(model: SavedDetector, about: Metadata, out: Path) -> None:
     Raises:
         PipelineError: the network can't be traced, or the file can't be written.
     """
-    program, content = network.to_torch(model.detector), io.BytesIO()
+    program, content = network.to_torch(model.network), io.BytesIO()
     with network.quiet():
         # Not into a file, whose name would become a part of the content.
         torch.export.save(

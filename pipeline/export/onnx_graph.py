@@ -59,7 +59,7 @@ def assemble(
             levels=len(detector.config.levels),
             num_classes=num_classes,
         )
-        found = postprocessing.detect(op, part, resized, stored, _settings(builder, postprocess))
+        found = postprocessing.detect(op, part, resized, stored, settings(builder, postprocess))
         for name, value in zip(("boxes", "scores", "labels", "counts"), found, strict=True):
             builder.add_output(value, name)
     return ir.Model(graph, ir_version=_IR_VERSION)
@@ -71,7 +71,8 @@ def _setting(builder: Any, name: str, value: Any, dtype: ir.DataType) -> Any:
     return builder.input(name, dtype, tensor.shape, const_value=tensor)
 
 
-def _settings(builder: Any, postprocess: Postprocess) -> Settings:
+def settings(builder: Any, postprocess: Postprocess) -> Settings:
+    """Adds the settings of post-processing to a graph: inputs with default values."""
     values = asdict(postprocess)
     types = {"score_threshold": _FLOAT, "nms_iou_threshold": _FLOAT, "pre_nms_topk": _INT, "max_detections": _INT}
     inputs = {name: _setting(builder, name, [values[name]], dtype) for name, dtype in types.items()}

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fcos.inference import detect
+from fcos.onnx_detector import OnnxDetector
 from fcos.ops.boxes import aligned_iou
 from fcos.postprocess import Detections, Postprocess
 from pipeline.errors import PipelineError, count_noun
-from pipeline.inference.detect import detect
-from pipeline.inference.onnx_detector import OnnxDetector
 from pipeline.inference.saved_detector import SavedDetector
 
 # float32: other orders of summation change the last digits; int8 is compared, not judged.
@@ -52,7 +52,7 @@ def compare_file(path: Path, model: SavedDetector, images: Sequence[Tensor], pos
     exported, input_size = OnnxDetector(path, torch.device("cpu")), model.description.input_size
 
     def ours(image: Tensor) -> Detections:
-        return detect(model.detector, [image], input_size, postprocess)[0]
+        return detect(model.network, [image], input_size, postprocess)[0]
 
     def theirs(image: Tensor) -> Detections:
         return exported.detect([image], input_size, postprocess)[0]

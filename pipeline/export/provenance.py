@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.datasets import registry
 from pipeline.digests import dvc_hash
 from pipeline.files import digest, read_json
-from pipeline.inference.score_thresholds import find_operating_points
+from pipeline.inference.score_thresholds import find_operating_point
 from pipeline.yaml_files import read_yaml
 
 
@@ -28,7 +28,7 @@ class Provenance:
         Raises:
             PipelineError: operating_point.json or params.yaml is invalid.
         """
-        found, project = find_operating_points(weights), project_of(weights)
+        found, project = find_operating_point(weights), project_of(weights)
         dataset = read_yaml(project / "params.yaml").get("dataset") if project else None
         entry = registry.entry_for(dataset, project / "data/raw" / dataset) if project and dataset else None
         return cls(

@@ -1,19 +1,14 @@
-"""What an ONNX file knows of its detector, so that nothing else is needed to use it."""
+"""What an ONNX file of `fcos export` knows of its detector, so that no other file is needed to use it."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from fcos.description import Description, Normalization, from_json, to_json
+from fcos.description import Description, Normalization, from_json, parse, to_json
 from fcos.postprocess import Postprocess
-from pipeline.errors import PipelineError, describe_validation_error
 
-_POSTPROCESS = TypeAdapter(Postprocess)
-DETECTIONS, RAW = "detections", "raw"
+_DETECTIONS, _RAW = "detections", "raw"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,25 +17,25 @@ class Metadata:
 
     description: Description
     normalization: Normalization
-    raw: bool  # the outputs are the network's
-    postprocess: Postprocess  # the defaults of the graph's inputs
+    raw: bool  # whether the outputs are those of the network, without post-processing
+    postprocess: Postprocess  # the default values of the model's inputs
     precision: str  # float32 or int8
-    version: str  # of this package
-    operating_point: dict[str, Any] | None = None  # content of operating_point.json
-    weights: str | None = None  # SHA-256 of the safetensors file
+    version: str  # of the package that wrote the file
+    weights: str  # SHA-256 of the file of weights
+    operating_point: Any = None  # content of operating_point.json
     dataset: str | None = None
     data_digest: str | None = None  # of data/unified, as in dvc.lock
     license: str | None = None  # of the data set
 
     def to_props(self) -> dict[str, str]:
-        """The metadata as a model of ONNX has it: texts, of JSON where a value is not a text itself."""
-        categories = self.description.categories
+        """The metadata as ONNX has it: texts. Values that are not texts are JSON."""
+        mean, std = self.normalization.mean, self.normalization.std
         values = {
             "fcos_version": self.version,
-            "outputs": RAW if self.raw else DETECTIONS,
+            "outputs": _RAW if self.raw else _DETECTIONS,
             "precision": self.precision,
-            "classes": [name for _, name in categories],
-            "category_ids": [id for id, _ in categories],
+            "classes": [name for _, name in self.description.categories],
+            "category_ids": [id for id, _ in self.description.categories],
             "input_size": list(self.description.input_size.size),
             "letterbox": self.description.input_size.letterbox,
             "postprocess": asdict(self.postprocess),
@@ -49,9 +44,7 @@ class Metadata:
             "data_digest": self.data_digest,
             "license": self.license,
             "weights_sha256": self.weights,
-            "description": json.loads(
-                to_json(self.description, mean=self.normalization.mean, std=self.normalization.std)
-            ),
+            "description": json.loads(to_json(self.description, mean=mean, std=std)),
         }
         return {
             name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -60,34 +53,32 @@ class Metadata:
         }
 
     @classmethod
-    def parse(cls, props: Mapping[str, str], path: Path) -> Self:
+    def from_props(cls, props: Mapping[str, str]) -> "Metadata":
         """Reads the metadata of a model.
 
         Raises:
-            PipelineError: the model was not written by `fcos export`, or its metadata is damaged.
+            ValueError: the model was not written by `fcos export`, or its metadata is damaged.
         """
         if "fcos_version" not in props:
-            raise PipelineError(f"{path}: has no metadata of a detector; use a file that `fcos export` wrote")
+            raise ValueError("has no metadata of a detector; use a file that `fcos export` wrote")
         try:
-            about, normalization = from_json(props["description"].encode())
+            description, normalization = from_json(props["description"].encode())
             point = props.get("operating_point")
             return cls(
-                description=about,
+                description=description,
                 normalization=normalization,
-                raw=props["outputs"] == RAW,
-                postprocess=_POSTPROCESS.validate_json(props["postprocess"]),
+                raw=props["outputs"] == _RAW,
+                postprocess=parse(json.loads(props["postprocess"]), Postprocess, "postprocess"),
                 precision=props["precision"],
                 version=props["fcos_version"],
+                weights=props["weights_sha256"],
                 operating_point=None if point is None else json.loads(point),
-                weights=props.get("weights_sha256"),
                 dataset=props.get("dataset"),
                 data_digest=props.get("data_digest"),
                 license=props.get("license"),
             )
-        except ValidationError as error:
-            problem = describe_validation_error(error, lambda _: ())
         except KeyError as error:
             problem = f"{error.args[0]} is missing"
         except ValueError as error:
             problem = str(error)
-        raise PipelineError(f"{path}: its metadata is damaged: {problem}; export the detector again")
+        raise ValueError(f"its metadata is damaged: {problem}; export the detector again")
