@@ -31,7 +31,7 @@ OPTIONAL = ("efficientnet_lite", "timm", "trackers", "supervision")
 # uvicorn is run as a module; mongod loads the libcurl that pycurl carries; MLflow imports psutil and nvidia-ml-py.
 # torch's ONNX exporter imports onnxscript.
 NOT_IMPORTED = {"noto-cjk-sans-jp-regular", "nvidia-ml-py", "onnxscript", "psutil", "pycurl", "uvicorn"}
-NOT_IMPORTED |= {"av", "onnx", "onnxruntime"}  # until the commands that need them
+NOT_IMPORTED |= {"onnx", "onnxruntime"}  # until the commands that need them
 
 # Runs first in the fresh interpreter: argv is the folder of the wheel, and the modules to hide.
 ISOLATION = """

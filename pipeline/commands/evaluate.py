@@ -81,7 +81,7 @@ def evaluate(
             max_detections=max_detections,
         )
     elif weights:
-        from pipeline.inference.split_evaluation import of_weights
+        from pipeline.prediction.split_evaluation import of_weights
 
         compared = of_weights(weights, split or "val", device)
     elif experiment:

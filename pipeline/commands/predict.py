@@ -22,8 +22,9 @@ _SIDE = click.IntRange(1, 16_384)
 @click.option(
     "--save",
     metavar="KIND,…",
-    help="What is written: pictures (with boxes), json (detections.json), csv, crops, and data sets with detections as "
-    "annotations: coco (with results.json, COCO results), yolo, voc. Default: pictures,json.",
+    help="What is written: pictures and videos with boxes (pictures), detections.json and a line of JSON for each "
+    "frame (json); of images, also csv, crops, and data sets with detections as annotations: coco (with results.json, "
+    "COCO results), yolo, voc. Default: pictures,json.",
 )
 @click.option(
     "--images",
@@ -32,7 +33,7 @@ _SIDE = click.IntRange(1, 16_384)
     show_default=True,
     help="Copy the image files into these data sets, hard-link them, or leave them out.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print detections as JSON, one line per image.")
+@click.option("--json", "as_json", is_flag=True, help="Print detections as JSON, one line per image or frame.")
 @click.option("--classes", metavar="NAME,…", help="Classes to detect. Default: all.")
 @click.option(
     "--score",
@@ -74,9 +75,19 @@ _SIDE = click.IntRange(1, 16_384)
     show_default=True,
     help="Larger images are not decoded.",
 )
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Videos: detect in each N-th frame. The frames between show its boxes.",
+)
+@click.option("--track", is_flag=True, help="Videos: number the objects, so that each keeps its number (ByteTrack).")
 @options.device
 def predict(inputs: tuple[str, ...], **values: Any) -> None:
-    """Detect objects in images: files, folders, patterns in quotation marks, or - for a list on standard input.
+    """Detect objects in images and videos: files, folders, patterns in quotation marks, or - for a list on standard
+    input.
 
     What can't be read is reported and left out; the exit status is then 1.
     Post-processing is that of params.yaml, or the default outside a project. Without --size, --flip, and --tiles,

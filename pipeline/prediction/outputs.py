@@ -53,7 +53,7 @@ class Outputs:
         """
         self._names.update(zip(images, unique_jpg_names(images), strict=True))
         if "pictures" in self.kinds:
-            _check_overwrites(images, [self.out / name for name in self._names.values()])
+            check_overwrites(images, [self.out / name for name in self._names.values()])
         with write_errors(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
         for kind in self.kinds:
@@ -225,7 +225,12 @@ def _save(picture: PIL.Image.Image, path: Path) -> None:
         raise
 
 
-def _check_overwrites(images: Sequence[Path], pictures: Sequence[Path]) -> None:
+def check_overwrites(images: Sequence[Path], pictures: Sequence[Path]) -> None:
+    """Checks that no input is lost.
+
+    Raises:
+        PipelineError: a picture, or a video with boxes, would overwrite an input.
+    """
     inputs = {image.resolve() for image in images}
     for picture in pictures:
         if picture.resolve() in inputs:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pipeline.data.image_files import PixelLimit
 from pipeline.errors import PipelineError, count_noun
+from pipeline.files import unique_jpg_names
 from pipeline.inference.device import choose_device
 from pipeline.inference.postprocess import postprocess_of
 from pipeline.inference.recorded_views import choose_views
@@ -19,8 +20,9 @@ from pipeline.inference.score_thresholds import score_thresholds
 from pipeline.prediction.detector import ConfiguredDetector, only_classes
 from pipeline.prediction.images import Prediction, predict_images
 from pipeline.prediction.inputs import Inputs, find_inputs
-from pipeline.prediction.outputs import Outputs, parse_kinds
+from pipeline.prediction.outputs import Outputs, check_overwrites, parse_kinds
 from pipeline.prediction.records import format_record, to_record
+from pipeline.prediction.video import VideoFiles, VideoSettings, VideoSummary, predict_video
 from pipeline.workspace import workspace
 
 _BATCH_SIZES = {"cpu": 1, "cuda": 8}  # default by device
@@ -40,6 +42,8 @@ class Options:
     max_detections: int | None
     nms_iou_threshold: float | None
     batch: int | None
+    every: int
+    track: bool
     sizes: tuple[tuple[int, int], ...]
     flip: bool | None
     tiles: tuple[int, float] | None
@@ -70,15 +74,17 @@ def run(arguments: Sequence[str], options: Options, echo: Echo) -> bool:
     """
     kinds = parse_kinds(options.save)
     inputs = find_inputs(arguments, options.folder, sys.stdin)
-    problems = [*inputs.problems, *(f"{path}: is a video" for path in inputs.videos)]
-    for problem in problems:
+    for problem in inputs.problems:
         echo(f"fcos: {problem}", err=True)
-    if not inputs.images:
+    if not inputs.images and not inputs.videos:
         return False
     detector = _load(options, echo)
+    settings = VideoSettings.of(detector, every=options.every, track=options.track and bool(inputs.videos))
+    targets = _video_files(inputs.videos, options, kinds)
+    limit = PixelLimit(options.max_megapixels, "--max-megapixels ")
     outputs = _outputs(options, kinds, detector.model, inputs)
-    failed, done = len(problems), 0
-    for item in _predict(detector, inputs, PixelLimit(options.max_megapixels, "--max-megapixels "), outputs):
+    failed, done = len(inputs.problems), 0
+    for item in _predict(detector, inputs, limit, outputs):
         if isinstance(item, PipelineError):
             failed += 1
             echo(f"fcos: {item}", err=True)
@@ -89,6 +95,10 @@ def run(arguments: Sequence[str], options: Options, echo: Echo) -> bool:
     if outputs and done:
         outputs.finish()
         echo(f"{count_noun(done, 'picture')} in {outputs.out}", err=True)
+    summaries = [_predict_video(path, settings, files, limit, options.as_json, echo) for path, files in targets.items()]
+    if options.folder and (written := sum(summary.frames > 0 for summary in summaries)):
+        echo(f"{count_noun(written, 'video')} in {options.folder}", err=True)
+    failed += sum(not summary.is_complete for summary in summaries)
     return not failed
 
 
@@ -120,6 +130,50 @@ def _outputs(options: Options, kinds: Sequence[str], model: SavedDetector, input
     outputs = Outputs(options.folder, kinds, model.description.categories, options.images)
     outputs.prepare(inputs.images)
     return outputs
+
+
+def _video_files(videos: Sequence[Path], options: Options, kinds: Sequence[str]) -> dict[Path, VideoFiles]:
+    """What is written for each video.
+
+    Raises:
+        PipelineError: nothing would be, or a video would be overwritten.
+    """
+    if options.folder is None:
+        return dict.fromkeys(videos, VideoFiles())
+    if videos and not options.as_json and not {"pictures", "json"} & set(kinds):
+        raise PipelineError(
+            f"--save {','.join(kinds)}: only for images; for videos, add pictures (the video with boxes) or json"
+        )
+    targets: dict[Path, VideoFiles] = {}
+    for path, name in zip(videos, unique_jpg_names(videos), strict=True):
+        target = (options.folder / name).with_suffix(".mp4")
+        records = target.with_suffix(".jsonl") if "json" in kinds else None
+        targets[path] = VideoFiles(target if "pictures" in kinds else None, records)
+    check_overwrites(videos, [files.video for files in targets.values() if files.video])
+    return targets
+
+
+def _predict_video(
+    path: Path, settings: VideoSettings, files: VideoFiles, limit: PixelLimit, as_json: bool, echo: Echo
+) -> VideoSummary:
+    """Detects objects in a video, and prints a line for each frame or one for the video."""
+
+    def note(line: str) -> None:
+        echo(f"fcos: {line}", err=True)
+
+    summary = VideoSummary(path)
+    show_progress = not (as_json and sys.stdout.isatty())  # lines would run through the bar
+    for item in predict_video(path, settings, files, limit, note=note, show_progress=show_progress):
+        if isinstance(item, PipelineError):
+            summary.is_complete = False
+            note(str(item))
+            continue
+        summary.add(item)
+        if as_json:
+            echo(json.dumps(item, ensure_ascii=False))
+    if summary.frames and not as_json:
+        echo(str(summary))
+    return summary
 
 
 def _predict(

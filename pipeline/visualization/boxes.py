@@ -53,8 +53,12 @@ def draw_boxes(
     labels: Sequence[str],
     colors: Sequence[Color],
     scores: Sequence[float] | None = None,
+    *,
+    enlarge: bool = True,
 ) -> Image.Image:
-    """Returns a copy of the image, in RGB, with labeled boxes. Small images are enlarged so that labels are readable.
+    """Returns a copy of the image, in RGB, with labeled boxes.
+
+    Small images are enlarged so that labels are readable, except with `enlarge=False`.
 
     Line width and text size follow the image size. Each label stands on a filled tag above its box, or inside the box
     if there is no room above, and stays inside the image. With scores, the box with the highest score is drawn last.
@@ -62,7 +66,7 @@ def draw_boxes(
     Raises:
         ValueError: the numbers of boxes, labels, colors and scores differ.
     """
-    factor = max(1, math.ceil(_MIN_LONG_SIDE / max(image.size)))
+    factor = max(1, math.ceil(_MIN_LONG_SIDE / max(image.size))) if enlarge else 1
     size = (image.width * factor, image.height * factor)
     canvas = image.convert("RGB").resize(size, Image.Resampling.BICUBIC) if factor > 1 else image.convert("RGB")
     items = list(zip(boxes, labels, colors, scores or [0.0] * len(boxes), strict=True))

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,8 @@ from pipeline.data import annotations
 from pipeline.digests import dvc_hash
 from pipeline.export import parity
 from pipeline.files import digest
-from tests.support.projects import read, run
+from tests.support.paths import PROJECT
+from tests.support.projects import read, readme, run
 
 Export = Callable[..., str]
 
@@ -48,7 +50,6 @@ def traced() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-@pytest.mark.usefixtures("traced")
 def export(project: Path) -> Export:
     return lambda *options, **keywords: run(project, "fcos", "export", *options, **keywords)
 
@@ -70,7 +71,8 @@ def session(path: Path) -> Any:
     return onnxruntime.InferenceSession(path, options)
 
 
-def test_average_precision_is_that_of_the_detector(project: Path, model: Path) -> None:
+@pytest.mark.usefixtures("model")
+def test_average_precision_is_that_of_the_detector(project: Path) -> None:
     scores = {}
     for file in ("detector.safetensors", "detector.onnx"):
         found = json.loads(run(project, "fcos", "evaluate", "--weights", f"models/{file}", "--json"))
@@ -190,7 +192,7 @@ def test_soft_suppression_needs_raw_outputs(project: Path, export: Export, tmp_p
 
 
 def test_nothing_is_written_where_detections_differ(
-    project: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parity, "MIN_IOU", 1.1)
     out = tmp_path / "new/detector.onnx"
@@ -238,9 +240,30 @@ def test_a_file_that_is_no_detector_is_named(tmp_path: Path, content: bytes | No
     assert message.count("\n") == 1
 
 
-def test_commands_that_need_layers_say_so(project: Path, model: Path) -> None:
+@pytest.mark.usefixtures("model")
+def test_commands_that_need_layers_say_so(project: Path) -> None:
     message = run(project, "fcos", "export", "--weights", "models/detector.onnx", check=False)
     assert message == (
         "fcos: models/detector.onnx: only `fcos predict` and `fcos evaluate` run ONNX; give the .safetensors file that "
         "it was exported from\n"
     )
+
+
+def test_the_commands_and_the_example_of_the_documentation(
+    project: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *exports, as_torch, predict, evaluate = readme("Export", "docs/export.md")
+    assert [command[:2] for command in exports] == [["fcos", "export"]] * 3
+    assert as_torch == ["fcos", "export", "--format", "torch"]  # test_torch_program runs it
+    for command in exports:
+        export(*command[2:])
+    assert len(run(project, *predict).splitlines()) == 9
+    assert "AP50" in run(project, *evaluate)
+    shutil.copy(next((project / "data/raw/digits/images/val").iterdir()), project / "photo.jpg")
+    (example,) = re.findall(r"(?ms)^```python\n(.*?)^```", (PROJECT / "docs/export.md").read_text())
+    monkeypatch.chdir(project)
+    exec(compile(example.replace("[0.3]", "[0.05]"), "docs/export.md", "exec"), {})
+    found = fcos.load("models/detector.onnx").predict("photo.jpg", score=0.05)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == found.names
+    assert found.names
