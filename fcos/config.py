@@ -100,6 +100,8 @@ class ModelConfig:
     box_loss_weighting: Literal["centerness", "iou", "none"]  # weight of a positive location's box loss
     quality_loss: Literal["bce", "l1"]
     loss_weights: LossWeights
+    # Path of the weights that training starts from (`fcos.training.transfer`). A saved detector does not depend on it.
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         if self.backbone not in get_args(Backbone) and not self.backbone.startswith("timm:"):

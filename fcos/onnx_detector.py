@@ -1,4 +1,4 @@
-"""A detector in an ONNX file that `fcos export` wrote, run by ONNX Runtime."""
+"""An exported detector in a file of ONNX, run by ONNX Runtime."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class OnnxDetector:
         device: as for `open_session`.
 
     Raises:
-        ValueError: the file is missing, damaged, or not one of `fcos export`; one line that says so.
+        ValueError: the file is missing, damaged, or no exported detector; one line that says so.
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -68,8 +68,8 @@ class OnnxDetector:
             "letterbox": (input_size.letterbox, self.metadata.description.input_size.letterbox)
         }
         if not self.metadata.raw:
-            pairs["postprocess.nms"] = postprocess.nms, exported.nms
-            pairs["postprocess.score_mode"] = postprocess.score_mode, exported.score_mode
+            pairs["nms"] = postprocess.nms, exported.nms
+            pairs["score_mode"] = postprocess.score_mode, exported.score_mode
         for name, (wanted, value) in pairs.items():
             if wanted != value:
                 raise ValueError(f"{self.path}: was exported with {name} {value}, not {wanted}; export it again")

@@ -1,4 +1,4 @@
-"""What an ONNX file of `fcos export` knows of its detector, so that no other file is needed to use it."""
+"""What a file of ONNX knows of its detector, so that no other file is needed to use it."""
 
 import json
 from collections.abc import Mapping
@@ -57,10 +57,10 @@ class Metadata:
         """Reads the metadata of a model.
 
         Raises:
-            ValueError: the model was not written by `fcos export`, or its metadata is damaged.
+            ValueError: the model is no exported detector, or its metadata is damaged.
         """
         if "fcos_version" not in props:
-            raise ValueError("has no metadata of a detector; use a file that `fcos export` wrote")
+            raise ValueError("no exported detector: it lacks the metadata of one")
         try:
             description, normalization = from_json(props["description"].encode())
             point = props.get("operating_point")

@@ -33,6 +33,7 @@ from pipeline.params import Params, load
 from pipeline.training import launch, state_folders
 from pipeline.training.artifacts import describe, early_stopping_message, training_summary, write_weights
 from pipeline.training.build import EpochBatches, make_batches, make_trainer, make_validation, one_line_errors
+from pipeline.training.initial_weights import find_weights
 from pipeline.training.overfit import check_overfit, overfit_subset
 from pipeline.visualization.curves import write_training_curves
 from pipeline.visualization.progress import Progress, write_line
@@ -48,6 +49,7 @@ def run(params: Params) -> Callable[[], None]:
     Returns:
         A function that removes the training's state. Until it is called, the stage can be repeated in seconds.
     """
+    find_weights(params.model.start_from, "model.start_from")  # an error before MLflow has a run
     state = _state(runner.fingerprint("train"))
     if launch.is_worker() or (count := launch.num_processes(params)) == 1:
         _train(params, state)
@@ -97,7 +99,7 @@ class Job:
             validate=make_validation(
                 self.params, self.val_split, self.images, self.stop_request, self.processes, on_detections
             ),
-            classes=len(self.train_split.categories),
+            classes=[category.name for category in self.train_split.categories],
             callback=callback,
             checkpoint=checkpoint,
             processes=self.processes,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import chdir
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from torchvision.models.detection import fcos_resnet50_fpn
 
 from pipeline import recipes
 from pipeline.evaluation import resampling
+from pipeline.training.initial_weights import find_weights
 from tests.support.http_servers import serving
 from tests.support.projects import PROJECT, copy, read, readme, run, run_stage, stages_run
+
+TRAINING = "docs/training.md"
 
 
 def test_the_commands_of_docs_on_recipes(project: Path, tmp_path: Path) -> None:
@@ -58,6 +62,27 @@ def test_the_commands_of_docs_on_torchvisions_weights(project: Path) -> None:
     assert read(project, "models/detector.json")["categories"][0] == {"id": 1, "name": "person"}
     run(project, *predict, "--score", "0")
     assert (project / "predicted/photo.jpg").is_file()
+
+
+def test_the_commands_on_starting_from_another_detector(reproduced: Path, tmp_path: Path) -> None:
+    """`fcos check` takes the weights as training does, in less time."""
+    project = copy(reproduced, tmp_path / "project")
+    copying, training, torchvision, get, add, commit, queue = readme("Starting from another detector", TRAINING)
+    run(project, *copying)
+    assert "modified:           data/start_from" in run(project, "dvc", "status", "train")
+    line = "start_from/detector.safetensors: took 75 of 75 tensors; new: none\n"
+    assert line in run(project, "fcos", "check", *training[3:])
+    assert torchvision[:3] == queue[:3] == ["dvc", "exp", "run"]
+    run(project, "git", "add", "dvc.lock")
+    run(project, "git", "commit", "-qm", "box-4")
+    run(project, *(word.replace("box-4", "HEAD") for word in get[:-1]), get[-1])
+    run(project, *add)
+    split = commit.index("&&")
+    run(project, *commit[:split])
+    run(project, *commit[split + 1 :])
+    assert run(project, "git", "show", "--name-only", "--format=").split() == ["data/.gitignore", "data/box-4.dvc"]
+    with chdir(project):
+        assert find_weights(queue[-1].partition("=")[2], "key") == project / "data/box-4/detector.safetensors"
 
 
 def test_the_commands_on_training(reproduced: Path, tmp_path: Path) -> None:

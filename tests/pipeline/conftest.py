@@ -24,6 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(PROJECT / name, folder / name)
+    (folder / "data/start_from").mkdir(parents=True)  # as in the project: DVC accepts no missing dependency
     monkeypatch.chdir(folder)
     return folder
 

@@ -250,7 +250,7 @@ def test_commands_that_need_layers_say_so(project: Path) -> None:
 
 
 def test_the_commands_and_the_example_of_the_documentation(
-    project: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Path, export: Export, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     *exports, as_torch, predict, evaluate = readme("Export", "docs/export.md")
     assert [command[:2] for command in exports] == [["fcos", "export"]] * 3
