@@ -124,13 +124,13 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
     """Replaces the network by one that finds painted rectangles; the shapes of the images of each batch."""
     shapes: list[list[tuple[int, ...]]] = []
 
-    def forward(
+    def detect(
         _detector: Detector, images: Sequence[torch.Tensor], _size: InputSize, _postprocess: Postprocess
-    ) -> tuple[None, list[Detections]]:
+    ) -> list[Detections]:
         shapes.append([tuple(image.shape[1:]) for image in images])
-        return None, [painted(image) for image in images]
+        return [painted(image) for image in images]
 
-    monkeypatch.setattr(views_module, "forward", forward)
+    monkeypatch.setattr(views_module, "detect_resized", detect)
     return shapes
 
 
