@@ -96,6 +96,9 @@ def predict(inputs: tuple[str, ...], **values: Any) -> None:
     """
     from pipeline.prediction.options import Options
     from pipeline.prediction.run import run
+    from pipeline.process import handling_signals
 
-    if not run(inputs, Options(**values), click.echo):
+    with handling_signals("fcos"):  # so that no partial video stays
+        is_complete = run(inputs, Options(**values), click.echo)
+    if not is_complete:
         sys.exit(1)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from fcos.config import PAPER, InputSize
@@ -17,6 +16,7 @@ from fcos.detector import build
 from fcos.weights import Description, save_detector
 from pipeline.cli import main
 from tests.support.large_images import enlarge_png
+from tests.support.tiny_detector import save_tiny_detector
 from tests.support.videos import read_video, write_video
 
 CONFIG = replace(
@@ -43,8 +43,8 @@ def predict(tmp_path: Path, picture: Callable[..., Path], monkeypatch: pytest.Mo
     (tmp_path / "damaged.png").write_bytes(b"no image")
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(main, ["predict", "--weights", "detector.safetensors", *arguments])
+    def run(*arguments: str, **options: str) -> Result:
+        return CliRunner().invoke(main, ["predict", "--weights", "detector.safetensors", *arguments], **options)
 
     return run
 
@@ -80,6 +80,47 @@ def test_what_stops_everything_is_one_line(predict: Predict, arguments: list[str
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--save", "json,xml"],
+            "--save: 'xml' can't be written; choose from pictures, crops, json, csv, coco, yolo, voc",
+        ),
+        (["--classes", "dog"], "--classes: 'dog' is no class of the detector; known ones: cat"),
+        (["--save", "yolo"], "predicted/yolo: already exists; choose another --out, or remove it"),
+        (["--save", "crops"], "predicted/crops: already exists; choose another --out, or remove it"),
+    ],
+)
+def test_options_are_checked_before_the_first_image(predict: Predict, arguments: list[str], message: str) -> None:
+    for name in ("yolo", "crops"):
+        Path(f"predicted/{name}").mkdir(parents=True)
+        Path(f"predicted/{name}/precious.txt").touch()
+    result = predict("good.png", *arguments)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"fcos: {message}\n")
+
+
+def test_a_list_with_images_that_cant_be_read(predict: Predict) -> None:
+    listing = "good.png\ngone.png\ndamaged.png\nhttps://example.org/a.jpg\n"
+    result = predict("-", "--json", "--batch", "3", "--score", "1", input=listing)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["file"] == "good.png"
+    assert result.stderr.splitlines() == [
+        "fcos: gone.png: no such file or folder",
+        "fcos: https://example.org/a.jpg: is a URL; download it first: curl -O https://example.org/a.jpg",
+        "fcos: damaged.png: can't be decoded as an image: unknown image format",
+    ]
+    assert not Path("predicted").exists()
+
+
+def test_data_sets_have_no_copies_with_images_none(predict: Predict) -> None:
+    assert predict("good.png", "--save", "coco,voc,yolo", "--images", "none").stderr == (
+        "detections in 1 image in predicted\n"
+    )
+    assert [path for path in Path("predicted").rglob("*") if path.suffix == ".png"] == []
+    assert Path("predicted/yolo/labels/train/good.txt").is_file()
+
+
 def test_other_commands_say_in_one_line_what_they_cant_write(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = CliRunner().invoke(main, ["recipes", "paper_r50", "--out", str(tmp_path / "file/params.yaml")])
@@ -91,10 +132,7 @@ def test_other_commands_say_in_one_line_what_they_cant_write(tmp_path: Path) -> 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     """A video of three pictures, in a folder with a detector that detects much in everything."""
-    detector = build(CONFIG, 1)
-    torch.nn.init.constant_(detector.head.class_logits.bias, 0.0)
-    description = Description(model=CONFIG, categories=((1, "cat"),), input_size=InputSize((64, 64)))
-    save_detector(detector, description, tmp_path / "detector.safetensors")
+    save_tiny_detector(tmp_path / "detector.safetensors")
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (90, 120, 3), dtype=np.uint8) for _ in range(3)]
     return write_video(tmp_path / "video.mp4", pictures)
@@ -117,7 +155,7 @@ def test_a_video_beside_images(predict: Predict, video: Path) -> None:
     result = predict("good.png", video.name, "missing.mp4", "--every", "2", "--track", "--score", "0.4", "--out", "out")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[0].startswith("good.png: ")
-    assert re.fullmatch(r"video\.mp4: 2 frames: \d+ × cat; \d+ tracks", result.stdout.splitlines()[1])
+    assert re.fullmatch(r"video\.mp4: 2 frames: \d+ × cat, \d+ × dog; \d+ tracks", result.stdout.splitlines()[1])
     assert result.stderr.splitlines() == [
         "fcos: missing.mp4: no such file or folder",
         "1 picture in out",

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 from click.testing import CliRunner, Result
@@ -19,6 +20,7 @@ from pipeline.conversion import export
 from tests.support.paths import PROJECT
 from tests.support.projects import readme
 from tests.support.tiny_detector import CATEGORIES, save_tiny_detector
+from tests.support.videos import write_video
 
 IMAGES = ("photo.jpg", "folder/photo.jpg", "folder/sub/a.png", "photos/b.png", "photos/c.jpg")
 
@@ -70,6 +72,23 @@ def test_images_in(used: Path) -> None:
     ]
     assert {item["category_id"] for item in found} == {3, 7}
     assert min(item["score"] for item in found) >= 0.3
+
+
+def test_videos(used: Path) -> None:
+    tracked, every_fifth = readme("On video", "docs/use.md")
+    (of_readme,) = (words for words in readme("Use it") if "--track" in words)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(6)]
+    write_video(used / "walk.mp4", pictures, sound=["aac"])
+    run(tracked)
+    assert files(used / "tracked") == ["walk.jsonl", "walk.mp4"]
+    frames = [json.loads(line) for line in (used / "tracked/walk.jsonl").read_text().splitlines()]
+    assert [frame["frame"] for frame in frames] == [0, 1, 2, 3, 4, 5]
+    assert {type(item["track_id"]) for frame in frames for item in frame["detections"]} == {int, type(None)}
+    assert [json.loads(line)["frame"] for line in run(every_fifth).stdout.splitlines()] == [0, 5]
+    run(of_readme)
+    assert files(used / "predicted") == ["walk.jsonl", "walk.mp4"]
+    (used / "walk.mp4").unlink()
 
 
 def test_files_out(used: Path) -> None:
@@ -132,7 +151,7 @@ def test_python(used: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_readme(used: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (command,) = (words for words in readme("Use it") if words[:2] == ["fcos", "predict"])
+    (command,) = (words for words in readme("Use it") if "--save" in words)
     run([word.replace("to-label", "of-readme") for word in command])
     assert files(used / "of-readme/yolo/labels") == ["train/c.txt"]
     for block in python_blocks("README.md", "Use it"):
