@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
+from fcos import inference as plain
 from fcos.config import PAPER, InputSize
 from fcos.detector import Detector, build
 from fcos.postprocess import Detections, Postprocess
@@ -17,8 +18,8 @@ from pipeline import recipes
 from pipeline.data import images as decoding
 from pipeline.data.annotations import AnnotationSet, Category, Image
 from pipeline.data.images import read_image
-from pipeline.inference import detect as plain
 from pipeline.inference import views as views_module
+from pipeline.inference.detect import detect_split
 from pipeline.inference.merging import MERGES
 from pipeline.inference.views import Views, detect_in_views, mirror
 from tests.support.painted_scenes import COLORS, scene
@@ -213,7 +214,7 @@ def test_an_image_is_decoded_once(
     detect_batch = partial(
         detect_in_views, detector, input_size=SIZE, postprocess=POSTPROCESS, views=views, batch_size=8
     )
-    assert len(list(plain.detect_split(detect_batch, split, tmp_path, batch_size=8))) == 40
+    assert len(list(detect_split(detect_batch, split, tmp_path, batch_size=8))) == 40
     assert opened == [tmp_path / "a.png"]
 
 
