@@ -1,5 +1,6 @@
 """A saved detector applied to images of any size; boxes are in pixels of the images as given."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from fcos.ops.images import resized
 from fcos.postprocess import Detections, Postprocess
 from fcos.structures import Outputs
 from fcos.weights import Description, load_detector
+
+_BATCH_SIZE = 8
 
 
 def load_fused(path: str | Path, device: torch.device | None = None) -> tuple[Detector, Description]:
@@ -76,6 +79,13 @@ def above_thresholds(detections: Detections, thresholds: Sequence[float]) -> Det
     # In double precision: a threshold rounded to float32 could exclude the score that it was chosen for.
     lowest = torch.tensor(thresholds, dtype=torch.float64, device=detections.scores.device)
     return detections[detections.scores >= lowest[detections.labels]]
+
+
+def default_batch_size(input_size: InputSize, device: torch.device) -> int:
+    """Images in a batch: 8, and fewer on a CPU, where batches of more than half a megapixel aren't faster."""
+    if device.type != "cpu":
+        return _BATCH_SIZE
+    return max(1, min(_BATCH_SIZE, 2**19 // math.prod(input_size.size)))
 
 
 def network_size(image: torch.Tensor, input_size: InputSize) -> tuple[int, int]:

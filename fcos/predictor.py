@@ -22,14 +22,13 @@ from torch import Tensor
 from fcos import operating_point
 from fcos.description import Description, parse
 from fcos.detector import Detector
-from fcos.inference import above_thresholds, detect, detect_in_groups, load_fused, network_size
+from fcos.inference import above_thresholds, default_batch_size, detect, detect_in_groups, load_fused, network_size
 from fcos.operating_point import DEFAULT_SCORE, OperatingPoint
 from fcos.postprocess import Postprocess
 
 # A path, a Pillow image, a uint8 array [H, W, 3] (RGB) or [H, W] (gray), or a uint8 tensor [3, H, W] (RGB).
 Image: TypeAlias = str | Path | PIL.Image.Image | NDArray[np.uint8] | Tensor
 
-_BATCH_SIZE_ON_GPU = 8
 # What Pillow raises for invalid or truncated files; it depends on their format.
 _DECODING_ERRORS = (
     OSError,
@@ -183,11 +182,12 @@ class Predictor:
         >>> import fcos
         >>> detector = fcos.load("models/detector.safetensors")
         >>> result = detector.predict("photo.jpg")
-        >>> for box, score, name in zip(result.boxes, result.scores, result.names):
-        ...     print(name, float(score), box.tolist())
-        >>> result.plot().save("boxes.png")
+        >>> result
+        Result('photo.jpg', 64×48 pixels: ...)
+        >>> [(name, box.tolist()) for name, box in zip(result.names, result.boxes)]
+        [('cat', [...]), ...]
         >>> from pathlib import Path
-        >>> for result in detector.predict(Path("folder").glob("*.jpg"), score=0.5):
+        >>> for result in detector.predict(Path("folder").glob("*.jpg"), score=0.9):
         ...     print(result)
         Result('folder/photo.jpg', 64×48 pixels: nothing)
 
@@ -200,7 +200,7 @@ class Predictor:
             score: lowest score of a detection. Default: the threshold of each class that evaluation chose, as
                 operating_point.json has it, or 0.4 without that file.
             batch_size: largest number of images in a batch. Images of the same size at the network's input share a
-                batch. Default: 8 on a GPU, 1 on a CPU.
+                batch. Default: 8, and fewer on a CPU for large inputs of the network.
 
         Returns:
             A Result for an image, a list for a sequence, and an iterator for any other iterable. The iterator reads
@@ -211,7 +211,7 @@ class Predictor:
         """
         if isinstance(images, str | Path | PIL.Image.Image | np.ndarray | Tensor):
             return next(self._predict_lazily([images], score, 1))
-        size = batch_size or (_BATCH_SIZE_ON_GPU if self.detector.mean.device.type == "cuda" else 1)
+        size = batch_size or default_batch_size(self.description.input_size, self.detector.mean.device)
         results = self._predict_lazily(images, score, size)
         return list(results) if isinstance(images, Sequence) else results
 

@@ -48,7 +48,8 @@ _SIDE = click.IntRange(1, 16_384)
 @click.option(
     "--batch",
     type=click.IntRange(1),
-    help="Largest number of images in a batch; those of equal size share one. Default: 8 on a GPU, 1 on a CPU.",
+    help="Largest number of images in a batch; those of equal size share one. Default: 8, and fewer on a CPU for "
+    "a detector with a large input.",
 )
 @click.option(
     "--size",
@@ -93,7 +94,11 @@ def predict(inputs: tuple[str, ...], **values: Any) -> None:
     Post-processing is that of params.yaml, or the default outside a project. Without --size, --flip, and --tiles,
     images are detected as in the detector's evaluation.
     """
-    from pipeline.prediction.run import Options, run
+    from pipeline.prediction.options import Options
+    from pipeline.prediction.run import run
+    from pipeline.process import handling_signals
 
-    if not run(inputs, Options(**values), click.echo):
+    with handling_signals("fcos"):  # so that no partial video stays
+        is_complete = run(inputs, Options(**values), click.echo)
+    if not is_complete:
         sys.exit(1)

@@ -19,7 +19,15 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.data.images import to_pil
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_replace, require_new_folder, unique_jpg_names, write_errors, write_json, write_text
+from pipeline.files import (
+    atomic_replace,
+    read_json,
+    require_new_folder,
+    unique_jpg_names,
+    write_errors,
+    write_json,
+    write_text,
+)
 from pipeline.formats.writers import coco, voc, yolo
 from pipeline.formats.writers.image_files import IMAGE_MODES, SourceImages
 from pipeline.inference.annotations import boxes_inside, to_annotations
@@ -156,24 +164,35 @@ def _write_csv(out: Path, done: Sequence[Prediction], categories: Categories, _i
 
 
 def _write_coco(out: Path, done: Sequence[Prediction], categories: Categories, images: str) -> None:
-    """A data set in COCO's format, and the detections with scores as COCO results, `results.json`."""
+    """A data set in COCO's format, whose annotations have scores, and the same detections as COCO results."""
     dataset = _annotations(done, categories)
+    found = list(_results(dataset, done))
     with atomic_replace(out / "coco") as folder:
         coco.write({SPLIT: dataset}, folder, _source(images))
-        results.write(_results(dataset, done), folder / "results.json")
+        file = folder / "annotations" / f"{SPLIT}.json"
+        content = read_json(file)
+        for annotation, detection in zip(content["annotations"], found, strict=True):
+            annotation |= {"score": detection.score, "segmentation": []}  # CVAT requires `segmentation`
+        write_json(file, content, indent=None)
+        file.rename(file.with_name(f"instances_{SPLIT}.json"))  # the only names that CVAT knows
+        results.write(found, folder / "results.json")
 
 
 def _write_yolo(out: Path, done: Sequence[Prediction], categories: Categories, images: str) -> None:
-    """A data set in Ultralytics' format. Label Studio reads the names of classes from `classes.txt`."""
     with atomic_replace(out / "yolo") as folder:
-        folder.mkdir()
         yolo.write({SPLIT: _annotations(done, categories)}, folder, _source(images))
-        (folder / "classes.txt").write_text("".join(f"{name}\n" for _, name in categories), encoding="utf-8")
+        manifest = folder / "data.yaml"
+        lines = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
+        # Ultralytics counts the names; CVAT takes the key for a split.
+        manifest.write_text("".join(line for line in lines if not line.startswith("nc:")), encoding="utf-8")
 
 
 def _write_voc(out: Path, done: Sequence[Prediction], categories: Categories, images: str) -> None:
     with atomic_replace(out / "voc") as folder:
         voc.write({SPLIT: _annotations(done, categories)}, folder, _source(images))
+        # CVAT takes classes other than VOC's from this file only.
+        lines = ["# label:color_rgb:parts:actions", *(f"{name.strip()}:::" for _, name in categories)]
+        (folder / "labelmap.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 ImageWriter = Callable[[Path, str, torch.Tensor, Prediction, Categories], None]
@@ -196,8 +215,8 @@ _FOLDERS = (
 
 
 def _annotations(done: Sequence[Prediction], categories: Categories) -> AnnotationSet:
-    """The detections as annotations, whose `file_name` is the path as given."""
-    return to_annotations(done, [prediction.path.as_posix() for prediction in done], categories)
+    """The detections as annotations of images with absolute paths, which the formats' writers copy and rename."""
+    return to_annotations(done, [prediction.path.absolute().as_posix() for prediction in done], categories)
 
 
 def _results(dataset: AnnotationSet, done: Sequence[Prediction]) -> Iterator[Detection]:
@@ -219,10 +238,9 @@ def _save(picture: PIL.Image.Image, path: Path) -> None:
         with content.getbuffer() as data:  # closed, since Python 3.13 reports one that outlives `content`
             partial.write_bytes(data)
         partial.replace(path)
-    except OSError:
+    finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise
 
 
 def check_overwrites(images: Sequence[Path], pictures: Sequence[Path]) -> None:

@@ -3,15 +3,14 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
+from fcos.inference import default_batch_size
 from pipeline.data.image_files import PixelLimit
 from pipeline.errors import PipelineError, count_noun
-from pipeline.files import unique_jpg_names
 from pipeline.inference.device import choose_device
 from pipeline.inference.postprocess import project_postprocess
 from pipeline.inference.recorded_views import choose_views
@@ -20,45 +19,10 @@ from pipeline.inference.score_thresholds import score_thresholds
 from pipeline.prediction.detector import ConfiguredDetector, only_classes
 from pipeline.prediction.images import Prediction, predict_images
 from pipeline.prediction.inputs import Inputs, find_inputs
-from pipeline.prediction.outputs import Outputs, check_overwrites, parse_kinds
+from pipeline.prediction.options import Echo, Options
+from pipeline.prediction.outputs import Outputs, parse_kinds
 from pipeline.prediction.records import format_record, to_record
-from pipeline.prediction.video import VideoFiles, VideoSettings, VideoSummary, predict_video
 from pipeline.workspace import workspace
-
-_BATCH_SIZES = {"cpu": 1, "cuda": 8}  # default by device
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of the command."""
-
-    weights: Path | None
-    out: Path | None
-    save: str | None
-    images: str
-    as_json: bool
-    classes: str | None
-    score: float | None
-    max_detections: int | None
-    nms_iou_threshold: float | None
-    batch: int | None
-    every: int
-    track: bool
-    sizes: tuple[tuple[int, int], ...]
-    flip: bool | None
-    tiles: tuple[int, float] | None
-    merge: Literal["nms", "wbf"] | None
-    plain: bool
-    max_megapixels: float
-    device: str
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder to write to."""
-        return self.out or (None if self.as_json and self.save is None else Path("predicted"))
-
-
-Echo = Callable[..., None]  # prints a line, as click.echo does
 
 
 def run(arguments: Sequence[str], options: Options, echo: Echo) -> bool:
@@ -79,12 +43,19 @@ def run(arguments: Sequence[str], options: Options, echo: Echo) -> bool:
     if not inputs.images and not inputs.videos:
         return False
     detector = _load(options, echo)
-    settings = VideoSettings.of(detector, every=options.every, track=options.track and bool(inputs.videos))
-    targets = _video_files(inputs.videos, options, kinds)
-    limit = PixelLimit(options.max_megapixels, "--max-megapixels ")
+    # Everything that can be wrong is checked before the first image.
+    run_videos = _prepare_videos(detector, inputs.videos, options, kinds, echo) if inputs.videos else None
     outputs = _outputs(options, kinds, detector.model, inputs)
-    failed, done = len(inputs.problems), 0
-    for item in _predict(detector, inputs, limit, outputs):
+    is_complete = _run_images(detector, inputs.images, outputs, options, echo) and not inputs.problems
+    return (run_videos is None or run_videos()) and is_complete
+
+
+def _run_images(
+    detector: ConfiguredDetector, images: Sequence[Path], outputs: Outputs | None, options: Options, echo: Echo
+) -> bool:
+    """Detects objects in images, writes the outputs, and prints a line for each image."""
+    failed = done = 0
+    for item in _predict(detector, images, options.limit, outputs):
         if isinstance(item, PipelineError):
             failed += 1
             echo(f"fcos: {item}", err=True)
@@ -94,12 +65,18 @@ def run(arguments: Sequence[str], options: Options, echo: Echo) -> bool:
             echo(json.dumps(record, ensure_ascii=False) if options.as_json else format_record(record))
     if outputs and done:
         outputs.finish()
-        echo(f"{count_noun(done, 'picture')} in {outputs.out}", err=True)
-    summaries = [_predict_video(path, settings, files, limit, options.as_json, echo) for path, files in targets.items()]
-    if options.folder and (written := sum(summary.frames > 0 for summary in summaries)):
-        echo(f"{count_noun(written, 'video')} in {options.folder}", err=True)
-    failed += sum(not summary.is_complete for summary in summaries)
+        has_pictures = "pictures" in outputs.kinds
+        what = count_noun(done, "picture") if has_pictures else f"detections in {count_noun(done, 'image')}"
+        echo(f"{what} in {outputs.out}", err=True)
     return not failed
+
+
+def _prepare_videos(
+    detector: ConfiguredDetector, videos: Sequence[Path], options: Options, kinds: Sequence[str], echo: Echo
+) -> Callable[[], bool]:
+    from pipeline.prediction import run_videos  # PyAV takes a fifth of a second
+
+    return run_videos.prepare(detector, videos, options, kinds, echo)
 
 
 def _load(options: Options, echo: Echo) -> ConfiguredDetector:
@@ -120,7 +97,7 @@ def _load(options: Options, echo: Echo) -> ConfiguredDetector:
         only_classes(thresholds, model.class_names, options.classes),
         postprocess,
         views,
-        options.batch or _BATCH_SIZES[device.type],
+        options.batch or default_batch_size(model.description.input_size, device),
     )
 
 
@@ -132,56 +109,12 @@ def _outputs(options: Options, kinds: Sequence[str], model: SavedDetector, input
     return outputs
 
 
-def _video_files(videos: Sequence[Path], options: Options, kinds: Sequence[str]) -> dict[Path, VideoFiles]:
-    """What is written for each video.
-
-    Raises:
-        PipelineError: nothing would be, or a video would be overwritten.
-    """
-    if options.folder is None:
-        return dict.fromkeys(videos, VideoFiles())
-    if videos and not options.as_json and not {"pictures", "json"} & set(kinds):
-        raise PipelineError(
-            f"--save {','.join(kinds)}: only for images; for videos, add pictures (the video with boxes) or json"
-        )
-    targets: dict[Path, VideoFiles] = {}
-    for path, name in zip(videos, unique_jpg_names(videos), strict=True):
-        target = (options.folder / name).with_suffix(".mp4")
-        records = target.with_suffix(".jsonl") if "json" in kinds else None
-        targets[path] = VideoFiles(target if "pictures" in kinds else None, records)
-    check_overwrites(videos, [files.video for files in targets.values() if files.video])
-    return targets
-
-
-def _predict_video(
-    path: Path, settings: VideoSettings, files: VideoFiles, limit: PixelLimit, as_json: bool, echo: Echo
-) -> VideoSummary:
-    """Detects objects in a video, and prints a line for each frame or one for the video."""
-
-    def note(line: str) -> None:
-        echo(f"fcos: {line}", err=True)
-
-    summary = VideoSummary(path)
-    show_progress = not (as_json and sys.stdout.isatty())  # lines would run through the bar
-    for item in predict_video(path, settings, files, limit, note=note, show_progress=show_progress):
-        if isinstance(item, PipelineError):
-            summary.is_complete = False
-            note(str(item))
-            continue
-        summary.add(item)
-        if as_json:
-            echo(json.dumps(item, ensure_ascii=False))
-    if summary.frames and not as_json:
-        echo(str(summary))
-    return summary
-
-
 def _predict(
-    detector: ConfiguredDetector, inputs: Inputs, limit: PixelLimit, outputs: Outputs | None
+    detector: ConfiguredDetector, images: Sequence[Path], limit: PixelLimit, outputs: Outputs | None
 ) -> Iterator[Prediction | PipelineError]:
     """Detects objects in images, writes what belongs to each, and shows on a terminal how far it is."""
-    found = predict_images(detector, inputs.images, limit)
-    with tqdm(total=len(inputs.images), unit="image", disable=None, delay=1.0, dynamic_ncols=True) as bar:
+    found = predict_images(detector, images, limit)
+    with tqdm(total=len(images), unit="image", disable=None, delay=1.0, dynamic_ncols=True) as bar:
         for item in found:
             if not isinstance(item, PipelineError):
                 pixels, prediction = item

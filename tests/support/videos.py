@@ -146,7 +146,7 @@ def read_sound(path: Path) -> list[list[tuple[bytes, float]]]:
     """The packets of each stream of sound: content and time."""
     with av.open(str(path)) as container:
         packets: dict[int, list[tuple[bytes, float]]] = {stream.index: [] for stream in container.streams.audio}
-        for packet in container.demux(*container.streams.audio):
-            if packet.size and packet.pts is not None:
+        for packet in container.demux():
+            if packet.size and packet.stream_index in packets:
                 packets[packet.stream_index].append((bytes(packet), float(packet.pts * packet.time_base)))
         return list(packets.values())

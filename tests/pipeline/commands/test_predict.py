@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from fcos.config import PAPER, InputSize
@@ -17,6 +16,7 @@ from fcos.detector import build
 from fcos.weights import Description, save_detector
 from pipeline.cli import main
 from tests.support.large_images import enlarge_png
+from tests.support.tiny_detector import save_tiny_detector
 from tests.support.videos import read_video, write_video
 
 CONFIG = replace(
@@ -91,10 +91,7 @@ def test_other_commands_say_in_one_line_what_they_cant_write(tmp_path: Path) -> 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     """A video of three pictures, in a folder with a detector that detects much in everything."""
-    detector = build(CONFIG, 1)
-    torch.nn.init.constant_(detector.head.class_logits.bias, 0.0)
-    description = Description(model=CONFIG, categories=((1, "cat"),), input_size=InputSize((64, 64)))
-    save_detector(detector, description, tmp_path / "detector.safetensors")
+    save_tiny_detector(tmp_path / "detector.safetensors")
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (90, 120, 3), dtype=np.uint8) for _ in range(3)]
     return write_video(tmp_path / "video.mp4", pictures)
@@ -117,7 +114,7 @@ def test_a_video_beside_images(predict: Predict, video: Path) -> None:
     result = predict("good.png", video.name, "missing.mp4", "--every", "2", "--track", "--score", "0.4", "--out", "out")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[0].startswith("good.png: ")
-    assert re.fullmatch(r"video\.mp4: 2 frames: \d+ × cat; \d+ tracks", result.stdout.splitlines()[1])
+    assert re.fullmatch(r"video\.mp4: 2 frames: \d+ × cat, \d+ × dog; \d+ tracks", result.stdout.splitlines()[1])
     assert result.stderr.splitlines() == [
         "fcos: missing.mp4: no such file or folder",
         "1 picture in out",

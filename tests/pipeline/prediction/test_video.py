@@ -2,8 +2,10 @@
 
 import gc
 import json
+import os
 import re
 import resource
+import signal
 import wave
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 from fcos.postprocess import Detections
+from pipeline import process
 from pipeline.data.image_files import PixelLimit
 from pipeline.errors import PipelineError
 from pipeline.prediction.video import VideoFiles, VideoSettings, VideoSummary, predict_video
@@ -313,6 +316,26 @@ def test_an_interrupted_run_leaves_what_was_there(
     gc.collect()
     assert written(tmp_path) == ["video.mp4"]
     assert (tmp_path / "out/video.mp4").read_text() == "earlier"
+
+
+def test_a_signal_leaves_nothing_half_written(
+    settings: VideoSettings, pictures: list[Pixels], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    video = write_video(tmp_path / "video.mp4", pictures)
+
+    def detect(images: Sequence[torch.Tensor]) -> list[Detections]:
+        if len(written(tmp_path)) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return settings.detect(images)
+
+    before = signal.getsignal(signal.SIGTERM)
+    run = predict_video(video, replace(settings, detect=detect, batch_size=2), files(tmp_path), note=pytest.fail)
+    with pytest.raises(SystemExit) as ended, process.handling_signals("fcos"):
+        list(run)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert capfd.readouterr().err.splitlines()[-1] == "fcos: stopped by SIGTERM"
+    assert written(tmp_path) == []
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.fixture
