@@ -86,7 +86,8 @@ def card(times: Mapping[Case, Mapping[int, float]]) -> str:
 
     python -m benchmarks.prediction_batches
 
-CPU time for each image of `Predictor.predict` with 8 images of noise, which need no resizing; the least of some repetitions.
+CPU time for each image of `Predictor.predict` with 8 images of noise, which need no resizing; the least of some
+repetitions.
 
 | detector | {" | ".join(f"batch of {batch}" for batch in _BATCHES)} | default |
 |---|{"---|" * (len(_BATCHES) + 1)}
