@@ -14,11 +14,11 @@ from torchvision.models.detection.image_list import ImageList
 from benchmarks.harness import Measurement, Side, Unavailable
 from fcos.config import InputSize
 from fcos.fast.fused import fuse
+from fcos.inference import detect
 from fcos.locations import make_locations
 from fcos.postprocess import Detections
 from fcos.structures import Outputs
 from fcos.torchvision_weights import TORCHVISION, TORCHVISION_POSTPROCESS, from_torchvision
-from pipeline.inference.detect import detect
 
 _TOLERANCE = 1e-4  # of scores; a hundred times that for boxes, in pixels
 

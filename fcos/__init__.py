@@ -1,6 +1,11 @@
 """FCOS object detection: networks, losses and training in PyTorch.
 
-    detector, description = fcos.load("models/detector.safetensors")
+    detector = fcos.load("models/detector.safetensors")
+    result = detector.predict("photo.jpg")  # result.boxes, .scores, .labels, .names
+
+The network alone, whose outputs are tensors:
+
+    detector, description = fcos.load_detector("models/detector.safetensors")
     outputs = detector(detector.prepare([image]))  # uint8 [3, H, W], RGB
     detections = fcos.Postprocess()(outputs, [(height, width)])
 
@@ -15,9 +20,9 @@ if TYPE_CHECKING:
     from fcos.criterion import Criterion
     from fcos.detector import Detector, build
     from fcos.postprocess import Detections, Postprocess
+    from fcos.predictor import Predictor, Result, load
     from fcos.structures import Outputs, Targets, make_targets
-    from fcos.weights import Description
-    from fcos.weights import load_detector as load
+    from fcos.weights import Description, load_detector
     from fcos.weights import save_detector as save
 
 __all__ = [
@@ -31,9 +36,12 @@ __all__ = [
     "ModelConfig",
     "Outputs",
     "Postprocess",
+    "Predictor",
+    "Result",
     "Targets",
     "build",
     "load",
+    "load_detector",
     "make_targets",
     "save",
 ]
@@ -50,9 +58,12 @@ _SOURCES = {
     "ModelConfig": "config.ModelConfig",
     "Outputs": "structures.Outputs",
     "Postprocess": "postprocess.Postprocess",
+    "Predictor": "predictor.Predictor",
+    "Result": "predictor.Result",
     "Targets": "structures.Targets",
     "build": "detector.build",
-    "load": "weights.load_detector",
+    "load": "predictor.load",
+    "load_detector": "weights.load_detector",
     "make_targets": "structures.make_targets",
     "save": "weights.save_detector",
 }

@@ -5,10 +5,10 @@ import math
 import reprlib
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from fcos.config import InputSize, LossWeights, ModelConfig
+from fcos.config import InputSize, ModelConfig
 
 _VERSION = 4
 
@@ -83,7 +83,7 @@ def from_json(content: bytes) -> tuple[Description, Normalization]:
         raise ValueError(str(error).split(";")[0]) from None
     if not isinstance(values, dict) or "version" not in values:
         raise ValueError("version is missing")
-    file: _File = _parse(_current(values), _File, "")
+    file: _File = parse(_current(values), _File, "")
     _check_categories(file.categories)
     categories = tuple((category.id, category.name) for category in file.categories)
     size = InputSize(file.size, letterbox=file.letterbox)
@@ -137,24 +137,24 @@ def _current(values: dict[str, Any]) -> dict[str, Any]:
     return current
 
 
-def _parse(value: Any, type: Any, key: str) -> Any:
+def parse(value: Any, type: Any, key: str) -> Any:
     """A value of JSON as an instance of a type: of a data class, or of what its fields may be.
 
     Raises:
         ValueError: it is none; the message starts with the key.
     """
-    if type in (_File, ModelConfig, LossWeights, Normalization, _Category):
+    if is_dataclass(type):
         return _parse_dataclass(value, type, key)
     origin, arguments = get_origin(type), get_args(type)
     if origin is tuple and isinstance(value, list):
         types_ = [arguments[0]] * len(value) if arguments[-1] is ... else list(arguments)
         if len(types_) == len(value):
             items = zip(value, types_, strict=True)
-            return tuple(_parse(item, item_type, f"{key}[{index}]") for index, (item, item_type) in enumerate(items))
+            return tuple(parse(item, item_type, f"{key}[{index}]") for index, (item, item_type) in enumerate(items))
     if origin in (types.UnionType, Union):
         for option in arguments:
             try:
-                return _parse(value, option, key)
+                return parse(value, option, key)
             except ValueError:
                 continue
     if origin is Literal and isinstance(value, str) and value in arguments:
@@ -177,7 +177,7 @@ def _parse_dataclass(value: Any, type: Any, key: str) -> Any:
         if name not in _names(type):
             raise ValueError(f"{prefix}{reprlib.repr(name)[1:-1]} is unknown")
     hints = get_type_hints(type)
-    parsed = {name: _parse(value[name], hints[name], f"{prefix}{name}") for name in _names(type)}
+    parsed = {name: parse(value[name], hints[name], f"{prefix}{name}") for name in _names(type)}
     try:
         return type(**parsed)
     except ValueError as error:

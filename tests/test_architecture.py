@@ -13,7 +13,7 @@ import pytest
 from tests.support.paths import PROJECT
 
 PACKAGES = ("fcos", "pipeline")
-DETECTOR_PACKAGES = {"torch", "torchvision", "numpy", "safetensors"}
+DETECTOR_PACKAGES = {"torch", "torchvision", "numpy", "safetensors", "PIL"}
 
 
 def lint_imports(project: Path, cache: Path) -> subprocess.CompletedProcess[str]:
@@ -125,6 +125,11 @@ def test_the_detector_imports_few_packages(graph: grimp.ImportGraph) -> None:
         if package.split(".")[0] not in {"fcos", *DETECTOR_PACKAGES, *sys.stdlib_module_names}
     }
     assert not imports, f"fcos/ may import only {', '.join(sorted(DETECTOR_PACKAGES))}: {sorted(imports)}"
+
+
+def test_only_the_predictor_knows_images_of_pillow(graph: grimp.ImportGraph) -> None:
+    users = {module for module in graph.find_modules_that_directly_import("PIL") if module.startswith("fcos.")}
+    assert users == {"fcos.predictor"}
 
 
 def test_every_module_is_checked(graph: grimp.ImportGraph) -> None:

@@ -57,13 +57,13 @@ UNUSED = {
         "pipeline/evaluation/inputs.py",
         "pipeline/evaluation/result_files.py",
         "pipeline/evaluation/truth_files.py",
+        "pipeline/inference/annotations.py",
         "pipeline/inference/import_weights.py",
-        "pipeline/inference/predict.py",
         "pipeline/inference/recorded_views.py",
         "pipeline/inference/score_thresholds.py",
     },
 }
-MAX_LINES = 58  # of code dependencies, in all stages together
+MAX_LINES = 59  # of code dependencies, in all stages together
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 # download depends on its parameters alone: an edit of its code must not download gigabytes again (see dvc.yaml).
 WITH_CODE = [name for name in STAGES if name != "download"]

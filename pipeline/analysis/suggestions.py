@@ -15,19 +15,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fcos.inference import above_thresholds, detect
 from fcos.postprocess import Detections, Postprocess
 from pipeline.conversion.export import WRITERS
 from pipeline.data import annotations
-from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
-from pipeline.data.boxes import xyxy_to_xywh
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 from pipeline.evaluation.embedding_maps import centered
 from pipeline.files import atomic_replace, digest, require_new_folder, write_errors
 from pipeline.formats.writers.image_files import IMAGE_MODES, SourceImages
-from pipeline.inference.detect import detect
+from pipeline.inference.annotations import to_annotations
 from pipeline.inference.embeddings import embed_images, record_pyramid
-from pipeline.inference.predict import above_thresholds
 from pipeline.inference.saved_detector import SavedDetector
 
 MAX_LABELED = 5000  # labeled pictures to compare with; of more, as many are drawn with the seed
@@ -57,6 +55,16 @@ class Suggestion:
     uncertainty: float  # 0…1
     distance: float  # 0…2, to the most similar labeled or already suggested picture, when it was chosen
     detections: Detections  # that are likely to be correct
+
+    @property
+    def width(self) -> int:
+        """Of the picture, in pixels."""
+        return self.picture.width
+
+    @property
+    def height(self) -> int:
+        """Of the picture, in pixels."""
+        return self.picture.height
 
 
 def look_at(model: SavedDetector, path: Path, postprocess: Postprocess, size: tuple[int, int] | None = None) -> Picture:
@@ -184,7 +192,8 @@ def write(
         PipelineError: `out` has content or can't be written, or a file name is not allowed in a data set.
     """
     require_new_folder(out)
-    dataset = _annotation_set(suggestions, model, folder)
+    files = [item.picture.path.relative_to(folder).as_posix() for item in suggestions]
+    dataset = to_annotations(suggestions, files, model.description.categories)
     for problem in annotations.problems(dataset):
         raise PipelineError(f"{folder}: {problem}")
     with write_errors(out), atomic_replace(out.absolute()) as target:
@@ -202,31 +211,6 @@ def _table(suggestions: Sequence[Suggestion]) -> str:
         values = f"{item.uncertainty:.4f}", f"{item.distance:.4f}", len(item.detections)
         writer.writerow([rank, item.picture.path, *values])
     return text.getvalue()
-
-
-def _annotation_set(suggestions: Sequence[Suggestion], model: SavedDetector, folder: Path) -> AnnotationSet:
-    categories = tuple(Category(number, name) for number, name in model.description.categories)
-    images = tuple(
-        Image(number, item.picture.path.relative_to(folder).as_posix(), item.picture.width, item.picture.height)
-        for number, item in enumerate(suggestions, 1)
-    )
-    boxes = [
-        (image.id, categories[label].id, box)
-        for image, item in zip(images, suggestions, strict=True)
-        for label, box in _boxes(item.detections, image)
-    ]
-    found = tuple(Annotation(number, *record, record[2][2] * record[2][3]) for number, record in enumerate(boxes, 1))
-    return AnnotationSet(categories, images, found)
-
-
-def _boxes(detections: Detections, image: Image) -> Iterator[tuple[int, tuple[float, float, float, float]]]:
-    """Labels and boxes, clipped to the image, since a coordinate may be rounded beyond its border."""
-    ends = torch.tensor([image.width, image.height, image.width, image.height], dtype=torch.float64)
-    boxes = detections.boxes.double().clamp(min=0).minimum(ends)
-    for label, box in zip(detections.labels.tolist(), boxes.tolist(), strict=True):
-        x, y, width, height = xyxy_to_xywh(box)
-        if width > 0 and height > 0:
-            yield label, (x, y, width, height)
 
 
 def look_at_all(

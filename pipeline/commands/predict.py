@@ -1,8 +1,8 @@
 """`fcos predict`."""
 
-import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,14 +12,28 @@ _SIDE = click.IntRange(1, 16_384)
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, required=True)
 @options.weights
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for pictures with boxes and detections.json. Default: predicted, or none with --json.",
+    help="Folder for what is written. Default: predicted, or none with --json alone.",
+)
+@click.option(
+    "--save",
+    metavar="KIND,…",
+    help="What is written: pictures (with boxes), json (detections.json), csv, crops, and data sets with detections as "
+    "annotations: coco (with results.json, COCO results), yolo, voc. Default: pictures,json.",
+)
+@click.option(
+    "--images",
+    type=click.Choice(["copy", "link", "none"]),
+    default="copy",
+    show_default=True,
+    help="Copy the image files into these data sets, hard-link them, or leave them out.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print detections as JSON, one line per image.")
+@click.option("--classes", metavar="NAME,…", help="Classes to detect. Default: all.")
 @click.option(
     "--score",
     type=click.FloatRange(0, 1),
@@ -29,6 +43,11 @@ _SIDE = click.IntRange(1, 16_384)
 @click.option("--max-detections", type=click.IntRange(1), help="Default: postprocess.max_detections of params.yaml.")
 @click.option(
     "--nms-iou-threshold", type=click.FloatRange(0, 1), help="Default: postprocess.nms_iou_threshold of params.yaml."
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    help="Largest number of images in a batch; those of equal size share one. Default: 8 on a GPU, 1 on a CPU.",
 )
 @click.option(
     "--size",
@@ -56,62 +75,14 @@ _SIDE = click.IntRange(1, 16_384)
     help="Larger images are not decoded.",
 )
 @options.device
-def predict(
-    paths: tuple[Path, ...],
-    weights: Path | None,
-    out: Path | None,
-    as_json: bool,
-    score: float | None,
-    max_detections: int | None,
-    nms_iou_threshold: float | None,
-    sizes: tuple[tuple[int, int], ...],
-    flip: bool | None,
-    tiles: tuple[int, float] | None,
-    merge: str | None,
-    plain: bool,
-    max_megapixels: float,
-    device: str,
-) -> None:
-    """Detect objects in images, or in all images of folders.
+def predict(inputs: tuple[str, ...], **values: Any) -> None:
+    """Detect objects in images: files, folders, patterns in quotation marks, or - for a list on standard input.
 
-    An image that can't be read is reported and left out; the exit status is then 1.
+    What can't be read is reported and left out; the exit status is then 1.
     Post-processing is that of params.yaml, or the default outside a project. Without --size, --flip, and --tiles,
     images are detected as in the detector's evaluation.
     """
-    from pipeline.data.image_files import PixelLimit
-    from pipeline.errors import PipelineError, count_noun
-    from pipeline.inference.device import choose_device
-    from pipeline.inference.postprocess import project_postprocess
-    from pipeline.inference.predict import find_images, format_record
-    from pipeline.inference.recorded_views import choose_views
-    from pipeline.inference.saved_detector import SavedDetector
-    from pipeline.inference.score_thresholds import score_thresholds
-    from pipeline.visualization import predictions
-    from pipeline.workspace import workspace
+    from pipeline.prediction.run import Options, run
 
-    out = out or (None if as_json else Path("predicted"))
-    images = find_images(paths, out)
-    limit = PixelLimit(max_megapixels, "--max-megapixels ")
-    postprocess = project_postprocess(max_detections=max_detections, nms_iou_threshold=nms_iou_threshold)
-    weights = weights or workspace() / "models/detector.safetensors"
-    model = SavedDetector.load(weights, choose_device(device))
-    thresholds = score_thresholds(weights, model.class_names, score)
-    views, note = choose_views(
-        weights, plain=plain, score=score, sizes=sizes or None, flip=flip, tiles=tiles, merge=merge
-    )
-    if note:
-        click.echo(f"fcos: {note}", err=True)
-    done, failed = 0, 0
-
-    def on_error(error: PipelineError) -> None:
-        nonlocal failed
-        failed += 1
-        click.echo(f"fcos: {error}", err=True)
-
-    for record in predictions.write(model, images, thresholds, out, postprocess, views, limit, on_error=on_error):
-        done += 1
-        click.echo(json.dumps(record, ensure_ascii=False) if as_json else format_record(record))
-    if out and done:
-        click.echo(f"{count_noun(done, 'picture')} in {out}", err=True)
-    if failed:
+    if not run(inputs, Options(**values), click.echo):
         sys.exit(1)

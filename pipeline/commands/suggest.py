@@ -60,9 +60,9 @@ def suggest(
     from pipeline.files import require_new_folder
     from pipeline.inference.device import choose_device
     from pipeline.inference.postprocess import make_postprocess
-    from pipeline.inference.predict import find_images
     from pipeline.inference.saved_detector import SavedDetector
     from pipeline.inference.score_thresholds import score_thresholds
+    from pipeline.prediction.inputs import find_inputs
     from pipeline.workspace import workspace
 
     values, home, failed = params.load(), workspace(), 0
@@ -75,9 +75,11 @@ def suggest(
     require_new_folder(out)  # before minutes of work
     if not folder.is_dir():
         raise PipelineError(f"{folder}: no such folder")
-    files = find_images([folder], out)
+    inputs = find_inputs([str(folder)], out)
+    if not inputs.images:
+        raise PipelineError(f"{folder}: no image in this folder")
     labeled, total = suggestions.labeled_images(home, values.dataset, values.seed)
-    new = suggestions.without_copies(files, [path for path, _ in labeled])
+    new = suggestions.without_copies(inputs.images, [path for path, _ in labeled])
     weights = weights or home / "models/detector.safetensors"
     model = SavedDetector.load(weights, choose_device(device))
     thresholds = score_thresholds(weights, model.class_names, score)
@@ -94,9 +96,9 @@ def suggest(
     for item in chosen:
         click.echo(item.picture.path)
     compared = f"{len(labeled)} of {total}" if len(labeled) < total else str(total)
-    skipped = f", {len(files) - len(new)} in the data set already" if len(new) < len(files) else ""
+    skipped = f", {len(inputs.images) - len(new)} in the data set already" if len(new) < len(inputs.images) else ""
     click.echo(
-        f"{len(chosen)} of {count_noun(len(files), 'image')}{skipped}; compared with {compared} labeled ones; "
+        f"{len(chosen)} of {count_noun(len(inputs.images), 'image')}{skipped}; compared with {compared} labeled ones; "
         f"list and boxes in {out}",
         err=True,
     )

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from torch.nn import functional as F
 
 from fcos.ops.torchvision_library import load_operators
 from pipeline.data.image_files import (
@@ -113,14 +112,3 @@ def to_pil(image: torch.Tensor) -> PIL.Image.Image:
 def from_pil(image: PIL.Image.Image) -> torch.Tensor:
     """An RGB picture as uint8 [3, H, W], with channels-last memory layout."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def resized(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resizes [3, H, W] to [3, height, width], keeping the type, with antialiasing."""
-    if (height, width) == tuple(image.shape[-2:]):
-        return image
-    batch = image[None]
-    if image.movedim(0, -1).is_contiguous():
-        # With the stride of a larger batch, the result is channels-last as well, and its pixels need no second copy.
-        batch = batch.as_strided(batch.shape, (image.numel(), *image.stride()))
-    return F.interpolate(batch, (height, width), mode="bilinear", antialias=True)[0]

@@ -1,64 +1,15 @@
-"""Runs a detector on images; detections are in pixels of the stored images."""
+"""Detections in all images of a split; boxes are in pixels of the stored images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from fcos.config import InputSize
-from fcos.detector import Detector
-from fcos.postprocess import Detections, Postprocess
-from fcos.structures import Outputs
+from fcos.postprocess import Detections
 from pipeline.data.annotations import AnnotationSet, Image
 from pipeline.data.boxes import xyxy_to_xywh
 from pipeline.data.detections import Detection
-from pipeline.data.images import read_image, resized
-
-
-@torch.inference_mode()
-def forward(
-    detector: Detector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
-) -> tuple[Outputs, list[Detections]]:
-    """Runs the network and post-processing on one batch.
-
-    Args:
-        images: uint8 [3, H, W] each, resized for the network.
-        input_size: the size that the detector was trained at; images are padded to its canvas.
-
-    Returns:
-        The outputs at all locations, and the detections of each image, in the pixels of `images`.
-    """
-    outputs = detector(detector.prepare(images, input_size.canvas))
-    return outputs, postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in images])
-
-
-def detect(
-    detector: Detector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
-) -> list[Detections]:
-    """Detects objects in a batch of images.
-
-    Args:
-        images: uint8 [3, H, W], at their stored size.
-        input_size: the size that the detector was trained at; images are resized to it.
-
-    Returns:
-        The detections of each image, on the CPU, boxes in pixels of the stored image.
-    """
-    inputs = [fit(image, input_size) for image in images]
-    _, batch = forward(detector, inputs, input_size, postprocess)
-    return [rescale(*parts) for parts in zip(batch, inputs, images, strict=True)]
-
-
-def fit(image: torch.Tensor, input_size: InputSize) -> torch.Tensor:
-    """Resizes an image [3, H, W] to the size at which the network gets it."""
-    return resized(image, *input_size.resized(image.shape[-2], image.shape[-1]))
-
-
-def rescale(detections: Detections, resized: torch.Tensor, stored: torch.Tensor) -> Detections:
-    """Moves detections to the CPU, and converts boxes from pixels of the resized image to pixels of the stored one."""
-    height, width = (stored.shape[side] / resized.shape[side] for side in (-2, -1))
-    boxes = detections.boxes.cpu() * torch.tensor([width, height, width, height])
-    return Detections(boxes, detections.scores.cpu(), detections.labels.cpu())
+from pipeline.data.images import read_image
 
 
 def detect_split(

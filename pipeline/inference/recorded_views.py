@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import PipelineError, describe_validation_error
-from pipeline.inference.score_thresholds import find_operating_points
+from pipeline.inference.score_thresholds import find_operating_point
 from pipeline.inference.views import Views
 
 _ADAPTER = TypeAdapter(Views)
@@ -52,12 +52,12 @@ def recorded_views(weights: Path) -> Views | None:
     Raises:
         PipelineError: the file with the operating points is invalid.
     """
-    found = find_operating_points(weights)
+    found = find_operating_point(weights)
     if found is None:
         return None
-    path, points = found
+    path, point = found
     try:
-        return _ADAPTER.validate_python(points.views or {})
+        return _ADAPTER.validate_python(point.views or {})
     except ValidationError as error:
         problem = describe_validation_error(error, lambda _: (), section=("views",))
         raise PipelineError(f"{path}: {problem}; run `dvc repro -f evaluate`, or give --score") from None

@@ -7,8 +7,8 @@ from typing import Self
 import torch
 
 from fcos.detector import Detector
-from fcos.fast.fused import fuse
-from fcos.weights import Description, load_detector
+from fcos.inference import load_fused
+from fcos.weights import Description
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 
@@ -28,10 +28,9 @@ class SavedDetector:
             PipelineError: a file is missing or invalid.
         """
         try:
-            detector, description = load_detector(path, device)
+            return cls(*load_fused(path, device))
         except ValueError as error:
             raise PipelineError(str(error)) from None
-        return cls(fuse(detector), description)
 
     @property
     def class_names(self) -> list[str]:

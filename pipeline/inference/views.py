@@ -9,10 +9,10 @@ import torch
 
 from fcos.config import InputSize
 from fcos.detector import Detector
+from fcos.inference import fit, forward, rescale
 from fcos.postprocess import Detections, Postprocess
 from pipeline.errors import count_noun
 from pipeline.inference import tiles
-from pipeline.inference.detect import fit, forward, rescale
 from pipeline.inference.merging import MERGES
 from pipeline.params import EvaluateParams, Fraction, Sizes, TileSize
 

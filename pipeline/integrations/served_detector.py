@@ -17,11 +17,13 @@ if (archive := Path(__file__).with_name("code") / "code.zip").is_file():
 
 from fcos.postprocess import Postprocess
 from pipeline.inference.device import choose_device
-from pipeline.inference.predict import predict, to_record
 from pipeline.inference.recorded_views import choose_views
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.score_thresholds import score_thresholds
 from pipeline.inference.views import Views
+from pipeline.prediction.detector import ConfiguredDetector
+from pipeline.prediction.images import predict_image
+from pipeline.prediction.records import to_record
 
 
 class ServedDetector(PythonModel):  # type: ignore[misc]
@@ -58,8 +60,8 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
         with TemporaryDirectory() as folder:
             path = Path(folder, "image")
             path.write_bytes(image)
-            found = predict(self._detector, path, thresholds, self._postprocess, views)
-        detections: list[dict[str, Any]] = to_record(found, self._detector)["detections"]
+            _, found = predict_image(ConfiguredDetector(self._detector, thresholds, self._postprocess, views), path)
+        detections: list[dict[str, Any]] = to_record(found, self._detector.description.categories)["detections"]
         return detections
 
 

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from fcos.config import InputSize
+from fcos.ops.images import resized
 from pipeline.data.annotations import Image
-from pipeline.data.images import read_image, resized
+from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 from pipeline.files import remove
 

@@ -47,6 +47,7 @@ def run(params: Params) -> None:
         "split": "val",
         "iou_threshold": operating_point.IOU,
         "views": asdict(Views.of(params.evaluate)),
+        "postprocess": asdict(params.postprocess),
     }
     write_json(project / "predictions/operating_point.json", chosen_for | points.to_json())
     test = score(params, model, "test", points) if params.evaluate.test and has_objects("test") else None

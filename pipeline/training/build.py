@@ -20,6 +20,7 @@ from fcos.config import InputSize, ModelConfig
 from fcos.criterion import Criterion
 from fcos.detector import Detector, build
 from fcos.fast.compiled import CompiledModel
+from fcos.inference import detect
 from fcos.postprocess import Postprocess
 from fcos.training.amp import Precision
 from fcos.training.batch import Batch
@@ -35,7 +36,7 @@ from pipeline.data.detections import Detection
 from pipeline.digests import file_digests
 from pipeline.errors import PipelineError
 from pipeline.evaluation import coco
-from pipeline.inference.detect import detect, detect_split
+from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
 from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ImageCache

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fcos.config import InputSize
+from fcos.inference import above_thresholds, forward
 from fcos.postprocess import Detections, Postprocess
 from fcos.structures import Outputs
 from pipeline.analysis.assignment import (
@@ -28,9 +29,7 @@ from pipeline.data.image_files import PixelLimit
 from pipeline.data.images import read_image, to_pil
 from pipeline.errors import PipelineError, count_noun
 from pipeline.files import move_files, unique_jpg_names, write_errors, write_json
-from pipeline.inference.detect import forward
 from pipeline.inference.device import choose_device
-from pipeline.inference.predict import above_thresholds
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.loading.transforms import Sample, resize

@@ -10,7 +10,7 @@ import pytest
 
 import fcos
 from fcos.detector import Detector
-from fcos.weights import load_detector
+from fcos.predictor import load
 from tests.support.paths import PROJECT
 
 # Names of the pipeline's parameters, files and commands, which messages of fcos/ must not mention.
@@ -32,7 +32,7 @@ def test_every_public_name_can_be_imported() -> None:
     assert set(fcos.__all__) <= names.keys()
     assert set(fcos.__all__) <= set(dir(fcos))
     assert fcos.Detector is Detector
-    assert fcos.load is load_detector
+    assert fcos.load is load
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

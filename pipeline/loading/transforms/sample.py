@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fcos.config import scaled
-from pipeline.data.images import resized
+from fcos.ops.images import resized
 
 # Color of pixels without image content: ImageNet's mean, which normalization maps to almost 0, the padding of a batch.
 FILL = (124, 116, 104)

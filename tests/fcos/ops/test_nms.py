@@ -33,7 +33,7 @@ def test_without_a_known_file_the_python_package_is_imported(monkeypatch: pytest
 
 def test_the_python_package_can_be_imported_later_and_is_not_needed_for_detection() -> None:
     script = (
-        "import sys, torch, fcos.postprocess, pipeline.inference.detect, pipeline.inference.predict\n"
+        "import sys, torch, fcos.postprocess, pipeline.inference.detect, pipeline.prediction.images\n"
         "assert not {'torchvision', 'torch._dynamo'} & set(sys.modules)\n"
         "import torchvision\n"
         "torchvision.ops.nms(torch.ones(1, 4), torch.ones(1), 0.5)"

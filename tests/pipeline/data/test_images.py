@@ -9,9 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from torchvision.transforms.v2 import functional
 
-from pipeline.data.images import open_image, read_image, resized
+from pipeline.data.images import open_image, read_image
 from pipeline.errors import PipelineError
 
 Save = Callable[..., Path]
@@ -158,25 +157,6 @@ def test_a_missing_file_and_other_content_are_errors(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(PipelineError, match=r"text\.jpg: can't be decoded as an image: unknown image format"):
         read_image(tmp_path / "text.jpg")
-
-
-def test_resizing_keeps_the_type_and_an_equal_size_keeps_the_image(picture: PIL.Image.Image, save: Save) -> None:
-    image = read_image(save(picture, "a.png"))
-    assert resized(image, 61, 83) is image
-    assert resized(image, 30, 40).shape == (3, 30, 40)
-    assert resized(image, 30, 40).dtype == torch.uint8
-
-
-@pytest.mark.parametrize("layout", ["decoded", "window", "channels first"])
-def test_resizing_equals_torchvisions(layout: str) -> None:
-    pixels = torch.randint(0, 256, (60, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    image = pixels.permute(2, 0, 1)
-    image = {"decoded": image, "window": image[:, 3:50, 5:70], "channels first": image.contiguous()}[layout]
-    for size in ([31, 47], [90, 120], [1, 200]):
-        expected = functional.resize(image, size, antialias=True)
-        result = resized(image, *size)
-        assert torch.equal(result, expected)
-        assert result.stride() == expected.stride()
 
 
 def test_open_image_has_the_pixels_of_read_image(picture: PIL.Image.Image, save: Save) -> None:

@@ -10,10 +10,11 @@ import torch
 
 from fcos.config import PAPER, InputSize
 from fcos.detector import build
+from fcos.inference import detect
 from fcos.postprocess import Postprocess
 from pipeline.data.annotations import AnnotationSet, Category, Image
 from pipeline.data.detections import Detection
-from pipeline.inference.detect import detect, detect_split
+from pipeline.inference.detect import detect_split
 
 SIZES = [(40, 30), (60, 30), (32, 64), (40, 30), (50, 50), (30, 40), (64, 64)]
 

@@ -12,12 +12,13 @@ from torch.nn import functional as F
 
 from fcos.config import PAPER, InputSize
 from fcos.detector import Detector, build
+from fcos.inference import fit
 from fcos.postprocess import Postprocess
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.images import read_image
 from pipeline.evaluation.embedding_files import Embeddings
-from pipeline.inference.detect import detect_split, fit
+from pipeline.inference.detect import detect_split
 from pipeline.inference.embeddings import SplitEmbedder, embed_boxes, embed_images
 from pipeline.inference.views import Views, detect_in_views
 

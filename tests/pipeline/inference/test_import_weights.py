@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 from torchvision.models.detection import FCOS
 
 from fcos.config import InputSize
+from fcos.inference import detect
 from fcos.torchvision_weights import TORCHVISION_POSTPROCESS, coco_categories
 from pipeline.cli import main
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
-from pipeline.inference.detect import detect
 from pipeline.inference.import_weights import read_detector
 from pipeline.inference.saved_detector import SavedDetector
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import PipelineError
 from pipeline.files import digest
-from pipeline.inference.score_thresholds import DEFAULT, describe, score_thresholds, thresholds_of_predictions
+from pipeline.inference.score_thresholds import DEFAULT_SCORE, describe, score_thresholds, thresholds_of_predictions
 
 POINTS = {"all": {"score": 0.3, "f1": 0.5}, "classes": {"cat": {"score": 0.2, "f1": 0.9}, "dog": None}}
 
@@ -38,12 +38,12 @@ def test_those_of_evaluation(weights: Path, tmp_path: Path, place: str) -> None:
 
 
 def test_the_default_where_nothing_fits(weights: Path, tmp_path: Path) -> None:
-    assert score_thresholds(weights, CLASSES) == [DEFAULT] * 2
+    assert score_thresholds(weights, CLASSES) == [DEFAULT_SCORE] * 2
     path = write_points(tmp_path / "predictions/operating_point.json", {"weights": "of another training"} | POINTS)
-    assert score_thresholds(weights, CLASSES) == [DEFAULT] * 2
+    assert score_thresholds(weights, CLASSES) == [DEFAULT_SCORE] * 2
     nothing = {"weights": digest(weights), "all": None, "classes": {"cat": None, "dog": None}}
     write_points(path, nothing)
-    assert score_thresholds(weights, CLASSES) == [DEFAULT] * 2
+    assert score_thresholds(weights, CLASSES) == [DEFAULT_SCORE] * 2
 
 
 @pytest.mark.parametrize(

@@ -27,12 +27,14 @@ from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.files import digest, write_json
 from pipeline.inference.postprocess import make_postprocess
-from pipeline.inference.predict import predict, to_record
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.views import Views
 from pipeline.integrations import mlflow, mlflow_queue, mlflow_sender, mlflow_store, servers
 from pipeline.integrations.mlflow_store import Store
 from pipeline.params import Params
+from pipeline.prediction.detector import ConfiguredDetector
+from pipeline.prediction.images import predict_image
+from pipeline.prediction.records import to_record
 from tests.support.empty_store import copy_store
 from tests.support.inspected_project import CAT, DOG, SCENE
 
@@ -194,9 +196,9 @@ def assert_the_champion_detects(values: Params, root: Path, store: Store, addres
     assert not [path for path in folder.parent.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
     image = root / "data/raw/digits/pictures/11.png"
     detector = SavedDetector.load(root / "models/detector.safetensors", torch.device("cpu"))
-    expected = to_record(
-        predict(detector, image, [SCORE, SCORE], make_postprocess(values.postprocess), Views()), detector
-    )
+    configured = ConfiguredDetector(detector, [SCORE, SCORE], make_postprocess(values.postprocess), Views())
+    _, prediction = predict_image(configured, image)
+    expected = to_record(prediction, detector.description.categories)
     import pandas as pd
 
     found = loaded.predict(pd.DataFrame({"image": [image.read_bytes()]}))["detections"][0]

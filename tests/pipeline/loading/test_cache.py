@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from fcos.config import InputSize
+from fcos.ops.images import resized
 from pipeline.data.annotations import AnnotationSet
-from pipeline.data.images import read_image, resized
+from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 from pipeline.files import digest
 from pipeline.loading.cache import ImageCache

@@ -19,8 +19,12 @@ from fcos.weights import Description
 from pipeline.errors import PipelineError
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.views import Views
-from pipeline.visualization import predictions
+from pipeline.prediction.detector import ConfiguredDetector
+from pipeline.prediction.images import predict_image, predict_images
+from pipeline.prediction.outputs import DEFAULT, Outputs
+from pipeline.prediction.records import to_record
 
+CATEGORIES = ((7, "cat"), (3, "dog"))
 Write = Callable[..., tuple[list[dict[str, Any]], list[str]]]
 
 
@@ -37,7 +41,7 @@ def model() -> SavedDetector:
         frozen_stages=0,
         batch_norm="auto",
     )
-    description = Description(model=config, categories=((7, "cat"), (3, "dog")), input_size=InputSize((64, 64)))
+    description = Description(model=config, categories=CATEGORIES, input_size=InputSize((64, 64)))
     return SavedDetector(build(config, 2).eval(), description)
 
 
@@ -51,19 +55,19 @@ def write_picture(path: Path) -> Path:
 def write(model: SavedDetector) -> Write:
     """Returns the records, and the errors of images that can't be read."""
 
-    def run(images: list[Path], out: Path | None, threshold: float = 0.5) -> tuple[list[dict[str, Any]], list[str]]:
-        errors: list[str] = []
+    def run(images: list[Path], out: Path, threshold: float = 0.5) -> tuple[list[dict[str, Any]], list[str]]:
+        outputs = Outputs(out, DEFAULT, CATEGORIES)
+        outputs.prepare(images)
         processing = Postprocess(score_threshold=0.0) if threshold == 0 else Postprocess()
-        records = predictions.write(
-            model,
-            images,
-            [threshold] * 2,
-            out,
-            processing,
-            Views(),
-            on_error=lambda error: errors.append(str(error)),
-        )
-        return list(records), errors
+        errors, records = [], []
+        for item in predict_images(ConfiguredDetector(model, [threshold] * 2, processing, Views()), images):
+            if isinstance(item, PipelineError):
+                errors.append(str(item))
+            else:
+                outputs.add(*item)
+                records.append(to_record(item[1], CATEGORIES))
+        outputs.finish()
+        return records, errors
 
     return run
 
@@ -103,10 +107,12 @@ def test_an_earlier_index_goes_with_the_first_picture_and_the_new_one_comes_last
 ) -> None:
     images = [write_picture(tmp_path / f"{name}.png") for name in "ab"]
     write(images, tmp_path / "out")
-    run = predictions.write(model, images, [0.5] * 2, tmp_path / "out", Postprocess(), Views(), on_error=print)
-    next(run)
+    outputs = Outputs(tmp_path / "out", DEFAULT, CATEGORIES)
+    outputs.prepare(images)
+    assert names(tmp_path / "out") == ["a.jpg", "b.jpg", "detections.json"]
+    outputs.add(*predict_image(ConfiguredDetector(model, [0.5] * 2, Postprocess(), Views()), images[0]))
     assert names(tmp_path / "out") == ["a.jpg", "b.jpg"]
-    list(run)
+    outputs.finish()
     assert names(tmp_path / "out") == ["a.jpg", "b.jpg", "detections.json"]
 
 

@@ -1,0 +1,101 @@
+"""A saved detector applied to images of any size; boxes are in pixels of the images as given."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+
+import torch
+
+from fcos.config import InputSize
+from fcos.detector import Detector, padded_size
+from fcos.fast.fused import fuse
+from fcos.ops.images import resized
+from fcos.postprocess import Detections, Postprocess
+from fcos.structures import Outputs
+from fcos.weights import Description, load_detector
+
+
+def load_fused(path: str | Path, device: torch.device | None = None) -> tuple[Detector, Description]:
+    """Loads a detector for inference: batch norm is folded into the convolutions, and it can't be trained.
+
+    Raises:
+        ValueError: as for `load_detector`.
+    """
+    detector, description = load_detector(path, device)
+    return fuse(detector), description
+
+
+@torch.inference_mode()
+def forward(
+    detector: Detector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
+) -> tuple[Outputs, list[Detections]]:
+    """Runs the network and post-processing on one batch.
+
+    Args:
+        images: uint8 [3, H, W] each, resized for the network.
+        input_size: the size that the detector was trained at; images are padded to its canvas.
+
+    Returns:
+        The outputs at all locations, and the detections of each image, in the pixels of `images`.
+    """
+    outputs = detector(detector.prepare(images, input_size.canvas))
+    return outputs, postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in images])
+
+
+def detect(
+    detector: Detector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
+) -> list[Detections]:
+    """Detects objects in a batch of images.
+
+    Args:
+        images: uint8 [3, H, W], at their stored size.
+        input_size: the size that the detector was trained at; images are resized to it.
+
+    Returns:
+        The detections of each image, on the CPU, boxes in pixels of the stored image.
+    """
+    inputs = [fit(image, input_size) for image in images]
+    _, batch = forward(detector, inputs, input_size, postprocess)
+    return [rescale(*parts) for parts in zip(batch, inputs, images, strict=True)]
+
+
+def fit(image: torch.Tensor, input_size: InputSize) -> torch.Tensor:
+    """Resizes an image [3, H, W] to the size at which the network gets it."""
+    return resized(image, *input_size.resized(image.shape[-2], image.shape[-1]))
+
+
+def rescale(detections: Detections, resized: torch.Tensor, stored: torch.Tensor) -> Detections:
+    """Moves detections to the CPU, and converts boxes from pixels of the resized image to pixels of the stored one."""
+    height, width = (stored.shape[side] / resized.shape[side] for side in (-2, -1))
+    boxes = detections.boxes.cpu() * torch.tensor([width, height, width, height])
+    return Detections(boxes, detections.scores.cpu(), detections.labels.cpu())
+
+
+def above_thresholds(detections: Detections, thresholds: Sequence[float]) -> Detections:
+    """The detections with at least the score that is required of their class; `thresholds` is indexed by label."""
+    # In double precision: a threshold rounded to float32 could exclude the score that it was chosen for.
+    lowest = torch.tensor(thresholds, dtype=torch.float64, device=detections.scores.device)
+    return detections[detections.scores >= lowest[detections.labels]]
+
+
+def network_size(image: torch.Tensor, input_size: InputSize) -> tuple[int, int]:
+    """Height and width, with padding, of the batch in which the network gets an image [3, H, W] alone.
+
+    Images for which they are equal can share a batch: each has the padding that it would have alone.
+    """
+    return padded_size(*(input_size.canvas or input_size.resized(image.shape[-2], image.shape[-1])))
+
+
+def detect_in_groups(
+    detect_batch: Callable[[Sequence[torch.Tensor]], list[Detections]],
+    images: Sequence[torch.Tensor],
+    keys: Sequence[Hashable],
+) -> list[Detections]:
+    """The detections of each image; those whose keys are equal, such as their `network_size`, share a batch."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        groups[key].append(index)
+    found: dict[int, Detections] = {}
+    for indices in groups.values():
+        found.update(zip(indices, detect_batch([images[index] for index in indices]), strict=True))
+    return [found[index] for index in range(len(images))]

@@ -1,0 +1,40 @@
+"""Detections in an image as a record of JSON, and as a line of text."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.data.boxes import xyxy_to_xywh
+from pipeline.prediction.images import Prediction
+
+
+def to_record(prediction: Prediction, categories: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    """The JSON record of an image; boxes are [x, y, width, height] in pixels.
+
+    Args:
+        categories: ids and names, indexed by label.
+    """
+    detections = prediction.detections
+    return {
+        "file": prediction.path.as_posix(),
+        "width": prediction.width,
+        "height": prediction.height,
+        "detections": [
+            {
+                "category_id": categories[label][0],
+                "category": categories[label][1],
+                "score": round(score, 4),
+                "bbox": [round(value, 2) for value in xyxy_to_xywh(box)],
+            }
+            for box, score, label in zip(
+                detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
+            )
+        ],
+    }
+
+
+def format_record(record: dict[str, Any]) -> str:
+    """A record as one line of text: the file, and the number of detections of each class."""
+    counts = Counter(detection["category"] for detection in record["detections"])
+    summary = ", ".join(f"{number} × {name}" for name, number in counts.most_common())
+    return f"{record['file']}: {summary or 'nothing'}"

@@ -1,0 +1,67 @@
+"""Which files `fcos predict` reads."""
+
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from pipeline.data.image_suffixes import IMAGE_SUFFIXES
+from pipeline.formats.image_index import ImageIndex
+from pipeline.prediction.inputs import VIDEO_SUFFIXES, find_inputs
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with images, a video, notes, and pictures of an earlier run."""
+    for name in ("b.png", "a.JPG", "clip.mp4", "notes.txt", "sub/c.webp", "sub/deep/a[1].tif", "predicted/a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.as_posix() for path in paths]
+
+
+def test_a_folder_is_searched_without_the_pictures_of_an_earlier_run(folder: Path) -> None:
+    inputs = find_inputs(["."], Path("predicted"))
+    assert names(inputs.images) == ["a.JPG", "b.png", "sub/c.webp", "sub/deep/a[1].tif"]
+    assert (names(inputs.videos), inputs.problems) == (["clip.mp4"], [])
+    assert names(find_inputs([str(folder)], Path("predicted")).images)[0] == f"{folder}/a.JPG"
+
+
+def test_files_and_patterns_and_each_file_once(folder: Path) -> None:
+    inputs = find_inputs(["sub/deep/a[1].tif", "b.png", "*.png", "**/*.web?", f"{folder}/*.JPG", "clip.mp4"])
+    assert names(inputs.images) == ["sub/deep/a[1].tif", "b.png", "sub/c.webp", f"{folder}/a.JPG"]
+    assert (names(inputs.videos), inputs.problems) == (["clip.mp4"], [])
+    assert names(find_inputs(["su*"]).images) == ["sub/c.webp", "sub/deep/a[1].tif"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_list_has_a_path_on_each_line() -> None:
+    inputs = find_inputs(["b.png", "-"], None, ["a.JPG\n", "\n", "sub/c.webp\r\n", "gone.png"])
+    assert names(inputs.images) == ["b.png", "a.JPG", "sub/c.webp"]
+    assert inputs.problems == ["gone.png: no such file or folder"]
+    assert find_inputs(["b.png"], None, ["a.JPG"]).images == [Path("b.png")]
+
+
+def test_what_names_no_file_is_a_line_each(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    url = "https://example.org/a b.jpg?x=1&y=2"
+    inputs = find_inputs([url, "rtsp://camera/1", "*.gif", "gone.jpg", "empty", "notes.txt"])
+    assert names(inputs.images) == ["notes.txt"]  # its reader says that it is no image
+    assert inputs.problems == [
+        f"{url}: is a URL; download it first: curl -O '{url}'",
+        "rtsp://camera/1: is a URL; give a file",
+        "*.gif: no file matches",
+        "gone.jpg: no such file or folder",
+        f"empty: no image or video in this folder (recognized: {', '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))})",
+    ]
+
+
+def test_images_have_the_same_endings_as_in_data_sets(tmp_path: Path) -> None:
+    names = [f"picture{suffix}" for suffix in IMAGE_SUFFIXES] + ["scan.JFIF", "photo.Jpe"]
+    for name in (*names, "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_inputs([str(tmp_path)]).images] == sorted(names)
+    assert ImageIndex([PurePosixPath(name) for name in names]).count == len(names)
