@@ -100,6 +100,8 @@ class ModelConfig:
     box_loss_weighting: Literal["centerness", "iou", "none"]  # weight of a positive location's box loss
     quality_loss: Literal["bce", "l1"]
     loss_weights: LossWeights
+    # Path of the weights that training starts from (`fcos.training.transfer`). A saved detector does not depend on it.
+    start_from: str | None = None
 
     def __post_init__(self) -> None:
         if self.backbone not in get_args(Backbone) and not self.backbone.startswith("timm:"):
@@ -134,6 +136,12 @@ class ModelConfig:
         """Stride of each level in pixels."""
         return tuple(2**level for level in self.levels)
 
+
+# Fields that decide what a detector's weights are and what its outputs mean; the others are of training.
+ARCHITECTURE = (
+    *("backbone", "neck", "channels", "levels", "extra_levels_from", "upsample_mode", "neck_norm", "neck_activation"),
+    *("tower_depth", "tower_channels", "head_norm", "quality", "quality_tower", "box_output", "locations"),
+)
 
 # "FCOS: A Simple and Strong Anchor-free Object Detector" (TPAMI, 2006.09214), section 4: ResNet-50.
 PAPER = ModelConfig(

@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from fcos.config import InputSize, ModelConfig
 
 _VERSION = 4
+_NOT_SAVED = ("start_from",)  # of the model: may be a path of the machine that trained, and loading does not need it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +54,13 @@ class _File:
 
 
 def to_json(description: Description, *, mean: Sequence[float], std: Sequence[float]) -> str:
-    """The text of the JSON file. The same description gives the same text."""
+    """The text of the JSON file. The same description gives the same text; `start_from` of the model is left out."""
+    model = asdict(description.model)
+    for name in _NOT_SAVED:
+        del model[name]
     content = {
         "version": _VERSION,
-        "model": asdict(description.model),
+        "model": model,
         "categories": [{"id": id, "name": name} for id, name in description.categories],
         "size": list(description.input_size.size),
         "letterbox": description.input_size.letterbox,
@@ -185,7 +189,7 @@ def _parse_dataclass(value: Any, type: Any, key: str) -> Any:
 
 
 def _names(type: Any) -> list[str]:
-    return [field.name for field in fields(type)]
+    return [field.name for field in fields(type) if field.name not in _NOT_SAVED]
 
 
 def _describe(type: Any) -> str:

@@ -22,14 +22,14 @@ from torch import Tensor
 from fcos import operating_point
 from fcos.description import Description, parse
 from fcos.detector import Detector
-from fcos.inference import above_thresholds, detect, detect_in_groups, load_fused, network_size
+from fcos.inference import above_thresholds, default_batch_size, detect, detect_in_groups, load_fused, network_size
+from fcos.onnx_detector import OnnxDetector
 from fcos.operating_point import DEFAULT_SCORE, OperatingPoint
 from fcos.postprocess import Postprocess
 
 # A path, a Pillow image, a uint8 array [H, W, 3] (RGB) or [H, W] (gray), or a uint8 tensor [3, H, W] (RGB).
 Image: TypeAlias = str | Path | PIL.Image.Image | NDArray[np.uint8] | Tensor
 
-_BATCH_SIZE_ON_GPU = 8
 # What Pillow raises for invalid or truncated files; it depends on their format.
 _DECODING_ERRORS = (
     OSError,
@@ -149,7 +149,7 @@ class Predictor:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: Detector | OnnxDetector,
         description: Description,
         *,
         thresholds: Sequence[float] | None = None,
@@ -183,11 +183,12 @@ class Predictor:
         >>> import fcos
         >>> detector = fcos.load("models/detector.safetensors")
         >>> result = detector.predict("photo.jpg")
-        >>> for box, score, name in zip(result.boxes, result.scores, result.names):
-        ...     print(name, float(score), box.tolist())
-        >>> result.plot().save("boxes.png")
+        >>> result
+        Result('photo.jpg', 64×48 pixels: ...)
+        >>> [(name, box.tolist()) for name, box in zip(result.names, result.boxes)]
+        [('cat', [...]), ...]
         >>> from pathlib import Path
-        >>> for result in detector.predict(Path("folder").glob("*.jpg"), score=0.5):
+        >>> for result in detector.predict(Path("folder").glob("*.jpg"), score=0.9):
         ...     print(result)
         Result('folder/photo.jpg', 64×48 pixels: nothing)
 
@@ -200,7 +201,7 @@ class Predictor:
             score: lowest score of a detection. Default: the threshold of each class that evaluation chose, as
                 operating_point.json has it, or 0.4 without that file.
             batch_size: largest number of images in a batch. Images of the same size at the network's input share a
-                batch. Default: 8 on a GPU, 1 on a CPU.
+                batch. Default: 8, and fewer on a CPU for large inputs of the network.
 
         Returns:
             A Result for an image, a list for a sequence, and an iterator for any other iterable. The iterator reads
@@ -211,7 +212,8 @@ class Predictor:
         """
         if isinstance(images, str | Path | PIL.Image.Image | np.ndarray | Tensor):
             return next(self._predict_lazily([images], score, 1))
-        size = batch_size or (_BATCH_SIZE_ON_GPU if self.detector.mean.device.type == "cuda" else 1)
+        device = torch.device("cpu") if isinstance(self.detector, OnnxDetector) else self.detector.mean.device
+        size = batch_size or default_batch_size(self.description.input_size, device)
         results = self._predict_lazily(images, score, size)
         return list(results) if isinstance(images, Sequence) else results
 
@@ -229,7 +231,7 @@ class Predictor:
 
 
 def load(path: str | Path, device: str | torch.device = "auto") -> Predictor:
-    """Loads a trained detector, such as models/detector.safetensors with the .json file beside it.
+    """Loads a trained detector, such as models/detector.safetensors with the .json file beside it, or a file of ONNX.
 
     Its score thresholds and post-processing are those of its evaluation if operating_point.json, in the same folder or
     in the folder predictions beside it, was written for these weights.
@@ -242,8 +244,9 @@ def load(path: str | Path, device: str | torch.device = "auto") -> Predictor:
     """
     detector, description = load_fused(path, _choose_device(device))
     found = operating_point.find(path)
+    exported = detector.metadata.postprocess if isinstance(detector, OnnxDetector) else None
     if found is None:
-        return Predictor(detector, description)
+        return Predictor(detector, description, postprocess=exported)
     file, point = found
     _warn_of_views(file, point)
     try:
@@ -251,7 +254,7 @@ def load(path: str | Path, device: str | torch.device = "auto") -> Predictor:
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     names = [name for _, name in description.categories]
-    return Predictor(detector, description, thresholds=point.thresholds(names), postprocess=postprocess)
+    return Predictor(detector, description, thresholds=point.thresholds(names), postprocess=exported or postprocess)
 
 
 def _choose_device(device: str | torch.device) -> torch.device:

@@ -15,6 +15,7 @@ from fcos.postprocess import Postprocess
 TORCHVISION = replace(PAPER, pretrained=False, locations="torchvision", box_loss_weighting="none")
 TORCHVISION_POSTPROCESS = Postprocess(score_threshold=0.2, score_mode="combined")
 
+COCO_ROWS = 91  # classes of the COCO weights: the background and COCO's ids, including unused ones
 CLASSES = "head.classification_head.cls_logits.weight"
 _NAMES = {
     r"backbone\.body\.conv1\.": "backbone.parts.0.0.",
@@ -47,7 +48,7 @@ def count_rows(state: Mapping[str, Tensor]) -> int:
     Raises:
         ValueError: the state dict is not torchvision's FCOS.
     """
-    if CLASSES not in state:
+    if CLASSES not in state or not state[CLASSES].ndim:
         raise ValueError(f"not a state dict of torchvision's fcos_resnet50_fpn: it has no {CLASSES}")
     return len(state[CLASSES])
 

@@ -94,7 +94,7 @@ def _size_mismatch(description: Description, shapes: Mapping[str, Shape]) -> str
 
 def _build(description: Description, about: Path) -> Detector:
     try:
-        return build(_without_pretrained(description.model), len(description.categories))
+        return build(without_pretrained(description.model), len(description.categories))
     except ValueError as error:  # such as a backbone whose package is not installed
         raise ValueError(f"{about}: {error}") from None
 
@@ -110,8 +110,8 @@ def _read_header(path: Path) -> tuple[dict[str, Shape], str | None]:
         return shapes, (file.metadata() or {}).get(_CHECKSUM)
 
 
-def _without_pretrained(config: ModelConfig) -> ModelConfig:
-    """Without pretrained weights: the file replaces all of them, so they need not be downloaded."""
+def without_pretrained(config: ModelConfig) -> ModelConfig:
+    """The configuration without pretrained weights: a file replaces all of them, so they need not be downloaded."""
     return replace(config, pretrained=False, batch_norm=batch_norm_mode(config))
 
 

@@ -120,9 +120,13 @@ class DownloadParams:
     digits: DigitsParams
 
     def __post_init__(self) -> None:
-        # DVC also resolves a relative path in its temporary workspaces, which contain nothing outside the project.
-        if ".." in Path(self.path).parts or self.path.startswith("~"):
-            raise ValueError(f"path: {self.path!r} leaves the project, so it must be absolute, without .. and ~")
+        _check_path("path", self.path)
+
+
+def _check_path(key: str, path: str) -> None:
+    # DVC also resolves a relative path in its temporary workspaces, which contain nothing outside the project.
+    if ".." in Path(path).parts or path.startswith("~"):
+        raise ValueError(f"{key}: {path!r} leaves the project, so it must be absolute, without .. and ~")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +236,8 @@ class TrainParams:
     max_images: Positive | None
     overfit: Annotated[int, Field(ge=0)]
     early_stopping: Annotated[int, Field(ge=0)]
+    extend_from: str
+    keep_state: bool
     final_weights: Literal["last", "best"]
     size: tuple[Positive, Positive]
     letterbox: bool
@@ -259,6 +265,7 @@ class TrainParams:
     def __post_init__(self) -> None:
         if not self.letterbox and self.size[0] > self.size[1]:
             raise ValueError("size: the shorter side comes first")
+        _check_path("extend_from", self.extend_from)
         InputSize(self.size)  # checks the sides
         if self.multi_scale and self.multi_scale[0] > self.multi_scale[1]:
             raise ValueError("multi_scale: the smaller side comes first")
@@ -334,6 +341,13 @@ class Params:
     evaluate: EvaluateParams
     inspect: InspectParams
     machine: MachineParams
+
+    def __post_init__(self) -> None:
+        if not self.model.start_from:
+            raise ValueError(
+                "model.start_from must be a path, for DVC; the empty folder data/start_from stands for none"
+            )
+        _check_path("model.start_from", self.model.start_from)
 
     def flat(self) -> dict[str, Any]:
         """Every parameter by its dotted name, as in `dvc exp run -S train.lr=0.001`."""

@@ -71,6 +71,18 @@ def handle_signals(name: str, leave: Callable[[int], NoReturn] = sys.exit) -> St
     return request
 
 
+@contextmanager
+def handling_signals(name: str) -> Iterator[None]:
+    """Within this context, SIGTERM, SIGHUP and Ctrl-C end the process as `handle_signals` says."""
+    handlers = {number: signal.getsignal(number) for number in stop_signals()}
+    handle_signals(name)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def stop_signals() -> list[signal.Signals]:
     """The signals that stop this process: SIGTERM, SIGINT, and SIGHUP except under `nohup`."""
     return [number for number in _SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]

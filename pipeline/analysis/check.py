@@ -169,7 +169,7 @@ def _measure(
         share,
         batches=batches,
         validate=validation,
-        classes=len(train.categories),
+        classes=[category.name for category in train.categories],
         callback=clock,
         checkpoint=checkpoint,
     )

@@ -22,8 +22,9 @@ _SIDE = click.IntRange(1, 16_384)
 @click.option(
     "--save",
     metavar="KIND,…",
-    help="What is written: pictures (with boxes), json (detections.json), csv, crops, and data sets with detections as "
-    "annotations: coco (with results.json, COCO results), yolo, voc. Default: pictures,json.",
+    help="What is written: pictures and videos with boxes (pictures), detections.json and a line of JSON for each "
+    "frame (json); of images, also csv, crops, and data sets with detections as annotations: coco (with results.json, "
+    "COCO results), yolo, voc. Default: pictures,json.",
 )
 @click.option(
     "--images",
@@ -32,7 +33,7 @@ _SIDE = click.IntRange(1, 16_384)
     show_default=True,
     help="Copy the image files into these data sets, hard-link them, or leave them out.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print detections as JSON, one line per image.")
+@click.option("--json", "as_json", is_flag=True, help="Print detections as JSON, one line per image or frame.")
 @click.option("--classes", metavar="NAME,…", help="Classes to detect. Default: all.")
 @click.option(
     "--score",
@@ -47,7 +48,8 @@ _SIDE = click.IntRange(1, 16_384)
 @click.option(
     "--batch",
     type=click.IntRange(1),
-    help="Largest number of images in a batch; those of equal size share one. Default: 8 on a GPU, 1 on a CPU.",
+    help="Largest number of images in a batch; those of equal size share one. Default: 8, and fewer on a CPU for "
+    "a detector with a large input.",
 )
 @click.option(
     "--size",
@@ -74,15 +76,29 @@ _SIDE = click.IntRange(1, 16_384)
     show_default=True,
     help="Larger images are not decoded.",
 )
+@click.option(
+    "--every",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Videos: detect in each N-th frame. The frames between show its boxes.",
+)
+@click.option("--track", is_flag=True, help="Videos: number the objects, so that each keeps its number (ByteTrack).")
 @options.device
 def predict(inputs: tuple[str, ...], **values: Any) -> None:
-    """Detect objects in images: files, folders, patterns in quotation marks, or - for a list on standard input.
+    """Detect objects in images and videos: files, folders, patterns in quotation marks, or - for a list on standard
+    input.
 
     What can't be read is reported and left out; the exit status is then 1.
     Post-processing is that of params.yaml, or the default outside a project. Without --size, --flip, and --tiles,
     images are detected as in the detector's evaluation.
     """
-    from pipeline.prediction.run import Options, run
+    from pipeline.prediction.options import Options
+    from pipeline.prediction.run import run
+    from pipeline.process import handling_signals
 
-    if not run(inputs, Options(**values), click.echo):
+    with handling_signals("fcos"):  # so that no partial video stays
+        is_complete = run(inputs, Options(**values), click.echo)
+    if not is_complete:
         sys.exit(1)

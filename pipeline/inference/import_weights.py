@@ -3,6 +3,7 @@
 import pickle
 import struct
 import sys
+import warnings
 from _compat_pickle import IMPORT_MAPPING
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,13 +20,12 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from fcos.backbones.state_dicts import first_sentence
 from fcos.config import InputSize
 from fcos.detector import Detector
-from fcos.torchvision_weights import CLASSES, coco_categories, count_rows, from_torchvision
+from fcos.torchvision_weights import CLASSES, COCO_ROWS, coco_categories, count_rows, from_torchvision
 from fcos.weights import Description, save_detector
 from pipeline.errors import PipelineError, count_noun
 from pipeline.files import read_json
 
 _SIZE = (800, 1333)  # torchvision's model resizes images to this size, in pixels
-_COCO_ROWS = 91  # classes in torchvision's COCO weights: the background and COCO's ids, including unused ones
 
 # Modules of Python's whose objects checkpoints contain: arguments, paths, counters of schedules, dates.
 _DATA_MODULES = frozenset({"argparse", "collections", "datetime", "enum", "pathlib"})
@@ -72,7 +72,7 @@ def read_detector(file: Path, categories: Path | None = None) -> tuple[Detector,
 
     Arguments and errors are those of `import_weights`.
     """
-    state = _read(file)
+    state = read_state_dict(file)
     try:
         rows = count_rows(state)
         classes = _categories(rows, categories)
@@ -85,7 +85,7 @@ def read_detector(file: Path, categories: Path | None = None) -> tuple[Detector,
 
 def _categories(rows: int, source: Path | None) -> tuple[tuple[int, str], ...]:
     if source is None:
-        return coco_categories() if rows == _COCO_ROWS else tuple((row, f"class_{row}") for row in range(1, rows))
+        return coco_categories() if rows == COCO_ROWS else tuple((row, f"class_{row}") for row in range(1, rows))
     classes = _read_categories(source)
     if len(classes) != rows - 1 and not all(0 < id < rows for id, _ in classes):
         raise PipelineError(
@@ -107,8 +107,8 @@ def _read_categories(source: Path) -> tuple[tuple[int, str], ...]:
     return classes
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    """The state dict in a file, with torchvision's names.
+def read_state_dict(file: Path) -> dict[str, Tensor]:
+    """The state dict in a file, with torchvision's names if it is of torchvision's FCOS. No code of the file runs.
 
     Raises:
         PipelineError: the file is missing or contains none.
@@ -156,7 +156,8 @@ def _unpickle(file: Path) -> object:
         for name in names:
             if not _is_data(name):
                 raise PipelineError(f"{file}: reading it would run code ({name}): get the weights from another source")
-        with safe_globals([(_Ignored, name) for name in names]):
+        with safe_globals([(_Ignored, name) for name in names]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sparse tensors, which no detector has
             return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, *_INVALID_PICKLE):
         # torch's message advises to load the file without protection.

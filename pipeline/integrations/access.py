@@ -48,11 +48,8 @@ class OwnerOnly:
 
     def _response(self, request: HTTPConnection) -> Response | None:
         """The response to a request that the application must not see; None if it may."""
-        hosts = request.headers.getlist("host")
-        if len(hosts) != 1 or not _LOOPBACK_HOST.fullmatch(hosts[0]):
-            return _forbidden("the Host header doesn't name this machine's loopback interface")
-        if request.headers.get("origin", f"http://{hosts[0]}") != f"http://{hosts[0]}":
-            return _forbidden("a page of another origin sent the request")
+        if reason := foreign(request):
+            return _forbidden(reason)
         if self._is_token(request.query_params.get(PARAMETER, "")):
             return self._exchange(request)
         bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -70,6 +67,16 @@ class OwnerOnly:
         response = RedirectResponse(page, status_code=303, headers={"Cache-Control": "no-store"})
         response.set_cookie(_cookie(request), self.token, httponly=True, samesite="strict")
         return response
+
+
+def foreign(request: HTTPConnection) -> str | None:
+    """Why a request doesn't come from this machine or from a page of the server itself; None if it does."""
+    hosts = request.headers.getlist("host")
+    if len(hosts) != 1 or not _LOOPBACK_HOST.fullmatch(hosts[0]):
+        return "the Host header doesn't name this machine's loopback interface"
+    if request.headers.get("origin", f"http://{hosts[0]}") != f"http://{hosts[0]}":
+        return "a page of another origin sent the request"
+    return None
 
 
 def _cookie(request: HTTPConnection) -> str:

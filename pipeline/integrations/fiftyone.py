@@ -23,7 +23,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import ground_truth
 from pipeline.files import atomic_replace, read_json
 from pipeline.inference.score_thresholds import thresholds_of_predictions
-from pipeline.integrations import dvc, experiments, mongo, servers
+from pipeline.integrations import dvc, mongo, servers
 from pipeline.params import Params
 from pipeline.workspace import root, state_dir, workspace
 
@@ -101,6 +101,8 @@ def experiment_spec(params: Params, name: str, reference: DatasetSpec) -> Iterat
     Raises:
         PipelineError: the experiment doesn't exist, its files are gone, or its ground truth is another.
     """
+    from pipeline.integrations import experiments  # imports torch, which the child processes do without
+
     split = reference.split
     with experiments.open_files(name) as find:
         truth = annotations.read(find(f"data/unified/{split}.json"))

@@ -70,12 +70,15 @@ def _save(dataset: Any, views: list[View], *, replace_all: bool) -> None:
     wanted = {
         item.name: content_hash(item.view._serialize(include_uuids=False), item.description, stamps) for item in views
     }
+    changed = {name for name, value in wanted.items() if saved.get(name) != value}
+    if any(_COMPARED not in name for name in changed):  # the App lists views as they were saved: comparisons last
+        changed |= {name for name in wanted if _COMPARED in name}
     obsolete = [name for name in saved if replace_all or _COMPARED in name]
     for name in obsolete:
-        if wanted.get(name) != saved[name] and dataset.has_saved_view(name):
+        if (name in changed or name not in wanted) and dataset.has_saved_view(name):
             dataset.delete_saved_view(name)
     for item in views:
-        if saved.get(item.name) != wanted[item.name]:
+        if item.name in changed:
             dataset.save_view(item.name, item.view, description=item.description, overwrite=True)
     kept = {name: value for name, value in saved.items() if name not in obsolete}
     fiftyone_info.save(dataset, views=list((kept | wanted).items()))

@@ -15,6 +15,8 @@ from typing import Any
 
 from fcos.postprocess import Postprocess
 from pipeline.files import digest
+from pipeline.inference.postprocess import project_postprocess
+from pipeline.inference.score_thresholds import find_operating_point
 
 _PROJECT = Path(__file__).resolve().parents[2]
 SERVED = Path(__file__).with_name("served_detector.py")
@@ -64,13 +66,24 @@ class ModelFiles:
                 shutil.copyfile(content, folder / name)
 
 
-def write(folder: Path, files: Path, *, model: str, run: str | None) -> None:
+def files_of_weights(weights: Path) -> ModelFiles:
+    """What a model of a detector's file is made of, with the operating point that was chosen for it, as in prediction.
+
+    Raises:
+        PipelineError: the operating point or the section `postprocess` of the project's params.yaml is invalid.
+    """
+    points = find_operating_point(weights)
+    return ModelFiles(weights, postprocess=project_postprocess(), operating_point=points[0] if points else None)
+
+
+def write(folder: Path, files: Path, *, model: str | None = None, run: str | None = None, device: str = "auto") -> None:
     """Writes an MLflow model.
 
     Args:
         folder: is created.
         files: a folder with FILES; the operating point and the example may be missing.
         model, run: ids in MLflow.
+        device: `auto`, `cpu` or `cuda`; `model_config` of mlflow.pyfunc.load_model overrides it.
     """
     import mlflow.pyfunc
     from mlflow.models import Model
@@ -89,6 +102,7 @@ def write(folder: Path, files: Path, *, model: str, run: str | None) -> None:
         code_paths=[str(code)],
         pip_requirements=[f"{package}=={version(package)}" for package in PACKAGES],
         mlflow_model=Model(model_id=model, run_id=run),
+        model_config={"device": device},
     )
 
 

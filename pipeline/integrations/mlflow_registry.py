@@ -12,7 +12,7 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
 from pipeline.files import digest, read_json
 from pipeline.inference.postprocess import make_postprocess
-from pipeline.integrations import mlflow_sender, mlflow_store
+from pipeline.integrations import mlflow_model, mlflow_sender, mlflow_store
 from pipeline.integrations.mlflow_datasets import Dataset
 from pipeline.integrations.mlflow_images import ValidationImages
 from pipeline.integrations.mlflow_model import ModelFiles
@@ -20,6 +20,7 @@ from pipeline.integrations.mlflow_store import Store, one_line_errors
 from pipeline.params import Params
 from pipeline.workspace import workspace
 
+_MISSING = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 _LINKED = ("coco/", "operating_point/", "val/")  # metrics that the registered model has
 
 
@@ -68,6 +69,36 @@ def register(params: Params, name: str, alias: str) -> Registered:
         store.client.set_logged_model_tags(model, {"mlflow.modelVersions": link})  # for MLflow's page
         store.client.set_registered_model_alias(name, alias, version)
     return Registered(name, version, alias)
+
+
+def download(model: str, folder: Path) -> Path:
+    """Downloads a registered detector, and returns the folder with `mlflow_model.FILES`.
+
+    Args:
+        model: its address, such as models:/NAME@ALIAS.
+        folder: is created.
+
+    Raises:
+        PipelineError: there is no such model, it is no detector of this project, or MLflow can't be reached.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    server = mlflow_store.destination()
+    client = Store.open(server).client
+    addresses = {"tracking_uri": client.tracking_uri, "registry_uri": client._registry_uri}
+    with one_line_errors(f"loading {model}", server):
+        try:
+            downloaded = Path(download_artifacts(model, dst_path=str(folder), **addresses))
+        except MlflowException as error:
+            if error.error_code not in _MISSING:
+                raise
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise PipelineError(f"{model}: {reason}; `fcos register` registers the evaluated detector") from None
+    files = downloaded / "artifacts"
+    if not all((files / name).is_file() for name in (mlflow_model.WEIGHTS, mlflow_model.DESCRIPTION)):
+        raise PipelineError(f"{model}: not a detector of this project, as `fcos register` makes them")
+    return files
 
 
 def _read(params: Params) -> _Evaluated:

@@ -2,13 +2,15 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 # In an MLflow model, the code that is imported below lies in an archive beside this file.
@@ -16,11 +18,11 @@ if (archive := Path(__file__).with_name("code") / "code.zip").is_file():
     sys.path.insert(0, str(archive))
 
 from fcos.postprocess import Postprocess
+from pipeline.errors import PipelineError
 from pipeline.inference.device import choose_device
 from pipeline.inference.recorded_views import choose_views
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.score_thresholds import score_thresholds
-from pipeline.inference.views import Views
 from pipeline.prediction.detector import ConfiguredDetector
 from pipeline.prediction.images import predict_image
 from pipeline.prediction.records import to_record
@@ -30,11 +32,14 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
     """Detects objects in encoded images (JPEG, PNG, …)."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Loads the detector, on the GPU if there is one."""
-        self._weights = Path(context.artifacts["weights"])
-        self._detector = SavedDetector.load(self._weights, choose_device("auto"))
-        settings = json.loads(Path(context.artifacts["postprocess"]).read_text())
-        self._postprocess = Postprocess(**settings)
+        """Loads the detector, on the device that the model's configuration names."""
+        weights = Path(context.artifacts["weights"])
+        detector = SavedDetector.load(weights, choose_device((context.model_config or {}).get("device", "auto")))
+        postprocess = Postprocess(**json.loads(Path(context.artifacts["postprocess"]).read_text()))
+        views, _ = choose_views(weights, plain=False, score=None)
+        self._detector = ConfiguredDetector(
+            detector, score_thresholds(weights, detector.class_names), postprocess, views
+        )
 
     def predict(
         self,
@@ -50,19 +55,28 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
 
         Returns:
             The column `detections`: for each image a list of {bbox, category, category_id, score}.
+
+        Raises:
+            MlflowException: an image can't be decoded, or is too large; `mlflow models serve` answers 400.
         """
         score = (params or {}).get("score")
-        thresholds = score_thresholds(self._weights, self._detector.class_names, score)
-        views, _ = choose_views(self._weights, plain=False, score=score)
-        return pd.DataFrame({"detections": [self._detect(image, thresholds, views) for image in model_input["image"]]})
+        detector = self._detector
+        if score is not None:
+            detector = replace(detector, thresholds=[score] * len(detector.thresholds))
+        images = enumerate(model_input["image"], start=1)
+        return pd.DataFrame({"detections": [_detect(detector, image, f"image {number}") for number, image in images]})
 
-    def _detect(self, image: bytes, thresholds: Sequence[float], views: Views) -> list[dict[str, Any]]:
-        with TemporaryDirectory() as folder:
-            path = Path(folder, "image")
-            path.write_bytes(image)
-            _, found = predict_image(ConfiguredDetector(self._detector, thresholds, self._postprocess, views), path)
-        detections: list[dict[str, Any]] = to_record(found, self._detector.description.categories)["detections"]
-        return detections
+
+def _detect(detector: ConfiguredDetector, image: bytes, name: str) -> list[dict[str, Any]]:
+    with TemporaryDirectory(prefix="fcos-") as folder:
+        path = Path(folder, "image")
+        path.write_bytes(image)
+        try:
+            _, found = predict_image(detector, path)
+        except PipelineError as error:
+            raise MlflowException(str(error).replace(str(path), name), BAD_REQUEST) from None
+    detections: list[dict[str, Any]] = to_record(found, detector.model.description.categories)["detections"]
+    return detections
 
 
 set_model(ServedDetector())

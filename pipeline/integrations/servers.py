@@ -1,5 +1,6 @@
 """Runs local web applications as child processes, and finds ports for them."""
 
+import errno
 import os
 import secrets
 import signal
@@ -10,16 +11,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.errors import PipelineError
 from pipeline.integrations import access
 from pipeline.workspace import state_dir
 
 LOOPBACK = "127.0.0.1"
+LOOPBACK_ADDRESSES = (LOOPBACK, "::1")  # those of which `access` accepts the Host header
 START_SECONDS = 120.0
 # The script that starts a server and watches over its users.
 SUPERVISOR = (sys.executable, "-I", "-S", str(Path(__file__).with_name("supervisor.py")))
@@ -30,8 +33,9 @@ class Server:
     """A running server."""
 
     name: str
-    address: str  # URL of its page, with the token
+    address: str  # URL of its page, with the token if there is one
     process: subprocess.Popen[bytes]
+    log: str  # where to look if it ends
 
     def wait(self) -> None:
         """Waits for Ctrl-C.
@@ -41,9 +45,7 @@ class Server:
         """
         with suppress(KeyboardInterrupt):
             status = self.process.wait()
-            raise PipelineError(
-                f"{self.name}: the server ended with status {status}; see .fcos/{self.name.lower()}.log"
-            )
+            raise PipelineError(f"{self.name}: the server ended with status {status}{self.log}")
 
 
 @contextmanager
@@ -52,33 +54,63 @@ def run_server(
 ) -> Iterator[Server]:
     """Runs a web application for this user alone, yields it once it listens, and stops it with its child processes.
 
-    Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb.
-
     Args:
         app: a function that returns an ASGI application, as MODULE:FUNCTION; `owner_only` must wrap its result.
         page: the path that people open, with its query.
         fragment: what follows the token in the address, from a `#` on; a page reads it, and the server doesn't.
 
     Raises:
-        PipelineError: the port is in use, the server ends before it responds, or doesn't respond within two minutes.
+        PipelineError: as for `run_application`.
     """
-    require_free_port(port)
     token = secrets.token_urlsafe(32)
-    command = [sys.executable, "-m", "uvicorn", "--factory", app, "--app-dir", str(Path(__file__).resolve().parents[2])]
-    command += ["--host", LOOPBACK, "--port", str(port), "--log-level", "warning", "--no-proxy-headers"]
-    command += ["--workers", "1"]  # WEB_CONCURRENCY would start several, and FiftyOne keeps its state in one
-    command += ["--timeout-graceful-shutdown", "1"]  # pages keep a connection open for events
-    log = state_dir() / f"{name.lower()}.log"
     separator = "&" if "?" in page else "?"
-    address = f"http://{LOOPBACK}:{port}{page}{separator}{access.PARAMETER}={token}{fragment}"
     # The token is not on the command line, which other users can read.
     variables = {**environment, access.TOKEN_VARIABLE: token}
+    with run_application(name, app, LOOPBACK, port, environment=variables) as server:
+        path = f"{page}{separator}{access.PARAMETER}={token}{fragment}"
+        yield replace(server, address=f"{server.address.removesuffix('/')}{path}")
+
+
+@contextmanager
+def run_application(name: str, app: str, host: str, port: int, *, environment: Mapping[str, str]) -> Iterator[Server]:
+    """Runs a web application, yields it once it listens, and stops it with its child processes.
+
+    Its output goes to `.fcos/NAME.log`, where tracebacks of interrupted requests don't disturb; outside a project, it
+    is kept only until the server ends.
+
+    Args:
+        app: a function that returns an ASGI application, as MODULE:FUNCTION. It may end the process with a line on
+            standard error that starts with `fcos: `, which becomes the PipelineError.
+        host: the address to listen on.
+
+    Raises:
+        PipelineError: the port is in use, the server ends before it responds, or doesn't respond within two minutes.
+    """
+    require_free_port(port, host)
+    command = [sys.executable, "-m", "uvicorn", "--factory", app, "--app-dir", str(Path(__file__).resolve().parents[2])]
+    command += ["--host", host, "--port", str(port), "--log-level", "warning", "--no-proxy-headers"]
+    command += ["--workers", "1"]  # WEB_CONCURRENCY would start several, and FiftyOne keeps its state in one
+    command += ["--timeout-graceful-shutdown", "1"]  # pages keep a connection open for events
     with (
-        log.open("wb") as log_file,
-        supervised(command, variables, stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file) as process,
+        _open_log(name) as (log, place),
+        supervised(command, environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
     ):
-        _wait_until_ready(name, process, port, log)
-        yield Server(name, address, process)
+        server = Server(name, f"http://{_bracketed(host)}:{port}/", process, place)
+        _wait_until_ready(server, host, port, log)
+        yield server
+
+
+@contextmanager
+def _open_log(name: str) -> Iterator[tuple[BinaryIO, str]]:
+    """The file that a server writes to, and the end of a message that says where it is."""
+    try:
+        path = state_dir() / f"{name.lower()}.log"
+    except PipelineError:  # outside a project
+        with TemporaryFile() as log:
+            yield log, ""
+    else:
+        with path.open("w+b") as log:
+            yield log, f"; see {path}"
 
 
 @contextmanager
@@ -110,16 +142,30 @@ def supervised(
                 user.close()
 
 
-def _wait_until_ready(name: str, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_ready(server: Server, host: str, port: int, log: BinaryIO) -> None:
     """Waits until the server listens, which it does once its application is ready."""
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and server.process.poll() is None:
         try:
-            socket.create_connection((LOOPBACK, port), timeout=5).close()
+            socket.create_connection((_reachable(host), port), timeout=5).close()
             return
         except OSError:
             time.sleep(0.2)
-    raise PipelineError(f"{name}: no response at {LOOPBACK}:{port}; see {log}")
+    log.seek(0)
+    last = log.read().decode(errors="replace").rstrip().rpartition("\n")[2]
+    if last.startswith("fcos: "):
+        raise PipelineError(last.removeprefix("fcos: "))
+    raise PipelineError(f"{server.name}: no response at {_bracketed(host)}:{port}{server.log}")
+
+
+def _bracketed(host: str) -> str:
+    """An address as in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _reachable(host: str) -> str:
+    """The address at which a server that listens on `host` answers; `0.0.0.0` means every interface."""
+    return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
 
 
 @contextmanager
@@ -149,14 +195,15 @@ def find_free_port() -> int:
         return port
 
 
-def require_free_port(port: int) -> None:
+def require_free_port(port: int, host: str = LOOPBACK) -> None:
     """Raises PipelineError if a program listens on the port: servers report that late, or not at all."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port closed a minute ago is free
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((host, port))
         except OSError as error:
             reason = error.strerror or str(error)
-            raise PipelineError(
-                f"{LOOPBACK}:{port}: {reason[:1].lower()}{reason[1:]}; stop that program, or choose another --port"
-            ) from None
+            remedy = "stop that program, or choose another --port"
+            if error.errno != errno.EADDRINUSE:
+                remedy = "choose another --port" if host == LOOPBACK else "choose another --host or --port"
+            raise PipelineError(f"{_bracketed(host)}:{port}: {reason[:1].lower()}{reason[1:]}; {remedy}") from None

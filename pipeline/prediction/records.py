@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from fcos.postprocess import Detections
 from pipeline.data.boxes import xyxy_to_xywh
 from pipeline.prediction.images import Prediction
 
@@ -14,23 +15,27 @@ def to_record(prediction: Prediction, categories: Sequence[tuple[int, str]]) -> 
     Args:
         categories: ids and names, indexed by label.
     """
-    detections = prediction.detections
     return {
         "file": prediction.path.as_posix(),
         "width": prediction.width,
         "height": prediction.height,
-        "detections": [
-            {
-                "category_id": categories[label][0],
-                "category": categories[label][1],
-                "score": round(score, 4),
-                "bbox": [round(value, 2) for value in xyxy_to_xywh(box)],
-            }
-            for box, score, label in zip(
-                detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
-            )
-        ],
+        "detections": detection_records(prediction.detections, categories),
     }
+
+
+def detection_records(detections: Detections, categories: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+    """The records of the detections in an image or in a frame."""
+    return [
+        {
+            "category_id": categories[label][0],
+            "category": categories[label][1],
+            "score": round(score, 4),
+            "bbox": [round(value, 2) for value in xyxy_to_xywh(box)],
+        }
+        for box, score, label in zip(
+            detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
+        )
+    ]
 
 
 def format_record(record: dict[str, Any]) -> str:

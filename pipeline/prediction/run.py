@@ -3,58 +3,26 @@
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tqdm import tqdm
 
+from fcos.inference import default_batch_size
 from pipeline.data.image_files import PixelLimit
 from pipeline.errors import PipelineError, count_noun
 from pipeline.inference.device import choose_device
-from pipeline.inference.postprocess import project_postprocess
+from pipeline.inference.postprocess import postprocess_of
 from pipeline.inference.recorded_views import choose_views
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.score_thresholds import score_thresholds
 from pipeline.prediction.detector import ConfiguredDetector, only_classes
 from pipeline.prediction.images import Prediction, predict_images
 from pipeline.prediction.inputs import Inputs, find_inputs
+from pipeline.prediction.options import Echo, Options
 from pipeline.prediction.outputs import Outputs, parse_kinds
 from pipeline.prediction.records import format_record, to_record
 from pipeline.workspace import workspace
-
-_BATCH_SIZES = {"cpu": 1, "cuda": 8}  # default by device
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The options of the command."""
-
-    weights: Path | None
-    out: Path | None
-    save: str | None
-    images: str
-    as_json: bool
-    classes: str | None
-    score: float | None
-    max_detections: int | None
-    nms_iou_threshold: float | None
-    batch: int | None
-    sizes: tuple[tuple[int, int], ...]
-    flip: bool | None
-    tiles: tuple[int, float] | None
-    merge: Literal["nms", "wbf"] | None
-    plain: bool
-    max_megapixels: float
-    device: str
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder to write to."""
-        return self.out or (None if self.as_json and self.save is None else Path("predicted"))
-
-
-Echo = Callable[..., None]  # prints a line, as click.echo does
 
 
 def run(arguments: Sequence[str], options: Options, echo: Echo) -> bool:
@@ -70,15 +38,24 @@ def run(arguments: Sequence[str], options: Options, echo: Echo) -> bool:
     """
     kinds = parse_kinds(options.save)
     inputs = find_inputs(arguments, options.folder, sys.stdin)
-    problems = [*inputs.problems, *(f"{path}: is a video" for path in inputs.videos)]
-    for problem in problems:
+    for problem in inputs.problems:
         echo(f"fcos: {problem}", err=True)
-    if not inputs.images:
+    if not inputs.images and not inputs.videos:
         return False
     detector = _load(options, echo)
+    # Everything that can be wrong is checked before the first image.
+    run_videos = _prepare_videos(detector, inputs.videos, options, kinds, echo) if inputs.videos else None
     outputs = _outputs(options, kinds, detector.model, inputs)
-    failed, done = len(problems), 0
-    for item in _predict(detector, inputs, PixelLimit(options.max_megapixels, "--max-megapixels "), outputs):
+    is_complete = _run_images(detector, inputs.images, outputs, options, echo) and not inputs.problems
+    return (run_videos is None or run_videos()) and is_complete
+
+
+def _run_images(
+    detector: ConfiguredDetector, images: Sequence[Path], outputs: Outputs | None, options: Options, echo: Echo
+) -> bool:
+    """Detects objects in images, writes the outputs, and prints a line for each image."""
+    failed = done = 0
+    for item in _predict(detector, images, options.limit, outputs):
         if isinstance(item, PipelineError):
             failed += 1
             echo(f"fcos: {item}", err=True)
@@ -88,18 +65,28 @@ def run(arguments: Sequence[str], options: Options, echo: Echo) -> bool:
             echo(json.dumps(record, ensure_ascii=False) if options.as_json else format_record(record))
     if outputs and done:
         outputs.finish()
-        echo(f"{count_noun(done, 'picture')} in {outputs.out}", err=True)
+        has_pictures = "pictures" in outputs.kinds
+        what = count_noun(done, "picture") if has_pictures else f"detections in {count_noun(done, 'image')}"
+        echo(f"{what} in {outputs.out}", err=True)
     return not failed
+
+
+def _prepare_videos(
+    detector: ConfiguredDetector, videos: Sequence[Path], options: Options, kinds: Sequence[str], echo: Echo
+) -> Callable[[], bool]:
+    from pipeline.prediction import run_videos  # PyAV takes a fifth of a second
+
+    return run_videos.prepare(detector, videos, options, kinds, echo)
 
 
 def _load(options: Options, echo: Echo) -> ConfiguredDetector:
     """The detector with everything that the options say about it."""
-    postprocess = project_postprocess(
-        max_detections=options.max_detections, nms_iou_threshold=options.nms_iou_threshold
-    )
     weights = options.weights or workspace() / "models/detector.safetensors"
     device = choose_device(options.device)
     model = SavedDetector.load(weights, device)
+    postprocess = postprocess_of(
+        model, max_detections=options.max_detections, nms_iou_threshold=options.nms_iou_threshold
+    )
     thresholds = score_thresholds(weights, model.class_names, options.score)
     chosen: dict[str, Any] = {name: getattr(options, name) for name in ("flip", "tiles", "merge")}
     views, note = choose_views(weights, plain=options.plain, score=options.score, sizes=options.sizes or None, **chosen)
@@ -110,7 +97,7 @@ def _load(options: Options, echo: Echo) -> ConfiguredDetector:
         only_classes(thresholds, model.class_names, options.classes),
         postprocess,
         views,
-        options.batch or _BATCH_SIZES[device.type],
+        options.batch or default_batch_size(model.description.input_size, device),
     )
 
 
@@ -123,11 +110,11 @@ def _outputs(options: Options, kinds: Sequence[str], model: SavedDetector, input
 
 
 def _predict(
-    detector: ConfiguredDetector, inputs: Inputs, limit: PixelLimit, outputs: Outputs | None
+    detector: ConfiguredDetector, images: Sequence[Path], limit: PixelLimit, outputs: Outputs | None
 ) -> Iterator[Prediction | PipelineError]:
     """Detects objects in images, writes what belongs to each, and shows on a terminal how far it is."""
-    found = predict_images(detector, inputs.images, limit)
-    with tqdm(total=len(inputs.images), unit="image", disable=None, delay=1.0, dynamic_ncols=True) as bar:
+    found = predict_images(detector, images, limit)
+    with tqdm(total=len(images), unit="image", disable=None, delay=1.0, dynamic_ncols=True) as bar:
         for item in found:
             if not isinstance(item, PipelineError):
                 pixels, prediction = item

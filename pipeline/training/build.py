@@ -4,7 +4,6 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -16,9 +15,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from fcos.config import InputSize, ModelConfig
+from fcos.config import InputSize
 from fcos.criterion import Criterion
-from fcos.detector import Detector, build
+from fcos.detector import Detector
 from fcos.fast.compiled import CompiledModel
 from fcos.inference import detect
 from fcos.postprocess import Postprocess
@@ -44,8 +43,9 @@ from pipeline.loading.dataset import TrainingData
 from pipeline.loading.transforms import Augmentation
 from pipeline.params import Params, TrainParams
 from pipeline.training import compiler_cache
+from pipeline.training.initial_weights import make_detector
 from pipeline.training.overfit import STEPS_PER_EPOCH, TARGET_AP50, RepeatedBatches
-from pipeline.workspace import from_root, state_dir
+from pipeline.workspace import state_dir
 
 _GPU_LOG_EVERY = 20  # steps on a GPU whose losses are copied to the host together
 
@@ -97,16 +97,19 @@ def _remedy(error: NonFiniteLossError | NothingToLearnError | CheckpointError) -
 
 
 def make_batches(
-    params: Params, split: AnnotationSet, raw: Path, processes: Processes = SINGLE_PROCESS
+    params: Params, split: AnnotationSet, raw: Path, processes: Processes = SINGLE_PROCESS, first_epoch: int = 0
 ) -> EpochBatches:
     """The training batches that the parameters describe.
+
+    Args:
+        first_epoch: number of epochs before the first one.
 
     Raises:
         PipelineError: the images contain no trainable object, or the disk has no space for the cache.
     """
     train = params.train
     batches = Batches(
-        data=_training_data(params, split, raw),
+        data=_training_data(params, split, raw, first_epoch),
         batch_size=train.batch_size,
         workers=params.machine.workers,
         seed=params.seed,
@@ -120,7 +123,7 @@ def make_batches(
     return RepeatedBatches(batches, STEPS_PER_EPOCH) if train.overfit else batches
 
 
-def _training_data(params: Params, split: AnnotationSet, raw: Path) -> TrainingData:
+def _training_data(params: Params, split: AnnotationSet, raw: Path, first_epoch: int) -> TrainingData:
     train = params.train
     cache = _open_cache(train, split, raw) if params.machine.cache else None
     data = TrainingData(
@@ -130,7 +133,7 @@ def _training_data(params: Params, split: AnnotationSet, raw: Path) -> TrainingD
             params=train.augment,
             input_size=train.input_size,
             multi_scale=train.multi_scale,
-            epochs=train.epochs,
+            epochs=first_epoch + train.epochs,
             seed=params.seed,
         ),
         include_difficult=train.include_difficult,
@@ -221,42 +224,30 @@ def learning_rate(train: TrainParams) -> float:
     return train.lr * train.batch_size / (train.base_batch_size or train.batch_size)
 
 
-def _resolve_pretrained(model: ModelConfig) -> ModelConfig:
-    """Makes the path of a weights file relative to the main repository: temporary workspaces have no copy of it."""
-    return replace(model, pretrained=str(from_root(model.pretrained))) if isinstance(model.pretrained, str) else model
-
-
-def _resolve_batch_norm(model: ModelConfig, device: torch.device, processes: Processes) -> ModelConfig:
-    """Replaces synchronized batch norm, which torch supports on GPUs only, by unsynchronized on a CPU."""
-    if model.batch_norm != "synchronized" or device.type != "cpu" or processes.world_size == 1:
-        return model
-    reason = "torch synchronizes batch norm on GPUs only: each process uses the statistics of its own images"
-    _write_line(processes, f"model.batch_norm: {reason}")
-    return replace(model, batch_norm="trained")
-
-
 def make_trainer(
     params: Params,
     *,
     batches: EpochBatches,
     validate: Callable[[Detector], Row],
-    classes: int,
+    classes: Sequence[str],
     callback: Callback,
     checkpoint: Checkpoint | None,
     processes: Processes = SINGLE_PROCESS,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Trainer:
-    """The trainer that the parameters describe, its weights initialized from the seed.
+    """The trainer that the parameters describe, its weights initialized from the seed or taken from a file.
 
     Args:
+        classes: names of the classes, in the order of their labels.
         checkpoint: where the state for a resume is kept; None: it is not saved.
 
     Raises:
-        PipelineError: the pretrained weights are not available.
+        PipelineError: weights to start from are missing or unusable.
     """
     train = params.train
     device = choose_device(params.machine.device)
-    detector = _make_detector(params, classes, device, processes)
+    warn = partial(_write_line, processes)
+    detector = make_detector(params, classes, device, warn, world_size=processes.world_size)
     optimizer = _make_optimizer(train, detector)
     mean, world_size = processes.mean, processes.world_size
     return Trainer(
@@ -264,9 +255,9 @@ def make_trainer(
         criterion=Criterion(params.model, box_loss=params.loss, mean_over_processes=mean, processes=world_size),
         optimizer=optimizer,
         schedule=_make_schedule(train, optimizer, len(batches)),
-        precision=_make_precision(train, device, processes),
+        precision=_make_precision(train, device, warn),
         processes=processes,
-        compile_model=_make_compiler(train, processes),
+        compile_model=_make_compiler(train, warn),
         seed=params.seed,
         backbone_frozen_epochs=train.backbone_frozen_epochs,
         score="AP50" if train.overfit else "AP",
@@ -285,17 +276,6 @@ def make_trainer(
         checkpoint=checkpoint,
         checkpoint_seconds=params.machine.checkpoint_seconds,
     )
-
-
-def _make_detector(params: Params, classes: int, device: torch.device, processes: Processes) -> Detector:
-    torch.manual_seed(params.seed)
-    try:
-        detector = build(_resolve_batch_norm(_resolve_pretrained(params.model), device, processes), classes).to(device)
-    except ValueError as error:
-        raise PipelineError(f"params.yaml: model.{error}") from None
-    if not params.train.channels_last:
-        detector.set_memory_format(torch.contiguous_format)
-    return detector
 
 
 def _make_optimizer(train: TrainParams, detector: Detector) -> Optimizer:
@@ -319,21 +299,19 @@ def _make_schedule(train: TrainParams, optimizer: Optimizer, steps_per_epoch: in
     )
 
 
-def _make_precision(train: TrainParams, device: torch.device, processes: Processes) -> Precision:
+def _make_precision(train: TrainParams, device: torch.device, warn: Callable[[str], None]) -> Precision:
     precision = Precision(train.precision, device)
     if precision.warning:
-        _write_line(processes, f"train.precision: {precision.warning}")
+        warn(f"train.precision: {precision.warning}")
     return precision
 
 
-def _make_compiler(train: TrainParams, processes: Processes) -> Callable[[nn.Module], nn.Module]:
+def _make_compiler(train: TrainParams, warn: Callable[[str], None]) -> Callable[[nn.Module], nn.Module]:
     """The function that compiles the network if train.compile is set; with letterbox, all batches have one shape."""
     if not train.compile:
         return lambda network: network
     compiler_cache.use_private_folder()
-    return partial(
-        CompiledModel, fixed_shape=train.letterbox, warn=lambda line: _write_line(processes, f"train.compile: {line}")
-    )
+    return partial(CompiledModel, fixed_shape=train.letterbox, warn=lambda line: warn(f"train.compile: {line}"))
 
 
 def _write_line(processes: Processes, line: str) -> None:

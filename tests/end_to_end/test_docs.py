@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import chdir
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from torchvision.models.detection import fcos_resnet50_fpn
 
 from pipeline import recipes
 from pipeline.evaluation import resampling
+from pipeline.training.initial_weights import find_weights
 from tests.support.http_servers import serving
 from tests.support.projects import PROJECT, copy, read, readme, run, run_stage, stages_run
+
+TRAINING = "docs/training.md"
 
 
 def test_the_commands_of_docs_on_recipes(project: Path, tmp_path: Path) -> None:
@@ -60,6 +64,25 @@ def test_the_commands_of_docs_on_torchvisions_weights(project: Path) -> None:
     assert (project / "predicted/photo.jpg").is_file()
 
 
+def test_the_commands_on_starting_from_another_detector(reproduced: Path, tmp_path: Path) -> None:
+    """DVC sees the detector; tests/pipeline/training/test_initial_weights.py starts from one."""
+    project = copy(reproduced, tmp_path / "project")
+    copying, training, torchvision, get, add, commit, queue = readme("Starting from another detector", TRAINING)
+    run(project, *copying)
+    assert "modified:           data/start_from" in run(project, "dvc", "status", "train")
+    assert training[:3] == torchvision[:3] == queue[:3] == ["dvc", "exp", "run"]
+    run(project, "git", "add", "dvc.lock")
+    run(project, "git", "commit", "-qm", "box-4")
+    run(project, *(word.replace("box-4", "HEAD") for word in get[:-1]), get[-1])
+    run(project, *add)
+    split = commit.index("&&")
+    run(project, *commit[:split])
+    run(project, *commit[split + 1 :])
+    assert run(project, "git", "show", "--name-only", "--format=").split() == ["data/.gitignore", "data/box-4.dvc"]
+    with chdir(project):
+        assert find_weights(queue[-1].partition("=")[2], "key") == project / "data/box-4/detector.safetensors"
+
+
 def test_the_commands_on_training(reproduced: Path, tmp_path: Path) -> None:
     """Those of README.md and docs/training.md, except the one that needs two machines."""
     project = copy(reproduced, tmp_path / "project")
@@ -72,8 +95,16 @@ def test_the_commands_on_training(reproduced: Path, tmp_path: Path) -> None:
     assert "whole training" in run(project, *check)
     run(project, *show)
     assert len(list((project / "seen").glob("*.jpg"))) == 3  # 24 images in batches of 8
-    run(project, *two_processes, "train")
+    keep, copying, longer = readme("Training longer", TRAINING)
+    run(project, *two_processes, *keep[3:], "train")
     assert read(project, "metrics/train.json")["steps"] == 6
+    run(project, *copying)
+    line = "train.extend_from: goes on after epoch 2, with the state of adamw\n"
+    assert line in run(project, *longer, "-S", "train.epochs=1", "-S", "machine.devices=1", "train")
+    metrics = read(project, "metrics/train.json")
+    assert (metrics["epochs"], metrics["steps"]) == (3, 9)
+    for file in copying[1:-1]:
+        (project / "data/extend_from" / Path(file).name).unlink()
     run(project, "git", "checkout", "-q", "params.yaml")
     # Twice the size of the images: at their own size, one of the smallest digits, partly hidden, is never detected.
     run(project, *overfit, "-S", "train.size=[256,256]", "train")

@@ -1,10 +1,11 @@
-"""What a person does in FiftyOne's App to correct annotations: tags, and the editor of an opened image."""
+"""What a person does in FiftyOne's App: tags, the editor of an opened image, and a lasso."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
 WIDTH, HEIGHT = 200, 100  # of the images, in pixels
 
@@ -56,6 +57,18 @@ def drag_corner(page: "Page", start: Point, end: Point) -> None:
     page.mouse.move(*_on_page(page, end), steps=5)
     with page.expect_response(lambda response: response.request.method == "PATCH"):
         page.mouse.up()
+
+
+def draw_lasso(page: "Page", canvas: "Locator", corners: Sequence[Point]) -> None:
+    """Drags the mouse around a part of an element; corners are fractions of its width and height."""
+    box = canvas.bounding_box()
+    assert box is not None
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (*corners, corners[0])]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
 
 
 def _on_page(page: "Page", point: Point) -> Point:

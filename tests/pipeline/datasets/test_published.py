@@ -38,7 +38,7 @@ def train_one_step(values: Params, split: annotations.AnnotationSet, raw: Path) 
         values,
         batches=batches,
         validate=validate,
-        classes=len(split.categories),
+        classes=[category.name for category in split.categories],
         callback=NullCallback(),
         checkpoint=None,
     )

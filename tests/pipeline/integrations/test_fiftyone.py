@@ -4,7 +4,6 @@ One project is filled once for most tests, and one App and one browser show it: 
 seconds.
 """
 
-import json
 import os
 import re
 import shutil
@@ -37,10 +36,11 @@ from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
 from pipeline.evaluation.embedding_files import EmbeddingMap
 from pipeline.files import write_json
-from pipeline.integrations import dvc, fiftyone, fiftyone_labels, fiftyone_server, mongo, servers
+from pipeline.integrations import dvc, fiftyone, fiftyone_corrections, fiftyone_labels, fiftyone_server, mongo, servers
 from pipeline.integrations.fiftyone_fields import ExperimentFields
 from pipeline.integrations.fiftyone_layout import DETECTION_COLORS, TRUTH_COLORS
 from tests.support import app_edits
+from tests.support.fiftyone_process import FiftyOneProcess, fiftyone_process
 from tests.support.inspected_project import CAT, DETECTIONS, DOG, SCENE, VIEWS, Project, make_project
 from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
@@ -53,6 +53,7 @@ EXPERIMENT = (
     Detection(13, CAT, (0, 0, 50, 50), 0.6),
     Detection(13, CAT, (100, 0, 50, 50), 0.8),
 )
+IMAGE_POINTS = ((0, 0), (1, 0), (0, 1), (1, 1), (5, 5))  # of the images in the map of embeddings
 # Prints what FiftyOne reads from the dataset: the labels of every saved view in order, evaluations, the layout.
 DESCRIBE = """
 import json, fiftyone as fo
@@ -99,6 +100,7 @@ class Filled:
     """A project whose dataset has been filled: for the workspace, for an experiment, and for the workspace again."""
 
     project: Project
+    process: FiftyOneProcess
     counts: list[dict[str, Any]]
     samples: list[list[dict[str, Any]]]  # the database's documents after each time, by image id
     described: dict[str, Any]
@@ -112,7 +114,9 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         (project.root / "metrics/evaluate.json").write_text('{"coco": {"AP": 0.25, "AP50": 0.5}}')
         write_extras(project.root / "reports")
         counts, samples = [], []
-        with mongo.server() as uri:
+        with fiftyone_process(project.root) as process:
+            for module in (fiftyone, fiftyone_corrections):
+                monkeypatch.setattr(module, "run_child", process.run_child)
             for experiment in (None, "giou-1", None):
                 (
                     monkeypatch.setenv("DVC_EXP_NAME", experiment)
@@ -121,20 +125,16 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
                 )
                 project.write(EXPERIMENT if experiment else DETECTIONS)
                 counts.append(fiftyone.refresh(fiftyone.dataset_spec(params.load())))
-                samples.append(stored_samples(uri))
-            environment = {**mongo.fiftyone_environment(uri), "PYTHONPATH": ""}
-            done = subprocess.run(
-                [sys.executable, "-c", DESCRIBE], env=environment, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr
-        yield Filled(project, counts, samples, json.loads(done.stdout.splitlines()[-1]))
+                samples.append(stored_samples(process.uri))
+            yield Filled(project, process, counts, samples, process.run_code(DESCRIBE))
 
 
 def write_extras(folder: Path) -> None:
-    """A map of images 11 and 13, of objects 1 and 4 and of the detection of image 12; two label errors."""
-    points = np.array([[0, 1], [2, 3]], dtype=np.float32)
+    """A map of all images, of objects 1 and 4 and of the detection of image 12; two label errors."""
+    points = np.array(IMAGE_POINTS, dtype=np.float32)
+    images = np.array([image.id for image in SCENE.images])
     folder.mkdir()
-    EmbeddingMap(np.array([11, 13]), points, np.array([1, 4]), points, np.array([2]), points[:1], "tsne").write(
+    EmbeddingMap(images, points, np.array([1, 4]), points[:2], np.array([2]), points[:1], "tsne").write(
         folder / "embeddings.npz"
     )
     error = {"image_id": 13, "file_name": "pictures/13.png", "split": "val"}
@@ -271,11 +271,13 @@ def test_maps_of_embeddings_and_label_errors(filled: Filled) -> None:
     objects = {label["annotation_id"]: str(label["_id"]) for sample in samples.values() for label in truth_of(sample)}
     (detection,) = samples[12]["predictions"]["detections"]
     assert filled.described["maps"] == {
-        "images": {str(samples[11]["_id"]): [0, 1], str(samples[13]["_id"]): [2, 3]},
-        "objects": {objects[1]: [0, 1], objects[4]: [2, 3]},
-        "detections": {str(detection["_id"]): [0, 1]},
+        "images": {
+            str(samples[image.id]["_id"]): list(point) for image, point in zip(SCENE.images, IMAGE_POINTS, strict=True)
+        },
+        "objects": {objects[1]: [0, 0], objects[4]: [1, 0]},
+        "detections": {str(detection["_id"]): [0, 0]},
     }
-    assert filled.described["similar"] == {"similar_images": 2, "similar_objects": 2}
+    assert filled.described["similar"] == {"similar_images": 5, "similar_objects": 2}
     errors = samples[13]["label_errors"]["detections"]
     names = ("kind", "label", "bounding_box", "annotation_id")
     assert [[error.get(name) for name in names] for error in errors] == [
@@ -286,6 +288,11 @@ def test_maps_of_embeddings_and_label_errors(filled: Filled) -> None:
 def truth_of(sample: dict[str, Any]) -> list[dict[str, Any]]:
     labels: list[dict[str, Any]] = sample["ground_truth"]["detections"]
     return labels
+
+
+def test_filling_does_without_torch(filled: Filled) -> None:
+    """Which would take a second of each process that imports FiftyOne."""
+    assert filled.process.run_code("import sys; print(int('torch' in sys.modules))") == 0
 
 
 def test_documents_are_those_that_fiftyone_writes(filled: Filled) -> None:
@@ -369,17 +376,14 @@ def test_a_broken_input_gives_one_line(inspected: Any) -> None:
 @contextmanager
 def run_app(folder: Path, port: int) -> Iterator["subprocess.Popen[str]"]:
     code = f"from pipeline.cli import main; main(['app', '--port', '{port}'])"
-    with (
-        loopback_only(),
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process,
-    ):
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         try:
             yield process
         finally:
@@ -404,7 +408,8 @@ class App:
 def running_app(filled: Filled) -> Iterator[App]:
     with run_app(filled.project.root, port := servers.find_free_port()) as process:
         assert process.stdout is not None
-        printed = process.stdout.readline()
+        with loopback_only():
+            printed = process.stdout.readline()
         page = rf"http://127.0.0.1:{port}/datasets/fcos-digits\?view=operating-point&workspace=inspect"
         assert re.fullmatch(rf"FiftyOne: {page}&token=[\w-]{{43}}  \(Ctrl-C stops it\)\n", printed), printed
         yield App(process, printed.split()[1], filled.project.root)
@@ -420,9 +425,11 @@ def page(running_app: App) -> Iterator[Any]:
     with sync_playwright() as driver:
         options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
-        opened = browser.new_page(viewport={"width": 1600, "height": 900})
+        # Small, and without animations: drawing takes most of the browser's time.
+        opened = browser.new_page(viewport={"width": 1200, "height": 700}, reduced_motion="reduce")
         opened.set_default_timeout(60_000)
-        opened.goto(running_app.address)
+        # Without the workspace, whose panels take most of the time that a view takes to open.
+        opened.goto(running_app.address.replace("&workspace=inspect", ""))
         opened.wait_for_selector('[data-cy="looker"] canvas')
         opened.get_by_text("Dismiss", exact=True).click()  # an advertisement
         yield opened
@@ -465,36 +472,35 @@ def rgb(color: str) -> list[int]:
     return [int(color[start : start + 2], 16) for start in (1, 3, 5)]
 
 
-def test_saved_views_open_in_the_app(page: Any) -> None:
-    from playwright.sync_api import expect
-
+def test_saved_views_of_each_form_open_in_the_app(page: Any) -> None:
+    """The contents of all of them are tested above; the page takes seconds for each."""
     for name, count in (
         ("Missed objects", 2),
-        ("Confused: dog → cat", 1),
         ("Missed objects (patches)", 3),
+        ("Confused: dog → cat", 1),
+        ("Hardest: cat", 3),
+        ("Label errors (patches)", 2),
+        ("giou-1 better than workspace", 2),
     ):
-        page.locator('[data-cy="saved-views-selection"]').click()
-        page.get_by_text(name, exact=True).last.click()
-        unit = "patch" if "patches" in name else "sample"
-        expect(page.locator('[data-cy="entry-counts"]')).to_contain_text(f"{count} {unit}", timeout=60_000)
-        expect(page.locator('[data-cy="looker"]')).to_have_count(count, timeout=60_000)
+        open_view(page, name, count)
 
 
-def test_the_evaluation_panel_compares_two_experiments(page: Any) -> None:
-    panel = page.locator('[data-cy="panel-content-model_evaluation_panel_builtin"]')
-    panel.get_by_text("eval_giou_1", exact=True).click()
-    panel.get_by_text("Select a comparison").click()
-    page.locator("li", has_text=re.compile("^eval$")).last.click()
-    row = panel.locator("tr", has_text="Precision")
-    row.get_by_text("0.2", exact=True).wait_for()
-    # Two of three detections are correct, and one of five.
-    assert re.findall(r"\d[\d.]*", row.inner_text())[:2] == ["0.667", "0.2"]
+def open_view(page: Any, name: str, count: int) -> None:
+    """Opens a saved view, and waits for its images or patches."""
+    from playwright.sync_api import expect
+
+    page.locator('[data-cy="saved-views-selection"]').click()
+    option = re.sub(r"\W+", "-", name.lower()).strip("-")
+    page.locator(f'[data-cy="saved-views-{option}-selection-option"]').click()
+    singular, plural = ("patch", "patches") if "patches" in name else ("sample", "samples")
+    text = f"{count} {singular if count == 1 else plural}"
+    expect(page.locator('[data-cy="entry-counts"]')).to_have_text(text, timeout=60_000)
+    expect(page.locator('[data-cy="looker"]')).to_have_count(count, timeout=60_000)
 
 
 def test_tags_and_edited_boxes_become_corrections(page: Any, running_app: App) -> None:
     """From the App through `fcos collect` to the annotations of a conversion."""
-    page.goto(f"{running_app.server}/datasets/fcos-digits?view=operating-point")  # else the last view stays open
-    page.wait_for_selector('[data-cy="looker"] canvas')
+    open_view(page, "Operating point", 5)
     app_edits.open_image(page, 1)
     app_edits.click_box(page, (30, 70))
     app_edits.tag(page, "relabel:dog")
@@ -517,14 +523,30 @@ def test_tags_and_edited_boxes_become_corrections(page: Any, running_app: App) -
     assert (box.id, box.category_id, box.bbox) == (2, DOG, record.after.bbox)
 
 
-def test_the_app_stops_on_ctrl_c(running_app: App) -> None:
-    children = descendants(running_app.process.pid)
-    assert {"--dbpath", "uvicorn"} < command_words(children)
-    running_app.process.send_signal(signal.SIGINT)
-    assert running_app.process.wait(60) == 0
-    assert "Traceback" not in (running_app.process.stderr.read() if running_app.process.stderr else "")
-    assert mongo.running_uri(running_app.root / ".fcos/mongo") is None
-    assert_gone(children, seconds=0)
+def test_the_saved_workspace_compares_two_experiments(page: Any, running_app: App) -> None:
+    page.goto(f"{running_app.server}/datasets/fcos-digits?view=operating-point&workspace=inspect")
+    panel = page.locator('[data-cy="panel-content-model_evaluation_panel_builtin"]')
+    panel.get_by_text("eval_giou_1", exact=True).click()
+    panel.get_by_text("Select a comparison").click()
+    page.locator("li", has_text=re.compile("^eval$")).last.click()
+    row = panel.locator("tr", has_text="Precision")
+    row.get_by_text("0.2", exact=True).wait_for()
+    # Two of three detections are correct, and one of five.
+    assert re.findall(r"\d[\d.]*", row.inner_text())[:2] == ["0.667", "0.2"]
+
+
+def test_a_lasso_in_the_embeddings_panel_selects_images(page: Any) -> None:
+    page.get_by_text("Embeddings", exact=True).click()
+    panel = page.locator('[data-cy="panel-content-Embeddings"]')
+    panel.get_by_role("button", name=re.compile("^images")).click()
+    panel.get_by_text("5 points", exact=True).wait_for()
+    panel.get_by_text("Select", exact=True).click()
+    # Around images 11 and 13, whose first coordinate is the smallest.
+    app_edits.draw_lasso(page, panel.locator("canvas"), ((0.02, 0.02), (0.18, 0.02), (0.18, 0.98), (0.02, 0.98)))
+    panel.get_by_text("2 selected · 5 points", exact=True).wait_for()
+    assert panel.get_by_text("2 samples").count() == 1
+    page.locator('[data-cy="entry-counts"]', has_text="2 samples").wait_for()
+    assert page.locator('[data-cy="looker"]').count() == 2
 
 
 def test_prune_removes_the_fields_of_experiments_that_dvc_no_longer_has(
@@ -532,14 +554,24 @@ def test_prune_removes_the_fields_of_experiments_that_dvc_no_longer_has(
 ) -> None:
     monkeypatch.setattr(dvc, "git", lambda *_: ".git")
     monkeypatch.setattr(dvc, "experiment_names", lambda: {"other"})
-    with mongo.server() as uri:
-        result = CliRunner().invoke(main, ["app", "--prune"])
-        pruned = stored_samples(uri)
+    result = CliRunner().invoke(main, ["app", "--prune"])
+    pruned = stored_samples(filled.process.uri)
     assert (result.exit_code, result.stdout) == (0, "removed from FiftyOne: giou-1\n")
     for sample, before in zip(pruned, filled.samples[-1], strict=True):
         assert sample.keys() == {name for name in before if "giou_1" not in name}
         assert not any("giou_1" in name for label in truth_of(sample) for name in label)
         assert sample["predictions"] == before["predictions"]
+
+
+def test_the_app_stops_on_ctrl_c(filled: Filled, running_app: App) -> None:
+    filled.process.close()  # else the database runs on
+    children = descendants(running_app.process.pid)
+    assert "uvicorn" in command_words(children)
+    running_app.process.send_signal(signal.SIGINT)
+    assert running_app.process.wait(60) == 0
+    assert "Traceback" not in (running_app.process.stderr.read() if running_app.process.stderr else "")
+    assert mongo.running_uri(running_app.root / ".fcos/mongo") is None
+    assert_gone(children, seconds=0)
 
 
 def test_tags_stay_on_images_and_on_labels_that_are_the_same() -> None:
@@ -556,10 +588,11 @@ def test_tags_stay_on_images_and_on_labels_that_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL])
-def test_all_processes_end_with_the_stage_that_fills_the_dataset(inspected: Any, number: signal.Signals) -> None:
-    """While it waits for the process that imports FiftyOne."""
+def test_all_processes_end_with_the_process_that_fills_the_dataset(inspected: Any, number: signal.Signals) -> None:
+    """While it waits for its child process, which imports FiftyOne."""
+    code = "from pipeline import params; from pipeline.integrations import fiftyone as f; "
     with subprocess.Popen(
-        [sys.executable, "-m", "pipeline.stages.inspect"],
+        [sys.executable, "-c", f"{code}f.refresh(f.dataset_spec(params.load()))"],
         cwd=inspected.root,
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stderr=subprocess.PIPE,

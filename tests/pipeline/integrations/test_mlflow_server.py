@@ -189,7 +189,7 @@ def assert_the_champion_detects(values: Params, root: Path, store: Store, addres
     library.set_tracking_uri(address)
     library.set_registry_uri(address)
     loaded = library.pyfunc.load_model("models:/cats@champion")
-    folder = Path(loaded.unwrap_python_model()._weights).parent
+    folder = Path(loaded._model_impl.context.artifacts["weights"]).parent
     assert sorted(path.name for path in folder.iterdir()) == [
         "detector.json", "detector.safetensors", "operating_point.json", "postprocess.json",
     ]  # fmt: skip

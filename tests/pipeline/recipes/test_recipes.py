@@ -71,7 +71,7 @@ def test_recipe_trains(name: str, photograph: tuple[Path, AnnotationSet]) -> Non
         values,
         batches=make_batches(values, split, folder),
         validate=lambda _: {},
-        classes=2,
+        classes=["a", "b"],
         callback=NullCallback(),
         checkpoint=None,
     )

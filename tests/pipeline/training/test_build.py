@@ -44,7 +44,9 @@ def trainer_of(values: params.Params, home: Path) -> Trainer:
     annotation = Annotation(1, 1, 1, (1.0, 1.0, 9.0, 9.0), 81.0)
     split = AnnotationSet((Category(1, "cat"),), (Image(1, "a.png", 40, 30),), (annotation,))
     batches = make_batches(values, split, home)
-    return make_trainer(values, batches=batches, validate=dict, classes=1, callback=NullCallback(), checkpoint=None)
+    return make_trainer(
+        values, batches=batches, validate=dict, classes=["cat"], callback=NullCallback(), checkpoint=None
+    )
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_training_overfits_four_photographs(
         values,
         batches=make_batches(values, photographs, unpacked),
         validate=make_validation(values, photographs, unpacked),
-        classes=len(CLASSES),
+        classes=CLASSES,
         callback=NullCallback(),
         checkpoint=None,
     )
