@@ -23,6 +23,7 @@ from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.image_files import PixelLimit
 from pipeline.errors import PipelineError
 from pipeline.prediction.video import VideoFiles, VideoSettings, VideoSummary, predict_video
+from pipeline.prediction.video_reader import VideoReader
 from pipeline.visualization.boxes import class_color
 from tests.support.tracking_scores import idf1
 from tests.support.videos import (
@@ -301,6 +302,14 @@ def test_a_truncated_video_is_processed_to_its_end(
     check_boxes(records[:-1], digits)  # of the last frame, a part may be missing
     assert 10 < len(records) == len(read_video(tmp_path / "out/video.mp4")[0]) < 35
     assert [json.loads(line) for line in (tmp_path / "out/video.jsonl").read_text().splitlines()] == records
+
+
+def test_a_long_last_frame_is_not_taken_for_missing_ones(
+    run: Run, pictures: list[Pixels], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = write_video(tmp_path / "video.mp4", pictures)
+    monkeypatch.setattr(VideoReader, "_promised_end", lambda _: 5.0)
+    assert len(run(video)) == FRAMES
 
 
 def test_damaged_frames_are_left_out(settings: VideoSettings, pictures: list[Pixels], tmp_path: Path) -> None:
