@@ -1,14 +1,13 @@
 """The process of `fcos serve`: MLflow's scoring server, behind checks of who sends a request and what it contains."""
 
 import asyncio
-import ctypes
 import html
 import logging
 import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,7 +32,6 @@ _DETECTIONS = 1
 _BODIES = 8  # held in memory at a time; further requests wait, and their senders with them
 _BODY_SECONDS = 30.0  # in which a client must send its body
 _DRAINED = 8  # times the limit: what is read of a larger body, so that its sender reads the answer
-_TRIMMED = 100  # requests, after which freed memory is returned to the operating system
 _METHODS = {"/": "GET", "/health": "GET", "/ping": "GET", "/version": "GET", "/invocations": "POST"}
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -108,7 +106,6 @@ class ScoringApp:
         self.page = _make_page(settings)
         self.bodies = asyncio.Semaphore(_BODIES)
         self.detections = asyncio.Semaphore(_DETECTIONS)
-        self.requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -160,10 +157,6 @@ class ScoringApp:
                 payload = await asyncio.to_thread(to_payload, body, kind, score, limits)
                 del body
                 status, answer = await self._ask_mlflow(request, payload)
-                del payload
-                self.requests += 1
-                if self.requests % _TRIMMED == 0:
-                    await asyncio.to_thread(_return_memory)
         if status == 200:
             return answer
         _logger.error("MLflow answered %s: %s", status, answer.decode(errors="replace"))
@@ -186,12 +179,6 @@ class ScoringApp:
         scope: dict[str, Any] = {**request.scope, "headers": headers}
         await self.app(scope, receive, send)
         return status, b"".join(parts)
-
-
-def _return_memory() -> None:
-    """Returns freed memory, which lies between small objects after images of many sizes; glibc would keep it."""
-    with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def _read_body(request: Request, limits: Limits) -> bytes:
