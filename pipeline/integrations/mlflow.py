@@ -23,9 +23,10 @@ from typing import Any
 import PIL.Image
 
 from pipeline.data.annotations import AnnotationSet
+from pipeline.digests import dvc_hash
 from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow_experiments, mlflow_queue, mlflow_sender, mlflow_store, mlflow_view
-from pipeline.integrations.mlflow_datasets import Dataset, dvc_hash
+from pipeline.integrations.mlflow_datasets import Dataset
 from pipeline.integrations.mlflow_errors import without_password
 from pipeline.integrations.mlflow_model import ModelFiles
 from pipeline.integrations.mlflow_queue import Entry
