@@ -99,12 +99,13 @@ def main() -> None:
         models = make_detector(Path(name) / "first", options)
         rows = [row for classes in _CLASSES for row in measure(Path(name) / classes, models, classes, options)]
     table = "\n".join(rows)
+    sizes = f"--images {options.images} --epochs {options.epochs} --other-images {options.other_images}"
+    command = f"python -m benchmarks.start_from {sizes} --seeds {options.seeds}"
     text = f"""# Starting from another detector, {today()}
 
 {context()}
 
-    python -m benchmarks.start_from --images {options.images} --epochs {options.epochs} \
-        --other-images {options.other_images} --seeds {options.seeds}
+    {command}
 
 A detector of `digits` ({options.images} images of seed 0, {options.epochs} epochs, otherwise params.yaml) learns
 {options.other_images} images of `download.digits.seed=1` for one epoch. AP and AP50 on 80 images.
