@@ -137,6 +137,12 @@ class ModelConfig:
         return tuple(2**level for level in self.levels)
 
 
+# Fields that decide what a detector's weights are and what its outputs mean; the others are of training.
+ARCHITECTURE = (
+    *("backbone", "neck", "channels", "levels", "extra_levels_from", "upsample_mode", "neck_norm", "neck_activation"),
+    *("tower_depth", "tower_channels", "head_norm", "quality", "quality_tower", "box_output", "locations"),
+)
+
 # "FCOS: A Simple and Strong Anchor-free Object Detector" (TPAMI, 2006.09214), section 4: ResNet-50.
 PAPER = ModelConfig(
     backbone="resnet50",

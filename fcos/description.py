@@ -54,7 +54,7 @@ class _File:
 
 
 def to_json(description: Description, *, mean: Sequence[float], std: Sequence[float]) -> str:
-    """The text of the JSON file. The same description gives the same text; `model.start_from` is left out."""
+    """The text of the JSON file. The same description gives the same text; `start_from` of the model is left out."""
     model = asdict(description.model)
     for name in _NOT_SAVED:
         del model[name]

@@ -10,6 +10,8 @@ import torch
 from fcos.config import InputSize
 from fcos.detector import Detector, padded_size
 from fcos.fast.fused import fuse
+from fcos.onnx_detector import OnnxDetector
+from fcos.onnx_files import SUFFIX
 from fcos.ops.images import resized
 from fcos.postprocess import Detections, Postprocess
 from fcos.structures import Outputs
@@ -18,12 +20,18 @@ from fcos.weights import Description, load_detector
 _BATCH_SIZE = 8
 
 
-def load_fused(path: str | Path, device: torch.device | None = None) -> tuple[Detector, Description]:
+def load_fused(path: str | Path, device: torch.device | None = None) -> tuple[Detector | OnnxDetector, Description]:
     """Loads a detector for inference: batch norm is folded into the convolutions, and it can't be trained.
 
+    Args:
+        path: weights, or an exported detector in a file of ONNX.
+
     Raises:
-        ValueError: as for `load_detector`.
+        ValueError: as for `load_detector` and `OnnxDetector`.
     """
+    if Path(path).suffix == SUFFIX:
+        exported = OnnxDetector(Path(path), device or torch.device("cpu"))
+        return exported, exported.metadata.description
     detector, description = load_detector(path, device)
     return fuse(detector), description
 
@@ -45,8 +53,20 @@ def forward(
     return outputs, postprocess(outputs, [(image.shape[-2], image.shape[-1]) for image in images])
 
 
+def detect_resized(
+    detector: Detector | OnnxDetector,
+    images: Sequence[torch.Tensor],
+    input_size: InputSize,
+    postprocess: Postprocess,
+) -> list[Detections]:
+    """The detections of each image of a batch: see `forward`."""
+    if isinstance(detector, OnnxDetector):
+        return detector.detect(images, input_size, postprocess)
+    return forward(detector, images, input_size, postprocess)[1]
+
+
 def detect(
-    detector: Detector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
+    detector: Detector | OnnxDetector, images: Sequence[torch.Tensor], input_size: InputSize, postprocess: Postprocess
 ) -> list[Detections]:
     """Detects objects in a batch of images.
 
@@ -58,7 +78,7 @@ def detect(
         The detections of each image, on the CPU, boxes in pixels of the stored image.
     """
     inputs = [fit(image, input_size) for image in images]
-    _, batch = forward(detector, inputs, input_size, postprocess)
+    batch = detect_resized(detector, inputs, input_size, postprocess)
     return [rescale(*parts) for parts in zip(batch, inputs, images, strict=True)]
 
 
@@ -82,10 +102,10 @@ def above_thresholds(detections: Detections, thresholds: Sequence[float]) -> Det
 
 
 def default_batch_size(input_size: InputSize, device: torch.device) -> int:
-    """Images in a batch: 8, and fewer on a CPU, where batches of more than half a megapixel aren't faster."""
+    """Images in a batch: 8; on a CPU as many as have a quarter of a megapixel, since larger batches aren't faster."""
     if device.type != "cpu":
         return _BATCH_SIZE
-    return max(1, min(_BATCH_SIZE, 2**19 // math.prod(input_size.size)))
+    return max(1, min(_BATCH_SIZE, 2**18 // math.prod(input_size.size)))
 
 
 def network_size(image: torch.Tensor, input_size: InputSize) -> tuple[int, int]:

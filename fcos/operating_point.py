@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fcos import onnx_files
+
 DEFAULT_SCORE = 0.4  # lowest score of a detection, of a detector that hasn't been evaluated
 FILE_NAME = "operating_point.json"
 
@@ -35,10 +37,14 @@ class OperatingPoint:
 def find(weights: str | Path) -> tuple[Path, OperatingPoint] | None:
     """The file that was written for these weights, and its content; None if there is none.
 
+    A file of ONNX contains its operating point.
+
     Raises:
         ValueError: the file is invalid; one line with the file and the problem.
     """
     weights = Path(weights)
+    if weights.suffix == onnx_files.SUFFIX:
+        return _read_onnx(weights)
     beside = weights.resolve().parent / FILE_NAME
     for path in (beside, beside.parent.parent / "predictions" / FILE_NAME):
         if path.is_file():
@@ -47,6 +53,14 @@ def find(weights: str | Path) -> tuple[Path, OperatingPoint] | None:
                 if point.weights == hashlib.file_digest(file, "sha256").hexdigest():
                     return path, point
     return None
+
+
+def _read_onnx(path: Path) -> tuple[Path, OperatingPoint] | None:
+    content = onnx_files.read_metadata(path).get("operating_point")
+    try:
+        return None if content is None else (path, _parse(json.loads(content)))
+    except ValueError as error:
+        raise ValueError(f"{path}: operating_point: {error}") from None
 
 
 def read(path: Path) -> OperatingPoint:

@@ -23,6 +23,7 @@ from fcos import operating_point
 from fcos.description import Description, parse
 from fcos.detector import Detector
 from fcos.inference import above_thresholds, default_batch_size, detect, detect_in_groups, load_fused, network_size
+from fcos.onnx_detector import OnnxDetector
 from fcos.operating_point import DEFAULT_SCORE, OperatingPoint
 from fcos.postprocess import Postprocess
 
@@ -148,7 +149,7 @@ class Predictor:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: Detector | OnnxDetector,
         description: Description,
         *,
         thresholds: Sequence[float] | None = None,
@@ -211,7 +212,8 @@ class Predictor:
         """
         if isinstance(images, str | Path | PIL.Image.Image | np.ndarray | Tensor):
             return next(self._predict_lazily([images], score, 1))
-        size = batch_size or default_batch_size(self.description.input_size, self.detector.mean.device)
+        device = torch.device("cpu") if isinstance(self.detector, OnnxDetector) else self.detector.mean.device
+        size = batch_size or default_batch_size(self.description.input_size, device)
         results = self._predict_lazily(images, score, size)
         return list(results) if isinstance(images, Sequence) else results
 
@@ -229,7 +231,7 @@ class Predictor:
 
 
 def load(path: str | Path, device: str | torch.device = "auto") -> Predictor:
-    """Loads a trained detector, such as models/detector.safetensors with the .json file beside it.
+    """Loads a trained detector, such as models/detector.safetensors with the .json file beside it, or a file of ONNX.
 
     Its score thresholds and post-processing are those of its evaluation if operating_point.json, in the same folder or
     in the folder predictions beside it, was written for these weights.
@@ -242,8 +244,9 @@ def load(path: str | Path, device: str | torch.device = "auto") -> Predictor:
     """
     detector, description = load_fused(path, _choose_device(device))
     found = operating_point.find(path)
+    exported = detector.metadata.postprocess if isinstance(detector, OnnxDetector) else None
     if found is None:
-        return Predictor(detector, description)
+        return Predictor(detector, description, postprocess=exported)
     file, point = found
     _warn_of_views(file, point)
     try:
@@ -251,7 +254,7 @@ def load(path: str | Path, device: str | torch.device = "auto") -> Predictor:
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     names = [name for _, name in description.categories]
-    return Predictor(detector, description, thresholds=point.thresholds(names), postprocess=postprocess)
+    return Predictor(detector, description, thresholds=point.thresholds(names), postprocess=exported or postprocess)
 
 
 def _choose_device(device: str | torch.device) -> torch.device:

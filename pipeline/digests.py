@@ -1,5 +1,7 @@
 """Digests of many files, stored between runs: reading every image of a large data set at each start takes minutes."""
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -65,3 +67,15 @@ def _read_stored() -> dict[str, str]:
         if isinstance(content, dict):
             return {key: value for key, value in content.items() if isinstance(value, str)}
     return {}
+
+
+def dvc_hash(folder: Path) -> str:
+    """The hash of a folder, as in dvc.lock: MD5 of the list of its files with their MD5, by path."""
+    files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    listed = [{"md5": _md5(path), "relpath": name} for name, path in files]
+    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -236,6 +236,8 @@ class TrainParams:
     max_images: Positive | None
     overfit: Annotated[int, Field(ge=0)]
     early_stopping: Annotated[int, Field(ge=0)]
+    extend_from: str
+    keep_state: bool
     final_weights: Literal["last", "best"]
     size: tuple[Positive, Positive]
     letterbox: bool
@@ -263,6 +265,7 @@ class TrainParams:
     def __post_init__(self) -> None:
         if not self.letterbox and self.size[0] > self.size[1]:
             raise ValueError("size: the shorter side comes first")
+        _check_path("extend_from", self.extend_from)
         InputSize(self.size)  # checks the sides
         if self.multi_scale and self.multi_scale[0] > self.multi_scale[1]:
             raise ValueError("multi_scale: the smaller side comes first")

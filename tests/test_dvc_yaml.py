@@ -21,6 +21,9 @@ PACKAGES = ("fcos", "pipeline")
 # Code that can't change a result: the runner and its modules, advice, progress, images, MLflow and FiftyOne.
 NEUTRAL = (
     "fcos/__init__.py",  # only public names, which no module of the project imports
+    "fcos/onnx_detector.py",  # no stage runs ONNX
+    "fcos/onnx_files.py",
+    "fcos/onnx_metadata.py",
     "fcos/ops/torchvision_library.py",  # loads a compiled library
     "pipeline/analysis",
     "pipeline/digests.py",

@@ -154,6 +154,18 @@ class Checkpoint:
             raise CheckpointError(self.folder, reason, needed=_count_bytes(state), free=free) from None
 
 
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Writes a state to a file of its own, with a checksum."""
+    partial = _partial(path)
+    _write(partial, state)
+    partial.replace(path)
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """Reads what `write_state` wrote, on the CPU; None if the file is damaged. No code of the file runs."""
+    return _read(path)
+
+
 def copy_to_host(value: Any) -> Any:
     """Copies nested dictionaries and lists, and every tensor in them to the host's memory; tuples are not copied.
 

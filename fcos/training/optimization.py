@@ -1,7 +1,7 @@
 """Optimizers and learning rate schedules, built from torch's."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -47,6 +47,24 @@ def _with_momentum(optimizer: SGD) -> SGD:
         for parameter in group["params"] if group["momentum"] else []:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def load_moments(optimizer: Optimizer, state: Mapping[int, Mapping[str, Any]]) -> None:
+    """Loads the moments of another optimizer of the same kind, and keeps the learning rate and the other settings.
+
+    Args:
+        state: of each parameter by its number, the entry "state" of the other optimizer's state dict.
+
+    Raises:
+        ValueError: it belongs to other parameters or to an optimizer of another kind.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = {"exp_avg", "exp_avg_sq", "step"} if isinstance(optimizer, Adam) else {"momentum_buffer"}
+    for number, values in state.items():
+        shapes = {(), parameters[number].shape} if 0 <= number < len(parameters) else set()
+        if set(values) - {"step"} != names - {"step"} or any(value.shape not in shapes for value in values.values()):
+            raise ValueError("its optimizer is of another kind, or has other parameters")
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": dict(state)})
 
 
 Schedule = Literal["cosine", "one_cycle", "multi_step", "step", "constant"]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from fcos.backbones.state_dicts import first_sentence
 from fcos.criterion import Criterion, Losses
 from fcos.detector import Detector
 from fcos.fast.training_view import training_view
@@ -21,6 +22,7 @@ from fcos.training.distributed import SINGLE_PROCESS, Processes
 from fcos.training.ema import ModelEMA
 from fcos.training.guards import FIRST_STEPS, check_finite, check_learning
 from fcos.training.history import Best, Callback, History, Row
+from fcos.training.optimization import load_moments
 from fcos.training.step_metrics import Step, combine_parts, fetch_rows
 
 _SAVE, _STOP, _FAILED = 1, 2, 3  # what a process requests before a step; the maximum over processes wins
@@ -85,6 +87,8 @@ class Trainer:
     epoch: int = 0  # the next step's epoch, from 0
     batch: int = 0  # the next step's index in its epoch
     step: int = 0  # steps done
+    first_epoch: int = 0  # epochs and steps of a finished training that this one extends; the history begins after them
+    first_step: int = 0
 
     def __post_init__(self) -> None:
         self._pending: list[Step] = []
@@ -149,7 +153,7 @@ class Trainer:
             self._step(parts)
             self.batch += 1
         self._fetch()
-        if self.epoch == 0 and len(self.history.steps) < FIRST_STEPS:
+        if self.epoch == self.first_epoch and len(self.history.steps) < FIRST_STEPS:
             check_learning(self.history.steps)
 
     def _synchronize(self, steps: Iterable[Sequence[Batch]]) -> Iterator[Sequence[Batch]]:
@@ -213,7 +217,9 @@ class Trainer:
             return
         pending, self._pending = self._pending, []
         before = len(self.history.steps)
-        for step, row in zip(pending, fetch_rows(pending, self.processes, first=before + 1), strict=True):
+        for step, row in zip(
+            pending, fetch_rows(pending, self.processes, first=self.first_step + before + 1), strict=True
+        ):
             self._record(step, row)
         if before < FIRST_STEPS <= len(self.history.steps):
             check_learning(self.history.steps)
@@ -241,7 +247,8 @@ class Trainer:
 
     def _validate(self) -> None:
         self.result.eval()
-        row = {"epoch": self.epoch + 1, "step": len(self.history.steps), **self.validate(self.result)}
+        step = self.first_step + len(self.history.steps)
+        row = {"epoch": self.epoch + 1, "step": step, **self.validate(self.result)}
         self.history.epochs.append(row)
         if self.processes.rank == 0:
             self.callback.on_validation(row)
@@ -272,16 +279,38 @@ class Trainer:
         self._fetch()  # only a state after finite losses is saved
         self._saved = time.monotonic(), self.step
         if self.checkpoint and self.processes.rank == 0:
-            self.checkpoint.save(
-                {
-                    "epoch": self.epoch,
-                    "batch": self.batch,
-                    "step": self.step,
-                    # Tuples are not copied: copying thousands of rows would take longer than copying the weights.
-                    "history": {"steps": tuple(self.history.steps), "epochs": tuple(self.history.epochs)},
-                    **{name: part.state_dict() for name, part in self._parts().items()},
-                }
-            )
+            # Tuples are not copied: copying thousands of rows would take longer than copying the weights.
+            history = {"steps": tuple(self.history.steps), "epochs": tuple(self.history.epochs)}
+            self.checkpoint.save({**self.state(), "batch": self.batch, "history": history})
+
+    def state(self) -> dict[str, Any]:
+        """What `extend` needs to continue this training; not copied."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {"epoch": self.epoch, "step": self.step, **parts}
+
+    def extend(self, state: Mapping[str, Any]) -> None:
+        """Continues a finished training: its weights, moving average, and the optimizer's and loss scale's state.
+
+        Learning rates and other settings are this trainer's own. `epochs` more epochs follow, with the same images and
+        random numbers as if the finished training had been longer. Call it before `fit`.
+
+        Args:
+            state: of the finished training, from its `state`.
+
+        Raises:
+            ValueError: the state belongs to another network or optimizer.
+        """
+        try:
+            self.detector.load_state_dict(state["detector"])
+            load_moments(self.optimizer, state["optimizer"]["state"])
+            if self.precision.scales_loss and state["precision"]:
+                self.precision.load_state_dict(state["precision"])
+            if self.ema:
+                self.ema.load_state_dict(state.get("ema", {"module": state["detector"], "updates": 0}))
+            self.first_epoch, self.first_step = int(state["epoch"]), int(state["step"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(f"not the state of this network and optimizer: {first_sentence(error)}") from None
+        self.epoch, self.step, self.epochs = self.first_epoch, self.first_step, self.first_epoch + self.epochs
 
     def resume(self) -> None:
         """Loads the checkpoint's state, if there is one; all processes must call it."""

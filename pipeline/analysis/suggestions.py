@@ -78,7 +78,7 @@ def look_at(model: SavedDetector, path: Path, postprocess: Postprocess, size: tu
     """
     pixels = read_image(path, size)
     height, width = pixels.shape[1:]
-    input_size, detector = model.description.input_size, model.detector
+    input_size, detector = model.description.input_size, model.network
     with record_pyramid(detector) as levels, torch.inference_mode():
         (found,) = detect(detector, [pixels], input_size, postprocess)
         vector = embed_images(levels, [input_size.resized(height, width)], detector.config.strides)

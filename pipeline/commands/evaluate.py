@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.options import set_param
+from pipeline.commands import options
 
 if TYPE_CHECKING:
     from pipeline.evaluation.inputs import Inputs
@@ -26,36 +26,46 @@ _TITLES = {"ground_truth": "Ground truth", "detections": "Detections", "coco": "
     type=click.Path(path_type=Path),
     help="Detections: COCO results, detections.json of `fcos predict`, or a folder of YOLO's or VOC's text files.",
 )
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="A detector, .safetensors or .onnx, whose detections in a split of this project are evaluated.",
+)
 @click.option("--split", help="Split of the ground truth, where it has several. In this project: val or test.")
 @click.option("--images", type=click.Path(path_type=Path, file_okay=False), help="Folder with the images of --gt.")
 @click.option("--format", default="auto", show_default=True, help="Format of --gt, if it is not recognized.")
-@set_param
+@options.set_param
 @click.option("--input-size", nargs=2, type=click.IntRange(1), help="train.size of the detector, for AP by size.")
 @click.option("--max-detections", type=click.IntRange(1), help="Detections of an image that the detector keeps.")
+@options.device
 @click.option("--metric", type=click.Choice(["coco", "voc"]), default="coco", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the report of both metrics as JSON.")
 def evaluate(
     experiment: str | None,
     gt: Path | None,
     dets: Path | None,
+    weights: Path | None,
     split: str | None,
     images: Path | None,
     format: str,
     overrides: tuple[str, ...],
     input_size: tuple[int, int] | None,
     max_detections: int | None,
+    device: str,
     metric: str,
     as_json: bool,
 ) -> None:
     """Evaluate detections against ground truth with the metrics of COCO or VOC.
 
     Without --gt and --dets, the detections of an experiment are evaluated as the evaluate stage does: those in this
-    folder, or of an experiment of DVC, a git revision or an MLflow run.
+    folder, or of an experiment of DVC, a git revision or an MLflow run. With --weights, those of another detector.
     """
     if (gt is None) != (dets is None):
         raise click.UsageError("give both --gt and --dets, or neither")
     if experiment and gt:
         raise click.UsageError("give an experiment, or --gt and --dets")
+    if weights and (experiment or gt):
+        raise click.UsageError("give --weights, or an experiment, or --gt and --dets")
     from pipeline.evaluation import inputs
     from pipeline.workspace import workspace
 
@@ -70,6 +80,10 @@ def evaluate(
             input_size=input_size,
             max_detections=max_detections,
         )
+    elif weights:
+        from pipeline.prediction.split_evaluation import of_weights
+
+        compared = of_weights(weights, split or "val", device)
     elif experiment:
         from pipeline.integrations.experiments import open_files
 

@@ -2,8 +2,10 @@
 
 from dataclasses import asdict, replace
 
+from fcos.onnx_detector import OnnxDetector
 from fcos.postprocess import Postprocess
 from pipeline.errors import PipelineError
+from pipeline.inference.saved_detector import SavedDetector
 from pipeline.params import PostprocessParams, load_postprocess
 from pipeline.workspace import workspace
 
@@ -34,6 +36,17 @@ def project_postprocess(**options: float | None) -> Postprocess:
         return _override(Postprocess(), options)
     params = load_postprocess(path) if path.is_file() else None
     return make_postprocess(params, **options) if params else _override(Postprocess(), options)
+
+
+def postprocess_of(model: SavedDetector, **options: float | None) -> Postprocess:
+    """The post-processing of a detector: that in its file of ONNX, else the project's; overridden by options.
+
+    Raises:
+        PipelineError: as for `project_postprocess`.
+    """
+    if isinstance(model.detector, OnnxDetector):
+        return _override(model.detector.metadata.postprocess, options)
+    return project_postprocess(**options)
 
 
 def _override(postprocess: Postprocess, options: dict[str, float | None]) -> Postprocess:

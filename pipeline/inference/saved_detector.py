@@ -8,6 +8,7 @@ import torch
 
 from fcos.detector import Detector
 from fcos.inference import load_fused
+from fcos.onnx_detector import OnnxDetector
 from fcos.weights import Description
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
@@ -17,12 +18,12 @@ from pipeline.errors import PipelineError
 class SavedDetector:
     """A detector for inference, its batch norm folded into the convolutions, and its description."""
 
-    detector: Detector
+    detector: Detector | OnnxDetector
     description: Description
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Self:
-        """Loads a detector, such as models/detector.safetensors, and the JSON file beside it.
+        """Loads a detector, such as models/detector.safetensors, and the JSON file beside it; or a file of ONNX.
 
         Raises:
             PipelineError: a file is missing or invalid.
@@ -31,6 +32,20 @@ class SavedDetector:
             return cls(*load_fused(path, device))
         except ValueError as error:
             raise PipelineError(str(error)) from None
+
+    @property
+    def network(self) -> Detector:
+        """The detector, where its layers are needed.
+
+        Raises:
+            PipelineError: it is in a file of ONNX, whose layers torch can't run.
+        """
+        if isinstance(self.detector, OnnxDetector):
+            raise PipelineError(
+                f"{self.detector.path}: only `fcos predict` and `fcos evaluate` run ONNX; give the .safetensors file "
+                "that it was exported from"
+            )
+        return self.detector
 
     @property
     def class_names(self) -> list[str]:

@@ -9,7 +9,8 @@ import torch
 
 from fcos.config import InputSize
 from fcos.detector import Detector
-from fcos.inference import fit, forward, rescale
+from fcos.inference import detect_resized, fit, rescale
+from fcos.onnx_detector import OnnxDetector
 from fcos.postprocess import Detections, Postprocess
 from pipeline.errors import count_noun
 from pipeline.inference import tiles
@@ -66,7 +67,7 @@ class Views:
 
 
 def detect_in_views(
-    detector: Detector,
+    detector: Detector | OnnxDetector,
     images: Sequence[torch.Tensor],
     input_size: InputSize,
     postprocess: Postprocess,
@@ -105,7 +106,7 @@ def detect_in_views(
 
 
 def _detect(
-    detector: Detector,
+    detector: Detector | OnnxDetector,
     images: Sequence[torch.Tensor],
     sizes: Sequence[InputSize],
     postprocess: Postprocess,
@@ -121,14 +122,18 @@ def _detect(
 
 
 def _detect_at_size(
-    detector: Detector, images: Sequence[torch.Tensor], size: InputSize, postprocess: Postprocess, flip: bool
+    detector: Detector | OnnxDetector,
+    images: Sequence[torch.Tensor],
+    size: InputSize,
+    postprocess: Postprocess,
+    flip: bool,
 ) -> Iterator[list[Detections]]:
     """Yields the detections of a batch, and with `flip` those in the mirrored images, mirrored back."""
     inputs = [fit(image, size) for image in images]
-    _, batch = forward(detector, inputs, size, postprocess)
+    batch = detect_resized(detector, inputs, size, postprocess)
     yield [rescale(*parts) for parts in zip(batch, inputs, images, strict=True)]
     if flip:
-        _, batch = forward(detector, [image.flip(-1) for image in inputs], size, postprocess)
+        batch = detect_resized(detector, [image.flip(-1) for image in inputs], size, postprocess)
         found = [rescale(*parts) for parts in zip(batch, inputs, images, strict=True)]
         yield [mirror(detections, image.shape[-1]) for detections, image in zip(found, images, strict=True)]
 

@@ -23,9 +23,10 @@ from typing import Any
 import PIL.Image
 
 from pipeline.data.annotations import AnnotationSet
+from pipeline.digests import dvc_hash
 from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow_experiments, mlflow_queue, mlflow_sender, mlflow_store, mlflow_view
-from pipeline.integrations.mlflow_datasets import Dataset, dvc_hash
+from pipeline.integrations.mlflow_datasets import Dataset
 from pipeline.integrations.mlflow_errors import without_password
 from pipeline.integrations.mlflow_model import ModelFiles
 from pipeline.integrations.mlflow_queue import Entry
@@ -194,14 +195,30 @@ class Run:
             self.errors.append(f"{error.filename or self.entry.path}: MLflow: {action}: {error.strerror}")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The weights that a training starts from: the run that made them is named in a tag and in the description.
+
+    Args:
+        tag: gets the run's id.
+        text: of the description, before the run's name.
+        weights: digest of the weights.
+    """
+
+    tag: str
+    text: str
+    weights: str
+
+
 @contextmanager
-def train_run(params: Params, *, key: str, resumed: bool = False) -> Iterator[Run]:
+def train_run(params: Params, *, key: str, resumed: bool = False, origin: Origin | None = None) -> Iterator[Run]:
     """Opens a run, or continues the interrupted run with the same key.
 
     Args:
         key: identifies everything that determines the training, as the key of its resumable state does.
         resumed: whether the training continues from a saved state. Then a finished run is continued too: its stage
             failed afterwards, because an input had changed.
+        origin: the weights that training starts from, if those of another run.
 
     Raises:
         PipelineError: the project's own store can't be opened, or something couldn't be logged (raised at the end).
@@ -211,7 +228,10 @@ def train_run(params: Params, *, key: str, resumed: bool = False) -> Iterator[Ru
     tags = {**_tags(params, "train"), **machine, "key": key}
     search = {"tags": {"key": key}, "without": None if resumed else "weights", "params": values}
     continued = {"tags": tags, "params": values}
-    opening = {"tags": tags, "params": values, "search": search, "continued": continued}
+    opening: dict[str, Any] = {"tags": tags, "params": values, "search": search, "continued": continued}
+    if origin:
+        made_by = {"tags": {"weights": origin.weights}}
+        opening["origin"] = {"tag": origin.tag, "text": origin.text, "search": made_by}
     with _open("train", params, opening, done_tag="weights") as run, system_metrics(run.log_metrics):
         yield run
 

@@ -1,11 +1,11 @@
 """Splits as MLflow's data sets, with the hash by which DVC knows the annotations."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.data.annotations import AnnotationSet
+from pipeline.digests import dvc_hash
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,3 @@ class Dataset:
     def input(self, context: str) -> dict[str, str]:
         """The data set, with what a run uses it for."""
         return {"context": context, **asdict(self)}
-
-
-def dvc_hash(folder: Path) -> str:
-    """The hash of a folder, as in dvc.lock: MD5 of the list of its files with their MD5, by path."""
-    files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
-    listed = [{"md5": _md5(path), "relpath": name} for name, path in files]
-    return hashlib.md5(json.dumps(listed, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -12,7 +12,7 @@ from fcos.inference import default_batch_size
 from pipeline.data.image_files import PixelLimit
 from pipeline.errors import PipelineError, count_noun
 from pipeline.inference.device import choose_device
-from pipeline.inference.postprocess import project_postprocess
+from pipeline.inference.postprocess import postprocess_of
 from pipeline.inference.recorded_views import choose_views
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.score_thresholds import score_thresholds
@@ -81,12 +81,12 @@ def _prepare_videos(
 
 def _load(options: Options, echo: Echo) -> ConfiguredDetector:
     """The detector with everything that the options say about it."""
-    postprocess = project_postprocess(
-        max_detections=options.max_detections, nms_iou_threshold=options.nms_iou_threshold
-    )
     weights = options.weights or workspace() / "models/detector.safetensors"
     device = choose_device(options.device)
     model = SavedDetector.load(weights, device)
+    postprocess = postprocess_of(
+        model, max_detections=options.max_detections, nms_iou_threshold=options.nms_iou_threshold
+    )
     thresholds = score_thresholds(weights, model.class_names, options.score)
     chosen: dict[str, Any] = {name: getattr(options, name) for name in ("flip", "tiles", "merge")}
     views, note = choose_views(weights, plain=options.plain, score=options.score, sizes=options.sizes or None, **chosen)

@@ -111,13 +111,13 @@ def detect(params: Params, model: SavedDetector, split: AnnotationSet, name: str
     input_size, views, batch_size = model.description.input_size, Views.of(params.evaluate), params.evaluate.batch_size
     detect_batch = partial(
         detect_in_views,
-        model.detector,
+        model.network,
         input_size=input_size,
         postprocess=make_postprocess(params.postprocess),
         views=views,
         batch_size=batch_size,
     )
-    embedder = SplitEmbedder(model.detector, split, views.input_sizes(input_size)[0], detect_batch)
+    embedder = SplitEmbedder(model.network, split, views.input_sizes(input_size)[0], detect_batch)
     images = workspace() / "data/raw" / params.dataset
     with tqdm(total=len(split.images), unit="image", desc=f"evaluate {name}", disable=not sys.stderr.isatty()) as bar:
         found = list(detect_split(embedder, split, images, batch_size=batch_size, progress=bar.update))

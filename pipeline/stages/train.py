@@ -26,14 +26,15 @@ from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
-from pipeline.files import digest, write_json
+from pipeline.files import digest, remove, write_json
 from pipeline.integrations import mlflow
 from pipeline.integrations.mlflow_images import ValidationImages
 from pipeline.params import Params, load
 from pipeline.training import launch, state_folders
 from pipeline.training.artifacts import describe, early_stopping_message, training_summary, write_weights
 from pipeline.training.build import EpochBatches, make_batches, make_trainer, make_validation, one_line_errors
-from pipeline.training.initial_weights import find_weights
+from pipeline.training.extension import STATE_FILE, Extension, keep_state, read_extension
+from pipeline.training.initial_weights import EXTEND_FROM, find_start
 from pipeline.training.overfit import check_overfit, overfit_subset
 from pipeline.visualization.curves import write_training_curves
 from pipeline.visualization.progress import Progress, write_line
@@ -49,7 +50,7 @@ def run(params: Params) -> Callable[[], None]:
     Returns:
         A function that removes the training's state. Until it is called, the stage can be repeated in seconds.
     """
-    find_weights(params.model.start_from, "model.start_from")  # an error before MLflow has a run
+    find_start(params)  # an error before MLflow has a run
     state = _state(runner.fingerprint("train"))
     if launch.is_worker() or (count := launch.num_processes(params)) == 1:
         _train(params, state)
@@ -81,10 +82,21 @@ class Job:
     val_split: AnnotationSet
     images: Path
     processes: Processes
+    extension: Extension | None = None
     stop_request: process.StopRequest = field(default_factory=process.StopRequest)
 
+    @property
+    def first_epoch(self) -> int:
+        """Number of epochs of the training that this one extends."""
+        return self.extension.epochs if self.extension else 0
+
+    @property
+    def epochs(self) -> int:
+        """Number of all epochs, those of the training that this one extends included."""
+        return self.first_epoch + self.params.train.epochs
+
     def make_batches(self) -> EpochBatches:
-        return make_batches(self.params, self.train_split, self.images, self.processes)
+        return make_batches(self.params, self.train_split, self.images, self.processes, self.first_epoch)
 
     def make_trainer(
         self,
@@ -93,7 +105,7 @@ class Job:
         checkpoint: Checkpoint | None,
         on_detections: Callable[[Sequence[Detection]], None] = lambda _: None,
     ) -> Trainer:
-        return make_trainer(
+        trainer = make_trainer(
             self.params,
             batches=batches,
             validate=make_validation(
@@ -105,6 +117,9 @@ class Job:
             processes=self.processes,
             interrupted=self.stop_request,
         )
+        if self.extension:
+            self.extension.apply(trainer)
+        return trainer
 
 
 def _train(params: Params, state: Path) -> None:
@@ -116,7 +131,9 @@ def _train(params: Params, state: Path) -> None:
         if params.train.overfit:
             job_params, train_split = overfit_subset(params, train_split, processes.world_size)
             val_split = train_split
-        job = Job(job_params, train_split, val_split, workspace() / "data/raw" / params.dataset, processes)
+        warn = write_line if processes.rank == 0 else lambda _: None
+        images, extension = workspace() / "data/raw" / params.dataset, read_extension(params, warn)
+        job = Job(job_params, train_split, val_split, images, processes, extension)
         if processes.rank:
             _follow(job)
         else:
@@ -148,8 +165,10 @@ def _lead(job: Job, logged_params: Params, state: Path) -> None:
             write_line(line)
     images = ValidationImages(job.val_split, job.images)
     with (
-        mlflow.train_run(logged_params, key=state.name, resumed=checkpoint.newest.is_file()) as mlflow_run,
-        LoggingCallback(Progress(train.epochs * len(batches)), mlflow_run, images) as callback,
+        mlflow.train_run(
+            logged_params, key=state.name, resumed=checkpoint.newest.is_file(), origin=_origin(logged_params)
+        ) as mlflow_run,
+        LoggingCallback(Progress(job.epochs * len(batches)), mlflow_run, images) as callback,
     ):
         mlflow_run.log_datasets(training=job.train_split, validation=job.val_split)
         trainer = job.make_trainer(batches, callback, checkpoint, images.keep)
@@ -158,8 +177,17 @@ def _lead(job: Job, logged_params: Params, state: Path) -> None:
         if train.overfit:
             check_overfit(history, job.train_split)
         elif history.stopped_early:
-            write_line(early_stopping_message(history, best, train.epochs))
+            write_line(early_stopping_message(history, best, job.epochs))
         _write_results(trainer, history, best, job, callback)
+
+
+def _origin(params: Params) -> mlflow.Origin | None:
+    """How MLflow names the run that made the weights to start from."""
+    file, key = find_start(params)
+    if not file:
+        return None
+    tag, text = ("extended_from", "Trains longer") if key == EXTEND_FROM else ("started_from", "Started from")
+    return mlflow.Origin(tag, text, digest(file))
 
 
 def _fit(trainer: Trainer, stop_request: process.StopRequest, callback: "LoggingCallback") -> tuple[History, Best]:
@@ -192,8 +220,12 @@ def _exit_stopped(
 def _write_results(trainer: Trainer, history: History, best: Best, job: Job, callback: "LoggingCallback") -> None:
     project, train, mlflow_run = workspace(), job.params.train, callback.mlflow_run
     description = describe(job.params, job.train_split)
+    if train.keep_state:
+        keep_state(trainer, job.params, project / "models")  # before `write_weights` changes the weights
+    else:
+        remove(project / "models" / STATE_FILE)
     weights = write_weights(trainer.result, best, description, project / "models", keep=train.final_weights)
-    write_training_curves(history, project / "plots", early_stopping_message(history, best, train.epochs))
+    write_training_curves(history, project / "plots", early_stopping_message(history, best, job.epochs))
     speed = callback.progress.images_per_second
     summary = training_summary(history, best, overfit=train.overfit, images_per_second=speed)
     write_json(project / "metrics/train.json", summary)

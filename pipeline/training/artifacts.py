@@ -60,7 +60,7 @@ def training_summary(
         "loss": {name: sum(row[name] for row in last) / len(last) for name in names},
         "val": _scores(history.epochs[-1]),
         "best": {"epoch": int(best.row["epoch"])} | _scores(best.row),
-        "steps": len(history.steps),
+        "steps": int(history.steps[-1]["step"]),  # those of an extended training included
         "epochs": int(history.epochs[-1]["epoch"]),
         "stopped_early": history.stopped_early,
         "images_per_second": None if images_per_second is None else round(images_per_second, 2),

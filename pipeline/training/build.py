@@ -97,16 +97,19 @@ def _remedy(error: NonFiniteLossError | NothingToLearnError | CheckpointError) -
 
 
 def make_batches(
-    params: Params, split: AnnotationSet, raw: Path, processes: Processes = SINGLE_PROCESS
+    params: Params, split: AnnotationSet, raw: Path, processes: Processes = SINGLE_PROCESS, first_epoch: int = 0
 ) -> EpochBatches:
     """The training batches that the parameters describe.
+
+    Args:
+        first_epoch: number of epochs before the first one.
 
     Raises:
         PipelineError: the images contain no trainable object, or the disk has no space for the cache.
     """
     train = params.train
     batches = Batches(
-        data=_training_data(params, split, raw),
+        data=_training_data(params, split, raw, first_epoch),
         batch_size=train.batch_size,
         workers=params.machine.workers,
         seed=params.seed,
@@ -120,7 +123,7 @@ def make_batches(
     return RepeatedBatches(batches, STEPS_PER_EPOCH) if train.overfit else batches
 
 
-def _training_data(params: Params, split: AnnotationSet, raw: Path) -> TrainingData:
+def _training_data(params: Params, split: AnnotationSet, raw: Path, first_epoch: int) -> TrainingData:
     train = params.train
     cache = _open_cache(train, split, raw) if params.machine.cache else None
     data = TrainingData(
@@ -130,7 +133,7 @@ def _training_data(params: Params, split: AnnotationSet, raw: Path) -> TrainingD
             params=train.augment,
             input_size=train.input_size,
             multi_scale=train.multi_scale,
-            epochs=train.epochs,
+            epochs=first_epoch + train.epochs,
             seed=params.seed,
         ),
         include_difficult=train.include_difficult,

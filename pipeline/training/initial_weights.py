@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from fcos.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD
-from fcos.config import ModelConfig
+from fcos.config import ARCHITECTURE, ModelConfig
 from fcos.detector import Detector, build
 from fcos.torchvision_weights import COCO_ROWS, TORCHVISION, coco_categories, count_rows, rename_tensor
 from fcos.training.transfer import Source, transfer
@@ -17,8 +17,10 @@ from pipeline.inference.import_weights import read_state_dict
 from pipeline.params import Params
 from pipeline.workspace import from_root, root, workspace
 
+START_FROM, EXTEND_FROM = "model.start_from", "train.extend_from"
 _DETECTOR = "detector.safetensors"  # in a folder of models, beside the best or the last weights
 _SUFFIXES = (".safetensors", ".pth", ".pt")
+_DEFAULT_FOLDERS = ("data/start_from", "data/extend_from")  # DVC alone needs them to exist
 _FILES_OF_GIT = (".gitkeep", ".gitignore")
 
 
@@ -36,9 +38,9 @@ def make_detector(
         PipelineError: weights to start from are missing or unusable.
     """
     model = _resolve_batch_norm(_resolve_pretrained(params.model), device, warn, world_size)
-    file = find_weights(model.start_from, "model.start_from")
+    file, key = find_start(params)
     seed = params.seed
-    detector = _start_from(file, model, seed, classes, warn) if file else _build(model, seed, classes)
+    detector = _start_from(file, key, model, seed, classes, warn) if file else _build(model, seed, classes)
     detector.to(device)
     if not params.train.channels_last:
         detector.set_memory_format(torch.contiguous_format)
@@ -54,9 +56,11 @@ def _build(model: ModelConfig, seed: int, classes: Sequence[str]) -> Detector:
 
 
 def _start_from(
-    file: Path, model: ModelConfig, seed: int, classes: Sequence[str], warn: Callable[[str], None]
+    file: Path, key: str, model: ModelConfig, seed: int, classes: Sequence[str], warn: Callable[[str], None]
 ) -> Detector:
     source = read_source(file)
+    if key == EXTEND_FROM:
+        _check_same(file, source, model, classes)
     try:
         # Pretrained weights are loaded only if the file does not have the whole backbone.
         detector = _build(without_pretrained(model), seed, classes)
@@ -65,9 +69,9 @@ def _start_from(
             detector = _build(model, seed, classes)
             taken = transfer(detector, classes, source)
     except ValueError as error:
-        raise PipelineError(f"model.start_from: {file}: {error}") from None
+        raise PipelineError(f"{key}: {file}: {error}") from None
     unnamed = "" if source.rows else "; the file does not name its classes (`fcos import-weights --categories` does)"
-    warn(f"model.start_from: {file}: {taken}{unnamed}")
+    warn(f"{key}: {file}: {taken}{unnamed}")
     return detector
 
 
@@ -87,6 +91,34 @@ def _resolve_batch_norm(
     return replace(model, batch_norm="trained")
 
 
+def find_start(params: Params) -> tuple[Path | None, str]:
+    """The file of weights that training starts from, if there is one, and the parameter that names it.
+
+    Raises:
+        PipelineError: two parameters name weights, or one of them names nothing usable.
+    """
+    start = find_weights(params.model.start_from, START_FROM)
+    extended = find_weights(params.train.extend_from, EXTEND_FROM)
+    if extended and extended.parent != workspace() / params.train.extend_from:
+        raise PipelineError(f"{EXTEND_FROM}: {extended} is a file: name the folder with it")
+    if start and extended:
+        raise PipelineError(
+            f"{START_FROM} and {EXTEND_FROM} both have weights ({start}, {extended}): empty one of them"
+        )
+    return start or extended, EXTEND_FROM if extended else START_FROM
+
+
+def _check_same(file: Path, source: Source, model: ModelConfig, classes: Sequence[str]) -> None:
+    """Makes sure that a detector has this architecture and these classes, so that its training can be extended."""
+    remedy = f"only the same detector is trained longer; for another one, use {START_FROM}"
+    for name in ARCHITECTURE:
+        theirs, ours = getattr(source.config, name), getattr(model, name)
+        if theirs != ours:
+            raise PipelineError(f"{EXTEND_FROM}: {file}: its {name} is {theirs}, not {ours}: {remedy}")
+    if tuple(source.rows) != tuple(classes):
+        raise PipelineError(f"{EXTEND_FROM}: {file}: it has other classes, or in another order: {remedy}")
+
+
 def find_weights(path: str | None, key: str) -> Path | None:
     """The file of weights that a parameter names: a file, or the only one in a folder.
 
@@ -97,7 +129,7 @@ def find_weights(path: str | None, key: str) -> Path | None:
         key: the parameter, for messages.
 
     Returns:
-        The file; None if there is none: the folder is empty, but for files of git.
+        The file; None if there is none: the folder is empty, but for files of git, or is the default one and missing.
 
     Raises:
         PipelineError: the path does not exist, or names no single file of weights.
@@ -110,6 +142,8 @@ def find_weights(path: str | None, key: str) -> Path | None:
         raise PipelineError(f"{key}: with --queue and --temp it must be absolute; set it to {outside}")
     if place.is_file():
         return place
+    if not place.exists() and path in _DEFAULT_FOLDERS:
+        return None
     if not place.is_dir():
         raise PipelineError(f"{key}: {place}: no such file or folder")
     return _only_file(place, key) if _has_content(place) else None

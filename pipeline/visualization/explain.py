@@ -125,7 +125,7 @@ def _network_input(sample: Sample, input_size: InputSize) -> Sample:
 
 def _predict(model: SavedDetector, stored: Sample, postprocess: Postprocess, thresholds: Sequence[float]) -> Prediction:
     sample = _network_input(stored, model.description.input_size)
-    outputs, (detections,) = forward(model.detector, [sample.image], model.description.input_size, postprocess)
+    outputs, (detections,) = forward(model.network, [sample.image], model.description.input_size, postprocess)
     shown = above_thresholds(detections, thresholds)
     detections = Detections(shown.boxes.cpu(), shown.scores.cpu(), shown.labels.cpu())
     return Prediction(sample, outputs, detections, thresholds)

@@ -24,7 +24,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copyfile(PROJECT / name, folder / name)
-    (folder / "data/start_from").mkdir(parents=True)  # as in the project: DVC accepts no missing dependency
+    for name in ("start_from", "extend_from"):  # as in the project: DVC accepts no missing dependency
+        (folder / "data" / name).mkdir(parents=True)
     monkeypatch.chdir(folder)
     return folder
 

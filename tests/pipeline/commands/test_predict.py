@@ -43,8 +43,8 @@ def predict(tmp_path: Path, picture: Callable[..., Path], monkeypatch: pytest.Mo
     (tmp_path / "damaged.png").write_bytes(b"no image")
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(main, ["predict", "--weights", "detector.safetensors", *arguments])
+    def run(*arguments: str, **options: str) -> Result:
+        return CliRunner().invoke(main, ["predict", "--weights", "detector.safetensors", *arguments], **options)
 
     return run
 
@@ -78,6 +78,47 @@ def test_what_stops_everything_is_one_line(predict: Predict, arguments: list[str
         "fcos: none.png: no such file or folder\n",
         "fcos: good.png/below: can't be written: not a directory; choose another --out\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--save", "json,xml"],
+            "--save: 'xml' can't be written; choose from pictures, crops, json, csv, coco, yolo, voc",
+        ),
+        (["--classes", "dog"], "--classes: 'dog' is no class of the detector; known ones: cat"),
+        (["--save", "yolo"], "predicted/yolo: already exists; choose another --out, or remove it"),
+        (["--save", "crops"], "predicted/crops: already exists; choose another --out, or remove it"),
+    ],
+)
+def test_options_are_checked_before_the_first_image(predict: Predict, arguments: list[str], message: str) -> None:
+    for name in ("yolo", "crops"):
+        Path(f"predicted/{name}").mkdir(parents=True)
+        Path(f"predicted/{name}/precious.txt").touch()
+    result = predict("good.png", *arguments)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", f"fcos: {message}\n")
+
+
+def test_a_list_with_images_that_cant_be_read(predict: Predict) -> None:
+    listing = "good.png\ngone.png\ndamaged.png\nhttps://example.org/a.jpg\n"
+    result = predict("-", "--json", "--batch", "3", "--score", "1", input=listing)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["file"] == "good.png"
+    assert result.stderr.splitlines() == [
+        "fcos: gone.png: no such file or folder",
+        "fcos: https://example.org/a.jpg: is a URL; download it first: curl -O https://example.org/a.jpg",
+        "fcos: damaged.png: can't be decoded as an image: unknown image format",
+    ]
+    assert not Path("predicted").exists()
+
+
+def test_data_sets_have_no_copies_with_images_none(predict: Predict) -> None:
+    assert predict("good.png", "--save", "coco,voc,yolo", "--images", "none").stderr == (
+        "detections in 1 image in predicted\n"
+    )
+    assert [path for path in Path("predicted").rglob("*") if path.suffix == ".png"] == []
+    assert Path("predicted/yolo/labels/train/good.txt").is_file()
 
 
 def test_other_commands_say_in_one_line_what_they_cant_write(tmp_path: Path) -> None:

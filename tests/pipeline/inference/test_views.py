@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 import torch
 
+from fcos import inference as plain
 from fcos.config import PAPER, InputSize
 from fcos.detector import Detector, build
 from fcos.postprocess import Detections, Postprocess
@@ -17,8 +18,8 @@ from pipeline import recipes
 from pipeline.data import images as decoding
 from pipeline.data.annotations import AnnotationSet, Category, Image
 from pipeline.data.images import read_image
-from pipeline.inference import detect as plain
 from pipeline.inference import views as views_module
+from pipeline.inference.detect import detect_split
 from pipeline.inference.merging import MERGES
 from pipeline.inference.views import Views, detect_in_views, mirror
 from tests.support.painted_scenes import COLORS, scene
@@ -124,13 +125,13 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
     """Replaces the network by one that finds painted rectangles; the shapes of the images of each batch."""
     shapes: list[list[tuple[int, ...]]] = []
 
-    def forward(
+    def detect(
         _detector: Detector, images: Sequence[torch.Tensor], _size: InputSize, _postprocess: Postprocess
-    ) -> tuple[None, list[Detections]]:
+    ) -> list[Detections]:
         shapes.append([tuple(image.shape[1:]) for image in images])
-        return None, [painted(image) for image in images]
+        return [painted(image) for image in images]
 
-    monkeypatch.setattr(views_module, "forward", forward)
+    monkeypatch.setattr(views_module, "detect_resized", detect)
     return shapes
 
 
@@ -213,7 +214,7 @@ def test_an_image_is_decoded_once(
     detect_batch = partial(
         detect_in_views, detector, input_size=SIZE, postprocess=POSTPROCESS, views=views, batch_size=8
     )
-    assert len(list(plain.detect_split(detect_batch, split, tmp_path, batch_size=8))) == 40
+    assert len(list(detect_split(detect_batch, split, tmp_path, batch_size=8))) == 40
     assert opened == [tmp_path / "a.png"]
 
 

@@ -309,6 +309,19 @@ def test_a_finished_run_is_resumed_with_its_training(values: Params) -> None:
     assert (run.info.status, metrics) == ("FINISHED", {"loss/total": 3.0})
 
 
+def test_a_training_names_the_run_whose_weights_it_starts_from(values: Params) -> None:
+    with mlflow.train_run(values, key="first") as run:
+        run.mark_finished(WEIGHTS)
+    for weights in ("f" * 64, WEIGHTS):
+        with mlflow.train_run(values, key=weights[:8], origin=mlflow.Origin("extended_from", "Trains longer", weights)):
+            pass
+    tags = {run.data.tags["key"]: run.data.tags for run in runs()}
+    first = next(run for run in runs() if run.data.tags["key"] == "first")
+    assert "extended_from" not in tags["f" * 8]
+    assert tags[WEIGHTS[:8]]["extended_from"] == first.info.run_id
+    assert tags[WEIGHTS[:8]]["mlflow.note.content"].startswith(f"Trains longer [{first.info.run_name}](")
+
+
 def train_and_evaluate(values: Params, ap: float) -> None:
     with mlflow.train_run(values, key="k") as run:
         run.mark_finished(WEIGHTS)

@@ -34,13 +34,13 @@ def test_images_in_a_batch_have_the_detections_that_they_have_alone(
     configured = ConfiguredDetector(model, [0.45, 0.5], Postprocess(), chosen, batch_size=8)
     alone = [configured.detect([image])[0] for image in images]
     sizes: list[int] = []
-    forward = views.forward
+    detect = views.detect_resized
 
     def record(detector: Any, images: Any, *rest: Any) -> Any:
         sizes.append(len(images))
-        return forward(detector, images, *rest)
+        return detect(detector, images, *rest)
 
-    monkeypatch.setattr(views, "forward", record)
+    monkeypatch.setattr(views, "detect_resized", record)
     together = configured.detect(images)
     # At 64×96 pixels, 90×60, 45×30 and 90×58 become 96×64 or 96×62; tiles of different images can have other sizes.
     assert max(sizes) == (4 if chosen.tiles is None else max(sizes))
@@ -63,7 +63,7 @@ def test_only_the_wanted_classes_reach_their_threshold(model: SavedDetector) -> 
         only_classes([0.3, 0.4], names, "cat,bird")
 
 
-def white_boxes(_detector: object, images: Any, _size: object, _postprocess: object) -> tuple[None, list[Detections]]:
+def white_boxes(_detector: object, images: Any, _size: object, _postprocess: object) -> list[Detections]:
     """Stands for a detector of white rectangles: the bounding box of the white pixels of each image."""
     found = []
     for image in images:
@@ -71,14 +71,14 @@ def white_boxes(_detector: object, images: Any, _size: object, _postprocess: obj
         box = [x.min(), y.min(), x.max() + 1, y.max() + 1] if len(x) else []
         boxes = torch.tensor([box] if box else [], dtype=torch.float32).view(-1, 4)
         found.append(Detections(boxes, torch.full((len(boxes),), 0.9), torch.zeros(len(boxes), dtype=torch.int64)))
-    return None, found
+    return found
 
 
 @pytest.mark.parametrize("box", [(70, 20, 140, 50), (100, 10, 110, 90), (5, 5, 195, 95), (95, 45, 105, 55)])
 def test_an_object_on_a_seam_of_tiles_appears_once(
     model: SavedDetector, box: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "forward", white_boxes)
+    monkeypatch.setattr(views, "detect_resized", white_boxes)
     monkeypatch.setattr(views, "fit", lambda image, _size: image)
     x1, y1, x2, y2 = box
     image = torch.zeros(3, 100, 200, dtype=torch.uint8)

@@ -175,7 +175,7 @@ def test_failed_conversion_leaves_nothing_half_written(
     voc_xml(own / "annotations" / "3.xml", [("cat", 30, 1, 90, 9)])
     succeeds(stage, "download")
     fails(stage, "convert", "annotations/3.xml: object 1: ", "50 px beyond", "-S convert.issues=repair")
-    assert sorted(path.name for path in (home / "data").iterdir()) == ["raw", "start_from"]
+    assert sorted(path.name for path in (home / "data").iterdir()) == ["extend_from", "raw", "start_from"]
     setting(**{"convert.issues": "repair"})
     assert "repaired: 1 out_of_bounds_box (data/unified/report.json)" in succeeds(stage, "convert")
 

@@ -1,0 +1,118 @@
+"""The network alone, from normalized images to outputs, traced by torch."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+
+from fcos.detector import Detector, padded_size
+from pipeline.errors import PipelineError
+
+OPSET = 18
+MULTIPLE, _ = padded_size(1, 1)  # the sides of a batch are multiples of this
+_EXAMPLE = (2, 3, 3 * MULTIPLE, 4 * MULTIPLE)  # different sides, so that none is taken to equal another
+_MAX_SIDE = 2**20
+
+
+class Network(nn.Module):
+    """A detector without its locations, whose outputs are tensors: logits, ltrb, and quality if there is one."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """Normalized images [B, 3, H, W], H and W multiples of 32."""
+        detector = self.detector
+        logits, ltrb, quality = detector.head(detector.neck(detector.backbone(batch)))
+        return (logits, ltrb) if quality is None else (logits, ltrb, quality)
+
+
+class Normalized(nn.Module):
+    """A detector with its normalization."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, pixels: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        """A batch of `batch_images`, uint8 [B, 3, H, W] and int64 [B, 2], to outputs by their names."""
+        outputs = self.detector(self.detector.normalize_batch(pixels, sizes))
+        named = {name: getattr(outputs, name) for name in output_names(self.detector)}
+        return named | {"locations": outputs.locations.xy}
+
+
+def output_names(detector: Detector) -> list[str]:
+    """The names of the network's outputs."""
+    return ["logits", "ltrb"] if detector.config.quality == "none" else ["logits", "ltrb", "quality"]
+
+
+def to_onnx(detector: Detector) -> Any:
+    """The network as a graph of ONNX operators (`onnx_ir.Model`), with a dynamic batch, height and width.
+
+    Raises:
+        PipelineError: an operator has no equivalent in ONNX, or depends on the images' size.
+    """
+    network = Network(detector).eval()
+    with torch.enable_grad(), _one_line(detector), quiet():  # with gradients, `fuse` uses no operators of oneDNN
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(_EXAMPLE),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch"), 2: _side("h"), 3: _side("w")},),
+            input_names=["batch"],
+            output_names=output_names(detector),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    # The exporter notes the line of code of each operator, with the paths of this machine.
+    return ClearMetadataAndDocStringPass()(program.model).model
+
+
+def _side(name: str) -> Any:
+    return MULTIPLE * torch.export.Dim(name, min=1, max=_MAX_SIDE // MULTIPLE)
+
+
+def to_torch(detector: Detector) -> torch.export.ExportedProgram:
+    """The detector as a program of torch, from `batch_images` to outputs, with a dynamic batch, height and width.
+
+    Raises:
+        PipelineError: it can't be traced.
+    """
+    batch = torch.export.Dim("batch")
+    pixels = {0: batch, 2: _side("h"), 3: _side("w")}
+    with torch.enable_grad(), _one_line(detector), quiet():
+        program = torch.export.export(
+            Normalized(detector).eval(),
+            (torch.zeros(_EXAMPLE, dtype=torch.uint8), torch.tensor([_EXAMPLE[2:]] * _EXAMPLE[0])),
+            dynamic_shapes=(pixels, {0: batch}),
+        )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # with the paths of this machine
+    return program
+
+
+@contextmanager
+def _one_line(detector: Detector) -> Iterator[None]:
+    try:
+        yield
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        cause = error.__cause__ or error
+        reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        raise PipelineError(
+            f"model.backbone {detector.config.backbone}: torch's exporter can't trace it ({reason}); "
+            "train with another backbone"
+        ) from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporter's warnings, which nobody who exports can act on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

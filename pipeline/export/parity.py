@@ -1,0 +1,101 @@
+"""How far the detections of an exported detector are from those of the detector itself."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fcos.inference import detect
+from fcos.onnx_detector import OnnxDetector
+from fcos.ops.boxes import aligned_iou
+from fcos.postprocess import Detections, Postprocess
+from pipeline.errors import PipelineError, count_noun
+from pipeline.inference.saved_detector import SavedDetector
+
+# float32: other orders of summation change the last digits; int8 is compared, not judged.
+MAX_SCORE_DIFFERENCE = 1e-4
+MIN_IOU = 0.999
+_MATCH_IOU = 0.5
+
+DetectImage = Callable[[Tensor], Detections]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The comparison of N images."""
+
+    images: int
+    detections: int  # of the detector itself
+    unmatched: int  # detections of either that have no counterpart of their class
+    score_difference: float  # the largest one
+    iou: float  # the smallest one of two matched boxes
+
+    @property
+    def holds(self) -> bool:
+        """Whether the two differ by rounding only."""
+        # Rounding can move a score across the threshold, or choose another one of two equally good boxes.
+        few = self.unmatched <= 0.01 * self.detections
+        return few and self.score_difference <= MAX_SCORE_DIFFERENCE and self.iou >= MIN_IOU
+
+    def describe(self) -> str:
+        """A line for people."""
+        return (
+            f"{count_noun(self.images, 'image')}, {count_noun(self.detections, 'detection')}: {self.unmatched} without "
+            f"counterpart, scores differ by at most {self.score_difference:.1g}, IoU at least {self.iou:.5f}"
+        )
+
+
+def compare_file(path: Path, model: SavedDetector, images: Sequence[Tensor], postprocess: Postprocess) -> Parity:
+    """Compares the detector in a file of ONNX with the detector that it was made from."""
+    exported, input_size = OnnxDetector(path, torch.device("cpu")), model.description.input_size
+
+    def ours(image: Tensor) -> Detections:
+        return detect(model.network, [image], input_size, postprocess)[0]
+
+    def theirs(image: Tensor) -> Detections:
+        return exported.detect([image], input_size, postprocess)[0]
+
+    return compare(images, ours, theirs)
+
+
+def require_parity(parity: Parity) -> None:
+    """Makes sure that a detector and its file differ by rounding only.
+
+    Raises:
+        PipelineError: they differ by more.
+    """
+    if not parity.holds:
+        raise PipelineError(
+            f"the exported detector differs from the detector by more than rounding ({parity.describe()}): nothing is "
+            "written; --no-check writes it all the same"
+        )
+
+
+def compare(images: Sequence[Tensor], expected: DetectImage, exported: DetectImage) -> Parity:
+    """Compares the detections in each image, uint8 [3, H, W]."""
+    total, unmatched, difference, lowest = 0, 0, 0.0, 1.0
+    for image in images:
+        ours, theirs = expected(image), exported(image)
+        pairs, ious = match(ours, theirs)
+        total += len(ours)
+        unmatched += len(ours) + len(theirs) - 2 * len(pairs)
+        for (first, second), iou in zip(pairs, ious, strict=True):
+            difference = max(difference, abs(float(ours.scores[first]) - float(theirs.scores[second])))
+            lowest = min(lowest, iou)
+    return Parity(len(images), total, unmatched, difference, lowest)
+
+
+def match(ours: Detections, theirs: Detections) -> tuple[list[tuple[int, int]], list[float]]:
+    """Pairs of detections of one class, the highest IoU first, each in one pair; and their IoU."""
+    iou, _ = aligned_iou(ours.boxes.double()[:, None], theirs.boxes.double())
+    iou = iou * (ours.labels[:, None] == theirs.labels)
+    pairs: list[tuple[int, int]] = []
+    ious: list[float] = []
+    while iou.numel() and (best := float(iou.max())) >= _MATCH_IOU:
+        first, second = divmod(int(iou.argmax()), len(theirs))
+        pairs.append((first, second))
+        ious.append(best)
+        iou[first], iou[:, second] = 0, 0
+    return pairs, ious

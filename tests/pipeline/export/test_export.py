@@ -1,0 +1,269 @@
+"""`fcos export`: the files have the detector's detections, and everything that is needed to use them."""
+
+import copy
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fcos
+from fcos.config import PAPER, InputSize
+from fcos.inference import detect, load_fused
+from fcos.postprocess import Detections, Postprocess
+from fcos.weights import Description, save_detector
+from pipeline.data import annotations
+from pipeline.digests import dvc_hash
+from pipeline.export import parity
+from pipeline.files import digest
+from tests.support.paths import PROJECT
+from tests.support.projects import read, readme, run
+
+Export = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def traced() -> Iterator[None]:
+    """Lets torch's exporter trace each detector once in this module; that takes it seconds."""
+    import onnx_ir as ir
+
+    from pipeline.export import network
+
+    known: dict[int, Any] = {}
+    trace = network.to_onnx
+
+    def to_onnx(detector: Any) -> Any:
+        key = sum(parameter.numel() for parameter in detector.parameters())
+        if key not in known:
+            known[key] = ir.to_proto(trace(detector))
+        return ir.from_proto(copy.deepcopy(known[key]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "to_onnx", to_onnx)
+        yield
+
+
+@pytest.fixture(scope="module")
+def export(project: Path) -> Export:
+    return lambda *options, **keywords: run(project, "fcos", "export", *options, **keywords)
+
+
+@pytest.fixture(scope="module")
+def model(project: Path, export: Export) -> Path:
+    """The project's detector as a file of ONNX."""
+    output = export()
+    assert output.splitlines()[-1].endswith("models/detector.onnx: a detector of 10 classes")
+    assert "compared with" in output
+    return project / "models/detector.onnx"
+
+
+def session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options)
+
+
+@pytest.mark.usefixtures("model")
+def test_average_precision_is_that_of_the_detector(project: Path) -> None:
+    scores = {}
+    for file in ("detector.safetensors", "detector.onnx"):
+        found = json.loads(run(project, "fcos", "evaluate", "--weights", f"models/{file}", "--json"))
+        scores[file] = found["coco"]
+        assert found["protocol"]["detections"].startswith(f"models/{file}: ")
+    assert scores["detector.safetensors"]["AP"] == read(project, "metrics/evaluate.json")["coco"]["AP"]
+    assert scores["detector.onnx"]["AP"] == pytest.approx(scores["detector.safetensors"]["AP"], abs=5e-4)
+
+
+def test_all_detections_in_the_validation_split_match(project: Path, model: Path) -> None:
+    from pipeline.data.images import read_image
+    from pipeline.inference.saved_detector import SavedDetector
+
+    split = annotations.read(project / "data/unified/val.json")
+    images = [read_image(project / "data/raw/digits" / image.file_name) for image in split.images]
+    detector = SavedDetector.load(project / "models/detector.safetensors", torch.device("cpu"))
+    found = parity.compare_file(model, detector, images, Postprocess(score_threshold=0.01))
+    assert (found.images, found.unmatched, found.holds) == (8, 0, True)
+    assert found.detections > 100
+    assert found.score_difference <= 1e-4
+    assert found.iou >= 0.999
+
+
+def test_the_file_alone_takes_batches_of_any_size(project: Path, model: Path) -> None:
+    detector, description = load_fused(project / "models/detector.safetensors")
+    postprocess = Postprocess(score_threshold=0.02, max_detections=7)
+    settings = {"score_threshold": np.array([0.02], np.float32), "max_detections": np.array([7])}
+    runtime = session(model)
+    for shape in ((3, 60, 200, 3), (1, 300, 90, 3)):
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        boxes, scores, labels, counts = runtime.run(None, {"images": images} | settings)
+        assert (boxes.shape, scores.shape, labels.dtype, counts.shape) == (
+            (shape[0], 7, 4), (shape[0], 7), np.int64, shape[:1],
+        )  # fmt: skip
+        tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+        for index, expected in enumerate(detect(detector, tensors, description.input_size, postprocess)):
+            found = Detections(
+                *(torch.from_numpy(values[index, : counts[index]]) for values in (boxes, scores, labels))
+            )
+            assert len(found) == len(expected) == 7
+            pairs, ious = parity.match(expected, found)
+            assert (len(pairs), min(ious) > 0.999) == (7, True)
+
+
+def test_metadata(project: Path, model: Path) -> None:
+    props = session(model).get_modelmeta().custom_metadata_map
+    assert json.loads(props["classes"]) == [str(digit) for digit in range(10)]
+    assert json.loads(props["category_ids"]) == [
+        category["id"] for category in read(project, "data/unified/val.json")["categories"]
+    ]
+    assert json.loads(props["input_size"]) == [128, 128]
+    assert json.loads(props["operating_point"]) == read(project, "predictions/operating_point.json")
+    assert json.loads(props["postprocess"])["score_threshold"] == 0.05
+    assert json.loads(props["description"]) == read(project, "models/detector.json")
+    assert props["weights_sha256"] == digest(project / "models/detector.safetensors")
+    assert (props["dataset"], props["data_digest"]) == ("digits", dvc_hash(project / "data/unified"))
+    assert (props["outputs"], props["precision"]) == ("detections", "float32")
+    assert str(project).encode() not in model.read_bytes()
+
+
+def test_predictions_are_those_of_the_weights(project: Path, model: Path, tmp_path: Path) -> None:
+    """The file is enough: it lies alone in a folder, and has the thresholds of its operating point."""
+    alone = Path(shutil.copy(model, tmp_path))
+    image = str(next((project / "data/raw/digits/images/val").iterdir()))
+    weights = project / "models/detector.safetensors"
+    predictors = [fcos.load(path) for path in (weights, alone)]
+    assert predictors[0].thresholds == predictors[1].thresholds
+    for options in ((), ("--score", "0.05", "--tiles", "70", "0.2", "--flip", "--size", "96", "128")):
+        records = [
+            json.loads(
+                run(
+                    tmp_path, "fcos", "predict", image, "--json", "--plain", *options, "--weights", str(path)
+                ).splitlines()[0]
+            )
+            for path in (weights, alone)
+        ]
+        assert records[0]["detections"] or not options
+        assert len(records[0]["detections"]) == len(records[1]["detections"])
+        for first, second in zip(*(record["detections"] for record in records), strict=True):
+            assert first["category"] == second["category"]
+            assert first["score"] == pytest.approx(second["score"], abs=2e-4)
+            assert first["bbox"] == pytest.approx(second["bbox"], abs=0.02)
+    results = [predictor.predict(image, score=0.05) for predictor in predictors]
+    assert len(results[0]) == len(results[1]) > 0
+    torch.testing.assert_close(results[1].boxes, results[0].boxes, atol=1e-3, rtol=0)
+
+
+def test_raw_outputs_are_those_of_the_network(project: Path, export: Export, tmp_path: Path) -> None:
+    path = tmp_path / "raw.onnx"
+    assert export("--raw", "--out", str(path)).splitlines()[-1] == f"{path}: the network of a detector of 10 classes"
+    detector, description = load_fused(project / "models/detector.safetensors")
+    image = np.random.default_rng(0).integers(0, 256, (1, 128, 100, 3), dtype=np.uint8)
+    runtime = session(path)
+    names = [output.name for output in runtime.get_outputs()]
+    found = dict(zip(names, runtime.run(None, {"images": image}), strict=True))
+    with torch.inference_mode():
+        expected = detector(detector.prepare([torch.from_numpy(image[0]).permute(2, 0, 1)]))
+    assert names == ["logits", "ltrb", "quality", "locations", "resized"]
+    for name in ("logits", "ltrb", "quality"):
+        np.testing.assert_allclose(found[name], getattr(expected, name), atol=1e-3, rtol=1e-4)
+    assert np.array_equal(found["locations"], expected.locations.xy)
+    assert found["resized"].tolist() == [128, 100]
+    assert description.input_size == InputSize((128, 128))
+
+
+def test_soft_suppression_needs_raw_outputs(project: Path, export: Export, tmp_path: Path) -> None:
+    parameters = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(parameters.replace("  nms: hard", "  nms: soft_linear"))
+    try:
+        message = export("--out", str(tmp_path / "soft.onnx"), check=False)
+        assert message.startswith("fcos: postprocess.nms soft_linear: ONNX has no operator for it; set it to hard, or")
+        assert message.count("\n") == 1
+        assert "0 without counterpart" in export("--raw", "--out", str(tmp_path / "soft.onnx"))
+        assert fcos.load(tmp_path / "soft.onnx").postprocess.nms == "soft_linear"
+    finally:
+        (project / "params.yaml").write_text(parameters)
+
+
+def test_nothing_is_written_where_detections_differ(
+    export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "MIN_IOU", 1.1)
+    out = tmp_path / "new/detector.onnx"
+    assert "differs from the detector by more than rounding" in export("--out", str(out), check=False)
+    assert list(out.parent.iterdir()) == []
+    export("--out", str(out), "--no-check")
+    assert out.is_file()
+
+
+def test_torch_program(tmp_path: Path) -> None:
+    """Outside a project, and of a small detector, which torch traces faster."""
+    config = replace(PAPER, backbone="tiny", pretrained=False, batch_norm="auto", frozen_stages=0)
+    config = replace(config, channels=16, levels=(4, 5), tower_depth=0, quality="none")
+    detector = fcos.build(config, 2).eval()
+    description = Description(model=config, categories=((3, "a"), (5, "b")), input_size=InputSize((64, 96)))
+    save_detector(detector, description, tmp_path / "detector.safetensors")
+    output = run(tmp_path, "fcos", "export", "--weights", "detector.safetensors", "--format", "torch")
+    assert output == "detector.pt2: the network of a detector of 2 classes\n"
+    extra = {"metadata.json": ""}
+    program = torch.export.load(tmp_path / "detector.pt2", extra_files=extra)
+    assert json.loads(json.loads(extra["metadata.json"])["category_ids"]) == [3, 5]
+    pixels = torch.randint(0, 256, (3, 3, 64, 160), dtype=torch.uint8)
+    sizes = torch.tensor([[64, 160], [50, 70], [64, 1]])
+    for image, (height, width) in zip(pixels, sizes.tolist(), strict=True):
+        image[:, height:], image[:, :, width:] = 0, 0
+    with torch.no_grad():
+        found, expected = program.module()(pixels, sizes), detector(detector.normalize_batch(pixels, sizes))
+    assert [*found] == ["logits", "ltrb", "locations"]
+    torch.testing.assert_close(found["logits"], expected.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found["ltrb"], expected.ltrb, atol=1e-3, rtol=1e-4)
+    assert found["locations"].equal(expected.locations.xy)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(None, "no such file"), (b"no model", "damaged, or no model that ONNX Runtime can run: ")],
+)
+def test_a_file_that_is_no_detector_is_named(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    path = tmp_path / "other.onnx"
+    if content:
+        path.write_bytes(content)
+    (tmp_path / "a.png").touch()
+    message = run(tmp_path, "fcos", "predict", "a.png", "--weights", "other.onnx", check=False)
+    assert message.startswith(f"fcos: other.onnx: {problem}")
+    assert message.count("\n") == 1
+
+
+@pytest.mark.usefixtures("model")
+def test_commands_that_need_layers_say_so(project: Path) -> None:
+    message = run(project, "fcos", "export", "--weights", "models/detector.onnx", check=False)
+    assert message == (
+        "fcos: models/detector.onnx: only `fcos predict` and `fcos evaluate` run ONNX; give the .safetensors file that "
+        "it was exported from\n"
+    )
+
+
+def test_the_commands_and_the_example_of_the_documentation(
+    project: Path, export: Export, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *exports, as_torch, predict, evaluate = readme("Export", "docs/export.md")
+    assert [command[:2] for command in exports] == [["fcos", "export"]] * 3
+    assert as_torch == ["fcos", "export", "--format", "torch"]  # test_torch_program runs it
+    for command in exports:
+        export(*command[2:])
+    assert len(run(project, *predict).splitlines()) == 9
+    assert "AP50" in run(project, *evaluate)
+    shutil.copy(next((project / "data/raw/digits/images/val").iterdir()), project / "photo.jpg")
+    (example,) = re.findall(r"(?ms)^```python\n(.*?)^```", (PROJECT / "docs/export.md").read_text())
+    monkeypatch.chdir(project)
+    exec(compile(example.replace("[0.3]", "[0.05]"), "docs/export.md", "exec"), {})
+    found = fcos.load("models/detector.onnx").predict("photo.jpg", score=0.05)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == found.names
+    assert found.names
