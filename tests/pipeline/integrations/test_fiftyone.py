@@ -541,6 +541,8 @@ def test_the_saved_workspace_compares_two_experiments(page: Any, running_app: Ap
 
 
 def test_a_lasso_in_the_embeddings_panel_selects_images(page: Any) -> None:
+    from playwright.sync_api import expect
+
     page.get_by_text("Embeddings", exact=True).click()
     panel = page.locator('[data-cy="panel-content-Embeddings"]')
     panel.get_by_role("button", name=re.compile("^images")).click()
@@ -551,7 +553,7 @@ def test_a_lasso_in_the_embeddings_panel_selects_images(page: Any) -> None:
     panel.get_by_text("2 selected · 5 points", exact=True).wait_for()
     assert panel.get_by_text("2 samples").count() == 1
     page.locator('[data-cy="entry-counts"]', has_text="2 samples").wait_for()
-    assert page.locator('[data-cy="looker"]').count() == 2
+    expect(page.locator('[data-cy="looker"]')).to_have_count(2, timeout=60_000)
 
 
 def test_prune_removes_the_fields_of_experiments_that_dvc_no_longer_has(
