@@ -41,9 +41,7 @@ class Outputs:
     out: Path
     kinds: Sequence[str]
     categories: Categories
-    images: str = (
-        "copy"  # for the image files of data sets: a key of IMAGE_MODES of `pipeline.formats.writers.image_files`
-    )
+    images: str = "copy"  # what to do with the image files of data sets: copy, link or none
     _names: dict[Path, str] = field(default_factory=dict)
     _done: list[Prediction] = field(default_factory=list)
 

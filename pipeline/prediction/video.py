@@ -27,6 +27,7 @@ from pipeline.prediction.video_writer import VideoWriter
 from pipeline.visualization.boxes import Color, class_color, draw_boxes
 
 _UNTRACKED: Color = (128, 128, 128)
+_TEXT_SIZE = 1 / 54  # of labels, by the longer side: smaller than on pictures, since videos fill a screen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +250,7 @@ def _draw(image: Pixels, objects: _ShownObjects, settings: VideoSettings) -> Pix
         colors,
         objects.detections.scores.tolist(),
         enlarge=False,
+        text_size=_TEXT_SIZE,
     )
     return np.asarray(picture)
 

@@ -212,7 +212,9 @@ class VideoReader:
 
     def _describe_damage(self, complete: bool) -> str | None:
         end, promised = self._end(), self._promised_end()
-        if promised is not None and promised - end > _MAX_MISSING:
+        # The length of the last frame may be unknown, so that only the number of frames tells that none is missing.
+        has_all = self.stream.frames and self._last and self._last.index + 1 >= self.stream.frames
+        if promised is not None and promised - end > _MAX_MISSING and not has_all:
             return f"ends after {end:.1f} of {promised:.1f} seconds: the file is truncated; that part was processed"
         if not complete:
             return f"can't be read further after {end:.1f} seconds: the file is damaged; that part was processed"

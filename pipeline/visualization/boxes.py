@@ -55,6 +55,7 @@ def draw_boxes(
     scores: Sequence[float] | None = None,
     *,
     enlarge: bool = True,
+    text_size: float = 1 / 36,
 ) -> Image.Image:
     """Returns a copy of the image, in RGB, with labeled boxes.
 
@@ -62,6 +63,9 @@ def draw_boxes(
 
     Line width and text size follow the image size. Each label stands on a filled tag above its box, or inside the box
     if there is no room above, and stays inside the image. With scores, the box with the highest score is drawn last.
+
+    Args:
+        text_size: of labels, as a fraction of the image's longer side; at least 12 pixels.
 
     Raises:
         ValueError: the numbers of boxes, labels, colors and scores differ.
@@ -71,7 +75,7 @@ def draw_boxes(
     canvas = image.convert("RGB").resize(size, Image.Resampling.BICUBIC) if factor > 1 else image.convert("RGB")
     items = list(zip(boxes, labels, colors, scores or [0.0] * len(boxes), strict=True))
     pen, long_side = ImageDraw.Draw(canvas), max(canvas.size)
-    text_size, width = max(12, long_side / 36), max(2, round(long_side / 300))
+    font_size, width = max(12, long_side * text_size), max(2, round(long_side / 300))
     scaled = [
         (_clipped(box, factor, size), f"{label} {score:.2f}" if scores else label, color)
         for box, label, color, score in sorted(items, key=lambda item: item[3])
@@ -80,7 +84,7 @@ def draw_boxes(
         pen.rectangle(box, outline=color, width=width)
     for box, text, color in scaled:  # after all boxes, so that no line crosses a label
         if text:
-            _tag(pen, box, text, color, text_size, size)
+            _tag(pen, box, text, color, font_size, size)
     return canvas
 
 

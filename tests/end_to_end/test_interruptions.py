@@ -9,15 +9,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Collection
-from contextlib import closing, suppress
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from tests.support import held_training
 from tests.support.projects import environment, read, run
 
 
@@ -27,7 +29,7 @@ def test_a_killed_stage_succeeds_when_run_again(project: Path, stage: str) -> No
     original = params.read_text()
     params.write_text(original.replace("  fiftyone: false", "  fiftyone: true"))  # inspect is killed while it fills it
     before, errors = outputs(project, stage), read(project, "metrics/inspect.json")["errors"]
-    running = start(project, "dvc", "repro", "-f", "-s", stage, warm=True)
+    running = start(project, "dvc", "repro", "-f", "-s", stage, settings=environment())
     kill_stage(stage, project, running)
     # --force: DVC would restore the result from its cache, and the files of the killed stage would stay.
     run(project, "dvc", "repro", "-f", "-s", stage)
@@ -49,51 +51,64 @@ def test_a_training_stopped_again_and_again_has_the_same_result(project: Path, m
     """
     monkeypatch.setenv("SHELL", "/bin/sh")  # DVC starts stages through the shell, and dash would stay as their parent
     undisturbed = (project / "models/detector.safetensors").read_bytes()
-    known, stage, repro = runs(project), ["python", "-m", "pipeline.stages.train"], ["dvc", "repro", "-f", "-s"]
-    assert stop(project, signal.SIGKILL, *stage, warm=True)[0] == -9
+    known, stage, repro = (
+        runs(project),
+        ["python", "-m", "pipeline.stages.train"],
+        ["dvc", "repro", "-f", "-s", "train"],
+    )
+    with held(project, *stage) as training:
+        training.kill()
+    assert finish(training)[0] == -9
     stopped = r"(?m)^train: stopped by {} at step \d of 6; its state is saved: `dvc repro` resumes from it$"
-    status, output = stop(project, signal.SIGINT, *stage, warm=True)
+    with held(project, *stage) as training:
+        training.send_signal(signal.SIGINT)
+    status, output = finish(training)
     assert status == 130
     assert re.search(stopped.format("SIGINT"), output), output
     assert "Traceback" not in output
     assert list(runs(project, known).values()) == ["KILLED"]
-    _, output = stop(project, signal.SIGKILL, *repro, "train")
+    with held(project, *repro, warm=False) as dvc:
+        dvc.kill()
+        dvc.wait()
+    _, output = finish(dvc)
     assert re.search(stopped.format("SIGTERM"), output), output
     assert "Traceback" not in output
     params = project / "params.yaml"
     original, lock = params.read_text(), (project / "dvc.lock").read_bytes()
     changed = original.replace("    flip: 0.0", "    flip: 0.5")
     assert changed != original
-    running = start(project, *repro, "train", warm=True)
-    wait_for_state(project, running, newer_than=time.time_ns())
-    params.write_text(changed)
-    output = running.communicate(timeout=240)[0].decode()
-    assert running.returncode != 0
+    with held(project, *repro) as dvc:
+        params.write_text(changed)
+    status, output = finish(dvc)
+    assert status != 0
     assert "train: params.yaml: train changed while this stage ran" in output
     assert "undo the edit and run `dvc repro` to keep the result" in output
     assert (project / "dvc.lock").read_bytes() == lock
     assert list((project / ".fcos/training").glob("*/state.pt"))
     params.write_text(original)
-    run(project, *repro, "train")
+    run(project, *repro)
     assert list(runs(project, known).values()) == ["FINISHED"]
     assert (project / "models/detector.safetensors").read_bytes() == undisturbed
 
 
-def stop(project: Path, number: signal.Signals, *command: str, warm: bool = False) -> tuple[int, str]:
-    """Sends a signal to a command once the training has saved a state, and returns its exit status and its output."""
-    started = time.time_ns()
-    running = start(project, *command, warm=warm)
-    wait_for_state(project, running, newer_than=started)
-    running.send_signal(number)
+@contextmanager
+def held(project: Path, *command: str, warm: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts a training, which waits after the first state that it saves as long as the context lasts."""
+    with tempfile.TemporaryDirectory() as folder:
+        hold, started, deadline = Path(folder, "hold"), time.time_ns(), time.monotonic() + 120
+        hold.touch()
+        running = start(project, *command, settings=held_training.environment(Path(folder, "bin"), hold, warm=warm))
+        while not any(file.stat().st_mtime_ns > started for file in project.glob(".fcos/training/*/state.pt")):
+            assert running.poll() is None, finish(running)
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield running
+
+
+def finish(running: subprocess.Popen[bytes]) -> tuple[int, str]:
+    """The exit status of a command and its output, once everything that it started has ended."""
     output, _ = running.communicate(timeout=240)
     return running.returncode, output.decode()
-
-
-def wait_for_state(project: Path, running: subprocess.Popen[bytes], *, newer_than: int) -> None:
-    states = project / ".fcos/training"
-    while not any(path.stat().st_mtime_ns > newer_than for path in states.glob("*/state.pt")):
-        assert running.poll() is None
-        time.sleep(0.01)
 
 
 def outputs(project: Path, stage: str) -> dict[str, str]:
@@ -111,17 +126,15 @@ def runs(project: Path, known: Collection[str] = ()) -> dict[str, str]:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_before_the_first_step_is_one_line(project: Path, number: signal.Signals, status: int) -> None:
-    running = start(project, sys.executable, "-m", "pipeline.stages.train")
+    running = start(project, sys.executable, "-m", "pipeline.stages.train", settings=environment(warm=False))
     while "torch" not in Path(f"/proc/{running.pid}/maps").read_text():  # it is being imported
         time.sleep(0.01)
     running.send_signal(number)
-    output, _ = running.communicate(timeout=60)
-    assert (running.returncode, output) == (status, f"train: stopped by {number.name}\n".encode())
+    assert finish(running) == (status, f"train: stopped by {number.name}\n")
 
 
-def start(project: Path, *command: str, warm: bool = False) -> subprocess.Popen[bytes]:
+def start(project: Path, *command: str, settings: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Starts a command in a new process group."""
-    settings = environment(warm=warm)
     return subprocess.Popen(
         [shutil.which(command[0], path=settings["PATH"]) or command[0], *command[1:]],
         cwd=project,
@@ -142,7 +155,7 @@ def kill_stage(stage: str, project: Path, running: subprocess.Popen[bytes]) -> N
     for process in processes:
         with suppress(psutil.NoSuchProcess):  # the shell that started the stage ended with it
             process.kill()
-    running.communicate(timeout=240)
+    finish(running)
 
 
 def processes_of(stage: str, project: Path) -> list[psutil.Process]:

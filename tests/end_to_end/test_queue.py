@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from tests.support import projects
+from tests.support import held_training, projects
 from tests.support.projects import run
 
 # The first is killed. tests/pipeline/training/test_launch.py kills one process of several.
@@ -22,25 +23,27 @@ LOSSES = {"killed": "giou", "other": "diou"}
 @pytest.fixture(scope="module")
 def queue(reproduced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = projects.copy(reproduced, tmp_path_factory.mktemp("queue"))
-    params = project / "params.yaml"
-    params.write_text(params.read_text().replace("  epochs: 2 ", "  epochs: 6 "))  # long enough to be killed
     run(project, "git", "add", "-A")
     run(project, "git", "commit", "-qm", "reproduced")
     return project
 
 
-def test_a_killed_experiment_queued_again_has_the_same_result(queue: Path) -> None:
+def test_a_killed_experiment_queued_again_has_the_same_result(queue: Path, tmp_path: Path) -> None:
+    hold = tmp_path / "hold"
+    settings = held_training.environment(tmp_path / "bin", hold)
     for name in LOSSES:
         enqueue(queue, name)
-    start(queue)
+    hold.touch()
+    start(queue, settings)
     try:
         kill(queue, "loss: giou")
+        hold.unlink()
         wait_for(queue, "other")
         assert re.search(r"killed\s.*Failed", run(queue, "dvc", "queue", "status"))
         run(queue, "dvc", "queue", "remove", "--failed")
         stop_workers(queue)
         enqueue(queue, "killed")
-        start(queue)
+        start(queue, settings)
         wait_for(queue, "killed")
     finally:
         run(queue, "dvc", "queue", "stop", "--kill")
@@ -52,10 +55,10 @@ def test_a_killed_experiment_queued_again_has_the_same_result(queue: Path) -> No
     assert models((queue / "dvc.lock").read_text()) == results["killed"]
 
 
-def start(project: Path) -> None:
+def start(project: Path, settings: Mapping[str, str]) -> None:
     """Starts two workers, which outlive the command and would keep its pipes open."""
     command, null = ["dvc", "queue", "start", "-j", "2"], subprocess.DEVNULL
-    subprocess.run(command, cwd=project, env=projects.environment(), stdout=null, stderr=null, check=True)
+    subprocess.run(command, cwd=project, env=settings, stdout=null, stderr=null, check=True)
 
 
 def stop_workers(project: Path) -> None:

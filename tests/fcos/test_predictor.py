@@ -287,6 +287,15 @@ def test_coco_results_have_the_data_sets_category_ids() -> None:
     assert make_result()[:0].to_coco() == []
 
 
+def test_supervision_has_the_detections_and_the_names_of_their_classes() -> None:
+    pytest.importorskip("supervision")
+    found = make_result().to_supervision()
+    assert found.xyxy.tolist() == [[1, 2, 11, 22], [5.5, 0, 25, 10], [0, 0, 3, 4]]
+    assert (found.confidence.tolist(), found.class_id.tolist()) == ([0.875, 0.5, 0.25], [1, 0, 1])
+    assert found.data["class_name"].tolist() == ["dog", "cat", "dog"]
+    assert len(make_result()[:0].to_supervision()) == 0
+
+
 def test_supervision_without_the_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "supervision", None)
     with pytest.raises(ImportError, match="needs the package supervision: pip install supervision"):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def fail(failure: str, step: int, folder: Path, request: process.StopRequest) ->
     (folder / f"failed-{step}").touch()
     if step == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    os.kill(os.getppid(), signal.SIGTERM)  # the launcher
+    os.kill(int(os.environ["FCOS_LAUNCHER"]), signal.SIGTERM)
     while not request():
         time.sleep(0.01)
 
@@ -124,4 +125,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launching.run_worker(main) if "FCOS_LAUNCHER" in os.environ else main()  # torchrun reports errors by itself
+    if "FCOS_LAUNCHER" not in os.environ:  # torchrun reports errors by itself
+        main()
+    elif os.environ["FCOS_LAUNCHER"] == str(os.getppid()):
+        launching.run_worker(main)
+    else:  # forked by tests.support.warm_python, which kills this process when the launcher's child is killed
+        with mock.patch.object(process, "die_with_parent"):
+            launching.run_worker(main)

@@ -1,8 +1,9 @@
 """`python -m` and `dvc` as new processes that don't have to import torch, MLflow and DVC: a third of a stage's time.
 
-A server imports them once for the whole test session, and forks for each command. The commands `python` and `dvc` in
-`folder()` send it their arguments, environment and open files, pass on signals, and end as the forked process does.
-Code of this project is never imported in the server: the forked process takes that of its current folder.
+pytest's own workers are such processes, too. A server imports them once for the whole test session, and forks for each
+command. The commands `python` and `dvc` in `folder()` send it their arguments, environment and open files, pass on
+signals, and end as the forked process does. Code of this project is never imported in the server: the forked process
+takes that of its current folder.
 """
 
 import atexit
@@ -25,6 +26,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
+from types import ModuleType
 
 from filelock import FileLock
 
@@ -76,7 +78,7 @@ def folder() -> Path:
 
 
 def command(*arguments: str) -> list[str]:
-    """`python ARGUMENTS`; `-W error`, `-m MODULE` and `-c CODE` are forked."""
+    """`python ARGUMENTS`, which begin with `-m MODULE` or `-c CODE`, after `-u` or `-W error`."""
     return [str(folder() / "python"), *arguments]
 
 
@@ -90,8 +92,8 @@ def _worker(environment: Mapping[str, str]) -> str:
 
 
 def _session() -> int:
-    """The process id of pytest, also in its workers."""
-    return os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    """The process id of pytest, also in its workers, which inherit the variable."""
+    return int(os.environ.setdefault("WARM_PYTHON_SESSION", str(os.getpid())))
 
 
 def _home() -> Path:
@@ -208,10 +210,13 @@ def run(command: list[str], here: str, environment: dict[str, str], umask: int, 
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = [here, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    if command[0] == "-u":
+        command = command[1:]
     if command[:2] == ["-W", "error"]:
         warnings.simplefilter("error")
         command = command[2:]
     option, sys.argv, status = command[0], command[1:], 0
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
         if option == "-m":
             runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -4,7 +4,6 @@ import os
 import shutil
 import stat
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch._dynamo.backends.common import aot_autograd
 
 from fcos.detector import Detector, build
 from fcos.fast.compiled import CompiledModel
+from tests.support import warm_python
 from tests.support.paths import PROJECT
 from tests.support.tiny_trainer import TINY, batch, tiny_trainer
 
@@ -120,9 +120,10 @@ def test_the_standard_compiler_with_and_without_a_cpp_compiler(tmp_path: Path) -
     folder = tmp_path / "tmp"
     folder.mkdir()
     environment = os.environ | {"DVC_ROOT": str(tmp_path), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+    environment["ATEN_CPU_CAPABILITY"] = "default"  # else torch compiles programs that try the processor's instructions
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it in a process that has compiled
     process = subprocess.run(
-        [sys.executable, "-c", _SMALLEST],
+        warm_python.command("-c", _SMALLEST),
         cwd=PROJECT,
         env=environment,
         capture_output=True,

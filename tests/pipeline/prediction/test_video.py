@@ -19,10 +19,13 @@ import torch
 
 from fcos.postprocess import Detections
 from pipeline import process
+from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.image_files import PixelLimit
 from pipeline.errors import PipelineError
 from pipeline.prediction.video import VideoFiles, VideoSettings, VideoSummary, predict_video
+from pipeline.prediction.video_reader import VideoReader
 from pipeline.visualization.boxes import class_color
+from tests.support.tracking_scores import idf1
 from tests.support.videos import (
     BACKGROUND,
     RATE,
@@ -213,18 +216,30 @@ def test_without_output_nothing_is_encoded(settings: VideoSettings, pictures: li
     assert list(tmp_path.iterdir()) == [video]
 
 
-def test_tracked_objects_have_numbers_and_colors_of_their_own(
-    run: Run, digits: list[MovingDigit], pictures: list[Pixels], tmp_path: Path
+def test_tracked_objects_keep_their_numbers_and_colors_when_they_cross(
+    run: Run, digits: list[MovingDigit], tmp_path: Path
 ) -> None:
-    records = run(write_video(tmp_path / "video.mp4", pictures), track=True)
-    numbers = [[detection["track_id"] for detection in record["detections"]] for record in records]
-    assert numbers == [[None] * 3] + [[1, 2, 3]] * (FRAMES - 1)
-    summary = VideoSummary(tmp_path / "video.mp4")
+    """The 5 hides a part of the 3 in the middle of the video."""
+    crossing = [
+        replace(digits[0], start=(4, 60), speed=(4, 0)),
+        replace(digits[1], start=(196, 63), speed=(-4, 0)),
+        digits[2],
+    ]
+    video = write_video(tmp_path / "video.mp4", [paint(crossing, index) for index in range(45)])
+    records = run(video, track=True)
+    truth = [dict(enumerate(digit.box(index) for digit in crossing)) for index in range(45)]
+    tracked = [
+        {item["track_id"]: xywh_to_xyxy(tuple(item["bbox"])) for item in record["detections"] if item["track_id"]}
+        for record in records
+    ]
+    assert idf1(truth, tracked) >= 0.95
+    summary = VideoSummary(video)
     for record in records:
         summary.add(record)
-    assert str(summary) == f"{tmp_path / 'video.mp4'}: 20 frames: 20 × 3, 20 × 5, 20 × 8; 3 tracks"
+    assert str(summary) == f"{video}: 45 frames: 45 × 3, 45 × 5, 45 × 8; 3 tracks"
+    assert [item["track_id"] for item in records[0]["detections"]] == [None] * 3
     shown, _ = read_video(tmp_path / "out/video.mp4")
-    assert all(outlined(shown[FRAMES - 1], digit.box(FRAMES - 1), number) for number, digit in enumerate(digits))
+    assert all(outlined(shown[44], digit.box(44), number) for number, digit in enumerate(crossing))
 
 
 def test_low_scores_reach_the_tracker_but_are_not_shown(
@@ -289,6 +304,14 @@ def test_a_truncated_video_is_processed_to_its_end(
     assert [json.loads(line) for line in (tmp_path / "out/video.jsonl").read_text().splitlines()] == records
 
 
+def test_a_long_last_frame_is_not_taken_for_missing_ones(
+    run: Run, pictures: list[Pixels], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = write_video(tmp_path / "video.mp4", pictures)
+    monkeypatch.setattr(VideoReader, "_promised_end", lambda _: 5.0)
+    assert len(run(video)) == FRAMES
+
+
 def test_damaged_frames_are_left_out(settings: VideoSettings, pictures: list[Pixels], tmp_path: Path) -> None:
     video = write_video(tmp_path / "video.avi", pictures, codec="mjpeg", pix_fmt="yuvj420p")
     with av.open(str(video)) as container:
@@ -347,7 +370,7 @@ def small_disk() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_film_that_cant_be_written_is_one_line(
+def test_a_video_that_cant_be_written_is_one_line(
     settings: VideoSettings, pictures: list[Pixels], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     video = write_video(tmp_path / "video.mp4", pictures, sound=["aac"])
@@ -358,12 +381,12 @@ def test_a_film_that_cant_be_written_is_one_line(
 
 
 def test_memory_does_not_depend_on_the_length(tmp_path: Path) -> None:
-    """Both videos need the same; all additional frames together would be 25 MB."""
+    """Both videos need the same; all additional frames together would be 18 MB."""
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("the peak of the memory is read from /proc")
     picture = np.zeros((240, 320, 3), np.uint8)
-    videos = [write_video(tmp_path / f"{n}.mp4", [picture] * n, sound=["aac"]) for n in (40, 150)]
+    videos = [write_video(tmp_path / f"{n}.mp4", [picture] * n, sound=["aac"]) for n in (30, 110)]
     box = Detections(torch.tensor([[20.0, 30, 90, 100]]), torch.tensor([0.9]), torch.tensor([0]))
     settings = VideoSettings(detect=lambda images: [box] * len(images), categories=[(1, "cat")], thresholds=[0.5])
     peaks = []

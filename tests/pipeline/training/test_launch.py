@@ -26,6 +26,12 @@ def run_in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)  # `python -m tests.support.distributed_training` finds its module here
 
 
+@pytest.fixture
+def warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes need not import torch."""
+    monkeypatch.setattr(sys, "executable", warm_python.command()[0])
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Weights of an uninterrupted training in two processes, started by two torchrun commands as on two machines."""
@@ -49,6 +55,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.T
     return weights
 
 
+@pytest.mark.usefixtures("warm")
 def test_after_a_kill_and_a_signal_to_the_launcher_the_weights_are_the_same(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], uninterrupted: dict[str, torch.Tensor]
 ) -> None:
@@ -69,6 +76,7 @@ def test_after_a_kill_and_a_signal_to_the_launcher_the_weights_are_the_same(
     assert all(torch.equal(tensor, uninterrupted[name]) for name, tensor in weights.items())
 
 
+@pytest.mark.usefixtures("warm")
 def test_an_error_in_one_process_ends_all_with_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """An error in a batch, then, in a second training of the same processes, an error in validation."""
     started = time.monotonic()

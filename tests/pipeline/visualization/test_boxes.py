@@ -63,6 +63,17 @@ def test_boxes_outside_or_without_size_raise_no_error(box: Box) -> None:
     assert draw_boxes(Pillow.new("RGB", (600, 500)), [box], ["x"], [RED], [0.5]).size == (600, 500)
 
 
+def test_size_and_text_of_a_video_frame() -> None:
+    def height_of_tag(side: int, text_size: float) -> int:
+        black = Pillow.new("RGB", (side, side))
+        drawn = draw_boxes(black, [(0, 300, side, 301)], ["A"], [(0, 0, 255)], enlarge=False, text_size=text_size)
+        assert drawn.size == black.size
+        return int((np.asarray(drawn)[:299, 2, 2] == 255).sum())
+
+    assert height_of_tag(1000, 0.04) == pytest.approx(2 * height_of_tag(1000, 0.02), abs=2)
+    assert height_of_tag(400, 0.01) == height_of_tag(400, 0.03)  # at least 12 pixels
+
+
 def test_the_highest_score_is_drawn_on_top() -> None:
     boxes: list[Box] = [(100, 100, 300, 300)] * 2
     image = draw_boxes(Pillow.new("RGB", (600, 500)), boxes, ["a", "a"], [RED, (0, 255, 0)], [0.9, 0.3])
