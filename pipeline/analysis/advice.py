@@ -22,6 +22,7 @@ from pipeline.inference.device import choose_device
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.params import MachineParams, Params, TrainParams
 from pipeline.training.build import learning_rate, to_iterations
+from pipeline.training.initial_weights import find_start
 
 _RECALL_SAMPLE = 400  # images for the best possible recall: takes seconds, even at 1333 pixels
 _MAX_NAMES = 5  # class names in a line
@@ -305,7 +306,7 @@ def late_drops(context: Context) -> str | None:
 
 def frozen_backbone(context: Context) -> str | None:
     epochs = context.train.backbone_frozen_epochs
-    if epochs and not context.params.model.pretrained:
+    if epochs and not context.params.model.pretrained and not find_start(context.params)[0]:
         return f"train.backbone_frozen_epochs {epochs} freezes a backbone without pretrained weights: set it to 0"
     if epochs < context.train.epochs:
         return None

@@ -2,22 +2,28 @@
 
 import io
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import onnx_ir as ir
 import torch
+from torch import Tensor
 
 from fcos.description import Normalization
 from fcos.onnx_metadata import Metadata
 from fcos.postprocess import Postprocess
 from pipeline.errors import PipelineError
-from pipeline.export import network
+from pipeline.export import network, quantization
 from pipeline.export.onnx_graph import assemble
 from pipeline.export.provenance import Provenance
-from pipeline.files import atomic_replace, write_errors
+from pipeline.files import atomic_replace, write_errors, write_json
 from pipeline.inference.saved_detector import SavedDetector
+
+Measure: TypeAlias = Callable[[Path, Path], dict[str, Any]]
 
 
 def check_postprocess(postprocess: Postprocess) -> None:
@@ -52,7 +58,7 @@ def metadata(model: SavedDetector, weights: Path, postprocess: Postprocess, *, r
 
 
 def write_onnx(model: SavedDetector, about: Metadata, out: Path, check: Callable[[Path], object]) -> None:
-    """Writes an ONNX file.
+    """Writes a file of ONNX.
 
     Args:
         about: its metadata, which also say whether it ends with the network's outputs.
@@ -61,9 +67,40 @@ def write_onnx(model: SavedDetector, about: Metadata, out: Path, check: Callable
     Raises:
         PipelineError: the network can't be traced, or the file can't be written.
     """
-    program = network.to_onnx(model.network)
+    graph = complete(network.to_onnx(model.network), model, about)
+    with write_errors(out), atomic_replace(out) as temporary:
+        ir.save(graph, temporary)
+        check(temporary)
+
+
+def write_int8(
+    model: SavedDetector, about: Metadata, out: Path, calibration: Sequence[Tensor], measure: Measure
+) -> dict[str, Any]:
+    """Writes a quantized file of ONNX, and its measurements beside it as JSON.
+
+    Args:
+        about: the metadata of the detector in float32.
+        calibration: images as stored, from which the ranges of activations are taken.
+        measure: takes the paths of the complete files in float32 and int8, and returns the content of the JSON file.
+
+    Raises:
+        PipelineError: as for `write_onnx`.
+    """
+    traced = ir.to_proto(network.to_onnx(model.network))
+    quantized = quantization.quantize(traced, quantization.prepare(model, calibration))
+    with write_errors(out), atomic_replace(out) as temporary, tempfile.TemporaryDirectory() as folder:
+        ir.save(complete(quantized, model, replace(about, precision="int8")), temporary)
+        float32 = Path(folder, "float32.onnx")
+        ir.save(complete(ir.from_proto(traced), model, about), float32)
+        report = measure(float32, temporary)
+    write_json(out.with_suffix(".json"), report)
+    return report
+
+
+def complete(traced: ir.Model, model: SavedDetector, about: Metadata) -> ir.Model:
+    """The whole model around a network, with its metadata."""
     graph = assemble(
-        program,
+        traced,
         model.network,
         len(model.class_names),
         model.description.input_size,
@@ -71,9 +108,7 @@ def write_onnx(model: SavedDetector, about: Metadata, out: Path, check: Callable
     )
     graph.producer_name, graph.producer_version = "fcos", about.version
     graph.metadata_props.update(about.to_props())
-    with write_errors(out), atomic_replace(out) as temporary:
-        ir.save(graph, temporary)
-        check(temporary)
+    return graph
 
 
 def write_torch(model: SavedDetector, about: Metadata, out: Path) -> None:

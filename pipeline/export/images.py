@@ -9,12 +9,12 @@ from fcos.config import InputSize
 from pipeline.data import annotations
 from pipeline.data.image_suffixes import IMAGE_SUFFIXES
 from pipeline.data.images import read_image
-from pipeline.errors import PipelineError
-from pipeline.export.provenance import project_of
-from pipeline.yaml_files import read_yaml
+from pipeline.errors import PipelineError, count_noun
+from pipeline.export.provenance import images_folder, project_of
 
 _BLOCK = 8  # pixels
 _COMPARED = 16  # images
+_CALIBRATED = 100
 
 
 def for_comparison(weights: Path, input_size: InputSize) -> list[Tensor]:
@@ -23,12 +23,25 @@ def for_comparison(weights: Path, input_size: InputSize) -> list[Tensor]:
     return read_some(files, _COMPARED) if files else generate(input_size, _COMPARED)
 
 
+def for_calibration(weights: Path, folder: Path | None) -> tuple[list[Tensor], str]:
+    """Images of a folder or of the training split, and a description of them.
+
+    Raises:
+        PipelineError: there is no such image, or one can't be decoded.
+    """
+    files = folder_files(folder) if folder else split_files(weights, "train")
+    if not files:
+        raise PipelineError(f"{weights}: no training split of its project here; give --calibrate FOLDER with images")
+    images = read_some(files, _CALIBRATED)
+    return images, f"{count_noun(len(images), 'image')} of {folder or 'the training split'}"
+
+
 def split_files(weights: Path, split: str) -> list[Path]:
     """The images of a split of the project that trained the detector; none if there is no such project."""
     project = project_of(weights)
     if project is None:
         return []
-    folder = project / "data/raw" / read_yaml(project / "params.yaml")["dataset"]
+    folder = images_folder(project)
     return [folder / image.file_name for image in annotations.read(project / f"data/unified/{split}.json").images]
 
 

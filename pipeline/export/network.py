@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError
 
 OPSET = 18
 MULTIPLE, _ = padded_size(1, 1)  # the sides of a batch are multiples of this
-_EXAMPLE = (2, 3, 3 * MULTIPLE, 4 * MULTIPLE)  # different sides, so that none is taken to equal another
+_EXAMPLE = (2, 3, 9 * MULTIPLE, 13 * MULTIPLE)  # no level has a side of 1, or two equal sides
 _MAX_SIDE = 2**20
 
 

@@ -40,6 +40,12 @@ class Provenance:
         )
 
 
+def images_folder(project: Path) -> Path:
+    """The folder that the file names in a project's unified data are relative to."""
+    dataset: str = read_yaml(project / "params.yaml")["dataset"]
+    return project / "data/raw" / dataset
+
+
 def project_of(weights: Path) -> Path | None:
     """The project that trained a detector: the folder above that of the weights, if it has unified data."""
     folder = weights.resolve().parent.parent

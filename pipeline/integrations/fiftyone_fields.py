@@ -63,10 +63,19 @@ class ExperimentFields:
         return f"lrp_error{self.suffix}"
 
     @property
+    def counts(self) -> tuple[str, ...]:
+        """FiftyOne's numbers of correct detections, wrong ones and missed objects."""
+        return tuple(f"{self.eval}_{count}" for count in ("tp", "fp", "fn"))
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The sample fields by which images are found."""
+        return (self.errors, self.most_certain_error, self.ap50, self.lrp_error)
+
+    @property
     def of_samples(self) -> tuple[str, ...]:
         """The sample fields other than `predictions`."""
-        counts = tuple(f"{self.eval}_{count}" for count in ("tp", "fp", "fn"))
-        return (self.errors, self.most_certain_error, self.ap50, self.lrp_error, *counts)
+        return (*self.scores, *self.counts)
 
     @property
     def of_truth(self) -> tuple[str, ...]:
@@ -109,8 +118,8 @@ def declare_experiment(dataset: Any, fields: ExperimentFields) -> None:
     add(fields.most_certain_error, fo.FloatField, description="highest score of a wrong detection")
     add(fields.ap50, fo.FloatField, description="AP of this image at the IoU threshold, mean over its classes")
     add(fields.lrp_error, fo.FloatField, description="0: nothing is wrong; 1: everything is (LRP, arXiv:2011.10772)")
-    for count in ("tp", "fp", "fn"):
-        add(f"{fields.eval}_{count}", fo.IntField)
+    for name in fields.counts:
+        add(name, fo.IntField)
 
 
 def _add_detections(dataset: Any, name: str) -> None:

@@ -15,7 +15,13 @@ DETECTION_COLORS = {
     "background": "#e6194b",
     "low_score": "#808080",
 }
-LABEL_ERROR_COLOR = "#ffffff"
+# By the attribute `kind`: the color of the detector's error that such a label looks like.
+LABEL_ERROR_COLORS = {
+    "missing": DETECTION_COLORS["background"],
+    "spurious": TRUTH_COLORS["missed"],
+    "wrong_class": DETECTION_COLORS["wrong_class"],
+    "poor_box": DETECTION_COLORS["poor_box"],
+}
 _IMAGE_FIELDS = ("split", "source", "objects", "smallest_object", "metadata.width", "metadata.height")
 _UNUSED_METADATA = ("metadata.size_bytes", "metadata.mime_type", "metadata.num_channels")
 
@@ -32,10 +38,12 @@ def apply(dataset: Any) -> None:
         fields=[
             _colors(GROUND_TRUTH, shown.error, TRUTH_COLORS),
             *(_colors(item.predictions, "error", DETECTION_COLORS) for item in experiments),
-            {"path": LABEL_ERRORS, "fieldColor": LABEL_ERROR_COLOR, "colorByAttribute": "kind"},
+            _colors(LABEL_ERRORS, "kind", LABEL_ERROR_COLORS),
         ],
     )
-    config.active_fields = fo.ActiveFields(paths=[GROUND_TRUTH, shown.predictions])
+    # Saved views other than those of label errors exclude that field.
+    errors = [LABEL_ERRORS] if dataset.has_field(LABEL_ERRORS) else []
+    config.active_fields = fo.ActiveFields(paths=[GROUND_TRUTH, shown.predictions, *errors])
     config.sidebar_groups = _sidebar(dataset, shown, [item for item in experiments if item != shown])
     dataset.save()
     dataset.save_workspace(WORKSPACE, _workspace(dataset), description="images and evaluation", overwrite=True)
@@ -54,8 +62,8 @@ def _sidebar(dataset: Any, shown: ExperimentFields, others: list[ExperimentField
     groups = {
         "tags": (["tags", "_label_tags"], True),
         "labels": ([GROUND_TRUTH, shown.predictions, *errors], True),
-        "errors": (list(shown.of_samples), True),
-        "metadata": (list(_IMAGE_FIELDS), False),
+        "errors": (list(shown.scores), True),
+        "metadata": ([*_IMAGE_FIELDS, *shown.counts], False),
         **{item.suffix.removeprefix("_") or "workspace": (_fields(item), False) for item in others},
     }
     known = {path for paths, _ in groups.values() for path in paths}
@@ -75,7 +83,7 @@ def _workspace(dataset: Any) -> Any:
     if dataset.list_brain_runs():
         panels.insert(1, fo.Panel(type="Embeddings"))
     sides = [_tabs([fo.Panel(type="Samples", pinned=True)]), _tabs(panels)]
-    return fo.Space(children=sides, orientation="horizontal", sizes=[0.6, 0.4])
+    return fo.Space(children=sides, orientation="horizontal", sizes=[0.5, 0.5])
 
 
 def _tabs(panels: list[Any]) -> Any:

@@ -91,12 +91,18 @@ def _views_of(dataset: Any, fields: ExperimentFields) -> Iterator[View]:
     yield from _error_views(visible, fields)
     yield from _image_views(visible, fields)
     if dataset.has_field(LABEL_ERRORS):
-        yield from _label_errors(visible)
+        yield from _label_errors(_above_thresholds(dataset))
     yield from _confused_pairs(visible, fields)
     yield from _hardest_by_class(dataset, visible, fields)
 
 
 def _at_operating_point(dataset: Any) -> Any:
+    """All images, with what `_above_thresholds` shows except label errors: these have views of their own."""
+    view = _above_thresholds(dataset)
+    return view.exclude_fields(LABEL_ERRORS) if dataset.has_field(LABEL_ERRORS) else view
+
+
+def _above_thresholds(dataset: Any) -> Any:
     """All images; of every experiment, the detections above the score thresholds of their classes."""
     from fiftyone import ViewField as F
 

@@ -20,6 +20,7 @@ from pipeline.workspace import from_root, root, workspace
 START_FROM, EXTEND_FROM = "model.start_from", "train.extend_from"
 _DETECTOR = "detector.safetensors"  # in a folder of models, beside the best or the last weights
 _SUFFIXES = (".safetensors", ".pth", ".pt")
+_DEFAULT_FOLDERS = ("data/start_from", "data/extend_from")  # DVC alone needs them to exist
 _FILES_OF_GIT = (".gitkeep", ".gitignore")
 
 
@@ -128,7 +129,7 @@ def find_weights(path: str | None, key: str) -> Path | None:
         key: the parameter, for messages.
 
     Returns:
-        The file; None if there is none: the folder is empty, but for files of git.
+        The file; None if there is none: the folder is empty, but for files of git, or is the default one and missing.
 
     Raises:
         PipelineError: the path does not exist, or names no single file of weights.
@@ -141,6 +142,8 @@ def find_weights(path: str | None, key: str) -> Path | None:
         raise PipelineError(f"{key}: with --queue and --temp it must be absolute; set it to {outside}")
     if place.is_file():
         return place
+    if not place.exists() and path in _DEFAULT_FOLDERS:
+        return None
     if not place.is_dir():
         raise PipelineError(f"{key}: {place}: no such file or folder")
     return _only_file(place, key) if _has_content(place) else None

@@ -2,9 +2,12 @@
 
 import json
 import shutil
-from contextlib import chdir
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,8 @@ from torchvision.models.detection import fcos_resnet50_fpn
 
 from pipeline import recipes
 from pipeline.evaluation import resampling
+from pipeline.files import write_json
+from pipeline.integrations import fiftyone
 from pipeline.training.initial_weights import find_weights
 from tests.support.http_servers import serving
 from tests.support.projects import PROJECT, copy, read, readme, run, run_stage, stages_run
@@ -51,6 +56,53 @@ def test_the_commands_on_mlflow(project: Path) -> None:
         "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN",
     ]  # fmt: skip
     assert [run(project, *command) for command in sync] == ["MLflow: nothing to send\n"]
+
+
+def test_the_commands_of_docs_on_inspection(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that open the App only up to what its child process gets, which tests/pipeline/integrations runs."""
+    children: list[Any] = []
+    detections: list[str] = []
+
+    def run_child(*child: Any) -> Any:
+        children.append(child)
+        detections.extend(Path(item["predictions"]).read_text() for item in child[2] if "predictions" in item)
+        return ["old"]
+
+    @contextmanager
+    def serve(_: str, __: int, build: Callable[[], object], *, query: str) -> Iterator[Any]:
+        build()
+        yield SimpleNamespace(address=f"http://127.0.0.1/{query}", wait=lambda: None)
+
+    monkeypatch.setattr(fiftyone, "run_child", run_child)
+    monkeypatch.setattr(fiftyone, "serve", serve)
+    ((add,), before_and_after) = (
+        readme(section, "docs/inspection.md") for section in ("3. Compare experiments", "5. Mend the data")
+    )
+    run(project, "git", "add", ".")
+    run(project, "git", "commit", "-qm", "results")
+    assert add == ["fcos", "app", "NAME"]
+    assert "view=operating-point" in run(project, "fcos", "app", "HEAD")
+    ((_, name, (workspace, experiment)),) = children
+    assert (name, workspace["experiment"], experiment["experiment"]) == ("fcos-digits", None, "HEAD")
+    assert detections == 2 * [(project / "predictions/val.json").read_text()]
+    assert experiment["predictions"] != workspace["predictions"]
+    same = ("name", "split", "annotations", "images", "score_thresholds", "iou_threshold", "metrics")
+    assert [experiment[key] for key in same] == [workspace[key] for key in same]
+    assert run(project, "fcos", "app", "--prune") == "removed from FiftyOne: old\n"
+    assert children[1][1:] == ("fcos-digits", {"name": "fcos-digits", "keep": []})
+    get, compare = before_and_after
+    run(project, *get)
+    assert (project / "before.json").read_bytes() == (project / "predictions/val.json").read_bytes()
+    assert "no difference" in run(project, *compare)
+    # The corrected ground truth isn't that of the revision.
+    truth = read(project, "data/unified/val.json")
+    truth["annotations"].pop()
+    (project / "data/unified/val.json").unlink()
+    write_json(project / "data/unified/val.json", truth)
+    refused = run(project, "fcos", "app", "HEAD", check=False)
+    assert refused.startswith("fcos: HEAD was not evaluated on the ground truth of the workspace: ")
+    run(project, *compare)
+    run(project, "dvc", "checkout", "-q", "--force", "convert")
 
 
 def test_the_commands_of_docs_on_torchvisions_weights(project: Path) -> None:

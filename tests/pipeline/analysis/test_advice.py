@@ -141,6 +141,12 @@ def test_no_advice_for_sound_parameters(name: str, changes: dict[str, object]) -
     assert name not in advise(context_of(training(**changes)))
 
 
+def test_a_backbone_of_another_detector_may_be_frozen(tmp_path: Path) -> None:
+    (tmp_path / "detector.safetensors").touch()
+    values = training(backbone_frozen_epochs=1, start_from=str(tmp_path))
+    assert "frozen_backbone" not in advise(context_of(values))
+
+
 def test_a_gpu_needs_workers() -> None:
     assert "try 8" in advise(replace(context_of(DIGITS), device="cuda"))["no_workers"]
 

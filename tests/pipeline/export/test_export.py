@@ -17,7 +17,7 @@ import fcos
 from fcos.config import PAPER, InputSize
 from fcos.inference import detect, load_fused
 from fcos.postprocess import Detections, Postprocess
-from fcos.weights import Description, save_detector
+from fcos.weights import Description, load_detector, save_detector
 from pipeline.data import annotations
 from pipeline.digests import dvc_hash
 from pipeline.export import parity
@@ -50,7 +50,7 @@ def traced() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def export(project: Path) -> Export:
+def export(project: Path, traced: None) -> Export:  # noqa: ARG001 - changes what it calls
     return lambda *options, **keywords: run(project, "fcos", "export", *options, **keywords)
 
 
@@ -97,18 +97,19 @@ def test_all_detections_in_the_validation_split_match(project: Path, model: Path
 
 
 def test_the_file_alone_takes_batches_of_any_size(project: Path, model: Path) -> None:
-    detector, description = load_fused(project / "models/detector.safetensors")
+    detector, _ = load_fused(project / "models/detector.safetensors")
     postprocess = Postprocess(score_threshold=0.02, max_detections=7)
     settings = {"score_threshold": np.array([0.02], np.float32), "max_detections": np.array([7])}
     runtime = session(model)
-    for shape in ((3, 60, 200, 3), (1, 300, 90, 3)):
+    # At the larger size, no level consists of a single location.
+    for shape, size in (((3, 60, 200, 3), (128, 128)), ((1, 300, 90, 3), (128, 128)), ((2, 200, 260, 3), (300, 420))):
         images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        boxes, scores, labels, counts = runtime.run(None, {"images": images} | settings)
+        boxes, scores, labels, counts = runtime.run(None, {"images": images, "size": np.array(size)} | settings)
         assert (boxes.shape, scores.shape, labels.dtype, counts.shape) == (
             (shape[0], 7, 4), (shape[0], 7), np.int64, shape[:1],
         )  # fmt: skip
         tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
-        for index, expected in enumerate(detect(detector, tensors, description.input_size, postprocess)):
+        for index, expected in enumerate(detect(detector, tensors, InputSize(size), postprocess)):
             found = Detections(
                 *(torch.from_numpy(values[index, : counts[index]]) for values in (boxes, scores, labels))
             )
@@ -249,14 +250,63 @@ def test_commands_that_need_layers_say_so(project: Path) -> None:
     )
 
 
+def test_int8_and_its_measurements(project: Path, export: Export) -> None:
+    output = export("--int8").splitlines()
+    path, report = project / "models/detector.int8.onnx", read(project, "models/detector.int8.json")
+    assert output[-1].endswith("models/detector.int8.onnx: a detector of 10 classes")
+    assert (report["calibration"], report["split"], report["images"]) == ("24 images of the training split", "val", 8)
+    assert report["float32"]["AP"] == pytest.approx(read(project, "metrics/evaluate.json")["coco"]["AP"], abs=5e-4)
+    found = json.loads(run(project, "fcos", "evaluate", "--weights", "models/detector.int8.onnx", "--json"))
+    assert report["int8"]["AP"] == pytest.approx(found["coco"]["AP"], abs=1e-6)
+    assert f"AP {report['int8']['AP']:.4f} instead of {report['float32']['AP']:.4f}" in output[-2]
+    assert report["int8"]["bytes"] == path.stat().st_size < 0.4 * report["float32"]["bytes"]
+    times = [report[name]["milliseconds_per_image"] for name in ("float32", "int8")]
+    assert report["speedup"] == pytest.approx(times[0] / times[1], rel=0.02)
+    assert session(path).get_modelmeta().custom_metadata_map["precision"] == "int8"
+    detector, _ = load_detector(project / "models/detector.safetensors")
+    convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in detector.modules())
+    assert quantized_layers(path) == (convolutions - 3, 3)
+
+
+def quantized_layers(path: Path) -> tuple[int, int]:
+    """The numbers of convolutions with weights of 8 bits, and of others, which are the last ones of the head."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    outputs = {name: node.op_type for node in graph.node for name in node.output}
+    kinds = {}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            kinds[node.input[1]] = outputs.get(node.input[1]) == "DequantizeLinear"
+    kept = [name for name, is_quantized in kinds.items() if not is_quantized]
+    assert sorted(name.split(".")[-2] for name in kept) == ["box", "class_logits", "quality"]
+    return len(kinds) - len(kept), len(kept)
+
+
+def test_int8_needs_images_and_onnx(tmp_path: Path, project: Path, export: Export) -> None:
+    for name in ("detector.safetensors", "detector.json"):
+        shutil.copy(project / "models" / name, tmp_path)
+    message = run(tmp_path, "fcos", "export", "--int8", "--weights", "detector.safetensors", check=False)
+    assert message == (
+        "fcos: detector.safetensors: no training split of its project here; give --calibrate FOLDER with images\n"
+    )
+    (tmp_path / "empty").mkdir()
+    message = export("--int8", "--calibrate", str(tmp_path / "empty"), check=False)
+    assert message == f"fcos: {tmp_path / 'empty'}: no image in this folder; give another one\n"
+    assert "--int8 needs --format onnx" in export("--int8", "--format", "torch", check=False)
+
+
 def test_the_commands_and_the_example_of_the_documentation(
     project: Path, export: Export, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    *exports, as_torch, predict, evaluate = readme("Export", "docs/export.md")
-    assert [command[:2] for command in exports] == [["fcos", "export"]] * 3
-    assert as_torch == ["fcos", "export", "--format", "torch"]  # test_torch_program runs it
-    for command in exports:
-        export(*command[2:])
+    plain, with_defaults, *others, predict, evaluate = readme("Export", "docs/export.md")
+    # Other tests run these.
+    assert plain == ["fcos", "export"]
+    assert [command[2:] for command in others] == [["--raw", "--out", "raw.onnx"], ["--format", "torch"], ["--int8"]]
+    export(*with_defaults[2:])
+    (scores,) = session(project / "small.onnx").run(["scores"], {"images": np.zeros((1, 128, 128, 3), np.uint8)})
+    assert scores.shape == (1, 50)
+    assert not ((scores > 0) & (scores < 0.3)).any()
     assert len(run(project, *predict).splitlines()) == 9
     assert "AP50" in run(project, *evaluate)
     shutil.copy(next((project / "data/raw/digits/images/val").iterdir()), project / "photo.jpg")

@@ -65,10 +65,12 @@ def labels(sample, field):
     items = getattr(value, "detections", [value])
     return [[d.label, d["error"], getattr(d, "confidence", None)] for d in items]
 
-views = {}
+views, with_label_errors = {}, []
 for view in dataset.list_saved_views():
     shown = dataset.load_saved_view(view)
     fields = [f for f in ("ground_truth", "predictions") if f in shown.get_field_schema()]
+    if "label_errors" in shown.get_field_schema():
+        with_label_errors.append(view)
     views[view] = [[s.filepath, *[labels(s, field) for field in fields]] for s in shown]
 evaluations = {}
 for key in dataset.list_evaluations():
@@ -88,6 +90,7 @@ for key in dataset.list_brain_runs():
 workspace = dataset.load_workspace("inspect")
 config = dataset.app_config
 print(json.dumps({"name": name, "maps": maps, "similar": similar, "views": views,
+    "with_label_errors": with_label_errors,
     "evaluations": evaluations, "persistent": dataset.persistent,
     "panels": [[panel.type for panel in side.children] for side in workspace.children],
     "active": config.active_fields.paths, "groups": {g.name: g.paths for g in config.sidebar_groups},
@@ -195,6 +198,7 @@ def test_views_show_what_their_names_say_in_order(filled: Filled) -> None:
         "Hardest: cat": [13, 11, 12], "Hardest: dog": [12, 13],  # 3, 1, 1 errors; 1, 1
         "giou-1 better than workspace": [12, 13], "giou-1 worse than workspace": [],
     }  # fmt: skip
+    assert described["with_label_errors"] == ["Label errors", "Label errors (patches)"]
     assert views["Operating point"][3] == [14, [], []]  # its detection has a score of 0.2
     assert views["False positives"][0][2] == [["dog", "background", 0.7]]
     assert views["Wrong class"][0][2] == [["cat", "wrong_class", 0.6]]
@@ -259,9 +263,10 @@ def test_evaluations_are_those_of_the_operating_point(filled: Filled) -> None:
 def test_the_app_opens_with_the_workspace_and_the_boxes_of_one_experiment(filled: Filled) -> None:
     described = filled.described
     assert described["panels"] == [["Samples"], ["model_evaluation_panel_builtin", "Embeddings", "Histograms"]]
-    assert described["active"] == ["ground_truth", "predictions"]
+    assert described["active"] == ["ground_truth", "predictions", "label_errors"]
     groups = described["groups"]
     assert list(groups) == ["tags", "labels", "errors", "metadata", "giou_1", "other"]
+    assert groups["errors"] == ["errors", "most_certain_error", "ap50", "lrp_error"]
     assert groups["giou_1"][0] == "predictions_giou_1"
     assert described["classes"] == ["cat", "dog"]
 
@@ -536,6 +541,8 @@ def test_the_saved_workspace_compares_two_experiments(page: Any, running_app: Ap
 
 
 def test_a_lasso_in_the_embeddings_panel_selects_images(page: Any) -> None:
+    from playwright.sync_api import expect
+
     page.get_by_text("Embeddings", exact=True).click()
     panel = page.locator('[data-cy="panel-content-Embeddings"]')
     panel.get_by_role("button", name=re.compile("^images")).click()
@@ -546,7 +553,7 @@ def test_a_lasso_in_the_embeddings_panel_selects_images(page: Any) -> None:
     panel.get_by_text("2 selected · 5 points", exact=True).wait_for()
     assert panel.get_by_text("2 samples").count() == 1
     page.locator('[data-cy="entry-counts"]', has_text="2 samples").wait_for()
-    assert page.locator('[data-cy="looker"]').count() == 2
+    expect(page.locator('[data-cy="looker"]')).to_have_count(2, timeout=60_000)
 
 
 def test_prune_removes_the_fields_of_experiments_that_dvc_no_longer_has(

@@ -213,6 +213,8 @@ def test_which_file_of_a_folder(home: Path, tmp_path: Path) -> None:
         find_weights(str(tmp_path / "other"), "key")
     with pytest.raises(PipelineError, match=r"^key: .*/home/models: no such file or folder"):
         find_weights("models", "key")
+    (home / "data/extend_from").rmdir()
+    assert find_weights("data/extend_from", "key") is None
 
 
 def test_a_temporary_workspace_needs_an_absolute_path_unless_it_has_the_file(

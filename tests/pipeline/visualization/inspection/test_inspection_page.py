@@ -17,15 +17,24 @@ from pipeline.data import detections as results
 from pipeline.data.annotations import Category
 from pipeline.errors import PipelineError
 from pipeline.evaluation import error_kinds, report
+from pipeline.evaluation.embedding_files import EmbeddingMap
 from pipeline.evaluation.plot_tables import plot_tables
 from pipeline.files import write_json
 from pipeline.stages.inspect import count_errors
-from pipeline.visualization.inspection import cases, confusion, failure_sheets, label_errors, page, pictures
+from pipeline.visualization.inspection import (
+    cases,
+    confusion,
+    embedding_plots,
+    failure_sheets,
+    label_errors,
+    page,
+    pictures,
+)
 from pipeline.visualization.inspection.confusion import confused_pairs, confusion_counts
 from pipeline.visualization.inspection.failure_sheets import Group
 from pipeline.visualization.inspection.page import Inspection
 from pipeline.visualization.inspection.pictures import Picture, limit, read_plot
-from tests.support.inspected_project import SCENE
+from tests.support.inspected_project import DETECTIONS, SCENE
 from tests.support.random_scenes import detected_objects
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -257,6 +266,7 @@ def test_in_a_browser(inspected: Any) -> None:
     html = render(inspected.root, (EVIL, "قطة"))
     path = inspected.root / "inspection.html"
     path.write_text(html, encoding="utf-8")
+    map_page = write_map(inspected.root)
     messages: list[str] = []
     requests: list[str] = []
     with sync_playwright() as driver:
@@ -269,6 +279,7 @@ def test_in_a_browser(inspected: Any) -> None:
         page_width = tab.evaluate("document.documentElement.scrollWidth")
         title = tab.title()
         names = tab.locator("#classes + .scroll tr > th:first-child").all_inner_texts()
+        assert_the_map_of_embeddings_responds(tab, map_page)
         browser.close()
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert messages == []
@@ -276,6 +287,43 @@ def test_in_a_browser(inspected: Any) -> None:
     assert page_width <= 390  # no horizontal scrolling on a phone
     assert title == "digits · what the detector gets wrong"
     assert sorted(names) == sorted(["class", EVIL, "قطة"])
+
+
+def write_map(root: Path) -> Path:
+    """The page of a map with objects 1 and 4, of images 11 and 13, in opposite corners."""
+    points, none = np.array([[0, 0], [1, 1]], np.float32), np.empty((0, 2), np.float32)
+    found = EmbeddingMap(np.array([11, 13]), points, np.array([1, 4]), points, np.empty(0, np.int64), none, "pca")
+    errors = error_kinds.analyze(SCENE, DETECTIONS, score_threshold=0.4, iou_threshold=0.5)
+    drawn = embedding_plots.collect_points(found, SCENE, DETECTIONS, errors)
+    path = root / "map.html"
+    embedding_plots.write_page(drawn, found, SCENE, errors, root / "data/raw/digits", path, "a line\nanother line")
+    return path
+
+
+def assert_the_map_of_embeddings_responds(tab: Any, page: Path) -> None:
+    """To a mouse over a point, to its wheel, to a class that is hidden, and to the other map."""
+    tab.set_viewport_size({"width": 1200, "height": 1200})
+    tab.goto(page.as_uri())
+    assert tab.locator("h1 + p").inner_text() == "a line another line"
+    box, tip = tab.locator("#map").bounding_box(), tab.locator("#tip")
+
+    def hover(x: float, y: float) -> str:
+        tab.mouse.move(box["x"] + box["width"] / 2 + x, box["y"] + box["height"] / 2 + y)
+        return tip.inner_text() if tip.is_visible() else ""
+
+    # The map fills 92 % of the smaller side, and is as wide as it is high.
+    corner = 0.46 * min(box["width"], box["height"])
+    assert hover(-corner, corner) == "cat · object · pictures/11.png"
+    assert hover(corner, -corner) == "cat · missed object · pictures/13.png"
+    assert hover(0, 0) == ""
+    tab.mouse.wheel(0, 200)  # the map gets smaller around the mouse
+    assert hover(-corner, corner) == ""
+    tab.get_by_text("Whole map").click()
+    assert hover(-corner, corner) == "cat · object · pictures/11.png"
+    tab.locator("#legend label", has_text="cat").click()
+    assert hover(-corner, corner) == ""
+    tab.get_by_role("button", name="Images").click()
+    assert hover(corner, -corner) == "pictures/13.png: 4 errors"
 
 
 def test_any_data_set_gives_less_than_10_megabytes(inspected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
