@@ -17,7 +17,9 @@ from pipeline.commands import options
     help="onnx: from images to detections, in one file; torch: the network as torch.export's program (.pt2).",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Default: beside the weights, with the suffix .onnx or .pt2."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Default: in the folder exported, named as the weights, with the suffix .onnx or .pt2.",
 )
 @click.option("--raw", is_flag=True, help="End with the network's outputs, without post-processing.")
 @click.option(
@@ -71,7 +73,9 @@ def export(
     from pipeline.workspace import workspace
 
     weights = weights or workspace() / "models/detector.safetensors"
-    out = out or weights.with_suffix(".int8.onnx" if int8 else {"onnx": ".onnx", "torch": ".pt2"}[format])
+    suffix = ".int8.onnx" if int8 else {"onnx": ".onnx", "torch": ".pt2"}[format]
+    out = out or Path("exported", weights.stem + suffix)
+    detector_files.check_location(out)
     postprocess = project_postprocess(
         score_threshold=score,
         nms_iou_threshold=nms_iou_threshold,

@@ -22,8 +22,19 @@ from pipeline.export.onnx_graph import assemble
 from pipeline.export.provenance import Provenance
 from pipeline.files import atomic_replace, write_errors, write_json
 from pipeline.inference.saved_detector import SavedDetector
+from pipeline.workspace import workspace
 
 Measure: TypeAlias = Callable[[Path, Path], dict[str, Any]]
+
+
+def check_location(out: Path) -> None:
+    """Makes sure that a file does not become a part of a stage's result, which DVC restores or removes.
+
+    Raises:
+        PipelineError: it lies in the folder models of the project.
+    """
+    if (workspace() / "models").resolve() in out.resolve().parents:
+        raise PipelineError(f"{out}: DVC empties the folder models when a detector is trained; choose another one")
 
 
 def check_postprocess(postprocess: Postprocess) -> None:

@@ -96,7 +96,8 @@ def test_one_mlflow_run_holds_the_experiment(project: Path) -> None:
 
 
 def test_readmes_commands_to_look_at_results(project: Path) -> None:
-    ui, app, predict, suggest, evaluate = readme("Look")
+    ui, app, predict, export, suggest, evaluate = readme("Look")
+    assert export == ["fcos", "export"]  # tests/pipeline/export runs it
     assert (ui, app) == (["make", "ui"], ["make", "app"])  # tests/pipeline/integrations runs their commands
     shutil.copytree(project / "data/raw/digits/images/val", project / "folder")
     (project / "folder/000001.jpg").rename(project / "photo.jpg")

@@ -136,7 +136,7 @@ def test_a_custom_entry_downloads_and_sets_the_splits(
 ) -> None:
     """The path is that of the entry or of its folder. The splits of the entry apply unless params.yaml sets them."""
     path = home / download_path / "mine.yaml" if download_path == "data/custom" else home / download_path
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(ENTRY.format(address=address, checksum=bccd.files[0].checksum))
     setting(dataset="custom", **{"download.path": download_path})
     download.run(params.load())

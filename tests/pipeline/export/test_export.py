@@ -58,9 +58,9 @@ def export(project: Path, traced: None) -> Export:  # noqa: ARG001 - changes wha
 def model(project: Path, export: Export) -> Path:
     """The project's detector as a file of ONNX."""
     output = export()
-    assert output.splitlines()[-1].endswith("models/detector.onnx: a detector of 10 classes")
+    assert output.splitlines()[-1].endswith("exported/detector.onnx: a detector of 10 classes")
     assert "compared with" in output
-    return project / "models/detector.onnx"
+    return project / "exported/detector.onnx"
 
 
 def session(path: Path) -> Any:
@@ -74,12 +74,12 @@ def session(path: Path) -> Any:
 @pytest.mark.usefixtures("model")
 def test_average_precision_is_that_of_the_detector(project: Path) -> None:
     scores = {}
-    for file in ("detector.safetensors", "detector.onnx"):
-        found = json.loads(run(project, "fcos", "evaluate", "--weights", f"models/{file}", "--json"))
-        scores[file] = found["coco"]
-        assert found["protocol"]["detections"].startswith(f"models/{file}: ")
-    assert scores["detector.safetensors"]["AP"] == read(project, "metrics/evaluate.json")["coco"]["AP"]
-    assert scores["detector.onnx"]["AP"] == pytest.approx(scores["detector.safetensors"]["AP"], abs=5e-4)
+    for file in ("models/detector.safetensors", "exported/detector.onnx"):
+        found = json.loads(run(project, "fcos", "evaluate", "--weights", file, "--json"))
+        scores[file] = found["coco"]["AP"]
+        assert found["protocol"]["detections"].startswith(f"{file}: ")
+    assert scores["models/detector.safetensors"] == read(project, "metrics/evaluate.json")["coco"]["AP"]
+    assert scores["exported/detector.onnx"] == pytest.approx(scores["models/detector.safetensors"], abs=5e-4)
 
 
 def test_all_detections_in_the_validation_split_match(project: Path, model: Path) -> None:
@@ -192,6 +192,13 @@ def test_soft_suppression_needs_raw_outputs(project: Path, export: Export, tmp_p
         (project / "params.yaml").write_text(parameters)
 
 
+def test_no_file_is_written_into_the_result_of_a_stage(export: Export) -> None:
+    message = export("--out", "models/detector.onnx", check=False)
+    assert message == (
+        "fcos: models/detector.onnx: DVC empties the folder models when a detector is trained; choose another one\n"
+    )
+
+
 def test_nothing_is_written_where_detections_differ(
     export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,20 +250,20 @@ def test_a_file_that_is_no_detector_is_named(tmp_path: Path, content: bytes | No
 
 @pytest.mark.usefixtures("model")
 def test_commands_that_need_layers_say_so(project: Path) -> None:
-    message = run(project, "fcos", "export", "--weights", "models/detector.onnx", check=False)
+    message = run(project, "fcos", "export", "--weights", "exported/detector.onnx", check=False)
     assert message == (
-        "fcos: models/detector.onnx: only `fcos predict` and `fcos evaluate` run ONNX; give the .safetensors file that "
-        "it was exported from\n"
+        "fcos: exported/detector.onnx: only `fcos predict` and `fcos evaluate` run ONNX; give the .safetensors file "
+        "that it was exported from\n"
     )
 
 
 def test_int8_and_its_measurements(project: Path, export: Export) -> None:
     output = export("--int8").splitlines()
-    path, report = project / "models/detector.int8.onnx", read(project, "models/detector.int8.json")
-    assert output[-1].endswith("models/detector.int8.onnx: a detector of 10 classes")
+    path, report = project / "exported/detector.int8.onnx", read(project, "exported/detector.int8.json")
+    assert output[-1].endswith("exported/detector.int8.onnx: a detector of 10 classes")
     assert (report["calibration"], report["split"], report["images"]) == ("24 images of the training split", "val", 8)
     assert report["float32"]["AP"] == pytest.approx(read(project, "metrics/evaluate.json")["coco"]["AP"], abs=5e-4)
-    found = json.loads(run(project, "fcos", "evaluate", "--weights", "models/detector.int8.onnx", "--json"))
+    found = json.loads(run(project, "fcos", "evaluate", "--weights", "exported/detector.int8.onnx", "--json"))
     assert report["int8"]["AP"] == pytest.approx(found["coco"]["AP"], abs=1e-6)
     assert f"AP {report['int8']['AP']:.4f} instead of {report['float32']['AP']:.4f}" in output[-2]
     assert report["int8"]["bytes"] == path.stat().st_size < 0.4 * report["float32"]["bytes"]
@@ -313,7 +320,7 @@ def test_the_commands_and_the_example_of_the_documentation(
     (example,) = re.findall(r"(?ms)^```python\n(.*?)^```", (PROJECT / "docs/export.md").read_text())
     monkeypatch.chdir(project)
     exec(compile(example.replace("[0.3]", "[0.05]"), "docs/export.md", "exec"), {})
-    found = fcos.load("models/detector.onnx").predict("photo.jpg", score=0.05)
+    found = fcos.load("exported/detector.onnx").predict("photo.jpg", score=0.05)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == found.names
     assert found.names

@@ -46,7 +46,13 @@ def test_an_early_end_is_told() -> None:
         "stopped early after epoch 2 of 8: no improvement on AP 0.250 of epoch 1"
     )
     assert early_stopping_message(History([STEP] * 4, EPOCHS), best, 2) == ""
+
+
+def test_the_metrics_of_a_training() -> None:
+    steps = [STEP | {"step": step} for step in range(7, 11)]  # of an extended training, after six others
+    history, best = History(steps, EPOCHS, stopped_early=True), Best(EPOCHS[0], {})
     summary = training_summary(history, best, overfit=0, images_per_second=10.0)
+    assert summary["steps"] == 10
     assert summary["stopped_early"]
     assert summary["epochs"] == 2
     assert summary["best"] == {"epoch": 1, "AP": 0.25, "AP50": 0.5}
