@@ -33,7 +33,11 @@ def check_location(out: Path) -> None:
     Raises:
         PipelineError: it lies in the folder models of the project.
     """
-    if (workspace() / "models").resolve() in out.resolve().parents:
+    try:
+        models = (workspace() / "models").resolve()
+    except PipelineError:  # not inside a project
+        return
+    if models in out.resolve().parents:
         raise PipelineError(f"{out}: DVC empties the folder models when a detector is trained; choose another one")
 
 
