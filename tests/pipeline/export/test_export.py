@@ -218,9 +218,9 @@ def test_torch_program(tmp_path: Path) -> None:
     description = Description(model=config, categories=((3, "a"), (5, "b")), input_size=InputSize((64, 96)))
     save_detector(detector, description, tmp_path / "detector.safetensors")
     output = run(tmp_path, "fcos", "export", "--weights", "detector.safetensors", "--format", "torch")
-    assert output == "detector.pt2: the network of a detector of 2 classes\n"
+    assert output == "exported/detector.pt2: the network of a detector of 2 classes\n"
     extra = {"metadata.json": ""}
-    program = torch.export.load(tmp_path / "detector.pt2", extra_files=extra)
+    program = torch.export.load(tmp_path / "exported/detector.pt2", extra_files=extra)
     assert json.loads(json.loads(extra["metadata.json"])["category_ids"]) == [3, 5]
     pixels = torch.randint(0, 256, (3, 3, 64, 160), dtype=torch.uint8)
     sizes = torch.tensor([[64, 160], [50, 70], [64, 1]])
