@@ -1,8 +1,7 @@
 """A saved detector applied to images of any size; boxes are in pixels of the images as given."""
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ def load_fused(path: str | Path, device: torch.device | None = None) -> tuple[De
     """Loads a detector for inference: batch norm is folded into the convolutions, and it can't be trained.
 
     Args:
-        path: weights, or an exported detector in a file of ONNX.
+        path: weights, or an exported detector in an ONNX file.
 
     Raises:
         ValueError: as for `load_detector` and `OnnxDetector`.
@@ -114,18 +113,3 @@ def network_size(image: torch.Tensor, input_size: InputSize) -> tuple[int, int]:
     Images for which they are equal can share a batch: each has the padding that it would have alone.
     """
     return padded_size(*(input_size.canvas or input_size.resized(image.shape[-2], image.shape[-1])))
-
-
-def detect_in_groups(
-    detect_batch: Callable[[Sequence[torch.Tensor]], list[Detections]],
-    images: Sequence[torch.Tensor],
-    keys: Sequence[Hashable],
-) -> list[Detections]:
-    """The detections of each image; those whose keys are equal, such as their `network_size`, share a batch."""
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for index, key in enumerate(keys):
-        groups[key].append(index)
-    found: dict[int, Detections] = {}
-    for indices in groups.values():
-        found.update(zip(indices, detect_batch([images[index] for index in indices]), strict=True))
-    return [found[index] for index in range(len(images))]

@@ -1,6 +1,5 @@
-"""An exported detector in a file of ONNX, run by ONNX Runtime."""
+"""An exported detector in an ONNX file, run by ONNX Runtime."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from fcos.detector import padded_size
 from fcos.locations import make_locations
 from fcos.onnx_files import open_session
 from fcos.onnx_metadata import Metadata
-from fcos.postprocess import Detections, Postprocess
+from fcos.postprocess import Detections, Postprocess, detect_in_groups
 from fcos.structures import Outputs
 
 _Arrays = Mapping[str, NDArray[Any]]
@@ -52,15 +51,12 @@ class OnnxDetector:
             ValueError: the model can't do this post-processing.
         """
         self._check(input_size, postprocess)
-        groups = defaultdict(list)
-        for index, image in enumerate(images):
-            groups[image.shape].append(index)
-        found: dict[int, Detections] = {}
-        for indices in groups.values():
-            batch = np.stack([images[index].permute(1, 2, 0).cpu().numpy() for index in indices])
-            detect = self._detect_raw if self.metadata.raw else self._detect
-            found.update(zip(indices, detect(batch, input_size, postprocess), strict=True))
-        return [found[index] for index in range(len(images))]
+        run = self._detect_raw if self.metadata.raw else self._detect
+
+        def detect_batch(batch: Sequence[Tensor]) -> list[Detections]:
+            return run(np.stack([image.permute(1, 2, 0).cpu().numpy() for image in batch]), input_size, postprocess)
+
+        return detect_in_groups(detect_batch, images, [image.shape for image in images])
 
     def _check(self, input_size: InputSize, postprocess: Postprocess) -> None:
         exported = self.metadata.postprocess

@@ -1,4 +1,4 @@
-"""What a file of ONNX knows of its detector, so that no other file is needed to use it."""
+"""The metadata of an ONNX file, so that no other file is needed to use its detector."""
 
 import json
 from collections.abc import Mapping

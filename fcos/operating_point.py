@@ -37,7 +37,7 @@ class OperatingPoint:
 def find(weights: str | Path) -> tuple[Path, OperatingPoint] | None:
     """The file that was written for these weights, and its content; None if there is none.
 
-    A file of ONNX contains its operating point.
+    An ONNX file contains its operating point.
 
     Raises:
         ValueError: the file is invalid; one line with the file and the problem.
@@ -45,13 +45,14 @@ def find(weights: str | Path) -> tuple[Path, OperatingPoint] | None:
     weights = Path(weights)
     if weights.suffix == onnx_files.SUFFIX:
         return _read_onnx(weights)
-    beside = weights.resolve().parent / FILE_NAME
-    for path in (beside, beside.parent.parent / "predictions" / FILE_NAME):
-        if path.is_file():
-            point = read(path)
-            with weights.open("rb") as file:
-                if point.weights == hashlib.file_digest(file, "sha256").hexdigest():
-                    return path, point
+    # The weights may be a link into DVC's cache, or a link to a project's weights.
+    for folder in dict.fromkeys((weights.parent.resolve(), weights.resolve().parent)):
+        for path in (folder / FILE_NAME, folder.parent / "predictions" / FILE_NAME):
+            if path.is_file():
+                point = read(path)
+                with weights.open("rb") as file:
+                    if point.weights == hashlib.file_digest(file, "sha256").hexdigest():
+                        return path, point
     return None
 
 

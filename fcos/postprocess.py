@@ -1,6 +1,7 @@
 """Post-processing: from outputs to detections."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -214,3 +215,18 @@ SUPPRESSIONS: dict[str, Callable[[Sequence[Detections], Postprocess], list[Detec
     "soft_linear": soft_linear,
     "soft_gaussian": soft_gaussian,
 }
+
+
+def detect_in_groups(
+    detect_batch: Callable[[Sequence[Tensor]], list[Detections]],
+    images: Sequence[Tensor],
+    keys: Sequence[Hashable],
+) -> list[Detections]:
+    """The detections of each image; those whose keys are equal, such as their sizes, share a batch."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        groups[key].append(index)
+    found: dict[int, Detections] = {}
+    for indices in groups.values():
+        found.update(zip(indices, detect_batch([images[index] for index in indices]), strict=True))
+    return [found[index] for index in range(len(images))]

@@ -22,10 +22,10 @@ from torch import Tensor
 from fcos import operating_point
 from fcos.description import Description, parse
 from fcos.detector import Detector
-from fcos.inference import above_thresholds, default_batch_size, detect, detect_in_groups, load_fused, network_size
+from fcos.inference import above_thresholds, default_batch_size, detect, load_fused, network_size
 from fcos.onnx_detector import OnnxDetector
 from fcos.operating_point import DEFAULT_SCORE, OperatingPoint
-from fcos.postprocess import Postprocess
+from fcos.postprocess import Postprocess, detect_in_groups
 
 # A path, a Pillow image, a uint8 array [H, W, 3] (RGB) or [H, W] (gray), or a uint8 tensor [3, H, W] (RGB).
 Image: TypeAlias = str | Path | PIL.Image.Image | NDArray[np.uint8] | Tensor
@@ -231,7 +231,7 @@ class Predictor:
 
 
 def load(path: str | Path, device: str | torch.device = "auto") -> Predictor:
-    """Loads a trained detector, such as models/detector.safetensors with the .json file beside it, or a file of ONNX.
+    """Loads a trained detector, such as models/detector.safetensors with the .json file beside it, or an ONNX file.
 
     Its score thresholds and post-processing are those of its evaluation if operating_point.json, in the same folder or
     in the folder predictions beside it, was written for these weights.

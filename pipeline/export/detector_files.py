@@ -3,7 +3,7 @@
 import io
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +27,14 @@ from pipeline.workspace import workspace
 Measure: TypeAlias = Callable[[Path, Path], dict[str, Any]]
 
 
-def check_location(out: Path) -> None:
-    """Makes sure that a file does not become a part of a stage's result, which DVC restores or removes.
+def check_location(out: Path, suffix: str) -> None:
+    """Makes sure that a file replaces no weights, and is no part of a stage's result, which DVC restores or removes.
 
     Raises:
-        PipelineError: it lies in the folder models of the project.
+        PipelineError: its name doesn't end with the suffix, or it lies in the folder models of the project.
     """
+    if out.suffix != suffix:
+        raise PipelineError(f"{out}: its name doesn't end with {suffix}; choose another --out")
     try:
         models = (workspace() / "models").resolve()
     except PipelineError:  # not inside a project
@@ -58,7 +60,7 @@ def metadata(model: SavedDetector, weights: Path, postprocess: Postprocess, *, r
     """The metadata of a detector that is exported.
 
     Raises:
-        PipelineError: the detector is in a file of ONNX already, or a file of its project is invalid.
+        PipelineError: the detector is in an ONNX file already, or a file of its project is invalid.
     """
     mean, std = model.network.backbone.mean, model.network.backbone.std
     return Metadata(
@@ -73,7 +75,7 @@ def metadata(model: SavedDetector, weights: Path, postprocess: Postprocess, *, r
 
 
 def write_onnx(model: SavedDetector, about: Metadata, out: Path, check: Callable[[Path], object]) -> None:
-    """Writes a file of ONNX.
+    """Writes an ONNX file.
 
     Args:
         about: its metadata, which also say whether it ends with the network's outputs.
@@ -89,9 +91,9 @@ def write_onnx(model: SavedDetector, about: Metadata, out: Path, check: Callable
 
 
 def write_int8(
-    model: SavedDetector, about: Metadata, out: Path, calibration: Sequence[Tensor], measure: Measure
+    model: SavedDetector, about: Metadata, out: Path, calibration: Iterable[Tensor], measure: Measure
 ) -> dict[str, Any]:
-    """Writes a quantized file of ONNX, and its measurements beside it as JSON.
+    """Writes a quantized ONNX file, and its measurements beside it as JSON: `NAME.onnx.json`.
 
     Args:
         about: the metadata of the detector in float32.
@@ -108,7 +110,7 @@ def write_int8(
         float32 = Path(folder, "float32.onnx")
         ir.save(complete(ir.from_proto(traced), model, about), float32)
         report = measure(float32, temporary)
-    write_json(out.with_suffix(".json"), report)
+    write_json(out.with_name(f"{out.name}.json"), report)  # NAME.json may be the description of weights
     return report
 
 

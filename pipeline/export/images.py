@@ -1,5 +1,6 @@
 """Images on which an exported detector is calibrated and compared."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from fcos.config import InputSize
 from pipeline.data import annotations
-from pipeline.data.image_suffixes import IMAGE_SUFFIXES
+from pipeline.data.image_suffixes import find_files
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError, count_noun
 from pipeline.export.provenance import images_folder, project_of
@@ -20,20 +21,22 @@ _CALIBRATED = 100
 def for_comparison(weights: Path, input_size: InputSize) -> list[Tensor]:
     """Some images of the validation split, or generated ones where there is none."""
     files = split_files(weights, "val")
-    return read_some(files, _COMPARED) if files else generate(input_size, _COMPARED)
+    return [read_image(path) for path in evenly_spaced(files, _COMPARED)] if files else generate(input_size, _COMPARED)
 
 
-def for_calibration(weights: Path, folder: Path | None) -> tuple[list[Tensor], str]:
-    """Images of a folder or of the training split, and a description of them.
+def for_calibration(weights: Path, folder: Path | None) -> tuple[Iterator[Tensor], str]:
+    """Images of a folder or of the training split, each read when it is needed, and a description of them.
 
     Raises:
-        PipelineError: there is no such image, or one can't be decoded.
+        PipelineError: there is no such image; from the iterator: one can't be decoded.
     """
-    files = folder_files(folder) if folder else split_files(weights, "train")
+    files = find_files(folder) if folder else split_files(weights, "train")
+    if folder and not files:
+        raise PipelineError(f"{folder}: no image in this folder; give another one")
     if not files:
         raise PipelineError(f"{weights}: no training split of its project here; give --calibrate FOLDER with images")
-    images = read_some(files, _CALIBRATED)
-    return images, f"{count_noun(len(images), 'image')} of {folder or 'the training split'}"
+    chosen = evenly_spaced(files, _CALIBRATED)
+    return map(read_image, chosen), f"{count_noun(len(chosen), 'image')} of {folder or 'the training split'}"
 
 
 def split_files(weights: Path, split: str) -> list[Path]:
@@ -45,26 +48,10 @@ def split_files(weights: Path, split: str) -> list[Path]:
     return [folder / image.file_name for image in annotations.read(project / f"data/unified/{split}.json").images]
 
 
-def folder_files(folder: Path) -> list[Path]:
-    """The images in a folder and its subfolders.
-
-    Raises:
-        PipelineError: there is none.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not files:
-        raise PipelineError(f"{folder}: no image in this folder; give another one")
-    return files
-
-
-def read_some(files: list[Path], count: int) -> list[Tensor]:
-    """The pixels, uint8 [3, H, W], of at most `count` images, evenly spaced in the list.
-
-    Raises:
-        PipelineError: an image can't be decoded.
-    """
-    step = max(1, len(files) // count)
-    return [read_image(path) for path in files[::step][:count]]
+def evenly_spaced(files: list[Path], count: int) -> list[Path]:
+    """At most `count` files of a list, in its order."""
+    count = min(count, len(files))
+    return [files[index * len(files) // count] for index in range(count)]
 
 
 def generate(input_size: InputSize, count: int) -> list[Tensor]:

@@ -8,33 +8,56 @@ from torch import Tensor
 
 from fcos.postprocess import Postprocess
 from pipeline.data import annotations
+from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import count_noun
 from pipeline.export import quantization
 from pipeline.export.provenance import images_folder, project_of
+from pipeline.inference.saved_detector import SavedDetector
+
+
+def validation_split(weights: Path, model: SavedDetector) -> tuple[AnnotationSet, Path] | None:
+    """The validation split of a detector's project, and the folder of its images; None if there is none.
+
+    Raises:
+        PipelineError: it has other classes than the detector, or is invalid.
+    """
+    project = project_of(weights)
+    if project is None:
+        return None
+    path = project / "data/unified/val.json"
+    truth = annotations.read(path)
+    model.check_classes(truth, path)
+    return truth, images_folder(project)
 
 
 def measure(
-    files: Sequence[Path], weights: Path, images: Sequence[Tensor], calibrated_on: str, postprocess: Postprocess
+    files: Sequence[Path],
+    split: tuple[AnnotationSet, Path] | None,
+    images: Sequence[Tensor],
+    calibrated_on: str,
+    postprocess: Postprocess,
 ) -> dict[str, Any]:
     """Compares two files of a detector in the validation split of its project.
 
     Args:
         files: in float32 and int8.
+        split: of `validation_split`.
         images: for the measurement of time.
         calibrated_on: a description of the images of calibration.
 
     Returns:
         The content of the JSON file beside the quantized detector. AP is null without a validation split.
     """
-    project = project_of(weights)
     times = quantization.seconds_per_image(files, images, postprocess)
-    report: dict[str, Any] = {"calibration": calibrated_on, "split": "val" if project else None, "images": 0}
+    report: dict[str, Any] = {
+        "calibration": calibrated_on,
+        "split": "val" if split else None,
+        "images": len(split[0].images) if split else 0,
+    }
     for name, file, seconds in zip(("float32", "int8"), files, times, strict=True):
         scores: dict[str, Any] = {"AP": None, "AP50": None}
-        if project:
-            truth = annotations.read(project / "data/unified/val.json")
-            scores = quantization.average_precision(file, truth, images_folder(project), postprocess)
-            report["images"] = len(truth.images)
+        if split:
+            scores = quantization.average_precision(file, *split, postprocess)
         report[name] = scores | {"milliseconds_per_image": round(1000 * seconds, 2), "bytes": file.stat().st_size}
     report["speedup"] = round(times[0] / times[1], 3)
     return report | quantization.describe_machine()

@@ -1,7 +1,7 @@
 """How far the detections of an exported detector are from those of the detector itself."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -35,9 +35,9 @@ class Parity:
     @property
     def holds(self) -> bool:
         """Whether the two differ by rounding only."""
-        # Rounding can move a score across the threshold, or choose another one of two equally good boxes.
-        few = self.unmatched <= 0.01 * self.detections
-        return few and self.score_difference <= MAX_SCORE_DIFFERENCE and self.iou >= MIN_IOU
+        # Rounding can choose another one of two equally good boxes, or of the last ones that max_detections admits.
+        few = self.unmatched <= max(1, 0.01 * self.detections)
+        return self.detections > 0 and few and self.score_difference <= MAX_SCORE_DIFFERENCE and self.iou >= MIN_IOU
 
     def describe(self) -> str:
         """A line for people."""
@@ -48,7 +48,7 @@ class Parity:
 
 
 def compare_file(path: Path, model: SavedDetector, images: Sequence[Tensor], postprocess: Postprocess) -> Parity:
-    """Compares the detector in a file of ONNX with the detector that it was made from."""
+    """Compares the detector in an ONNX file with the detector that it was made from."""
     exported, input_size = OnnxDetector(path, torch.device("cpu")), model.description.input_size
 
     def ours(image: Tensor) -> Detections:
@@ -60,17 +60,25 @@ def compare_file(path: Path, model: SavedDetector, images: Sequence[Tensor], pos
     return compare(images, ours, theirs)
 
 
-def require_parity(parity: Parity) -> None:
-    """Makes sure that a detector and its file differ by rounding only.
+def check_file(path: Path, model: SavedDetector, images: Sequence[Tensor], postprocess: Postprocess) -> Parity:
+    """Makes sure that a detector and its file differ by rounding only, whatever the score threshold.
 
     Raises:
-        PipelineError: they differ by more.
+        PipelineError: they differ by more, or there is no detection to compare.
     """
+    # A good detector may find nothing above the threshold, in generated images above all.
+    parity = compare_file(path, model, images, replace(postprocess, score_threshold=0.0))
+    if not parity.detections:
+        raise PipelineError(
+            "the detector finds nothing at any score, so that the exported one can't be compared with it: nothing is "
+            "written; --no-check writes it all the same"
+        )
     if not parity.holds:
         raise PipelineError(
             f"the exported detector differs from the detector by more than rounding ({parity.describe()}): nothing is "
             "written; --no-check writes it all the same"
         )
+    return parity
 
 
 def compare(images: Sequence[Tensor], expected: DetectImage, exported: DetectImage) -> Parity:

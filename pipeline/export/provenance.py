@@ -18,7 +18,7 @@ class Provenance:
     weights: str  # SHA-256 of the file
     operating_point: dict[str, Any] | None  # content of operating_point.json
     dataset: str | None
-    data_digest: str | None  # of data/unified, as in dvc.lock
+    data_digest: str | None  # of data/unified when the detector was trained, from dvc.lock
     license: str | None  # of the data set
 
     @classmethod
@@ -26,16 +26,16 @@ class Provenance:
         """What the project in whose folder models/ the weights lie knows of them.
 
         Raises:
-            PipelineError: operating_point.json or params.yaml is invalid.
+            PipelineError: operating_point.json or dvc.lock is invalid.
         """
-        found, project = find_operating_point(weights), project_of(weights)
-        dataset = read_yaml(project / "params.yaml").get("dataset") if project else None
+        found = find_operating_point(weights, otherwise="remove it")
+        project, dataset, data_digest = _training_data(weights) or (None, None, None)
         entry = registry.entry_for(dataset, project / "data/raw" / dataset) if project and dataset else None
         return cls(
             weights=digest(weights),
             operating_point=read_json(found[0]) if found else None,
             dataset=dataset,
-            data_digest=dvc_hash(project / "data/unified") if project else None,
+            data_digest=data_digest,
             license=entry.license if entry else None,
         )
 
@@ -48,6 +48,25 @@ def images_folder(project: Path) -> Path:
 
 def project_of(weights: Path) -> Path | None:
     """The project that trained a detector: the folder above that of the weights, if it has unified data."""
-    folder = weights.resolve().parent.parent
     needed = ("params.yaml", "data/unified/train.json", "data/unified/val.json")
-    return folder if all((folder / name).is_file() for name in needed) else None
+    projects = (folder.parent for folder in _folders(weights))
+    return next((project for project in projects if all((project / name).is_file() for name in needed)), None)
+
+
+def _folders(weights: Path) -> list[Path]:
+    """The folders of the weights, which may be a link: into DVC's cache, or to a project's weights."""
+    return list(dict.fromkeys((weights.parent.resolve(), weights.resolve().parent)))
+
+
+def _training_data(weights: Path) -> tuple[Path, str | None, str | None] | None:
+    """The project whose stage train wrote the weights, its data set at that time, and the digest of the data."""
+    for folder in _folders(weights):
+        lock = folder.parent / "dvc.lock"
+        if folder.name != "models" or not lock.is_file():
+            continue
+        stage = read_yaml(lock).get("stages", {}).get("train", {})
+        hashes = {item["path"]: item.get("md5") for key in ("deps", "outs") for item in stage.get(key, ())}
+        if hashes.get("models") == dvc_hash(folder):
+            dataset = stage.get("params", {}).get("params.yaml", {}).get("dataset")
+            return folder.parent, dataset, hashes.get("data/unified")
+    return None

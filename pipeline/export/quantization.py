@@ -42,7 +42,7 @@ class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {"batch": batch}
 
 
-def prepare(model: SavedDetector, images: Sequence[Tensor]) -> Iterator[NDArray[Any]]:
+def prepare(model: SavedDetector, images: Iterable[Tensor]) -> Iterator[NDArray[Any]]:
     """Yields each image, uint8 [3, H, W] as stored, as a batch of the network."""
     input_size = model.description.input_size
     for image in images:

@@ -39,7 +39,7 @@ def project_postprocess(**options: float | None) -> Postprocess:
 
 
 def postprocess_of(model: SavedDetector, **options: float | None) -> Postprocess:
-    """The post-processing of a detector: that in its file of ONNX, else the project's; overridden by options.
+    """The post-processing of a detector: that in its ONNX file, else the project's; overridden by options.
 
     Raises:
         PipelineError: as for `project_postprocess`.

@@ -46,13 +46,16 @@ def choose_views(weights: Path, *, plain: bool, score: float | None, **options: 
     )
 
 
-def recorded_views(weights: Path) -> Views | None:
+def recorded_views(weights: Path, otherwise: str = "give --score") -> Views | None:
     """The views with which the operating points of a detector were chosen; None if it hasn't been evaluated.
+
+    Args:
+        otherwise: as for `find_operating_point`.
 
     Raises:
         PipelineError: the file with the operating points is invalid.
     """
-    found = find_operating_point(weights)
+    found = find_operating_point(weights, otherwise)
     if found is None:
         return None
     path, point = found
@@ -60,4 +63,4 @@ def recorded_views(weights: Path) -> Views | None:
         return _ADAPTER.validate_python(point.views or {})
     except ValidationError as error:
         problem = describe_validation_error(error, lambda _: (), section=("views",))
-        raise PipelineError(f"{path}: {problem}; run `dvc repro -f evaluate`, or give --score") from None
+        raise PipelineError(f"{path}: {problem}; run `dvc repro -f evaluate`, or {otherwise}") from None

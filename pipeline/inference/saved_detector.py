@@ -23,7 +23,7 @@ class SavedDetector:
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Self:
-        """Loads a detector, such as models/detector.safetensors, and the JSON file beside it; or a file of ONNX.
+        """Loads a detector, such as models/detector.safetensors, and the JSON file beside it; or an ONNX file.
 
         Raises:
             PipelineError: a file is missing or invalid.
@@ -38,7 +38,7 @@ class SavedDetector:
         """The detector, where its layers are needed.
 
         Raises:
-            PipelineError: it is in a file of ONNX, whose layers torch can't run.
+            PipelineError: it is in an ONNX file, whose layers torch can't run.
         """
         if isinstance(self.detector, OnnxDetector):
             raise PipelineError(

@@ -28,8 +28,11 @@ def score_thresholds(weights: Path, class_names: Sequence[str], score: float | N
     return found[1].thresholds(class_names) if found else [DEFAULT_SCORE] * len(class_names)
 
 
-def find_operating_point(weights: Path) -> tuple[Path, OperatingPoint] | None:
+def find_operating_point(weights: Path, otherwise: str = "give --score") -> tuple[Path, OperatingPoint] | None:
     """The file `operating_point.json` that was written for these weights, and its content; None if there is none.
+
+    Args:
+        otherwise: what to do about an invalid file, besides evaluating again, for the message.
 
     Raises:
         PipelineError: the file is invalid.
@@ -37,7 +40,7 @@ def find_operating_point(weights: Path) -> tuple[Path, OperatingPoint] | None:
     try:
         return operating_point.find(weights)
     except ValueError as error:
-        raise PipelineError(f"{error}; run `dvc repro -f evaluate`, or give --score") from None
+        raise PipelineError(f"{error}; run `dvc repro -f evaluate`, or {otherwise}") from None
 
 
 def thresholds_of_predictions(project: Path, class_names: Sequence[str], score: float | None = None) -> list[float]:

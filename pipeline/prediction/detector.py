@@ -6,8 +6,8 @@ from functools import partial
 
 import torch
 
-from fcos.inference import above_thresholds, detect_in_groups, network_size
-from fcos.postprocess import Detections, Postprocess
+from fcos.inference import above_thresholds, network_size
+from fcos.postprocess import Detections, Postprocess, detect_in_groups
 from pipeline.errors import PipelineError
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.views import Views, detect_in_views

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 
-from pipeline.data.image_suffixes import IMAGE_SUFFIXES
+from pipeline.data.image_suffixes import IMAGE_SUFFIXES, find_files
 
 # A file with another ending is read as an image.
 VIDEO_SUFFIXES = frozenset({
@@ -82,8 +82,8 @@ def _files(argument: str, out: Path | None) -> Iterator[Path | str]:
 
 def _files_in(folder: Path, out: Path | None) -> Iterator[Path | str]:
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
-    found = sorted(file for file in files if out is None or out.resolve() not in file.resolve().parents)
+    files = find_files(folder, suffixes)
+    found = [file for file in files if out is None or out.resolve() not in file.resolve().parents]
     if not found:
         yield f"{folder}: no image or video in this folder (recognized: {', '.join(sorted(suffixes))})"
     yield from found

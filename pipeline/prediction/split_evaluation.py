@@ -21,7 +21,7 @@ from pipeline.workspace import workspace
 def of_weights(weights: Path, split: str, device: str) -> Inputs:
     """Detects objects as the evaluate stage does: in the views of params.yaml, and with its post-processing.
 
-    A file of ONNX has its own post-processing.
+    An ONNX file has its own post-processing.
 
     Raises:
         PipelineError: a file is missing or invalid, or the split has other classes than the detector.

@@ -56,7 +56,7 @@ def export(project: Path, traced: None) -> Export:  # noqa: ARG001 - changes wha
 
 @pytest.fixture(scope="module")
 def model(project: Path, export: Export) -> Path:
-    """The project's detector as a file of ONNX."""
+    """The project's detector as an ONNX file."""
     output = export()
     assert output.splitlines()[-1].endswith("exported/detector.onnx: a detector of 10 classes")
     assert "compared with" in output
@@ -259,7 +259,7 @@ def test_commands_that_need_layers_say_so(project: Path) -> None:
 
 def test_int8_and_its_measurements(project: Path, export: Export) -> None:
     output = export("--int8").splitlines()
-    path, report = project / "exported/detector.int8.onnx", read(project, "exported/detector.int8.json")
+    path, report = project / "exported/detector.int8.onnx", read(project, "exported/detector.int8.onnx.json")
     assert output[-1].endswith("exported/detector.int8.onnx: a detector of 10 classes")
     assert (report["calibration"], report["split"], report["images"]) == ("24 images of the training split", "val", 8)
     assert report["float32"]["AP"] == pytest.approx(read(project, "metrics/evaluate.json")["coco"]["AP"], abs=5e-4)
