@@ -199,10 +199,60 @@ def test_no_file_is_written_into_the_result_of_a_stage(export: Export) -> None:
     )
 
 
+def test_only_files_with_the_suffix_of_the_format_are_written(project: Path, export: Export, tmp_path: Path) -> None:
+    for name in ("detector.safetensors", "detector.json"):
+        path = Path(shutil.copy(project / "models" / name, tmp_path))
+        before = path.read_bytes()
+        message = export("--weights", str(tmp_path / "detector.safetensors"), "--out", str(path), check=False)
+        assert message == f"fcos: {path}: its name doesn't end with .onnx; choose another --out\n"
+        assert path.read_bytes() == before
+    message = export("--format", "torch", "--out", "a.onnx", check=False)
+    assert message == "fcos: a.onnx: its name doesn't end with .pt2; choose another --out\n"
+
+
+def test_detections_of_all_scores_are_compared(
+    project: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.data.images import read_image
+    from pipeline.export import images
+
+    options = "--raw", "--score", "1", "--out", str(tmp_path / "strict.onnx")
+    detector, description = load_fused(project / "models/detector.safetensors")
+    pixels = [read_image(path) for path in sorted((project / "data/raw/digits/images/val").iterdir())]
+    everything = detect(detector, pixels, description.input_size, Postprocess(score_threshold=0))
+    line = export(*options).splitlines()[-2]
+    assert f": 8 images, {sum(map(len, everything))} detections: " in line
+    (tmp_path / "strict.onnx").unlink()
+    monkeypatch.setattr(images, "for_comparison", lambda *_: [])
+    assert export(*options, check=False).startswith("fcos: the detector finds nothing at any score, so that the")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("detections", "unmatched", "moved", "holds"),
+    [(0, 0, 0, False), (50, 1, 0, True), (50, 2, 0, False), (300, 3, 0, True), (300, 4, 0, False), (300, 0, 1, False)],
+)
+def test_rounding_may_choose_single_other_boxes(detections: int, unmatched: int, moved: int, holds: bool) -> None:
+    found = parity.Parity(16, detections, unmatched, score_difference=1e-5, iou=0.99, moved=moved)
+    assert found.holds == holds
+
+
+def test_thin_boxes_may_differ_in_iou() -> None:
+    def at(right: float) -> Callable[[torch.Tensor], Detections]:
+        boxes = torch.tensor([[0.0, 0.0, right, 100.0]])
+        return lambda _: Detections(boxes, torch.tensor([0.5]), torch.tensor([0]))
+
+    image = torch.zeros(3, 100, 100, dtype=torch.uint8)
+    for rights, iou, holds in (((0.5, 0.502), 0.996, True), ((5.0, 5.02), 0.996, False), ((50, 50.02), 0.9996, True)):
+        found = parity.compare([image], at(rights[0]), at(rights[1]))
+        assert found.iou == pytest.approx(iou, abs=1e-4)
+        assert found.holds == holds
+
+
 def test_nothing_is_written_where_detections_differ(
     export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parity, "MIN_IOU", 1.1)
+    monkeypatch.setattr(parity, "MAX_SCORE_DIFFERENCE", -1.0)
     out = tmp_path / "new/detector.onnx"
     assert "differs from the detector by more than rounding" in export("--out", str(out), check=False)
     assert list(out.parent.iterdir()) == []
@@ -258,7 +308,11 @@ def test_commands_that_need_layers_say_so(project: Path) -> None:
 
 
 def test_int8_and_its_measurements(project: Path, export: Export) -> None:
+    description = project / "exported/detector.int8.json"  # of other weights, which the report must not replace
+    description.parent.mkdir(exist_ok=True)
+    description.write_text("{}")
     output = export("--int8").splitlines()
+    assert description.read_text() == "{}"
     path, report = project / "exported/detector.int8.onnx", read(project, "exported/detector.int8.onnx.json")
     assert output[-1].endswith("exported/detector.int8.onnx: a detector of 10 classes")
     assert (report["calibration"], report["split"], report["images"]) == ("24 images of the training split", "val", 8)
@@ -301,6 +355,42 @@ def test_int8_needs_images_and_onnx(tmp_path: Path, project: Path, export: Expor
     message = export("--int8", "--calibrate", str(tmp_path / "empty"), check=False)
     assert message == f"fcos: {tmp_path / 'empty'}: no image in this folder; give another one\n"
     assert "--int8 needs --format onnx" in export("--int8", "--format", "torch", check=False)
+
+
+def test_int8_is_not_measured_with_other_classes(project: Path, export: Export, tmp_path: Path) -> None:
+    path = project / "data/unified/val.json"
+    before = path.read_text()
+    split = json.loads(before)
+    split["categories"][0]["name"] = "nought"
+    path.write_text(json.dumps(split))
+    try:
+        message = export("--int8", "--out", str(tmp_path / "new.onnx"), check=False)
+    finally:
+        path.write_text(before)
+    assert message.startswith(f"fcos: {path}: its classes ['nought', '1', ")
+    assert message.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_views_and_a_damaged_operating_point(project: Path, export: Export, tmp_path: Path) -> None:
+    path = project / "predictions/operating_point.json"
+    before = path.read_text()
+    options = "--no-check", "--raw", "--out", str(tmp_path / "raw.onnx")
+    try:
+        path.write_text(json.dumps(json.loads(before) | {"views": {"flip": True}}))
+        assert export(*options).splitlines()[0] == (
+            "evaluation detected objects in several views of each image (the size of training, mirrored too), which "
+            "the exported file doesn't make: `fcos predict` does, other programs have to"
+        )
+        for content in ("{}", json.dumps(json.loads(before) | {"views": {"flip": 7}})):
+            path.write_text(content)
+            message = export(*options, check=False)
+            assert message.startswith(f"fcos: {path}: ")
+            assert message.endswith("; run `dvc repro -f evaluate`, or remove it\n")
+        path.unlink()
+        assert len(export(*options).splitlines()) == 1
+    finally:
+        path.write_text(before)
 
 
 def test_the_commands_and_the_example_of_the_documentation(

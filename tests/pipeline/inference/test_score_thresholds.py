@@ -37,6 +37,19 @@ def test_those_of_evaluation(weights: Path, tmp_path: Path, place: str) -> None:
     assert score_thresholds(weights, CLASSES, 0.7) == pytest.approx([0.7, 0.7])
 
 
+def test_weights_may_be_links(weights: Path, tmp_path: Path) -> None:
+    """Into DVC's cache (`cache.type symlink`), and from another folder to a project's weights."""
+    write_points(tmp_path / "predictions/operating_point.json", {"weights": digest(weights)} | POINTS)
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere/link.safetensors"
+    link.symlink_to(weights)
+    assert score_thresholds(link, CLASSES) == pytest.approx([0.2, 0.3])
+    cached = tmp_path / "cache/ab/cdef"
+    cached.parent.mkdir(parents=True)
+    weights.symlink_to(weights.rename(cached))
+    assert score_thresholds(weights, CLASSES) == pytest.approx([0.2, 0.3])
+
+
 def test_the_default_where_nothing_fits(weights: Path, tmp_path: Path) -> None:
     assert score_thresholds(weights, CLASSES) == [DEFAULT_SCORE] * 2
     path = write_points(tmp_path / "predictions/operating_point.json", {"weights": "of another training"} | POINTS)
