@@ -41,6 +41,7 @@ _DECODING_ERRORS = (
     ArithmeticError,
     struct.error,
     zlib.error,
+    PIL.Image.DecompressionBombError,
 )
 _GOLDEN_ANGLE = 137.508  # degrees: hues at multiples of it differ for all classes
 

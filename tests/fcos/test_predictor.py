@@ -194,6 +194,17 @@ def test_a_damaged_file_is_one_line(predictor: Predictor, tmp_path: Path) -> Non
         predictor.predict(tmp_path / "cut.png")
 
 
+def test_an_image_above_pillows_limit_is_one_line(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PIL.Image.new("RGB", (60, 40)).save(tmp_path / "large.png")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(
+        ValueError, match=r"large\.png: can't be decoded as an image: Image size \(2400 pixels\) exceeds"
+    ):
+        predictor.predict(tmp_path / "large.png")
+
+
 def write_point(detector: Path, folder: Path, **content: Any) -> Path:
     digest = hashlib.sha256(detector.read_bytes()).hexdigest()
     path = folder / "operating_point.json"
