@@ -181,18 +181,6 @@ class Predictor:
     ) -> Result | list[Result] | Iterator[Result]:
         """Detects objects in an image, or in several.
 
-        >>> import fcos
-        >>> detector = fcos.load("models/detector.safetensors")
-        >>> result = detector.predict("photo.jpg")
-        >>> result
-        Result('photo.jpg', 64×48 pixels: ...)
-        >>> [(name, box.tolist()) for name, box in zip(result.names, result.boxes)]
-        [('cat', [...]), ...]
-        >>> from pathlib import Path
-        >>> for result in detector.predict(Path("folder").glob("*.jpg"), score=0.9):
-        ...     print(result)
-        Result('folder/photo.jpg', 64×48 pixels: nothing)
-
         Images are read as stored: an EXIF orientation is ignored, transparency too, and gray becomes RGB.
 
         Args:
@@ -210,6 +198,19 @@ class Predictor:
 
         Raises:
             ValueError: a file can't be read, or an array or tensor has another type or shape.
+
+        Examples:
+            >>> import fcos
+            >>> detector = fcos.load("models/detector.safetensors")
+            >>> result = detector.predict("photo.jpg")
+            >>> result
+            Result('photo.jpg', 64×48 pixels: ...)
+            >>> [(name, box.tolist()) for name, box in zip(result.names, result.boxes)]
+            [('cat', [...]), ...]
+            >>> from pathlib import Path
+            >>> for result in detector.predict(Path("folder").glob("*.jpg"), score=0.9):
+            ...     print(result)
+            Result('folder/photo.jpg', 64×48 pixels: nothing)
         """
         if isinstance(images, str | Path | PIL.Image.Image | np.ndarray | Tensor):
             return next(self._predict_lazily([images], score, 1))
