@@ -67,6 +67,7 @@ docs: ## build the documentation as a site, in site/; links and anchors are chec
 	rm -rf build/docs
 	mkdir -p build/docs/benchmarks
 	cp -r docs/. build/docs
+	cp -r examples build/docs
 	cp README.md build/docs/index.md
 	cp CHANGELOG.md CONTRIBUTING.md Containerfile LICENSE build/docs
 	find benchmarks -name '2*.md' -exec cp {} build/docs/benchmarks \;

@@ -41,6 +41,7 @@ _DECODING_ERRORS = (
     ArithmeticError,
     struct.error,
     zlib.error,
+    PIL.Image.DecompressionBombError,
 )
 _GOLDEN_ANGLE = 137.508  # degrees: hues at multiples of it differ for all classes
 
@@ -160,6 +161,10 @@ class Predictor:
         self.thresholds = tuple(thresholds or [DEFAULT_SCORE] * len(self.names))
         self.postprocess = postprocess or Postprocess()
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.names[:5]) + ", …" * (len(self.names) > 5)
+        return f"Predictor({len(self.names)} classes: {names})"
+
     @overload
     def predict(  # type: ignore[overload-overlap] # a path is a sequence of texts, too
         self, images: Image, *, score: float | None = None, batch_size: int | None = None
@@ -180,18 +185,6 @@ class Predictor:
     ) -> Result | list[Result] | Iterator[Result]:
         """Detects objects in an image, or in several.
 
-        >>> import fcos
-        >>> detector = fcos.load("models/detector.safetensors")
-        >>> result = detector.predict("photo.jpg")
-        >>> result
-        Result('photo.jpg', 64×48 pixels: ...)
-        >>> [(name, box.tolist()) for name, box in zip(result.names, result.boxes)]
-        [('cat', [...]), ...]
-        >>> from pathlib import Path
-        >>> for result in detector.predict(Path("folder").glob("*.jpg"), score=0.9):
-        ...     print(result)
-        Result('folder/photo.jpg', 64×48 pixels: nothing)
-
         Images are read as stored: an EXIF orientation is ignored, transparency too, and gray becomes RGB.
 
         Args:
@@ -208,10 +201,28 @@ class Predictor:
             images when it needs them, one batch at a time.
 
         Raises:
-            ValueError: a file can't be read, or an array or tensor has another type or shape.
+            ValueError: a file can't be read, an array or tensor has another type or shape, or an argument is invalid.
+
+        Examples:
+            >>> import fcos
+            >>> detector = fcos.load("models/detector.safetensors")
+            >>> result = detector.predict("photo.jpg")
+            >>> result
+            Result('photo.jpg', 64×48 pixels: ...)
+            >>> [(name, box.tolist()) for name, box in zip(result.names, result.boxes)]
+            [('cat', [...]), ...]
+            >>> from pathlib import Path
+            >>> for result in detector.predict(Path("folder").glob("*.jpg"), score=0.9):
+            ...     print(result)
+            Result('folder/photo.jpg', 64×48 pixels: nothing)
         """
+        if score is not None and not (isinstance(score, int | float) and 0 <= score <= 1):
+            raise ValueError(f"score is {score!r}, but should be a number from 0 to 1")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, but should be at least 1")
         if isinstance(images, str | Path | PIL.Image.Image | np.ndarray | Tensor):
             return next(self._predict_lazily([images], score, 1))
+        _check_iterable(images)
         device = torch.device("cpu") if isinstance(self.detector, OnnxDetector) else self.detector.mean.device
         size = batch_size or default_batch_size(self.description.input_size, device)
         results = self._predict_lazily(images, score, size)
@@ -289,14 +300,31 @@ def _to_tensor(image: Image) -> Tensor:
         if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
             raise ValueError(f"a tensor must be uint8 [3, H, W], not {image.dtype} {list(image.shape)}")
         return image
+    if isinstance(image, str) and "://" in image:
+        raise ValueError(f"{image}: addresses are not opened; download the image, and give its path")
     if isinstance(image, str | Path):
         return _read(Path(image))
     if isinstance(image, PIL.Image.Image):
         return _from_pillow(image)
+    if not isinstance(image, np.ndarray):
+        raise ValueError(_describe_type(image))
     array = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise ValueError(f"an array must be uint8 [H, W, 3] or [H, W], not {image.dtype} {list(image.shape)}")
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+    return torch.from_numpy(np.require(array, requirements=("C", "W"))).permute(
+        2, 0, 1
+    )  # torch warns of read-only arrays
+
+
+def _check_iterable(images: object) -> None:
+    if isinstance(images, bytes) or not isinstance(images, Iterable):
+        raise ValueError(_describe_type(images))
+
+
+def _describe_type(image: object) -> str:
+    return (
+        f"{type(image).__name__} is no image: give a path, a Pillow image, a uint8 array or tensor, or several of them"
+    )
 
 
 def _read(path: Path) -> Tensor:
@@ -307,6 +335,8 @@ def _read(path: Path) -> Tensor:
             return _from_pillow(image)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: a folder; give its files, as in Path({str(path)!r}).glob('*.jpg')") from None
     except _DECODING_ERRORS as error:
         unknown = isinstance(error, PIL.UnidentifiedImageError)
         reason = (

@@ -1,6 +1,8 @@
 """YAML files with one-line errors, also for files that are made to fill the memory."""
 
 import json
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +46,19 @@ def parse_yaml(text: str, path: Path) -> Any:
         PipelineError: as for `read_yaml`.
     """
     try:
-        check_structure(text)
-        return YAML(typ="safe").load(text)
+        return deepcopy(_load(text))
     except MarkedYAMLError as error:
         position = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise PipelineError(f"{path}: not YAML: {_shorten(error.problem)}{position}") from None
     except (YAMLError, ValueError, TypeError, ArithmeticError, LookupError, RecursionError) as error:
         # Not only YAML's own errors: a date of month 13, a number of 10,000 digits, base64 that is none.
         raise PipelineError(f"{path}: not YAML: {_shorten(str(error)) or type(error).__name__}") from None
+
+
+@lru_cache(maxsize=8)  # a stage reads params.yaml several times, a tenth of a second each
+def _load(text: str) -> Any:
+    check_structure(text)
+    return YAML(typ="safe").load(text)
 
 
 def _shorten(text: str | None) -> str:

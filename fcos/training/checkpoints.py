@@ -155,10 +155,13 @@ class Checkpoint:
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Writes a state to a file of its own, with a checksum."""
+    """Writes a state to a file of its own, with a checksum; after an error there is no partial file."""
     partial = _partial(path)
-    _write(partial, state)
-    partial.replace(path)
+    try:
+        _write(partial, state)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_state(path: Path) -> dict[str, Any] | None:

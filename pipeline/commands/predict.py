@@ -41,7 +41,9 @@ _SIDE = click.IntRange(1, 16_384)
     help="Lowest score of a detection. Default: that with the best F1 on the validation split, for each class; "
     "0.4 if the detector hasn't been evaluated.",
 )
-@click.option("--max-detections", type=click.IntRange(1), help="Default: postprocess.max_detections of params.yaml.")
+@click.option(
+    "--max-detections", type=click.IntRange(1), help="Of an image. Default: postprocess.max_detections of params.yaml."
+)
 @click.option(
     "--nms-iou-threshold", type=click.FloatRange(0, 1), help="Default: postprocess.nms_iou_threshold of params.yaml."
 )
@@ -91,8 +93,8 @@ def predict(inputs: tuple[str, ...], **values: Any) -> None:
     input.
 
     What can't be read is reported and left out; the exit status is then 1.
-    Post-processing is that of params.yaml, or the default outside a project. Without --size, --flip, and --tiles,
-    images are detected as in the detector's evaluation.
+    Post-processing is that of params.yaml, or that in a file of ONNX; outside a project, it is the default. Without
+    --size, --flip, and --tiles, objects are detected in the views of each image that the detector's evaluation used.
     """
     from pipeline.prediction.options import Options
     from pipeline.prediction.run import run

@@ -14,5 +14,21 @@ IMAGE_SUFFIXES = frozenset({
 
 
 def find_files(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """The files in a folder and its subfolders whose names end with one of the suffixes, in any case; sorted."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
+    """The files in a folder and its subfolders whose names end with one of the suffixes, in any case; sorted.
+
+    Hidden files and folders are left out, such as `.venv` with the icons of its packages.
+    """
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    return sorted(path for path in paths if not _is_hidden(path.relative_to(folder)) and _is_file(path))
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, or may be one: of what can't be looked up, its reader says why."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True

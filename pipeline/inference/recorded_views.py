@@ -37,7 +37,10 @@ def choose_views(weights: Path, *, plain: bool, score: float | None, **options: 
     if recorded is None or (views.is_like(recorded) and recorded.is_like(Views())):
         return views, None
     if views.is_like(recorded):
-        return views, f"each image is detected as in its evaluation: {views.describe()}; --plain detects it once"
+        return (
+            views,
+            f"objects are detected as in the evaluation: {views.describe()}; --plain detects once in each image",
+        )
     if score is not None:
         return views, None
     return views, (

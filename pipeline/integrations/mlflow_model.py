@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fcos.postprocess import Postprocess
+from pipeline.data.image_files import MAX_MEGAPIXELS
 from pipeline.files import digest
 from pipeline.inference.postprocess import project_postprocess
 from pipeline.inference.score_thresholds import find_operating_point
@@ -76,14 +77,15 @@ def files_of_weights(weights: Path) -> ModelFiles:
     return ModelFiles(weights, postprocess=project_postprocess(), operating_point=points[0] if points else None)
 
 
-def write(folder: Path, files: Path, *, model: str | None = None, run: str | None = None, device: str = "auto") -> None:
+def write(folder: Path, files: Path, *, model: str | None = None, run: str | None = None, **config: Any) -> None:
     """Writes an MLflow model.
 
     Args:
         folder: is created.
         files: a folder with FILES; the operating point and the example may be missing.
         model, run: ids in MLflow.
-        device: `auto`, `cpu` or `cuda`; `model_config` of mlflow.pyfunc.load_model overrides it.
+        config: `device`, which is `auto`, `cpu` or `cuda`, and `max_megapixels` of an image; `model_config` of
+            mlflow.pyfunc.load_model overrides them.
     """
     import mlflow.pyfunc
     from mlflow.models import Model
@@ -102,7 +104,7 @@ def write(folder: Path, files: Path, *, model: str | None = None, run: str | Non
         code_paths=[str(code)],
         pip_requirements=[f"{package}=={version(package)}" for package in PACKAGES],
         mlflow_model=Model(model_id=model, run_id=run),
-        model_config={"device": device},
+        model_config={"device": "auto", "max_megapixels": MAX_MEGAPIXELS, **config},
     )
 
 

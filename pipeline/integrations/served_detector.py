@@ -18,6 +18,7 @@ if (archive := Path(__file__).with_name("code") / "code.zip").is_file():
     sys.path.insert(0, str(archive))
 
 from fcos.postprocess import Postprocess
+from pipeline.data.image_files import MAX_MEGAPIXELS, PixelLimit
 from pipeline.errors import PipelineError
 from pipeline.inference.device import choose_device
 from pipeline.inference.recorded_views import choose_views
@@ -32,9 +33,13 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
     """Detects objects in encoded images (JPEG, PNG, …)."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Loads the detector, on the device that the model's configuration names."""
-        weights = Path(context.artifacts["weights"])
-        detector = SavedDetector.load(weights, choose_device((context.model_config or {}).get("device", "auto")))
+        """Loads the detector, on the device that the model's configuration names.
+
+        Its `max_megapixels` is the size of the largest image that is decoded, 150 by default.
+        """
+        weights, config = Path(context.artifacts["weights"]), context.model_config or {}
+        detector = SavedDetector.load(weights, choose_device(config.get("device", "auto")))
+        self._limit = PixelLimit(config.get("max_megapixels", MAX_MEGAPIXELS), "max_megapixels=")
         postprocess = Postprocess(**json.loads(Path(context.artifacts["postprocess"]).read_text()))
         views, _ = choose_views(weights, plain=False, score=None)
         self._detector = ConfiguredDetector(
@@ -64,15 +69,16 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
         if score is not None:
             detector = replace(detector, thresholds=[score] * len(detector.thresholds))
         images = enumerate(model_input["image"], start=1)
-        return pd.DataFrame({"detections": [_detect(detector, image, f"image {number}") for number, image in images]})
+        found = [_detect(detector, image, f"image {number}", self._limit) for number, image in images]
+        return pd.DataFrame({"detections": found})
 
 
-def _detect(detector: ConfiguredDetector, image: bytes, name: str) -> list[dict[str, Any]]:
+def _detect(detector: ConfiguredDetector, image: bytes, name: str, limit: PixelLimit) -> list[dict[str, Any]]:
     with TemporaryDirectory(prefix="fcos-") as folder:
         path = Path(folder, "image")
         path.write_bytes(image)
         try:
-            _, found = predict_image(detector, path)
+            _, found = predict_image(detector, path, limit)
         except PipelineError as error:
             raise MlflowException(str(error).replace(str(path), name), BAD_REQUEST) from None
     detections: list[dict[str, Any]] = to_record(found, detector.model.description.categories)["detections"]

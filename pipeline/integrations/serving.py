@@ -66,8 +66,8 @@ def serve(
     Raises:
         PipelineError: the port is in use, the detector can't be loaded, or the server does not start.
     """
-    if weights and not weights.is_file():
-        raise PipelineError(f"{weights}: no such file")
+    if weights:
+        _check(weights)
     settings = Settings(
         str(weights.resolve()) if weights else None, model, device, limits, host in servers.LOOPBACK_ADDRESSES
     )
@@ -75,3 +75,18 @@ def serve(
     app = "pipeline.integrations.serving_app:server_app"
     with servers.run_application("Detector", app, host, port, environment=environment) as server:
         yield server
+
+
+def _check(weights: Path) -> None:
+    """Checks that there is a detector that can be served.
+
+    Raises:
+        PipelineError: a file is missing, or it is of another kind.
+    """
+    if weights.suffix != ".safetensors":
+        raise PipelineError(
+            f"{weights}: not a .safetensors file; only these are served, not what is exported from them"
+        )
+    for file in (weights, weights.with_suffix(".json")):
+        if not file.is_file():
+            raise PipelineError(f"{file}: no such file; the weights and their .json file must be in the same folder")

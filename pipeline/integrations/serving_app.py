@@ -84,7 +84,8 @@ def _scoring_server(settings: Settings, folder: Path) -> ASGIApp:
         files = folder / "files"
         files.mkdir()
         mlflow_model.files_of_weights(Path(settings.weights or "")).write(files)
-    mlflow_model.write(folder / "model", files, device=settings.device)
+    limit = settings.limits.megapixels
+    mlflow_model.write(folder / "model", files, device=settings.device, max_megapixels=limit)
     try:
         model = pyfunc.load_model(str(folder / "model"))
     except PipelineError as error:

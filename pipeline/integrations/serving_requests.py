@@ -107,7 +107,10 @@ def _parse_json(body: bytes) -> tuple[list[bytes], _Params | None]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RefusedRequestError(400, f"not JSON: {error}; a request is {_JSON_BODY}") from None
     if (request.dataframe_records is None) == (request.dataframe_split is None):
-        raise RefusedRequestError(400, f"neither dataframe_records nor dataframe_split; a request is {_JSON_BODY}")
+        problem = "neither" if request.dataframe_records is None else "both"
+        raise RefusedRequestError(
+            400, f"{problem} of dataframe_records and dataframe_split: give one; a request is {_JSON_BODY}"
+        )
     texts = [record.image for record in request.dataframe_records or ()]
     if request.dataframe_split:
         texts = _texts_of_split(request.dataframe_split)

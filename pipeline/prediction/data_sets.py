@@ -1,23 +1,28 @@
 """Data sets with detections as annotations, which people correct in CVAT, Label Studio and other tools.
 
-A new format takes a function that writes a folder, a line in WRITERS here and one in FINAL_WRITERS of `outputs`.
+A new format takes a function that writes a folder, a line in WRITERS here and its name in _DATA_SETS of `outputs`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import PIL.Image
+import torch
+
+from fcos.postprocess import Detections
 from pipeline.data import detections as results
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
-from pipeline.files import atomic_replace, read_json, write_json
+from pipeline.errors import PipelineError
+from pipeline.files import atomic_replace, read_json, write_errors, write_json
 from pipeline.formats.writers import coco, voc, yolo
 from pipeline.formats.writers.image_files import IMAGE_MODES, SourceImages
 from pipeline.inference.annotations import boxes_inside, to_annotations
 from pipeline.prediction.images import Prediction
+from pipeline.prediction.records import Categories
 
 SPLIT = "train"  # the tools that read the data sets expect a split with this name
-
-Categories = Sequence[tuple[int, str]]  # ids and names, indexed by label
 
 
 def write_coco(out: Path, done: Sequence[Prediction], categories: Categories, images: str) -> None:
@@ -59,6 +64,35 @@ WRITERS: dict[str, Callable[[Path, Sequence[Prediction], Categories, str], None]
     "yolo": write_yolo,
     "voc": write_voc,
 }
+
+
+def check(kinds: Sequence[str], categories: Categories, linked: Sequence[Path], out: Path) -> None:
+    """Tries what would fail at the end: writes a data set with an object of each class, and links an image.
+
+    Args:
+        linked: images to link, of which the first on each file system is tried.
+        out: the folder for the data sets, which exists.
+
+    Raises:
+        PipelineError: a format can't hold the name of a class, or an image can't be linked.
+    """
+    with TemporaryDirectory(prefix="fcos-") as folder:
+        image = Path(folder, "image.png")
+        PIL.Image.new("RGB", (1, 1)).save(image)
+        labels = torch.arange(len(categories))
+        objects = Detections(torch.tensor([[0.0, 0, 1, 1]] * len(labels)), torch.ones(len(labels)), labels)
+        for kind in kinds:
+            try:
+                WRITERS[kind](Path(folder, kind), [Prediction(image, 1, 1, objects)], categories, "none")
+            except PipelineError as error:
+                raise PipelineError(f"--save {kind}: {error}") from None
+    for path in {path.stat().st_dev: path for path in reversed(linked)}.values():
+        with write_errors(out), TemporaryDirectory(prefix=".fcos-", dir=out) as folder:
+            try:
+                Path(folder, "link").hardlink_to(path)
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise PipelineError(f"{path}: can't be linked into {out}: {reason}; try --images copy") from None
 
 
 def _annotations(done: Sequence[Prediction], categories: Categories) -> AnnotationSet:

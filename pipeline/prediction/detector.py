@@ -1,7 +1,7 @@
 """A saved detector as `fcos predict` uses it: with score thresholds, classes, post-processing and views."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,6 +13,7 @@ from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.views import Views, detect_in_views
 
 _NEVER = 2.0  # a threshold that no score reaches
+_SPARE = 10  # times as many detections are found where those of some classes are left out
 _TILES = 8  # of an image in a batch, at least
 
 
@@ -35,16 +36,18 @@ class ConfiguredDetector:
         Returns:
             The detections of each image that reach the thresholds, on the CPU, boxes in pixels of the image.
         """
+        limit = self.postprocess.max_detections
+        found_limit = limit * _SPARE if _NEVER in self.thresholds else limit
         detect_batch = partial(
             detect_in_views,
             self.model.detector,
             input_size=self.model.description.input_size,
-            postprocess=self.postprocess,
+            postprocess=replace(self.postprocess, max_detections=found_limit),
             views=self.views,
             batch_size=max(_TILES, self.batch_size),
         )
         found = detect_in_groups(detect_batch, images, [self._key(image) for image in images])
-        return [above_thresholds(detections, self.thresholds) for detections in found]
+        return [above_thresholds(detections, self.thresholds)[:limit] for detections in found]
 
     def _key(self, image: torch.Tensor) -> Hashable:
         """Equal for images that can share a batch without additional padding, which would change their detections."""

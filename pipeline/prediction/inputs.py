@@ -1,10 +1,12 @@
 """What `fcos predict` reads: the images and videos that files, folders, patterns and lists name."""
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
+from itertools import chain
 from pathlib import Path
 
 from pipeline.data.image_suffixes import IMAGE_SUFFIXES, find_files
@@ -25,7 +27,7 @@ class Inputs:
 
     images: list[Path]
     videos: list[Path]
-    problems: list[str]  # a line for each argument that names no file to read
+    problems: list[str]  # a line for each argument, and each file of a folder, that can't be read
 
 
 def find_inputs(arguments: Sequence[str], out: Path | None = None, lines: Iterable[str] = ()) -> Inputs:
@@ -39,10 +41,13 @@ def find_inputs(arguments: Sequence[str], out: Path | None = None, lines: Iterab
     """
     files: dict[Path, None] = {}
     problems = []
-    for argument in _with_lines(arguments, lines):
-        found = list(_files(argument, out))
-        files |= dict.fromkeys(path for path in found if isinstance(path, Path))
-        problems += [problem for problem in found if isinstance(problem, str)]
+    for item in chain.from_iterable(_named(argument, lines, out) for argument in arguments):
+        if isinstance(item, str):
+            problems.append(_readable(item))
+        elif (name := _readable(str(item))) == str(item):
+            files[item] = None
+        else:
+            problems.append(f"{name}: the name is not UTF-8; rename it")
     videos = [path for path in files if is_video(path)]
     return Inputs([path for path in files if not is_video(path)], videos, problems)
 
@@ -52,12 +57,23 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _with_lines(arguments: Sequence[str], lines: Iterable[str]) -> Iterator[str]:
-    for argument in arguments:
-        if argument == _LIST:
-            yield from (text for line in lines if (text := line.rstrip("\r\n")))
-        else:
-            yield argument
+def _readable(text: str) -> str:
+    """The text with `\\xe9` for a byte that is not UTF-8, which the names of files have as surrogates."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def _named(argument: str, lines: Iterable[str], out: Path | None) -> Iterator[Path | str]:
+    """The files that an argument names, itself or by the lines of a list, or the problems with it."""
+    names = [argument]
+    if argument == _LIST:
+        names = [name for line in lines if (name := line.rstrip("\r\n"))]
+        if not names:
+            yield f"{_LIST}: the list is empty"
+    for name in names:
+        try:
+            yield from _files(name, out)
+        except OSError as error:  # such as a folder of another user, in which nothing can be looked up
+            yield f"{name}: can't be read: {(error.strerror or str(error)).lower()}"
 
 
 def _files(argument: str, out: Path | None) -> Iterator[Path | str]:
@@ -84,6 +100,8 @@ def _files_in(folder: Path, out: Path | None) -> Iterator[Path | str]:
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     files = find_files(folder, suffixes)
     found = [file for file in files if out is None or out.resolve() not in file.resolve().parents]
-    if not found:
+    if files and not found:
+        yield f"{folder}: every image or video is in the output folder {out}, which is left out: choose another --out"
+    elif not found:
         yield f"{folder}: no image or video in this folder (recognized: {', '.join(sorted(suffixes))})"
     yield from found

@@ -25,13 +25,11 @@ from pipeline.files import (
 )
 from pipeline.inference.annotations import boxes_inside
 from pipeline.prediction.images import Prediction
-from pipeline.prediction.records import to_record
+from pipeline.prediction.records import Categories, to_record
 from pipeline.visualization.boxes import class_color, draw_boxes
 
-INDEX = "detections.json"
+INDEX, TABLE = "detections.json", "detections.csv"
 DEFAULT = ("pictures", "json")
-
-Categories = Sequence[tuple[int, str]]  # ids and names, indexed by label
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,8 @@ class Outputs:
         """Creates the folder, and checks that nothing is lost, before minutes of work.
 
         Raises:
-            PipelineError: a picture would overwrite an input, a folder to write has content, or it can't be written.
+            PipelineError: a picture would overwrite an input, a folder to write has content or can't be written, a
+                format can't hold the name of a class, or images can't be linked.
         """
         self._names.update(zip(images, unique_jpg_names(images), strict=True))
         if "pictures" in self.kinds:
@@ -57,8 +56,12 @@ class Outputs:
         with write_errors(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
         for kind in self.kinds:
-            if kind in _FOLDERS:
+            if kind not in _REPLACED:
                 require_new_folder(self.out / kind)
+        if data_sets := [kind for kind in self.kinds if kind in _DATA_SETS]:
+            from pipeline.prediction.data_sets import check
+
+            check(data_sets, self.categories, images if self.images == "link" else (), self.out)
 
     def add(self, pixels: torch.Tensor, prediction: Prediction) -> None:
         """Writes the files of an image.
@@ -70,23 +73,29 @@ class Outputs:
             PipelineError: a file can't be written.
         """
         with write_errors(self.out):
-            if not self._done and "json" in self.kinds:
-                (self.out / INDEX).unlink(missing_ok=True)  # of an earlier run, whose pictures are replaced now
+            if not self._done:
+                for table in (INDEX, TABLE):  # of an earlier run, whose pictures are replaced now
+                    (self.out / table).unlink(missing_ok=True)
             for kind in self.kinds:
                 if write := IMAGE_WRITERS.get(kind):
                     write(self.out, self._names[prediction.path], pixels, prediction, self.categories)
         self._done.append(prediction)
 
     def finish(self) -> None:
-        """Writes the files of all images.
+        """Writes the files of all images, the tables first. What can't be written does not prevent the rest.
 
         Raises:
-            PipelineError: a file can't be written, or a format can't hold the name of a class.
+            PipelineError: a file can't be written.
         """
-        for kind in self.kinds:
-            if (write := FINAL_WRITERS.get(kind)) and self._done:
+        problems = []
+        for kind in [kind for kind in FINAL_WRITERS if kind in self.kinds and self._done]:
+            try:
                 with write_errors(self.out):
-                    write(self.out, self._done, self.categories, self.images)
+                    FINAL_WRITERS[kind](self.out, self._done, self.categories, self.images)
+            except PipelineError as error:
+                problems.append(str(error))
+        if problems:
+            raise PipelineError("; ".join(dict.fromkeys(problems)))
 
 
 def parse_kinds(text: str | None) -> tuple[str, ...]:
@@ -152,7 +161,7 @@ def _write_csv(out: Path, done: Sequence[Prediction], categories: Categories, _i
             writer.writerow([*image, categories[label][1], *(round(value, 2) for value in box), round(score, 4)])
         if not len(found):
             writer.writerow([*image, *[""] * 6])
-    write_text(out / "detections.csv", text.getvalue())
+    write_text(out / TABLE, text.getvalue())
 
 
 def _write_data_set(kind: str) -> "FinalWriter":
@@ -169,16 +178,16 @@ def _write_data_set(kind: str) -> "FinalWriter":
 ImageWriter = Callable[[Path, str, torch.Tensor, Prediction, Categories], None]
 FinalWriter = Callable[[Path, Sequence[Prediction], Categories, str], None]
 IMAGE_WRITERS: dict[str, ImageWriter] = {"pictures": _write_picture, "crops": _write_crops}
-FINAL_WRITERS: dict[str, FinalWriter] = {
+_DATA_SETS = ("coco", "yolo", "voc")  # the keys of data_sets.WRITERS
+FINAL_WRITERS: dict[str, FinalWriter] = {  # in the order of writing
     "json": _write_json,
     "csv": _write_csv,
-    "coco": _write_data_set("coco"),
-    "yolo": _write_data_set("yolo"),
-    "voc": _write_data_set("voc"),
+    **{kind: _write_data_set(kind) for kind in _DATA_SETS},
 }
 KINDS = (*IMAGE_WRITERS, *FINAL_WRITERS)
-# Must not exist yet: files of an earlier run would be mixed with the new ones, or lost.
-_FOLDERS = ("crops", "coco", "yolo", "voc")
+# Files of these kinds replace those of an earlier run. Any other kind has a folder of its name, which must not exist
+# yet: an earlier run's files, which people may have corrected, would be mixed with the new ones, or lost.
+_REPLACED = ("pictures", "json", "csv")
 
 
 def _save(picture: PIL.Image.Image, path: Path) -> None:

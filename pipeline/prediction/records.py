@@ -8,13 +8,11 @@ from fcos.postprocess import Detections
 from pipeline.data.boxes import xyxy_to_xywh
 from pipeline.prediction.images import Prediction
 
+Categories = Sequence[tuple[int, str]]  # ids and names, indexed by label
 
-def to_record(prediction: Prediction, categories: Sequence[tuple[int, str]]) -> dict[str, Any]:
-    """The JSON record of an image; boxes are [x, y, width, height] in pixels.
 
-    Args:
-        categories: ids and names, indexed by label.
-    """
+def to_record(prediction: Prediction, categories: Categories) -> dict[str, Any]:
+    """The JSON record of an image; boxes are [x, y, width, height] in pixels."""
     return {
         "file": prediction.path.as_posix(),
         "width": prediction.width,
@@ -23,7 +21,7 @@ def to_record(prediction: Prediction, categories: Sequence[tuple[int, str]]) -> 
     }
 
 
-def detection_records(detections: Detections, categories: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+def detection_records(detections: Detections, categories: Categories) -> list[dict[str, Any]]:
     """The records of the detections in an image or in a frame."""
     return [
         {

@@ -1,5 +1,6 @@
 """`fcos predict`: from its options to files and records."""
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,8 @@ def run(arguments: Sequence[str], options: Options, echo: Echo) -> bool:
         PipelineError: the detector, an option or the folder to write to is not usable.
     """
     kinds = parse_kinds(options.save)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # as in arguments: a name may have any bytes
     inputs = find_inputs(arguments, options.folder, sys.stdin)
     for problem in inputs.problems:
         echo(f"fcos: {problem}", err=True)

@@ -36,7 +36,8 @@ def prepare(
             _predict_video(path, settings, files, options.limit, options.as_json, echo)
             for path, files in targets.items()
         ]
-        if options.folder and (written := sum(summary.frames > 0 for summary in summaries)):
+        pairs = zip(summaries, targets.values(), strict=True)
+        if written := sum(summary.frames > 0 and files != VideoFiles() for summary, files in pairs):
             echo(f"{count_noun(written, 'video')} in {options.folder}", err=True)
         return all(summary.is_complete for summary in summaries)
 

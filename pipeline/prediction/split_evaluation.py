@@ -18,10 +18,13 @@ from pipeline.inference.views import Views, detect_in_views
 from pipeline.workspace import workspace
 
 
-def of_weights(weights: Path, split: str, device: str) -> Inputs:
+def of_weights(weights: Path, split: str, device: str, max_detections: int | None = None) -> Inputs:
     """Detects objects as the evaluate stage does: in the views of params.yaml, and with its post-processing.
 
     An ONNX file has its own post-processing.
+
+    Args:
+        max_detections: of an image; None: as post-processing says.
 
     Raises:
         PipelineError: a file is missing or invalid, or the split has other classes than the detector.
@@ -31,7 +34,7 @@ def of_weights(weights: Path, split: str, device: str) -> Inputs:
         raise PipelineError(f"{path}: not there yet; run `dvc repro convert`, or choose another --split")
     truth, model = annotations.read(path), SavedDetector.load(weights, choose_device(device))
     model.check_classes(truth, path)
-    postprocess, batch_size = postprocess_of(model), values.evaluate.batch_size
+    postprocess, batch_size = postprocess_of(model, max_detections=max_detections), values.evaluate.batch_size
     detect_batch = partial(
         detect_in_views,
         model.detector,

@@ -41,7 +41,7 @@ class VideoSettings:
         thresholds: [K], lowest score of a detection of each class.
         every: objects are detected in each N-th frame, from the first on.
         track: number the objects.
-        batch_size: number of consecutive frames in memory; those of them that are detected share a batch.
+        batch_size: number of consecutive frames in memory; those in which objects are detected share a batch.
     """
 
     detect: Callable[[Sequence[torch.Tensor]], list[Detections]]

@@ -21,7 +21,6 @@ START_FROM, EXTEND_FROM = "model.start_from", "train.extend_from"
 _DETECTOR = "detector.safetensors"  # in a folder of models, beside the best or the last weights
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 _DEFAULT_FOLDERS = ("data/start_from", "data/extend_from")  # DVC alone needs them to exist
-_FILES_OF_GIT = (".gitkeep", ".gitignore")
 
 
 def make_detector(
@@ -150,7 +149,8 @@ def find_weights(path: str | None, key: str) -> Path | None:
 
 
 def _has_content(path: Path) -> bool:
-    return path.is_file() or (path.is_dir() and any(entry.name not in _FILES_OF_GIT for entry in path.iterdir()))
+    """Whether there is more than hidden files, such as .gitignore and those of file managers."""
+    return path.is_file() or (path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()))
 
 
 def _only_file(folder: Path, key: str) -> Path:

@@ -76,7 +76,7 @@ def test_the_commands_of_docs_on_inspection(project: Path, monkeypatch: pytest.M
     monkeypatch.setattr(fiftyone, "run_child", run_child)
     monkeypatch.setattr(fiftyone, "serve", serve)
     ((add,), before_and_after) = (
-        readme(section, "docs/inspection.md") for section in ("3. Compare experiments", "5. Mend the data")
+        readme(section, "docs/inspection.md") for section in ("3. Compare experiments", "5. Fix the data")
     )
     run(project, "git", "add", ".")
     run(project, "git", "commit", "-qm", "results")

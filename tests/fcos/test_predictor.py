@@ -194,6 +194,17 @@ def test_a_damaged_file_is_one_line(predictor: Predictor, tmp_path: Path) -> Non
         predictor.predict(tmp_path / "cut.png")
 
 
+def test_an_image_above_pillows_limit_is_one_line(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PIL.Image.new("RGB", (60, 40)).save(tmp_path / "large.png")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(
+        ValueError, match=r"large\.png: can't be decoded as an image: Image size \(2400 pixels\) exceeds"
+    ):
+        predictor.predict(tmp_path / "large.png")
+
+
 def write_point(detector: Path, folder: Path, **content: Any) -> Path:
     digest = hashlib.sha256(detector.read_bytes()).hexdigest()
     path = folder / "operating_point.json"
@@ -314,3 +325,37 @@ def test_a_plot_has_boxes_in_the_color_of_their_class(tmp_path: Path) -> None:
         assert edges != {(0, 0, 0)}
         assert not picture[150, 150].any()  # inside of a box
         assert picture[85:100, 100:150].any()  # name and score above it
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (3, {}, "^int is no image: give a path, a Pillow image, a uint8 array or tensor, or several of them$"),
+        (b"bytes", {}, "^bytes is no image: "),
+        ([None], {}, "^NoneType is no image: "),
+        (
+            "https://example.org/a.jpg",
+            {},
+            r"^https://example\.org/a\.jpg: addresses are not opened; download the image",
+        ),
+        (Path(), {}, r"^\.: a folder; give its files, as in Path\('\.'\)\.glob\('\*\.jpg'\)$"),
+        ([], {"score": 2}, "^score is 2, but should be a number from 0 to 1$"),
+        ([], {"score": "high"}, "^score is 'high', but should be a number from 0 to 1$"),
+        ([], {"batch_size": 0}, "^batch_size is 0, but should be at least 1$"),
+    ],
+)
+def test_invalid_arguments(predictor: Predictor, images: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        predictor.predict(images, **options)
+
+
+def test_an_array_that_is_read_only(predictor: Predictor) -> None:
+    """Such as `np.asarray(PIL.Image.open(path))`; torch would warn of it."""
+    image = noise(64, 48)
+    expected = predictor.predict(image, score=0)
+    image.flags.writeable = False
+    assert torch.equal(predictor.predict(image, score=0).boxes, expected.boxes)
+
+
+def test_its_representation_names_the_classes(predictor: Predictor) -> None:
+    assert repr(predictor) == f"Predictor({len(predictor.names)} classes: {', '.join(predictor.names)})"

@@ -44,6 +44,12 @@ def test_what_is_refused(text: str, problem: str) -> None:
     assert str(caught.value) == f"params.yaml: not YAML: {problem}"
 
 
+def test_each_caller_has_values_of_its_own() -> None:
+    first = parse_yaml("a: {b: [1]}", FILE)
+    first["a"]["b"].append(2)
+    assert parse_yaml("a: {b: [1]}", FILE) == {"a": {"b": [1]}}
+
+
 def test_a_long_message_is_cut() -> None:
     with pytest.raises(PipelineError) as caught:
         parse_yaml(f"a: !!{'x' * 10_000} b", FILE)

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fcos.training.checkpoints import Checkpoint, CheckpointError
+from fcos.training.checkpoints import Checkpoint, CheckpointError, read_state, write_state
 from tests.support.interrupted_training import trainer
 
 
@@ -173,6 +173,17 @@ def test_a_full_disk_is_a_one_line_error_and_the_state_before_stays(small_disk: 
         checkpoint.check()
     assert number(checkpoint.load()) == 2
     assert sorted(path.name for path in checkpoint.folder.iterdir()) == ["state.previous.pt", "state.pt"]
+
+
+def test_a_kept_state_that_does_not_fit_leaves_no_partial_file(tmp_path: Path) -> None:
+    path = tmp_path / "training_state.pt"
+    write_state(path, big(1))
+    with no_file_over(1_000_000), pytest.raises(OSError, match="File too large"):
+        write_state(path, big(2))
+    assert list(tmp_path.iterdir()) == [path]
+    state = read_state(path)
+    assert state is not None
+    assert number(state) == 1
 
 
 def test_an_exceeded_quota_is_a_one_line_error(tmp_path: Path) -> None:

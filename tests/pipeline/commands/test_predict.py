@@ -43,7 +43,7 @@ def predict(tmp_path: Path, picture: Callable[..., Path], monkeypatch: pytest.Mo
     (tmp_path / "damaged.png").write_bytes(b"no image")
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str, **options: str) -> Result:
+    def run(*arguments: str, **options: str | bytes) -> Result:
         return CliRunner().invoke(main, ["predict", "--weights", "detector.safetensors", *arguments], **options)
 
     return run
@@ -111,6 +111,14 @@ def test_a_list_with_images_that_cant_be_read(predict: Predict) -> None:
         "fcos: damaged.png: can't be decoded as an image: unknown image format",
     ]
     assert not Path("predicted").exists()
+
+
+def test_a_list_may_contain_any_bytes(predict: Predict) -> None:
+    result = predict("-", "--json", "--score", "1", input=b"caf\xe9.jpg\ngood.png\n")
+    assert (result.exit_code, result.stderr) == (1, "fcos: caf\\xe9.jpg: no such file or folder\n")
+    assert json.loads(result.stdout)["file"] == "good.png"
+    assert (result := predict("-", input="")).exit_code == 1
+    assert result.stderr == "fcos: -: the list is empty\n"
 
 
 def test_data_sets_have_no_copies_with_images_none(predict: Predict) -> None:
@@ -188,3 +196,4 @@ def test_kinds_of_output_that_are_for_images_only(predict: Predict, video: Path)
     )
     assert predict(video.name, "--save", "csv,json").exit_code == 0
     assert [path.name for path in Path("predicted").iterdir()] == ["video.jsonl"]
+    assert predict(video.name, "--json", "--save", "csv").stderr == ""  # nothing is written, so no folder is named

@@ -135,8 +135,8 @@ def test_duplicates_within_a_split_and_between_val_and_test(tmp_path: Path) -> N
         splits, "decode", make_issue_log(duplicate_image="skip", leak="note", near_duplicate_leak="note")
     )
     assert [item.record.file for item in once["val"]] == ["0.png", "anew.jpg"]
-    mended = remove_duplicates(splits, "decode", make_issue_log(leak="repair", near_duplicate_leak="repair"))
-    assert {split: [item.record.file for item in mended[split]] for split in mended} == {
+    fixed = remove_duplicates(splits, "decode", make_issue_log(leak="repair", near_duplicate_leak="repair"))
+    assert {split: [item.record.file for item in fixed[split]] for split in fixed} == {
         "train": [],
         "val": [],
         "test": ["0.png", "1.png"],

@@ -282,3 +282,24 @@ def test_the_commands_of_docs_on_evaluation(tmp_path: Path, monkeypatch: pytest.
     assert " = 0.667\n" in CliRunner().invoke(main, of_coco).stdout
     assert "(voc, split val): 2 images, 2 objects," in CliRunner().invoke(main, of_voc).stdout
     assert json.loads(CliRunner().invoke(main, as_json).stdout)["coco_raised_limit"]["AP"] == 0.666667
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--weights a.onnx -S seed=1", "--set-param is only for --gt and --dets"),
+        ("--weights a.onnx --input-size 800 1333", "--input-size is only for --gt and --dets"),
+        ("--weights a.onnx --images .", "--images is only for --gt and --dets"),
+        ("--weights a.onnx --format voc", "--format is only for --gt and --dets"),
+        ("box-2 --max-detections 9", "--max-detections is only for --gt and --dets or --weights"),
+        ("--max-detections 9", "--max-detections is only for --gt and --dets or --weights"),
+        ("box-2 --device cpu", "--device is only for --weights"),
+        ("--gt a.json", "give both --gt and --dets, or neither"),
+        ("box-2 --gt a.json --dets b.json", "give an experiment, or --gt and --dets"),
+        ("--weights a.onnx box-2", "give --weights, or an experiment, or --gt and --dets"),
+    ],
+)
+def test_an_option_that_does_not_apply_is_no_silence(arguments: str, message: str) -> None:
+    result = evaluate(*arguments.split())
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"Error: {message}\n")

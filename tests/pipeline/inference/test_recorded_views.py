@@ -74,8 +74,8 @@ def test_the_views_of_evaluation_are_the_default(weights: Path) -> None:
     result = predict(weights)
     assert boxes(result) == expected(weights, views) != expected(weights, Views())
     assert result.stderr == (
-        "fcos: each image is detected as in its evaluation: sizes 64×64 and 32×64, mirrored too, tiles of 64 pixels "
-        "that overlap by 0.2; --plain detects it once\n"
+        "fcos: objects are detected as in the evaluation: sizes 64×64 and 32×64, mirrored too, tiles of 64 pixels "
+        "that overlap by 0.2; --plain detects once in each image\n"
     )
 
 

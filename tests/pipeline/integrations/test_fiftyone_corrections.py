@@ -224,7 +224,7 @@ def test_rounds_of_fcos_collect(inspected: Any, edited: App) -> None:
     relabel, exclude = (
         "+ pictures/11.png: relabel cat [10.0, 10.0, 40.0, 40.0] → dog", "+ pictures/14.png: exclude",
     )  # fmt: skip
-    dry_run, collect, *_ = (command[2:] for command in readme("Mend the data", "docs/datasets.md"))
+    dry_run, collect, *_ = (command[2:] for command in readme("Fix the data", "docs/datasets.md"))
     assert fcos_collect(*dry_run) == [
         relabel,
         exclude,

@@ -31,6 +31,7 @@ from tests.support.listening import loopback_only
 from tests.support.paths import PROJECT
 from tests.support.process_trees import assert_gone, descendants
 from tests.support.projects import copy, environment, run
+from tests.support.tiny_detector import save_tiny_detector
 
 IMAGE = "data/raw/digits/images/val/000001.jpg"
 LIMITS = ["--max-megabytes", "0.5", "--max-megapixels", "0.5", "--max-images", "3"]
@@ -126,7 +127,11 @@ FORM = '; a request is {"dataframe_records": [{"image": "BASE64"}]}'
         (b"", "application/json", 400, f"not JSON: Input data was truncated{FORM}"),
         (b"\xff\xfe", "application/json", 400, f"not JSON: JSON is malformed: invalid character (byte 0){FORM}"),
         (b"[" * 100_000, "application/json", 400, f"Expected `object`, got `array`{FORM}"),
-        (b"{}", "application/json", 400, f"neither dataframe_records nor dataframe_split{FORM}"),
+        (b"{}", "application/json", 400, f"neither of dataframe_records and dataframe_split: give one{FORM}"),
+        (
+            b'{"dataframe_records": [{"image": "aGk="}], "dataframe_split": {"columns": ["image"], "data": []}}',
+            "application/json", 400, f"both of dataframe_records and dataframe_split: give one{FORM}",
+        ),
         (b'{"inputs": []}', "application/json", 400, f"Object contains unknown field `inputs`{FORM}"),
         (
             b'{"dataframe_records": [{"path": "/etc/passwd"}]}', "application/json", 400,
@@ -401,6 +406,36 @@ def test_the_reason_of_a_server_that_does_not_start(home: Path, tmp_path: Path) 
             pass
 
 
+def test_the_detector_has_the_servers_limit_of_pixels(
+    settings: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "weights").mkdir()
+    weights = save_tiny_detector(tmp_path / "weights/detector.safetensors")
+    written: list[Any] = []
+
+    def write(*_: Path, **config: Any) -> None:
+        written.append(config)
+        raise PipelineError("stop")
+
+    monkeypatch.setattr(mlflow_model, "write", write)
+    monkeypatch.chdir(tmp_path)
+    settings(weights=weights)
+    assert ended(capsys) == "fcos: stop\n"
+    assert written == [{"device": "cpu", "max_megapixels": 50}]
+    from mlflow.exceptions import MlflowException
+
+    from pipeline.integrations.served_detector import ServedDetector
+
+    (tmp_path / "postprocess.json").write_text("{}")
+    artifacts = {"weights": str(weights), "postprocess": str(tmp_path / "postprocess.json")}
+    detector, images = ServedDetector(), {"image": [jpeg()]}
+    detector.load_context(mock.Mock(artifacts=artifacts, model_config={"device": "cpu", "max_megapixels": 0.0024}))
+    assert len(detector.predict(None, images)) == 1
+    detector.load_context(mock.Mock(artifacts=artifacts, model_config={"device": "cpu", "max_megapixels": 0.0023}))
+    with pytest.raises(MlflowException, match=r"image 1: 60×40 is 0\.0 megapixels, more than the limit of 0\.0023: "):
+        detector.predict(None, images)
+
+
 def test_other_hosts_get_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
 
@@ -422,8 +457,19 @@ def test_other_hosts_get_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("home")
 def test_a_missing_file_and_the_champion_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = CliRunner().invoke(main, ["serve", "--weights", "none.safetensors"])
-    assert (result.exit_code, result.output) == (1, "fcos: none.safetensors: no such file\n")
+    Path("alone.safetensors").touch()
+    Path("detector.onnx").touch()
+    together = "no such file; the weights and their .json file must be in the same folder"
+    for weights, problem in (
+        ("none.safetensors", f"none.safetensors: {together}"),
+        ("alone.safetensors", f"alone.json: {together}"),
+        (
+            "detector.onnx",
+            "detector.onnx: not a .safetensors file; only these are served, not what is exported from them",
+        ),
+    ):
+        result = CliRunner().invoke(main, ["serve", "--weights", weights])
+        assert (result.exit_code, result.output) == (1, f"fcos: {problem}\n")
     asked_for: list[str] = []
     monkeypatch.setattr(
         serving, "serve", lambda *, model, **_: asked_for.append(model) or nullcontext(mock.MagicMock())

@@ -63,6 +63,22 @@ def test_only_the_wanted_classes_reach_their_threshold(model: SavedDetector) -> 
         only_classes([0.3, 0.4], names, "cat,bird")
 
 
+def test_detections_of_other_classes_take_no_place_of_the_wanted_ones(model: SavedDetector) -> None:
+    def find(thresholds: list[float], limit: int) -> Detections:
+        processing = Postprocess(score_threshold=0, max_detections=limit)
+        (found,) = ConfiguredDetector(model, thresholds, processing, Views()).detect([noise(90, 60)])
+        return found
+
+    every = find([0.0, 0.0], 30)
+    best = int(every.labels[0])
+    assert len(set(every.labels.tolist())) == 2
+    others = every[every.labels != best]
+    thresholds = only_classes([0.0, 0.0], model.class_names, model.class_names[1 - best])
+    found = find(thresholds, 3)  # as many as detections of the other class have better scores
+    assert found.scores.tolist() == others.scores.tolist()[:3]
+    assert found.boxes.equal(others.boxes[:3])
+
+
 def white_boxes(_detector: object, images: Any, _size: object, _postprocess: object) -> list[Detections]:
     """Stands for a detector of white rectangles: the bounding box of the white pixels of each image."""
     found = []

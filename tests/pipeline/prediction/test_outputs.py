@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,15 @@ import torch
 
 from fcos.config import PAPER, InputSize
 from fcos.detector import build
-from fcos.postprocess import Postprocess
+from fcos.postprocess import Detections, Postprocess
 from fcos.weights import Description
 from pipeline.errors import PipelineError
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.views import Views
+from pipeline.prediction import data_sets
 from pipeline.prediction.detector import ConfiguredDetector
-from pipeline.prediction.images import predict_image, predict_images
-from pipeline.prediction.outputs import DEFAULT, Outputs
+from pipeline.prediction.images import Prediction, predict_image, predict_images
+from pipeline.prediction.outputs import _DATA_SETS, DEFAULT, KINDS, Outputs
 from pipeline.prediction.records import to_record
 
 CATEGORIES = ((7, "cat"), (3, "dog"))
@@ -114,6 +116,82 @@ def test_an_earlier_index_goes_with_the_first_picture_and_the_new_one_comes_last
     assert names(tmp_path / "out") == ["a.jpg", "b.jpg"]
     outputs.finish()
     assert names(tmp_path / "out") == ["a.jpg", "b.jpg", "detections.json"]
+
+
+def found_in(path: Path) -> tuple[torch.Tensor, Prediction]:
+    objects = Detections(torch.tensor([[1.0, 2, 11, 22]]), torch.tensor([0.9]), torch.tensor([0]))
+    return torch.zeros(3, 40, 60, dtype=torch.uint8), Prediction(path, 60, 40, objects)
+
+
+@pytest.mark.parametrize("kind", ["csv", "crops"])
+def test_the_tables_of_an_earlier_run_go_whatever_is_written(tmp_path: Path, kind: str) -> None:
+    image = write_picture(tmp_path / "a.png")
+    for kinds in (["json", "csv"], [kind]):
+        outputs = Outputs(tmp_path / "out", kinds, CATEGORIES)
+        outputs.prepare([image])
+        outputs.add(*found_in(image))
+        outputs.finish()
+    assert names(tmp_path / "out") == ["detections.csv" if kind == "csv" else "crops"]
+
+
+def test_a_data_set_that_cant_be_written_loses_nothing_else(tmp_path: Path) -> None:
+    images = [write_picture(tmp_path / f"{name}.png") for name in "ab"]
+    outputs = Outputs(tmp_path / "out", ["yolo", "coco", "voc", "csv", "json"], CATEGORIES, "copy")
+    outputs.prepare(images)
+    for image in images:
+        outputs.add(*found_in(image))
+    images[1].unlink()
+    with pytest.raises(PipelineError, match="; ") as raised:
+        outputs.finish()
+    problems = re.findall(r"(\S*)/b\.png: can't be written: no such file", str(raised.value), re.I)
+    assert len(problems) == 3
+    assert names(tmp_path / "out") == ["detections.csv", "detections.json"]
+    assert len(json.loads((tmp_path / "out/detections.json").read_text())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds", "message"),
+    [
+        ("a\x01b", ["json", "coco", "voc"], r"^--save voc: class name 'a\\x01b': a character can't be .* XML; rename"),
+        (" ", ["yolo"], "^--save yolo: class name ' ': empty"),
+    ],
+)
+def test_names_of_classes_are_checked_before_the_first_image(
+    tmp_path: Path, name: str, kinds: list[str], message: str
+) -> None:
+    with pytest.raises(PipelineError, match=message):
+        Outputs(tmp_path / "out", kinds, [(1, "cat"), (2, name)]).prepare([])
+    Outputs(tmp_path / "out", ["json", "coco"], [(1, "cat"), (2, name)]).prepare([])
+    assert names(tmp_path / "out") == []
+
+
+def test_links_are_tried_before_the_first_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = write_picture(tmp_path / "a.png")
+    Outputs(tmp_path / "out", ["coco"], CATEGORIES, "link").prepare([image])
+    assert image.stat().st_nlink == 1
+
+    def refuse(_path: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(target))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    reason = r"a\.png: can't be linked into .*out: invalid cross-device link; try --images copy$"
+    with pytest.raises(PipelineError, match=reason):
+        Outputs(tmp_path / "out", ["coco"], CATEGORIES, "link").prepare([image])
+    Outputs(tmp_path / "out", ["json"], CATEGORIES, "link").prepare([image])
+    assert names(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"pictures", "json", "csv"}))
+def test_a_folder_that_people_may_have_corrected_is_never_replaced(tmp_path: Path, kind: str) -> None:
+    corrected = tmp_path / "out" / kind / "corrected.txt"
+    corrected.parent.mkdir(parents=True)
+    corrected.touch()
+    with pytest.raises(PipelineError, match=f"out/{kind}: already exists; choose another --out, or remove it$"):
+        Outputs(tmp_path / "out", [kind], CATEGORIES).prepare([])
+
+
+def test_each_format_of_data_sets_is_a_kind() -> None:
+    assert set(_DATA_SETS) == set(data_sets.WRITERS)
 
 
 @pytest.mark.parametrize(("code", "remedy"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose another --out")])

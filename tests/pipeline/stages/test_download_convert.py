@@ -229,7 +229,8 @@ def test_raccoon(home: Path, archive: Callable[[str], Path], setting: Setting, s
 
 
 def test_whole_voc2007(home: Path, archive: Callable[[str], Path], setting: Setting, stage: Stage) -> None:
-    setting(**{"dataset": "custom", "download.path": str(archive("voc2007-trainval-400.tar"))})
+    path = str(archive("voc2007-trainval-400.tar"))
+    setting(**{"dataset": "custom", "download.path": path, "convert.image_check": "header"})
     succeeds(stage, "download")
     succeeds(stage, "convert")
     found = counts(home)

@@ -198,6 +198,7 @@ def test_a_damaged_detector_is_refused(home: Path) -> None:
 def test_which_file_of_a_folder(home: Path, tmp_path: Path) -> None:
     folder = home / "data/start_from"
     (folder / ".gitkeep").touch()
+    (folder / ".DS_Store").touch()  # of macOS's file manager
     assert find_weights("data/start_from", "key") is None
     (folder / "a.pth").touch()
     assert find_weights("data/start_from", "key") == folder / "a.pth"
