@@ -93,7 +93,7 @@ def predict(inputs: tuple[str, ...], **values: Any) -> None:
     input.
 
     What can't be read is reported and left out; the exit status is then 1.
-    Post-processing is that of params.yaml, or that in a file of ONNX; outside a project, it is the default. Without
+    Post-processing is that of params.yaml, or that in an ONNX file; outside a project, it is the default. Without
     --size, --flip, and --tiles, objects are detected in the views of each image that the detector's evaluation used.
     """
     from pipeline.prediction.options import Options
