@@ -1,6 +1,8 @@
 """Options that several commands have."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,3 +11,13 @@ set_param = click.option(
 )
 weights = click.option("--weights", type=click.Path(path_type=Path), help="Default: models/detector.safetensors.")
 device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+
+
+def max_megapixels(default: float) -> Callable[[Any], Any]:
+    return click.option(
+        "--max-megapixels",
+        type=click.FloatRange(0, min_open=True),
+        default=default,
+        show_default=True,
+        help="Larger images are not decoded.",
+    )

@@ -71,13 +71,7 @@ _SIDE = click.IntRange(1, 16_384)
 )
 @click.option("--merge", type=click.Choice(["nms", "wbf"]), help="As evaluate.merge.")
 @click.option("--plain", is_flag=True, help="Detect once in each image, except for views that other options add.")
-@click.option(
-    "--max-megapixels",
-    type=click.FloatRange(0, min_open=True),
-    default=150,
-    show_default=True,
-    help="Larger images are not decoded.",
-)
+@options.max_megapixels(150)
 @click.option(
     "--every",
     type=click.IntRange(1),

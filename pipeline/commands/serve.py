@@ -40,13 +40,7 @@ def _address(_context: click.Context, _option: click.Parameter, value: str) -> s
     show_default=True,
     help="Larger requests are refused; base64 makes an image a third larger.",
 )
-@click.option(
-    "--max-megapixels",
-    type=click.FloatRange(0, min_open=True),
-    default=50,
-    show_default=True,
-    help="Larger images are not decoded.",
-)
+@options.max_megapixels(50)
 @click.option("--max-images", type=click.IntRange(1), default=16, show_default=True, help="Most images of a request.")
 @options.device
 def serve(

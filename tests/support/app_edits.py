@@ -78,3 +78,15 @@ def _on_page(page: "Page", point: Point) -> Point:
     left = canvas["x"] + (canvas["width"] - WIDTH * scale) / 2
     top = canvas["y"] + (canvas["height"] - HEIGHT * scale) / 2
     return left + point[0] * scale, top + point[1] * scale
+
+
+def click_until_shown(button: "Locator", shown: "Locator") -> None:
+    """Clicks until what the click opens is shown: a panel that still loads forgets the first click."""
+    from playwright.sync_api import TimeoutError
+
+    for _ in range(5):
+        button.click()
+        with suppress(TimeoutError):
+            shown.wait_for(timeout=10_000)
+            return
+    raise AssertionError(f"{button} was clicked five times, and {shown} is not there")

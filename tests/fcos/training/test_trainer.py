@@ -8,7 +8,6 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from fcos.config import PAPER
 from fcos.criterion import Criterion
 from fcos.detector import Detector, batch_images, build
 from fcos.postprocess import Detections, Postprocess
@@ -20,17 +19,9 @@ from fcos.training.guards import NonFiniteLossError
 from fcos.training.history import Row
 from fcos.training.optimization import make_optimizer, make_schedule
 from fcos.training.trainer import Trainer
+from tests.support.tiny_detector import CONFIG
 
-MODEL = replace(
-    PAPER,
-    backbone="tiny",
-    pretrained=False,
-    channels=32,
-    levels=(3, 4, 5),
-    tower_depth=1,
-    frozen_stages=0,
-    batch_norm="auto",
-)
+MODEL = replace(CONFIG, channels=32)
 # Crops of two photographs at half their size: the roof of a pagoda, a blossom.
 IMAGES = [torch.from_numpy(photo[:256:2, 200:456:2].copy()).permute(2, 0, 1) for photo in load_sample_images().images]
 BOXES = [

@@ -531,8 +531,10 @@ def test_tags_and_edited_boxes_become_corrections(page: Any, running_app: App) -
 def test_the_saved_workspace_compares_two_experiments(page: Any, running_app: App) -> None:
     page.goto(f"{running_app.server}/datasets/fcos-digits?view=operating-point&workspace=inspect")
     panel = page.locator('[data-cy="panel-content-model_evaluation_panel_builtin"]')
-    panel.get_by_text("eval_giou_1", exact=True).click()
-    panel.get_by_text("Select a comparison").click()
+    app_edits.click_until_shown(
+        panel.get_by_text("eval_giou_1", exact=True), comparison := panel.get_by_text("Select a comparison")
+    )
+    comparison.click()
     page.locator("li", has_text=re.compile("^eval$")).last.click()
     row = panel.locator("tr", has_text="Precision")
     row.get_by_text("0.2", exact=True).wait_for()

@@ -5,7 +5,6 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import PIL.Image
 import pytest
 import torch
 
-from fcos.config import PAPER, InputSize
+from fcos.config import InputSize
 from fcos.detector import build
 from fcos.postprocess import Detections, Postprocess
 from fcos.weights import Description
@@ -25,26 +24,16 @@ from pipeline.prediction.detector import ConfiguredDetector
 from pipeline.prediction.images import Prediction, predict_image, predict_images
 from pipeline.prediction.outputs import _DATA_SETS, DEFAULT, KINDS, Outputs
 from pipeline.prediction.records import to_record
+from tests.support.tiny_detector import CATEGORIES, CONFIG
 
-CATEGORIES = ((7, "cat"), (3, "dog"))
 Write = Callable[..., tuple[list[dict[str, Any]], list[str]]]
 
 
 @pytest.fixture
 def model() -> SavedDetector:
     torch.manual_seed(0)
-    config = replace(
-        PAPER,
-        backbone="tiny",
-        pretrained=False,
-        channels=16,
-        levels=(3, 4, 5),
-        tower_depth=1,
-        frozen_stages=0,
-        batch_norm="auto",
-    )
-    description = Description(model=config, categories=CATEGORIES, input_size=InputSize((64, 64)))
-    return SavedDetector(build(config, 2).eval(), description)
+    description = Description(model=CONFIG, categories=CATEGORIES, input_size=InputSize((64, 64)))
+    return SavedDetector(build(CONFIG, 2).eval(), description)
 
 
 def write_picture(path: Path) -> Path:
