@@ -115,9 +115,8 @@ def test_a_page_without_an_evaluation_shows_the_errors(inspected: Any) -> None:
     assert "12.png cat, 60×60 pixels" in text
     assert table(html, "confusion")[1:] == [["dog", "cat", "1", "100.0 %"]]
     assert table(html, "classes")[1:] == [["cat", "3", "—"], ["dog", "2", "—"]]
-    assert (
-        html.count("data:image/webp;base64,") == 9
-    )  # three with wrong detections, two with missed objects, one of each kind
+    # Three with wrong detections, two with missed objects, one of each other kind.
+    assert html.count("data:image/webp;base64,") == 9
 
 
 def test_numbers_come_from_the_files_of_other_stages(inspected: Any) -> None:
