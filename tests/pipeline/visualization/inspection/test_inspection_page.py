@@ -216,11 +216,13 @@ def test_label_errors_are_drawn_if_their_label_is_still_there(inspected: Any) ->
 def test_the_model_card_is_shown_without_its_html_and_images(inspected: Any) -> None:
     (inspected.root / "reports").mkdir(exist_ok=True)
     card = (
-        f"# Card\n\n{EVIL}\n\n| a | b |\n|---|---|\n| **1** | 2 |\n\n![x](http://127.0.0.1/x.png) [y](javascript:z)\n"
+        f"---\nlicense: mit\n---\n\n# Card\n\n{EVIL}\n\n| a | b |\n|---|---|\n| **1** | 2 |\n\n"
+        "![x](http://127.0.0.1/x.png) [y](javascript:z)\n"
     )
     (inspected.root / "reports/model_card.md").write_text(card)
     html = render(inspected.root).split('id="card"')[1]
     assert "<h1>Card</h1>" in html
+    assert "license" not in html
     assert "<td><strong>1</strong></td>" in html
     assert "<script" not in html
     assert "<img" not in html
