@@ -82,6 +82,15 @@ def test_a_missing_key_is_named(key: str) -> None:
         from_json(json.dumps(content).encode())
 
 
+def test_the_precision_is_unknown_in_older_files() -> None:
+    content = json.loads(TEXT)
+    del content["precision"]
+    assert from_json(json.dumps(content).encode())[0].precision is None
+    assert from_json(changed("precision", "bf16"))[0].precision == "bf16"
+    with pytest.raises(ValueError, match=r"^precision is 'int4', but should be float32 or bf16 or fp16 or null$"):
+        from_json(changed("precision", "int4"))
+
+
 def test_version_3_with_any_model_is_one_line() -> None:
     for model in (None, [], "x", {"locations": []}):
         with pytest.raises(ValueError, match=r"^(model|categories).* (missing|should)"):
