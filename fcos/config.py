@@ -29,6 +29,7 @@ _MINIMUM = {
     "focal_gamma": 0,
     "atss_topk": 1,
     "task_aligned_topk": 1,
+    "distribution_max": 1,
 }
 
 
@@ -42,6 +43,7 @@ class LossWeights:
     classification: float
     box: float
     quality: float
+    distribution: float = 0.25  # of the distribution focal loss, which is part of the box loss (GFL, section 4)
 
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():
@@ -63,7 +65,7 @@ class ModelConfig:
     batch_norm: Literal["auto", "frozen", "trained", "synchronized"]  # auto: frozen if pretrained, else trained
     frozen_stages: int  # number of the backbone's first stages (stem, C2, C3, …) that are not trained
     # Neck
-    neck: Literal["fpn", "pan", "bifpn"]
+    neck: Literal["fpn", "pan", "bifpn", "csp_pan"]
     channels: int  # of all pyramid levels
     levels: tuple[
         int, ...
@@ -71,7 +73,7 @@ class ModelConfig:
     extra_levels_from: Literal["p5", "c5"]  # input of P6: P5 (TPAMI, torchvision) or C5 (ICCV)
     upsample_mode: Literal["nearest", "bilinear"]  # interpolation of a coarse map to the size of the next finer one
     neck_norm: Literal["none", "group", "batch"]  # follows each of the neck's convolutions
-    neck_activation: Literal["none", "relu", "silu"]
+    neck_activation: Literal["none", "relu", "silu", "hard_swish"]
     # Head
     tower_depth: int  # number of 3×3 convolutions in each of the head's two towers
     tower_channels: int | None  # of the towers; None: same as `channels`
@@ -80,11 +82,12 @@ class ModelConfig:
         "centerness", "iou", "none"
     ]  # the third output, combined with the class probability into the score
     quality_tower: Literal["box", "class"]  # the tower that the quality output follows
-    box_output: Literal["relu", "exp"]  # stride·relu(s·x) (TPAMI) or exp(s·x) (ICCV v1)
+    # stride·relu(s·x) (TPAMI), exp(s·x) (ICCV v1), or the mean of a distribution over whole strides (GFL)
+    box_output: Literal["relu", "exp", "distribution"]
     # center: ((j + ½)·s, (i + ½)·s); corner: (j·s, i·s); torchvision: (j·⌊W/w⌋, i·⌊H/h⌋), see `make_locations`
     locations: Literal["center", "corner", "torchvision"]
     # Assignment
-    assigner: Literal["fcos", "atss", "task_aligned"]
+    assigner: Literal["fcos", "atss", "task_aligned", "simota"]
     # fcos: positive locations lie within this number of strides of the box's center; 0: anywhere in the box
     center_sampling_radius: float
     # fcos: object sizes, in pixels, that separate neighboring levels; None: 8 strides
@@ -100,6 +103,10 @@ class ModelConfig:
     box_loss_weighting: Literal["centerness", "iou", "none"]  # weight of a positive location's box loss
     quality_loss: Literal["bce", "l1"]
     loss_weights: LossWeights
+    # Options added later have defaults, so that the descriptions of detectors saved before can be read.
+    tower_convolution: Literal["standard", "depthwise"] = "standard"  # of the towers: 3×3, or depthwise 3×3 then 1×1
+    tower_activation: Literal["relu", "silu", "hard_swish"] = "relu"
+    distribution_max: int = 16  # distribution: the largest distance, in strides
     # Path of the weights that training starts from (`fcos.training.transfer`). A saved detector does not depend on it.
     start_from: str | None = None
 

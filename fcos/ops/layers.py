@@ -15,6 +15,7 @@ ACTIVATIONS: dict[str, Callable[[], Sequence[nn.Module]]] = {
     "none": lambda: [],
     "relu": lambda: [nn.ReLU(inplace=True)],
     "silu": lambda: [nn.SiLU(inplace=True)],
+    "hard_swish": lambda: [nn.Hardswish(inplace=True)],
 }
 
 
@@ -25,6 +26,16 @@ def convolution(
     layer = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2)
     following = [*NORMS[norm](channels_out), *ACTIVATIONS[activation]()]
     return nn.Sequential(layer, *following) if following else layer
+
+
+def depthwise(channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
+    """A convolution of each channel by itself, without bias; a 1×1 convolution after it completes the separable one.
+
+    Its initial weights have LeCun's variance: it should keep the variance of its input.
+    """
+    layer = nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2, groups=channels, bias=False)
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    return layer
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
