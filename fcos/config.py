@@ -29,7 +29,6 @@ _MINIMUM = {
     "focal_gamma": 0,
     "atss_topk": 1,
     "task_aligned_topk": 1,
-    "distribution_max": 1,
 }
 
 
@@ -43,7 +42,6 @@ class LossWeights:
     classification: float
     box: float
     quality: float
-    distribution: float = 0.25  # of the distribution focal loss, which is part of the box loss (GFL, section 4)
 
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():
@@ -65,7 +63,7 @@ class ModelConfig:
     batch_norm: Literal["auto", "frozen", "trained", "synchronized"]  # auto: frozen if pretrained, else trained
     frozen_stages: int  # number of the backbone's first stages (stem, C2, C3, …) that are not trained
     # Neck
-    neck: Literal["fpn", "pan", "bifpn", "csp_pan"]
+    neck: Literal["fpn", "pan", "bifpn"]
     channels: int  # of all pyramid levels
     levels: tuple[
         int, ...
@@ -73,21 +71,21 @@ class ModelConfig:
     extra_levels_from: Literal["p5", "c5"]  # input of P6: P5 (TPAMI, torchvision) or C5 (ICCV)
     upsample_mode: Literal["nearest", "bilinear"]  # interpolation of a coarse map to the size of the next finer one
     neck_norm: Literal["none", "group", "batch"]  # follows each of the neck's convolutions
-    neck_activation: Literal["none", "relu", "silu", "hard_swish"]
+    neck_activation: Literal["none", "relu", "silu"]
     # Head
     tower_depth: int  # number of 3×3 convolutions in each of the head's two towers
     tower_channels: int | None  # of the towers; None: same as `channels`
+    tower_convolution: Literal["standard", "depthwise"]  # 3×3, or depthwise 3×3 and then 1×1
     head_norm: Literal["group", "batch", "none"]
     quality: Literal[
         "centerness", "iou", "none"
     ]  # the third output, combined with the class probability into the score
     quality_tower: Literal["box", "class"]  # the tower that the quality output follows
-    # stride·relu(s·x) (TPAMI), exp(s·x) (ICCV v1), or the mean of a distribution over whole strides (GFL)
-    box_output: Literal["relu", "exp", "distribution"]
+    box_output: Literal["relu", "exp"]  # stride·relu(s·x) (TPAMI) or exp(s·x) (ICCV v1)
     # center: ((j + ½)·s, (i + ½)·s); corner: (j·s, i·s); torchvision: (j·⌊W/w⌋, i·⌊H/h⌋), see `make_locations`
     locations: Literal["center", "corner", "torchvision"]
     # Assignment
-    assigner: Literal["fcos", "atss", "task_aligned", "simota"]
+    assigner: Literal["fcos", "atss", "task_aligned"]
     # fcos: positive locations lie within this number of strides of the box's center; 0: anywhere in the box
     center_sampling_radius: float
     # fcos: object sizes, in pixels, that separate neighboring levels; None: 8 strides
@@ -103,10 +101,6 @@ class ModelConfig:
     box_loss_weighting: Literal["centerness", "iou", "none"]  # weight of a positive location's box loss
     quality_loss: Literal["bce", "l1"]
     loss_weights: LossWeights
-    # Options added later have defaults, so that the descriptions of detectors saved before can be read.
-    tower_convolution: Literal["standard", "depthwise"] = "standard"  # of the towers: 3×3, or depthwise 3×3 then 1×1
-    tower_activation: Literal["relu", "silu", "hard_swish"] = "relu"
-    distribution_max: int = 16  # distribution: the largest distance, in strides
     # Path of the weights that training starts from (`fcos.training.transfer`). A saved detector does not depend on it.
     start_from: str | None = None
 
@@ -147,7 +141,8 @@ class ModelConfig:
 # Fields that decide what a detector's weights are and what its outputs mean; the others are of training.
 ARCHITECTURE = (
     *("backbone", "neck", "channels", "levels", "extra_levels_from", "upsample_mode", "neck_norm", "neck_activation"),
-    *("tower_depth", "tower_channels", "head_norm", "quality", "quality_tower", "box_output", "locations"),
+    *("tower_depth", "tower_channels", "tower_convolution", "head_norm", "quality", "quality_tower", "box_output"),
+    "locations",
 )
 
 # "FCOS: A Simple and Strong Anchor-free Object Detector" (TPAMI, 2006.09214), section 4: ResNet-50.
@@ -165,6 +160,7 @@ PAPER = ModelConfig(
     neck_activation="none",
     tower_depth=4,
     tower_channels=None,
+    tower_convolution="standard",
     head_norm="group",
     quality="centerness",
     quality_tower="box",

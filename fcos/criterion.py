@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fcos.assigners import ASSIGNERS
 from fcos.config import ModelConfig
-from fcos.losses import BOX_LOSSES, CLASSIFICATION_LOSSES, QUALITY_LOSSES, centerness, distribution_focal_loss
+from fcos.losses import BOX_LOSSES, CLASSIFICATION_LOSSES, QUALITY_LOSSES, centerness
 from fcos.ops.boxes import aligned_iou, boxes_from_ltrb
 from fcos.structures import Assignment, Outputs, Targets
 
@@ -78,7 +78,7 @@ class Criterion:
         weights = self.config.loss_weights
         return Losses(
             classification=self._classification(outputs, assignment, iou) / count * weights.classification,
-            box=self._box(outputs, assignment, predicted, objects, iou, count),
+            box=self._box(predicted, objects, self._box_weight(assignment, iou), count) * weights.box,
             quality=quality / count * weights.quality,
             quality_floor=floor / count * weights.quality,
             positives=positives,
@@ -105,16 +105,8 @@ class Criterion:
             centerness(assignment.ltrb) if self.config.box_loss_weighting == "centerness" else iou
         ) * assignment.positive
 
-    def _box(
-        self, outputs: Outputs, assignment: Assignment, predicted: Tensor, objects: Tensor, iou: Tensor, count: Tensor
-    ) -> Tensor:
-        """The weighted mean of the box loss, plus that of the distribution focal loss if there are distributions."""
-        losses = self.box_loss(predicted, objects) * self.config.loss_weights.box
-        if outputs.distributions is not None:
-            sides = assignment.ltrb / outputs.locations.strides[:, None]
-            focal = distribution_focal_loss(outputs.distributions, sides) * assignment.positive
-            losses = losses + focal * self.config.loss_weights.distribution
-        weight = self._box_weight(assignment, iou)
+    def _box(self, predicted: Tensor, objects: Tensor, weight: Tensor | None, count: Tensor) -> Tensor:
+        losses = self.box_loss(predicted, objects)
         if weight is None:
             return losses.sum() / count  # where not positive, both boxes are equal and the loss is 0
         return (losses * weight).sum() / self._normalizer(weight.sum(), minimum=1e-6)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from fcos.assigners.atss import assign_atss
 from fcos.assigners.fcos import assign_fcos
-from fcos.assigners.simota import assign_simota
 from fcos.assigners.task_aligned import assign_task_aligned
 from fcos.config import ModelConfig
 from fcos.structures import Assignment, Outputs, Targets
@@ -13,5 +12,4 @@ ASSIGNERS: dict[str, Callable[[Outputs, Targets, ModelConfig], Assignment]] = {
     "fcos": assign_fcos,
     "atss": assign_atss,
     "task_aligned": assign_task_aligned,
-    "simota": assign_simota,
 }

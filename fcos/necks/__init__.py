@@ -5,10 +5,9 @@ from collections.abc import Callable
 from torch import nn
 
 from fcos.necks.bifpn import BiFPN
-from fcos.necks.csp_pan import CSPPAN
 from fcos.necks.fpn import FPN
 from fcos.necks.pan import PAN
 
 __all__ = ["NECKS"]
 
-NECKS: dict[str, Callable[..., nn.Module]] = {"fpn": FPN, "pan": PAN, "bifpn": BiFPN, "csp_pan": CSPPAN}
+NECKS: dict[str, Callable[..., nn.Module]] = {"fpn": FPN, "pan": PAN, "bifpn": BiFPN}

@@ -15,7 +15,6 @@ ACTIVATIONS: dict[str, Callable[[], Sequence[nn.Module]]] = {
     "none": lambda: [],
     "relu": lambda: [nn.ReLU(inplace=True)],
     "silu": lambda: [nn.SiLU(inplace=True)],
-    "hard_swish": lambda: [nn.Hardswish(inplace=True)],
 }
 
 
@@ -29,9 +28,9 @@ def convolution(
 
 
 def depthwise(channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
-    """A convolution of each channel by itself, without bias; a 1×1 convolution after it completes the separable one.
+    """A convolution of each channel by itself, without bias: with a 1×1 convolution after it, it is separable.
 
-    Its initial weights have LeCun's variance: it should keep the variance of its input.
+    Its initial weights have LeCun's variance, so that the output has about the variance of the input.
     """
     layer = nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2, groups=channels, bias=False)
     nn.init.kaiming_uniform_(layer.weight, a=1)
