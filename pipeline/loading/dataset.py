@@ -142,6 +142,17 @@ class TrainingData(Dataset[Any]):
         """int64 [N, 2]: height and width of each stored image."""
         return self._split.shapes[self._image_indices]
 
+    @property
+    def epoch_length(self) -> int:
+        """The number of items in an epoch: all images."""
+        return len(self)
+
+    keeps_neighbors = False  # whether items that are near each other in `order` should stay so
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """int64 [epoch_length]: the indices of an epoch's items, shuffled."""
+        return torch.randperm(len(self), generator=generator)
+
     def __len__(self) -> int:
         return len(self._image_indices)
 
