@@ -56,6 +56,8 @@ class Batches:
     seed: int
     canvas: tuple[int, int] | None = None
     group_by_aspect_ratio: bool = False  # group images of similar shape into a step; no effect with a canvas
+    # [images] how often each is drawn, in proportion; an epoch keeps its number of steps. None: all of them once.
+    repeat_factors: Tensor | None = None
     accumulate: int = 1
     rank: int = 0
     world_size: int = 1
@@ -67,7 +69,7 @@ class Batches:
     def steps(self, epoch: int) -> list[list[int]]:
         """The image indices of every step of an epoch, over all processes; repeated if there are too few for a step."""
         generator = torch_generator(self.seed, epoch, "order")
-        order = self.data.order(generator)
+        order = self.data.order(generator, self.repeat_factors)
         order = order.repeat(-(-self.batch_size // len(order)))[: len(self) * self.batch_size]
         steps = order.view(-1, self.batch_size)
         if self.group_by_aspect_ratio and not self.canvas:

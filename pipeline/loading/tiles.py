@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from pipeline.data.tiles import Tile, cut
 from pipeline.errors import PipelineError
-from pipeline.loading.dataset import TrainingData
+from pipeline.loading.dataset import TrainingData, largest_factors, shuffle
 from pipeline.loading.transforms import Sample
 from pipeline.loading.transforms.sample import clip_visible
 from pipeline.params import TileSize
@@ -85,16 +85,19 @@ class TiledData(Dataset[Any]):
         """The number of regions in an epoch."""
         return len(self._always) + self._num_empty
 
-    def order(self, generator: torch.Generator) -> Tensor:
-        """int64 [epoch_length]: the indices of an epoch's regions; those of the same images are near each other."""
+    def order(self, generator: torch.Generator, repeat_factors: Tensor | None = None) -> Tensor:
+        """int64: the indices of an epoch's regions, as in `TrainingData`; those of the same images near each other."""
         empty = self._empty[torch.randperm(len(self._empty), generator=generator)[: self._num_empty]]
-        chosen = torch.cat([self._always, empty])
-        chosen = chosen[torch.randperm(len(chosen), generator=generator)]
+        chosen = shuffle(torch.cat([self._always, empty]), repeat_factors, generator)
         images = torch.randperm(len(self.data), generator=generator)
         num_bytes = self._num_bytes[images]
         block = torch.empty_like(images)
         block[images] = (num_bytes.cumsum(0) - num_bytes) // _BLOCK_BYTES
         return chosen[block[self._regions.images[chosen]].argsort(stable=True)]
+
+    def repeat_factors(self, threshold: float) -> Tensor:
+        """float64 [R]: how often to draw each region, by the shares of images that have its classes."""
+        return largest_factors(self, self.data.class_factors(threshold))
 
     def __len__(self) -> int:
         return len(self._regions.images)

@@ -134,6 +134,22 @@ def test_an_epoch_has_all_objects_and_a_share_of_the_empty_tiles(tmp_path: Path,
         assert tiled(values(empty_tiles=share), split, tmp_path).epoch_length == length
 
 
+def test_regions_with_rare_classes_are_drawn_more_often(tmp_path: Path, values: Callable[..., Params]) -> None:
+    """A class in one of nine images, at a threshold of 1: its tile and the whole image are drawn √9 times."""
+    split = write(tmp_path, *[LARGE] * 9, objects=2)
+    rare = Annotation(99, 9, 2, (0.0, 0.0, 10.0, 10.0), 100.0)
+    split = replace(split, categories=(Category(1, "a"), Category(2, "b")), annotations=(*split.annotations, rare))
+    data = tiled(values(repeat_threshold=1.0), split, tmp_path)
+    has_rare = torch.tensor([bool((data.objects(index)[1] == 1).any()) for index in range(len(data))])
+    assert has_rare.sum() == 2
+    factors = data.repeat_factors(1.0)
+    assert factors[has_rare].tolist() == [3.0, 3.0]
+    assert set(factors[~has_rare].tolist()) == {1.0}
+    counts = data.order(torch.Generator().manual_seed(0), factors).bincount(minlength=len(data))
+    assert counts[has_rare].tolist() == [3, 3]
+    assert counts[~has_rare].max() == 1
+
+
 def test_an_image_is_decoded_once_in_an_epoch(
     tmp_path: Path, values: Callable[..., Params], monkeypatch: pytest.MonkeyPatch
 ) -> None:
