@@ -24,8 +24,8 @@ from benchmarks.start_from import make_project
 from fcos.training.history import NullCallback, Row
 from fcos.training.trainer import Trainer
 from pipeline.analysis.check import read_splits
-from pipeline.analysis.network_costs import meta_detector, network_costs
 from pipeline.data.annotations import AnnotationSet
+from pipeline.inference.network_costs import meta_detector, network_costs
 from pipeline.overrides import override
 from pipeline.params import Params, load
 from pipeline.training.build import make_batches, make_trainer, make_validation
