@@ -38,6 +38,7 @@ class Speed:
     """Seconds that training takes with these parameters, as `fcos check` measures them."""
 
     size: Size  # at which it was measured
+    steps: int  # of an epoch
     epoch: float  # an epoch on all training images, with loading
     validation: float  # one validation on all validation images
 

