@@ -383,7 +383,7 @@ def small(home: Path, picture: Callable[..., Path]) -> Path:
 
 
 def test_the_file(small: Path) -> None:
-    """It has the person's sections as they are, the choices with their reasons, and `fcos check` has no advice on it."""
+    """It has the person's sections as they are, the choices with their reasons, and `fcos check` has no advice."""
     before = (small / "params.yaml").read_text()
     refused = run(small, "fcos", "recipes", "auto", check=False)
     assert re.fullmatch(r"fcos: .*params\.yaml: has uncommitted changes; .* --force\n", refused)
