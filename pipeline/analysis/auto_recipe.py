@@ -17,9 +17,10 @@ from pipeline.analysis.advice import advice
 from pipeline.analysis.auto_facts import Facts, MemoryUse, Speed, gather
 from pipeline.analysis.auto_rules import Choice, choose, notes
 from pipeline.analysis.check import Measurements, check, read_splits
-from pipeline.analysis.network_costs import meta_detector, training_memory
+from pipeline.analysis.training_memory import training_memory
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError, count_noun
+from pipeline.inference.network_costs import meta_detector
 from pipeline.params import Params
 
 _MEASUREMENTS = 3  # at most: after a measurement, less costly parameters may be chosen, which are then measured, too
