@@ -107,9 +107,9 @@ def _weights(op: OpBuilder, length: Any, new_length: Any) -> tuple[Any, Any, Any
     """The pixels that each result is a mean of, along an axis.
 
     Returns:
-        The index of the first pixel of each block, int64 [blocks, 1]; the weights, in each of its results, of that pixel
-        and the next ones, int32 [blocks, _BLOCK, pixels]; and the exponent of the power of two that the weights of a
-        result add up to, float64 [1]. Results beyond the last one repeat it.
+        The index of the first pixel of each block, int64 [blocks, 1]; the weights, in each of its results, of that
+        pixel and the next ones, int32 [blocks, _BLOCK, pixels]; and the exponent of the power of two that the weights
+        of a result add up to, float64 [1]. Results beyond the last one repeat it.
     """
     size, new_size = op.Cast(length, to=ir.DataType.DOUBLE), op.Cast(new_length, to=ir.DataType.DOUBLE)
     scale = op.Div(size, new_size)
