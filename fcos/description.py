@@ -1,5 +1,6 @@
 """The description of a saved detector: a JSON file beside its weights, read with every value checked."""
 
+import hashlib
 import json
 import math
 import reprlib
@@ -11,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from fcos.config import InputSize, ModelConfig
 
 _VERSION = 4
+_CHECKSUM = "sha256"  # key of the digest of all other values: a damaged or edited number is a number, too
 _NOT_SAVED = ("start_from",)  # of the model: may be a path of the machine that trained, and loading does not need it
 
 
@@ -66,11 +68,16 @@ def to_json(description: Description, *, mean: Sequence[float], std: Sequence[fl
         "letterbox": description.input_size.letterbox,
         "normalization": {"mean": list(mean), "std": list(std)},
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(content | {_CHECKSUM: _checksum(content)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    """SHA-256 of the values, however the file is formatted."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def from_json(content: bytes) -> tuple[Description, Normalization]:
-    """Parses the content of the JSON file.
+    """Parses the content of the JSON file. One without a checksum, which earlier versions wrote, is read as well.
 
     Raises:
         ValueError: one line that names the first invalid value, and what is right.
@@ -87,10 +94,16 @@ def from_json(content: bytes) -> tuple[Description, Normalization]:
         raise ValueError(str(error).split(";")[0]) from None
     if not isinstance(values, dict) or "version" not in values:
         raise ValueError("version is missing")
-    file: _File = parse(_current(values), _File, "")
+    saved = {key: value for key, value in values.items() if key != _CHECKSUM}
+    file: _File = parse(_current(saved), _File, "")
     _check_categories(file.categories)
     categories = tuple((category.id, category.name) for category in file.categories)
     size = InputSize(file.size, letterbox=file.letterbox)
+    if values.get(_CHECKSUM, checksum := _checksum(saved)) != checksum:
+        raise ValueError(
+            f"its values are not those that were saved; restore the file, or remove {_CHECKSUM} from it if you have "
+            "changed it on purpose"
+        )
     return Description(model=file.model, categories=categories, input_size=size), file.normalization
 
 

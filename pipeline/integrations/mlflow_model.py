@@ -34,8 +34,9 @@ PACKAGES = (
     "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "ruamel.yaml", "safetensors", "torch",
     "torchvision",
 )  # fmt: skip
-WEIGHTS, ONNX, DESCRIPTION, POSTPROCESS, OPERATING_POINT, EXAMPLE = FILES = (
-    "detector.safetensors", "detector.onnx", "detector.json", "postprocess.json", "operating_point.json", "example.jpg",
+WEIGHTS, ONNX, DESCRIPTION, POSTPROCESS, OPERATING_POINT, MODEL_CARD, EXAMPLE = FILES = (
+    "detector.safetensors", "detector.onnx", "detector.json", "postprocess.json", "operating_point.json",
+    "model_card.md", "example.jpg",
 )  # fmt: skip
 
 
@@ -48,6 +49,7 @@ class ModelFiles:
     params: Mapping[str, str] = field(default_factory=dict)
     postprocess: Postprocess = field(default_factory=Postprocess)
     operating_point: Path | None = None
+    model_card: Path | None = None
     example: bytes | None = None  # an encoded image
 
     @property
@@ -60,7 +62,7 @@ class ModelFiles:
         if self.weights.suffix == SUFFIX:
             files = {ONNX: self.weights}
         files[POSTPROCESS] = json.dumps(asdict(self.postprocess), indent=2).encode()
-        optional = {OPERATING_POINT: self.operating_point, EXAMPLE: self.example}
+        optional = {OPERATING_POINT: self.operating_point, MODEL_CARD: self.model_card, EXAMPLE: self.example}
         return files | {name: content for name, content in optional.items() if content}
 
     def write(self, folder: Path) -> None:
@@ -93,7 +95,7 @@ def write(folder: Path, files: Path, *, model: str | None = None, run: str | Non
 
     Args:
         folder: is created.
-        files: a folder with FILES; the operating point and the example may be missing.
+        files: a folder with FILES; the operating point, the model card and the example may be missing.
         model, run: ids in MLflow.
         config: `device`, which is `auto`, `cpu` or `cuda`, and `max_megapixels` of an image; `model_config` of
             mlflow.pyfunc.load_model overrides them.
