@@ -265,7 +265,7 @@ def rows(combinations: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[
 
 
 def _is_changed(name: str, value: Any) -> bool:
-    return value != (getattr(DEFAULT, name) if hasattr(DEFAULT, name) else _OTHERS[name][0])
+    return bool(value != (getattr(DEFAULT, name) if hasattr(DEFAULT, name) else _OTHERS[name][0]))
 
 
 def _without_backbone() -> dict[str, tuple[Any, ...]]:

@@ -146,7 +146,8 @@ def compare(
             for found, detections in zip(records, (ours, theirs), strict=True):
                 found += to_records(split.images[number], detections, split)
         number += 1
-    return Parity(number, total, unmatched, difference, lowest, moved, split and _average_precisions(split, *records))
+    ap = _average_precisions(split, *records) if split else None
+    return Parity(number, total, unmatched, difference, lowest, moved, ap)
 
 
 def _average_precisions(split: AnnotationSet, *records: list[Detection]) -> tuple[float, float] | None:
