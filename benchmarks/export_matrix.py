@@ -165,7 +165,7 @@ def random_detector(config: ModelConfig) -> Detector:
     """A detector with random weights, statistics of batch norm that suit them, and varied scores and boxes."""
     torch.manual_seed(0)
     detector = build(config, _CLASSES)
-    nn.init.normal_(detector.head.class_logits.weight, std=0.2)
+    nn.init.normal_(detector.head.class_logits.weight, std=0.1)
     nn.init.normal_(detector.head.box.weight, std=0.1)
     batch = detector.prepare([fit(image, InputSize((96, 96))) for image in images()])
     torch.optim.swa_utils.update_bn([batch], network.Network(detector))
