@@ -23,6 +23,7 @@ class Description:
     model: ModelConfig
     categories: tuple[tuple[int, str], ...]  # ids and names in the data set, in the order of the labels 0…K−1
     input_size: InputSize  # what images are resized to
+    precision: Literal["float32", "bf16", "fp16"] | None = None  # of the training; None: unknown
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class _File:
     size: tuple[int, int]
     letterbox: bool
     normalization: Normalization
+    precision: Literal["float32", "bf16", "fp16"] | None
 
 
 def to_json(description: Description, *, mean: Sequence[float], std: Sequence[float]) -> str:
@@ -67,6 +69,7 @@ def to_json(description: Description, *, mean: Sequence[float], std: Sequence[fl
         "size": list(description.input_size.size),
         "letterbox": description.input_size.letterbox,
         "normalization": {"mean": list(mean), "std": list(std)},
+        "precision": description.precision,
     }
     return json.dumps(content | {_CHECKSUM: _checksum(content)}, indent=2, ensure_ascii=False) + "\n"
 
@@ -104,7 +107,8 @@ def from_json(content: bytes) -> tuple[Description, Normalization]:
             f"its values are not those that were saved; restore the file, or remove {_CHECKSUM} from it if you have "
             "changed it on purpose"
         )
-    return Description(model=file.model, categories=categories, input_size=size), file.normalization
+    description = Description(model=file.model, categories=categories, input_size=size, precision=file.precision)
+    return description, file.normalization
 
 
 def _check_categories(categories: tuple[_Category, ...]) -> None:
@@ -134,11 +138,12 @@ _VALUES_RENAMED_IN_4 = {"locations": {"centre": "center"}, "batch_norm": {"synch
 
 
 def _current(values: dict[str, Any]) -> dict[str, Any]:
-    """Converts a description of version 3 to the current version; a current one is returned as it is.
+    """Converts a description of version 3 to the current version, and adds keys that older files lack.
 
     Raises:
         ValueError: unknown version.
     """
+    values = {"precision": None} | values  # which older files of this version lack
     if values["version"] == _VERSION:
         return values
     if values["version"] != 3:

@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -93,6 +94,16 @@ def test_a_missing_key_is_named(key: str) -> None:
     del content[key]
     with pytest.raises(ValueError, match=rf"^{key} is missing$"):
         from_json(json.dumps(content).encode())
+
+
+def test_the_precision_is_unknown_in_older_files() -> None:
+    content = json.loads(TEXT)
+    del content["precision"], content["sha256"]
+    assert from_json(json.dumps(content).encode())[0].precision is None
+    saved = to_json(replace(ABOUT, precision="bf16"), mean=(0, 0, 0), std=(1, 1, 1))
+    assert from_json(saved.encode())[0].precision == "bf16"
+    with pytest.raises(ValueError, match=r"^precision is 'int4', but should be float32 or bf16 or fp16 or null$"):
+        from_json(changed("precision", "int4"))
 
 
 def test_version_3_with_any_model_is_one_line() -> None:
