@@ -148,6 +148,9 @@ def test_the_commands_on_training(reproduced: Path, tmp_path: Path) -> None:
     assert "whole training" in run(project, *check)
     run(project, *show)
     assert len(list((project / "seen").glob("*.jpg"))) == 3  # 24 images in batches of 8
+    validate, train_on_tiles, show_tiles = readme("Small objects in large images", TRAINING)
+    assert (validate[1], train_on_tiles[-1].partition("=")[0]) == ("validate", "evaluate.tiles")
+    run(project, *show_tiles[:2], "-S", "train.tiles=[64, 0.2]", *show_tiles[4:], "--batches", "1")
     keep, copying, longer = readme("Training longer", TRAINING)
     run(project, *two_processes, *keep[3:], "train")
     assert read(project, "metrics/train.json")["steps"] == 6
