@@ -31,6 +31,8 @@ def test_deleted_runs_go_with_their_models_unless_these_are_registered(inspected
             store.client.create_model_version("champion", model.model_uri, run.info.run_id, model_id=model.model_id)
         if name != "kept":
             store.client.delete_run(run.info.run_id)
+    # MLflow's own command has removed its run.
+    store.client.create_logged_model(store.experiment, "detector", source_run_id="f" * 32)
     done = prune()
     assert done.stdout == (
         "removed from MLflow: gone (2.0 MB)\nkept, since their models are registered: registered\n"
