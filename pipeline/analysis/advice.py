@@ -92,7 +92,7 @@ def make_context(params: Params, train: AnnotationSet, val: AnnotationSet, *, st
     has_recall = bool(objects) and params.model.assigner not in NEEDS_PREDICTIONS and not params.train.tiles
     return Context(
         params=params,
-        images=min(_count_images(params, train), params.train.max_images or len(train.images)),
+        images=_count_images(params, train, steps),
         steps=steps,
         val_images=len(val.images),
         image_sizes=np.array(list(size_of.values()), dtype=np.float64).reshape(-1, 2),
@@ -114,7 +114,13 @@ def _scales(params: Params, image_sizes: Floats) -> Floats:
     return scales
 
 
-def _count_images(params: Params, split: AnnotationSet) -> int:
+def _count_images(params: Params, split: AnnotationSet, steps: int) -> int:
+    """The number of images, or of their tiles, in an epoch."""
+    usable = min(_count_usable(params, split), params.train.max_images or len(split.images))
+    return max(usable, steps * params.train.batch_size) if params.train.tiles else usable
+
+
+def _count_usable(params: Params, split: AnnotationSet) -> int:
     """The number of images that train.include_empty and train.include_crowd leave."""
     objects = trainable_annotations(split.annotations, include_difficult=params.train.include_difficult)
     with_objects = {item.image_id for item in objects}

@@ -159,6 +159,9 @@ def test_tiles_for_small_boxes_in_large_images() -> None:
     )
     trained = advise(context_of(override(DIGITS, options[:1]), scenes))
     assert trained["untiled_evaluation"] == f"training is on tiles, but evaluation isn't: -S '{options[1]}'"
+    few = split(5, size=(2000, 2000), boxes=((12, 12),))
+    assert "large_batch" in advise(context_of(DIGITS, few))
+    assert "large_batch" not in advise(context_of(override(DIGITS, options), few))
     changed = override(DIGITS, options)
     assert changed.train.tiles == changed.evaluate.tiles == (192, 0.1)
     assert not {"small_boxes", "small_boxes_in_large_images", "untiled_evaluation", "unlearnable_objects"} & set(
