@@ -20,6 +20,7 @@ class Pruned:
     """What was removed, and what stays although its run is deleted."""
 
     runs: tuple[str, ...]  # names
+    models: int
     megabytes: float
     registered: tuple[str, ...]  # names of deleted runs with a registered model
 
@@ -50,10 +51,13 @@ def prune() -> Pruned:
             for model in _pages(store.client.search_logged_models, [store.experiment])
             if model.source_run_id not in {None, *active, *registered} and model.model_id not in kept_models
         ]
-        if obsolete or (models and not registered):  # without ids of runs, `mlflow gc` removes all that are deleted
+        if not obsolete and registered:  # without ids of runs, `mlflow gc` removes all that are deleted
+            models = []
+        if obsolete or models:
             _remove(store.client, list(obsolete), models)
     _remove_empty_folders(artifacts)
-    return Pruned(tuple(obsolete.values()), (before - _size(artifacts)) / 1e6, tuple(registered.values()))
+    freed = (before - _size(artifacts)) / 1e6
+    return Pruned(tuple(obsolete.values()), len(models), freed, tuple(registered.values()))
 
 
 def _pages(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
