@@ -117,14 +117,10 @@ def _intervals(
     """The intervals of AP and AP50, and of the AP of each class."""
     draws = resampling.resample(matches)
     by_class = resampling.mean(draws, axis=2)
-    overall = {"AP": resampling.mean(by_class, axis=1), "AP50": resampling.mean(draws[:, :, 0], axis=1)}
-    return (
-        {name: interval(values, metrics.values[name], matches.objects.sum(axis=0)) for name, values in overall.items()},
-        {
-            name: interval(values, metrics.per_class[name]["AP"], objects)
-            for name, values, objects in zip(class_names(truth), by_class.T, matches.objects, strict=True)
-        },
-    )
+    return resampling.intervals_of_means(matches, draws), {
+        name: interval(values, metrics.per_class[name]["AP"], objects)
+        for name, values, objects in zip(class_names(truth), by_class.T, matches.objects, strict=True)
+    }
 
 
 def _rounded(value: Any) -> Any:
