@@ -227,7 +227,7 @@ class AugmentParams:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainParams:
-    precision: Literal["float32", "bf16", "fp16"]
+    precision: Literal["auto", "float32", "bf16", "fp16"]
     channels_last: bool
     compile: bool
     epochs: Positive

@@ -21,7 +21,7 @@ from fcos.detector import Detector
 from fcos.fast.compiled import CompiledModel
 from fcos.inference import detect
 from fcos.postprocess import Postprocess
-from fcos.training.amp import Precision
+from fcos.training.amp import Precision, fastest_precision
 from fcos.training.batch import Batch
 from fcos.training.checkpoints import Checkpoint, CheckpointError
 from fcos.training.distributed import SINGLE_PROCESS, Processes
@@ -255,7 +255,7 @@ def make_trainer(
         criterion=Criterion(params.model, box_loss=params.loss, mean_over_processes=mean, processes=world_size),
         optimizer=optimizer,
         schedule=_make_schedule(train, optimizer, len(batches)),
-        precision=_make_precision(train, device, warn),
+        precision=_make_precision(params, device, warn),
         processes=processes,
         compile_model=_make_compiler(train, warn),
         seed=params.seed,
@@ -299,8 +299,14 @@ def _make_schedule(train: TrainParams, optimizer: Optimizer, steps_per_epoch: in
     )
 
 
-def _make_precision(train: TrainParams, device: torch.device, warn: Callable[[str], None]) -> Precision:
-    precision = Precision(train.precision, device)
+def resolve_precision(params: Params, device: torch.device | None = None) -> Precision:
+    """The precision that train.precision means on a device, by default the one that the parameters choose."""
+    device, name = device or choose_device(params.machine.device), params.train.precision
+    return Precision(fastest_precision(device, params.model.backbone) if name == "auto" else name, device)
+
+
+def _make_precision(params: Params, device: torch.device, warn: Callable[[str], None]) -> Precision:
+    precision = resolve_precision(params, device)
     if precision.warning:
         warn(f"train.precision: {precision.warning}")
     return precision

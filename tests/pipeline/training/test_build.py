@@ -9,12 +9,13 @@ import torch
 
 from fcos.backbones import build_backbone
 from fcos.fast.compiled import CompiledModel
+from fcos.training.amp import fastest_precision
 from fcos.training.history import NullCallback
 from fcos.training.trainer import Trainer
 from pipeline import params
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
-from pipeline.training.build import learning_rate, make_batches, make_trainer, to_iterations
+from pipeline.training.build import learning_rate, make_batches, make_trainer, resolve_precision, to_iterations
 from tests.support.noise_images import write_noise_images
 
 
@@ -75,7 +76,7 @@ def test_the_parameters_reach_the_trainer(
     weight = default.detector.head.class_logits.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert default.compile_model(default.detector) is default.detector
-    assert default.precision.dtype is None
+    assert default.precision.name == resolve_precision(values).name == fastest_precision(torch.device("cpu"), "tiny")
     assert capsys.readouterr().err == ""
     assert len(default.optimizer.param_groups) == 2
     changed = replace(
@@ -111,9 +112,7 @@ def test_a_precision_that_the_cpu_lacks_gives_a_one_line_warning(
         replace(values, train=replace(values.train, precision="bf16"), machine=replace(values.machine, device="cpu")),
         home,
     )
-    assert capsys.readouterr().err.splitlines() == [
-        "train: train.precision: this CPU has no instructions for bf16, so float32 is faster"
-    ]
+    assert capsys.readouterr().err.splitlines() == ["train: train.precision: on this CPU, bf16 is slower than float32"]
 
 
 def test_the_parameters_reach_the_batches(home: Path) -> None:
