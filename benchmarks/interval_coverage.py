@@ -14,11 +14,16 @@ from pipeline.evaluation.matches import Floats, Matches
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # Classes, mean number of objects of each in an image, images, trials.
-CASES = tuple(
-    (classes, objects, images, trials)
-    for classes, objects in ((3, 2.0), (40, 0.1))
-    for images, trials in ((100, 400), (500, 200), (2000, 50))
-) + ((20, 0.05, 100, 400), (30, 0.03, 100, 400), (60, 0.01, 100, 100))
+CASES = (
+    *(
+        (classes, objects, images, trials)
+        for classes, objects in ((3, 2.0), (40, 0.1))
+        for images, trials in ((100, 400), (500, 200), (2000, 50))
+    ),
+    (20, 0.05, 100, 400),
+    (30, 0.03, 100, 400),
+    (60, 0.01, 100, 100),
+)
 IMAGES_FOR_TRUTH = 200_000
 
 

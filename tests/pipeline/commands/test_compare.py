@@ -112,7 +112,7 @@ def test_the_app_shows_the_images_that_changed(monkeypatch: pytest.MonkeyPatch) 
 
     Path("dvc.yaml").touch()  # the images are copied into the project's state
     monkeypatch.setattr(fiftyone, "serve", serve)
-    monkeypatch.setattr(fiftyone, "run_child", lambda module, name, spec: specs.append(spec))
+    monkeypatch.setattr(fiftyone, "run_child", lambda *arguments: specs.append(arguments[2]))
     arguments = ("a.json", "b.json", "--gt", "gt.json", "--app", "--port", "5200")
     result = compare(*arguments, "--images", "images")
     assert result.stderr == "FiftyOne: http://127.0.0.1:5200/fcos-comparison  (Ctrl-C stops it)\n"

@@ -52,7 +52,7 @@ def test_drawn_images_are_a_data_set(scene: tuple[AnnotationSet, tuple[Detection
 
 
 def test_leave_one_out_precision_by_hand() -> None:
-    """Four classes: detections right, wrong, ignored, right for three objects; wrong, right for one; none; no object."""
+    """Detections right, wrong, ignored, right for three objects; wrong, right for one; none for two; no object."""
     matches = Matches(
         iou_thresholds=np.array([0.5]),
         class_starts=np.array([0, 4, 6, 6, 6]),
