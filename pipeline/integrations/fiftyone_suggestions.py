@@ -14,6 +14,7 @@ from pipeline.files import digest
 from pipeline.integrations import fiftyone_info, mongo
 from pipeline.integrations.fiftyone_labels import relative_box
 
+_METADATA = tuple(f"metadata.{name}" for name in ("width", "height", "size_bytes", "mime_type", "num_channels"))
 _VIEWS = (
     ("In order of labeling", "rank", False, "as `fcos suggest` ranks them"),
     ("Most uncertain", "uncertainty", True, "highest uncertainty of the detector first"),
@@ -74,11 +75,15 @@ def _declare(dataset: Any) -> None:
         "tags": ["tags", "_label_tags"],
         "labels": ["predictions"],
         "suggestion": ["rank", "uncertainty", "distance"],
-        "other": ["id", "filepath", "created_at", "last_modified_at"],
     }
     config.sidebar_groups = [
-        fo.SidebarGroupDocument(name=name, paths=paths, expanded=name != "other") for name, paths in groups.items()
+        *(fo.SidebarGroupDocument(name=name, paths=paths, expanded=True) for name, paths in groups.items()),
+        fo.SidebarGroupDocument(name="metadata", paths=list(_METADATA), expanded=False),
+        fo.SidebarGroupDocument(
+            name="other", paths=["id", "filepath", "created_at", "last_modified_at"], expanded=False
+        ),
     ]
+    config.color_scheme = fo.ColorScheme(color_by="value")  # by class
     dataset.save()
 
 

@@ -87,7 +87,9 @@ def test_the_parameters_reach_the_trainer(
         optimizer="sgd",
         lr=0.1,
         base_batch_size=16,
-        schedule="constant",
+        schedule="plateau",
+        plateau_patience=2,
+        gamma=0.5,
         warmup=0.0,
         ema_decay=0.0,
         backbone_frozen_epochs=2,
@@ -99,6 +101,11 @@ def test_the_parameters_reach_the_trainer(
     assert isinstance(other.compile_model(other.detector), CompiledModel)
     assert other.precision.dtype is torch.float16
     assert [group["lr"] for group in other.optimizer.param_groups] == [0.05, 0.05]
+    assert default.plateau is None
+    assert other.plateau is not None
+    for _ in range(3):  # a first validation, and two that are not better
+        other.plateau.on_validation(1, 0.1)
+    assert [group["lr"] for group in other.optimizer.param_groups] == [0.025, 0.025]
     assert other.ema is None
     assert other.backbone_frozen_epochs == 2
 
@@ -127,6 +134,9 @@ def test_the_parameters_reach_the_batches(home: Path) -> None:
     sums = np.fromfile(folder / "sums", dtype=np.uint64)
     assert set(np.flatnonzero(sums)) <= set(batches.data.image_indices.tolist())
     assert not batches.pin_memory or torch.cuda.is_available()
+    assert batches.repeat_factors is None
+    repeating = make_batches(replace(values, train=replace(train, repeat_threshold=0.5)), split, home / "raw")
+    assert repeating.repeat_factors.tolist() == [1] * 5  # all images have the only class
     varied = replace(train, multi_scale=(48, 80))
     make_batches(replace(values, train=varied), split, home / "raw")
     assert list(home.glob(".fcos/cache/raw/*/sides-80-96"))
