@@ -20,7 +20,7 @@ DRAWS = 200
 CONFIDENCE = 0.95
 # COCO's precision at a recall is the highest at any greater recall, which favors chance: AP of n images is too high by
 # about n to the power of −2/3, the rate of estimates of a decreasing curve. Measured: benchmarks/interval_coverage.py.
-_BIAS_RATE = 2 / 3
+_BIAS_RATIO = 2 ** (2 / 3) - 1  # how much higher AP of a half is than that of all, by the bias of the latter
 # With fewer objects in a class, halves have too few to tell the bias. Measured: benchmarks/interval_coverage.py.
 FEW_OBJECTS = 20
 _THREADS = 2  # numpy computes outside of Python's lock
@@ -75,7 +75,7 @@ def interval(
     known = values[~np.isnan(values)]
     if estimate is None or len(known) < 2 or np.count_nonzero(objects) < 2:
         return Interval(None, None)
-    corrected = estimate - float(_bias(known.mean(), np.float64(estimate)))
+    corrected = estimate - (float(known.mean()) - estimate) / _BIAS_RATIO
     low, high = _bounds(corrected, known, objects)
     if leave_one_out is not None:
         low, high = min(low, _bounds(leave_one_out, known, objects)[0]), max(high, _bounds(estimate, known, objects)[1])
@@ -96,7 +96,7 @@ def intervals_of_means(matches: Matches, draws: Floats) -> dict[str, Interval]:
     """The intervals of AP and AP50, from the AP of each draw, class and IoU threshold [draws, K, T]."""
     estimate, objects = matches.average_precision(), matches.objects.sum(axis=1)
     few = (objects > 0) & (objects < FEW_OBJECTS)
-    by_halves = estimate - _bias(mean(draws, axis=0), estimate)
+    by_halves = estimate - (mean(draws, axis=0) - estimate) / _BIAS_RATIO
     other = np.where(few[:, None], matches.leave_one_out_precision(), by_halves) if few.any() else None
     return {
         name: interval(
@@ -107,10 +107,6 @@ def intervals_of_means(matches: Matches, draws: Floats) -> dict[str, Interval]:
         )
         for name, thresholds in (("AP", slice(None)), ("AP50", slice(1)))
     }
-
-
-def _bias(of_halves: Floats, estimate: Floats) -> Floats:
-    return (of_halves - estimate) / (2**_BIAS_RATE - 1)
 
 
 def _mean_of_classes(ap: Floats) -> Floats:
