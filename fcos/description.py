@@ -1,5 +1,6 @@
 """The description of a saved detector: a JSON file beside its weights, read with every value checked."""
 
+import hashlib
 import json
 import math
 import reprlib
@@ -11,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from fcos.config import InputSize, ModelConfig
 
 _VERSION = 4
+_CHECKSUM = "sha256"  # key of the digest of all other values: a damaged or edited number is a number, too
 _NOT_SAVED = ("start_from",)  # of the model: may be a path of the machine that trained, and loading does not need it
 
 
@@ -21,6 +23,7 @@ class Description:
     model: ModelConfig
     categories: tuple[tuple[int, str], ...]  # ids and names in the data set, in the order of the labels 0…K−1
     input_size: InputSize  # what images are resized to
+    precision: Literal["float32", "bf16", "fp16"] | None = None  # of the training; None: unknown
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class _File:
     size: tuple[int, int]
     letterbox: bool
     normalization: Normalization
+    precision: Literal["float32", "bf16", "fp16"] | None
 
 
 def to_json(description: Description, *, mean: Sequence[float], std: Sequence[float]) -> str:
@@ -65,12 +69,18 @@ def to_json(description: Description, *, mean: Sequence[float], std: Sequence[fl
         "size": list(description.input_size.size),
         "letterbox": description.input_size.letterbox,
         "normalization": {"mean": list(mean), "std": list(std)},
+        "precision": description.precision,
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(content | {_CHECKSUM: _checksum(content)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    """SHA-256 of the values, however the file is formatted."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def from_json(content: bytes) -> tuple[Description, Normalization]:
-    """Parses the content of the JSON file.
+    """Parses the content of the JSON file. One without a checksum, which earlier versions wrote, is read as well.
 
     Raises:
         ValueError: one line that names the first invalid value, and what is right.
@@ -87,11 +97,18 @@ def from_json(content: bytes) -> tuple[Description, Normalization]:
         raise ValueError(str(error).split(";")[0]) from None
     if not isinstance(values, dict) or "version" not in values:
         raise ValueError("version is missing")
-    file: _File = parse(_current(values), _File, "")
+    saved = {key: value for key, value in values.items() if key != _CHECKSUM}
+    file: _File = parse(_current(saved), _File, "")
     _check_categories(file.categories)
     categories = tuple((category.id, category.name) for category in file.categories)
     size = InputSize(file.size, letterbox=file.letterbox)
-    return Description(model=file.model, categories=categories, input_size=size), file.normalization
+    if values.get(_CHECKSUM, checksum := _checksum(saved)) != checksum:
+        raise ValueError(
+            f"its values are not those that were saved; restore the file, or remove {_CHECKSUM} from it if you have "
+            "changed it on purpose"
+        )
+    description = Description(model=file.model, categories=categories, input_size=size, precision=file.precision)
+    return description, file.normalization
 
 
 def _check_categories(categories: tuple[_Category, ...]) -> None:
@@ -121,11 +138,12 @@ _VALUES_RENAMED_IN_4 = {"locations": {"centre": "center"}, "batch_norm": {"synch
 
 
 def _current(values: dict[str, Any]) -> dict[str, Any]:
-    """Converts a description of version 3 to the current version; a current one is returned as it is.
+    """Converts a description of version 3 to the current version, and adds keys that older files lack.
 
     Raises:
         ValueError: unknown version.
     """
+    values = {"precision": None} | values  # which older files of this version lack
     if values["version"] == _VERSION:
         return values
     if values["version"] != 3:

@@ -26,6 +26,7 @@ class Metadata:
     dataset: str | None = None
     data_digest: str | None = None  # of data/unified, as in dvc.lock
     license: str | None = None  # of the data set
+    model_card: str | None = None  # Markdown
 
     def to_props(self) -> dict[str, str]:
         """The metadata as ONNX has it: texts. Values that are not texts are JSON."""
@@ -43,6 +44,7 @@ class Metadata:
             "dataset": self.dataset,
             "data_digest": self.data_digest,
             "license": self.license,
+            "model_card": self.model_card,
             "weights_sha256": self.weights,
             "description": json.loads(to_json(self.description, mean=mean, std=std)),
         }
@@ -76,6 +78,7 @@ class Metadata:
                 dataset=props.get("dataset"),
                 data_digest=props.get("data_digest"),
                 license=props.get("license"),
+                model_card=props.get("model_card"),
             )
         except KeyError as error:
             problem = f"{error.args[0]} is missing"

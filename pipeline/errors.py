@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, repeat
-from textwrap import shorten
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +12,7 @@ Key = Sequence[int | str]
 
 # Everything that str.splitlines splits at: names of files and classes may contain it.
 _LINE_BREAKS = re.compile("[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
+_MAX_VALUE = 80  # letters of an invalid value that a message shows
 _PLURAL_ENDING = re.compile(r"(?:(?<=x)|(?<=ss))es\b|(?<!s)s\b")  # of boxes, classes and images, but not of class
 
 
@@ -91,7 +91,11 @@ def describe_validation_error(
             expected = f"be {patterns[str(words[-1])]}"
         case _:
             expected = f"be {details['msg'].removeprefix('Input should be ')}"
-    return f"{key} is {shorten(repr(details['input']), 80, placeholder='…')}, but should {expected}"
+    return f"{key} is {_shorten(repr(details['input']))}, but should {expected}"
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_VALUE else f"{text[: _MAX_VALUE - 1]}…"
 
 
 def describe_record_error(error: "ValidationError", known_keys: Sequence[str] = ()) -> str:

@@ -227,7 +227,7 @@ class AugmentParams:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainParams:
-    precision: Literal["float32", "bf16", "fp16"]
+    precision: Literal["auto", "float32", "bf16", "fp16"]
     channels_last: bool
     compile: bool
     epochs: Positive
@@ -248,10 +248,11 @@ class TrainParams:
     base_batch_size: Positive | None
     weight_decay: NonNegative
     momentum: Fraction
-    schedule: Literal["cosine", "one_cycle", "multi_step", "step", "constant"]
+    schedule: Literal["cosine", "one_cycle", "multi_step", "step", "plateau", "constant"]
     steps: tuple[PositiveFloat, ...]
     schedule_unit: Literal["fraction", "epochs", "iterations"]
     gamma: Annotated[float, Field(gt=0, le=1)]
+    plateau_patience: Positive
     warmup: NonNegative
     clip_grad_norm: NonNegative
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
@@ -259,6 +260,7 @@ class TrainParams:
     include_difficult: bool
     include_empty: bool
     include_crowd: bool
+    repeat_threshold: Annotated[float, Field(ge=0, le=1)]
     augment: AugmentParams
     validate_every: Positive
 

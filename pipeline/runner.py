@@ -66,13 +66,16 @@ def disk_errors() -> Iterator[None]:
         raise PipelineError(f"{path}: {error.strerror}; {remedies[error.errno]}") from None
 
 
-def fingerprint(name: str) -> str:
+def fingerprint(name: str, **resolved: str) -> str:
     """Hash of everything that determines a stage's result: parameters, code and data; 32 hexadecimal digits.
+
+    Args:
+        resolved: what a parameter that leaves the choice to the machine means on this one, by name.
 
     Files count by name and content, as in dvc.lock. The size and time of an image say nothing about its content: they
     stay the same when an archive with fixed times is unpacked over another one.
     """
-    return hashlib.sha256(json.dumps(_inputs(name, file_digests)).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(_inputs(name, file_digests) | resolved).encode()).hexdigest()[:32]
 
 
 def _inputs(name: str, versions: Callable[[Sequence[Path]], Sequence[str]]) -> dict[str, str]:

@@ -4,33 +4,62 @@ Validation and evaluation always run in float32, so that both measure the same.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+Name = Literal["float32", "bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-# CPU features (x86 and ARM) with which a CPU multiplies in this precision.
-_INSTRUCTIONS = {"bf16": ("avx512_bf16", "amx_bf16", "bf16"), "fp16": ("avx512_fp16", "amx_fp16", "fp16_arith")}
+_DENSE_BACKBONES = ("tiny", "resnet")  # beginnings of the names of those without grouped convolutions
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def fastest_precision(device: torch.device, backbone: str) -> Literal["float32", "bf16"]:
+    """The precision in which a detector trains fastest: bf16 if the device computes its convolutions faster so.
+
+    On a CPU, depthwise and other grouped convolutions are faster in float32 (docs/performance.md).
+    """
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bf16" if backbone.startswith(_DENSE_BACKBONES) and _cpu_gains_from("bf16") else "float32"
+
+
+def _cpu_gains_from(name: Literal["bf16", "fp16"]) -> bool:
+    """Whether this CPU computes convolutions faster in 16 bits than in float32.
+
+    With AVX-512's instructions for 16 bits alone, convolutions on Intel's CPUs are slower than in float32; AMD's gain.
+    """
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch before 2.10
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    if any(capabilities.get(instruction) for instruction in _FAST_INSTRUCTIONS[name]):
+        return True
+    return name == "bf16" and bool(capabilities.get("avx512_bf16")) and _is_amd()
+
+
+_FAST_INSTRUCTIONS = {"bf16": ("amx_bf16", "bf16"), "fp16": ("amx_fp16", "fp16_arith")}  # of x86 and ARM
+
+
+def _is_amd() -> bool:
+    return _CPU_INFO.is_file() and "AuthenticAMD" in _CPU_INFO.read_text(encoding="utf-8", errors="replace")
 
 
 class Precision:
     """Runs the forward pass in a precision; with fp16 it scales the loss so that small gradients do not become 0."""
 
-    def __init__(self, name: Literal["float32", "bf16", "fp16"], device: torch.device) -> None:
+    def __init__(self, name: Name, device: torch.device) -> None:
         self.name, self.device, self.dtype = name, device.type, PRECISIONS[name]
         self.scaler = torch.amp.GradScaler(self.device, enabled=name == "fp16")
 
     @property
     def warning(self) -> str | None:
         """A one-line warning if this precision works on the device but is no faster than float32."""
-        if self.device != "cpu" or self.name == "float32" or not hasattr(torch.cpu, "get_capabilities"):
-            return None  # older versions of torch do not report capabilities
-        capabilities = torch.cpu.get_capabilities()
-        if any(capabilities.get(instruction) for instruction in _INSTRUCTIONS[self.name]):
+        if self.device != "cpu" or self.name == "float32" or _cpu_gains_from(self.name):
             return None
-        return f"this CPU has no instructions for {self.name}, so float32 is faster"
+        return f"on this CPU, {self.name} is slower than float32"
 
     @property
     def scales_loss(self) -> bool:

@@ -1,6 +1,7 @@
 """Optimizers and learning rate schedules, built from torch's."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import (
     LRScheduler,
     MultiStepLR,
     OneCycleLR,
+    ReduceLROnPlateau,
     SequentialLR,
 )
 
@@ -67,13 +69,15 @@ def load_moments(optimizer: Optimizer, state: Mapping[int, Mapping[str, Any]]) -
     optimizer.load_state_dict({**optimizer.state_dict(), "state": dict(state)})
 
 
-Schedule = Literal["cosine", "one_cycle", "multi_step", "step", "constant"]
+Schedule = Literal["cosine", "one_cycle", "multi_step", "step", "plateau", "constant"]
 
 
 def make_schedule(
     optimizer: Optimizer, *, name: Schedule, steps: int, warmup: int, drops: Sequence[int], gamma: float
 ) -> LRScheduler:
     """Learning rate by step: a linear warm-up from a thousandth of the peak, then the named schedule.
+
+    `plateau` is constant here; `Plateau` lowers the rate after validations.
 
     `one_cycle` (Smith and Topin, 1708.07120) rises from a 25th of the peak and falls, both along cosines; without
     warm-up it is `cosine`.
@@ -121,5 +125,39 @@ _AFTER: dict[str, Callable[[Optimizer, int, Sequence[int], float], LRScheduler]]
     "one_cycle": _cosine,
     "multi_step": _multi_step,
     "step": _multi_step,
+    "plateau": _constant,
     "constant": _constant,
 }
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Lowers the learning rate when validations don't get better, with torch's ReduceLROnPlateau.
+
+    Args:
+        scheduler: from `make_plateau`.
+        warmup: number of steps of the warm-up. Validations during it are not counted: its end would undo a change.
+    """
+
+    scheduler: ReduceLROnPlateau
+    warmup: int
+
+    def on_validation(self, step: int, score: float) -> None:
+        """Takes the score of a validation after this number of steps."""
+        if step >= self.warmup:
+            self.scheduler.step(score)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scheduler.load_state_dict(state)
+
+
+def make_plateau(optimizer: Optimizer, *, patience: int, gamma: float, warmup: int) -> Plateau:
+    """Multiplies the learning rate by gamma after `patience` validations in a row without a better score."""
+    # torch counts the validations that are tolerated before the one that lowers the rate.
+    scheduler = ReduceLROnPlateau(
+        optimizer, mode="max", factor=gamma, patience=patience - 1, threshold=0, threshold_mode="abs"
+    )
+    return Plateau(scheduler, warmup)

@@ -22,7 +22,7 @@ from fcos.training.distributed import SINGLE_PROCESS, Processes
 from fcos.training.ema import ModelEMA
 from fcos.training.guards import FIRST_STEPS, check_finite, check_learning
 from fcos.training.history import Best, Callback, History, Row
-from fcos.training.optimization import load_moments
+from fcos.training.optimization import Plateau, load_moments
 from fcos.training.step_metrics import Step, combine_parts, fetch_rows
 
 _SAVE, _STOP, _FAILED = 1, 2, 3  # what a process requests before a step; the maximum over processes wins
@@ -50,6 +50,7 @@ class Trainer:
         clip_grad_norm: largest gradient norm; 0: no limit.
         backbone_frozen_epochs: number of first epochs in which the backbone is not trained.
         score: the metric by which the best weights are chosen.
+        plateau: lowers the learning rate after validations; None: only `schedule` changes it.
         patience: number of epochs without a better score after which training ends; 0: never.
         target_score: score at which training ends.
         interrupted: whether training should stop; read before each step.
@@ -73,6 +74,7 @@ class Trainer:
     seed: int = 0
     processes: Processes = SINGLE_PROCESS
     compile_model: Callable[[nn.Module], nn.Module] = lambda network: network
+    plateau: Plateau | None = None
     backbone_frozen_epochs: int = 0
     score: str = "AP"
     patience: int = 0
@@ -252,6 +254,8 @@ class Trainer:
         self.history.epochs.append(row)
         if self.processes.rank == 0:
             self.callback.on_validation(row)
+        if self.plateau:
+            self.plateau.on_validation(self.step - self.first_step, row[self.score])
         if self.best is None or self.history.best(self.score) in (None, len(self.history.epochs) - 1):
             self._keep_best()
 
@@ -332,4 +336,5 @@ class Trainer:
             "schedule": self.schedule,
             "precision": self.precision,
         }
-        return {**parts, "ema": self.ema} if self.ema else parts
+        optional = {"ema": self.ema, "plateau": self.plateau}
+        return parts | {name: part for name, part in optional.items() if part}

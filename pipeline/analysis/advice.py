@@ -170,7 +170,7 @@ def imbalanced_classes(context: Context) -> str | None:
     (most, most_count), (fewest, fewest_count) = ranked[0], ranked[-1]
     return (
         f"{most} has {most_count:,} objects and {fewest} has {fewest_count:,}: check the AP of the rare classes; add "
-        "images of them, or leave them out with convert.classes"
+        "images of them, raise train.repeat_threshold, or leave them out with convert.classes"
     )
 
 

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from fcos.inference import above_thresholds, detect
 from fcos.postprocess import Detections, Postprocess
+from pipeline.analysis import suggestion_files
+from pipeline.analysis.suggestion_files import SuggestedBox, SuggestedImage
 from pipeline.conversion.export import WRITERS
 from pipeline.data import annotations
 from pipeline.data.images import read_image
@@ -200,7 +202,20 @@ def write(
         target.mkdir()
         (target / "suggested.txt").write_text("".join(f"{item.picture.path}\n" for item in suggestions))
         (target / "suggested.csv").write_text(_table(suggestions))
+        images_with_boxes = [
+            _with_boxes(item, file, model.class_names) for item, file in zip(suggestions, files, strict=True)
+        ]
+        suggestion_files.write(folder, images_with_boxes, target / suggestion_files.NAME)
         WRITERS[to]({SPLIT: dataset}, target / "dataset", SourceImages(folder, IMAGE_MODES[images]))
+
+
+def _with_boxes(item: Suggestion, file: str, class_names: Sequence[str]) -> SuggestedImage:
+    found = item.detections
+    rows = zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
+    boxes = tuple(
+        SuggestedBox(class_names[label], score, (x1, y1, x2 - x1, y2 - y1)) for (x1, y1, x2, y2), label, score in rows
+    )
+    return SuggestedImage(file, item.width, item.height, item.uncertainty, item.distance, boxes)
 
 
 def _table(suggestions: Sequence[Suggestion]) -> str:

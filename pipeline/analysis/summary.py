@@ -6,10 +6,11 @@ from typing import Any
 
 from pipeline.analysis.assignment import NEEDS_PREDICTIONS, level_name
 from pipeline.analysis.best_possible_recall import Recall
-from pipeline.analysis.network_costs import NetworkCosts, TrainingMemory
+from pipeline.analysis.training_memory import TrainingMemory
 from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import count_noun, format_table
+from pipeline.inference.network_costs import NetworkCosts
 from pipeline.params import Params
 
 SPLIT_PATH = "data/unified/train.json"

@@ -1,5 +1,7 @@
 """`fcos app`."""
 
+from pathlib import Path
+
 import click
 
 
@@ -7,7 +9,10 @@ import click
 @click.argument("experiments", nargs=-1)
 @click.option("--port", type=click.IntRange(1, 65535), default=5151, show_default=True)
 @click.option("--prune", is_flag=True, help="Remove experiments that DVC no longer has from the dataset, and exit.")
-def app(experiments: tuple[str, ...], port: int, prune: bool) -> None:
+@click.option(
+    "--suggested", type=click.Path(path_type=Path), help="Show what `fcos suggest` has written to this folder instead."
+)
+def app(experiments: tuple[str, ...], port: int, prune: bool, suggested: Path | None) -> None:
     """Browse detections and failures in FiftyOne's App on 127.0.0.1, until Ctrl-C.
 
     Each experiment has a field with its detections, and an evaluation. Those whose inspect stage has filled FiftyOne's
@@ -16,10 +21,17 @@ def app(experiments: tuple[str, ...], port: int, prune: bool) -> None:
     from pipeline import params
     from pipeline.integrations import fiftyone
 
+    if suggested and (experiments or prune):
+        raise click.UsageError("--suggested shows images without labels: it needs neither EXPERIMENTS nor --prune")
     if prune:
         removed = fiftyone.prune(params.load())
         click.echo(f"removed from FiftyOne: {', '.join(removed) or 'nothing'}")
         return
-    with fiftyone.app(params.load(), experiments, port) as server:
+    opened = (
+        fiftyone.suggestions_app(params.load(), suggested, port)
+        if suggested
+        else fiftyone.app(params.load(), experiments, port)
+    )
+    with opened as server:
         click.echo(f"FiftyOne: {server.address}  (Ctrl-C stops it)")
         server.wait()

@@ -1,5 +1,6 @@
 """`fcos suggest`."""
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -91,7 +92,8 @@ def suggest(
         click.echo(item.picture.path)
     compared = f"{len(labeled)} of {total}" if len(labeled) < total else str(total)
     summary = f"{len(chosen)} of {_describe(len(found), len(new))}; compared with {compared} labeled ones"
-    click.echo(f"{summary}; list and boxes in {out}", err=True)
+    shown = f"`fcos app --suggested {shlex.quote(str(out))}` shows them"
+    click.echo(f"{summary}; list and boxes in {out}; {shown}", err=True)
     if failed:
         sys.exit(1)
 

@@ -15,8 +15,10 @@ from pipeline.commands.options import set_param
 def summary(overrides: tuple[str, ...], size: tuple[int, int] | None, batch: int | None, as_json: bool) -> None:
     """Show layers, parameters, FLOPs and training memory of params.yaml's detector, and its best possible recall."""
     from pipeline import params
-    from pipeline.analysis import best_possible_recall, network_costs
+    from pipeline.analysis import best_possible_recall
     from pipeline.analysis import summary as summaries
+    from pipeline.analysis.training_memory import training_memory
+    from pipeline.inference import network_costs
     from pipeline.overrides import override
     from pipeline.workspace import workspace
 
@@ -26,7 +28,7 @@ def summary(overrides: tuple[str, ...], size: tuple[int, int] | None, batch: int
     classes = len(split.categories) if split else summaries.DEFAULT_CLASSES
     detector = network_costs.meta_detector(values.model, classes)
     costs = network_costs.network_costs(detector, size)
-    memory = network_costs.training_memory(values, detector, size, batch or values.train.batch_size)
+    memory = training_memory(values, detector, size, batch or values.train.batch_size)
     recall = best_possible_recall.best_possible_recall(values, split) if split and not problem else None
     if as_json:
         record = summaries.to_record(classes, costs, memory, recall)

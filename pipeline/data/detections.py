@@ -6,15 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError, describe_record_error
 from pipeline.files import to_utf8, write_text
 
+
+def _refuse_boolean(value: object) -> object:
+    if isinstance(value, bool):  # otherwise, true is 1
+        raise ValueError(f"{str(value).lower()} is not a number")
+    return value
+
+
 # Numbers are strict, so that "0.9" is no score. Ids are not: tools that keep them in float arrays write 42.0.
 # Ids fit into 64 bits, and squares of numbers are finite: the metrics compute with both.
-Id = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Id = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_refuse_boolean)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1e9, le=1e9)]
 Length = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0, le=1e9)]
 

@@ -17,6 +17,12 @@ _Side = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 @dataclass(frozen=True, slots=True)
+class _Category:
+    id: Id
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Image:
     id: Id
     file_name: str | None = None
@@ -36,7 +42,7 @@ class _Annotation:
 
 @dataclass(frozen=True, slots=True)
 class _Truth:
-    categories: list[Category]
+    categories: list[_Category]
     images: list[_Image]
     annotations: list[_Annotation]
 
@@ -71,7 +77,7 @@ def parse(content: bytes | str, path: Path) -> AnnotationSet:
     for problem in _problems(parsed):
         raise PipelineError(f"{path}: {problem}; correct the record or remove it")
     return AnnotationSet(
-        categories=tuple(parsed.categories),
+        categories=tuple(Category(record.id, record.name) for record in parsed.categories),
         images=tuple(_to_image(record) for record in parsed.images),
         annotations=tuple(_to_annotation(number, record) for number, record in enumerate(parsed.annotations, start=1)),
     )

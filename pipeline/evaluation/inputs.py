@@ -142,7 +142,7 @@ def read_points(path: Path) -> OperatingPoints:
         PipelineError: the file is invalid.
     """
     try:
-        return _POINTS.validate_json(read_bytes(path))
+        return _POINTS.validate_json(read_bytes(path), strict=True)
     except ValidationError as error:
         raise PipelineError(f"{path}: {describe_record_error(error)}; run `dvc repro -f evaluate`") from None
 

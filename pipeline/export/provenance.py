@@ -8,6 +8,7 @@ from pipeline.datasets import registry
 from pipeline.digests import dvc_hash
 from pipeline.files import digest, read_json
 from pipeline.inference.score_thresholds import find_operating_point
+from pipeline.model_card.files import read_card
 from pipeline.yaml_files import read_yaml
 
 
@@ -20,6 +21,7 @@ class Provenance:
     dataset: str | None
     data_digest: str | None  # of data/unified when the detector was trained, from dvc.lock
     license: str | None  # of the data set
+    model_card: str | None  # the text of the card that evaluation wrote for these weights
 
     @classmethod
     def of(cls, weights: Path) -> "Provenance":
@@ -37,6 +39,7 @@ class Provenance:
             dataset=dataset,
             data_digest=data_digest,
             license=entry.license if entry else None,
+            model_card=read_card(weights),
         )
 
 

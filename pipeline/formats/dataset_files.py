@@ -1,6 +1,7 @@
 """Reading of a data set's folder: its list of files, parts of files, and lines of text files."""
 
 import os
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -59,12 +60,15 @@ def _list_entries(folder: Path, path: str) -> list[tuple[str, bool]]:
 
 
 def read_head(path: Path, size: int = 4096) -> bytes:
-    """A file's first `size` bytes.
+    """A file's first `size` bytes. Those of UTF-16 text with a byte order mark become UTF-8.
 
     Raises:
         PipelineError: The file can't be read.
     """
-    return _read_part(path, 0, size)
+    content = _read_part(path, 0, size)
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) and len(content) > 2:
+        return content.decode("utf-16", errors="ignore").encode()  # the last character may be cut in two
+    return content
 
 
 def read_tail(path: Path, size: int) -> bytes:

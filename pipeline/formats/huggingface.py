@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.formats.dataset_files import read_head
+from pipeline.formats.dataset_files import list_files, read_head
 from pipeline.formats.layouts import AnnotationFile, json_image, read_split_files
 from pipeline.formats.records import Issue, RawDataset, RawImage, RawObject, RawSplit, object_record
 from pipeline.formats.values import box_from_size, lookup, to_label
@@ -22,7 +22,7 @@ _LARGEST_CARD = 1 << 20  # bytes of README.md that are searched
 
 
 def find_annotations(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
-    return [file for file in files if file.name == _FILE and b'"bbox"' in read_head(folder / file, 1 << 16)]
+    return [file for file in files if file.name.lower() == _FILE and b'"bbox"' in read_head(folder / file, 1 << 16)]
 
 
 def read(folder: Path) -> RawDataset:
@@ -31,20 +31,23 @@ def read(folder: Path) -> RawDataset:
     Raises:
         PipelineError: There is no such file.
     """
-    names = _read_class_names(folder)
+    names = {file: _read_class_names(folder, file) for file in find_annotations(folder, list_files(folder))}
     expected = "Hugging Face metadata: a metadata.jsonl whose lines have a file_name and objects with bbox"
     return read_split_files(
         folder,
         find_annotations,
-        lambda annotations: RawSplit(tuple(_images(annotations, names))),
+        lambda annotations: RawSplit(tuple(_images(annotations, names[annotations.file]))),
         expected,
-        class_names=list(names.values()),
+        class_names=list(dict.fromkeys(name for by_number in names.values() for name in by_number.values())),
     )
 
 
-def _read_class_names(folder: Path) -> dict[int, str]:
-    """The class names that the data set's card gives; empty if there is none."""
-    card = folder / "README.md"
+def _read_class_names(folder: Path, file: PurePosixPath) -> dict[int, str]:
+    """The class names that the data set's card gives, in the file's folder or in one above it; empty without one."""
+    return next(filter(None, (_read_card(folder / parent / "README.md") for parent in file.parents)), {})
+
+
+def _read_card(card: Path) -> dict[int, str]:
     match = _CLASS_NAMES.search(read_head(card, _LARGEST_CARD).decode("utf-8", "replace")) if card.is_file() else None
     lines = _CLASS_NAME.findall(match[1]) if match else []
     return {int(number): name.strip("'\"") for number, name in lines if name.strip("'\"")}

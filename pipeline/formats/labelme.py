@@ -26,7 +26,7 @@ from pipeline.formats.records import (
 )
 from pipeline.formats.shapes import Point, box_around_circle, box_around_points
 from pipeline.formats.text import is_utf8, show_value
-from pipeline.formats.values import lookup
+from pipeline.formats.values import lookup, to_size
 
 _SNIFFED_BYTES = 1 << 16  # at both ends of a file: an embedded image may lie between them
 _SHAPES = re.compile(rb'"shapes"\s*:\s*\[')
@@ -96,9 +96,7 @@ def _image(annotations: AnnotationFile) -> RawImage | None:
 
 
 def _declared_size(content: dict[str, Any]) -> tuple[int, int] | None:
-    width, height = content.get("imageWidth"), content.get("imageHeight")
-    valid = isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0
-    return (width, height) if valid else None  # type: ignore[return-value]
+    return to_size(content.get("imageWidth"), content.get("imageHeight"))
 
 
 def _object(source: str, shape: Any) -> RawObject:

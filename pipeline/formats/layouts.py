@@ -48,13 +48,13 @@ class AnnotationFile:
         return self.images.find(name, self.file.parent, self.split)
 
     def read_bytes(self) -> bytes:
-        """The file's content.
+        """The file's content, without a byte order mark.
 
         Raises:
             PipelineError: The file can't be read.
         """
         try:
-            return (self.folder / self.file).read_bytes()
+            return to_utf8((self.folder / self.file).read_bytes())
         except OSError as error:
             raise PipelineError(f"{self.file}: can't be read: {error.strerror}") from None
 

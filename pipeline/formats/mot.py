@@ -31,7 +31,7 @@ Frames = dict[int, PurePosixPath]  # a sequence's image files by frame number
 
 
 def find_annotations(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
-    return [file for file in files if file.name == "gt.txt" and _is_annotation(folder / file)]
+    return [file for file in files if file.name.lower() == "gt.txt" and _is_annotation(folder / file)]
 
 
 def read(folder: Path) -> RawDataset:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
+from pipeline.files import to_utf8
 from pipeline.formats.classes import collect_class_names, number_categories
 from pipeline.formats.dataset_files import list_files, read_head
 from pipeline.formats.image_index import ImageIndex
@@ -39,7 +40,7 @@ def read(folder: Path) -> RawDataset:
     if not texts:
         raise PipelineError(f"{folder}: no PASCAL annotation found: .txt files that begin with {_HEADER!r}")
     records = tuple(
-        _image(file, (folder / file).read_text(encoding="utf-8", errors="replace"), images) for file in texts
+        _image(file, to_utf8((folder / file).read_bytes()).decode(errors="replace"), images) for file in texts
     )
     return RawDataset(number_categories(sorted(collect_class_names(records))), {"all": RawSplit(records)}, images.count)
 

@@ -59,7 +59,7 @@ def _shape(xy: Any) -> dict[str, Any]:
     number, *coordinates = xy if isinstance(xy, list) else [None]
     if number == _CIRCLE_THROUGH_POINTS:
         return _circle(coordinates)
-    name, keys = _SHAPES.get(number, (None, ())) if isinstance(number, int) else (None, ())
+    name, keys = _SHAPES.get(number, (None, ())) if type(number) is int else (None, ())
     if name == "polygon":
         return {"name": name, "all_points_x": coordinates[::2], "all_points_y": coordinates[1::2]}
     return {"name": name, **dict(zip(keys, coordinates, strict=False))}

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
+from pipeline.analysis import suggestion_files
 from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
@@ -234,6 +235,24 @@ def app(params: Params, names: Sequence[str], port: int) -> Iterator[servers.Ser
             refresh(spec, [stack.enter_context(experiment_spec(params, name, spec)) for name in names])
 
     with serve(spec.name, port, build, query=_OPENING) as server:
+        yield server
+
+
+@contextmanager
+def suggestions_app(params: Params, folder: Path, port: int) -> Iterator[servers.Server]:
+    """Runs FiftyOne's App on 127.0.0.1 with the images that `fcos suggest` has chosen; yields it once it responds.
+
+    Args:
+        folder: what `fcos suggest --out` has written.
+
+    Raises:
+        PipelineError: the port is in use, or the folder's list is missing, is invalid, or names a missing image.
+    """
+    file = folder.absolute() / suggestion_files.NAME
+    suggestion_files.read(file)  # before the seconds that the database takes
+    name = dataset_name(f"suggested-{params.dataset}")
+    spec = {"name": name, "file": str(file)}
+    with serve(name, port, lambda: run_child("pipeline.integrations.fiftyone_suggestions", name, spec)) as server:
         yield server
 
 

@@ -211,11 +211,14 @@ class Origin:
 
 
 @contextmanager
-def train_run(params: Params, *, key: str, resumed: bool = False, origin: Origin | None = None) -> Iterator[Run]:
+def train_run(
+    params: Params, *, key: str, precision: str = "", resumed: bool = False, origin: Origin | None = None
+) -> Iterator[Run]:
     """Opens a run, or continues the interrupted run with the same key.
 
     Args:
         key: identifies everything that determines the training, as the key of its resumable state does.
+        precision: what train.precision means on this machine; a tag.
         resumed: whether the training continues from a saved state. Then a finished run is continued too: its stage
             failed afterwards, because an input had changed.
         origin: the weights that training starts from, if those of another run.
@@ -225,7 +228,7 @@ def train_run(params: Params, *, key: str, resumed: bool = False, origin: Origin
     """
     values = {name: value for name, value in _experiment_params(params).items() if not name.startswith(LATER_SECTIONS)}
     machine = {name: str(value) for name, value in params.flat().items() if name.startswith(MACHINE_SECTION)}
-    tags = {**_tags(params, "train"), **machine, "key": key}
+    tags = {**_tags(params, "train"), **machine, "key": key} | ({"precision": precision} if precision else {})
     search = {"tags": {"key": key}, "without": None if resumed else "weights", "params": values}
     continued = {"tags": tags, "params": values}
     opening: dict[str, Any] = {"tags": tags, "params": values, "search": search, "continued": continued}

@@ -31,8 +31,8 @@ PACKAGES = (
     "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "ruamel.yaml", "safetensors", "torch",
     "torchvision",
 )  # fmt: skip
-WEIGHTS, DESCRIPTION, POSTPROCESS, OPERATING_POINT, EXAMPLE = FILES = (
-    "detector.safetensors", "detector.json", "postprocess.json", "operating_point.json", "example.jpg",
+WEIGHTS, DESCRIPTION, POSTPROCESS, OPERATING_POINT, MODEL_CARD, EXAMPLE = FILES = (
+    "detector.safetensors", "detector.json", "postprocess.json", "operating_point.json", "model_card.md", "example.jpg",
 )  # fmt: skip
 
 
@@ -45,6 +45,7 @@ class ModelFiles:
     params: Mapping[str, str] = field(default_factory=dict)
     postprocess: Postprocess = field(default_factory=Postprocess)
     operating_point: Path | None = None
+    model_card: Path | None = None
     example: bytes | None = None  # an encoded image
 
     @property
@@ -55,7 +56,7 @@ class ModelFiles:
         """Files by their names in FILES."""
         files: dict[str, Path | bytes] = {WEIGHTS: self.weights, DESCRIPTION: self.weights.with_suffix(".json")}
         files[POSTPROCESS] = json.dumps(asdict(self.postprocess), indent=2).encode()
-        optional = {OPERATING_POINT: self.operating_point, EXAMPLE: self.example}
+        optional = {OPERATING_POINT: self.operating_point, MODEL_CARD: self.model_card, EXAMPLE: self.example}
         return files | {name: content for name, content in optional.items() if content}
 
     def write(self, folder: Path) -> None:
@@ -82,7 +83,7 @@ def write(folder: Path, files: Path, *, model: str | None = None, run: str | Non
 
     Args:
         folder: is created.
-        files: a folder with FILES; the operating point and the example may be missing.
+        files: a folder with FILES; the operating point, the model card and the example may be missing.
         model, run: ids in MLflow.
         config: `device`, which is `auto`, `cpu` or `cuda`, and `max_megapixels` of an image; `model_config` of
             mlflow.pyfunc.load_model overrides them.

@@ -17,6 +17,7 @@ from pipeline.integrations.mlflow_datasets import Dataset
 from pipeline.integrations.mlflow_images import ValidationImages
 from pipeline.integrations.mlflow_model import ModelFiles
 from pipeline.integrations.mlflow_store import Store, one_line_errors
+from pipeline.model_card.files import find_card
 from pipeline.params import Params
 from pipeline.workspace import workspace
 
@@ -125,6 +126,7 @@ def _files(params: Params, evaluated: _Evaluated) -> ModelFiles:
         params={"backbone": params.model.backbone},
         postprocess=make_postprocess(params.postprocess),
         operating_point=evaluated.operating_point,
+        model_card=find_card(evaluated.weights),
         example=example,
     )
 

@@ -54,6 +54,8 @@ class Batches:
     seed: int
     canvas: tuple[int, int] | None = None
     group_by_aspect_ratio: bool = False  # group images of similar shape into a step; no effect with a canvas
+    # [images] how often each is drawn, in proportion; an epoch keeps its number of steps. None: all of them once.
+    repeat_factors: Tensor | None = None
     accumulate: int = 1
     rank: int = 0
     world_size: int = 1
@@ -65,7 +67,7 @@ class Batches:
     def steps(self, epoch: int) -> list[list[int]]:
         """The image indices of every step of an epoch, over all processes; repeated if there are too few for a step."""
         generator = torch_generator(self.seed, epoch, "order")
-        order = torch.randperm(len(self.data), generator=generator)
+        order = self._order(generator)
         order = order.repeat(-(-self.batch_size // len(order)))[: len(self) * self.batch_size]
         steps = order.view(-1, self.batch_size)
         if self.group_by_aspect_ratio and not self.canvas:
@@ -73,6 +75,14 @@ class Batches:
             steps = torch.cat([self._sort_by_aspect_ratio(window) for window in windows])
             steps = steps[torch.randperm(len(steps), generator=generator)]
         return steps.tolist()
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        if self.repeat_factors is None:
+            return torch.randperm(len(self.data), generator=generator)
+        # The fraction of a factor is the probability of one more draw.
+        chance = torch.rand(len(self.data), generator=generator, dtype=torch.float64)
+        repeated = torch.arange(len(self.data)).repeat_interleave((self.repeat_factors + chance).long())
+        return repeated[torch.randperm(len(repeated), generator=generator)]
 
     def _sort_by_aspect_ratio(self, steps: Tensor) -> Tensor:
         height, width = self.data.shapes[steps.flatten()].unbind(-1)

@@ -1,8 +1,11 @@
 """The images and objects of a split for training, in arrays that worker processes share."""
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +144,21 @@ class TrainingData(Dataset[Any]):
     def shapes(self) -> Tensor:
         """int64 [N, 2]: height and width of each stored image."""
         return self._split.shapes[self._image_indices]
+
+    def repeat_factors(self, threshold: float) -> Tensor:
+        """How often to draw each image, so that rare classes are seen more often (LVIS, 1908.03195, section 4.2).
+
+        The factor of a class is max(1, sqrt(threshold / share of the images that have it)), and that of an image the
+        largest of its classes.
+
+        Returns:
+            float64 [N], 1 or more.
+        """
+        labels = [set(self.objects(index)[1].tolist()) for index in range(len(self))]
+        images = Counter(chain.from_iterable(labels))
+        factors = {label: math.sqrt(threshold * len(self) / count) for label, count in images.items()}
+        largest = [max([1.0, *(factors[label] for label in present)]) for present in labels]
+        return torch.tensor(largest, dtype=torch.float64)
 
     def __len__(self) -> int:
         return len(self._image_indices)

@@ -1,4 +1,4 @@
-"""The evaluate stage: models/ and data/unified → predictions/, metrics/ of val and test, and plots/evaluate.
+"""The evaluate stage: models/ and data/unified → predictions/, metrics/, plots/evaluate and reports/model_card.md.
 
 predictions/ has the detections and the embeddings of each split: see `pipeline.inference.embeddings`.
 """
@@ -20,7 +20,7 @@ from pipeline.evaluation.embedding_files import Embeddings
 from pipeline.evaluation.operating_point import OperatingPoints
 from pipeline.evaluation.plot_tables import plot_tables
 from pipeline.evaluation.report import Report
-from pipeline.files import digest, write_json
+from pipeline.files import digest, write_json, write_text
 from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
 from pipeline.inference.embeddings import SplitEmbedder
@@ -28,6 +28,8 @@ from pipeline.inference.postprocess import make_postprocess
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.views import Views, detect_in_views
 from pipeline.integrations import mlflow
+from pipeline.model_card import card, facts
+from pipeline.model_card.files import CARD, FOLDER
 from pipeline.params import Params
 from pipeline.runner import run_stage
 from pipeline.visualization.evaluation_plots import write_plots
@@ -35,7 +37,7 @@ from pipeline.workspace import workspace
 
 
 def run(params: Params) -> None:
-    """Detects objects in every image of val and test, then writes detections, metrics and plots; logs to MLflow."""
+    """Detects objects in every image of val and test; writes detections, metrics, plots and card; logs to MLflow."""
     project = workspace()
     weights = project / "models/detector.safetensors"
     model = SavedDetector.load(weights, choose_device(params.machine.device))
@@ -54,13 +56,19 @@ def run(params: Params) -> None:
     write_json(project / "metrics/evaluate.json", val.report.metrics)
     # DVC requires every output of a stage, also for data sets without a test split. An empty object adds no column.
     write_json(project / "metrics/test.json", test.report.metrics if test else {})
-    pictures = write_plots(plot_tables(val.truth, val.detections, val.report), project / "plots/evaluate")
+    plotted = plot_tables(val.truth, val.detections, val.report)
+    pictures = write_plots(plotted, project / "plots/evaluate")
+    found = facts.collect(
+        project, params, model.description, val.report, test.report if test else None, confusion=plotted["confusion"]
+    )
+    write_text(project / FOLDER / CARD, card.render(found))
     with mlflow.evaluate_run(params, weights_digest) as mlflow_run:
         mlflow_run.log_evaluation(mlflow_metrics(val.report.metrics), weights_digest, "val", val.truth)
         if test:
             values = {f"test/{name}": value for name, value in mlflow_metrics(test.report.metrics).items()}
             mlflow_run.log_evaluation(values, weights_digest, "test", test.truth)
-        mlflow_run.log_artifacts(project / "metrics/evaluate.json", project / "metrics/test.json", *pictures)
+        files = ("metrics/evaluate.json", "metrics/test.json", f"{FOLDER}/{CARD}")
+        mlflow_run.log_artifacts(*(project / name for name in files), *pictures)
         mlflow_run.mark_finished(digest(project / "predictions/val.json"))
     for title, scored in {"": val, "\nTest split:\n": test}.items():
         if scored:

@@ -32,7 +32,14 @@ from pipeline.integrations.mlflow_images import ValidationImages
 from pipeline.params import Params, load
 from pipeline.training import launch, state_folders
 from pipeline.training.artifacts import describe, early_stopping_message, training_summary, write_weights
-from pipeline.training.build import EpochBatches, make_batches, make_trainer, make_validation, one_line_errors
+from pipeline.training.build import (
+    EpochBatches,
+    make_batches,
+    make_trainer,
+    make_validation,
+    one_line_errors,
+    resolve_precision,
+)
 from pipeline.training.extension import STATE_FILE, Extension, keep_state, read_extension
 from pipeline.training.initial_weights import EXTEND_FROM, find_start
 from pipeline.training.overfit import check_overfit, overfit_subset
@@ -51,7 +58,7 @@ def run(params: Params) -> Callable[[], None]:
         A function that removes the training's state. Until it is called, the stage can be repeated in seconds.
     """
     find_start(params)  # an error before MLflow has a run
-    state = _state(runner.fingerprint("train"))
+    state = _state(_fingerprint(params))
     if launch.is_worker() or (count := launch.num_processes(params)) == 1:
         _train(params, state)
     else:
@@ -62,10 +69,15 @@ def run(params: Params) -> Callable[[], None]:
 
 def _run_worker(key: str) -> None:
     """Trains in one of several processes that `run` launched."""
-    if runner.fingerprint("train") != key:  # the state's key
+    params = load()
+    if _fingerprint(params) != key:  # the state's key
         raise PipelineError("parameters, code or data changed while this stage ran: run `dvc repro train` again")
     with runner.disk_errors():
-        _train(load(), _state(key))
+        _train(params, _state(key))
+
+
+def _fingerprint(params: Params) -> str:
+    return runner.fingerprint("train", precision=resolve_precision(params).name)
 
 
 def _state(key: str) -> Path:
@@ -166,7 +178,11 @@ def _lead(job: Job, logged_params: Params, state: Path) -> None:
     images = ValidationImages(job.val_split, job.images)
     with (
         mlflow.train_run(
-            logged_params, key=state.name, resumed=checkpoint.newest.is_file(), origin=_origin(logged_params)
+            logged_params,
+            key=state.name,
+            precision=resolve_precision(job.params).name,
+            resumed=checkpoint.newest.is_file(),
+            origin=_origin(logged_params),
         ) as mlflow_run,
         LoggingCallback(Progress(job.epochs * len(batches)), mlflow_run, images) as callback,
     ):
@@ -219,7 +235,7 @@ def _exit_stopped(
 
 def _write_results(trainer: Trainer, history: History, best: Best, job: Job, callback: "LoggingCallback") -> None:
     project, train, mlflow_run = workspace(), job.params.train, callback.mlflow_run
-    description = describe(job.params, job.train_split)
+    description = describe(job.params, job.train_split, trainer.precision.name)
     if train.keep_state:
         keep_state(trainer, job.params, project / "models")  # before `write_weights` changes the weights
     else:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fcos.detector import Detector
+from fcos.training.amp import Name
 from fcos.training.history import Best, History, Row
 from fcos.weights import Description, save_detector
 from pipeline.data.annotations import AnnotationSet
@@ -10,10 +11,11 @@ from pipeline.files import remove
 from pipeline.params import Params
 
 
-def describe(params: Params, split: AnnotationSet) -> Description:
+def describe(params: Params, split: AnnotationSet, precision: Name | None = None) -> Description:
     """The description saved beside the weights: everything that inference needs besides them."""
     categories = tuple((category.id, category.name) for category in split.categories)
-    return Description(model=params.model, categories=categories, input_size=params.train.input_size)
+    size = params.train.input_size
+    return Description(model=params.model, categories=categories, input_size=size, precision=precision)
 
 
 def write_weights(

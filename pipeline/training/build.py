@@ -21,14 +21,14 @@ from fcos.detector import Detector
 from fcos.fast.compiled import CompiledModel
 from fcos.inference import detect
 from fcos.postprocess import Postprocess
-from fcos.training.amp import Precision
+from fcos.training.amp import Precision, fastest_precision
 from fcos.training.batch import Batch
 from fcos.training.checkpoints import Checkpoint, CheckpointError
 from fcos.training.distributed import SINGLE_PROCESS, Processes
 from fcos.training.ema import ModelEMA
 from fcos.training.guards import NonFiniteLossError, NothingToLearnError
 from fcos.training.history import Callback, Row
-from fcos.training.optimization import make_optimizer, make_schedule
+from fcos.training.optimization import Plateau, make_optimizer, make_plateau, make_schedule
 from fcos.training.trainer import Trainer, TrainingInterrupted
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
@@ -107,14 +107,15 @@ def make_batches(
     Raises:
         PipelineError: the images contain no trainable object, or the disk has no space for the cache.
     """
-    train = params.train
+    train, data = params.train, _training_data(params, split, raw, first_epoch)
     batches = Batches(
-        data=_training_data(params, split, raw, first_epoch),
+        data=data,
         batch_size=train.batch_size,
         workers=params.machine.workers,
         seed=params.seed,
         canvas=train.input_size.canvas,
         group_by_aspect_ratio=train.group_by_aspect_ratio,
+        repeat_factors=data.repeat_factors(train.repeat_threshold) if train.repeat_threshold else None,
         accumulate=train.accumulate,
         rank=processes.rank,
         world_size=processes.world_size,
@@ -255,7 +256,8 @@ def make_trainer(
         criterion=Criterion(params.model, box_loss=params.loss, mean_over_processes=mean, processes=world_size),
         optimizer=optimizer,
         schedule=_make_schedule(train, optimizer, len(batches)),
-        precision=_make_precision(train, device, warn),
+        plateau=_make_plateau(train, optimizer, len(batches)),
+        precision=_make_precision(params, device, warn),
         processes=processes,
         compile_model=_make_compiler(train, warn),
         seed=params.seed,
@@ -299,8 +301,21 @@ def _make_schedule(train: TrainParams, optimizer: Optimizer, steps_per_epoch: in
     )
 
 
-def _make_precision(train: TrainParams, device: torch.device, warn: Callable[[str], None]) -> Precision:
-    precision = Precision(train.precision, device)
+def _make_plateau(train: TrainParams, optimizer: Optimizer, steps_per_epoch: int) -> Plateau | None:
+    if train.schedule != "plateau":
+        return None
+    warmup = to_iterations(train, steps_per_epoch, train.warmup)
+    return make_plateau(optimizer, patience=train.plateau_patience, gamma=train.gamma, warmup=warmup)
+
+
+def resolve_precision(params: Params, device: torch.device | None = None) -> Precision:
+    """The precision that train.precision means on a device, by default the one that the parameters choose."""
+    device, name = device or choose_device(params.machine.device), params.train.precision
+    return Precision(fastest_precision(device, params.model.backbone) if name == "auto" else name, device)
+
+
+def _make_precision(params: Params, device: torch.device, warn: Callable[[str], None]) -> Precision:
+    precision = resolve_precision(params, device)
     if precision.warning:
         warn(f"train.precision: {precision.warning}")
     return precision

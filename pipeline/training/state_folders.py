@@ -1,7 +1,8 @@
 """Locks of training states, and removal of states that are no longer needed.
 
 The state of a training is the folder `.fcos/training/<key>/`. Beside it, `<key>.lock` is held by the process that uses
-the state, and `<key>.launch.lock` by the process that launches several.
+the state, and `<key>.launch.lock` by the process that launches several. `<key>.stale` says since when it is known that
+nobody continues the training.
 
 A lock file is deleted only by a process that holds it. A process that waits for the deleted file doesn't get a lock of
 its own: FileLock opens the path again if the file that it locked has no name any more.
@@ -19,7 +20,9 @@ from fcos.training.checkpoints import Checkpoint
 from pipeline.errors import count_noun
 
 _STALE_SECONDS = 30 * 24 * 3600  # since the last change
-_USE, _LAUNCH = ".lock", ".launch.lock"
+# After it was first found stale: a clock that is a month ahead for a while must not remove states.
+_GRACE_SECONDS = 7 * 24 * 3600
+_USE, _LAUNCH, _STALE = ".lock", ".launch.lock", ".stale"
 
 
 def state_lock(state: Path) -> FileLock:
@@ -46,14 +49,17 @@ def remove_finished_state(state: Path) -> None:
 def remove_stale_states(folder: Path, current_key: str) -> str | None:
     """Removes states unchanged for 30 days and lock files without a state, except those that a process uses.
 
+    A state is removed once it has been found stale twice, a week apart.
+
     Args:
-        folder: holds `<key>/`, `<key>.lock` and `<key>.launch.lock` of each training.
+        folder: holds `<key>/`, `<key>.lock`, `<key>.launch.lock` and `<key>.stale` of each training.
         current_key: the training that is about to use its state, which is kept.
 
     Returns:
         A message about the freed disk space; None if no state was removed.
     """
-    keys = {path.name.removesuffix(_LAUNCH).removesuffix(_USE) for path in folder.iterdir()} - {current_key}
+    names = (path.name.removesuffix(_LAUNCH).removesuffix(_USE).removesuffix(_STALE) for path in folder.iterdir())
+    keys = set(names) - {current_key}
     sizes = [size for key in sorted(keys) if (size := _remove_if_stale(folder / key)) is not None]
     if not sizes:
         return None
@@ -63,14 +69,28 @@ def remove_stale_states(folder: Path, current_key: str) -> str | None:
 
 def _remove_if_stale(state: Path) -> int | None:
     """Returns the removed state's size in bytes; None if there was none, or if it is recent or in use."""
+    mark = state.with_name(state.name + _STALE)
     if _is_recent(state):
+        mark.unlink(missing_ok=True)
         return None
     with suppress(Timeout), _exclusive(state):
-        if state.is_dir() and not _is_recent(state):  # another process may have resumed it meanwhile
+        # Another process may have resumed it meanwhile.
+        if state.is_dir() and not _is_recent(state) and _is_known_stale(mark):
             size = sum(path.stat().st_size for path in state.iterdir())
             shutil.rmtree(state)
+            mark.unlink()
             return size
+        if not state.is_dir():
+            mark.unlink(missing_ok=True)
     return None
+
+
+def _is_known_stale(mark: Path) -> bool:
+    """Whether the state was found stale a week ago or longer; otherwise, it is from now on."""
+    age = time.time() - mark.stat().st_mtime if mark.is_file() else -1
+    if age < 0:  # no mark, or one of a clock that was ahead
+        mark.touch()
+    return age > _GRACE_SECONDS
 
 
 def _is_recent(state: Path) -> bool:

@@ -57,6 +57,7 @@ def test_every_documented_file_exists(project: Path) -> None:
         "reports/embeddings.html",
         "reports/failures",
         "reports/inspection.html",
+        "reports/model_card.md",
         "metrics/inspect.json",
         "metrics/test.json",
     ):

@@ -1,6 +1,8 @@
 """The JSON file beside the weights: valid values come back, all others are one line."""
 
 import json
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +21,18 @@ def test_what_is_written_is_read() -> None:
     assert description == ABOUT
     assert (normalization.mean, normalization.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert from_json(b"\xef\xbb\xbf" + TEXT.encode())[0] == ABOUT  # with a byte order mark
+    content = json.loads(TEXT)
+    assert from_json(json.dumps(content, indent=7, sort_keys=True).encode())[0] == ABOUT  # formatted by a program
+
+
+@pytest.mark.parametrize(("key", "value"), [("normalization.mean.0", 0.2), ("categories.0.id", 8), ("size.1", 418)])
+def test_a_valid_value_that_was_not_saved_is_an_error(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=r"its values are not those that were saved; restore the file, or remove sha2"):
+        from_json(changed(key, value))
+    content = json.loads(changed(key, value))
+    del content["sha256"]
+    description, normalization = from_json(json.dumps(content).encode())
+    assert (description, normalization.mean[0]) != (ABOUT, 0.1)
 
 
 def changed(key: str, value: object) -> bytes:
@@ -82,6 +96,16 @@ def test_a_missing_key_is_named(key: str) -> None:
         from_json(json.dumps(content).encode())
 
 
+def test_the_precision_is_unknown_in_older_files() -> None:
+    content = json.loads(TEXT)
+    del content["precision"], content["sha256"]
+    assert from_json(json.dumps(content).encode())[0].precision is None
+    saved = to_json(replace(ABOUT, precision="bf16"), mean=(0, 0, 0), std=(1, 1, 1))
+    assert from_json(saved.encode())[0].precision == "bf16"
+    with pytest.raises(ValueError, match=r"^precision is 'int4', but should be float32 or bf16 or fp16 or null$"):
+        from_json(changed("precision", "int4"))
+
+
 def test_version_3_with_any_model_is_one_line() -> None:
     for model in (None, [], "x", {"locations": []}):
         with pytest.raises(ValueError, match=r"^(model|categories).* (missing|should)"):
@@ -112,6 +136,7 @@ def parse(content: bytes) -> tuple[Description, Normalization] | str:
     return message
 
 
+UNCHECKED = {key: value for key, value in json.loads(TEXT).items() if key != "sha256"}
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -125,9 +150,9 @@ JSON = st.recursive(
 
 
 @settings(max_examples=150)
-@given(path=st.sampled_from(paths(json.loads(TEXT))), value=JSON)
+@given(path=st.sampled_from(paths(UNCHECKED)), value=JSON)
 def test_any_value_anywhere_is_valid_or_one_line(path: tuple[Any, ...], value: object) -> None:
-    content: Any = {"": json.loads(TEXT)}
+    content: Any = {"": deepcopy(UNCHECKED)}
     target, *_ = [content]
     *parents, last = ("", *path)
     for part in parents:
@@ -143,7 +168,8 @@ def test_any_value_anywhere_is_valid_or_one_line(path: tuple[Any, ...], value: o
 
 @settings(max_examples=100)
 @given(position=st.integers(0, len(TEXT.encode()) - 1), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_valid_or_one_line(position: int, bit: int) -> None:
+def test_a_flipped_bit_changes_nothing_or_is_one_line(position: int, bit: int) -> None:
     content = bytearray(TEXT.encode())
     content[position] ^= 1 << bit
-    parse(bytes(content))
+    result = parse(bytes(content))
+    assert isinstance(result, str) or result == from_json(TEXT.encode())

@@ -34,9 +34,14 @@ class Kind:
     singular: str
     plural: str
     errors: Callable[[ImageErrors], Sequence[Error]]  # the errors of this kind in an image
+    mixed: bool = False  # whether these differ in `Verdict.kind`, which is shown then
 
 
 KINDS = {
+    "most_certain": Kind(
+        "Most certain errors of any kind, highest score first", "wrong detection", "wrong detections",
+        lambda e: [verdict for verdict in e.verdicts if verdict.kind != "correct"], mixed=True,
+    ),
     "false_positives": Kind(
         "False positives on background, highest score first", "false positive", "false positives",
         lambda e: e.of("background"),
@@ -111,7 +116,8 @@ class CasePictures:
         view = marks.choose_view((image.width, image.height), _surrounding(errors[0]))
         found = [*self._in_question(errors), *self._others(image, errors)]
         picture = marks.draw_view(open_stored_image(self.image_folder, image), view, found, SIDE)
-        return Case(image, picture, tuple(map(self._describe, errors)), describe_view(image, view))
+        described = (self._describe(error, with_kind=kind.mixed) for error in errors)
+        return Case(image, picture, tuple(described), describe_view(image, view))
 
     def _in_question(self, errors: Sequence[Error]) -> Iterator[Mark]:
         """The wrong detection of each error and the object that it was compared with, or the missed object."""
@@ -147,11 +153,13 @@ class CasePictures:
     def _label(self, verdict: Verdict) -> str:
         return f"{self.labels.by_id[verdict.detection.category_id]} {verdict.detection.score:.2f}"
 
-    def _describe(self, error: Error) -> str:
-        """Such as `dog 0.87, in truth cat`."""
+    def _describe(self, error: Error, *, with_kind: bool) -> str:
+        """Such as `dog 0.87, in truth cat`; with the kind, `dog 0.87, wrong class, in truth cat`."""
         if not isinstance(error, Verdict):
             return f"{self.names[error.category_id]}, {error.bbox[2]:.0f}×{error.bbox[3]:.0f} pixels"
         text = f"{self.names[error.detection.category_id]} {error.detection.score:.2f}"
+        if with_kind:
+            text += f", {error.kind.replace('_', ' ')}"
         match error.kind:
             case "wrong_class" if error.annotation:
                 return f"{text}, in truth {self.names[error.annotation.category_id]}"

@@ -65,7 +65,7 @@ def read(path: Path) -> list[Candidate]:
     if not path.is_file():
         return []
     try:
-        return TypeAdapter(list[Candidate]).validate_json(path.read_bytes())
+        return TypeAdapter(list[Candidate]).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         remedy = "remove the file, or make it again with `fcos cross-check`"
         raise PipelineError(f"{path}: {describe_record_error(error)}; {remedy}") from None

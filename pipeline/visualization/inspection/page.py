@@ -1,5 +1,6 @@
 """`reports/inspection.html`: what a detector gets wrong, on one self-contained page that can be sent to anybody."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.visualization.inspection.pictures import Picture, limit, read_plot
 
 # Characters of the page, which is at most 10 MB large: four plots of 0.4 MB each come to these.
 _CASES_BUDGET, _LABELS_BUDGET, _MAX_CARD = 5_000_000, 1_200_000, 100_000
+_FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)  # of a model card, for programs
 _MAX_LABEL_ERRORS = 24
 _MAX_CLASSES = 1000  # rows of the table
 _FEW_OBJECTS = 10  # of a class, below which its AP says little
@@ -245,8 +247,11 @@ def _data(facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _model_card(path: Path) -> str | None:
-    """The card as HTML. HTML in it is shown as text, and its images are left out, since the page loads nothing."""
+    """The card as HTML, without its front matter.
+
+    HTML in it is shown as text, and its images are left out, since the page loads nothing.
+    """
     if not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8", errors="replace")[:_MAX_CARD]
+    text = _FRONT_MATTER.sub("", path.read_text(encoding="utf-8", errors="replace"))[:_MAX_CARD]
     return str(MarkdownIt("commonmark", {"html": False}).enable("table").disable("image").render(text))

@@ -1,12 +1,15 @@
 """Mixed precision: gradients close to those of float32, skipped overflows, and the loss scale as part of the state."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fcos.training.amp import Precision
+from fcos.training import amp
+from fcos.training.amp import Precision, fastest_precision
 from fcos.training.guards import NonFiniteLossError
 from fcos.training.optimization import make_schedule
 from tests.support.tiny_trainer import TINY, batch, tiny_trainer
@@ -111,12 +114,50 @@ def test_the_scale_is_part_of_the_state() -> None:
     assert Precision("bf16", torch.device("cpu")).state_dict() == {}
 
 
-def test_warning_if_the_cpu_has_no_16_bit_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
-    assert Precision("bf16", cpu).warning is None
-    assert Precision("float32", cpu).warning is None
-    assert Precision("fp16", cpu).warning == ("this CPU has no instructions for fp16, so float32 is faster")
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., torch.device]:
+    """Lets torch report a CPU's vendor and instructions."""
+
+    def report(vendor: str, *instructions: str) -> torch.device:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+        monkeypatch.setattr(amp, "_CPU_INFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True), raising=False)
+        return torch.device("cpu")
+
+    return report
+
+
+@pytest.mark.parametrize(
+    ("vendor", "instructions", "dense", "depthwise"),
+    [
+        ("AuthenticAMD", ["avx512_bf16"], "bf16", "float32"),
+        ("AuthenticAMD", ["avx512_f"], "float32", "float32"),
+        ("GenuineIntel", ["avx512_bf16", "avx512_fp16"], "float32", "float32"),
+        ("GenuineIntel", ["avx512_bf16", "amx_bf16"], "bf16", "float32"),
+        ("", ["bf16"], "bf16", "float32"),  # ARM
+    ],
+)
+def test_the_fastest_precision_of_a_cpu(
+    cpu: Callable[..., torch.device], vendor: str, instructions: list[str], dense: str, depthwise: str
+) -> None:
+    device = cpu(vendor, *instructions)
+    assert [fastest_precision(device, name) for name in ("tiny", "resnet18")] == [dense] * 2
+    others = ("efficientnet_lite0", "mobilenet_v2", "resnext50_32x4d", "timm:mobilenetv3_small_050")
+    assert [fastest_precision(device, name) for name in others] == [depthwise] * 4
+
+
+def test_the_fastest_precision_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for supported, name in ((True, "bf16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation, yes=supported: yes)  # noqa: ARG005 - its name
+        assert fastest_precision(torch.device("cuda"), "efficientnet_lite0") == name
+
+
+def test_warning_if_the_cpu_is_slower_in_16_bits(cpu: Callable[..., torch.device]) -> None:
+    device = cpu("AuthenticAMD", "avx512_bf16")
+    assert Precision("bf16", device).warning is None
+    assert Precision("float32", device).warning is None
+    assert Precision("fp16", device).warning == "on this CPU, fp16 is slower than float32"
+    assert Precision("bf16", cpu("GenuineIntel", "avx512_bf16")).warning == "on this CPU, bf16 is slower than float32"
     assert Precision("fp16", torch.device("meta")).warning is None
 
 

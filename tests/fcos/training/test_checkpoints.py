@@ -121,7 +121,7 @@ def test_two_damaged_states_give_a_warning_and_none(tmp_path: Path) -> None:
     assert checkpoint.load() is None
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "multi_step", "step", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "multi_step", "step", "plateau", "constant"])
 def test_the_state_of_every_schedule_is_restored(tmp_path: Path, schedule: str) -> None:
     """torch.load(weights_only=True) refuses classes that it does not know."""
     first, second = (trainer(schedule=schedule, checkpoint=Checkpoint(tmp_path)) for _ in range(2))

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from fcos.detector import build
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import ModelEMA
-from fcos.training.optimization import make_optimizer, make_schedule
+from fcos.training.optimization import make_optimizer, make_plateau, make_schedule
 from fcos.training.trainer import TrainingInterrupted
 from tests.support.device_sync import NoSynchronization
 from tests.support.tiny_trainer import TINY, batch, tiny_trainer
@@ -128,6 +128,7 @@ CURVES = [
     ("cosine", 1, 1, [], [2.0]),
     ("constant", 4, 2, [], [0.002, warmup_lr(1, 2), 2.0, 2.0]),
     ("constant", 3, 0, [9], [2.0, 2.0, 2.0]),
+    ("plateau", 4, 2, [3], [0.002, warmup_lr(1, 2), 2.0, 2.0]),
     ("multi_step", 7, 2, [4, 6], [0.002, warmup_lr(1, 2), 2.0, 2.0, 0.2, 0.2, 0.02]),
     ("multi_step", 4, 0, [0, 2], [0.2, 0.2, 0.02, 0.02]),
     ("multi_step", 6, 3, [1, 3, 5], [warmup_lr(0, 3), warmup_lr(1, 3), warmup_lr(2, 3), 0.02, 0.02, 0.002]),
@@ -170,6 +171,31 @@ def test_a_warm_up_does_not_move_the_steps() -> None:
     assert lrs[9] == pytest.approx(2.0)
     assert lrs[59] == pytest.approx(2.0)
     assert lrs[60] == pytest.approx(0.2)
+
+
+def test_a_plateau_lowers_the_rate_after_validations_without_a_better_score() -> None:
+    """Patience 2, gamma ½: after the second of 0.3, 0.3, and after two more; a better score begins anew."""
+    optimizer, schedule = optimizer_and_schedule("plateau", 20, 2, [])
+    plateau = make_plateau(optimizer, patience=2, gamma=0.5, warmup=2)
+    seen = []
+    for step, score in enumerate([0.9, 0.9, 0.3, 0.3, 0.3, 0.3, 0.31, 0.1, 0.31, 0.2], start=0):
+        plateau.on_validation(step, score)  # those before step 2 don't count
+        seen.append(rates(optimizer, schedule, 1)[0])
+    assert seen == pytest.approx([0.002, warmup_lr(1, 2), 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5], rel=1e-6)
+
+
+def test_a_saved_plateau_continues() -> None:
+    first = make_plateau(optimizer_and_schedule("plateau", 9, 0, [])[0], patience=2, gamma=0.1, warmup=0)
+    first.on_validation(1, 0.5)
+    first.on_validation(2, 0.4)
+    saved = io.BytesIO()
+    torch.save(first.state_dict(), saved)
+    saved.seek(0)
+    optimizer, _ = optimizer_and_schedule("plateau", 9, 0, [])
+    second = make_plateau(optimizer, patience=2, gamma=0.1, warmup=0)
+    second.load_state_dict(torch.load(saved, weights_only=True))
+    second.on_validation(3, 0.5)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("warmup", range(1, 40))

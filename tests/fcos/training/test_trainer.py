@@ -17,7 +17,7 @@ from fcos.training.batch import Batch
 from fcos.training.ema import ModelEMA
 from fcos.training.guards import NonFiniteLossError
 from fcos.training.history import Row
-from fcos.training.optimization import make_optimizer, make_schedule
+from fcos.training.optimization import make_optimizer, make_plateau, make_schedule
 from fcos.training.trainer import Trainer
 from tests.support.tiny_detector import CONFIG
 
@@ -129,6 +129,17 @@ def test_validation_after_every_second_epoch_and_at_the_end() -> None:
     log = Log()
     trainer(epochs=5, steps=1, log=log).fit()
     assert [row["epoch"] for row in log.epochs] == [2, 4, 5]
+
+
+def test_a_plateau_lowers_the_learning_rate_of_the_next_epochs() -> None:
+    log = Log()
+    training = trainer(epochs=4, steps=1, log=log)
+    training.optimizer.param_groups[0]["lr"] = 1e-3  # not that of the warm-up
+    training.schedule = make_schedule(training.optimizer, name="plateau", steps=4, warmup=0, drops=[], gamma=1.0)
+    training.plateau = make_plateau(training.optimizer, patience=1, gamma=0.5, warmup=0)
+    training.validate, training.validate_every = lambda _: {"AP": 0.5}, 1
+    training.fit()
+    assert [row["learning_rate"] for row in log.steps] == [1e-3, 1e-3, 5e-4, 2.5e-4]
 
 
 def test_a_loss_that_is_not_finite_is_an_error_with_the_images_and_changes_no_weights() -> None:

@@ -17,11 +17,12 @@ from fcos.detector import build
 from fcos.postprocess import Detections
 from fcos.weights import Description, save_detector
 from pipeline import formats
-from pipeline.analysis import suggestions
+from pipeline.analysis import suggestion_files, suggestions
 from pipeline.analysis.suggestions import Picture, choose, k_center, uncertainty
 from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.errors import PipelineError
 from tests.support.paths import PROJECT
 from tests.support.projects import readme
 
@@ -105,7 +106,8 @@ def test_the_list_and_a_data_set_that_conversion_reads(suggest: Callable[..., Re
     done = suggest("--count", "3", "--to", to, "--score", "0.5")
     assert done.stderr.splitlines() == [
         "fcos: photos/damaged.png: can't be decoded as an image: unknown image format",
-        "3 of 6 images, 1 in the data set already; compared with 2 labeled ones; list and boxes in suggested",
+        "3 of 6 images, 1 in the data set already; compared with 2 labeled ones; list and boxes in suggested; "
+        "`fcos app --suggested suggested` shows them",
     ]
     assert done.exit_code == 1  # because of the damaged image
     listed = done.stdout.splitlines()
@@ -127,6 +129,19 @@ def test_the_list_and_a_data_set_that_conversion_reads(suggest: Callable[..., Re
         assert [item.class_name for item in written[name]] == [box["category"] for box in boxes]
         np.testing.assert_allclose([item.box for item in written[name]], [box["bbox"] for box in boxes], atol=0.02)
     assert [len(expected[Path(file).name]) for file in listed] == [int(row[4]) for row in rows[1:]]
+    shown = suggestion_files.read(Path("suggested/suggested.json"))
+    assert [f"{shown.folder}/{image.file}" for image in shown.images] == [str(Path(file).absolute()) for file in listed]
+    for image, row in zip(shown.images, rows[1:], strict=True):
+        boxes = expected[Path(image.file).name]
+        assert [item.label for item in image.detections] == [box["category"] for box in boxes]
+        np.testing.assert_allclose(
+            [item.score for item in image.detections], [box["score"] for box in boxes], atol=1e-3
+        )
+        np.testing.assert_allclose([item.bbox for item in image.detections], [box["bbox"] for box in boxes], atol=0.02)
+        assert [f"{image.uncertainty:.4f}", f"{image.distance:.4f}"] == row[2:4]
+    Path(listed[0]).unlink()
+    with pytest.raises(PipelineError, match=rf"suggested\.json: .*{listed[0]} is no longer there"):
+        suggestion_files.read(Path("suggested/suggested.json"))
 
 
 def test_an_output_folder_with_content_or_nothing_to_suggest_is_one_line(suggest: Callable[..., Result]) -> None:
@@ -143,12 +158,15 @@ def test_an_output_folder_with_content_or_nothing_to_suggest_is_one_line(suggest
 
 
 def test_the_documented_command_works(suggest: Callable[..., Result]) -> None:
-    ((_, name, folder, *options),) = readme("What to label next?", "docs/evaluation.md")
+    (_, name, folder, *options), app = readme("What to label next?", "docs/evaluation.md")
+    assert app == ["fcos", "app", "--suggested", "suggested"]  # tests/pipeline/integrations runs it
     assert (name, folder) == ("suggest", "photos/")
     Path("photos/damaged.png").unlink()
     done = suggest(*options)
     assert (done.exit_code, len(done.stdout.splitlines())) == (0, 4)
-    assert sorted(path.name for path in Path("suggested").iterdir()) == ["dataset", "suggested.csv", "suggested.txt"]
+    assert sorted(path.name for path in Path("suggested").iterdir()) == [
+        "dataset", "suggested.csv", "suggested.json", "suggested.txt",
+    ]  # fmt: skip
 
 
 def test_of_many_labeled_images_some_are_drawn_with_the_seed(

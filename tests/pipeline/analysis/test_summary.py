@@ -14,11 +14,13 @@ from fcos.criterion import Criterion
 from fcos.detector import build
 from fcos.structures import make_targets
 from pipeline import params
-from pipeline.analysis import assignment, best_possible_recall, network_costs, summary
-from pipeline.analysis.network_costs import meta_detector, training_memory
+from pipeline.analysis import assignment, best_possible_recall, summary
+from pipeline.analysis.training_memory import training_memory
 from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.inference import network_costs
+from pipeline.inference.network_costs import meta_detector
 from pipeline.params import Params
 from tests.support.paths import PROJECT
 

@@ -44,6 +44,8 @@ def test_integers_float_ids_and_other_keys_are_accepted(tmp_path: Path) -> None:
     [
         ({"image_id": 9}, "record 1: image 9 is not in the ground truth; give the ground truth of the images"),
         ({"category_id": 9}, "record 1: category 9 is not in the ground truth; give the ground truth of the images"),
+        ({"image_id": True}, "record 1: image_id: true is not a number"),
+        ({"score": "9" * 200}, f"record 1: score is '{'9' * 78}…, but should be a valid number"),
         ({"bbox": [1, 2, 3]}, "record 1: bbox: value 3 is missing"),
         ({"bbox": [1, 2, -3, 4]}, "record 1: bbox: value 2 is -3, but should be greater than or equal to 0"),
         ({"bbox": [1, float("nan"), 3, 4]}, "record 1: bbox: value 1 is nan, but should be a finite number"),
@@ -160,6 +162,8 @@ def test_given_values_of_ground_truth_are_kept(tmp_path: Path) -> None:
         ({"images": []}, "there is no image"),
         ({"categories": []}, "there is no category"),
         ({"images": [{"id": 3}, {"id": 3}]}, "image id 3 is used 2 times"),
+        ({"images": [{"id": True}]}, "images: record 0: id: true is not a number"),
+        ({"categories": [{"id": False, "name": "x"}]}, "categories: record 0: id: false is not a number"),
         ({"images": [{"id": "a"}]}, "images: record 0: id is 'a', but should be a valid integer"),
         ({"categories": [{"id": 2, "name": "x"}, {"id": 4, "name": "x"}]}, "category name 'x' is used 2 times"),
         ({"annotations": [{"image_id": 3, "category_id": 2}]}, "annotations: record 0: bbox is missing"),

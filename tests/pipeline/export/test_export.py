@@ -130,6 +130,7 @@ def test_metadata(project: Path, model: Path) -> None:
     assert json.loads(props["description"]) == read(project, "models/detector.json")
     assert props["weights_sha256"] == digest(project / "models/detector.safetensors")
     assert (props["dataset"], props["data_digest"]) == ("digits", dvc_hash(project / "data/unified"))
+    assert props["model_card"] == (project / "reports/model_card.md").read_text()
     assert (props["outputs"], props["precision"]) == ("detections", "float32")
     assert str(project).encode() not in model.read_bytes()
 

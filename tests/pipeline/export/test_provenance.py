@@ -49,4 +49,4 @@ def test_nothing_is_known_of_weights_that_the_stage_did_not_write(weights: Path,
     weights.write_text("weights of another training")
     for path in (weights, other):
         found = Provenance.of(path)
-        assert (found.dataset, found.data_digest, found.license) == (None, None, None)
+        assert (found.dataset, found.data_digest, found.license, found.model_card) == (None, None, None, None)

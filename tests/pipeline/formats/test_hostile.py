@@ -244,6 +244,17 @@ def test_small_ones_are_read_whole(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_changes_nothing(tmp_path: Path, name: str, encoding: str) -> None:
+    plain, marked = tmp_path / "plain", tmp_path / "marked"
+    content = SMALL[name][1].replace("\n", "\r\n")
+    laid_out(plain, name, SMALL[name][1].encode())
+    laid_out(marked, name, content.replace('encoding="utf-8"', f'encoding="{encoding[:6]}"').encode(encoding))
+    assert recognize(marked) == name
+    assert read(marked) == read(plain)
+
+
+@pytest.mark.parametrize("name", SMALL)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(edit, min_size=1, max_size=4))
 def test_damaged(tmp_path: Path, name: str, edits: list[tuple[float, int, bytes]]) -> None:

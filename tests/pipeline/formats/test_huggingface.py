@@ -59,13 +59,18 @@ def test_objects(tmp_path: Path, picture: Write, objects: Any) -> None:
 
 
 @pytest.mark.parametrize(("card", "names"), [(CARD, ["Coverall", "Face_Shield"]), ("", ["0", "1"])])
-def test_class_numbers(tmp_path: Path, picture: Write, card: str, names: list[str]) -> None:
-    picture(tmp_path / "a.png")
-    (tmp_path / "README.md").write_text(card)
-    save(tmp_path, {"file_name": "a.png", "objects": {"bbox": BOXES, "categories": [1, 0]}})
+@pytest.mark.parametrize(("card_in", "metadata_in"), [(".", "."), ("PPE", "PPE"), ("PPE", "PPE/data/all")])
+def test_class_numbers(
+    tmp_path: Path, picture: Write, card: str, names: list[str], card_in: str, metadata_in: str
+) -> None:
+    picture(tmp_path / metadata_in / "a.png")
+    (tmp_path / card_in).mkdir(exist_ok=True)
+    (tmp_path / card_in / "README.md").write_text(card)
+    save(tmp_path / metadata_in, {"file_name": "a.png", "objects": {"bbox": BOXES, "categories": [1, 0]}})
     dataset = huggingface.read(tmp_path)
     assert [category.name for category in dataset.categories] == names
-    assert [item.class_name for item in dataset.splits["all"].images[0].objects] == names[::-1]
+    (split,) = dataset.splits.values()
+    assert [item.class_name for item in split.images[0].objects] == names[::-1]
 
 
 def test_invalid_lines(tmp_path: Path, picture: Write) -> None:

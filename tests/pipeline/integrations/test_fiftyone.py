@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -27,6 +28,8 @@ from PIL import Image as Pillow
 from pymongo import MongoClient
 
 from pipeline import params
+from pipeline.analysis import suggestion_files
+from pipeline.analysis.suggestion_files import SuggestedBox, SuggestedImage
 from pipeline.cli import main
 from pipeline.conversion import corrections
 from pipeline.conversion.apply_corrections import apply_corrections
@@ -570,6 +573,55 @@ def test_prune_removes_the_fields_of_experiments_that_dvc_no_longer_has(
         assert sample.keys() == {name for name in before if "giou_1" not in name}
         assert not any("giou_1" in name for label in truth_of(sample) for name in label)
         assert sample["predictions"] == before["predictions"]
+
+
+SUGGESTED = """
+import json, fiftyone as fo
+(name,) = [name for name in fo.list_datasets() if name != "fcos-digits"]
+dataset = fo.load_dataset(name)
+views = {view: dataset.load_saved_view(view) for view in dataset.list_saved_views()}
+(first, second), boxes = dataset, []
+if first.predictions.detections:
+    boxes = [[d.label, d.confidence, d.bounding_box] for d in first.predictions.detections]
+first.tags.append("done")
+first.save()
+print(json.dumps({"files": [s.filepath for s in dataset], "boxes": boxes, "folder": dataset.info["images"],
+    "fields": [[s.rank, s.uncertainty, s.distance] for s in dataset], "none": len(second.predictions.detections),
+    "views": {view: shown.values("rank") for view, shown in views.items()}, "tags": first.tags}))
+"""
+
+
+def test_suggested_images_have_a_dataset_of_their_own(filled: Filled, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures, out = filled.project.root / "data/raw/digits/pictures", filled.project.root / "suggested"
+    found = [
+        SuggestedImage("11.png", 200, 100, 0.5, 0.25, (SuggestedBox("cat", 0.75, (50, 25, 100, 50)),)),
+        SuggestedImage("12.png", 200, 100, 0.75, 0.125, ()),
+    ]
+    suggestion_files.write(pictures, found, out / "suggested.json")
+    shown: list[dict[str, Any]] = []
+
+    @contextmanager
+    def serve(name: str, port: int, build: Callable[[], object]) -> Iterator[mock.Mock]:
+        assert (name, port) == ("suggested-digits", 5151)
+        assert build() == 2
+        shown.append(filled.process.run_code(SUGGESTED))
+        yield mock.Mock(address="the address")
+
+    monkeypatch.setattr(fiftyone, "serve", serve)
+    for _ in range(2):
+        result = CliRunner(catch_exceptions=False).invoke(main, ["app", "--suggested", "suggested"])
+        assert (result.exit_code, result.stdout) == (0, "FiftyOne: the address  (Ctrl-C stops it)\n")
+    expected = {
+        "files": [f"{pictures}/11.png", f"{pictures}/12.png"], "boxes": [["cat", 0.75, [0.25, 0.25, 0.5, 0.5]]],
+        "folder": str(pictures), "fields": [[1, 0.5, 0.25], [2, 0.75, 0.125]], "none": 0,
+        "views": {"In order of labeling": [1, 2], "Most uncertain": [2, 1], "Most different": [1, 2]},
+    }  # fmt: skip
+    assert shown == [{**expected, "tags": ["done"]}, {**expected, "tags": ["done", "done"]}]  # the first one is kept
+    result = CliRunner().invoke(main, ["app", "--suggested", "other"])
+    assert result.stderr == (
+        f"fcos: {filled.project.root}/other/suggested.json: not there; give the folder that `fcos suggest` has "
+        "written, its --out\n"
+    )
 
 
 def test_the_app_stops_on_ctrl_c(filled: Filled, running_app: App) -> None:

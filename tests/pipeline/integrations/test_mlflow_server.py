@@ -25,7 +25,7 @@ from fcos.weights import Description, save_detector
 from pipeline import params
 from pipeline.cli import main
 from pipeline.errors import PipelineError
-from pipeline.files import digest, write_json
+from pipeline.files import digest, write_json, write_text
 from pipeline.inference.postprocess import make_postprocess
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.views import Views
@@ -64,6 +64,7 @@ def values(inspected: Any, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -
         "coco": {"AP": 0.5, "AP50": 0.75},
         "intervals": {"AP": {"low": 0.4, "high": 0.6}, "AP50": {"low": None, "high": None}},
     }
+    write_text(root / "reports/model_card.md", f"weights: {chosen_for['weights']}")
     write_json(root / "metrics/evaluate.json", metrics | {"operating_point": point, "images": 5, "objects": 6})
     return values
 
@@ -191,7 +192,7 @@ def assert_the_champion_detects(values: Params, root: Path, store: Store, addres
     loaded = library.pyfunc.load_model("models:/cats@champion")
     folder = Path(loaded._model_impl.context.artifacts["weights"]).parent
     assert sorted(path.name for path in folder.iterdir()) == [
-        "detector.json", "detector.safetensors", "operating_point.json", "postprocess.json",
+        "detector.json", "detector.safetensors", "model_card.md", "operating_point.json", "postprocess.json",
     ]  # fmt: skip
     assert not [path for path in folder.parent.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
     image = root / "data/raw/digits/pictures/11.png"

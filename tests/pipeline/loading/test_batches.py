@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from fcos.training.batch import Batch
-from pipeline.data.annotations import Annotation, AnnotationSet, Image
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError
 from pipeline.loading.batches import Batches, _initialize_worker
@@ -186,6 +186,29 @@ def test_each_image_occurs_once_per_epoch(shaped: TrainingData, grouped: bool) -
     assert shuffled.steps(1) == shuffled.steps(1) != shuffled.steps(2)
     left_out = {frozenset(range(203)) - {i for step in shuffled.steps(epoch) for i in step} for epoch in range(4)}
     assert len(left_out) == 4  # different ones each time
+
+
+def test_repeat_factors_by_hand(make: Make, tmp_path: Path) -> None:
+    """Of ten images, nine have class 5 and one has class 6, too: max(1, sqrt(0.4 / 0.1)) = 2; one is empty."""
+    split = write_noise_images(tmp_path / "raw", [(48, 64)] * 10, empty=(9,))
+    rare = Annotation(99, 3, 6, (1.0, 1.0, 9.0, 9.0), 81.0)
+    data = make(
+        replace(split, categories=(*split.categories, Category(6, "rare")), annotations=(*split.annotations, rare))
+    )
+    assert data.repeat_factors(0.4).tolist() == [1, 1, 1, 2, 1, 1, 1, 1, 1, 1]
+    assert data.repeat_factors(0.1).tolist() == [1] * 10
+
+
+def test_images_are_drawn_in_proportion_to_their_repeat_factors(make: Make) -> None:
+    factors = torch.tensor([2.5, *[1.0] * 9], dtype=torch.float64)
+    drawn = batches(make(), repeat_factors=factors, batch_size=2)
+    epochs = [[index for step in drawn.steps(epoch) for index in step] for epoch in range(400)]
+    assert {len(epoch) for epoch in epochs} == {10}
+    counts = np.bincount(np.concatenate(epochs), minlength=10)
+    # Three draws of the image in half of the epochs, two in the others: 10 of 11 or 12 draws are kept.
+    expected = np.array([10 * (2 / 11 + 3 / 12) / 2, *[10 * (1 / 11 + 1 / 12) / 2] * 9])
+    assert counts / 400 == pytest.approx(expected, abs=0.1)
+    assert drawn.steps(3) == drawn.steps(3)
 
 
 def test_images_of_similar_shape_share_a_batch_and_batches_are_shuffled(shaped: TrainingData) -> None:

@@ -111,6 +111,9 @@ def test_a_test_split_is_measured_at_the_thresholds_chosen_on_val(project: Path,
     assert [item["image_id"] for item in read(project / "predictions/test.json")] == [11, 11, 12, 12]
     # The detections of this test come from no detector, so there is nothing to embed.
     assert Embeddings.read(project / "predictions/embeddings_test.npz").images.shape == (0, 8)
+    card = (project / "reports/model_card.md").read_text()
+    assert "| Recall | 1.000 |  | 0.500 |  |" in card
+    assert "are optimistic" in card  # four images are too few to confirm thresholds on others
     assert logged.metrics["operating_point/recall"] == 1.0
     assert logged.metrics["test/operating_point/recall"] == 0.5
     assert printed.count("Average Precision  (AP) @[ IoU=0.50:0.95") == 2 * 4

@@ -38,8 +38,8 @@ def test_it_writes_sheets_and_metrics_fills_fiftyone_and_adds_to_mlflow(inspecte
     assert "the class of 75.0% of 4 objects (most common class: 75.0%)" in done.stdout
     report = inspected.root / "reports/failures"
     assert sorted(path.name for path in report.iterdir()) == [
-        "duplicates.jpg", "false_positives.jpg", "index.html", "missed_objects.jpg", "poor_boxes.jpg",
-        "wrong_class.jpg",
+        "duplicates.jpg", "false_positives.jpg", "index.html", "missed_objects.jpg", "most_certain.jpg",
+        "poor_boxes.jpg", "wrong_class.jpg",
     ]  # fmt: skip
     store = mlflow.Store.open()
     (run,) = store.client.search_runs([store.experiment])

@@ -9,12 +9,13 @@ import torch
 
 from fcos.backbones import build_backbone
 from fcos.fast.compiled import CompiledModel
+from fcos.training.amp import fastest_precision
 from fcos.training.history import NullCallback
 from fcos.training.trainer import Trainer
 from pipeline import params
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
-from pipeline.training.build import learning_rate, make_batches, make_trainer, to_iterations
+from pipeline.training.build import learning_rate, make_batches, make_trainer, resolve_precision, to_iterations
 from tests.support.noise_images import write_noise_images
 
 
@@ -75,7 +76,7 @@ def test_the_parameters_reach_the_trainer(
     weight = default.detector.head.class_logits.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert default.compile_model(default.detector) is default.detector
-    assert default.precision.dtype is None
+    assert default.precision.name == resolve_precision(values).name == fastest_precision(torch.device("cpu"), "tiny")
     assert capsys.readouterr().err == ""
     assert len(default.optimizer.param_groups) == 2
     changed = replace(
@@ -86,7 +87,9 @@ def test_the_parameters_reach_the_trainer(
         optimizer="sgd",
         lr=0.1,
         base_batch_size=16,
-        schedule="constant",
+        schedule="plateau",
+        plateau_patience=2,
+        gamma=0.5,
         warmup=0.0,
         ema_decay=0.0,
         backbone_frozen_epochs=2,
@@ -98,6 +101,11 @@ def test_the_parameters_reach_the_trainer(
     assert isinstance(other.compile_model(other.detector), CompiledModel)
     assert other.precision.dtype is torch.float16
     assert [group["lr"] for group in other.optimizer.param_groups] == [0.05, 0.05]
+    assert default.plateau is None
+    assert other.plateau is not None
+    for _ in range(3):  # a first validation, and two that are not better
+        other.plateau.on_validation(1, 0.1)
+    assert [group["lr"] for group in other.optimizer.param_groups] == [0.025, 0.025]
     assert other.ema is None
     assert other.backbone_frozen_epochs == 2
 
@@ -111,9 +119,7 @@ def test_a_precision_that_the_cpu_lacks_gives_a_one_line_warning(
         replace(values, train=replace(values.train, precision="bf16"), machine=replace(values.machine, device="cpu")),
         home,
     )
-    assert capsys.readouterr().err.splitlines() == [
-        "train: train.precision: this CPU has no instructions for bf16, so float32 is faster"
-    ]
+    assert capsys.readouterr().err.splitlines() == ["train: train.precision: on this CPU, bf16 is slower than float32"]
 
 
 def test_the_parameters_reach_the_batches(home: Path) -> None:
@@ -128,6 +134,9 @@ def test_the_parameters_reach_the_batches(home: Path) -> None:
     sums = np.fromfile(folder / "sums", dtype=np.uint64)
     assert set(np.flatnonzero(sums)) <= set(batches.data.image_indices.tolist())
     assert not batches.pin_memory or torch.cuda.is_available()
+    assert batches.repeat_factors is None
+    repeating = make_batches(replace(values, train=replace(train, repeat_threshold=0.5)), split, home / "raw")
+    assert repeating.repeat_factors.tolist() == [1] * 5  # all images have the only class
     varied = replace(train, multi_scale=(48, 80))
     make_batches(replace(values, train=varied), split, home / "raw")
     assert list(home.glob(".fcos/cache/raw/*/sides-80-96"))

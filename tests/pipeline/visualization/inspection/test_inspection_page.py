@@ -98,6 +98,15 @@ def test_a_page_without_an_evaluation_shows_the_errors(inspected: Any) -> None:
         ["poor box a detection of the right class whose box fits poorly, with an IoU from 0.1", "1"],
         ["duplicate a further detection of an object that was found", "1"],
     ]
+    certain = text.split("Most certain errors of any kind, highest score first ")[1].split("False positives on ")[0]
+    assert certain.startswith("4 in 3 images.")
+    captions = (
+        "11.png cat 0.80, duplicate",
+        "12.png dog 0.70, background",
+        "13.png cat 0.60, wrong class, in truth dog cat 0.50, poor box, IoU 0.33",
+    )
+    places = [certain.index(caption) for caption in captions]
+    assert places == sorted(places)
     assert "False positives on background, highest score first 1 in 1 image." in text
     assert "12.png dog 0.70" in text
     assert "13.png cat 0.60, in truth dog" in text
@@ -106,7 +115,8 @@ def test_a_page_without_an_evaluation_shows_the_errors(inspected: Any) -> None:
     assert "12.png cat, 60×60 pixels" in text
     assert table(html, "confusion")[1:] == [["dog", "cat", "1", "100.0 %"]]
     assert table(html, "classes")[1:] == [["cat", "3", "—"], ["dog", "2", "—"]]
-    assert html.count("data:image/webp;base64,") == 6  # two images with missed objects, one of each other kind
+    # Three with wrong detections, two with missed objects, one of each other kind.
+    assert html.count("data:image/webp;base64,") == 9
 
 
 def test_numbers_come_from_the_files_of_other_stages(inspected: Any) -> None:
@@ -206,11 +216,13 @@ def test_label_errors_are_drawn_if_their_label_is_still_there(inspected: Any) ->
 def test_the_model_card_is_shown_without_its_html_and_images(inspected: Any) -> None:
     (inspected.root / "reports").mkdir(exist_ok=True)
     card = (
-        f"# Card\n\n{EVIL}\n\n| a | b |\n|---|---|\n| **1** | 2 |\n\n![x](http://127.0.0.1/x.png) [y](javascript:z)\n"
+        f"---\nlicense: mit\n---\n\n# Card\n\n{EVIL}\n\n| a | b |\n|---|---|\n| **1** | 2 |\n\n"
+        "![x](http://127.0.0.1/x.png) [y](javascript:z)\n"
     )
     (inspected.root / "reports/model_card.md").write_text(card)
     html = render(inspected.root).split('id="card"')[1]
     assert "<h1>Card</h1>" in html
+    assert "license" not in html
     assert "<td><strong>1</strong></td>" in html
     assert "<script" not in html
     assert "<img" not in html
@@ -283,7 +295,7 @@ def test_in_a_browser(inspected: Any) -> None:
         browser.close()
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
     assert messages == []
-    assert (len(widths), min(widths)) == (6, 480)
+    assert (len(widths), min(widths)) == (9, 480)
     assert page_width <= 390  # no horizontal scrolling on a phone
     assert title == "digits · what the detector gets wrong"
     assert sorted(names) == sorted(["class", EVIL, "قطة"])

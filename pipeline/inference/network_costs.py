@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and training memory of a detector, on the meta device: shapes only, no memory or compute."""
+"""Parameters and FLOPs of a detector, on the meta device: shapes only, no memory or compute."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fcos.config import ModelConfig
-from fcos.criterion import Criterion
 from fcos.detector import Detector, build
-from fcos.structures import make_targets
-from fcos.training.optimization import make_optimizer
 from pipeline.errors import PipelineError
-from pipeline.params import Params
 
 
 @dataclass(frozen=True)
@@ -39,22 +35,6 @@ class NetworkCosts:
     locations: int
 
 
-@dataclass(frozen=True)
-class TrainingMemory:
-    """Bytes that a training step holds, in float32."""
-
-    weights: int  # with the statistics of norms
-    gradients: int
-    optimizer: int  # state of the optimizer
-    ema: int  # moving average of the weights
-    activations: int  # kept from the forward pass and the loss for the backward pass
-    batch_size: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.ema + self.activations
-
-
 def meta_detector(model: ModelConfig, classes: int) -> Detector:
     """Builds the detector on the meta device.
 
@@ -72,7 +52,7 @@ def meta_detector(model: ModelConfig, classes: int) -> Detector:
 
 def network_costs(detector: Detector, size: tuple[int, int]) -> NetworkCosts:
     """The costs of a detector and of each of its parts for an image of this height and width."""
-    batch = _batch(detector.eval(), size, 1)
+    batch = meta_batch(detector.eval(), size, 1)
     layers = list(_layers(detector))
     layer_outputs: dict[str, list[Tensor]] = {}
     hooks = [layer.register_forward_hook(_record_output(layer_outputs, path)) for _, path, layer in layers]
@@ -91,13 +71,14 @@ def network_costs(detector: Detector, size: tuple[int, int]) -> NetworkCosts:
         ),
         input_size=(batch.shape[-2], batch.shape[-1]),
         parameters=_count_parameters(detector),
-        trainable=sum(parameter.numel() for parameter in _trainable(detector)),
+        trainable=sum(parameter.numel() for parameter in trainable_parameters(detector)),
         flops=counter.get_total_flops(),
         locations=sum(outputs.locations.counts),
     )
 
 
-def _batch(detector: Detector, size: tuple[int, int], images: int) -> Tensor:
+def meta_batch(detector: Detector, size: tuple[int, int], images: int) -> Tensor:
+    """A batch of images of this height and width on the meta device, padded as the detector needs it."""
     return detector.prepare([torch.empty(3, *size, dtype=torch.uint8, device="meta")] * images)
 
 
@@ -129,52 +110,6 @@ def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
-def training_memory(params: Params, detector: Detector, size: tuple[int, int], batch_size: int) -> TrainingMemory:
-    """The memory of a training step on images of this height and width. `detector` gets gradients of zero size."""
-    train = params.train
-    optimizer = make_optimizer(
-        detector, name=train.optimizer, lr=train.lr, weight_decay=train.weight_decay, momentum=train.momentum
-    )
-    activations = _activation_bytes(params, detector.train(), size, batch_size)
-    weights = list(detector.state_dict().values())
-    trainable = _trainable(detector)
-    for parameter in trainable:
-        parameter.grad = torch.empty_like(parameter)
-    optimizer.step()
-    state = [value for group in optimizer.state.values() for value in group.values() if isinstance(value, Tensor)]
-    return TrainingMemory(
-        weights=_bytes(weights),
-        gradients=_bytes(trainable),
-        optimizer=_bytes(state),
-        ema=_bytes(weights) if train.ema_decay else 0,
-        activations=activations,
-        batch_size=batch_size,
-    )
-
-
-def _bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _activation_bytes(params: Params, detector: Detector, size: tuple[int, int], images: int) -> int:
-    """Bytes of the tensors that autograd saves for the backward pass, each storage once, without the weights."""
-    weights = {tensor.untyped_storage()._cdata for tensor in [*detector.parameters(), *detector.buffers()]}
-    saved: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no other storage gets the same identity
-
-    def record(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
-        outputs = detector(_batch(detector, size, images))
-        truth = make_targets([torch.zeros(1, 4)] * images, [torch.zeros(1, dtype=torch.int64)] * images)
-        # The loss keeps the graph alive until all storages are counted.
-        loss = Criterion(params.model, box_loss=params.loss)(outputs, truth.to(torch.device("meta"))).total
-    total = sum(storage.nbytes() for identity, storage in saved.items() if identity not in weights)
-    del loss
-    return total
