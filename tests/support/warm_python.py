@@ -217,7 +217,7 @@ def handle(client: socket.socket, commands: Path) -> None:
     forked = os.fork()
     if forked == 0:
         client.close()
-        run(command, here, environment, umask, files)
+        run(command, here, environment, umask, files, commands.with_name("bin") / "python")
         return
     for number in files:
         os.close(number)
@@ -233,8 +233,8 @@ def handle(client: socket.socket, commands: Path) -> None:
     os._exit(0)
 
 
-def run(command: list[str], here: str, environment: dict[str, str], umask: int, files: list[int]) -> None:
-    """Becomes `python COMMAND`."""
+def run(command: list[str], here: str, environment: dict[str, str], umask: int, files: list[int], python: Path) -> None:
+    """Becomes `python COMMAND`; `python` is the command that forks."""
     os.setpgid(0, 0)
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -250,8 +250,8 @@ def run(command: list[str], here: str, environment: dict[str, str], umask: int, 
         warnings.simplefilter("error")
         command = command[2:]
     option, sys.argv, status = command[0], command[1:], 0
-    if sys.argv[0] in WARM_CHILDREN:
-        sys.executable = str(_home() / "bin" / "python")
+    if any(module in WARM_CHILDREN for module in sys.argv[:1]):
+        sys.executable = str(python)
         if "FCOS_LAUNCHER" in os.environ:  # the parent, at whose death a process of a training ends
             os.environ["FCOS_LAUNCHER"] = str(os.getppid())
     sys.modules["__main__"] = ModuleType("__main__")
