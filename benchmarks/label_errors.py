@@ -3,6 +3,9 @@
 The training scenes of `digits` with 5 % of the labels changed in each of four ways. FOLDER becomes a clone of the last
 commit, in which the cross-check trains its folds; run again with the same folder, it continues. A dated card is
 written.
+
+With `--val DRAWS`, nothing is trained: the errors are planted, as many times, in the val labels of a project that has
+been evaluated, FOLDER. Its detector has learned from correct labels, so more is found. To compare ways of ranking.
 """
 
 import argparse
@@ -210,6 +213,57 @@ def run(folder: Path) -> float:
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
 
 
+def measure_val(project: Path, draws: int) -> dict[Kind, list[float]]:
+    """The precision of each draw, for errors planted in the val labels of a project."""
+    from pipeline.analysis import label_errors
+    from pipeline.data import annotations, detections
+    from pipeline.data.annotations import Annotation
+
+    truth = annotations.read(project / "data/unified/val.json")
+    found = detections.read(project / "predictions/val.json", truth)
+    labels = [Label(item.image_id, item.category_id, item.bbox) for item in truth.annotations]
+    sizes = {image.id: (image.width, image.height) for image in truth.images}
+    categories = [category.id for category in truth.categories]
+    precisions: dict[Kind, list[float]] = {kind: [] for kind in KINDS}
+    for seed in range(draws):
+        changed, planted = plant(labels, sizes, categories, np.random.default_rng(seed))
+        by_id = dict(enumerate(changed, start=1))
+        items = (
+            Annotation(number, label.image, label.category, label.box, label.box[2] * label.box[3])
+            for number, label in by_id.items()
+        )
+        candidates = label_errors.find({"val": replace(truth, annotations=tuple(items))}, {"val": found})
+        for kind in KINDS:
+            of_kind = [
+                by_id[item.annotation_id] if item.annotation_id else Label(item.image_id, 0, item.bbox or (0, 0, 0, 0))
+                for item in candidates
+                if item.kind == kind
+            ]
+            precisions[kind].append(precision(kind, planted, of_kind))
+    return precisions
+
+
+def val_card(precisions: Mapping[Kind, Sequence[float]]) -> str:
+    """The card of `measure_val`: the mean over the draws and its standard error."""
+    rows = []
+    for kind, values in precisions.items():
+        error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+        rows.append(f"| {kind.replace('_', ' ')} | {np.mean(values):.3f} ± {error:.3f} | {REQUIRED[kind]} |")
+    table, draws = "\n".join(rows), len(precisions["missing"])
+    return f"""# Label errors planted in val, {today()}
+
+{context()}
+
+    python -m benchmarks.label_errors FOLDER --val {draws}
+
+| label | precision among as many first candidates | required of the cross-check |
+|---|---|---|
+{table}
+
+The mean of {draws} draws of the errors, ± its standard error. The detector was trained on correct labels.
+"""
+
+
 def card(planted: Sequence[Planted], found: Mapping[Kind, Sequence[Label]], minutes: float) -> str:
     rows = []
     for kind in KINDS:
@@ -239,14 +293,23 @@ labels with errors of the same kinds.
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.label_errors", description="Planted label errors.")
-    parser.add_argument("folder", type=Path, help="of the clone; created, or continued")
-    folder = parser.parse_args().folder.resolve()
+    parser.add_argument("folder", type=Path, help="of the clone; created, or continued. With --val, of a project")
+    parser.add_argument(
+        "--val", type=int, metavar="DRAWS", help="train nothing; plant errors in the project's val split"
+    )
+    arguments = parser.parse_args()
+    folder, results = arguments.folder.resolve(), Path(__file__).parent / "results"
+    if arguments.val:
+        text = val_card(measure_val(folder, arguments.val))
+        print(text)
+        print(save_card(text, "label-errors-val", results))
+        return
     if not (folder / "planted.json").is_file():
         make_project(folder)
     minutes = run(folder)
     text = card(read_planted(folder), read_candidates(folder), minutes)
     print(text)
-    print(save_card(text, "label-errors", Path(__file__).parent / "results"))
+    print(save_card(text, "label-errors", results))
 
 
 if __name__ == "__main__":

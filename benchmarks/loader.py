@@ -234,6 +234,7 @@ def _memory_after_epoch(workers: int, plain: bool, images: int, objects_per_imag
         if plain:
             keys = [[(0, index) for index in step] for step in batches.steps(0)]
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
+            assert isinstance(batches.data, TrainingData)
             data = _PlainDataset(batches.data)
             steps = iter(DataLoader(data, batch_sampler=keys, num_workers=workers, collate_fn=collate))
         else:

@@ -28,6 +28,11 @@ def load_fused(path: str | Path, device: torch.device | None = None) -> tuple[De
     Raises:
         ValueError: as for `load_detector` and `OnnxDetector`.
     """
+    if Path(path).suffix == ".pt2":
+        raise ValueError(
+            f"{path}: programs of torch.export are for other programs; give the .safetensors file that it was exported "
+            "from, or an ONNX file of `fcos export`"
+        )
     if Path(path).suffix == SUFFIX:
         exported = OnnxDetector(Path(path), device or torch.device("cpu"))
         return exported, exported.metadata.description

@@ -89,6 +89,20 @@ class OnnxDetector:
         self, batch: NDArray[np.uint8], input_size: InputSize, postprocess: Postprocess
     ) -> list[Detections]:
         """As `_detect`, with a model that has no post-processing."""
+        outputs, (height, width) = self.outputs(batch, input_size)
+        found = postprocess(outputs, [(height, width)] * len(batch))
+        ratio = torch.tensor([batch.shape[2] / width, batch.shape[1] / height] * 2)
+        return [Detections(item.boxes * ratio, item.scores, item.labels) for item in found]
+
+    def outputs(self, batch: NDArray[np.uint8], input_size: InputSize) -> tuple[Outputs, tuple[int, int]]:
+        """The network's outputs, of a file without post-processing.
+
+        Args:
+            batch: [B, H, W, 3], of any size.
+
+        Returns:
+            The outputs, and the height and width of the resized images without padding.
+        """
         tensors = {
             name: torch.from_numpy(values)
             for name, values in self._run({"images": batch, "size": np.array(input_size.size)}).items()
@@ -99,10 +113,7 @@ class OnnxDetector:
         config = self.metadata.description.model
         shapes = [(-(-padded[0] // stride), -(-padded[1] // stride)) for stride in config.strides]
         locations = make_locations(shapes, config.strides, mode=config.locations, ends=config.regression_ranges)
-        outputs = Outputs(tensors["logits"], tensors["ltrb"], tensors.get("quality"), locations)
-        found = postprocess(outputs, [(height, width)] * len(batch))
-        ratio = torch.tensor([batch.shape[2] / width, batch.shape[1] / height] * 2)
-        return [Detections(item.boxes * ratio, item.scores, item.labels) for item in found]
+        return Outputs(tensors["logits"], tensors["ltrb"], tensors.get("quality"), locations), (height, width)
 
     def _run(self, feed: _Arrays) -> _Arrays:
         names = [output.name for output in self.session.get_outputs()]

@@ -22,6 +22,7 @@ from torch import Tensor
 from fcos import operating_point
 from fcos.description import Description, parse
 from fcos.detector import Detector
+from fcos.drawing import Box, Color, class_color, contrasting_color, label_position
 from fcos.inference import above_thresholds, default_batch_size, detect, load_fused, network_size
 from fcos.onnx_detector import OnnxDetector
 from fcos.operating_point import DEFAULT_SCORE, OperatingPoint
@@ -43,7 +44,6 @@ _DECODING_ERRORS = (
     zlib.error,
     PIL.Image.DecompressionBombError,
 )
-_GOLDEN_ANGLE = 137.508  # degrees: hues at multiples of it differ for all classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,15 +123,20 @@ class Result:
         picture = PIL.Image.fromarray(_to_tensor(self.image).permute(1, 2, 0).cpu().numpy())
         pen, size = ImageDraw.Draw(picture), max(picture.size)
         font, width = ImageFont.load_default(max(12, size / 36)), max(2, round(size / 300))
+        taken: list[Box] = []
+        tags: list[tuple[Box, str, Color]] = []
         items = list(zip(self.boxes.tolist(), self.labels.tolist(), self.names, self.scores.tolist(), strict=True))
-        for box, label, name, score in reversed(items):  # the best one last
-            color = f"hsl({label * _GOLDEN_ANGLE % 360}, 90%, 35%)"
-            pen.rectangle(box, outline=color, width=width)
-            text = f"{name} {score:.2f}"
+        for box, label, _, _ in reversed(items):  # the best one last
+            pen.rectangle(box, outline=class_color(label), width=width)
+        for box, label, name, score in items:  # the best one chooses its place first
+            text, color = f"{name} {score:.2f}", class_color(label)
             _, _, text_width, text_height = pen.textbbox((0, 0), text, font)
-            corner = max(0, min(box[0], picture.width - text_width)), max(0, box[1] - text_height)
-            pen.rectangle((*corner, corner[0] + text_width, corner[1] + text_height), fill=color)
-            pen.text(corner, text, "white", font)
+            x, y = label_position(box, (text_width, text_height), picture.size, taken)
+            taken.append((x, y, x + text_width, y + text_height))
+            tags.append((taken[-1], text, color))
+        for tag, text, color in reversed(tags):
+            pen.rectangle(tag, fill=color)
+            pen.text(tag[:2], text, contrasting_color(color), font)
         return picture
 
 

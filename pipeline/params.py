@@ -242,6 +242,9 @@ class TrainParams:
     size: tuple[Positive, Positive]
     letterbox: bool
     multi_scale: tuple[Positive, Positive] | None
+    tiles: TileSize | None
+    min_visibility: Fraction
+    empty_tiles: Fraction
     group_by_aspect_ratio: bool
     optimizer: Literal["adamw", "adam", "sgd"]
     lr: PositiveFloat

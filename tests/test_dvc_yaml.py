@@ -68,7 +68,7 @@ UNUSED = {
         "pipeline/inference/score_thresholds.py",
     },
 }
-MAX_LINES = 65  # of code dependencies, in all stages together
+MAX_LINES = 69  # of code dependencies, in all stages together
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 # download depends on its parameters alone: an edit of its code must not download gigabytes again (see dvc.yaml).
 WITH_CODE = [name for name in STAGES if name != "download"]

@@ -4,6 +4,7 @@ The advice follows from annotations and parameters; no image is read. Only what 
 is worth a line.
 """
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from pipeline.training.initial_weights import find_start
 _RECALL_SAMPLE = 400  # images for the best possible recall: takes seconds, even at 1333 pixels
 _MAX_NAMES = 5  # class names in a line
 _SMALL_BOX = 8  # pixels
+_TILED_BOX, _TILED_SHARE = 12, 0.25  # pixels at the input size, and the share of smaller boxes from which tiles help
+_BOX_IN_TILE = 16  # pixels at the input size that the median box of an advised tile has at least
 _LARGE_INPUT = 500_000  # pixels of an image; larger inputs need a GPU
 Floats = NDArray[np.float64]
 
@@ -85,10 +88,11 @@ def make_context(params: Params, train: AnnotationSet, val: AnnotationSet, *, st
     objects = trainable_annotations(train.annotations, include_difficult=params.train.include_difficult)
     image_sizes = np.array([size_of[item.image_id] for item in objects], dtype=np.float64).reshape(-1, 2)
     boxes = np.array([item.bbox for item in objects], dtype=np.float64).reshape(-1, 4)
-    has_recall = bool(objects) and params.model.assigner not in NEEDS_PREDICTIONS
+    # The recall is that of whole images.
+    has_recall = bool(objects) and params.model.assigner not in NEEDS_PREDICTIONS and not params.train.tiles
     return Context(
         params=params,
-        images=min(_count_images(params, train), params.train.max_images or len(train.images)),
+        images=_count_images(params, train, steps),
         steps=steps,
         val_images=len(val.images),
         image_sizes=np.array(list(size_of.values()), dtype=np.float64).reshape(-1, 2),
@@ -102,14 +106,21 @@ def make_context(params: Params, train: AnnotationSet, val: AnnotationSet, *, st
 
 
 def _scales(params: Params, image_sizes: Floats) -> Floats:
-    """[N] the resize factors of images of these heights and widths [N, 2]: InputSize.scale for many images."""
+    """[N] the resize factors of images, or their tiles, of these heights and widths [N, 2]: as InputSize.scale."""
     size = np.array(params.train.size, dtype=np.float64)
-    sides = image_sizes if params.train.letterbox else np.sort(image_sizes, axis=1)
+    tile = params.train.tiles[0] if params.train.tiles else np.inf
+    sides = np.minimum(image_sizes if params.train.letterbox else np.sort(image_sizes, axis=1), tile)
     scales: Floats = (size / sides).min(axis=1)
     return scales
 
 
-def _count_images(params: Params, split: AnnotationSet) -> int:
+def _count_images(params: Params, split: AnnotationSet, steps: int) -> int:
+    """The number of images, or of their tiles, in an epoch."""
+    usable = min(_count_usable(params, split), params.train.max_images or len(split.images))
+    return max(usable, steps * params.train.batch_size) if params.train.tiles else usable
+
+
+def _count_usable(params: Params, split: AnnotationSet) -> int:
     """The number of images that train.include_empty and train.include_crowd leave."""
     objects = trainable_annotations(split.annotations, include_difficult=params.train.include_difficult)
     with_objects = {item.image_id for item in objects}
@@ -189,6 +200,45 @@ def small_boxes(context: Context) -> str | None:
     )
 
 
+def small_boxes_in_large_images(context: Context) -> str | None:
+    """Many small boxes in images that are shrunk: tiles show the boxes at their stored size, or larger."""
+    if context.train.tiles or not len(context.box_sizes):
+        return None
+    sizes = np.sqrt(context.box_sizes.prod(axis=1))
+    share, median = float((sizes < _TILED_BOX).mean()), float(np.median(sizes))
+    scale = float(np.median(_scales(context.params, context.image_sizes)))
+    if share < _TILED_SHARE or scale > 0.5:  # a larger train.size is simpler for images that are hardly shrunk
+        return None
+    tile = _tile(context, median / scale, scale)
+    enlarged = median / scale * context.train.input_size.scale(tile[0], tile[0])
+    option = f"[{tile[0]}, {tile[1]:g}]"
+    return (
+        f"{share:.0%} of the boxes are under {_TILED_BOX} px at the input size: tiles of {tile[0]} px would show the "
+        f"median box at {enlarged:.0f} px instead of {median:.0f}: "
+        f"-S 'train.tiles={option}' -S 'evaluate.tiles={option}'"
+    )
+
+
+def _tile(context: Context, median: float, scale: float) -> tuple[int, float]:
+    """Side and overlap of tiles in which the median box has at least `_BOX_IN_TILE` pixels at the input size.
+
+    Args:
+        median: size of the median box in pixels of the stored image.
+        scale: resize factor of the median image.
+    """
+    side = max(32, math.floor(min(context.train.size) * min(1.0, median / _BOX_IN_TILE) / 32) * 32)
+    large = float(np.percentile(context.long_sides, 90)) / scale
+    return side, min(0.5, max(0.1, math.ceil(20 * large / side) / 20))  # most boxes are whole in a tile
+
+
+def untiled_evaluation(context: Context) -> str | None:
+    """A detector of small objects that is evaluated on whole images only, where it can't find them."""
+    tiles = context.train.tiles
+    if tiles is None or context.params.evaluate.tiles:
+        return None
+    return f"training is on tiles, but evaluation isn't: -S 'evaluate.tiles=[{tiles[0]}, {tiles[1]:g}]'"
+
+
 def empty_levels(context: Context) -> str | None:
     """Levels whose size range contains no object at any zoom."""
     if context.params.model.assigner != "fcos" or not len(context.box_sizes):
@@ -250,7 +300,7 @@ def unlearnable_objects(context: Context) -> str | None:
 def large_images(context: Context) -> str | None:
     """Images that are decoded at many times the input size."""
     scale = float(np.median(_scales(context.params, context.image_sizes)))
-    if scale > 0.25 or context.machine.cache:
+    if scale > 0.25 or context.machine.cache or context.train.tiles:
         return None
     return (
         f"images are {1 / scale:.0f} times as large as {context.size_text}: with machine.cache true they are decoded "
@@ -372,6 +422,8 @@ RULES: tuple[Rule, ...] = (
     imbalanced_classes,
     unlearnable_objects,
     small_boxes,
+    small_boxes_in_large_images,
+    untiled_evaluation,
     empty_levels,
     high_learning_rate,
     long_warmup,
@@ -392,6 +444,7 @@ DATA_RULES: tuple[Rule, ...] = (
     imbalanced_classes,
     unlearnable_objects,
     small_boxes,
+    small_boxes_in_large_images,
     empty_levels,
     large_images,
 )

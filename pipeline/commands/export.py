@@ -1,10 +1,14 @@
 """`fcos export`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.commands import options
+
+if TYPE_CHECKING:
+    from fcos.postprocess import Postprocess
 
 
 @click.command()
@@ -53,9 +57,13 @@ from pipeline.commands import options
 @click.option(
     "--check/--no-check",
     default=True,
-    help="Compare the detections of an ONNX file in float32 with the detector's, in at most 16 images of the "
-    "validation split, or in generated ones where there is none. int8 is measured instead, .pt2 isn't compared.",
+    help="Compare the file's detections with the detector's in the validation split, or in generated images where "
+    "there is none. int8 is measured instead.",
 )
+@click.option(
+    "--check-images", type=click.IntRange(1), metavar="N", help="Compare in N images of the validation split only."
+)
+@options.set_param
 def export(
     weights: Path | None,
     format: str,
@@ -68,6 +76,8 @@ def export(
     pre_nms_topk: int | None,
     max_detections: int | None,
     check: bool,
+    check_images: int | None,
+    overrides: tuple[str, ...],
 ) -> None:
     """Export a detector for other programs.
 
@@ -77,16 +87,33 @@ def export(
         raise click.UsageError("--int8 needs --format onnx")
     if calibrate and not int8:
         raise click.UsageError("--calibrate needs --int8")
+    if check_images and (int8 or not check):
+        raise click.UsageError(
+            f"--check-images needs a comparison, which {'--int8' if int8 else '--no-check'} leaves out"
+        )
     from pipeline.export import exporter
-    from pipeline.inference.postprocess import project_postprocess
     from pipeline.workspace import workspace
 
-    postprocess = project_postprocess(
+    postprocess = _postprocess(
+        overrides,
         score_threshold=score,
         nms_iou_threshold=nms_iou_threshold,
         pre_nms_topk=pre_nms_topk,
         max_detections=max_detections,
     )
-    options = exporter.Options(out=out, format=format, raw=raw, int8=int8, calibrate=calibrate, check=check)
+    options = exporter.Options(
+        out=out, format=format, raw=raw, int8=int8, calibrate=calibrate, check=check, check_images=check_images
+    )
     for line in exporter.export(weights or workspace() / "models/detector.safetensors", options, postprocess):
         click.echo(line)
+
+
+def _postprocess(overrides: tuple[str, ...], **values: float | None) -> "Postprocess":
+    """The project's post-processing, with parameters and options of the command in their place."""
+    from pipeline import params
+    from pipeline.inference.postprocess import make_postprocess, project_postprocess
+    from pipeline.overrides import override
+
+    if overrides:
+        return make_postprocess(override(params.load(), overrides).postprocess, **values)
+    return project_postprocess(**values)

@@ -51,8 +51,8 @@ def check_postprocess(postprocess: Postprocess) -> None:
     """
     if postprocess.nms != "hard":
         raise PipelineError(
-            f"postprocess.nms {postprocess.nms}: ONNX has no operator for it; set it to hard, or export the network's "
-            "outputs with --raw, which `fcos predict` post-processes itself"
+            f"postprocess.nms {postprocess.nms}: ONNX has no operator for it; add -S postprocess.nms=hard, or --raw to "
+            "export the network's outputs, which `fcos predict` post-processes itself"
         )
 
 
@@ -128,10 +128,13 @@ def complete(traced: ir.Model, model: SavedDetector, about: Metadata) -> ir.Mode
     return graph
 
 
-def write_torch(model: SavedDetector, about: Metadata, out: Path) -> None:
+def write_torch(model: SavedDetector, about: Metadata, out: Path, check: Callable[[Path], object]) -> None:
     """Writes a program of `torch.export`, from a batch of `batch_images` to the network's outputs.
 
     Its metadata is the extra file `metadata.json`.
+
+    Args:
+        about, check: as for `write_onnx`.
 
     Raises:
         PipelineError: the network can't be traced, or the file can't be written.
@@ -144,3 +147,4 @@ def write_torch(model: SavedDetector, about: Metadata, out: Path) -> None:
         )
     with write_errors(out), atomic_replace(out) as temporary:
         temporary.write_bytes(content.getvalue())
+        check(temporary)

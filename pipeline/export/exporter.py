@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from fcos.onnx_files import SUFFIX
 from fcos.onnx_metadata import Metadata
@@ -28,6 +29,7 @@ class Options:
     int8: bool  # with the format onnx only
     calibrate: Path | None  # folder with images for int8; None: the training split
     check: bool
+    check_images: int | None  # largest number of images for the check; None: all of the validation split
 
 
 def export(weights: Path, options: Options, postprocess: Postprocess) -> Iterator[str]:
@@ -45,12 +47,10 @@ def export(weights: Path, options: Options, postprocess: Postprocess) -> Iterato
     model = SavedDetector.load(weights, torch.device("cpu"))
     about = detector_files.metadata(model, weights, postprocess, raw=raw)
     yield from _note_views(weights)
-    if options.format == "torch":
-        detector_files.write_torch(model, about, out)
-    elif options.int8:
+    if options.int8:
         yield _write_int8(weights, model, about, out, options.calibrate)
     else:
-        yield from _write_float32(weights, model, about, out, check=options.check)
+        yield from _write_float32(weights, model, about, out, options)
     part = "the network of a detector" if raw else "a detector"
     yield f"{out}: {part} of {count_noun(len(model.class_names), 'class', 'classes')}"
 
@@ -64,16 +64,18 @@ def _note_views(weights: Path) -> Iterator[str]:
         )
 
 
-def _write_float32(weights: Path, model: SavedDetector, about: Metadata, out: Path, *, check: bool) -> Iterator[str]:
+def _write_float32(weights: Path, model: SavedDetector, about: Metadata, out: Path, options: Options) -> Iterator[str]:
     lines = []
 
     def check_file(path: Path) -> None:
-        if check:
-            compared = images.for_comparison(weights, model.description.input_size)
-            found = parity.check_file(path, model, compared, about.postprocess)
+        if options.check:
+            compared = images.for_comparison(weights, model, options.check_images)
+            with tqdm(compared.pixels, "compare", compared.number, unit="image", disable=None, delay=1.0) as pixels:
+                found = parity.check_file(path, model, pixels, about.postprocess, compared.split)
             lines.append(f"compared with {weights}: {found.describe()}")
 
-    detector_files.write_onnx(model, about, out, check_file)
+    write = detector_files.write_torch if options.format == "torch" else detector_files.write_onnx
+    write(model, about, out, check_file)
     yield from lines
 
 
@@ -82,7 +84,7 @@ def _write_int8(weights: Path, model: SavedDetector, about: Metadata, out: Path,
     calibration, calibrated_on = images.for_calibration(weights, calibrate)
 
     def measure(*files: Path) -> dict[str, object]:
-        timed = images.for_comparison(weights, model.description.input_size)
+        timed = images.for_timing(weights, model.description.input_size)
         return measurement.measure(files, split, timed, calibrated_on, about.postprocess)
 
     return measurement.describe(detector_files.write_int8(model, about, out, calibration, measure))

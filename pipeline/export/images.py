@@ -1,27 +1,62 @@
 """Images on which an exported detector is calibrated and compared."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fcos.config import InputSize
 from pipeline.data import annotations
+from pipeline.data.annotations import AnnotationSet
 from pipeline.data.image_suffixes import find_files
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError, count_noun
 from pipeline.export.provenance import images_folder, project_of
+from pipeline.inference.saved_detector import SavedDetector
+
+_Item = TypeVar("_Item")
 
 _BLOCK = 8  # pixels
-_COMPARED = 16  # images
+_GENERATED = _TIMED = 16  # images
 _CALIBRATED = 100
 
 
-def for_comparison(weights: Path, input_size: InputSize) -> list[Tensor]:
+@dataclass(frozen=True)
+class Compared:
+    """The images in which an exported detector is compared."""
+
+    number: int
+    pixels: Iterable[Tensor]  # uint8 [3, H, W] as stored, each read when it is needed
+    split: AnnotationSet | None  # their annotations; None: the images are generated
+
+
+def for_comparison(weights: Path, model: SavedDetector, limit: int | None = None) -> Compared:
+    """The images of the validation split, or generated ones where there is none.
+
+    Args:
+        limit: the largest number of images, evenly spaced; None: all.
+
+    Raises:
+        PipelineError: the split is invalid; from `pixels`: an image can't be decoded.
+    """
+    project = project_of(weights)
+    if project is None:
+        count = min(limit or _GENERATED, _GENERATED)
+        return Compared(count, generate(model.description.input_size, count), None)
+    split, folder = annotations.read(project / "data/unified/val.json"), images_folder(project)
+    chosen = evenly_spaced(split.images, limit or len(split.images))
+    has_classes = [(category.id, category.name) for category in split.categories] == [*model.description.categories]
+    pixels = (read_image(folder / image.file_name, (image.width, image.height)) for image in chosen)
+    return Compared(len(chosen), pixels, split.subset(chosen) if has_classes else None)
+
+
+def for_timing(weights: Path, input_size: InputSize) -> list[Tensor]:
     """Some images of the validation split, or generated ones where there is none."""
     files = split_files(weights, "val")
-    return [read_image(path) for path in evenly_spaced(files, _COMPARED)] if files else generate(input_size, _COMPARED)
+    return [read_image(path) for path in evenly_spaced(files, _TIMED)] if files else generate(input_size, _TIMED)
 
 
 def for_calibration(weights: Path, folder: Path | None) -> tuple[Iterator[Tensor], str]:
@@ -48,10 +83,10 @@ def split_files(weights: Path, split: str) -> list[Path]:
     return [folder / image.file_name for image in annotations.read(project / f"data/unified/{split}.json").images]
 
 
-def evenly_spaced(files: list[Path], count: int) -> list[Path]:
-    """At most `count` files of a list, in its order."""
-    count = min(count, len(files))
-    return [files[index * len(files) // count] for index in range(count)]
+def evenly_spaced(items: Sequence[_Item], count: int) -> list[_Item]:
+    """At most `count` items of a list, in its order."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 def generate(input_size: InputSize, count: int) -> list[Tensor]:

@@ -7,11 +7,14 @@ with 16-bit integer weights, and rounds to 8 bits after each.
 
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
 _WEIGHT_BITS = 15  # torch scales the weights of each axis by the largest power of two with which they fit
 _MAX_PRECISION = 22
+_BLOCK = 8  # results computed together along an axis
+_COLUMNS, _ROWS = "columns", "rows"
 
 
 def resized_size(op: OpBuilder, stored: Any, size: Any, *, letterbox: bool) -> Any:
@@ -38,13 +41,12 @@ def resize(op: OpBuilder, images: Any, stored: Any, resized: Any) -> Any:
     """
     height, width = (_element(op, stored, axis) for axis in (0, 1))
     new_height, new_width = (_element(op, resized, axis) for axis in (0, 1))
-    # The axis that is resized is the second one, so that a weight applies to many consecutive numbers.
-    columns = op.Reshape(op.Transpose(images, perm=[0, 2, 1, 3]), op.Concat([0], width, [-1], axis=0))
-    columns = _resize_axis(op, columns, width, new_width, "columns")
-    columns = op.Reshape(columns, op.Concat([0], new_width, height, [3], axis=0))
-    rows = op.Reshape(op.Transpose(columns, perm=[0, 2, 1, 3]), op.Concat([0], height, [-1], axis=0))
-    rows = _resize_axis(op, rows, height, new_height, "rows")
-    return op.Reshape(rows, op.Concat([0], new_height, new_width, [3], axis=0))
+    batch = op.Shape(images, start=0, end=1)
+    lines = op.Reshape(images, op.Concat(op.Mul(batch, height), width, [3], axis=0))
+    lines = _resize_axis(op, lines, width, new_width, _COLUMNS)
+    lines = op.Reshape(lines, op.Concat(batch, height, [-1], axis=0))
+    lines = _resize_axis(op, lines, height, new_height, _ROWS)
+    return op.Reshape(lines, op.Concat(batch, new_height, new_width, [3], axis=0))
 
 
 def _resize_axis(op: OpBuilder, pixels: Any, length: Any, new_length: Any, name: str) -> Any:
@@ -64,53 +66,72 @@ def _resize_axis(op: OpBuilder, pixels: Any, length: Any, new_length: Any, name:
 
 
 def _interpolate(op: OpBuilder, pixels: Any, length: Any, new_length: Any, name: str) -> Any:
+    """Computes blocks of results as products of matrices, each from the few pixels that the block depends on."""
     first, weights, precision = _weights(op, length, new_length)
-    last = op.Sub(length, [1])
+    number = op.Shape(weights, start=2, end=3)
+    factors = _for_channels(op, weights) if name == _COLUMNS else weights
+    high, low = (
+        op.Cast(function(factors, [256]), to=ir.DataType.UINT8) for function in (op.Div, op.Mod)
+    )  # MatMulInteger takes 8 bits
+    rounding, scale = (
+        op.Cast(_power_of_two(op, exponent), to=ir.DataType.INT32) for exponent in (op.Sub(precision, [1.0]), precision)
+    )
 
-    def add_tap(op: OpBuilder, tap: Any, condition: Any, total: Any) -> tuple[Any, Any]:
-        """Adds one of the pixels that a result is computed from; those beyond the image have the weight 0."""
-        source = op.Cast(op.Gather(pixels, op.Min(op.Add(first, tap), last), axis=1), to=ir.DataType.INT32)
-        weight = op.Unsqueeze(op.Gather(weights, tap, axis=0), [1])
-        return op.Identity(condition), op.Add(total, op.Mul(source, weight))
+    def resize_block(op: OpBuilder, start: Any, high: Any, low: Any) -> Any:
+        block = op.Slice(pixels, start, op.Add(start, number), [1])
+        if name == _COLUMNS:
+            block = op.Reshape(block, [0, -1])
+            sums = [op.MatMulInteger(block, factors) for factors in (high, low)]
+        else:
+            sums = [op.MatMulInteger(factors, block) for factors in (high, low)]
+        total = op.Add(op.Add(op.Mul(sums[0], 256), sums[1]), rounding)
+        result = op.Cast(op.Min(op.Div(total, scale), 255), to=ir.DataType.UINT8)
+        return op.Reshape(result, op.Concat([0, _BLOCK], op.Shape(pixels, start=2, end=3), axis=0))
 
-    rounding = op.Cast(_power_of_two(op, op.Sub(precision, [1.0])), to=ir.DataType.INT32)
-    shape = op.Concat(op.Shape(pixels, start=0, end=1), new_length, op.Shape(pixels, start=2, end=3), axis=0)
-    inputs = [
-        ir.val("tap", ir.DataType.INT64, []),
-        ir.val("more", ir.DataType.BOOL, []),
-        ir.val("sum", ir.DataType.INT32),
-    ]
-    outputs = [ir.val("continue", ir.DataType.BOOL, []), ir.val("total", ir.DataType.INT32)]
-    body = _subgraph(op, f"{name}_tap", add_tap, inputs, outputs)
-    total = op.Loop(op.Shape(weights, start=0, end=1), None, op.Expand(rounding, shape), body=body)
-    scale = op.Cast(_power_of_two(op, precision), to=ir.DataType.INT32)
-    return op.Cast(op.Min(op.Div(total, scale), 255), to=ir.DataType.UINT8)
+    inputs = [ir.val("start", ir.DataType.INT64, [1]), *(ir.val(part, ir.DataType.UINT8) for part in ("high", "low"))]
+    body = _subgraph(op, f"{name}_block", resize_block, inputs, [ir.val("resized", ir.DataType.UINT8)])
+    blocks = op.Transpose(op.Scan(first, high, low, body=body, num_scan_inputs=3), perm=[1, 0, 2, 3])
+    results = op.Reshape(blocks, op.Concat([0, -1], op.Shape(pixels, start=2, end=3), axis=0))
+    return op.Slice(results, [0], new_length, [1])
+
+
+def _for_channels(op: OpBuilder, weights: Any) -> Any:
+    """Weights int32 [blocks, _BLOCK, pixels] as [blocks, pixels·3, _BLOCK·3], for channels side by side."""
+    by_pixel = op.Unsqueeze(op.Transpose(weights, perm=[0, 2, 1]), [2, 4])
+    same_channel = op.Constant(value=ir.tensor(np.eye(3, dtype=np.int32)[:, None]))
+    shape = op.Concat([0], op.Mul(op.Shape(weights, start=2, end=3), [3]), [3 * _BLOCK], axis=0)
+    return op.Reshape(op.Mul(by_pixel, same_channel), shape)
 
 
 def _weights(op: OpBuilder, length: Any, new_length: Any) -> tuple[Any, Any, Any]:
     """The pixels that each result is a mean of, along an axis.
 
     Returns:
-        The index of the first pixel, int64 [M]; the weights of that pixel and the next ones, int32 [taps, M]; and the
-        power of two that the weights add up to, float64 [1].
+        The index of the first pixel of each block, int64 [blocks, 1]; the weights, in each of its results, of that
+        pixel and the next ones, int32 [blocks, _BLOCK, pixels]; and the exponent of the power of two that the weights
+        of a result add up to, float64 [1]. Results beyond the last one repeat it.
     """
     size, new_size = op.Cast(length, to=ir.DataType.DOUBLE), op.Cast(new_length, to=ir.DataType.DOUBLE)
     scale = op.Div(size, new_size)
     reach = op.Max(scale, [1.0])
-    index = op.Range(0.0, op.Squeeze(new_size), 1.0)
+    blocks = op.Ceil(op.Div(new_size, [float(_BLOCK)]))
+    index = op.Range(0.0, op.Squeeze(op.Mul(blocks, [float(_BLOCK)])), 1.0)
+    index = op.Reshape(op.Min(index, op.Sub(new_size, [1.0])), [-1, _BLOCK, 1])
     center = op.Mul(scale, op.Add(index, [0.5]))
     first = op.Max(op.Floor(op.Add(op.Sub(center, reach), [0.5])), [0.0])
     end = op.Min(op.Floor(op.Add(op.Add(center, reach), [0.5])), size)
-    taps = op.Add(op.Mul(op.Ceil(reach), [2.0]), [1.0])
-    tap = op.Unsqueeze(op.Range(0.0, op.Squeeze(taps), 1.0), [1])
-    position = op.Add(tap, first)
+    number = op.Min(op.Ceil(op.Add(op.Mul(scale, [float(_BLOCK - 1)]), op.Add(op.Mul(reach, [2.0]), [2.0]))), size)
+    start = op.Min(op.Slice(first, [0], [1], [1]), op.Sub(size, number))
+    position = op.Add(op.Range(0.0, op.Squeeze(number), 1.0), start)
     distance = op.Abs(op.Mul(op.Add(op.Sub(position, center), [0.5]), op.Div([1.0], reach)))
     weight = op.Max(op.Sub([1.0], distance), [0.0])
-    weight = op.Where(op.Less(position, end), weight, [0.0])
-    weight = op.Div(weight, op.ReduceSum(weight, [0], keepdims=1))
+    inside = op.And(op.GreaterOrEqual(position, first), op.Less(position, end))
+    weight = op.Where(inside, weight, [0.0])
+    weight = op.Div(weight, op.ReduceSum(weight, [2], keepdims=1))
     precision = _precision(op, op.ReduceMax(weight, keepdims=0))
     scaled = op.Floor(op.Add(op.Mul(weight, _power_of_two(op, precision)), [0.5]))
-    return op.Cast(first, to=ir.DataType.INT64), op.Cast(scaled, to=ir.DataType.INT32), precision
+    start = op.Cast(op.Squeeze(start, [2]), to=ir.DataType.INT64)
+    return start, op.Cast(scaled, to=ir.DataType.INT32), precision
 
 
 def _precision(op: OpBuilder, largest: Any) -> Any:

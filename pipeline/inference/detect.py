@@ -44,11 +44,12 @@ def detect_split(
         if batch:
             pixels = [read_image(folder / image.file_name, (image.width, image.height)) for image in batch]
             for image, detections in zip(batch, detect_batch(pixels), strict=True):
-                yield from _to_records(image, detections, split)
+                yield from to_records(image, detections, split)
         progress(len(batch))
 
 
-def _to_records(image: Image, detections: Detections, split: AnnotationSet) -> Iterator[Detection]:
+def to_records(image: Image, detections: Detections, split: AnnotationSet) -> Iterator[Detection]:
+    """Detections in an image of a split, with the data set's own ids."""
     for box, score, label in zip(
         detections.boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
     ):

@@ -12,6 +12,7 @@ from fcos.detector import Detector
 from fcos.inference import detect_resized, fit, rescale
 from fcos.onnx_detector import OnnxDetector
 from fcos.postprocess import Detections, Postprocess
+from pipeline.data.tiles import cut
 from pipeline.errors import count_noun
 from pipeline.inference import tiles
 from pipeline.inference.merging import MERGES
@@ -91,8 +92,8 @@ def detect_in_views(
     whole = _detect(detector, images, sizes, postprocess, views)
     if views.tiles is None:
         return whole
-    regions = [tiles.cut(image.shape[-2], image.shape[-1], *views.tiles) for image in images]
-    crops = [(image, tile) for image, cut in zip(images, regions, strict=True) for tile in cut[1:]]
+    regions = [cut(image.shape[-2], image.shape[-1], *views.tiles) for image in images]
+    crops = [(image, tile) for image, parts in zip(images, regions, strict=True) for tile in parts[1:]]
     found: list[Detections] = []
     for start in range(0, len(crops), batch_size):
         batch = [tile.crop(image) for image, tile in crops[start : start + batch_size]]
@@ -100,8 +101,10 @@ def detect_in_views(
     in_tiles = iter(found)
     threshold, limit = views.merge_iou_threshold, postprocess.max_detections
     return [
-        tiles.join(cut, [detections, *islice(in_tiles, len(cut) - 1)], threshold, limit) if len(cut) > 1 else detections
-        for detections, cut in zip(whole, regions, strict=True)
+        tiles.join(parts, [detections, *islice(in_tiles, len(parts) - 1)], threshold, limit)
+        if len(parts) > 1
+        else detections
+        for detections, parts in zip(whole, regions, strict=True)
     ]
 
 

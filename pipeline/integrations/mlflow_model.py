@@ -13,8 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fcos.onnx_files import SUFFIX, read_metadata
+from fcos.onnx_metadata import Metadata
 from fcos.postprocess import Postprocess
 from pipeline.data.image_files import MAX_MEGAPIXELS
+from pipeline.errors import PipelineError
 from pipeline.files import digest
 from pipeline.inference.postprocess import project_postprocess
 from pipeline.inference.score_thresholds import find_operating_point
@@ -31,8 +34,9 @@ PACKAGES = (
     "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "ruamel.yaml", "safetensors", "torch",
     "torchvision",
 )  # fmt: skip
-WEIGHTS, DESCRIPTION, POSTPROCESS, OPERATING_POINT, MODEL_CARD, EXAMPLE = FILES = (
-    "detector.safetensors", "detector.json", "postprocess.json", "operating_point.json", "model_card.md", "example.jpg",
+WEIGHTS, ONNX, DESCRIPTION, POSTPROCESS, OPERATING_POINT, MODEL_CARD, EXAMPLE = FILES = (
+    "detector.safetensors", "detector.onnx", "detector.json", "postprocess.json", "operating_point.json",
+    "model_card.md", "example.jpg",
 )  # fmt: skip
 
 
@@ -40,7 +44,7 @@ WEIGHTS, DESCRIPTION, POSTPROCESS, OPERATING_POINT, MODEL_CARD, EXAMPLE = FILES 
 class ModelFiles:
     """What a model is made of."""
 
-    weights: Path  # .safetensors, with the description (.json) beside it
+    weights: Path  # .safetensors, with the description (.json) beside it; or an ONNX file
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     postprocess: Postprocess = field(default_factory=Postprocess)
@@ -55,6 +59,8 @@ class ModelFiles:
     def files(self) -> dict[str, Path | bytes]:
         """Files by their names in FILES."""
         files: dict[str, Path | bytes] = {WEIGHTS: self.weights, DESCRIPTION: self.weights.with_suffix(".json")}
+        if self.weights.suffix == SUFFIX:
+            files = {ONNX: self.weights}
         files[POSTPROCESS] = json.dumps(asdict(self.postprocess), indent=2).encode()
         optional = {OPERATING_POINT: self.operating_point, MODEL_CARD: self.model_card, EXAMPLE: self.example}
         return files | {name: content for name, content in optional.items() if content}
@@ -72,8 +78,14 @@ def files_of_weights(weights: Path) -> ModelFiles:
     """What a model of a detector's file is made of, with the operating point that was chosen for it, as in prediction.
 
     Raises:
-        PipelineError: the operating point or the section `postprocess` of the project's params.yaml is invalid.
+        PipelineError: the operating point or the section `postprocess` of the project's params.yaml is invalid, or an
+            ONNX file is no detector.
     """
+    if weights.suffix == SUFFIX:
+        try:
+            return ModelFiles(weights, postprocess=Metadata.from_props(read_metadata(weights)).postprocess)
+        except ValueError as error:
+            raise PipelineError(str(error)) from None
     points = find_operating_point(weights)
     return ModelFiles(weights, postprocess=project_postprocess(), operating_point=points[0] if points else None)
 
@@ -96,6 +108,7 @@ def write(folder: Path, files: Path, *, model: str | None = None, run: str | Non
     example, code = staged / EXAMPLE, staged / CODE_ARCHIVE
     _pack_code(code)
     present = [name for name in FILES if (staged / name).is_file() and name != EXAMPLE]
+    packages = (*PACKAGES, "onnxruntime") if ONNX in present else PACKAGES
     mlflow.pyfunc.save_model(
         str(folder),
         python_model=str(SERVED),
@@ -103,14 +116,14 @@ def write(folder: Path, files: Path, *, model: str | None = None, run: str | Non
         signature=signature(),
         input_example=_frame(example.read_bytes()) if example.is_file() else None,
         code_paths=[str(code)],
-        pip_requirements=[f"{package}=={version(package)}" for package in PACKAGES],
+        pip_requirements=[f"{package}=={version(package)}" for package in packages],
         mlflow_model=Model(model_id=model, run_id=run),
         model_config={"device": "auto", "max_megapixels": MAX_MEGAPIXELS, **config},
     )
 
 
 def _key(name: str) -> str:
-    return {WEIGHTS: "weights", DESCRIPTION: "description"}.get(name, Path(name).stem)
+    return {WEIGHTS: "weights", ONNX: "weights", DESCRIPTION: "description"}.get(name, Path(name).stem)
 
 
 def signature() -> Any:

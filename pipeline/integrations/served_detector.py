@@ -42,6 +42,7 @@ class ServedDetector(PythonModel):  # type: ignore[misc]
         self._limit = PixelLimit(config.get("max_megapixels", MAX_MEGAPIXELS), "max_megapixels=")
         postprocess = Postprocess(**json.loads(Path(context.artifacts["postprocess"]).read_text()))
         views, _ = choose_views(weights, plain=False, score=None)
+        self.class_names = detector.class_names
         self._detector = ConfiguredDetector(
             detector, score_thresholds(weights, detector.class_names), postprocess, views
         )

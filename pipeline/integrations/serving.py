@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from fcos.onnx_files import SUFFIX
 from pipeline.errors import PipelineError
 from pipeline.integrations import servers
 
@@ -83,10 +84,12 @@ def _check(weights: Path) -> None:
     Raises:
         PipelineError: a file is missing, or it is of another kind.
     """
-    if weights.suffix != ".safetensors":
-        raise PipelineError(
-            f"{weights}: not a .safetensors file; only these are served, not what is exported from them"
-        )
+    if weights.suffix not in (".safetensors", SUFFIX):
+        raise PipelineError(f"{weights}: neither a .safetensors file nor an ONNX file of `fcos export`; give one")
+    if weights.suffix == SUFFIX:
+        if not weights.is_file():
+            raise PipelineError(f"{weights}: no such file")
+        return
     for file in (weights, weights.with_suffix(".json")):
         if not file.is_file():
             raise PipelineError(f"{file}: no such file; the weights and their .json file must be in the same folder")

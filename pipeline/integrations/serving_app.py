@@ -2,10 +2,11 @@
 
 import asyncio
 import html
+import json
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fcos.drawing import class_color
 from pipeline.errors import PipelineError
 from pipeline.integrations import access, mlflow_model, mlflow_registry, mlflow_store
 from pipeline.integrations.serving import Limits, Settings
@@ -45,8 +47,8 @@ def server_app() -> ASGIApp:
     """The application that uvicorn runs. An error that a person can fix ends the process with one line."""
     settings = Settings.from_environment()
     with _end_on_sigterm(), _exit_with_one_line(), TemporaryDirectory(prefix="fcos-") as folder:
-        app = _scoring_server(settings, Path(folder))
-    return ScoringApp(app, settings)
+        app, class_names = _scoring_server(settings, Path(folder))
+    return ScoringApp(app, settings, class_names)
 
 
 @contextmanager
@@ -68,8 +70,10 @@ def _exit_with_one_line() -> Iterator[None]:
         sys.exit(1)
 
 
-def _scoring_server(settings: Settings, folder: Path) -> ASGIApp:
-    """MLflow's application for a detector. The files of a registered model are data: its code is not run.
+def _scoring_server(settings: Settings, folder: Path) -> tuple[ASGIApp, list[str]]:
+    """MLflow's application for a detector, and the names of its classes, indexed by label.
+
+    The files of a registered model are data: its code is not run.
 
     Args:
         folder: a temporary folder, which the application doesn't need.
@@ -89,10 +93,12 @@ def _scoring_server(settings: Settings, folder: Path) -> ASGIApp:
     try:
         model = pyfunc.load_model(str(folder / "model"))
     except PipelineError as error:
-        copy = str(folder / "model/artifacts" / mlflow_model.WEIGHTS)
-        raise PipelineError(str(error).replace(copy, settings.weights or settings.source)) from None
+        for name in (mlflow_model.WEIGHTS, mlflow_model.ONNX):
+            copy = str(folder / "model/artifacts" / name)
+            error = PipelineError(str(error).replace(copy, settings.weights or settings.source))
+        raise error from None
     app: ASGIApp = scoring_server.init(model)
-    return app
+    return app, model.unwrap_python_model().class_names
 
 
 class ScoringApp:
@@ -101,10 +107,10 @@ class ScoringApp:
     Every other request gets a status of 400 or above and a JSON object of one line.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, class_names: Sequence[str]) -> None:
         self.app = app
         self.settings = settings
-        self.page = _make_page(settings)
+        self.page = _make_page(settings, class_names)
         self.bodies = asyncio.Semaphore(_BODIES)
         self.detections = asyncio.Semaphore(_DETECTIONS)
 
@@ -146,6 +152,8 @@ class ScoringApp:
             raise RefusedRequestError(404, f"no such path; there are {', '.join(_METHODS)}")
         if request.method != method:
             raise RefusedRequestError(405, f"{request.url.path} has the method {method}")
+        if method == "POST" and (unknown := [name for name in request.query_params if name != "score"]):
+            raise RefusedRequestError(400, f"{unknown[0][:20]!r} is no parameter of {request.url.path}: there is score")
 
     async def _score(self, request: Request) -> bytes:
         """MLflow's answer to the images of a request."""
@@ -209,10 +217,11 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
     return b"".join(parts)
 
 
-def _make_page(settings: Settings) -> str:
+def _make_page(settings: Settings, class_names: Sequence[str]) -> str:
     page = Path(__file__).with_name("serving_page.html").read_text(encoding="utf-8")
     limits = settings.limits
     values = {"SOURCE": settings.source, "LIMITS": f"{limits.megabytes:g} MB and {limits.megapixels:g} megapixels"}
     for name, value in values.items():
         page = page.replace(f"{{{name}}}", html.escape(value))
-    return page
+    colors = {name: f"rgb{class_color(label)}" for label, name in enumerate(class_names)}
+    return page.replace("{COLORS}", json.dumps(colors).replace("<", r"\u003c"))  # no </script> in the name of a class

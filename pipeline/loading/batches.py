@@ -20,12 +20,14 @@ from fcos.structures import make_targets
 from fcos.training.batch import Batch
 from pipeline.errors import PipelineError
 from pipeline.loading.dataset import TrainingData
+from pipeline.loading.tiles import TiledData
 from pipeline.loading.transforms import Sample, torch_generator
 from pipeline.process import die_with_parent
 
 # Steps whose images are grouped by aspect ratio. On VOC2007 at 800 px in batches of 8, padding is then 5 % of all
 # pixels. Without grouping it is 35 %; grouping the whole epoch gives 2 %, but then the same images meet in every epoch.
 _WINDOW = 16
+_WINDOW_OF_TILES = 4  # the same for tiles, most of which are equal: a larger window has tiles of more images
 
 
 class _EpochKeys:
@@ -48,7 +50,7 @@ class Batches:
     Each process gets an equal share of every step, in `accumulate` parts.
     """
 
-    data: TrainingData
+    data: TrainingData | TiledData
     batch_size: int  # images per step, over all processes
     workers: int  # processes that decode and augment; they persist over epochs, so only one epoch is read at a time
     seed: int
@@ -62,27 +64,24 @@ class Batches:
     pin_memory: bool = False  # so that copies to a GPU run while it computes
 
     def __len__(self) -> int:
-        return max(1, len(self.data) // self.batch_size)
+        return max(1, self.data.epoch_length // self.batch_size)
 
     def steps(self, epoch: int) -> list[list[int]]:
         """The image indices of every step of an epoch, over all processes; repeated if there are too few for a step."""
         generator = torch_generator(self.seed, epoch, "order")
-        order = self._order(generator)
+        order = self.data.order(generator, self.repeat_factors)
         order = order.repeat(-(-self.batch_size // len(order)))[: len(self) * self.batch_size]
         steps = order.view(-1, self.batch_size)
         if self.group_by_aspect_ratio and not self.canvas:
-            windows = [steps[start : start + _WINDOW] for start in range(0, len(steps), _WINDOW)]
-            steps = torch.cat([self._sort_by_aspect_ratio(window) for window in windows])
+            size = _WINDOW_OF_TILES if self.data.keeps_neighbors else _WINDOW
+            windows = [steps[start : start + size] for start in range(0, len(steps), size)]
+            windows = [self._sort_by_aspect_ratio(window) for window in windows]
+            if self.data.keeps_neighbors:
+                windows = [window[torch.randperm(len(window), generator=generator)] for window in windows]
+                return torch.cat(windows).tolist()
+            steps = torch.cat(windows)
             steps = steps[torch.randperm(len(steps), generator=generator)]
         return steps.tolist()
-
-    def _order(self, generator: torch.Generator) -> Tensor:
-        if self.repeat_factors is None:
-            return torch.randperm(len(self.data), generator=generator)
-        # The fraction of a factor is the probability of one more draw.
-        chance = torch.rand(len(self.data), generator=generator, dtype=torch.float64)
-        repeated = torch.arange(len(self.data)).repeat_interleave((self.repeat_factors + chance).long())
-        return repeated[torch.randperm(len(repeated), generator=generator)]
 
     def _sort_by_aspect_ratio(self, steps: Tensor) -> Tensor:
         height, width = self.data.shapes[steps.flatten()].unbind(-1)

@@ -2,12 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -145,20 +145,31 @@ class TrainingData(Dataset[Any]):
         """int64 [N, 2]: height and width of each stored image."""
         return self._split.shapes[self._image_indices]
 
+    @property
+    def epoch_length(self) -> int:
+        """The number of items in an epoch: all images."""
+        return len(self)
+
+    keeps_neighbors = False  # whether items that are near each other in `order` should stay so
+
+    def order(self, generator: torch.Generator, repeat_factors: Tensor | None = None) -> Tensor:
+        """int64: the indices of an epoch's items, shuffled; with factors for each item, some of them several times."""
+        return shuffle(torch.arange(len(self)), repeat_factors, generator)
+
     def repeat_factors(self, threshold: float) -> Tensor:
         """How often to draw each image, so that rare classes are seen more often (LVIS, 1908.03195, section 4.2).
 
-        The factor of a class is max(1, sqrt(threshold / share of the images that have it)), and that of an image the
-        largest of its classes.
+        The factor of an image is the largest of its classes.
 
         Returns:
             float64 [N], 1 or more.
         """
-        labels = [set(self.objects(index)[1].tolist()) for index in range(len(self))]
-        images = Counter(chain.from_iterable(labels))
-        factors = {label: math.sqrt(threshold * len(self) / count) for label, count in images.items()}
-        largest = [max([1.0, *(factors[label] for label in present)]) for present in labels]
-        return torch.tensor(largest, dtype=torch.float64)
+        return largest_factors(self, self.class_factors(threshold))
+
+    def class_factors(self, threshold: float) -> dict[int, float]:
+        """The factor of each class, max(1, sqrt(threshold / share of the images that have it))."""
+        images = Counter(chain.from_iterable(set(self.objects(index)[1].tolist()) for index in range(len(self))))
+        return {label: max(1.0, math.sqrt(threshold * len(self) / count)) for label, count in images.items()}
 
     def __len__(self) -> int:
         return len(self._image_indices)
@@ -187,3 +198,30 @@ class TrainingData(Dataset[Any]):
         image = self.cache.read(row, self.folder / name)
         factors = torch.tensor([image.shape[-1] / width, image.shape[-2] / height] * 2)
         return Sample(image, boxes * factors, labels, name)
+
+
+class Items(Protocol):
+    """Images, or regions of images, with their objects."""
+
+    def __len__(self) -> int: ...
+
+    def objects(self, index: int) -> tuple[Tensor, Tensor]: ...
+
+
+def largest_factors(items: Items, factors: Mapping[int, float]) -> Tensor:
+    """float64 [N]: the largest factor of the classes in each item; 1 without objects."""
+    labels = (set(items.objects(index)[1].tolist()) for index in range(len(items)))
+    return torch.tensor([max([1.0, *map(factors.__getitem__, present)]) for present in labels], dtype=torch.float64)
+
+
+def shuffle(indices: Tensor, repeat_factors: Tensor | None, generator: torch.Generator) -> Tensor:
+    """The indices in random order; with factors, each is repeated so often on average.
+
+    Args:
+        repeat_factors: float64, of all indices that there are.
+    """
+    if repeat_factors is not None:
+        # The fraction of a factor is the probability of one more draw.
+        chance = torch.rand(len(indices), generator=generator, dtype=torch.float64)
+        indices = indices.repeat_interleave((repeat_factors[indices] + chance).long())
+    return indices[torch.randperm(len(indices), generator=generator)]

@@ -2,11 +2,12 @@
 
 `defaults.yaml` is the complete, commented params.yaml. A recipe begins with a comment (one line that describes it, then
 `Source:` and `Reached:`, a line each, and notes) and holds only the keys whose values differ from the defaults.
+`compose` writes such a file for values that are chosen at run time, by `fcos recipes auto`.
 """
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.params import Params
 FOLDER = Path(__file__).parent
 DEFAULTS = FOLDER / "defaults.yaml"
 _HEADER = re.compile(r"# (?P<description>.+)\n# Source: (?P<source>.+)\n# Reached: (?P<reached>.+)\n(?:#.*\n)*")
+_TOP_LEVEL = re.compile(r"(?P<name>\w+):")
 _LINE = re.compile(r"(?P<indent> *)(?P<key>[\w]+):(?: (?P<value>[^#]*?))?(?: # (?P<comment>.*))?$")
 
 
@@ -34,7 +36,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
     """A line of an overlay."""
 
     value: str  # as written in the file
@@ -76,21 +78,60 @@ def find(name: str) -> Recipe:
     return known[name]
 
 
-def write(recipe: Recipe, path: Path, *, force: bool) -> None:
-    """Writes a recipe as a complete parameter file.
+def check_replaceable(path: Path, *, force: bool) -> None:
+    """Makes sure that no parameter file is lost by writing another one in its place.
 
     Args:
         force: replace the file even if its content is neither in git's last commit nor that of a recipe.
 
     Raises:
-        PipelineError: the content of the file would be lost, or the file can't be written.
+        PipelineError: the content of the file would be lost.
     """
     if not force and path.exists() and not _can_be_restored(path):
         raise PipelineError(f"{path}: has uncommitted changes; commit it, choose another --out, or use --force")
+
+
+def write(text: str, path: Path, *, force: bool) -> None:
+    """Writes the text of a complete parameter file.
+
+    Args:
+        force: as for `check_replaceable`.
+
+    Raises:
+        PipelineError: the content of the file would be lost, or the file can't be written.
+    """
+    check_replaceable(path, force=force)
     try:
-        write_text(path, recipe.text)
+        write_text(path, text)
     except OSError as error:
         raise PipelineError(f"{path}: not written: {error.strerror}") from None
+
+
+def compose(header: Sequence[str], settings: Mapping[str, Setting], kept: Mapping[str, str], path: Path) -> str:
+    """The text of a complete parameter file: a header, then the defaults with other values and kept sections.
+
+    Args:
+        header: lines of the comment at the top.
+        settings: values by dotted name.
+        kept: sections of another parameter file, as `sections` returns them, that replace those of the defaults.
+        path: names the file in messages.
+
+    Raises:
+        PipelineError: a setting is no parameter that defaults.yaml has.
+    """
+    schema, *rest = DEFAULTS.read_text(encoding="utf-8").splitlines(keepends=True)
+    blocks = sections("".join(_apply(rest, dict(settings), path)))
+    return schema + "".join(f"# {line}\n" for line in header) + "".join((blocks | dict(kept)).values())
+
+
+def sections(text: str) -> dict[str, str]:
+    """The text of each top-level key of a parameter file, with its comments; '' is what precedes the first key."""
+    blocks = {"": ""}
+    for line in text.splitlines(keepends=True):
+        match = _TOP_LEVEL.match(line)
+        name = match["name"] if match else list(blocks)[-1]
+        blocks[name] = blocks.get(name, "") + line
+    return blocks
 
 
 def comments() -> dict[str, str]:
@@ -110,14 +151,14 @@ def _read(path: Path) -> Recipe:
     return Recipe(name=path.stem, text=complete, **header.groupdict())
 
 
-def _settings(text: str, path: Path) -> Iterator[tuple[str, _Setting]]:
+def _settings(text: str, path: Path) -> Iterator[tuple[str, Setting]]:
     """Dotted names and values of an overlay, which has one `key: value` per line."""
     for key, match in _keys(text.splitlines(), path):
         if match["value"]:
-            yield key, _Setting(match["value"], match["comment"])
+            yield key, Setting(match["value"], match["comment"])
 
 
-def _apply(lines: list[str], settings: dict[str, _Setting], path: Path) -> Iterator[str]:
+def _apply(lines: list[str], settings: dict[str, Setting], path: Path) -> Iterator[str]:
     """The defaults' lines with an overlay's values; an overlay's comment precedes that of the defaults."""
     known = {id(line): key for key, line in _default_keys(lines)}
     unknown = sorted(settings.keys() - set(known.values()))

@@ -19,7 +19,6 @@ from fcos.config import InputSize
 from fcos.criterion import Criterion
 from fcos.detector import Detector
 from fcos.fast.compiled import CompiledModel
-from fcos.inference import detect
 from fcos.postprocess import Postprocess
 from fcos.training.amp import Precision, fastest_precision
 from fcos.training.batch import Batch
@@ -37,9 +36,11 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import coco
 from pipeline.inference.detect import detect_split
 from pipeline.inference.device import choose_device
+from pipeline.inference.views import Views, detect_in_views
 from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ImageCache
 from pipeline.loading.dataset import TrainingData
+from pipeline.loading.tiles import TiledData
 from pipeline.loading.transforms import Augmentation
 from pipeline.params import Params, TrainParams
 from pipeline.training import compiler_cache
@@ -124,7 +125,7 @@ def make_batches(
     return RepeatedBatches(batches, STEPS_PER_EPOCH) if train.overfit else batches
 
 
-def _training_data(params: Params, split: AnnotationSet, raw: Path, first_epoch: int) -> TrainingData:
+def _training_data(params: Params, split: AnnotationSet, raw: Path, first_epoch: int) -> TrainingData | TiledData:
     train = params.train
     cache = _open_cache(train, split, raw) if params.machine.cache else None
     data = TrainingData(
@@ -146,7 +147,9 @@ def _training_data(params: Params, split: AnnotationSet, raw: Path, first_epoch:
         data = data.random_subset(train.max_images, params.seed)
     if cache:
         cache.check_free_space(data.image_indices.numpy())
-    return data
+    if train.tiles is None:
+        return data
+    return TiledData(data, train.tiles, min_visibility=train.min_visibility, empty_tiles=train.empty_tiles)
 
 
 def _open_cache(train: TrainParams, split: AnnotationSet, raw: Path) -> ImageCache:
@@ -168,13 +171,15 @@ def make_validation(
 
     Each process detects objects in its share of the images. The first process computes the metrics with the fast
     engine, and all processes return them. Post-processing has its defaults, whatever params.yaml says, so changing it
-    there does not retrain.
+    there does not retrain. With train.tiles, objects are detected in the same tiles.
 
     Args:
         interrupted: whether to stop; if it is true in one process, the function raises TrainingInterrupted in all of
             them, between two batches.
         on_detections: receives all detections of a validation, in the first process.
     """
+
+    batch_size = max(1, params.train.batch_size // processes.world_size)
 
     def check_interrupted(_images: int) -> None:
         if processes.max(int(interrupted())):
@@ -183,10 +188,17 @@ def make_validation(
     def validate(detector: Detector) -> Row:
         processes.broadcast_buffers(detector)
         share = detect_split(
-            partial(detect, detector, input_size=params.train.input_size, postprocess=Postprocess()),
+            partial(
+                detect_in_views,
+                detector,
+                input_size=params.train.input_size,
+                postprocess=Postprocess(),
+                views=Views(tiles=params.train.tiles),
+                batch_size=batch_size,
+            ),
             split,
             raw,
-            batch_size=max(1, params.train.batch_size // processes.world_size),
+            batch_size=batch_size,
             progress=check_interrupted,
             rank=processes.rank,
             world_size=processes.world_size,

@@ -1,6 +1,5 @@
 """Boxes, tags and dots on images."""
 
-import colorsys
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,43 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
-from pipeline.visualization.fonts import typeset
+from fcos.drawing import Box, Color, class_color, contrasting_color, label_position, object_color
+from pipeline.visualization.fonts import Line, typeset
 
-Color = tuple[int, int, int]
-Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+__all__ = ["Box", "Color", "class_color", "contrasting_color", "object_color"]  # beside what is defined here
 
 BACKGROUND: Color = (250, 250, 250)
 TEXT_COLOR: Color = (30, 30, 30)
 _MIN_LONG_SIDE = 480  # pixels: `draw_boxes` enlarges smaller images, which labels would cover otherwise
-_GOLDEN_RATIO = 0.618033988749895  # hues at multiples of it never repeat
-
-# Trubetskoy's distinct colors, without those that are hard to see on photographs:
-# https://sashamaps.net/docs/resources/20-colors/
-_DISTINCT_COLORS: tuple[Color, ...] = (
-    (230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240), (240, 50, 230),
-    (210, 245, 60), (0, 128, 128), (255, 225, 25), (170, 110, 40), (250, 190, 212), (128, 0, 0), (170, 255, 195),
-    (128, 128, 0), (0, 0, 128), (220, 190, 255),
-)  # fmt: skip
-
-
-def class_color(label: int) -> Color:
-    """The color of a class by its training label. It never changes, and neighboring labels get distinct colors."""
-    if label < len(_DISTINCT_COLORS):
-        return _DISTINCT_COLORS[label]
-    return _from_hsv(label * _GOLDEN_RATIO % 1, (0.95, 0.6, 0.75)[label % 3], (0.95, 0.7)[label % 2])
-
-
-def object_color(index: int) -> Color:
-    """A distinct color for each object of an image, bright enough to show on a darkened image."""
-    bright = [color for color in _DISTINCT_COLORS if max(color) >= 230]
-    if index < len(bright):
-        return bright[index]
-    return _from_hsv(index * _GOLDEN_RATIO % 1, (0.75, 0.45)[index % 2], 1.0)
-
-
-def _from_hsv(hue: float, saturation: float, value: float) -> Color:
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def draw_boxes(
@@ -61,8 +31,9 @@ def draw_boxes(
 
     Small images are enlarged so that labels are readable, except with `enlarge=False`.
 
-    Line width and text size follow the image size. Each label stands on a filled tag above its box, or inside the box
-    if there is no room above, and stays inside the image. With scores, the box with the highest score is drawn last.
+    Line width and text size follow the image size. Each label stands on a filled tag, at a corner of its box where it
+    hides no label of a higher score, and inside the image: see `label_position`. With scores, the box with the highest
+    score is drawn last.
 
     Args:
         text_size: of labels, as a fraction of the image's longer side; at least 12 pixels.
@@ -82,9 +53,12 @@ def draw_boxes(
     ]
     for box, _, color in scaled:
         pen.rectangle(box, outline=color, width=width)
-    for box, text, color in scaled:  # after all boxes, so that no line crosses a label
+    tags: list[_Tag] = []
+    for box, text, color in reversed(scaled):  # the best ones choose their places first
         if text:
-            _tag(pen, box, text, color, font_size, size)
+            tags.append(_place_tag(box, text, color, font_size, size, [tag.box for tag in tags]))
+    for tag in reversed(tags):  # after all boxes, so that no line crosses a label
+        tag.draw(pen)
     return canvas
 
 
@@ -96,27 +70,36 @@ def _clipped(box: Box, factor: int, size: tuple[int, int]) -> Box:
     return left, top, right, bottom
 
 
-def _tag(pen: ImageDraw.ImageDraw, box: Box, text: str, color: Color, text_size: float, size: tuple[int, int]) -> None:
+@dataclass(frozen=True)
+class _Tag:
+    """A line of text on a filled rectangle."""
+
+    line: Line
+    box: Box
+    margin: float
+    color: Color
+
+    def draw(self, pen: ImageDraw.ImageDraw) -> None:
+        x, y, _, _ = self.box
+        pen.rectangle(self.box, fill=self.color)
+        top, _ = self.line.extent
+        self.line.draw(pen, x + self.margin, y + self.margin - top, contrasting_color(self.color))
+
+
+def _place_tag(
+    box: Box, text: str, color: Color, text_size: float, size: tuple[int, int], taken: Sequence[Box] = ()
+) -> _Tag:
     line = typeset(text, text_size)
     top, bottom = line.extent
     margin = max(1, (bottom - top) / 5)
     width, height = line.width + 2 * margin, bottom - top + 2 * margin
-    x = max(0, min(box[0], size[0] - width))
-    y = box[1] - height if box[1] >= height else min(box[1], size[1] - height)
-    y = max(0, y)
-    pen.rectangle((x, y, x + width, y + height), fill=color)
-    line.draw(pen, x + margin, y + margin - top, contrasting_color(color))
-
-
-def contrasting_color(color: Color) -> Color:
-    """Black or white, whichever is readable on the color (ITU-R BT.601 luma)."""
-    red, green, blue = color
-    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else (255, 255, 255)
+    x, y = label_position(box, (width, height), size, taken)
+    return _Tag(line, (x, y, x + width, y + height), margin, color)
 
 
 def draw_tag(image: Image.Image, position: tuple[float, float], text: str, color: Color, size: float) -> None:
     """Draws text on a filled tag in place; the tag's lower left corner is at (x, y) if there is room above."""
-    _tag(ImageDraw.Draw(image), (*position, *position), text, color, size, image.size)
+    _place_tag((*position, *position), text, color, size, image.size).draw(ImageDraw.Draw(image))
 
 
 def draw_outline(

@@ -1,12 +1,16 @@
 """Planted label errors: their number and kind, and which candidates count as found."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import label_errors
 from benchmarks.label_errors import Label, Planted, iou
+from pipeline.data import annotations, detections
+from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.data.detections import Detection
 
 SIZES = dict.fromkeys(range(1, 51), (100, 100))
 LABELS = [
@@ -32,6 +36,18 @@ def test_planted_errors() -> None:
         assert 0.3 <= max(iou(item.box, label.box) for item in same_image) <= 0.7
     for label in by_kind["spurious"]:
         assert max(iou(item.box, label.box) for item in LABELS if item.image == label.image) <= 0.1
+
+
+def test_errors_planted_in_val_are_found_by_a_perfect_detector(tmp_path: Path) -> None:
+    objects = [Annotation(number, item.image, item.category, item.box, 600) for number, item in enumerate(LABELS, 1)]
+    images = tuple(Image(number, f"{number}.png", *size) for number, size in SIZES.items())
+    truth = AnnotationSet(tuple(Category(number, str(number)) for number in (1, 2, 3)), images, tuple(objects))
+    annotations.write(truth, tmp_path / "data/unified/val.json")
+    found = [Detection(item.image_id, item.category_id, item.bbox, 0.9) for item in objects]
+    detections.write(found, tmp_path / "predictions/val.json")
+    precisions = label_errors.measure_val(tmp_path, 2)
+    assert precisions == {kind: [1.0, 1.0] for kind in label_errors.KINDS}
+    assert "| wrong class | 1.000 ± 0.000 | 0.7 |" in label_errors.val_card(precisions)
 
 
 def test_precision() -> None:

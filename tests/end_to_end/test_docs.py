@@ -15,7 +15,7 @@ from dvc.utils.hydra import apply_overrides
 from PIL import Image
 from torchvision.models.detection import fcos_resnet50_fpn
 
-from pipeline import recipes
+from pipeline import params, recipes
 from pipeline.evaluation import resampling
 from pipeline.files import write_json
 from pipeline.integrations import fiftyone
@@ -33,6 +33,10 @@ def test_the_commands_of_docs_on_recipes(project: Path, tmp_path: Path) -> None:
         run(project, *command)
     assert (project / "params.yaml").read_text() == recipes.find("cpu_lite0").text
     assert (project / "best.yaml").read_text() == recipes.find("best_r50").text
+    convert, auto = readme("For your own data", "docs/recipes.md")
+    assert stages_run(run(project, *convert)) == set()
+    assert "train.epochs=" in run(project, *auto)
+    assert params.load(project / "auto.yaml").convert == params.load(project / "params.yaml").convert
     forced, training = readme("Before it runs", "docs/recipes.md")
     run(project, *forced)
     archive = tmp_path / "mine.zip"
@@ -150,6 +154,9 @@ def test_the_commands_on_training(reproduced: Path, tmp_path: Path) -> None:
     assert "whole training" in run(project, *check)
     run(project, *show)
     assert len(list((project / "seen").glob("*.jpg"))) == 3  # 24 images in batches of 8
+    validate, train_on_tiles, show_tiles = readme("Small objects in large images", TRAINING)
+    assert (validate[1], train_on_tiles[-1].partition("=")[0]) == ("validate", "evaluate.tiles")
+    run(project, *show_tiles[:2], "-S", "train.tiles=[64, 0.2]", *show_tiles[4:], "--batches", "1")
     keep, copying, longer = readme("Training longer", TRAINING)
     run(project, *two_processes, *keep[3:], "train")
     assert read(project, "metrics/train.json")["steps"] == 6

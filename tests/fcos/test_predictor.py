@@ -15,6 +15,7 @@ from torch import Tensor
 
 import fcos
 from fcos.config import InputSize
+from fcos.drawing import class_color
 from fcos.inference import detect, load_fused
 from fcos.postprocess import Postprocess
 from fcos.predictor import Predictor, Result
@@ -311,6 +312,20 @@ def test_supervision_without_the_package_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(__import__("sys").modules, "supervision", None)
     with pytest.raises(ImportError, match="needs the package supervision: pip install supervision"):
         make_result().to_supervision()
+
+
+def test_a_plot_has_the_colors_of_all_other_pictures_and_no_label_on_another() -> None:
+    box = [100.0, 100.0, 200.0, 200.0]
+    image = np.zeros((300, 400, 3), np.uint8)
+    result = Result(
+        torch.tensor([box, box]), torch.tensor([0.9, 0.8]), torch.tensor([0, 1]), CATEGORIES, 400, 300, image
+    )
+    picture = np.asarray(result.plot())
+    tags = [(picture == class_color(label)).all(axis=2) for label in (0, 1)]
+    assert tuple(picture[200, 150]) == class_color(0)  # the best one is drawn last
+    assert tags[0][85:98, 102:150].sum() > 200  # above the box
+    assert not tags[1][:100].any()
+    assert tags[1][102:114, 102:150].sum() > 200  # inside
 
 
 def test_a_plot_has_boxes_in_the_color_of_their_class(tmp_path: Path) -> None:

@@ -40,11 +40,25 @@ def keep_visible(sample: Sample, image: Tensor, boxes: Tensor) -> Sample:
     Args:
         boxes: [M, 4] positions of the sample's objects in the new image; they may extend beyond its edges.
     """
-    clipped = clip_boxes(replace(sample, image=image, boxes=boxes)).boxes
-    sides, full_sides = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
-    wide_enough = (sides >= full_sides.clamp(max=1) * _ROUNDING).all(dim=-1)
-    visible = wide_enough & (sides.prod(dim=-1) >= full_sides.prod(dim=-1) * _MIN_VISIBLE_AREA)
+    clipped, visible = clip_visible(boxes, boxes.new_tensor([image.shape[-1], image.shape[-2]]), _MIN_VISIBLE_AREA)
     return replace(sample, image=image, boxes=clipped[visible], labels=sample.labels[visible])
+
+
+def clip_visible(boxes: Tensor, size: Tensor, min_visibility: float) -> tuple[Tensor, Tensor]:
+    """Clips boxes to an image, and tells which of them are visible in it: see `keep_visible`.
+
+    Args:
+        boxes: [..., 4] in pixels of the image; they may extend beyond its edges.
+        size: [..., 2] width and height.
+        min_visibility: smallest fraction of an object's area that is inside.
+
+    Returns:
+        The clipped boxes, [..., 4], and bool [...].
+    """
+    clipped = boxes.clamp(min=0).minimum(torch.cat([size, size], dim=-1))
+    sides, full_sides = clipped[..., 2:] - clipped[..., :2], boxes[..., 2:] - boxes[..., :2]
+    wide_enough = (sides >= full_sides.clamp(max=1) * _ROUNDING).all(dim=-1)
+    return clipped, wide_enough & (sides.prod(dim=-1) >= full_sides.prod(dim=-1) * min_visibility)
 
 
 def clip_boxes(sample: Sample) -> Sample:

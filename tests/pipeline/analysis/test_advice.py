@@ -9,6 +9,7 @@ from pipeline import params, recipes
 from pipeline.analysis import advice as rules
 from pipeline.analysis.advice import RULES, Context, advice, make_context
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.overrides import override
 from pipeline.params import Params
 from tests.support.paths import PROJECT
 
@@ -145,6 +146,32 @@ def test_a_backbone_of_another_detector_may_be_frozen(tmp_path: Path) -> None:
     (tmp_path / "detector.safetensors").touch()
     values = training(backbone_frozen_epochs=1, start_from=str(tmp_path))
     assert "frozen_backbone" not in advise(context_of(values))
+
+
+def test_tiles_for_small_boxes_in_large_images() -> None:
+    """Boxes of 12 pixels in 2,000: 1.5 at an input of 256, and 16 in tiles of 192, of which a tenth holds them."""
+    scenes = split(size=(2000, 2000), boxes=((12, 12), (12, 12), (12, 12)))
+    lines = advise(context_of(DIGITS, scenes))
+    options = ["train.tiles=[192, 0.1]", "evaluate.tiles=[192, 0.1]"]
+    assert lines["small_boxes_in_large_images"] == (
+        "100% of the boxes are under 12 px at the input size: tiles of 192 px would show the median box at 16 px "
+        f"instead of 2: -S '{options[0]}' -S '{options[1]}'"
+    )
+    trained = advise(context_of(override(DIGITS, options[:1]), scenes))
+    assert trained["untiled_evaluation"] == f"training is on tiles, but evaluation isn't: -S '{options[1]}'"
+    few = split(5, size=(2000, 2000), boxes=((12, 12),))
+    assert "large_batch" in advise(context_of(DIGITS, few))
+    assert "large_batch" not in advise(context_of(override(DIGITS, options), few))
+    changed = override(DIGITS, options)
+    assert changed.train.tiles == changed.evaluate.tiles == (192, 0.1)
+    assert not {"small_boxes", "small_boxes_in_large_images", "untiled_evaluation", "unlearnable_objects"} & set(
+        advise(context_of(changed, scenes))
+    )
+    # Boxes of 200 pixels are large enough, and images of 300 are hardly shrunk.
+    assert "small_boxes_in_large_images" not in advise(
+        context_of(DIGITS, split(size=(2000, 2000), boxes=((200, 200),)))
+    )
+    assert "small_boxes_in_large_images" not in advise(context_of(DIGITS, split(size=(300, 300), boxes=((8, 8),))))
 
 
 def test_a_gpu_needs_workers() -> None:

@@ -185,8 +185,13 @@ def test_soft_suppression_needs_raw_outputs(project: Path, export: Export, tmp_p
     (project / "params.yaml").write_text(parameters.replace("  nms: hard", "  nms: soft_linear"))
     try:
         message = export("--out", str(tmp_path / "soft.onnx"), check=False)
-        assert message.startswith("fcos: postprocess.nms soft_linear: ONNX has no operator for it; set it to hard, or")
-        assert message.count("\n") == 1
+        assert message == (
+            "fcos: postprocess.nms soft_linear: ONNX has no operator for it; add -S postprocess.nms=hard, or --raw to "
+            "export the network's outputs, which `fcos predict` post-processes itself\n"
+        )
+        options = "-S", "postprocess.nms=hard", "--out", str(tmp_path / "hard.onnx")
+        assert ": 2 images, " in export(*options, "--check-images", "2")
+        assert fcos.load(tmp_path / "hard.onnx").postprocess.nms == "hard"
         assert "0 without counterpart" in export("--raw", "--out", str(tmp_path / "soft.onnx"))
         assert fcos.load(tmp_path / "soft.onnx").postprocess.nms == "soft_linear"
     finally:
@@ -223,8 +228,12 @@ def test_detections_of_all_scores_are_compared(
     everything = detect(detector, pixels, description.input_size, Postprocess(score_threshold=0))
     line = export(*options).splitlines()[-2]
     assert f": 8 images, {sum(map(len, everything))} detections: " in line
+    # Down to a score of 0, AP is that of evaluation and a little more.
+    ap = [float(number) for number in re.findall(r"0\.\d{4}", line.rpartition(", AP ")[2])]
+    assert ap[0] == pytest.approx(ap[1], abs=5e-4)
+    assert ap[1] == pytest.approx(read(project, "metrics/evaluate.json")["coco"]["AP"], abs=0.02)
     (tmp_path / "strict.onnx").unlink()
-    monkeypatch.setattr(images, "for_comparison", lambda *_: [])
+    monkeypatch.setattr(images, "for_comparison", lambda *_: images.Compared(0, [], None))
     assert export(*options, check=False).startswith("fcos: the detector finds nothing at any score, so that the")
     assert list(tmp_path.iterdir()) == []
 
@@ -236,6 +245,8 @@ def test_detections_of_all_scores_are_compared(
 def test_rounding_may_choose_single_other_boxes(detections: int, unmatched: int, moved: int, holds: bool) -> None:
     found = parity.Parity(16, detections, unmatched, score_difference=1e-5, iou=0.99, moved=moved)
     assert found.holds == holds
+    for ap, is_close in (((0.5, 0.5004), holds), ((0.5, 0.5006), False)):
+        assert replace(found, ap=ap).holds == is_close
 
 
 def test_thin_boxes_may_differ_in_iou() -> None:
@@ -264,12 +275,26 @@ def test_nothing_is_written_where_detections_differ(
 def test_torch_program(tmp_path: Path) -> None:
     """Outside a project, and of a small detector, which torch traces faster."""
     config = replace(PAPER, backbone="tiny", pretrained=False, batch_norm="auto", frozen_stages=0)
-    config = replace(config, channels=16, levels=(4, 5), tower_depth=0, quality="none")
+    config = replace(config, channels=16, levels=(4, 5), tower_depth=1, tower_convolution="depthwise", quality="none")
     detector = fcos.build(config, 2).eval()
     description = Description(model=config, categories=((3, "a"), (5, "b")), input_size=InputSize((64, 96)))
     save_detector(detector, description, tmp_path / "detector.safetensors")
-    output = run(tmp_path, "fcos", "export", "--weights", "detector.safetensors", "--format", "torch")
-    assert output == "exported/detector.pt2: the network of a detector of 2 classes\n"
+    torch.nn.init.normal_(detector.head.class_logits.weight, std=0.1)
+    save_detector(detector, description, tmp_path / "detector.safetensors")
+    command = "fcos", "export", "--weights", "detector.safetensors", "--format", "torch"
+    first, last = run(tmp_path, *command).splitlines()
+    assert last == "exported/detector.pt2: the network of a detector of 2 classes"
+    assert re.fullmatch(
+        r"compared with detector\.safetensors: 16 images, \d+ detections: 0 without counterpart, scores differ by at "
+        r"most \S+, IoU at least (0\.999\d\d|1\.00000)",
+        first,
+    )
+    (tmp_path / "a.png").touch()
+    message = run(tmp_path, "fcos", "predict", "a.png", "--weights", "exported/detector.pt2", check=False)
+    assert message == (
+        "fcos: exported/detector.pt2: programs of torch.export are for other programs; give the .safetensors file that "
+        "it was exported from, or an ONNX file of `fcos export`\n"
+    )
     extra = {"metadata.json": ""}
     program = torch.export.load(tmp_path / "exported/detector.pt2", extra_files=extra)
     assert json.loads(json.loads(extra["metadata.json"])["category_ids"]) == [3, 5]
@@ -283,6 +308,8 @@ def test_torch_program(tmp_path: Path) -> None:
     torch.testing.assert_close(found["logits"], expected.logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found["ltrb"], expected.ltrb, atol=1e-3, rtol=1e-4)
     assert found["locations"].equal(expected.locations.xy)
+    with torch.no_grad():  # levels of a single location
+        assert program.module()(pixels[:1, :, :32, :32], torch.tensor([[32, 32]]))["logits"].shape == (1, 4 + 1, 2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fcos.postprocess import Detections
-from pipeline.inference.tiles import Tile, cut, join
+from pipeline.data.tiles import Tile, cut
+from pipeline.inference.tiles import join
 
 Box = tuple[float, float, float, float]
 sides = st.integers(1, 300)

@@ -79,6 +79,25 @@ def test_the_server_listens_only_on_a_private_socket_and_stops_with_its_last_use
         assert client["fiftyone"]["samples"].count_documents({}) == 3
 
 
+def test_two_projects_at_once_have_a_database_each(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mongo.server() as uri:
+        insert(uri, 3)
+        with monkeypatch.context() as elsewhere:
+            other = tmp_path_factory.mktemp("other")
+            (other / "dvc.yaml").touch()
+            elsewhere.chdir(other)
+            with mongo.server() as other_uri, MongoClient[dict[str, Any]](other_uri) as client:
+                assert other_uri != uri
+                assert client["fiftyone"]["samples"].count_documents({}) == 0
+                insert(other_uri, 5)
+            assert mongod_processes() == []
+        insert(uri, 1)  # the end of the other server is not that of this one
+        with MongoClient[dict[str, Any]](uri) as client:
+            assert client["fiftyone"]["samples"].count_documents({}) == 4
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_the_process_that_started_the_server_can_leave_first(killed: bool) -> None:
     with database_user() as (starter, uri), mongo.server() as shared_uri:

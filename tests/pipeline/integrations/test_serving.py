@@ -18,16 +18,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import PIL.Image
 import pytest
 import requests
 from click.testing import CliRunner
 
+import fcos
 from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow_model, servers, serving, serving_app
 from pipeline.integrations.serving import Limits, Settings
 from tests.support.listening import loopback_only
+from tests.support.onnx_detector import save_onnx_detector
 from tests.support.paths import PROJECT
 from tests.support.process_trees import assert_gone, descendants
 from tests.support.projects import copy, environment, run
@@ -211,6 +214,13 @@ def test_other_paths_methods_and_origins(served: Running) -> None:
     assert_refused(served.post(jpeg(), "image/jpeg", Origin="http://attacker.example"), 403, origin)
 
 
+@pytest.mark.parametrize("query", ["?scor=0.5", "?score=0.5&tiles=1"])
+def test_unknown_parameters_are_refused(served: Running, query: str) -> None:
+    name = "scor" if "scor=" in query else "tiles"
+    answer = served.post(jpeg(), "image/jpeg", query)
+    assert_refused(answer, 400, f"{name!r} is no parameter of /invocations: there is score")
+
+
 def test_the_page_draws_the_boxes(served: Running) -> None:
     """Chromium drops an image whose EXIF orientation is not that of its pixels, and lowers the score."""
     from playwright.sync_api import sync_playwright
@@ -258,7 +268,7 @@ def test_the_commands_of_docs(served: Running, monkeypatch: pytest.MonkeyPatch) 
     commands = re.findall("(?m)^    (.*)$", re.sub(r"(?ms)^```.*?^```", "", text))
     starts = [shlex.split(command, comments=True) for command in commands if command.startswith("fcos serve")]
     sent = [command for command in commands if not command.startswith("fcos ")]
-    assert (len(starts), len(sent)) == (5, 5)
+    assert (len(starts), len(sent)) == (6, 5)
     for _, name, *arguments in starts:
         main.commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
     program = re.search("(?ms)^```python\n(.*?)^```", text)
@@ -361,6 +371,29 @@ def test_a_file_of_weights_outside_a_project(
     assert asked(app, jpeg()) == (500, failed)
 
 
+def test_an_onnx_file_is_served(
+    settings: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    weights = save_onnx_detector(tmp_path_factory.mktemp("exported") / "cats & dogs.onnx")
+    settings(weights=weights)
+    monkeypatch.chdir(tmp_path)
+    app = serving_app.server_app()
+    noise = BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(noise, "PNG")
+    status, answer = asked(app, noise.getvalue())
+    expected = fcos.load(weights).predict(pixels, score=0.05)
+    (found,) = answer["predictions"]
+    assert (status, len(found["detections"])) == (200, len(expected))
+    assert [item["category"] for item in found["detections"]] == expected.names
+    assert {"cat", "dog"} == {*expected.names}
+    assert app.page.count('{"cat": "rgb(230, 25, 75)", "dog": "rgb(60, 180, 75)"}') == 1
+    assert "<h1>cats &amp; dogs.onnx</h1>" in app.page
+
+
 def test_what_ends_the_server_before_it_listens(
     served: Running, settings: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -458,14 +491,15 @@ def test_other_hosts_get_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.usefixtures("home")
 def test_a_missing_file_and_the_champion_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("alone.safetensors").touch()
-    Path("detector.onnx").touch()
+    Path("detector.pt2").touch()
     together = "no such file; the weights and their .json file must be in the same folder"
     for weights, problem in (
         ("none.safetensors", f"none.safetensors: {together}"),
         ("alone.safetensors", f"alone.json: {together}"),
+        ("none.onnx", "none.onnx: no such file"),
         (
-            "detector.onnx",
-            "detector.onnx: not a .safetensors file; only these are served, not what is exported from them",
+            "detector.pt2",
+            "detector.pt2: neither a .safetensors file nor an ONNX file of `fcos export`; give one",
         ),
     ):
         result = CliRunner().invoke(main, ["serve", "--weights", weights])

@@ -154,7 +154,7 @@ def test_list_has_every_recipe_and_its_number() -> None:
     result = run_recipes()
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    assert [line for line in lines if not line.startswith(" ")] == NAMES
+    assert [line for line in lines if not line.startswith(" ")] == [*NAMES, "auto"]
     assert "    Reached: 36.3 AP on COCO val2017, by the paper, not by us." in lines
 
 
@@ -189,11 +189,11 @@ def test_out_writes_another_file(home: Path) -> None:
     assert (home / "params.yaml").read_text() == before
 
 
-@pytest.mark.parametrize("option", [("--out", "new.yaml"), ("--force",)])
+@pytest.mark.parametrize("option", [("--out", "new.yaml"), ("--force",), ("--time", "1h")])
 def test_options_need_the_name_of_a_recipe(home: Path, option: tuple[str, ...]) -> None:
     result = run_recipes(*option)
     assert result.exit_code == 2
-    assert "--out and --force need the NAME of a recipe" in result.output
+    assert "--out, --force and --time need the NAME of a recipe" in result.output
     assert not (home / "new.yaml").exists()
 
 

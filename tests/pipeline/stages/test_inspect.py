@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,28 @@ from tests.support.inspected_project import VIEWS
 from tests.support.projects import run_stage
 
 
+@contextmanager
+def read_only(project: Path, *folders: str) -> Iterator[None]:
+    """Takes the right to write from files and folders; root has it in spite of that, so what has changed counts."""
+
+    def state() -> dict[Path, tuple[int, int]]:
+        return {path: (path.stat().st_mtime_ns, path.stat().st_ctime_ns) for path in paths()}
+
+    def paths() -> list[Path]:
+        return [path for folder in folders for path in (project / folder, *(project / folder).rglob("*"))]
+
+    for path in paths():
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = state()
+    yield
+    assert state() == before
+    for path in paths():
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
 def test_it_writes_sheets_and_metrics_fills_fiftyone_and_adds_to_mlflow(inspected: Any) -> None:
-    done = run_stage(inspected.root, "inspect")
+    with read_only(inspected.root, "data", "predictions", "models"):
+        done = run_stage(inspected.root, "inspect")
     assert (done.returncode, done.stderr) == (0, "")
     numbers = json.loads((inspected.root / "metrics/inspect.json").read_text())
     assert numbers["errors"] == {

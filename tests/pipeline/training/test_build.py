@@ -1,6 +1,7 @@
 """The trainer and the batches that parameters describe."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,16 @@ from fcos.training.trainer import Trainer
 from pipeline import params
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
-from pipeline.training.build import learning_rate, make_batches, make_trainer, resolve_precision, to_iterations
+from pipeline.inference.views import Views
+from pipeline.training import build
+from pipeline.training.build import (
+    learning_rate,
+    make_batches,
+    make_trainer,
+    make_validation,
+    resolve_precision,
+    to_iterations,
+)
 from tests.support.noise_images import write_noise_images
 
 
@@ -38,6 +48,22 @@ def test_a_relative_path_of_pretrained_weights_is_relative_to_the_main_repositor
     assert all(torch.equal(tensor, loaded[name]) for name, tensor in backbone.parts.state_dict().items())
     with pytest.raises(PipelineError, match=r"params\.yaml: model\.pretrained: .*main/other\.pth"):
         backbone_from("other.pth")
+
+
+def test_validation_detects_in_the_tiles_of_training(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = []
+
+    def detect_split(detect: partial[object], *_: object, **__: object) -> list[object]:
+        views.append(detect.keywords["views"])
+        return []
+
+    monkeypatch.setattr(build, "detect_split", detect_split)
+    values = params.load(home / "params.yaml")
+    split = AnnotationSet((Category(1, "cat"),), (Image(1, "a.png", 40, 30),), ())
+    for tiles in (None, (64, 0.25)):
+        validate = make_validation(replace(values, train=replace(values.train, tiles=tiles)), split, home)
+        assert validate(trainer_of(values, home).detector) == {"AP": 0.0, "AP50": 0.0}
+    assert views == [Views(), Views(tiles=(64, 0.25))]
 
 
 def trainer_of(values: params.Params, home: Path) -> Trainer:

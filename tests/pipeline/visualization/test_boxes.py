@@ -80,6 +80,13 @@ def test_the_highest_score_is_drawn_on_top() -> None:
     assert image.getpixel((100, 200)) == RED
 
 
+def test_labels_of_equal_boxes_lie_apart() -> None:
+    boxes: list[Box] = [(100, 100, 300, 300)] * 2
+    image = draw_boxes(Pillow.new("RGB", (600, 500)), boxes, ["a", "b"], [RED, (0, 255, 0)], [0.3, 0.9])
+    best, other = colored(image, (0, 255, 0))[1], colored(image, RED)[1]
+    assert (best.min() < 98, other.min()) == (True, 101)  # above the box, and below its upper edge
+
+
 def test_lists_of_unequal_length_are_an_error() -> None:
     with pytest.raises(ValueError, match="shorter"):
         draw_boxes(Pillow.new("RGB", (60, 50)), [(0, 0, 5, 5)], [], [RED])
