@@ -123,7 +123,8 @@ def _one_line(detector: Detector) -> Iterator[None]:
 def _constant_padding() -> Iterator[None]:
     """Lets timm compute TensorFlow's SAME padding without a division of the size.
 
-    In its models called tf_, they would be nested, layer by layer, as they were in EfficientNet-Lite, which didn't export.
+    In its models called tf_, they would be nested, layer by layer, as they were in EfficientNet-Lite, of which the
+    exporter made nothing in minutes.
     """
     padding = sys.modules.get("timm.layers.padding")
     original = getattr(padding, "get_same_padding", None)
