@@ -29,7 +29,7 @@ class Network(nn.Module):
     def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Normalized images [B, 3, H, W], H and W multiples of 32."""
         detector = self.detector
-        logits, ltrb, quality = detector.head(detector.neck(detector.backbone(batch)))
+        logits, ltrb, quality, _ = detector.head(detector.neck(detector.backbone(batch)))
         return (logits, ltrb) if quality is None else (logits, ltrb, quality)
 
 
