@@ -38,11 +38,17 @@ test: environment ## every check and test
 	set -x
 	ruff format --check .
 	ruff check .
-	mypy
+	# mypy occupies one core, while pytest starts and as long as its workers leave one. Its output comes last.
+	types="$$(mktemp)"
+	trap 'rm -f "$$types"' EXIT
+	mypy > "$$types" 2>&1 & checking=$$!
 	lint-imports --no-logo
 	# tests/conftest.py sorts the longest files first. Three workers with one thread each occupy two cores, since some
 	# tests wait for servers and for `dvc`. `pytest -m "not slow" -n 2` leaves out the slow ones.
-	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12
+	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 12 || status=$$?
+	wait "$$checking" || status=$$?
+	cat "$$types"
+	exit "$${status:-0}"
 
 bench: environment ## compare with torchvision's FCOS and write a dated card into benchmarks/results/
 	@$(in_venv)

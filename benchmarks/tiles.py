@@ -167,7 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tiles", description=__doc__)
     parser.add_argument("--train", type=int, default=60, help="training scenes")
     parser.add_argument("--val", type=int, default=20, help="validation scenes")
-    parser.add_argument("--digits", type=int, default=60, help="digits in a scene, at most 250")
+    parser.add_argument(
+        "--digits", type=int, default=60, help="digits in a scene, at most the 100 detections of an image that are kept"
+    )
     parser.add_argument("--epochs", type=int, default=4, help="of the training on tiles")
     parser.add_argument("--probe", type=int, default=4, help="epochs that measure the time of whole images")
     options = parser.parse_args()

@@ -75,6 +75,7 @@ class ModelConfig:
     # Head
     tower_depth: int  # number of 3×3 convolutions in each of the head's two towers
     tower_channels: int | None  # of the towers; None: same as `channels`
+    tower_convolution: Literal["standard", "depthwise"]  # 3×3, or depthwise 3×3 and then 1×1
     head_norm: Literal["group", "batch", "none"]
     quality: Literal[
         "centerness", "iou", "none"
@@ -140,7 +141,8 @@ class ModelConfig:
 # Fields that decide what a detector's weights are and what its outputs mean; the others are of training.
 ARCHITECTURE = (
     *("backbone", "neck", "channels", "levels", "extra_levels_from", "upsample_mode", "neck_norm", "neck_activation"),
-    *("tower_depth", "tower_channels", "head_norm", "quality", "quality_tower", "box_output", "locations"),
+    *("tower_depth", "tower_channels", "tower_convolution", "head_norm", "quality", "quality_tower", "box_output"),
+    "locations",
 )
 
 # "FCOS: A Simple and Strong Anchor-free Object Detector" (TPAMI, 2006.09214), section 4: ResNet-50.
@@ -158,6 +160,7 @@ PAPER = ModelConfig(
     neck_activation="none",
     tower_depth=4,
     tower_channels=None,
+    tower_convolution="standard",
     head_norm="group",
     quality="centerness",
     quality_tower="box",

@@ -135,6 +135,7 @@ _MODEL_RENAMED_IN_4 = {
     "box_weight": "box_loss_weighting",
 }
 _VALUES_RENAMED_IN_4 = {"locations": {"centre": "center"}, "batch_norm": {"synchronised": "synchronized"}}
+_ADDED_TO_MODEL_IN_4 = {"tower_convolution": "standard"}  # what older files of this version mean
 
 
 def _current(values: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +145,8 @@ def _current(values: dict[str, Any]) -> dict[str, Any]:
         ValueError: unknown version.
     """
     values = {"precision": None} | values  # which older files of this version lack
+    if isinstance(values.get("model"), dict):
+        values["model"] = _ADDED_TO_MODEL_IN_4 | values["model"]
     if values["version"] == _VERSION:
         return values
     if values["version"] != 3:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fcos.config import ModelConfig
-from fcos.ops.layers import NORMS
+from fcos.ops.layers import NORMS, depthwise
 
 _PRIOR = 0.01  # initial probability of every class (Focal Loss, section 4.1)
 # Initial distance from a location to each side of its box, in strides: relu has no gradient if it starts at 0.
@@ -16,6 +16,8 @@ _INITIAL_DISTANCE = 2.0
 
 class Head(nn.Module):
     """Two towers of 3×3 convolutions with norm and ReLU; three outputs (ICCV paper, section 3, and TPAMI).
+
+    The towers' convolutions are standard ones, or depthwise separable.
 
     The box output x becomes distances in pixels, stride·relu(s·x) (TPAMI) or exp(s·x) (ICCV), with a learned scalar s
     for each level. The quality output (centerness or IoU, depending on its targets) follows either tower and is
@@ -40,7 +42,7 @@ class Head(nn.Module):
 
     def _initialize(self) -> None:
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
+            if isinstance(layer, nn.Conv2d) and layer.groups == 1:
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         nn.init.constant_(self.class_logits.bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
@@ -68,10 +70,16 @@ class Head(nn.Module):
 def _tower(config: ModelConfig, width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for index in range(config.tower_depth):
-        # With bias even before a norm, as in torchvision, so that its weights can be loaded.
-        layers.append(nn.Conv2d(width if index else config.channels, width, 3, padding=1))
+        layers += _convolution(config, width if index else config.channels, width)
         layers += [*NORMS[config.head_norm](width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
+
+
+def _convolution(config: ModelConfig, channels_in: int, channels_out: int) -> list[nn.Module]:
+    if config.tower_convolution == "depthwise":  # EfficientDet, 1911.09070, section 3.3: the norm follows both parts
+        return [depthwise(channels_in, 3), nn.Conv2d(channels_in, channels_out, 1)]
+    # With bias even before a norm, as in torchvision, so that its weights can be loaded.
+    return [nn.Conv2d(channels_in, channels_out, 3, padding=1)]
 
 
 def _per_location(maps: Sequence[Tensor]) -> Tensor:

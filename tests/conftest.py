@@ -47,6 +47,11 @@ LONGEST = (
     "test_check.py",
     "test_recipes.py",
     "test_guards.py",
+    "test_first_look.py",
+    "test_packaging.py",
+    "test_inspect.py",
+    "test_export.py",
+    "test_serving.py",
 )
 # Files and folders whose tests take seconds each: `pytest -m "not slow"` leaves them out.
 SLOW = (

@@ -39,7 +39,9 @@ class SameConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         pads = []
         for size, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            # Without a division of the size, a constant for multiples of the stride: torch's exporter would nest the
+            # divisions of all layers, and not finish.
+            total = max(kernel - (size % stride or stride), 0)
             pads += [total // 2, total - total // 2]
         out: Tensor = self._conv_forward(F.pad(input, pads) if any(pads) else input, self.weight, self.bias)
         return out

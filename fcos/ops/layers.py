@@ -27,6 +27,16 @@ def convolution(
     return nn.Sequential(layer, *following) if following else layer
 
 
+def depthwise(channels: int, kernel: int, *, stride: int = 1) -> nn.Conv2d:
+    """A convolution of each channel by itself, without bias: with a 1×1 convolution after it, it is separable.
+
+    Its initial weights have LeCun's variance, so that the output has about the variance of the input.
+    """
+    layer = nn.Conv2d(channels, channels, kernel, stride, padding=kernel // 2, groups=channels, bias=False)
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    return layer
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group norm (Wu and He, 1803.08494) in 32 groups, or fewer so that a group has at least two channels.
 

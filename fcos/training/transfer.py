@@ -19,6 +19,8 @@ _MEANINGS = {
     "head.box.": ("box_output",),
     _SCALES: ("box_output",),
     "head.quality.": ("quality", "quality_tower"),
+    "head.class_tower.": ("tower_convolution",),
+    "head.box_tower.": ("tower_convolution",),
 }
 # Modules of a neck in lists that begin at the first level, or at the second.
 _BY_LEVEL = re.compile(r"(neck\.(?:fpn\.)?(?:lateral|output|down|fuse|layers\.\d+\.(?:top_down|bottom_up))\.)(\d+)")

@@ -4,7 +4,6 @@ The advice follows from annotations and parameters; no image is read. Only what 
 is worth a line.
 """
 
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fcos.locations import size_ranges
 from pipeline.analysis.assignment import NEEDS_PREDICTIONS, level_name
 from pipeline.analysis.best_possible_recall import Recall, best_possible_recall
+from pipeline.analysis.tiling import Floats, propose_tiles, resize_factors
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import count_noun
 from pipeline.inference.device import choose_device
@@ -28,10 +27,7 @@ from pipeline.training.initial_weights import find_start
 _RECALL_SAMPLE = 400  # images for the best possible recall: takes seconds, even at 1333 pixels
 _MAX_NAMES = 5  # class names in a line
 _SMALL_BOX = 8  # pixels
-_TILED_BOX, _TILED_SHARE = 12, 0.25  # pixels at the input size, and the share of smaller boxes from which tiles help
-_BOX_IN_TILE = 16  # pixels at the input size that the median box of an advised tile has at least
 _LARGE_INPUT = 500_000  # pixels of an image; larger inputs need a GPU
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +88,11 @@ def make_context(params: Params, train: AnnotationSet, val: AnnotationSet, *, st
     has_recall = bool(objects) and params.model.assigner not in NEEDS_PREDICTIONS and not params.train.tiles
     return Context(
         params=params,
-        images=min(_count_images(params, train), params.train.max_images or len(train.images)),
+        images=_count_images(params, train, steps),
         steps=steps,
         val_images=len(val.images),
         image_sizes=np.array(list(size_of.values()), dtype=np.float64).reshape(-1, 2),
-        box_sizes=boxes[:, 3:1:-1] * _scales(params, image_sizes)[:, None],
+        box_sizes=boxes[:, 3:1:-1] * resize_factors(params.train, image_sizes)[:, None],
         train_counts=_count_classes(train, include_difficult=params.train.include_difficult),
         val_counts=_count_classes(val, include_difficult=False),
         recall=best_possible_recall(params, _recall_sample(train)) if has_recall else None,
@@ -105,16 +101,13 @@ def make_context(params: Params, train: AnnotationSet, val: AnnotationSet, *, st
     )
 
 
-def _scales(params: Params, image_sizes: Floats) -> Floats:
-    """[N] the resize factors of images, or their tiles, of these heights and widths [N, 2]: as InputSize.scale."""
-    size = np.array(params.train.size, dtype=np.float64)
-    tile = params.train.tiles[0] if params.train.tiles else np.inf
-    sides = np.minimum(image_sizes if params.train.letterbox else np.sort(image_sizes, axis=1), tile)
-    scales: Floats = (size / sides).min(axis=1)
-    return scales
+def _count_images(params: Params, split: AnnotationSet, steps: int) -> int:
+    """The number of images, or of their tiles, in an epoch."""
+    usable = min(_count_usable(params, split), params.train.max_images or len(split.images))
+    return max(usable, steps * params.train.batch_size) if params.train.tiles else usable
 
 
-def _count_images(params: Params, split: AnnotationSet) -> int:
+def _count_usable(params: Params, split: AnnotationSet) -> int:
     """The number of images that train.include_empty and train.include_crowd leave."""
     objects = trainable_annotations(split.annotations, include_difficult=params.train.include_difficult)
     with_objects = {item.image_id for item in objects}
@@ -196,33 +189,7 @@ def small_boxes(context: Context) -> str | None:
 
 def small_boxes_in_large_images(context: Context) -> str | None:
     """Many small boxes in images that are shrunk: tiles show the boxes at their stored size, or larger."""
-    if context.train.tiles or not len(context.box_sizes):
-        return None
-    sizes = np.sqrt(context.box_sizes.prod(axis=1))
-    share, median = float((sizes < _TILED_BOX).mean()), float(np.median(sizes))
-    scale = float(np.median(_scales(context.params, context.image_sizes)))
-    if share < _TILED_SHARE or scale > 0.5:  # a larger train.size is simpler for images that are hardly shrunk
-        return None
-    tile = _tile(context, median / scale, scale)
-    enlarged = median / scale * context.train.input_size.scale(tile[0], tile[0])
-    option = f"[{tile[0]}, {tile[1]:g}]"
-    return (
-        f"{share:.0%} of the boxes are under {_TILED_BOX} px at the input size: tiles of {tile[0]} px would show the "
-        f"median box at {enlarged:.0f} px instead of {median:.0f}: "
-        f"-S 'train.tiles={option}' -S 'evaluate.tiles={option}'"
-    )
-
-
-def _tile(context: Context, median: float, scale: float) -> tuple[int, float]:
-    """Side and overlap of tiles in which the median box has at least `_BOX_IN_TILE` pixels at the input size.
-
-    Args:
-        median: size of the median box in pixels of the stored image.
-        scale: resize factor of the median image.
-    """
-    side = max(32, math.floor(min(context.train.size) * min(1.0, median / _BOX_IN_TILE) / 32) * 32)
-    large = float(np.percentile(context.long_sides, 90)) / scale
-    return side, min(0.5, max(0.1, math.ceil(20 * large / side) / 20))  # most boxes are whole in a tile
+    return propose_tiles(context.train, context.box_sizes, context.image_sizes)
 
 
 def untiled_evaluation(context: Context) -> str | None:
@@ -293,7 +260,7 @@ def unlearnable_objects(context: Context) -> str | None:
 
 def large_images(context: Context) -> str | None:
     """Images that are decoded at many times the input size."""
-    scale = float(np.median(_scales(context.params, context.image_sizes)))
+    scale = float(np.median(resize_factors(context.train, context.image_sizes)))
     if scale > 0.25 or context.machine.cache or context.train.tiles:
         return None
     return (

@@ -7,11 +7,12 @@ from typing import Any
 
 from pipeline import formats, params, recipes
 from pipeline.analysis.findings import Health, group_problems, headline, notes, verdict
+from pipeline.analysis.tiling import propose_for
 from pipeline.conversion.survey import survey_records
 from pipeline.datasets import registry
 from pipeline.errors import PipelineError
 from pipeline.overrides import override
-from pipeline.params import ConvertParams, Params
+from pipeline.params import ConvertParams, Params, TrainParams
 from pipeline.workspace import workspace
 
 _MAX_EXAMPLES = 3  # of each kind of problem
@@ -83,8 +84,8 @@ def _downloaded(raw: Path) -> bool:
         return False
 
 
-def report(health: Health) -> str:
-    """Text for a terminal: the splits, each kind of problem with examples, and the verdict."""
+def report(health: Health, train: TrainParams) -> str:
+    """Text for a terminal: the splits, each kind of problem with examples, advice on tiles, and the verdict."""
     width = max((len(finding.code) for finding in health.findings), default=0)
     digits = max((len(f"{len(finding.problems):,}") for finding in health.findings), default=0)
     lines = [headline(health.survey)]
@@ -95,7 +96,8 @@ def report(health: Health) -> str:
         if len(finding.problems) > _MAX_EXAMPLES:
             lines.append(f"    and {len(finding.problems) - _MAX_EXAMPLES:,} more")
         lines.append(f"    to change: {finding.setting}")
-    remarks = [*notes(health.survey), *health.obstacles]
+    tiles = propose_for(train, health.survey.splits["train"]) if "train" in health.survey.splits else None
+    remarks = [*notes(health.survey), *([tiles] if tiles else []), *health.obstacles]
     return "\n".join([*lines, *([""] if remarks else []), *remarks, "", verdict(health)])
 
 

@@ -8,8 +8,9 @@ from itertools import pairwise
 import numpy as np
 
 from fcos.locations import size_ranges
-from pipeline.analysis.advice import Context, Floats
+from pipeline.analysis.advice import Context
 from pipeline.analysis.assignment import level_name
+from pipeline.analysis.tiling import Floats
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import count_noun
 from pipeline.loading.dataset import trainable_annotations

@@ -31,9 +31,11 @@ def ui(experiment: str | None, port: int, prune: bool) -> None:
 
 
 def _prune() -> None:
+    from pipeline.errors import count_noun
     from pipeline.integrations import mlflow_prune
 
     pruned = mlflow_prune.prune()
-    click.echo(f"removed from MLflow: {', '.join(pruned.runs) or 'nothing'} ({pruned.megabytes:,.1f} MB)")
+    runs, models = ", ".join(pruned.runs) or "no run", count_noun(pruned.models, "model")
+    click.echo(f"removed from MLflow: {runs}; {models}; {pruned.megabytes:,.1f} MB freed")
     if pruned.registered:
         click.echo(f"kept, since their models are registered: {', '.join(pruned.registered)}")

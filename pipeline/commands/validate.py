@@ -36,7 +36,7 @@ def validate(
     if as_json:
         click.echo(json.dumps(validation.to_record(health), indent=2, ensure_ascii=False))
     else:
-        click.echo(validation.report(health))
+        click.echo(validation.report(health, values.train))
     if html:
         click.echo(f"{html}: open it in a browser", err=True)
     sys.exit(0 if health.usable else 1)

@@ -1,5 +1,6 @@
 """The network alone, from normalized images to outputs, traced by torch."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,7 +59,12 @@ def to_onnx(detector: Detector) -> Any:
         PipelineError: an operator has no equivalent in ONNX, or depends on the images' size.
     """
     network = Network(detector).eval()
-    with torch.enable_grad(), _one_line(detector), quiet():  # with gradients, `fuse` uses no operators of oneDNN
+    with (
+        torch.enable_grad(),
+        _one_line(detector),
+        quiet(),
+        _constant_padding(),
+    ):  # with gradients, `fuse` uses no operators of oneDNN
         program = torch.onnx.export(
             network,
             (torch.zeros(_EXAMPLE),),
@@ -86,7 +92,7 @@ def to_torch(detector: Detector) -> torch.export.ExportedProgram:
     """
     batch = torch.export.Dim("batch")
     pixels = {0: batch, 2: _side("h"), 3: _side("w")}
-    with torch.enable_grad(), _one_line(detector), quiet():
+    with torch.enable_grad(), _one_line(detector), quiet(), _constant_padding():
         program = torch.export.export(
             Normalized(detector).eval(),
             (torch.zeros(_EXAMPLE, dtype=torch.uint8), torch.tensor([_EXAMPLE[2:]] * _EXAMPLE[0])),
@@ -111,6 +117,28 @@ def _one_line(detector: Detector) -> Iterator[None]:
             f"model.backbone {detector.config.backbone}: torch's exporter can't trace it ({reason}); "
             "train with another backbone"
         ) from None
+
+
+@contextmanager
+def _constant_padding() -> Iterator[None]:
+    """Lets timm compute TensorFlow's SAME padding without a division of the size.
+
+    Its models called tf_ would nest the divisions of all layers, and the exporter would not finish.
+    """
+    padding = sys.modules.get("timm.layers.padding")
+    original = getattr(padding, "get_same_padding", None)
+    if padding is None or original is None:
+        yield
+        return
+
+    def get_same_padding(x: Any, kernel_size: int, stride: int, dilation: int) -> Any:
+        return max((kernel_size - 1) * dilation + 1 - (x % stride or stride), 0)
+
+    setattr(padding, "get_same_padding", get_same_padding)  # noqa: B010 - a module has no such attribute for mypy
+    try:
+        yield
+    finally:
+        setattr(padding, "get_same_padding", original)  # noqa: B010
 
 
 @contextmanager

@@ -20,6 +20,7 @@ class Pruned:
     """What was removed, and what stays although its run is deleted."""
 
     runs: tuple[str, ...]  # names
+    models: int
     megabytes: float
     registered: tuple[str, ...]  # names of deleted runs with a registered model
 
@@ -40,21 +41,23 @@ def prune() -> Pruned:
         store = Store.open()
         versions = list(_pages(store.client.search_model_versions))
         kept_runs, kept_models = {item.run_id for item in versions}, {item.model_id for item in versions}
-        deleted = {
-            str(run.info.run_id): str(run.info.run_name)
-            for run in _pages(store.client.search_runs, [store.experiment], run_view_type=ViewType.DELETED_ONLY)
-        }
+        runs = list(_pages(store.client.search_runs, [store.experiment], run_view_type=ViewType.ALL))
+        active = {run.info.run_id for run in runs if run.info.lifecycle_stage == "active"}
+        deleted = {run.info.run_id: str(run.info.run_name) for run in runs if run.info.run_id not in active}
         registered = {run: name for run, name in deleted.items() if run in kept_runs}
         obsolete = {run: name for run, name in deleted.items() if run not in registered}
-        if obsolete:
-            models = [
-                str(model.model_id)
-                for model in _pages(store.client.search_logged_models, [store.experiment])
-                if model.source_run_id in obsolete and model.model_id not in kept_models
-            ]
+        models = [  # also those of runs that `mlflow gc` has removed
+            str(model.model_id)
+            for model in _pages(store.client.search_logged_models, [store.experiment])
+            if model.source_run_id not in {None, *active, *registered} and model.model_id not in kept_models
+        ]
+        if not obsolete and registered:  # without ids of runs, `mlflow gc` removes all that are deleted
+            models = []
+        if obsolete or models:
             _remove(store.client, list(obsolete), models)
     _remove_empty_folders(artifacts)
-    return Pruned(tuple(obsolete.values()), (before - _size(artifacts)) / 1e6, tuple(registered.values()))
+    freed = (before - _size(artifacts)) / 1e6
+    return Pruned(tuple(obsolete.values()), len(models), freed, tuple(registered.values()))
 
 
 def _pages(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
@@ -75,7 +78,7 @@ def _remove(client: Any, runs: list[str], models: list[str]) -> None:
     for model in models:
         client.delete_logged_model(model)
     uri = store_uri()
-    options = ["--backend-store-uri", uri, "--tracking-uri", uri, "--run-ids", ",".join(runs)]
+    options = ["--backend-store-uri", uri, "--tracking-uri", uri, *(("--run-ids", ",".join(runs)) if runs else ())]
     try:
         with redirect_stdout(io.StringIO()):
             gc.main(options, standalone_mode=False)

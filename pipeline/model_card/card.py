@@ -269,6 +269,7 @@ def _recipe_lines(facts: Facts) -> Iterator[str]:
     yield (
         f"{epochs}{steps} with {count_noun(train.batch_size, 'image')} in a batch; {train.optimizer}, learning rate "
         f"{train.lr:g}, {train.schedule.replace('_', ' ')} schedule; seed {facts.params.seed}"
+        + (f"; computed in {facts.description.precision}" if facts.description.precision else "")
     )
 
 

@@ -20,7 +20,7 @@ import pytest
 from pipeline.files import digest
 from tests.support.paths import PROJECT
 
-FILES = 3000  # of the large package: copying takes long enough to be interrupted
+FILES = 1500  # of the large package: copying takes long enough to be interrupted
 
 # Builds the editable wheel of the scratch project without setuptools.
 BACKEND = """

@@ -150,7 +150,7 @@ def kill_stage(stage: str, project: Path, running: subprocess.Popen[bytes]) -> N
     deadline = time.monotonic() + 120
     while not (processes := processes_of(stage, project)):
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.1)
     time.sleep(0.5)
     for process in processes:
         with suppress(psutil.NoSuchProcess):  # the shell that started the stage ended with it

@@ -81,9 +81,10 @@ def enqueue(project: Path, name: str) -> None:
 
 def kill(project: Path, loss: str) -> None:
     """Sends SIGKILL to the training with this loss once it has saved a state."""
-    deadline = time.monotonic() + 240
+    deadline, states = time.monotonic() + 240, project / ".fcos/training"
     while time.monotonic() < deadline:
-        for process in Path("/proc").glob("[0-9]*"):
+        # Looking at all processes takes time from the training.
+        for process in Path("/proc").glob("[0-9]*") if any(states.glob("*/state.pt")) else ():
             with suppress(OSError, IndexError):
                 workspace = (process / "cwd").resolve()
                 if not workspace.is_relative_to(project):

@@ -106,6 +106,16 @@ def test_the_precision_is_unknown_in_older_files() -> None:
         from_json(changed("precision", "int4"))
 
 
+def test_options_of_the_model_that_older_files_lack_have_the_value_they_meant() -> None:
+    content = json.loads(TEXT)
+    del content["model"]["tower_convolution"], content["sha256"]
+    assert from_json(json.dumps(content).encode())[0].model.tower_convolution == "standard"
+    saved = to_json(
+        replace(ABOUT, model=replace(ABOUT.model, tower_convolution="depthwise")), mean=(0,) * 3, std=(1,) * 3
+    )
+    assert from_json(saved.encode())[0].model.tower_convolution == "depthwise"
+
+
 def test_version_3_with_any_model_is_one_line() -> None:
     for model in (None, [], "x", {"locations": []}):
         with pytest.raises(ValueError, match=r"^(model|categories).* (missing|should)"):

@@ -135,6 +135,40 @@ def test_width_of_towers(depth: int, width: int) -> None:
     assert quality.shape == (2, 4)
 
 
+DEPTHWISE = replace(SMALL, tower_convolution="depthwise")
+
+
+def test_a_depthwise_tower_is_a_convolution_whose_weights_are_products() -> None:
+    """W[o, i, y, x] = pointwise[o, i] · depthwise[i, y, x], and the norm follows both parts."""
+    tower = Head(replace(DEPTHWISE, tower_channels=16), 3).class_tower
+    assert layer_types(tower) == ["Conv2d", "Conv2d", "GroupNorm", "ReLU"]
+    each, across, norm, relu = tower
+    weight = across.weight * each.weight.squeeze(1)[None]
+    features = torch.randn(2, 32, 5, 6)
+    expected = relu(norm(nn.functional.conv2d(features, weight, across.bias, padding=1)))
+    torch.testing.assert_close(tower(features), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_parameters_of_depthwise_towers() -> None:
+    head = Head(replace(PAPER, tower_convolution="depthwise"), 80)
+    tower = 4 * (256 * 9 + 256 * 256 + 256 + 2 * 256)
+    outputs = (80 + 4 + 1) * (256 * 9 + 1)
+    assert sum(parameter.numel() for parameter in head.parameters()) == 2 * tower + outputs + 5
+
+
+def test_initial_depthwise_towers_keep_prior_gradients_and_variance() -> None:
+    """A pointwise convolution of standard deviation 0.01 alone leaves 0.01² · 32 = 0.0032 of the variance."""
+    torch.manual_seed(0)
+    head = Head(replace(DEPTHWISE, head_norm="none"), 5)
+    convolutions = head.class_tower[:2]
+    assert convolutions(torch.randn(8, 32, 24, 24)).var().item() == pytest.approx(0.0032, rel=0.3)
+    logits, ltrb, quality = head([torch.randn(2, 32, 8, 8)])
+    assert logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.05)
+    assert quality is not None
+    (logits.sum() + ltrb.sum() + quality.sum()).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in head.parameters())
+
+
 @pytest.mark.parametrize("quality", ["centerness", "iou"])
 @pytest.mark.parametrize(("tower", "other"), [("box", "class"), ("class", "box")])
 def test_the_quality_branch_is_on_its_tower(quality: Any, tower: Any, other: str) -> None:

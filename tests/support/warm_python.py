@@ -9,9 +9,11 @@ takes that of its current folder.
 import atexit
 import functools
 import gc
+import hashlib
 import importlib
 import json
 import os
+import pickle
 import runpy
 import select
 import signal
@@ -27,6 +29,7 @@ from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 from types import ModuleType
+from typing import Any
 
 from filelock import FileLock
 
@@ -41,7 +44,12 @@ PACKAGES = (
     "dvc.repo.experiments.queue.celery", "dvc.repo.experiments.executor.local", "dvc.render.convert",
     "dvc_data.index", "dvc_task.app", "dvc_objects.fs.local", "dulwich.repo", "pygit2", "scmrepo.git", "celery",
     "kombu",
+    # What tests import in pytest's workers.
+    "av", "cv2", "huggingface_hub", "hydra", "markdown_it", "nbformat", "networkx", "pymongo", "timm",
 )  # fmt: skip
+
+# Modules whose own processes are forked, too. FiftyOne, which inspect starts, can't be imported after MLflow.
+WARM_CHILDREN = ("pipeline.stages.train", "tests.support.held_training")
 
 _CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
@@ -108,7 +116,7 @@ def _answers(address: Path) -> bool:
 
 
 def _start(home: Path) -> None:
-    for name in ("bin", "commands"):
+    for name in ("bin", "commands", "yaml"):
         (home / name).mkdir(exist_ok=True)
     for name, command in (("python", []), ("dvc", ["-m", "dvc"])):
         script = _CLIENT.format(python=sys.executable, address=str(home / "socket"), command=command)
@@ -140,6 +148,7 @@ def main() -> None:
     for name in PACKAGES:
         with suppress(ImportError):
             importlib.import_module(name)
+    share_parsed_yaml(home / "yaml")
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the handlers are waited for by no one
     server.settimeout(1)
@@ -160,6 +169,31 @@ def main() -> None:
         raise
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     handle(client, home / "commands")
+
+
+def share_parsed_yaml(folder: Path) -> None:
+    """Lets all processes parse each YAML text once: `dvc exp run` parses params.yaml, dvc.yaml and dvc.lock 58 times.
+
+    That is most of the time of DVC's commands, and the texts of the tests' projects are the same.
+    """
+    from dvc.utils import strictyaml
+    from dvc.utils.serialize import _yaml
+
+    parse = _yaml.parse_yaml
+
+    def parse_yaml(text: str, path: str, typ: str = "safe") -> Any:
+        if typ != "safe":  # with comments and places, and changed by its reader
+            return parse(text, path, typ)
+        file = folder / hashlib.sha256(text.encode()).hexdigest()
+        with suppress(FileNotFoundError):
+            return pickle.loads(file.read_bytes())
+        content = parse(text, path)
+        partial = file.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(pickle.dumps(content))
+        partial.replace(file)
+        return content
+
+    _yaml.parse_yaml = strictyaml.parse_yaml = parse_yaml
 
 
 def _is_alive(session: int) -> bool:
@@ -183,7 +217,7 @@ def handle(client: socket.socket, commands: Path) -> None:
     forked = os.fork()
     if forked == 0:
         client.close()
-        run(command, here, environment, umask, files)
+        run(command, here, environment, umask, files, commands.with_name("bin") / "python")
         return
     for number in files:
         os.close(number)
@@ -199,8 +233,8 @@ def handle(client: socket.socket, commands: Path) -> None:
     os._exit(0)
 
 
-def run(command: list[str], here: str, environment: dict[str, str], umask: int, files: list[int]) -> None:
-    """Becomes `python COMMAND`."""
+def run(command: list[str], here: str, environment: dict[str, str], umask: int, files: list[int], python: Path) -> None:
+    """Becomes `python COMMAND`; `python` is the command that forks."""
     os.setpgid(0, 0)
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -216,6 +250,10 @@ def run(command: list[str], here: str, environment: dict[str, str], umask: int, 
         warnings.simplefilter("error")
         command = command[2:]
     option, sys.argv, status = command[0], command[1:], 0
+    if any(module in WARM_CHILDREN for module in sys.argv[:1]):
+        sys.executable = str(python)
+        if "FCOS_LAUNCHER" in os.environ:  # the parent, at whose death a process of a training ends
+            os.environ["FCOS_LAUNCHER"] = str(os.getppid())
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         if option == "-m":

@@ -166,6 +166,17 @@ def test_same_padding_equals_tensorflows() -> None:
     assert layer(ramp)[0, 0, 0].tolist() == [3 * (0 + 1 + 2), 3 * (2 + 3 + 4), 3 * (4 + 5)]
 
 
+def test_same_padding_is_constant_when_traced() -> None:
+    """Otherwise the sizes of all layers would be nested, and the exporter would not finish."""
+    layers = nn.Sequential(*(efficientnet_lite.SameConv2d(2, 2, kernel, 2) for kernel in (3, 5, 3))).eval()
+    side = 32 * torch.export.Dim("side", min=1, max=64)
+    program = torch.export.export(layers, (torch.zeros(1, 2, 96, 160),), dynamic_shapes=({2: side},))
+    pads = [node.args[1] for node in program.graph.nodes if node.target is torch.ops.aten.pad.default]
+    assert pads == [[0, 1, 0, 1], [1, 2, 1, 2], [0, 1, 0, 1]]
+    images = torch.randn(1, 2, 64, 160)
+    torch.testing.assert_close(program.module()(images), layers(images))
+
+
 # Weights
 
 

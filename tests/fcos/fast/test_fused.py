@@ -62,6 +62,18 @@ def test_every_relu_of_a_resnet_is_fused_with_its_convolution() -> None:
     assert not any(isinstance(layer, nn.ReLU) for layer in fused.backbone.modules())
 
 
+def test_depthwise_towers_with_batch_norm_are_fused() -> None:
+    torch.manual_seed(0)
+    detector = build(replace(SMALL, tower_convolution="depthwise", head_norm="batch"), 3)
+    for layer in detector.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -0.5, 0.5)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+    fused = fuse(detector.eval())
+    assert_same(fused, detector, torch.randn(2, 3, 64, 64))
+    assert count_norms(fused) == 0
+
+
 def test_gradients_of_activations() -> None:
     """With gradients, a fused convolution runs as separate layers."""
     detector = random_detector("resnet18")

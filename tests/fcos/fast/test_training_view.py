@@ -25,7 +25,9 @@ CONFIGS = {
     "bare": replace(SMALL, tower_depth=0, quality="none", box_loss_weighting="none"),
     "bottleneck": replace(SMALL, backbone="resnet50", tower_depth=1),
     "mobilenet_v3": replace(SMALL, backbone="mobilenet_v3_large", channels=64, tower_depth=1),
-    "lite0": replace(SMALL, backbone="efficientnet_lite0", channels=64, tower_depth=1, neck="bifpn"),
+    "lite0": replace(
+        SMALL, backbone="efficientnet_lite0", channels=64, tower_depth=1, neck="bifpn", tower_convolution="depthwise"
+    ),
 }
 
 

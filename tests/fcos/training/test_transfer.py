@@ -155,6 +155,15 @@ def test_outputs_with_another_meaning_are_not_taken(changes: dict[str, Any], par
     assert torch.equal(state["head.class_tower.0.weight"], source.tensors["head.class_tower.0.weight"])
 
 
+def test_towers_of_the_other_kind_are_not_taken() -> None:
+    """Tensors of equal names and shapes, such as `1.bias`, belong to other layers there."""
+    source = source_of(random_detector(TINY, 3, seed=1))
+    detector, taken, before = start(replace(TINY, tower_convolution="depthwise"), FILE_CLASSES, source)
+    assert taken.new == {"head.class_tower": 5, "head.box_tower": 5}  # two convolutions, one with bias, and a norm
+    state = detector.state_dict()
+    assert all(torch.equal(state[name], before[name]) for name in state if "tower" in name)
+
+
 def test_the_file_s_normalization_comes_with_its_whole_backbone() -> None:
     other = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     source = source_of(random_detector(TINY, 3, seed=1), mean=other[0], std=other[1])

@@ -8,6 +8,7 @@ import pytest
 from pipeline import params, recipes
 from pipeline.analysis import advice as rules
 from pipeline.analysis.advice import RULES, Context, advice, make_context
+from pipeline.analysis.tiling import propose_for, resize_factors
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.overrides import override
 from pipeline.params import Params
@@ -157,8 +158,12 @@ def test_tiles_for_small_boxes_in_large_images() -> None:
         "100% of the boxes are under 12 px at the input size: tiles of 192 px would show the median box at 16 px "
         f"instead of 2: -S '{options[0]}' -S '{options[1]}'"
     )
+    assert propose_for(DIGITS.train, scenes) == lines["small_boxes_in_large_images"]
     trained = advise(context_of(override(DIGITS, options[:1]), scenes))
     assert trained["untiled_evaluation"] == f"training is on tiles, but evaluation isn't: -S '{options[1]}'"
+    few = split(5, size=(2000, 2000), boxes=((12, 12),))
+    assert "large_batch" in advise(context_of(DIGITS, few))
+    assert "large_batch" not in advise(context_of(override(DIGITS, options), few))
     changed = override(DIGITS, options)
     assert changed.train.tiles == changed.evaluate.tiles == (192, 0.1)
     assert not {"small_boxes", "small_boxes_in_large_images", "untiled_evaluation", "unlearnable_objects"} & set(
@@ -265,7 +270,7 @@ def test_scales_equal_those_of_the_input_size() -> None:
     for letterbox in (False, True):
         values = training(size=(300, 400), letterbox=letterbox)
         for shape in ((375, 500), (500, 375), (100, 900)):
-            (scale,) = rules._scales(values, rules.np.array([shape], dtype=float))
+            (scale,) = resize_factors(values.train, rules.np.array([shape], dtype=float))
             assert scale == pytest.approx(values.train.input_size.scale(*shape))
 
 

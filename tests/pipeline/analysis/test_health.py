@@ -345,6 +345,26 @@ def test_every_check_has_a_test() -> None:
     assert {*VOC, *COCO, "unbalanced_split", "different_class_lists", "stale_correction"} == set(CHECKS)
 
 
+def test_tiles_are_proposed_for_small_objects_in_large_images(
+    coco: Callable[..., Path], setting: Callable[..., None]
+) -> None:
+    """An object of 12 pixels in 1,200, at an input of 256: 3 pixels, and 16 in a tile of 192."""
+    setting(**{"train.size": [256, 256]})
+    folder = coco(
+        images=[{"id": 1, "file_name": "x.png", "width": 1200, "height": 1200}],
+        annotations=[ONE | {"bbox": [5, 5, 12, 12], "area": 144}],
+    )
+    Image.new("RGB", (1200, 1200)).save(folder / "train/x.png")
+    answer = validate(folder)
+    option = "[192, 0.1]"
+    assert answer.stdout.split("\n\n")[1] == (
+        "100% of the boxes are under 12 px at the input size: tiles of 192 px would show the median box at 16 px "
+        f"instead of 3: -S 'train.tiles={option}' -S 'evaluate.tiles={option}'"
+    )
+    again = validate(folder, "-S", f"train.tiles={option}", "-S", f"evaluate.tiles={option}")
+    assert (again.exit_code, "tiles" in again.stdout) == (0, False)
+
+
 def test_files_with_different_classes(coco: Callable[..., Path]) -> None:
     """The advice works as printed, and a person who lists the classes has decided."""
     folder = coco()

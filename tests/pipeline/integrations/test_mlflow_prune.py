@@ -31,15 +31,17 @@ def test_deleted_runs_go_with_their_models_unless_these_are_registered(inspected
             store.client.create_model_version("champion", model.model_uri, run.info.run_id, model_id=model.model_id)
         if name != "kept":
             store.client.delete_run(run.info.run_id)
+    # MLflow's own command has removed its run.
+    store.client.create_logged_model(store.experiment, "detector", source_run_id="f" * 32)
     done = prune()
     assert done.stdout == (
-        "removed from MLflow: gone (2.0 MB)\nkept, since their models are registered: registered\n"
+        "removed from MLflow: gone; 2 models; 2.0 MB freed\nkept, since their models are registered: registered\n"
     ), done.stderr
     assert not any(folder.parent.exists() for folder in folders["gone"])
     assert all((folder / "file").is_file() for name in ("kept", "registered") for folder in folders[name])
     assert [run.info.run_name for run in store.client.search_runs([store.experiment])] == ["kept"]
     assert len(store.client.search_logged_models([store.experiment])) == 2
-    assert prune().stdout.startswith("removed from MLflow: nothing (0.0 MB)\n")
+    assert prune().stdout.startswith("removed from MLflow: no run; 0 models; 0.0 MB freed\n")
 
 
 def test_a_server_keeps_its_files_itself(monkeypatch: pytest.MonkeyPatch) -> None:

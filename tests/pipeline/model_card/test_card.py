@@ -95,6 +95,9 @@ def test_numbers(tmp_path: Path) -> None:
     assert costs["parameters"] == f"{sum(p.numel() for p in build(TINY, 4).parameters()):,}"
     assert costs["training speed, on the machine that trained"] == "41.5 images per second"
     assert digest(tmp_path / "models/detector.safetensors") in text
+    assert "computed in" not in text
+    described = replace(found, description=replace(found.description, precision="bf16"))
+    assert "seed 0; computed in bf16\n" in card.render(described)
     assert "their shorter side has 64 pixels, or less if the longer side would have more than 96" in text
 
 

@@ -17,7 +17,7 @@ from pipeline.data import detections as results
 from pipeline.evaluation import error_kinds
 from pipeline.evaluation.embedding_files import EmbeddingMap
 from pipeline.files import digest
-from pipeline.integrations import mlflow
+from pipeline.integrations import fiftyone, mlflow
 from pipeline.visualization.inspection import cases, failure_sheets
 from tests.support.inspected_project import VIEWS
 from tests.support.projects import run_stage
@@ -115,30 +115,40 @@ def without_fiftyone(project: Path) -> None:
     (project / "params.yaml").write_text(re.sub(r"(?m)^  fiftyone: true", "  fiftyone: false", text))
 
 
-def test_the_operating_point_or_inspect_score_threshold_decides_which_detections_count(inspected: Any) -> None:
-    """The poor box has a score of 0.5, and the best of the others that count is 0.6."""
+def test_the_operating_point_or_inspect_score_threshold_decides_which_detections_count(
+    inspected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The poor box has a score of 0.5, and the best of the others that count is 0.6.
 
-    def inspect(score: str, *, fiftyone: bool) -> tuple[dict[str, int], str]:
+    FiftyOne's process receives the same thresholds; test_fiftyone.py shows that its views follow them.
+    """
+    thresholds: list[list[float]] = []
+
+    def fill(_module: str, _name: str, specs: list[dict[str, Any]]) -> Any:
+        thresholds.extend(spec["score_thresholds"] for spec in specs)
+        return {"views": {}, "confused_classes": [], "hardest_by_class": []}
+
+    monkeypatch.setattr(fiftyone, "run_child", fill)
+
+    def inspect(score: str) -> tuple[dict[str, int], str]:
         text = re.sub(r"(?m)^  score_threshold: \S+ # det", score, (inspected.root / "params.yaml").read_text())
-        text = re.sub(r"(?m)^  fiftyone: \S+", f"  fiftyone: {fiftyone}".lower(), text)
         (inspected.root / "params.yaml").write_text(text)
         done = run_stage(inspected.root, "inspect")
         assert (done.returncode, done.stderr) == (0, "")
         numbers = json.loads((inspected.root / "metrics/inspect.json").read_text())
         page = (inspected.root / "reports/failures/index.html").read_text()
-        # The sheets and FiftyOne's dataset show the same detections.
-        assert numbers.get("views", {}).get("poor_boxes") == (numbers["errors"]["poor_box"] if fiftyone else None)
         return numbers["errors"], page
 
     points = inspected.root / "predictions/operating_point.json"
     content = json.loads(points.read_text())
     points.write_text(json.dumps(content | {"classes": {"cat": {"score": 0.55}, "dog": None}}))
-    errors, page = inspect("  score_threshold: null # det", fiftyone=True)
+    errors, page = inspect("  score_threshold: null # det")
     assert (errors["poor_box"], errors["background"]) == (0, 1)
     assert "a score of at least 0.4 to 0.55, by class." in page
-    errors, page = inspect("  score_threshold: 0.5 # det", fiftyone=False)
+    errors, page = inspect("  score_threshold: 0.5 # det")
     assert (errors["poor_box"], errors["background"]) == (1, 1)
     assert "a score of at least 0.5." in page
+    assert thresholds == [[0.55, 0.4], [0.5, 0.5]]
 
 
 def test_operating_points_of_another_detector_are_refused(inspected: Any) -> None:
