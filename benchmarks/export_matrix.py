@@ -58,6 +58,7 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "levels": ((4, 5), (3, 4, 5, 6, 7), (3,), (5, 6, 7)),
     "tower_depth": (1, 0, 2),
     "tower_channels": (None, 8),
+    "distribution_max": (16, 8),
 }
 # What is no part of the network: how it is trained, resized for, and post-processed.
 _OTHERS: dict[str, tuple[Any, ...]] = {

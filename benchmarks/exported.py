@@ -59,7 +59,9 @@ def variants(backbone: str, size: tuple[int, int], folder: Path, *, compiled: bo
         runner = OnnxDetector(file, torch.device("cpu"))
         calls[name] = lambda runner=runner: runner.detect(pixels[:1], input_size, postprocess)  # type: ignore[misc]
     default = OnnxDetector(exported["ONNX Runtime, float32"], torch.device("cpu"))
-    default.session = onnxruntime.InferenceSession(exported["ONNX Runtime, float32"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # no warnings of inputs that have default values
+    default.session = onnxruntime.InferenceSession(exported["ONNX Runtime, float32"], options)
     calls["ONNX Runtime, float32, its default options"] = lambda: default.detect(pixels[:1], input_size, postprocess)
     return calls
 

@@ -14,10 +14,15 @@ from pipeline.evaluation.matches import Floats, Matches
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # Classes, mean number of objects of each in an image, images, trials.
-CASES = tuple(
-    (classes, objects, images, trials)
-    for classes, objects in ((3, 2.0), (40, 0.1))
-    for images, trials in ((100, 400), (500, 200), (2000, 50))
+CASES = (
+    *(
+        (classes, objects, images, trials)
+        for classes, objects in ((3, 2.0), (40, 0.1))
+        for images, trials in ((100, 400), (500, 200), (2000, 50))
+    ),
+    (20, 0.05, 100, 400),
+    (30, 0.03, 100, 400),
+    (60, 0.01, 100, 100),
 )
 IMAGES_FOR_TRUTH = 200_000
 
@@ -88,13 +93,16 @@ def true_metrics(
 
 def intervals(matches: Matches, draws: int = resampling.DRAWS) -> tuple[Floats, Floats]:
     """The metrics [2 + K] and their intervals [2 + K, 2] as the pipeline reports them; NaN: no interval."""
-    values, drawn = metrics(matches.average_precision()), metrics(resampling.resample(matches, draws))
-    together = matches.objects.sum(axis=0)
-    found = [
-        resampling.interval(column, None if np.isnan(value) else float(value), objects)
-        for column, value, objects in zip(drawn.T, values, (together, together, *matches.objects), strict=True)
+    ap, draws_of_ap = matches.average_precision(), resampling.resample(matches, draws)
+    values, by_class = metrics(ap), resampling.mean(draws_of_ap, axis=-1)
+    items = [
+        *resampling.intervals_of_means(matches, draws_of_ap).values(),
+        *(
+            resampling.interval(column, None if np.isnan(value) else float(value), objects)
+            for column, value, objects in zip(by_class.T, values[2:], matches.objects, strict=True)
+        ),
     ]
-    return values, np.array([(item.low, item.high) for item in found], dtype=np.float64)
+    return values, np.array([(item.low, item.high) for item in items], dtype=np.float64)
 
 
 def main(cases: Sequence[tuple[int, float, int, int]] = CASES) -> None:

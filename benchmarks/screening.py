@@ -79,6 +79,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     REFERENCE: (),
     "aligned": _ALIGNED,
     "aligned, depthwise towers": (*_ALIGNED, "model.tower_convolution=depthwise"),
+    "aligned, distribution focal loss": (*_ALIGNED, "model.box_output=distribution"),
+    "aligned, distribution focal loss, depthwise towers": (
+        *_ALIGNED,
+        "model.box_output=distribution",
+        "model.tower_convolution=depthwise",
+    ),
     "aligned, stem and C2 frozen": (*_ALIGNED, "model.frozen_stages=2"),
 }
 

@@ -29,10 +29,12 @@ _MINIMUM = {
     "focal_gamma": 0,
     "atss_topk": 1,
     "task_aligned_topk": 1,
+    "distribution_max": 1,
 }
 
 
-_MAX_TOWER_DEPTH = 64
+# A file that someone else made must not fill the memory.
+_MAXIMUM = {"tower_depth": 64, "distribution_max": 256}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class LossWeights:
     classification: float
     box: float
     quality: float
+    distribution: float = 0.25  # of the distribution focal loss, which is added to the box loss (GFL, section 4)
 
     def __post_init__(self) -> None:
         for name, weight in vars(self).items():
@@ -81,7 +84,9 @@ class ModelConfig:
         "centerness", "iou", "none"
     ]  # the third output, combined with the class probability into the score
     quality_tower: Literal["box", "class"]  # the tower that the quality output follows
-    box_output: Literal["relu", "exp"]  # stride·relu(s·x) (TPAMI) or exp(s·x) (ICCV v1)
+    # stride·relu(s·x) (TPAMI), exp(s·x) (ICCV v1), or the mean of a distribution over whole strides (GFL)
+    box_output: Literal["relu", "exp", "distribution"]
+    distribution_max: int = 16  # distribution: the largest distance, in strides
     # center: ((j + ½)·s, (i + ½)·s); corner: (j·s, i·s); torchvision: (j·⌊W/w⌋, i·⌊H/h⌋), see `make_locations`
     locations: Literal["center", "corner", "torchvision"]
     # Assignment
@@ -119,8 +124,9 @@ class ModelConfig:
         for name, minimum in _MINIMUM.items():
             if not getattr(self, name) >= minimum:
                 raise ValueError(f"{name}: {getattr(self, name)} must be {minimum} or more")
-        if self.tower_depth > _MAX_TOWER_DEPTH:
-            raise ValueError(f"tower_depth: {self.tower_depth} must be {_MAX_TOWER_DEPTH} or less")
+        for name, maximum in _MAXIMUM.items():
+            if getattr(self, name) > maximum:
+                raise ValueError(f"{name}: {getattr(self, name)} must be {maximum} or less")
         if not 0 <= self.focal_alpha <= 1:
             raise ValueError(f"focal_alpha: {self.focal_alpha} must be between 0 and 1")
         if self.regression_ranges is not None and (
@@ -142,7 +148,7 @@ class ModelConfig:
 ARCHITECTURE = (
     *("backbone", "neck", "channels", "levels", "extra_levels_from", "upsample_mode", "neck_norm", "neck_activation"),
     *("tower_depth", "tower_channels", "tower_convolution", "head_norm", "quality", "quality_tower", "box_output"),
-    "locations",
+    *("distribution_max", "locations"),
 )
 
 # "FCOS: A Simple and Strong Anchor-free Object Detector" (TPAMI, 2006.09214), section 4: ResNet-50.

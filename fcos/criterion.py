@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fcos.assigners import ASSIGNERS
 from fcos.config import ModelConfig
-from fcos.losses import BOX_LOSSES, CLASSIFICATION_LOSSES, QUALITY_LOSSES, centerness
+from fcos.losses import BOX_LOSSES, CLASSIFICATION_LOSSES, QUALITY_LOSSES, centerness, distribution_focal_loss
 from fcos.ops.boxes import aligned_iou, boxes_from_ltrb
 from fcos.structures import Assignment, Outputs, Targets
 
@@ -78,7 +78,7 @@ class Criterion:
         weights = self.config.loss_weights
         return Losses(
             classification=self._classification(outputs, assignment, iou) / count * weights.classification,
-            box=self._box(predicted, objects, self._box_weight(assignment, iou), count) * weights.box,
+            box=self._box(outputs, assignment, (predicted, objects), iou, count),
             quality=quality / count * weights.quality,
             quality_floor=floor / count * weights.quality,
             positives=positives,
@@ -105,10 +105,22 @@ class Criterion:
             centerness(assignment.ltrb) if self.config.box_loss_weighting == "centerness" else iou
         ) * assignment.positive
 
-    def _box(self, predicted: Tensor, objects: Tensor, weight: Tensor | None, count: Tensor) -> Tensor:
-        losses = self.box_loss(predicted, objects)
+    def _box(
+        self, outputs: Outputs, assignment: Assignment, pair: tuple[Tensor, Tensor], iou: Tensor, count: Tensor
+    ) -> Tensor:
+        """The box loss and, if boxes are distributions, the distribution focal loss, both weighted."""
+        weight, factors = self._box_weight(assignment, iou), self.config.loss_weights
+        loss = self._mean(self.box_loss(*pair), weight, count) * factors.box
+        if outputs.distributions is not None:
+            distances = assignment.ltrb / outputs.locations.strides[:, None]
+            losses = distribution_focal_loss(outputs.distributions.float(), distances) * assignment.positive
+            loss = loss + self._mean(losses, weight, count) * factors.distribution
+        return loss
+
+    def _mean(self, losses: Tensor, weight: Tensor | None, count: Tensor) -> Tensor:
+        """The weighted mean of losses [B, P] that are 0 where not positive."""
         if weight is None:
-            return losses.sum() / count  # where not positive, both boxes are equal and the loss is 0
+            return losses.sum() / count
         return (losses * weight).sum() / self._normalizer(weight.sum(), minimum=1e-6)
 
     def _quality(self, outputs: Outputs, assignment: Assignment, iou: Tensor) -> tuple[Tensor, Tensor]:

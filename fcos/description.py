@@ -135,7 +135,9 @@ _MODEL_RENAMED_IN_4 = {
     "box_weight": "box_loss_weighting",
 }
 _VALUES_RENAMED_IN_4 = {"locations": {"centre": "center"}, "batch_norm": {"synchronised": "synchronized"}}
-_ADDED_TO_MODEL_IN_4 = {"tower_convolution": "standard"}  # what older files of this version mean
+# What older files of this version mean: keys of the model, and of its loss weights.
+_ADDED_TO_MODEL_IN_4 = {"tower_convolution": "standard", "distribution_max": 16}
+_ADDED_TO_LOSS_WEIGHTS_IN_4 = {"distribution": 0.25}
 
 
 def _current(values: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +148,9 @@ def _current(values: dict[str, Any]) -> dict[str, Any]:
     """
     values = {"precision": None} | values  # which older files of this version lack
     if isinstance(values.get("model"), dict):
-        values["model"] = _ADDED_TO_MODEL_IN_4 | values["model"]
+        model = values["model"] = _ADDED_TO_MODEL_IN_4 | values["model"]
+        if isinstance(model.get("loss_weights"), dict):
+            model["loss_weights"] = _ADDED_TO_LOSS_WEIGHTS_IN_4 | model["loss_weights"]
     if values["version"] == _VERSION:
         return values
     if values["version"] != 3:

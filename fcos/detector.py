@@ -108,8 +108,8 @@ class Detector(nn.Module):
             ends=self.config.regression_ranges,
             device=batch.device,
         )
-        logits, ltrb, quality = self.head(levels)
-        return Outputs(logits, ltrb, quality, locations)
+        logits, ltrb, quality, distributions = self.head(levels)
+        return Outputs(logits, ltrb, quality, locations, distributions)
 
 
 def build(config: ModelConfig, num_classes: int) -> Detector:

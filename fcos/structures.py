@@ -17,6 +17,7 @@ class Outputs:
     ltrb: Tensor  # [B, P, 4] distances to the box's sides in pixels of the input
     quality: Tensor | None  # [B, P] logits of centerness or IoU; None if the head has no quality output
     locations: Locations
+    distributions: Tensor | None = None  # [B, P, 4, bins] logits of the distances' distributions, if the head has them
 
     def float(self) -> "Outputs":
         """Converts to float32, which losses need: sums of thousands of small numbers lose precision in 16 bits."""

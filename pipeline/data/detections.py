@@ -69,23 +69,11 @@ def write(detections: Iterable[Detection], path: Path) -> None:
     Numbers are written as the shortest decimals that read back equal. They are not rounded: with nine digits, an IoU
     that equals a threshold fell below it, which changed AP.
     """
-    # The bytes are those of json.dumps, which takes four times as long for half a million detections.
-    lines = ",\n".join(map(_line, detections))
-    write_text(path, f"[\n{lines}\n]\n" if lines else "[]\n")
-
-
-def _line(detection: Detection) -> str:
-    x, y, width, height = detection.bbox
-    if not math.isfinite(x + y + width + height + detection.score):
-        raise ValueError(f"{detection}: a number is not finite")
-    return (
-        f' {{"image_id": {detection.image_id}, "category_id": {detection.category_id}, "bbox": [{_number(x)}, '
-        f'{_number(y)}, {_number(width)}, {_number(height)}], "score": {_number(detection.score)}}}'
-    )
-
-
-def _number(value: float) -> str:
-    return float.__repr__(value) if isinstance(value, float) else str(value)
+    detections = list(detections)
+    for detection in detections:
+        if not math.isfinite(sum(detection.bbox) + detection.score):
+            raise ValueError(f"{detection}: a number is not finite")
+    write_text(path, _ADAPTER.dump_json(detections).decode().replace("},{", "},\n{") + "\n")
 
 
 def read_bytes(path: Path) -> bytes:

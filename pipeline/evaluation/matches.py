@@ -69,8 +69,37 @@ class Matches:
             recalls: AP is the mean of the precision at these recalls; None: the area under the precision curve.
         """
         drawn = np.ones(self.objects.shape[1], dtype=bool) if drawn is None else drawn
-        found, objects = self._correct, (self.objects @ drawn).astype(np.int64)
-        counts = drawn[self.images]
+        objects, ranks = (self.objects @ drawn).astype(np.int64), self._rank_correct(drawn)
+        # Precisions are raised above those of later segments, so that one pass from the end serves all segments.
+        offset = np.repeat(self._correct.offset, ranks.sizes)
+        raised = (ranks.rank + 1) / ranks.counted + offset
+        envelope = np.maximum.accumulate(raised[::-1])[::-1] - offset
+        first_gain = np.repeat(np.cumsum(objects) - objects, len(self.iou_thresholds))
+        gain = _gains(objects, recalls)[np.repeat(first_gain, ranks.sizes) + ranks.rank]
+        return self._sum_of_segments(envelope * gain, ranks.segment, objects)
+
+    def leave_one_out_precision(self) -> Floats:
+        """The mean over a class's objects of the precision at their scores, 0 for missed ones [K, T]; NaN without any.
+
+        The precision at the score of an object is estimated from the other objects, so it has nearly no bias where
+        objects are few: an object that is found would raise the precision at its own score. No other object tells the
+        precision at the highest score, or of a single object: it is the share of classes whose first detection is
+        correct.
+        """
+        ranks = self._rank_correct(np.ones(self.objects.shape[1], dtype=bool))
+        objects = self.objects.sum(axis=1).astype(np.int64)
+        total = np.repeat(objects, len(self.iou_thresholds))[ranks.segment]
+        others = ranks.rank * np.divide(total, total - 1, out=np.zeros(len(total)), where=total > 1)
+        detections = others + ranks.counted - ranks.rank - 1
+        first = self.class_starts[:-1][np.diff(self.class_starts) > 0]
+        of_first = self.correct[:, first].sum(axis=1) / np.maximum((~self.ignored[:, first]).sum(axis=1), 1)
+        precision = of_first[ranks.segment % len(self.iou_thresholds)]
+        np.divide(others, detections, out=precision, where=(detections > 0) & (total > 1))
+        return self._sum_of_segments(precision / total, ranks.segment, objects)
+
+    def _rank_correct(self, drawn: Bools) -> "_Ranks":
+        """The correct detections of the images [I] that count."""
+        found, counts = self._correct, drawn[self.images]
         kept = np.flatnonzero(counts[found.position])
         position, segment = found.position[kept], found.segment[kept]
         sizes = np.bincount(segment, minlength=len(found.first_of_class))  # of segments; they are contiguous
@@ -79,17 +108,15 @@ class Matches:
         if len(found.ignored):
             before = _sums_before(counts[found.ignored])
             counted -= before[found.ignored_end[kept]] - np.repeat(before[found.first_ignored], sizes)
-        rank = np.arange(len(kept)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # 0, 1, … in each segment
-        offset = np.repeat(found.offset, sizes)
-        # Precisions are raised above those of later segments, so that one pass from the end serves all segments.
-        raised = (rank + 1) / counted + offset
-        envelope = np.maximum.accumulate(raised[::-1])[::-1] - offset
-        first_gain = np.repeat(np.cumsum(objects) - objects, len(self.iou_thresholds))
-        gain = _gains(objects, recalls)[np.repeat(first_gain, sizes) + rank]
-        total = np.bincount(segment, envelope * gain, minlength=len(sizes)).astype(np.float64)
-        ap = total.reshape(len(objects), -1)
-        ap[objects == 0] = np.nan
-        return ap
+        rank = np.arange(len(kept)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return _Ranks(segment, rank, counted, sizes)
+
+    def _sum_of_segments(self, values: Floats, segment: Ints, objects: Ints) -> Floats:
+        """Sums [K, T] of the values of correct detections; NaN for a class without objects [K]."""
+        total = np.bincount(segment, values, minlength=len(self._correct.offset)).astype(np.float64)
+        sums = total.reshape(len(objects), -1)
+        sums[objects == 0] = np.nan
+        return sums
 
     def recall(self, weights: Floats, max_detections: int) -> Floats:
         """COCO's recall of each class at each IoU threshold [draws, K, T]; NaN for a class without objects.
@@ -155,6 +182,16 @@ class _Correct:
             first_ignored=np.searchsorted(ignored_segment, segments),
             ignored_end=np.searchsorted(ignored_segment * size + ignored, segment * size + position),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranks:
+    """The correct detections in some of the images."""
+
+    segment: Ints
+    rank: Ints  # 0, 1, … in each segment
+    counted: Ints  # detections with at least this score in the segment, without ignored ones
+    sizes: Ints  # [K·T], number of correct detections of each segment
 
 
 def _sums_before(values: Bools) -> Ints:

@@ -55,7 +55,8 @@ def evaluate(
 
         - "coco": COCO's twelve numbers; "voc": mAP50_11point and mAP50_area
         - "coco_raised_limit": {max_detections, AP, …} if more than 100 detections of an image are kept, else None
-        - "per_class": {name: {AP, AP50, AP_low, AP_high, and score, precision, recall and f1 at the operating point}}
+        - "per_class": {name: {objects, AP, AP50, AP_low, AP_high, and score, precision, recall and f1 at the operating
+          point}}, where objects are those to detect, without crowds and difficult ones
         - "intervals": {AP and AP50: {low, high}}, see `resampling`
         - "by_size": {bin: {objects, AP, AP50}}, see `object_sizes`
         - "errors", "calibration_error", "objects_beyond_limit", "highest_possible_AP": see `diagnose`
@@ -72,11 +73,12 @@ def evaluate(
     matches = Matches.of(coco_metrics.evaluation)
     overall, by_class = _intervals(coco_metrics, matches, truth)
     points = operating_point.measure(matches, truth, chosen) if chosen else operating_point.choose(matches, truth)
+    counts = matches.objects.sum(axis=1).astype(int).tolist()
     metrics = {
         "coco": coco_metrics.values,
         "coco_raised_limit": _raised_limit(truth, detections, max_detections),
         "voc": {"mAP50_11point": voc_metrics.mAP50_11point, "mAP50_area": voc_metrics.mAP50_area},
-        "per_class": _per_class(coco_metrics, by_class, points),
+        "per_class": _per_class(coco_metrics, by_class, points, dict(zip(class_names(truth), counts, strict=True))),
         "intervals": {name: {"low": found.low, "high": found.high} for name, found in overall.items()},
         "by_size": object_sizes.evaluate(truth, detections, input_size),
         **diagnose(truth, detections),
@@ -90,10 +92,11 @@ def evaluate(
 
 
 def _per_class(
-    metrics: CocoMetrics, intervals: Mapping[str, Interval], points: OperatingPoints
+    metrics: CocoMetrics, intervals: Mapping[str, Interval], points: OperatingPoints, objects: Mapping[str, int]
 ) -> dict[str, dict[str, Any]]:
     return {
         name: {
+            "objects": objects[name],
             **values,
             "AP_low": intervals[name].low,
             "AP_high": intervals[name].high,
@@ -117,14 +120,10 @@ def _intervals(
     """The intervals of AP and AP50, and of the AP of each class."""
     draws = resampling.resample(matches)
     by_class = resampling.mean(draws, axis=2)
-    overall = {"AP": resampling.mean(by_class, axis=1), "AP50": resampling.mean(draws[:, :, 0], axis=1)}
-    return (
-        {name: interval(values, metrics.values[name], matches.objects.sum(axis=0)) for name, values in overall.items()},
-        {
-            name: interval(values, metrics.per_class[name]["AP"], objects)
-            for name, values, objects in zip(class_names(truth), by_class.T, matches.objects, strict=True)
-        },
-    )
+    return resampling.intervals_of_means(matches, draws), {
+        name: interval(values, metrics.per_class[name]["AP"], objects)
+        for name, values, objects in zip(class_names(truth), by_class.T, matches.objects, strict=True)
+    }
 
 
 def _rounded(value: Any) -> Any:

@@ -20,7 +20,9 @@ DRAWS = 200
 CONFIDENCE = 0.95
 # COCO's precision at a recall is the highest at any greater recall, which favors chance: AP of n images is too high by
 # about n to the power of −2/3, the rate of estimates of a decreasing curve. Measured: benchmarks/interval_coverage.py.
-_BIAS_RATE = 2 / 3
+_BIAS_RATIO = 2 ** (2 / 3) - 1  # how much higher AP of a half is than that of all, by the bias of the latter
+# With fewer objects in a class, halves have too few to tell the bias. Measured: benchmarks/interval_coverage.py.
+FEW_OBJECTS = 20
 _THREADS = 2  # numpy computes outside of Python's lock
 
 
@@ -51,7 +53,9 @@ def draw_halves(images: int, draws: int, seed: int) -> Bools:
     return np.random.default_rng(seed).permuted(half, axis=1)
 
 
-def interval(values: Floats, estimate: float | None, objects: Floats) -> Interval:
+def interval(
+    values: Floats, estimate: float | None, objects: Floats, *, leave_one_out: float | None = None
+) -> Interval:
     """The interval of the AP that very many images would give.
 
     The estimate is corrected by its bias, for which the AP of halves is higher than that of all images. Around it, the
@@ -65,19 +69,53 @@ def interval(values: Floats, estimate: float | None, objects: Floats) -> Interva
         values: [draws], the metric in each draw; NaN is left out.
         estimate: the metric of the images as they are.
         objects: [I], the number of objects in each image.
+        leave_one_out: another estimate, for classes with so few objects that halves don't tell the bias: the interval
+            reaches from the lower bound around the lowest estimate to the upper bound around the one not corrected.
     """
     known = values[~np.isnan(values)]
     if estimate is None or len(known) < 2 or np.count_nonzero(objects) < 2:
         return Interval(None, None)
+    corrected = estimate - (float(known.mean()) - estimate) / _BIAS_RATIO
+    low, high = _bounds(corrected, known, objects)
+    if leave_one_out is not None:
+        low, high = min(low, _bounds(leave_one_out, known, objects)[0]), max(high, _bounds(estimate, known, objects)[1])
+    return Interval(min(low, estimate), max(high, estimate))
+
+
+def _bounds(center: float, values: Floats, objects: Floats) -> tuple[float, float]:
     total = float(objects.sum())
     half_object = 0.5 / total
-    corrected = estimate - (float(known.mean()) - estimate) / (2**_BIAS_RATE - 1)
-    center = min(max(corrected, half_object), 1 - half_object)
-    deviation = max(float(known.std(ddof=1)), half_object)
+    center = min(max(center, half_object), 1 - half_object)
+    deviation = max(float(values.std(ddof=1)), half_object)
     reach = _student_t(total**2 / float(objects @ objects) - 1) * deviation / (center * (1 - center))
     logit = math.log(center / (1 - center))
-    low, high = _inverse_logit(logit - reach), _inverse_logit(logit + reach)
-    return Interval(min(low, estimate), max(high, estimate))
+    return _inverse_logit(logit - reach), _inverse_logit(logit + reach)
+
+
+def intervals_of_means(matches: Matches, draws: Floats) -> dict[str, Interval]:
+    """The intervals of AP and AP50, from the AP of each draw, class and IoU threshold [draws, K, T]."""
+    estimate, objects = matches.average_precision(), matches.objects.sum(axis=1)
+    few = (objects > 0) & (objects < FEW_OBJECTS)
+    by_halves = estimate - (mean(draws, axis=0) - estimate) / _BIAS_RATIO
+    other = np.where(few[:, None], matches.leave_one_out_precision(), by_halves) if few.any() else None
+    return {
+        name: interval(
+            _mean_of_classes(draws[..., thresholds]),
+            _known(_mean_of_classes(estimate[:, thresholds])),
+            matches.objects.sum(axis=0),
+            leave_one_out=None if other is None else _known(_mean_of_classes(other[:, thresholds])),
+        )
+        for name, thresholds in (("AP", slice(None)), ("AP50", slice(1)))
+    }
+
+
+def _mean_of_classes(ap: Floats) -> Floats:
+    """[..., K, T] to [...]."""
+    return mean(mean(ap, axis=-1), axis=-1)
+
+
+def _known(value: Floats) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def difference_interval(draws: Floats, estimate: float, images: int) -> Interval:

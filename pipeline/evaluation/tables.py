@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.errors import count_noun, format_table
 from pipeline.evaluation.coco import MAX_DETECTIONS
+from pipeline.evaluation.resampling import FEW_OBJECTS
 from pipeline.evaluation.voc import VocMetrics
 
 # The columns of pycocotools' twelve lines: kind of average, IoU, area, maximum number of detections per image.
@@ -81,15 +82,18 @@ def _raised_limit_block(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _class_rows(report: Mapping[str, Any]) -> str:
     """AP of each class and of all, with the bounds of its interval; precision and recall at the operating point."""
-    classes = {
-        name: [values[column] for column in ("AP", "AP_low", "AP_high", "AP50", "score", "precision", "recall")]
+    columns = ("AP", "AP_low", "AP_high", "AP50", "score", "precision", "recall")
+    rows = [
+        (name, str(values["objects"]), *(_format(values[column]) for column in columns))
         for name, values in report["per_class"].items()
-    }
+    ]
     bounds, point = report["intervals"]["AP"], report["operating_point"]
-    everything = [report["coco"]["AP"], bounds["low"], bounds["high"], report["coco"]["AP50"]]
-    columns = ("AP", "95 % from", "to", "AP50", "at score", "precision", "recall")
-    means = [point["score"], point["precision"], point["recall"]]
-    return _class_table(columns, classes | {"(all)": everything + means})
+    objects = str(sum(values["objects"] for values in report["per_class"].values()))
+    # No score: precision and recall are the means over classes, each at its own threshold.
+    means = [report["coco"]["AP"], bounds["low"], bounds["high"], report["coco"]["AP50"], None]
+    everything = ("(all)", objects, *map(_format, [*means, point["precision"], point["recall"]]))
+    titles = ("class", "objects", "AP", "95 % from", "to", "AP50", "at score", "precision", "recall")
+    return indent(format_table([titles, *rows, everything], "l" + "r" * (len(titles) - 1)), " ")
 
 
 def _size_table(sizes: Mapping[str, Mapping[str, Any]], sizes_of: str) -> str:
@@ -115,6 +119,7 @@ def _closing_lines(report: Mapping[str, Any]) -> Iterator[str]:
             f"each class, means over classes: precision {_format(point['precision'])}, recall "
             f"{_format(point['recall'])}, F1 {_format(point['f1'])}"
         )
+    yield from _few_objects(report["per_class"])
     yield f" Expected calibration error: {_format(report['calibration_error'])}"
     if beyond := report["objects_beyond_limit"]:
         yield (
@@ -123,6 +128,15 @@ def _closing_lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     if beyond := report["objects_beyond_max_detections"]:
         yield f" {count_noun(beyond, 'object')} beyond postprocess.max_detections, the most detections in an image"
+
+
+def _few_objects(per_class: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    counts = [values["objects"] for values in per_class.values() if values["objects"]]
+    if few := sum(count < FEW_OBJECTS for count in counts):
+        yield (
+            f" {few} of {count_noun(len(counts), 'class', 'classes')} have fewer than {FEW_OBJECTS} objects: their AP "
+            "is likely too high, and the intervals are wide"
+        )
 
 
 def _class_table(columns: Sequence[str], classes: Mapping[str, Sequence[float | None]]) -> str:

@@ -29,7 +29,7 @@ class Network(nn.Module):
     def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Normalized images [B, 3, H, W], H and W multiples of 32."""
         detector = self.detector
-        logits, ltrb, quality = detector.head(detector.neck(detector.backbone(batch)))
+        logits, ltrb, quality, _ = detector.head(detector.neck(detector.backbone(batch)))
         return (logits, ltrb) if quality is None else (logits, ltrb, quality)
 
 
@@ -123,7 +123,8 @@ def _one_line(detector: Detector) -> Iterator[None]:
 def _constant_padding() -> Iterator[None]:
     """Lets timm compute TensorFlow's SAME padding without a division of the size.
 
-    Its models called tf_ would nest the divisions of all layers, and the exporter would not finish.
+    In its models called tf_, they would be nested, layer by layer, as they were in EfficientNet-Lite, of which the
+    exporter made nothing in minutes.
     """
     padding = sys.modules.get("timm.layers.padding")
     original = getattr(padding, "get_same_padding", None)

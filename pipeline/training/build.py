@@ -257,15 +257,13 @@ def make_trainer(
     Raises:
         PipelineError: weights to start from are missing or unusable.
     """
-    train = params.train
-    device = choose_device(params.machine.device)
+    train, device = params.train, choose_device(params.machine.device)
     warn = partial(_write_line, processes)
     detector = make_detector(params, classes, device, warn, world_size=processes.world_size)
     optimizer = _make_optimizer(train, detector)
-    mean, world_size = processes.mean, processes.world_size
     return Trainer(
         detector=detector,
-        criterion=Criterion(params.model, box_loss=params.loss, mean_over_processes=mean, processes=world_size),
+        criterion=_make_criterion(params, processes),
         optimizer=optimizer,
         schedule=_make_schedule(train, optimizer, len(batches)),
         plateau=_make_plateau(train, optimizer, len(batches)),
@@ -289,6 +287,15 @@ def make_trainer(
         callback=callback,
         checkpoint=checkpoint,
         checkpoint_seconds=params.machine.checkpoint_seconds,
+    )
+
+
+def _make_criterion(params: Params, processes: Processes) -> Criterion:
+    return Criterion(
+        params.model,
+        box_loss=params.loss,
+        mean_over_processes=processes.mean,
+        processes=processes.world_size,
     )
 
 

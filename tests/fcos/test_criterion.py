@@ -13,7 +13,7 @@ from fcos.assigners import ASSIGNERS
 from fcos.config import PAPER, LossWeights, ModelConfig
 from fcos.criterion import Criterion
 from fcos.locations import make_locations
-from fcos.losses import BOX_LOSSES, CLASSIFICATION_LOSSES, centerness
+from fcos.losses import BOX_LOSSES, CLASSIFICATION_LOSSES, centerness, distribution_focal_loss
 from fcos.losses.box import giou_loss, iou_loss, l1_loss
 from fcos.losses.classification import quality_focal_loss, sigmoid_focal_loss
 from fcos.ops.boxes import aligned_iou, boxes_from_ltrb
@@ -236,6 +236,30 @@ def test_normalizers_are_means_over_processes(box_loss_weighting: str) -> None:
     single = Criterion(config, box_loss="iou")(random_outputs(), BATCH)
     doubled = Criterion(config, box_loss="iou", mean_over_processes=lambda value: 2 * value)(random_outputs(), BATCH)
     torch.testing.assert_close(2 * doubled.total, single.total)
+
+
+@pytest.mark.parametrize("weighting", ["centerness", "none"])
+def test_the_distribution_focal_loss_is_added_to_the_box_loss(weighting: str) -> None:
+    """Its mean over the positive locations, weighted as the box loss, times its factor."""
+    factors = replace(CONFIG.loss_weights, box=3.0, distribution=0.5)
+    config = replace(CONFIG, box_output="distribution", box_loss_weighting=weighting, loss_weights=factors)  # type: ignore[arg-type]
+    outputs = random_outputs()
+    logits = torch.randn(2, len(PYRAMID.xy), 4, 17, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    without = Criterion(config, box_loss="giou")(outputs, BATCH)
+    with NoSynchronization():
+        losses = Criterion(config, box_loss="giou")(replace(outputs, distributions=logits), BATCH)
+    assignment = ASSIGNERS["fcos"](outputs, BATCH, config)
+    total, weights = torch.zeros(()), torch.zeros(())
+    for i, p in assignment.positive.nonzero().tolist():
+        weight = centerness(assignment.ltrb[i, p]) if weighting == "centerness" else torch.ones(())
+        strides = assignment.ltrb[i, p] / PYRAMID.strides[p]
+        total, weights = total + weight * distribution_focal_loss(logits[i, p], strides), weights + weight
+    torch.testing.assert_close(losses.box - without.box, 0.5 * total / weights)
+    for name in ("classification", "quality", "positives"):
+        assert losses.named()[name] == without.named()[name]
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert torch.equal(logits.grad.flatten(2).any(dim=-1), assignment.positive)
 
 
 @pytest.mark.parametrize("pixels", [320, 333])

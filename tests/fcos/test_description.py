@@ -68,6 +68,7 @@ def changed(key: str, value: object) -> bytes:
         ("model.neck", "foo", "model.neck is 'foo', but should be fpn or pan or bifpn"),
         ("model.channels", -8, "model.channels: -8 must be a positive multiple of 8"),
         ("model.tower_depth", 10**9, "model.tower_depth: 1000000000 must be 64 or less"),
+        ("model.distribution_max", 10**9, "model.distribution_max: 1000000000 must be 256 or less"),
         (
             "model.tower_channels",
             "9" * 10**6,
@@ -108,8 +109,10 @@ def test_the_precision_is_unknown_in_older_files() -> None:
 
 def test_options_of_the_model_that_older_files_lack_have_the_value_they_meant() -> None:
     content = json.loads(TEXT)
-    del content["model"]["tower_convolution"], content["sha256"]
-    assert from_json(json.dumps(content).encode())[0].model.tower_convolution == "standard"
+    model = content["model"]
+    del model["tower_convolution"], model["distribution_max"], model["loss_weights"]["distribution"], content["sha256"]
+    read = from_json(json.dumps(content).encode())[0].model
+    assert (read.tower_convolution, read.distribution_max, read.loss_weights.distribution) == ("standard", 16, 0.25)
     saved = to_json(
         replace(ABOUT, model=replace(ABOUT.model, tower_convolution="depthwise")), mean=(0,) * 3, std=(1,) * 3
     )

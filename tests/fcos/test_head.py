@@ -22,8 +22,41 @@ def zeros(*sizes: int, channels: int = 32) -> list[Tensor]:
 
 
 def test_the_initial_probability_is_the_prior() -> None:
-    logits, _, _ = Head(SMALL, 5)(zeros(4))
+    logits, _, _, _ = Head(SMALL, 5)(zeros(4))
     assert logits.sigmoid().tolist()[0][0] == pytest.approx([0.01] * 5)
+
+
+def geometric_mean_distance(ratio: float, largest: int) -> float:
+    """The mean of 0, 1, …, largest with probabilities in proportion to ratio^i."""
+    weights = [ratio**i for i in range(largest + 1)]
+    return sum(i * weight for i, weight in enumerate(weights)) / sum(weights)
+
+
+def test_initial_distributions_by_hand() -> None:
+    """ln(2/3)·i for i strides, whose mean is 2 strides but for the cut-off tail; the second level's s is 3."""
+    head = Head(replace(BARE, levels=(3, 4), box_output="distribution"), 1)
+    with torch.no_grad():
+        head.scales.copy_(torch.tensor([1.0, 3.0]))
+        _, ltrb, _, distributions = head(zeros(1, 1))
+    assert ltrb[0].tolist() == [
+        pytest.approx([8 * geometric_mean_distance(2 / 3, 16)] * 4),
+        pytest.approx([16 * geometric_mean_distance(8 / 27, 16)] * 4),
+    ]
+    assert 8 * geometric_mean_distance(2 / 3, 16) == pytest.approx(15.86, abs=0.01)
+    assert distributions is not None
+    assert distributions.shape == (1, 2, 4, 17)
+
+
+def test_means_of_distributions_by_hand() -> None:
+    """Left: half 1 and half 3 strides of 8 pixels; the others: 0, 2 and 3 strides."""
+    head = Head(replace(BARE, box_output="distribution", distribution_max=3), 1)
+    shares = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    with torch.no_grad():
+        head.box.bias.copy_((shares + 1e-9).log().flatten())
+        _, ltrb, _, distributions = head(zeros(1))
+    assert ltrb[0, 0].tolist() == pytest.approx([16, 0, 16, 24], abs=1e-4)
+    assert distributions is not None
+    torch.testing.assert_close(distributions[0, 0].exp(), shares, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("box_output", "expected"), [("relu", [2 * 8 * 1.0, 2 * 16 * 3.0]), ("exp", [1.0, 1.0])])
@@ -32,7 +65,7 @@ def test_initial_boxes_by_hand(box_output: Any, expected: list[float]) -> None:
     head = Head(replace(BARE, levels=(3, 4), box_output=box_output), 1)
     with torch.no_grad():
         head.scales.copy_(torch.tensor([1.0, 3.0]))
-        _, ltrb, _ = head(zeros(1, 1))
+        _, ltrb, _, _ = head(zeros(1, 1))
     assert ltrb[0, :, 0].tolist() == expected
 
 
@@ -46,7 +79,7 @@ def test_distances_by_hand(box_output: Any, expected: list[float]) -> None:
     with torch.no_grad():
         head.scales.fill_(0.5)
         head.box.bias.copy_(torch.tensor([-1.0, 0.0, 1.0, 2.0]))
-        _, ltrb, _ = head(zeros(1))
+        _, ltrb, _, _ = head(zeros(1))
     assert ltrb[0, 0].tolist() == pytest.approx(expected)
 
 
@@ -65,7 +98,7 @@ def test_outputs_have_the_order_of_the_locations() -> None:
     copy_first_channel(head.quality)
     fine, coarse = torch.zeros(1, 8, 2, 3), torch.zeros(1, 8, 1, 2)
     fine[0, 0], coarse[0, 0] = torch.arange(6.0).view(2, 3), torch.tensor([[6.0, 7.0]])
-    logits, _, quality = head([fine, coarse])
+    logits, _, quality, _ = head([fine, coarse])
     assert logits[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert quality is not None
     assert quality[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
@@ -97,7 +130,7 @@ def test_torchvisions_weights_fit_and_compute_the_same() -> None:
     head.load_state_dict(state)
     levels = [torch.randn(2, 64, 5, 6), torch.randn(2, 64, 3, 3)]
     expected = reference(levels)
-    logits, ltrb, quality = head(levels)
+    logits, ltrb, quality, _ = head(levels)
     strides = torch.tensor([8.0] * 30 + [16.0] * 9).view(1, -1, 1)
     torch.testing.assert_close(logits, expected["cls_logits"])
     torch.testing.assert_close(ltrb, expected["bbox_regression"] * strides)
@@ -129,7 +162,7 @@ def test_width_of_towers(depth: int, width: int) -> None:
     widths: Sequence[int] = [32, *[width] * depth]
     assert [(c.in_channels, c.out_channels) for c in convolutions] == list(pairwise(widths))
     assert head.class_logits.in_channels == head.box.in_channels == widths[-1]
-    logits, ltrb, quality = head([torch.randn(2, 32, 2, 2)])
+    logits, ltrb, quality, _ = head([torch.randn(2, 32, 2, 2)])
     assert (logits.shape, ltrb.shape) == ((2, 4, 3), (2, 4, 4))
     assert quality is not None
     assert quality.shape == (2, 4)
@@ -162,7 +195,7 @@ def test_initial_depthwise_towers_keep_prior_gradients_and_variance() -> None:
     head = Head(replace(DEPTHWISE, head_norm="none"), 5)
     convolutions = head.class_tower[:2]
     assert convolutions(torch.randn(8, 32, 24, 24)).var().item() == pytest.approx(0.0032, rel=0.3)
-    logits, ltrb, quality = head([torch.randn(2, 32, 8, 8)])
+    logits, ltrb, quality, _ = head([torch.randn(2, 32, 8, 8)])
     assert logits.sigmoid().mean().item() == pytest.approx(0.01, rel=0.05)
     assert quality is not None
     (logits.sum() + ltrb.sum() + quality.sum()).backward()

@@ -2,14 +2,18 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.cli import main
 from pipeline.evaluation import resampling
+from pipeline.integrations import fiftyone
 from pipeline.visualization import comparison_page
 
 Write = Callable[..., Path]
@@ -95,6 +99,37 @@ def test_the_page_has_everything_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("page.html").read_text().count("1.png: no such file") == 2
     compare("a.json", "b.json", "--gt", "gt.json", "--html", "page.html")
     assert Path("page.html").read_text().count("give it with --images") == 4
+
+
+def test_the_app_shows_the_images_that_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What FiftyOne gets; the App itself is not started."""
+    started, specs = list[object](), list[dict[str, Any]]()
+
+    @contextmanager
+    def serve(name: str, port: int, build: Callable[[], object]) -> Iterator[SimpleNamespace]:
+        build()
+        yield SimpleNamespace(address=f"http://127.0.0.1:{port}/{name}", wait=lambda: started.append(name))
+
+    Path("dvc.yaml").touch()  # the images are copied into the project's state
+    monkeypatch.setattr(fiftyone, "serve", serve)
+    monkeypatch.setattr(fiftyone, "run_child", lambda *arguments: specs.append(arguments[2]))
+    arguments = ("a.json", "b.json", "--gt", "gt.json", "--app", "--port", "5200")
+    result = compare(*arguments, "--images", "images")
+    assert result.stderr == "FiftyOne: http://127.0.0.1:5200/fcos-comparison  (Ctrl-C stops it)\n"
+    assert started == ["fcos-comparison"]
+    (spec,) = specs
+    assert [(item["file"], item["errors"]) for item in spec["samples"]] == [
+        (f"{n}.png", {"A": 0, "B": 2}) for n in (1, 2)
+    ]
+    sample, box = spec["samples"][0], pytest.approx([10 / 60, 10 / 50, 20 / 60, 20 / 50])
+    assert sample["objects"] == [{"label": EVIL, "bounding_box": box}]
+    assert sample["sides"]["A"] == [{"label": EVIL, "bounding_box": box, "confidence": 0.9, "error": "correct"}]
+    assert [item["error"] for item in sample["sides"]["B"]] == ["background"]
+    assert (Path(spec["images"]) / "1.png").read_bytes() == Path("images/1.png").read_bytes()
+    assert compare(*arguments).stderr.endswith("the folder with the images is unknown: give it with --images\n")
+    same = compare("a.json", "a.json", *arguments[2:], "--images", "images")
+    assert (same.exit_code, len(specs)) == (1, 1)
+    assert "no image has more or fewer errors: there is nothing to show in the App" in same.stderr
 
 
 def test_what_is_refused() -> None:

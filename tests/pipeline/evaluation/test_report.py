@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_keys_of_the_report(coco_fixture: Path) -> None:
     assert list(found["voc"]) == ["mAP50_11point", "mAP50_area"]
     assert list(found["per_class"]) == [category.name for category in objects.categories]
     assert set(map(tuple, found["per_class"].values())) == {
-        ("AP", "AP50", "AP_low", "AP_high", "score", "precision", "recall", "f1")
+        ("objects", "AP", "AP50", "AP_low", "AP_high", "score", "precision", "recall", "f1")
     }
     assert (found["images"], found["objects"], found["detections"]) == (100, 839, 734)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -64,8 +65,8 @@ def test_command_prints_the_lines_of_pycocotools(coco_fixture: Path) -> None:
     assert (run.exit_code, run.stderr) == (0, "")
     assert run.stdout.startswith(expected + "\n\n class ")
     rows = [line.split() for line in run.stdout.splitlines()]
-    assert next(row for row in rows if row[:1] == ["person"])[1:5:3] == ["0.533", "0.788"]
-    assert ["fire", "hydrant", *"———————"] in rows
+    assert next(row for row in rows if row[:1] == ["person"])[1:6] == ["250", "0.533", "0.489", "0.565", "0.788"]
+    assert ["fire", "hydrant", "0", *"———————"] in rows
     assert ["size", "in", "pixels", "of", "the", "image", "objects", "AP", "AP50"] in rows
     objects = [row[1] for row in rows if re.fullmatch(r"\d+(–\d+|\+)", row[0] if row else "")]
     assert list(map(int, objects)) == [12, 89, 214, 180, 143, 117, 69, 6]
@@ -84,7 +85,11 @@ def test_precision_and_recall_of_each_class_and_their_means(coco_fixture: Path) 
     lines = tables.metric_table(found.metrics, "coco").splitlines()
     means = [np.mean([getattr(point, name) for point in points.values()]) for name in ("precision", "recall")]
     (row,) = (line.split() for line in lines if line.startswith(" (all)"))
-    assert row[-2:] == [f"{mean:.3f}" for mean in means]
+    assert row[-3:] == ["—", *(f"{mean:.3f}" for mean in means)]  # each class has its own threshold
+    counts = Counter(item.category_id for item in objects.annotations if not item.iscrowd)
+    few = sum(count < 20 for count in counts.values())
+    assert any(line.startswith(f" {few} of {len(counts)} classes have fewer than 20 objects: ") for line in lines)
+    assert int(row[1]) == counts.total() == 830
 
 
 def test_150_objects_in_an_image(cats: Any, found: Any) -> None:

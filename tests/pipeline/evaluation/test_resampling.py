@@ -55,6 +55,36 @@ def test_an_interval_by_hand() -> None:
     assert longer == pytest.approx(3.558 / 2.0227, rel=0.02)
 
 
+def test_with_few_objects_an_interval_reaches_from_the_most_to_the_least_correction() -> None:
+    draws = np.array([0.5, 0.6, 0.7, 0.6])
+    deviation, t = draws.std(ddof=1), 2.0227  # of Student's t for 39 degrees
+
+    def bound(center: float, sign: int) -> float:
+        return float(1 / (1 + np.exp(-np.log(center / (1 - center)) - sign * t * deviation / (center * (1 - center)))))
+
+    by_halves = 0.55 - 0.05 / (2 ** (2 / 3) - 1)
+    for leave_one_out, lowest in ((0.4, 0.4), (0.5, by_halves)):
+        found = interval(draws, 0.55, np.ones(40), leave_one_out=leave_one_out)
+        assert found.low == pytest.approx(bound(lowest, -1), abs=1e-4)
+        assert found.high == pytest.approx(bound(0.55, 1), abs=1e-4)
+
+
+def test_intervals_of_means_use_the_other_estimate_for_classes_with_few_objects() -> None:
+    rng = np.random.default_rng(0)
+    many = synthetic_matches(100, 2, 2.0, rng)
+    few = synthetic_matches(60, 2, 0.1, rng)
+    assert many.objects.sum(axis=1).min() >= resampling.FEW_OBJECTS > few.objects.sum(axis=1).max()
+    for matches, is_few in ((many, False), (few, True)):
+        draws = resampling.resample(matches, draws=20)
+        ap = resampling.mean(resampling.mean(matches.average_precision(), 1), 0)
+        other = resampling.mean(resampling.mean(matches.leave_one_out_precision(), 1), 0)
+        means = resampling.mean(resampling.mean(draws, 2), 1)
+        expected = interval(
+            means, float(ap), matches.objects.sum(axis=0), leave_one_out=float(other) if is_few else None
+        )
+        assert resampling.intervals_of_means(matches, draws)["AP"] == expected
+
+
 def test_an_interval_contains_the_estimate() -> None:
     """Even if halves say that it is far too high."""
     draws = np.array([0.69, 0.7, 0.71])

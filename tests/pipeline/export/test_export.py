@@ -276,6 +276,7 @@ def test_torch_program(tmp_path: Path) -> None:
     """Outside a project, and of a small detector, which torch traces faster."""
     config = replace(PAPER, backbone="tiny", pretrained=False, batch_norm="auto", frozen_stages=0)
     config = replace(config, channels=16, levels=(4, 5), tower_depth=1, tower_convolution="depthwise", quality="none")
+    config = replace(config, box_output="distribution")
     detector = fcos.build(config, 2).eval()
     description = Description(model=config, categories=((3, "a"), (5, "b")), input_size=InputSize((64, 96)))
     save_detector(detector, description, tmp_path / "detector.safetensors")
