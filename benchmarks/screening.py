@@ -199,7 +199,9 @@ def table(results: list[Result]) -> str:
     ]
     for result in sorted(results, key=lambda result: (result.data, result.seed, -result.ap)):
         reference = base.get((result.data, result.seed))
-        rows.append(f"{_row(result)} {100 * (result.ap - reference.ap):+.1f} |" if reference else f"{_row(result)} |")
+        # Rounded first, and 0.0 added, so that a small loss is not "-0.0".
+        gain = f"{round(100 * (result.ap - reference.ap), 1) + 0.0:+.1f}" if reference else ""
+        rows.append(f"{_row(result)} {gain} |")
     return "\n".join(rows)
 
 

@@ -14,11 +14,13 @@ def test_the_table_compares_with_the_reference_of_the_same_data_and_seed() -> No
         Result(REFERENCE, "bccd", 1, 1.5, 1.0, 120, 60.0, 0.40, 0.6),
         Result("aligned", "bccd", 1, 1.5, 1.1, 109, 60.0, 0.38, 0.6),
         Result("aligned", "bccd", 2, 1.5, 1.1, 109, 60.0, 0.39, 0.6),
+        Result("equal", "bccd", 1, 1.5, 1.0, 120, 60.0, 0.3999, 0.6),
     ]
     assert table(results).splitlines()[2:] == [
         "| bccd | default | 1 | 1.50 | 1.00 | 120 | 40.0 | 60.0 | +0.0 |",
+        "| bccd | equal | 1 | 1.50 | 1.00 | 120 | 40.0 | 60.0 | +0.0 |",
         "| bccd | aligned | 1 | 1.50 | 1.10 | 109 | 38.0 | 60.0 | -2.0 |",
-        "| bccd | aligned | 2 | 1.50 | 1.10 | 109 | 39.0 | 60.0 | |",
+        "| bccd | aligned | 2 | 1.50 | 1.10 | 109 | 39.0 | 60.0 |  |",
         "| digits | aligned | 0 | 1.25 | 0.50 | 300 | 33.3 | 51.0 | +3.3 |",
         "| digits | default | 0 | 1.50 | 1.00 | 150 | 30.0 | 50.0 | +0.0 |",
     ]
