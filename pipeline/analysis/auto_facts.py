@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.data.annotations import AnnotationSet
 from pipeline.inference.device import choose_device
 from pipeline.loading.dataset import trainable_annotations
-from pipeline.params import Params, TrainParams
+from pipeline.params import Params
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -59,7 +59,6 @@ class Facts:
     memory: int  # bytes that training may use
     weights: frozenset[str]  # backbones whose ImageNet weights need no download
     seconds: float  # that training may take
-    trains_on_tiles: bool = False  # whether there is a parameter train.tiles
     memory_use: MemoryUse | None = None  # None: not computed yet
     speed: Speed | None = None  # None: not measured yet
 
@@ -79,19 +78,25 @@ class Facts:
         """The largest number of objects in one image."""
         return int(np.bincount(self.box_images, minlength=1).max())
 
-    def scales(self, size: Size) -> Floats:
-        """[N] the factors by which the images are resized."""
-        scales: Floats = (np.array(size) / self.sides).min(axis=1)
+    @cached_property
+    def image_shares(self) -> Floats:
+        """[K] the share of the images that have an object of each class."""
+        pairs = np.unique(np.stack([self.box_classes, self.box_images]), axis=1)
+        return np.bincount(pairs[0], minlength=len(self.classes)) / len(self.images)
+
+    def scales(self, size: Size, tile: float = np.inf) -> Floats:
+        """[N] the factors by which the images, or their tiles of a side in pixels, are resized."""
+        scales: Floats = (np.array(size) / np.minimum(self.sides, tile)).min(axis=1)
         return scales
 
-    def roots(self, size: Size) -> Floats:
+    def roots(self, size: Size, tile: float = np.inf) -> Floats:
         """[M] √area of the objects in pixels at an input size."""
-        roots: Floats = np.sqrt(self.boxes.prod(axis=1)) * self.scales(size)[self.box_images]
+        roots: Floats = np.sqrt(self.boxes.prod(axis=1)) * self.scales(size, tile)[self.box_images]
         return roots
 
-    def long_sides(self, size: Size) -> Floats:
+    def long_sides(self, size: Size, tile: float = np.inf) -> Floats:
         """[M] longer side of the objects in pixels at an input size."""
-        sides: Floats = self.boxes.max(axis=1) * self.scales(size)[self.box_images]
+        sides: Floats = self.boxes.max(axis=1) * self.scales(size, tile)[self.box_images]
         return sides
 
 
@@ -118,7 +123,6 @@ def gather(params: Params, train: AnnotationSet, val: AnnotationSet, seconds: fl
         memory=free_memory(device),
         weights=available_weights(),
         seconds=seconds,
-        trains_on_tiles="tiles" in {field.name for field in fields(TrainParams)},
     )
 
 

@@ -26,7 +26,8 @@ _MEMORY_SHARE = 0.6  # of the free memory; convolutions need workspace beside wh
 _UNSEEN = 8  # pixels: smaller objects are below the stride of P3; `fcos check` warns from a tenth of them on
 _SMALL = 22  # pixels: a quarter of BCCD's platelets have less than 23.6 at the size of cpu_lite0
 _TINY = 16  # pixels: if small objects have less at the largest input, they need tiles
-_MAX_TILED_SCALE = 0.67  # of images at the largest input: others gain little from tiles
+_TILED, _MAX_UNTILED = 12, 0.25  # pixels, and the share of smaller objects from which `fcos check` proposes tiles
+_TILED_SCALE = 0.5  # of images at the largest input: those that are shrunk less gain little from tiles
 _DETAILED = 2 * _SMALL
 _MAX_UNSEEN = 0.1
 
@@ -35,6 +36,7 @@ _PLENTY_STEPS, _PLENTY_EPOCHS = 2000, 24  # that an input larger than small obje
 _MOST_STEPS, _MOST_EPOCHS = 3000, 150  # a longer training gains little
 _MOST_VALIDATIONS = 10
 
+_RARE = 0.02  # share of the images: those with a rarer class are drawn more often
 _MAX_PIXELS = {"cpu": 499_999, "cuda": 800 * 1333}  # of an input
 _COVER = 0.99  # share of the objects that the pyramid levels are made for
 _ZOOM = 1.25  # largest zoom of the default augmentation
@@ -129,6 +131,7 @@ class Plan:
     size: Size
     batch: int
     parts: int  # that a batch is processed in
+    tile: tuple[int, float] | None  # side and overlap of tiles
     length: Length
     steps: int  # of the whole training
 
@@ -164,6 +167,7 @@ def make_plan(facts: Facts) -> Plan:
         size=size,
         batch=min(batch, images),
         parts=choose_parts(facts, size, min(batch, images)),
+        tile=choose_tile(facts, network, size),
         length=length,
         steps=length.epochs * math.ceil(part * _steps(facts, batch)),
     )
@@ -204,9 +208,9 @@ def choose_size(facts: Facts, network: Network, batch: int) -> Size:
     """The largest size that leaves time to train, but no larger than the objects need."""
     sizes = tuple(size for size in candidate_sizes(facts, network) if _fits(facts, size))
     sizes = sizes or candidate_sizes(facts, network)[:1]
-    if facts.trains_on_tiles and needs_tiles(facts, network):
+    if needs_tiles(facts, network):
         return sizes[-1]  # a tile is shown at this size, too; larger tiles are fewer, so no time is saved by small ones
-    least = first(sizes, lambda size: unseen_share(facts, size) < _MAX_UNSEEN)
+    least = first(sizes, lambda size: shows_objects(facts, size))
     wanted = first(sizes, lambda size: small_side(facts, size) >= _SMALL and size[1] >= network.usual_side)
     wanted = max(least, wanted, key=_pixels)
     if facts.speed is None:
@@ -225,9 +229,16 @@ def first(sizes: tuple[Size, ...], condition: Callable[[Size], bool]) -> Size:
 
 
 @lru_cache(maxsize=64)
-def unseen_share(facts: Facts, size: Size) -> float:
-    """The share of objects below the stride of the finest level."""
-    return float((facts.roots(size) < _UNSEEN).mean())
+def shows_objects(facts: Facts, size: Size) -> bool:
+    """Whether `fcos check` has nothing against the sizes of the objects, as long as images are not cut into tiles."""
+    roots = facts.roots(size)
+    tiled = _scale(facts, size) <= _TILED_SCALE and float((roots < _TILED).mean()) >= _MAX_UNTILED
+    return not tiled and float((roots < _UNSEEN).mean()) < _MAX_UNSEEN
+
+
+def _scale(facts: Facts, size: Size) -> float:
+    """The factor by which the usual image is resized."""
+    return float(np.median(facts.scales(size)))
 
 
 @lru_cache(maxsize=64)
@@ -242,10 +253,24 @@ def small_side(facts: Facts, size: Size) -> float:
     return min(float(np.percentile(group, 25)) for group in groups)
 
 
+# Tiles
+
+
 def needs_tiles(facts: Facts, network: Network) -> bool:
-    """Whether small objects are too small even at the largest input, of images that are much larger than that."""
+    """Whether objects are too small even at the largest input, of images that are much larger than that."""
     largest = candidate_sizes(facts, network)[-1]
-    return small_side(facts, largest) < _TINY and float(np.median(facts.scales(largest))) < _MAX_TILED_SCALE
+    too_small = small_side(facts, largest) < _TINY or not shows_objects(facts, largest)
+    return too_small and _scale(facts, largest) <= _TILED_SCALE
+
+
+def choose_tile(facts: Facts, network: Network, size: Size) -> tuple[int, float] | None:
+    """Side and overlap of tiles that show small objects with `_SMALL` pixels, enlarged twice at most."""
+    if not needs_tiles(facts, network):
+        return None
+    stored = small_side(facts, size) / _scale(facts, size)
+    side = max(_MULTIPLE, math.floor(size[0] / min(2.0, _SMALL / stored) / _MULTIPLE) * _MULTIPLE)
+    large = float(np.quantile(facts.boxes.max(axis=1), 0.9))
+    return side, min(0.5, max(0.1, math.ceil(20 * large / side) / 20))  # most objects are whole in a tile
 
 
 def _fits(facts: Facts, size: Size) -> bool:
@@ -340,12 +365,12 @@ def _part_of_an_epoch(facts: Facts, epoch: float, validation: float, batch: int)
 # Pyramid levels
 
 
-def choose_levels(facts: Facts, size: Size) -> tuple[list[int], list[int] | None, str]:
+def choose_levels(facts: Facts, size: Size, tile: float = np.inf) -> tuple[list[int], list[int] | None, str]:
     """Levels, ends of their ranges (None: 8 strides), and the reason.
 
     The location at an object's center is half the longer side away from it, so that distance decides on the level.
     """
-    distances = facts.long_sides(size) / 2
+    distances = facts.long_sides(size, tile) / 2
     large = float(np.quantile(distances, _COVER)) * _ZOOM
     strides = 8 if large > 8 * 8 else 4  # 4: RetinaNet's sizes, half of FCOS's
     last = min(7, next(level for level in range(3, 64) if level == 7 or large <= strides * 2**level))
@@ -417,6 +442,9 @@ def network_rule(_: Facts, plan: Plan) -> Iterator[Choice]:
 
 def size_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
     height, width = np.median(facts.images, axis=0)
+    if plan.tile:
+        yield Choice("train.size", list(plan.size), f"of tiles, too; images of about {width:.0f}×{height:.0f}")
+        return
     reason = (
         f"images of about {width:.0f}×{height:.0f}; half of the objects have over "
         f"{np.median(facts.roots(plan.size)):.0f} px at this size, a quarter of the smallest class under "
@@ -428,7 +456,7 @@ def size_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 
 def levels_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    levels, ends, sides = choose_levels(facts, plan.size)
+    levels, ends, sides = choose_levels(facts, plan.size, plan.tile[0] if plan.tile else np.inf)
     yield Choice("model.levels", levels, sides)
     reason = "8 strides suit them" if ends is None else "so that each level has objects"
     yield Choice("model.regression_ranges", ends, reason)
@@ -490,24 +518,19 @@ def augmentation_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 
 def tiles_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
-    """Tiles of images that are much larger than any input (SAHI, 2202.06934: 5 AP for FCOS, 13 AP50 if also trained).
+    """Tiles gain 5 AP for FCOS on aerial pictures, 13 AP50 if it was also trained on them (SAHI, 2202.06934)."""
+    if plan.tile:
+        stored = small_side(facts, plan.size) / _scale(facts, plan.size)
+        reason = f"small objects have {stored:.0f} px in images of {np.median(facts.sides[:, 1]):.0f} px"
+        yield Choice("train.tiles", list(plan.tile), reason)
+        yield Choice("evaluate.tiles", list(plan.tile), "as train.tiles")
 
-    A tile shows objects at `wanted` times their size in the image: small ones with `_SMALL` pixels. A detector that was
-    not trained on tiles knows objects of the whole images' scale, so it gets tiles of at most twice that.
-    """
-    largest = candidate_sizes(facts, plan.network)[-1]
-    if not needs_tiles(facts, plan.network):
-        return
-    stored = small_side(facts, largest) / float(np.median(facts.scales(largest)))
-    wanted = min(2.0, _SMALL / stored)
-    if not facts.trains_on_tiles:
-        wanted = min(wanted, 2 * float(np.median(facts.scales(plan.size))))
-    side = _round_up(plan.size[0] / wanted)
-    overlap = round(min(0.5, max(0.1, float(np.quantile(facts.boxes.max(axis=1), 0.95)) / side)), 2)
-    reason = f"small objects have {stored:.0f} px in images of {np.median(facts.sides[:, 1]):.0f} px"
-    if facts.trains_on_tiles:
-        yield Choice("train.tiles", [side, overlap], reason)
-    yield Choice("evaluate.tiles", [side, overlap], reason)
+
+def imbalance_rule(facts: Facts, _: Plan) -> Iterator[Choice]:
+    shares = np.where(facts.class_counts > 0, facts.image_shares, 1.0)
+    if shares.min() < _RARE:
+        name = facts.classes[int(shares.argmin())]
+        yield Choice("train.repeat_threshold", _RARE, f"{name} is in {shares.min():.1%} of the images")
 
 
 def crowd_rule(facts: Facts, _: Plan) -> Iterator[Choice]:
@@ -519,8 +542,8 @@ def crowd_rule(facts: Facts, _: Plan) -> Iterator[Choice]:
 def machine_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
     if facts.device == "cuda":
         yield Choice("machine.workers", max(1, min(8, facts.cores - 1)), f"{facts.cores} cores decode for the GPU")
-    enlarged = 1 / float(np.median(facts.scales(plan.size)))
-    if enlarged >= 4:
+    enlarged = 1 / _scale(facts, plan.size)
+    if enlarged >= 4 and not plan.tile:
         yield Choice("machine.cache", True, f"images are {enlarged:.0f} times as large as the input: decode them once")
 
 
@@ -535,6 +558,7 @@ RULES: tuple[Rule, ...] = (
     flip_rule,
     augmentation_rule,
     tiles_rule,
+    imbalance_rule,
     crowd_rule,
     machine_rule,
 )

@@ -190,12 +190,21 @@ def test_aerial_images() -> None:
     facts = make_facts(60, (3000, 4000), {"car": [20.0] * 99 + [60.0]}, milliseconds=0.5, minutes=600)
     chosen = choices(facts)
     assert chosen["train.size"] == [608, 800]  # 486,400 pixels: the next one has over half a million
-    assert chosen["evaluate.tiles"] == [1536, 0.1]  # 608 px at 0.4, twice the scale of the whole images
+    # 608 px of a tile are enlarged by 22/20 at least: a side of at most 552.7, and 544 is a multiple of 32.
+    assert chosen["train.tiles"] == chosen["evaluate.tiles"] == [544, 0.1]
     assert chosen["postprocess.max_detections"] == 300
-    assert chosen["machine.cache"] is True
-    assert chosen["model.levels"] == [3]
-    trained = choices(replace(facts, trains_on_tiles=True))
-    assert trained["train.tiles"] == trained["evaluate.tiles"] == [576, 0.1]  # 608 px at 1.1: 20 px become 22
+    assert chosen["model.levels"] == [
+        3
+    ]  # cars of 20 px, and a hundredth of them of 60 px, have up to 42 px from the center
+
+
+def test_rare_classes() -> None:
+    """A class in one image of a hundred is drawn more often, one in three of a hundred is not."""
+    facts = make_facts(100, (300, 400), {"cat": [150.0], "dog": []})
+    for images, threshold in ((1, 0.02), (3, None)):
+        labels = np.where(np.arange(100) < images, 1, 0)
+        assert choices(replace(facts, box_classes=labels)).get("train.repeat_threshold") == threshold
+    assert "train.repeat_threshold" not in choices(facts)  # no image has a dog
 
 
 def test_digits() -> None:
@@ -346,7 +355,7 @@ def advice_on(facts: Facts, values: Params) -> list[str]:
     """Advice of `fcos check` on the choices, without that on objects which are too small at any input size."""
     train = values.train
     images = min(len(facts.images), train.max_images or len(facts.images))
-    scales = facts.scales(train.size)[facts.box_images]
+    scales = facts.scales(train.size, train.tiles[0] if train.tiles else np.inf)[facts.box_images]
     context = Context(
         params=values,
         images=images,
