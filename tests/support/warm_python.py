@@ -44,8 +44,8 @@ PACKAGES = (
     "dvc.repo.experiments.queue.celery", "dvc.repo.experiments.executor.local", "dvc.render.convert",
     "dvc_data.index", "dvc_task.app", "dvc_objects.fs.local", "dulwich.repo", "pygit2", "scmrepo.git", "celery",
     "kombu",
-    # What tests import in pytest's workers.
-    "av", "cv2", "huggingface_hub", "hydra", "markdown_it", "nbformat", "networkx", "pymongo", "timm",
+    # What tests import in pytest's workers. Not hydra: pytest has to import its plugin first.
+    "av", "cv2", "huggingface_hub", "markdown_it", "nbformat", "networkx", "pymongo", "timm",
 )  # fmt: skip
 
 # Modules whose own processes are forked, too. FiftyOne, which inspect starts, can't be imported after MLflow.
