@@ -1,7 +1,7 @@
 """dvc.yaml is complete: a stage depends on the code that determines its result, and on the parameters that it reads.
 
 Otherwise an edit would leave an old result "up to date", or run a stage whose result can't change.
-`python tests/test_dvc_yaml.py STAGE` prints the files that the stage imports and that can change its result.
+`python -m tests.test_dvc_yaml STAGE` prints the files that the stage imports and that can change its result.
 """
 
 import ast
