@@ -54,6 +54,15 @@ WHOLE = {"fcos/fast", "pipeline/data"}
 UNUSED = {
     "convert": {"pipeline/conversion/export.py", "pipeline/formats/writers"},
     "evaluate": {
+        "fcos/assigners",
+        "fcos/criterion.py",
+        "fcos/drawing.py",
+        "fcos/losses",
+        "fcos/onnx_metadata.py",
+        "fcos/operating_point.py",
+        "fcos/predictor.py",
+        "fcos/torchvision_weights.py",
+        "fcos/training",
         "pipeline/evaluation/comparison.py",
         "pipeline/evaluation/comparison_report.py",
         "pipeline/evaluation/embedding_maps.py",
@@ -68,7 +77,7 @@ UNUSED = {
         "pipeline/inference/score_thresholds.py",
     },
 }
-MAX_LINES = 69  # of code dependencies, in all stages together
+MAX_LINES = 58  # of code dependencies, in all stages together
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 # download depends on its parameters alone: an edit of its code must not download gigabytes again (see dvc.yaml).
 WITH_CODE = [name for name in STAGES if name != "download"]
