@@ -294,7 +294,7 @@ def test_torch_program(tmp_path: Path) -> None:
     message = run(tmp_path, "fcos", "predict", "a.png", "--weights", "exported/detector.pt2", check=False)
     assert message == (
         "fcos: exported/detector.pt2: programs of torch.export are for other programs; give the .safetensors file that "
-        "it was exported from, or an ONNX file of `fcos export`\n"
+        "it was exported from, or an ONNX file\n"
     )
     extra = {"metadata.json": ""}
     program = torch.export.load(tmp_path / "exported/detector.pt2", extra_files=extra)
