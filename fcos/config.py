@@ -33,7 +33,7 @@ _MINIMUM = {
 }
 
 
-# A file that someone else made must not fill the memory.
+# Upper limits, so that a foreign file can't exhaust memory.
 _MAXIMUM = {"tower_depth": 64, "distribution_max": 256}
 
 
