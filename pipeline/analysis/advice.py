@@ -188,8 +188,10 @@ def small_boxes(context: Context) -> str | None:
 
 
 def small_boxes_in_large_images(context: Context) -> str | None:
-    """Many small boxes in images that are shrunk: tiles show the boxes at their stored size, or larger."""
-    return propose_tiles(context.train, context.box_sizes, context.image_sizes)
+    """Many small boxes in images that are shrunk: a larger input or tiles show them."""
+    line = propose_tiles(context.train, context.box_sizes, context.image_sizes, context.device)
+    uncached = " -S machine.cache=false" if line and "tiles=" in line and context.machine.cache else ""
+    return line and line + uncached
 
 
 def untiled_evaluation(context: Context) -> str | None:
