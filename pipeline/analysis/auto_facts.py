@@ -92,14 +92,20 @@ class Facts:
         scales: Floats = (np.array(size) / np.minimum(self.sides, tile)).min(axis=1)
         return scales
 
+    def box_scales(self, size: Size, tile: float = np.inf) -> Floats:
+        """[M] the factors by which the objects are resized: those larger than a tile are seen in the whole image."""
+        whole, tiled = self.scales(size)[self.box_images], self.scales(size, tile)[self.box_images]
+        scales: Floats = np.where(self.boxes.max(axis=1) <= tile, tiled, whole)
+        return scales
+
     def roots(self, size: Size, tile: float = np.inf) -> Floats:
         """[M] √area of the objects in pixels at an input size."""
-        roots: Floats = np.sqrt(self.boxes.prod(axis=1)) * self.scales(size, tile)[self.box_images]
+        roots: Floats = np.sqrt(self.boxes.prod(axis=1)) * self.box_scales(size, tile)
         return roots
 
     def long_sides(self, size: Size, tile: float = np.inf) -> Floats:
         """[M] longer side of the objects in pixels at an input size."""
-        sides: Floats = self.boxes.max(axis=1) * self.scales(size, tile)[self.box_images]
+        sides: Floats = self.boxes.max(axis=1) * self.box_scales(size, tile)
         return sides
 
 

@@ -153,21 +153,21 @@ def make_plan(facts: Facts) -> Plan:
     if not len(facts.boxes):
         raise PipelineError("data/unified/train.json: has no objects to learn from")
     if facts.processes > len(facts.images):
-        images = count_noun(len(facts.images), "training image")
-        raise PipelineError(f"params.yaml: machine.devices is {facts.processes}, but there are only {images}")
+        count = count_noun(len(facts.images), "training image")
+        raise PipelineError(f"params.yaml: machine.devices is {facts.processes}, but there are only {count}")
     network = choose_network(facts)
     batch = choose_batch(facts)
     sizes = fitting_sizes(facts, network)
     size = choose_size(facts, network, sizes, batch)
     length = choose_length(facts, size, batch)
     images = length.max_images or len(facts.images)
-    part, step = images / len(facts.images), min(batch, images)
+    part = images / len(facts.images)
     return Plan(
         network=network,
         size=size,
         largest_size=sizes[-1],
-        batch=step,
-        accumulate=choose_accumulate(facts, size, step),
+        batch=batch,
+        accumulate=choose_accumulate(facts, size, batch),
         tile=choose_tile(facts, sizes[-1]),
         length=length,
         steps=length.epochs * math.ceil(part * _steps(facts, batch)),

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,6 +150,20 @@ def propose_for(train: TrainParams, split: AnnotationSet) -> str | None:
     images = np.array([size_of[item.image_id] for item in objects], dtype=np.float64).reshape(-1, 2)
     every_image = np.array(list(size_of.values()), dtype=np.float64).reshape(-1, 2)
     return propose_tiles(train, sides * resize_factors(train, images)[:, None], every_image)
+
+
+def box_factors(train: TrainParams, image_sizes: Floats, box_sizes: Floats) -> Floats:
+    """[M] the resize factors of boxes: those larger than a tile are seen in the whole image.
+
+    Args:
+        image_sizes: [M, 2] height and width of each box's stored image.
+        box_sizes: [M, 2] height and width of the boxes in pixels of that image.
+    """
+    factors = resize_factors(train, image_sizes)
+    if train.tiles is None:
+        return factors
+    whole = resize_factors(replace(train, tiles=None), image_sizes)
+    return np.where(box_sizes.max(axis=1) <= train.tiles[0], factors, whole)
 
 
 def resize_factors(train: TrainParams, image_sizes: Floats) -> Floats:

@@ -33,10 +33,11 @@ from pipeline.analysis.auto_rules import (
     notes,
     sided_class,
 )
+from pipeline.analysis.tiling import box_factors
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
-from pipeline.params import Params
+from pipeline.params import Params, TrainParams
 from tests.support.projects import run
 
 DEFAULTS = json.loads(json.dumps(asdict(recipes.defaults())))
@@ -103,6 +104,11 @@ def make_facts(
         speed=speed,
     )
     return replace(facts, **changes)
+
+
+def training(**changes: Any) -> TrainParams:
+    """The default section `train` with other values."""
+    return values_of({f"train.{key}": value for key, value in changes.items()}).train
 
 
 def choices(facts: Facts) -> dict[str, Any]:
@@ -213,6 +219,17 @@ def test_tiles_follow_the_objects_that_need_them() -> None:
     assert choices(replace(facts, cached=True))["machine.cache"] is False
     reasons = {choice.key: choice.reason for choice in choose(facts)}
     assert reasons["train.tiles"] == "small objects have 25 px in images of 4000 px"
+
+
+def test_objects_larger_than_a_tile_are_seen_in_the_whole_image() -> None:
+    """In tiles of 672 px at 608, 25 px become 22.6; 1,500 px have 300 at 608×800, so P5 is the last level."""
+    facts = make_facts(100, (3000, 4000), {"car": [25.0] * 15 + [1500.0] * 85}, milliseconds=0.5, minutes=600)
+    assert np.unique(facts.long_sides((608, 800), 672)) == pytest.approx([25 * 608 / 672, 300])
+    train = training(size=[608, 800], tiles=[672, 0.1])
+    assert box_factors(train, facts.images[:2], np.array([(25.0, 25.0), (9.0, 1500.0)])) == pytest.approx(
+        [608 / 672, 0.2]
+    )
+    assert choices(facts)["model.levels"] == [3, 4, 5]
 
 
 def test_tiles_depend_on_the_input_that_memory_allows() -> None:
@@ -412,7 +429,7 @@ def advice_on(facts: Facts, values: Params) -> list[str]:
     """Advice of `fcos check` on the choices, without that on objects which are too small at any input size."""
     train = values.train
     images = min(len(facts.images), train.max_images or len(facts.images))
-    scales = facts.scales(train.size, train.tiles[0] if train.tiles else np.inf)[facts.box_images]
+    scales = facts.box_scales(train.size, train.tiles[0] if train.tiles else np.inf)
     context = Context(
         params=values,
         images=images,
