@@ -33,6 +33,7 @@ def test_the_commands_of_docs_on_recipes(project: Path, tmp_path: Path) -> None:
         run(project, *command)
     assert (project / "params.yaml").read_text() == recipes.find("cpu_lite0").text
     assert (project / "best.yaml").read_text() == recipes.find("best_r50").text
+    run(project, "git", "checkout", "-q", "params.yaml")
     convert, auto, copy_file = readme("For your own data", "docs/recipes.md")
     assert stages_run(run(project, *convert)) == set()
     assert "train.epochs=" in run(project, *auto)
