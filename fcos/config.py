@@ -33,8 +33,10 @@ _MINIMUM = {
 }
 
 
+DEFAULT_RANGE = 8  # strides: the distances that a level learns without regression_ranges
 # A file that someone else made must not fill the memory.
-_MAXIMUM = {"tower_depth": 64, "distribution_max": 256}
+MAX_DISTRIBUTION = 256
+_MAXIMUM = {"tower_depth": 64, "distribution_max": MAX_DISTRIBUTION}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,22 @@ class ModelConfig:
             raise ValueError(
                 f"regression_ranges: {list(self.regression_ranges)} must be {len(self.levels) - 1} increasing "
                 "sizes in pixels, one between each two levels"
+            )
+        if self.box_output == "distribution" and self.assigner == "fcos":
+            self._check_distances()
+
+    def _check_distances(self) -> None:
+        """Distributions must reach the distances that each level learns, except the last, which has no upper end."""
+        for level, stride, end in zip(self.levels, self.strides, self.regression_ranges or (), strict=False):
+            if end > self.distribution_max * stride:
+                raise ValueError(
+                    f"regression_ranges: {end:g} pixels at level {level} are more than distribution_max "
+                    f"{self.distribution_max} strides of {stride} pixels; raise distribution_max or lower the range"
+                )
+        if self.regression_ranges is None and len(self.levels) > 1 and self.distribution_max < DEFAULT_RANGE:
+            raise ValueError(
+                f"distribution_max: {self.distribution_max} must be {DEFAULT_RANGE} or more: without "
+                f"regression_ranges, a level learns distances up to {DEFAULT_RANGE} strides"
             )
 
     @property

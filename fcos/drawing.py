@@ -49,7 +49,7 @@ def label_position(
     """The upper left corner of a box's label, in pixels.
 
     It is above the box if there is room, or else inside it; and where it would cover another label, at another of the
-    box's corners. If it would everywhere, it covers the other one.
+    box's corners. If no corner is free, it is above the box all the same.
 
     Args:
         box: inside the image.

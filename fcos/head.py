@@ -15,7 +15,7 @@ _INITIAL_DISTANCE = 2.0
 
 
 class Head(nn.Module):
-    """Two towers of 3×3 convolutions with norm and ReLU; three outputs (ICCV paper, section 3, and TPAMI).
+    """Two towers of 3×3 convolutions with norm and ReLU, and their outputs (ICCV paper, section 3, and TPAMI).
 
     The towers' convolutions are standard ones, or depthwise separable.
 

@@ -31,7 +31,7 @@ def load_fused(path: str | Path, device: torch.device | None = None) -> tuple[De
     if Path(path).suffix == ".pt2":
         raise ValueError(
             f"{path}: programs of torch.export are for other programs; give the .safetensors file that it was exported "
-            "from, or an ONNX file of `fcos export`"
+            "from, or an ONNX file"
         )
     if Path(path).suffix == SUFFIX:
         exported = OnnxDetector(Path(path), device or torch.device("cpu"))

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fcos.config import DEFAULT_RANGE
+
 LocationMode = Literal["center", "corner", "torchvision"]
 
 
@@ -59,7 +61,7 @@ def size_ranges(strides: Sequence[int], ends: Sequence[float] | None = None) -> 
         ends: upper ends of all levels but the last, in pixels; None: eight strides, which for strides 8 to 128 gives
             the paper's (0, 64], (64, 128], (128, 256], (256, 512], (512, ∞).
     """
-    ends = [8.0 * stride for stride in strides[:-1]] if ends is None else list(ends)
+    ends = [float(DEFAULT_RANGE * stride) for stride in strides[:-1]] if ends is None else list(ends)
     return list(zip([0.0, *ends], [*ends, math.inf], strict=True))
 
 

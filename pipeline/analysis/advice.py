@@ -4,6 +4,7 @@ The advice follows from annotations and parameters; no image is read. Only what 
 is worth a line.
 """
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from fcos.config import MAX_DISTRIBUTION
 from fcos.locations import size_ranges
 from pipeline.analysis.assignment import NEEDS_PREDICTIONS, level_name
 from pipeline.analysis.best_possible_recall import Recall, best_possible_recall
@@ -260,6 +262,24 @@ def unlearnable_objects(context: Context) -> str | None:
     )
 
 
+def capped_boxes(context: Context) -> str | None:
+    """Objects of which even a location in the center is farther from a side than the largest distance of its level."""
+    model, sides = context.params.model, np.minimum(context.long_sides, max(context.train.size))
+    if model.box_output != "distribution" or not len(sides):
+        return None
+    needed = sides / 2 / model.strides[-1]
+    share = float((needed > model.distribution_max).mean())
+    if share < 0.01:
+        return None
+    add_level = "" if model.levels[-1] == 7 else ", or add coarser model.levels"
+    # Locations are up to half a stride from the center, and the mean of a distribution is below its largest value.
+    most = min(MAX_DISTRIBUTION, math.ceil(needed.max()) + 1)
+    return (
+        f"{share:.0%} of the objects need more than model.distribution_max {model.distribution_max} strides of "
+        f"{model.strides[-1]} px, so their boxes would be too small: -S model.distribution_max={most}{add_level}"
+    )
+
+
 def large_images(context: Context) -> str | None:
     """Images that are decoded at many times the input size."""
     scale = float(np.median(resize_factors(context.train, context.image_sizes)))
@@ -388,6 +408,7 @@ RULES: tuple[Rule, ...] = (
     small_boxes_in_large_images,
     untiled_evaluation,
     empty_levels,
+    capped_boxes,
     high_learning_rate,
     long_warmup,
     late_drops,
@@ -409,5 +430,6 @@ DATA_RULES: tuple[Rule, ...] = (
     small_boxes,
     small_boxes_in_large_images,
     empty_levels,
+    capped_boxes,
     large_images,
 )

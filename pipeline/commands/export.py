@@ -91,6 +91,13 @@ def export(
         raise click.UsageError(
             f"--check-images needs a comparison, which {'--int8' if int8 else '--no-check'} leaves out"
         )
+    for text in overrides:
+        key = text.partition("=")[0].lstrip("+~").strip()
+        if key.partition(".")[0] != "postprocess":
+            raise click.UsageError(
+                f"-S {text}: an export uses the parameters postprocess.* only; {key} is of the detector, which is "
+                "exported as it was trained"
+            )
     from pipeline.export import exporter
     from pipeline.workspace import workspace
 

@@ -16,6 +16,7 @@ from pipeline.inference.recorded_views import recorded_views
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.views import Views
 
+_MANY = 100  # images whose comparison takes long enough to say how to shorten it
 _SUFFIXES = {"onnx": SUFFIX, "torch": ".pt2"}
 
 
@@ -66,10 +67,12 @@ def _note_views(weights: Path) -> Iterator[str]:
 
 def _write_float32(weights: Path, model: SavedDetector, about: Metadata, out: Path, options: Options) -> Iterator[str]:
     lines = []
+    compared = images.for_comparison(weights, model, options.check_images) if options.check else None
+    if compared and compared.number > _MANY and options.check_images is None:
+        yield f"comparing in {count_noun(compared.number, 'image')}; --check-images {_MANY} takes less time"
 
     def check_file(path: Path) -> None:
-        if options.check:
-            compared = images.for_comparison(weights, model, options.check_images)
+        if compared:
             with tqdm(compared.pixels, "compare", compared.number, unit="image", disable=None, delay=1.0) as pixels:
                 found = parity.check_file(path, model, pixels, about.postprocess, compared.split)
             lines.append(f"compared with {weights}: {found.describe()}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fcos.config import InputSize
 from pipeline.data import annotations
-from pipeline.data.annotations import AnnotationSet
+from pipeline.data.annotations import AnnotationSet, Image
 from pipeline.data.image_suffixes import find_files
 from pipeline.data.images import read_image
 from pipeline.errors import PipelineError, count_noun
@@ -34,23 +34,32 @@ class Compared:
 
 
 def for_comparison(weights: Path, model: SavedDetector, limit: int | None = None) -> Compared:
-    """The images of the validation split, or generated ones where there is none.
+    """The images of the validation split, or generated ones where there is none or it is empty.
 
     Args:
         limit: the largest number of images, evenly spaced; None: all.
 
     Raises:
-        PipelineError: the split is invalid; from `pixels`: an image can't be decoded.
+        PipelineError: the split is invalid, or its first image can't be decoded; from `pixels`: another one can't.
     """
     project = project_of(weights)
-    if project is None:
+    split = annotations.read(project / "data/unified/val.json") if project else None
+    if project is None or split is None or not split.images:
         count = min(limit or _GENERATED, _GENERATED)
         return Compared(count, generate(model.description.input_size, count), None)
-    split, folder = annotations.read(project / "data/unified/val.json"), images_folder(project)
+    folder = images_folder(project)
     chosen = evenly_spaced(split.images, limit or len(split.images))
     has_classes = [(category.id, category.name) for category in split.categories] == [*model.description.categories]
-    pixels = (read_image(folder / image.file_name, (image.width, image.height)) for image in chosen)
+    _read_compared(folder, chosen[0])  # tracing takes long: missing images are noticed before it
+    pixels = (_read_compared(folder, image) for image in chosen)
     return Compared(len(chosen), pixels, split.subset(chosen) if has_classes else None)
+
+
+def _read_compared(folder: Path, image: Image) -> Tensor:
+    try:
+        return read_image(folder / image.file_name, (image.width, image.height))
+    except PipelineError as error:
+        raise PipelineError(f"{error}; --no-check exports without comparing") from None
 
 
 def for_timing(weights: Path, input_size: InputSize) -> list[Tensor]:

@@ -16,7 +16,8 @@ from pipeline.inference.saved_detector import SavedDetector
 
 
 def validation_split(weights: Path, model: SavedDetector) -> tuple[AnnotationSet, Path] | None:
-    """The validation split of a detector's project, and the folder of its images; None if there is none.
+    """The validation split of a detector's project, and the folder of its images; None if there is none,
+    or none with images.
 
     Raises:
         PipelineError: it has other classes than the detector, or is invalid.
@@ -26,6 +27,8 @@ def validation_split(weights: Path, model: SavedDetector) -> tuple[AnnotationSet
         return None
     path = project / "data/unified/val.json"
     truth = annotations.read(path)
+    if not truth.images:
+        return None
     model.check_classes(truth, path)
     return truth, images_folder(project)
 

@@ -1,5 +1,6 @@
 """The network alone, from normalized images to outputs, traced by torch."""
 
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ OPSET = 18
 MULTIPLE, _ = padded_size(1, 1)  # the sides of a batch are multiples of this
 _EXAMPLE = (2, 3, 9 * MULTIPLE, 13 * MULTIPLE)  # no level has a side of 1, or two equal sides
 _MAX_SIDE = 2**20
+# A level's height or width in the conditions of a program of torch, and what they say if none is 1.
+_LEVEL_SIDE = re.compile(r"1 \+ \(\(\(-1\) \+ L\['pixels'\]\.size\(\)\[[23]\]\) // \d+\)")
+_NOT_SINGLE = {"n>1", "n>=2", "n!=1", "n<n*n", "n%n*n!=0"}
 
 
 class Network(nn.Module):
@@ -100,10 +104,16 @@ def to_torch(detector: Detector) -> torch.export.ExportedProgram:
         )
     # Of the sizes of levels, torch would require what holds in the example: that none is a single row or column. The
     # operators don't depend on it; `_guards_code` has no public counterpart, and the parity of such sizes is tested.
-    program._guards_code = [guard for guard in program._guards_code if "//" not in guard]
+    guards = getattr(program, "_guards_code", [])
+    program._guards_code = [guard for guard in guards if not excludes_single_rows(guard)]
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # with the paths of this machine
     return program
+
+
+def excludes_single_rows(guard: str) -> bool:
+    """Whether a condition of a program of torch says only that no level has a height or width of 1."""
+    return re.sub(r"[() ]", "", _LEVEL_SIDE.sub("n", guard)) in _NOT_SINGLE
 
 
 @contextmanager
@@ -123,8 +133,8 @@ def _one_line(detector: Detector) -> Iterator[None]:
 def _constant_padding() -> Iterator[None]:
     """Lets timm compute TensorFlow's SAME padding without a division of the size.
 
-    In its models called tf_, they would be nested, layer by layer, as they were in EfficientNet-Lite, of which the
-    exporter made nothing in minutes.
+    In its models called tf_, they would be nested, layer by layer, as they were in EfficientNet-Lite, which the
+    exporter did not finish in minutes.
     """
     padding = sys.modules.get("timm.layers.padding")
     original = getattr(padding, "get_same_padding", None)

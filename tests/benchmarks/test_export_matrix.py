@@ -1,6 +1,7 @@
 """The table of exports: its combinations, how it judges, and a row of it with the rarer options."""
 
 import itertools
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import torch
 from benchmarks import export_matrix
 from fcos.config import ARCHITECTURE
 from fcos.locations import make_locations
+from fcos.postprocess import Postprocess
 from fcos.structures import Outputs
+from pipeline.errors import PipelineError
+from pipeline.export import detector_files
 
 
 def test_each_value_and_each_pair_of_values_occurs() -> None:
@@ -40,13 +44,35 @@ def test_differences_of_outputs() -> None:
 
 
 def test_a_detector_of_rarer_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_matrix, "_check_torch", lambda *_: "0, 1")  # the tests of `fcos export` have a program
+    as_torch = export_matrix.Result("0, 1", holds=True)
+    monkeypatch.setattr(export_matrix, "_check_torch", lambda *_: as_torch)  # the tests of `fcos export` have a program
     chosen = {
         "levels": (5,), "tower_depth": 0, "quality": "none", "box_output": "exp", "locations": "torchvision",
         "letterbox": True, "score_mode": "combined",
     }  # fmt: skip
     for found in export_matrix.check(chosen, tmp_path):
-        assert "DIFFERS" not in found
-        score, iou = found.split(", ")[-2:]
+        assert found.holds
+        score, iou = found.text.split(", ")[-2:]
         assert float(score) < 1e-4
         assert float(iou) > 0.999
+
+
+def test_only_soft_suppression_may_have_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PipelineError("an operator is missing")
+
+    parts = Namespace(postprocess=Postprocess(nms="soft_linear"))
+    refused = export_matrix._check_complete(None, None, parts, tmp_path)  # type: ignore[arg-type]
+    assert (refused.text.split(":")[0], refused.holds) == ("postprocess.nms soft_linear", True)
+    monkeypatch.setattr(detector_files, "check_postprocess", refuse)
+    parts = Namespace(postprocess=Postprocess())
+    found = export_matrix._check_complete(None, None, parts, tmp_path)  # type: ignore[arg-type]
+    assert found == ("an operator is missing", False)
+    monkeypatch.setattr(detector_files, "write_torch", refuse)
+    assert export_matrix._check_torch(None, parts, tmp_path) == ("an operator is missing", False)  # type: ignore[arg-type]
+    for results, status in (([refused], 0), ([refused, found], 1)):
+        monkeypatch.setattr(export_matrix, "rows", lambda _, results=results: [("default", results, 1.0)])
+        monkeypatch.setattr("sys.argv", ["export_matrix", "--singles"])
+        with pytest.raises(SystemExit) as ended:
+            export_matrix.main()
+        assert ended.value.code == status

@@ -1,8 +1,10 @@
-"""Input sizes: scale, letterbox, and limits."""
+"""Input sizes: scale, letterbox, and limits; distributions that reach the levels' distances."""
+
+from dataclasses import replace
 
 import pytest
 
-from fcos.config import InputSize
+from fcos.config import PAPER, InputSize
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,18 @@ def test_letterbox_fits_the_whole_image_into_the_canvas(
 
 def test_a_side_has_at_least_one_pixel() -> None:
     assert InputSize((10, 10)).resized(1, 1000) == (1, 10)
+
+
+def test_distributions_reach_the_distances_of_each_level_but_the_last() -> None:
+    config = replace(PAPER, levels=(3, 4, 5), box_output="distribution")
+    assert replace(config, regression_ranges=(128.0, 256.0)).distribution_max == 16  # 16 · 8 and 16 · 16 pixels
+    assert replace(config, distribution_max=8).regression_ranges is None  # 8 strides
+    with pytest.raises(
+        ValueError, match=r"^regression_ranges: 257 pixels at level 4 are more than distribution_max 16"
+    ):
+        replace(config, regression_ranges=(64.0, 257.0))
+    with pytest.raises(ValueError, match=r"^distribution_max: 7 must be 8 or more: without regression_ranges"):
+        replace(config, distribution_max=7)
+    assert replace(config, levels=(3,), distribution_max=7).strides == (8,)
+    assert replace(config, assigner="atss", distribution_max=7).distribution_max == 7
+    assert replace(config, box_output="relu", regression_ranges=(64.0, 257.0)).box_output == "relu"

@@ -261,6 +261,26 @@ def test_empty_top_levels(longest: int, changes: dict[str, object], expected: st
     assert ("empty_levels" in lines) == bool(expected)
 
 
+@pytest.mark.parametrize(
+    ("levels", "largest", "expected"),
+    [
+        # Of 4 strides of 8 px, a box has at most 64 px: 66 and 200 px have more. 200 px are twice 12.5 strides.
+        ((3,), 4, "50% of the objects need more than model.distribution_max 4 strides of 8 px, so their boxes would be "
+         "too small: -S model.distribution_max=14, or add coarser model.levels"),
+        ((3,), 13, None),
+        ((4,), 4, "25% of the objects need more than model.distribution_max 4 strides of 16 px"),  # 128 px at most
+        ((5, 6, 7), 8, None),
+    ],
+)  # fmt: skip
+def test_capped_boxes(levels: tuple[int, ...], largest: int, expected: str | None) -> None:
+    scenes = split(size=(256, 256), boxes=((20, 20), (64, 20), (66, 20), (200, 20)))
+    changes = {"levels": levels, "distribution_max": largest}
+    lines = advise(context_of(training(**changes, box_output="distribution"), scenes))
+    assert (lines.get("capped_boxes") or "").startswith(expected or "")
+    assert ("capped_boxes" in lines) == bool(expected)
+    assert "capped_boxes" not in advise(context_of(training(**changes), scenes))
+
+
 def test_empty_levels_at_both_ends() -> None:
     lines = advise(context_of(DIGITS, split(size=(256, 256), boxes=((20, 20),))))
     assert lines["empty_levels"].startswith("no object falls on P4, P5 (sizes over 64 px): leave")

@@ -21,6 +21,7 @@ from fcos.weights import Description, load_detector, save_detector
 from pipeline.data import annotations
 from pipeline.digests import dvc_hash
 from pipeline.export import parity
+from pipeline.export.network import excludes_single_rows
 from pipeline.files import digest
 from tests.support.paths import PROJECT
 from tests.support.projects import read, readme, run
@@ -240,7 +241,10 @@ def test_detections_of_all_scores_are_compared(
 
 @pytest.mark.parametrize(
     ("detections", "unmatched", "moved", "holds"),
-    [(0, 0, 0, False), (50, 1, 0, True), (50, 2, 0, False), (300, 3, 0, True), (300, 4, 0, False), (300, 0, 1, False)],
+    [
+        *((0, 0, 0, False), (50, 1, 0, True), (50, 2, 0, False), (300, 3, 0, True), (300, 4, 0, False)),
+        *((50, 0, 1, False), (300, 0, 3, True), (300, 0, 4, False), (300, 2, 1, True), (300, 2, 2, False)),
+    ],
 )
 def test_rounding_may_choose_single_other_boxes(detections: int, unmatched: int, moved: int, holds: bool) -> None:
     found = parity.Parity(16, detections, unmatched, score_difference=1e-5, iou=0.99, moved=moved)
@@ -257,8 +261,56 @@ def test_thin_boxes_may_differ_in_iou() -> None:
     image = torch.zeros(3, 100, 100, dtype=torch.uint8)
     for rights, iou, holds in (((0.5, 0.502), 0.996, True), ((5.0, 5.02), 0.996, False), ((50, 50.02), 0.9996, True)):
         found = parity.compare([image], at(rights[0]), at(rights[1]))
-        assert found.iou == pytest.approx(iou, abs=1e-4)
-        assert found.holds == holds
+        assert found.iou == pytest.approx(iou if holds else 1, abs=1e-4)
+        assert (found.moved, found.holds) == (not holds, holds)
+
+
+def test_another_one_of_two_equally_good_boxes() -> None:
+    """Of 100 boxes, another one remains in one place, with an IoU of 0.8 and another score: 1 % may differ."""
+    boxes = torch.tensor([[30.0 * index, 0, 30 * index + 20, 20] for index in range(100)])
+    scores, labels = torch.linspace(0.9, 0.1, 100), torch.zeros(100, dtype=torch.long)
+    others, other_scores = boxes.clone(), scores.clone()
+    others[7, 2] = boxes[7, 0] + 25
+    other_scores[7] -= 0.01
+    ours, theirs = Detections(boxes, scores, labels), Detections(others, other_scores, labels)
+    found = parity.compare([torch.zeros(3, 1, 1)], lambda _: ours, lambda _: theirs)
+    assert found == parity.Parity(1, 100, unmatched=0, score_difference=0.0, iou=1.0, moved=1)
+    assert found.holds
+    assert replace(found, ap=(0.5449, 0.54492)).describe() == (
+        "1 image, 100 detections: 0 without counterpart, 1 with another box, scores differ by at most 0, IoU at least "
+        "1.00000, AP at score threshold 0: 0.5449, the detector's 0.5449"
+    )
+    others[8, 2] = boxes[8, 0] + 25
+    assert not parity.compare([torch.zeros(3, 1, 1)], lambda _: ours, lambda _: theirs).holds
+
+
+def test_a_long_comparison_has_a_hint(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.export import detector_files, images
+
+    monkeypatch.setattr(images, "for_comparison", lambda *_: images.Compared(5000, [], None))
+    monkeypatch.setattr(detector_files, "write_onnx", lambda *_: None)
+    command = "--out", str(tmp_path / "a.onnx")
+    assert export(*command).splitlines()[0] == "comparing in 5,000 images; --check-images 100 takes less time"
+    assert len(export(*command, "--check-images", "200").splitlines()) == 1
+
+
+def test_parameters_of_other_sections_do_not_apply(export: Export) -> None:
+    message = export("-S", "postprocess.nms=hard", "-S", "model.quality=none", check=False)
+    assert message.endswith(
+        "Error: -S model.quality=none: an export uses the parameters postprocess.* only; model.quality is of the "
+        "detector, which is exported as it was trained\n"
+    )
+
+
+def test_conditions_of_a_program_that_exclude_single_rows() -> None:
+    height, width = (f"1 + (((-1) + L['pixels'].size()[{axis}]) // 128)" for axis in (2, 3))
+    for guard in (
+        f"{width} > 1", f"({height}) != 1", f"{height} >= 2", f"{width} < ({width})*({height})",
+        f"(({height}) % (({width})*({height}))) != 0",
+    ):  # fmt: skip
+        assert excludes_single_rows(guard)
+    for guard in ("L['sizes'].size()[0] == L['pixels'].size()[0]", f"{height} > 2", "L['pixels'].size()[2] // 32 > 1"):
+        assert not excludes_single_rows(guard)
 
 
 def test_nothing_is_written_where_detections_differ(
@@ -294,7 +346,7 @@ def test_torch_program(tmp_path: Path) -> None:
     message = run(tmp_path, "fcos", "predict", "a.png", "--weights", "exported/detector.pt2", check=False)
     assert message == (
         "fcos: exported/detector.pt2: programs of torch.export are for other programs; give the .safetensors file that "
-        "it was exported from, or an ONNX file of `fcos export`\n"
+        "it was exported from, or an ONNX file\n"
     )
     extra = {"metadata.json": ""}
     program = torch.export.load(tmp_path / "exported/detector.pt2", extra_files=extra)
