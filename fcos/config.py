@@ -34,7 +34,7 @@ _MINIMUM = {
 
 
 DEFAULT_RANGE = 8  # strides: the distances that a level learns without regression_ranges
-# A file that someone else made must not fill the memory.
+# Upper limits, so that a foreign file can't exhaust memory.
 MAX_DISTRIBUTION = 256
 _MAXIMUM = {"tower_depth": 64, "distribution_max": MAX_DISTRIBUTION}
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from fcos.config import InputSize, ModelConfig
 
 _VERSION = 4
-_CHECKSUM = "sha256"  # key of the digest of all other values: a damaged or edited number is a number, too
+_CHECKSUM = "sha256"  # of all other values: without it, a damaged or edited number would be read as valid
 _NOT_SAVED = ("start_from",)  # of the model: may be a path of the machine that trained, and loading does not need it
 
 

@@ -83,15 +83,15 @@ class Matches:
 
         The precision at the score of an object is estimated from the other objects, so it has nearly no bias where
         objects are few: an object that is found would raise the precision at its own score. No other object tells the
-        precision at the highest score, or of a single object: it is the share of classes whose first detection is
-        correct.
+        precision at the highest score, or of a single object: it is the share of the classes with objects and
+        detections whose first detection is correct.
         """
         ranks = self._rank_correct(np.ones(self.objects.shape[1], dtype=bool))
         objects = self.objects.sum(axis=1).astype(np.int64)
         total = np.repeat(objects, len(self.iou_thresholds))[ranks.segment]
         others = ranks.rank * np.divide(total, total - 1, out=np.zeros(len(total)), where=total > 1)
         detections = others + ranks.counted - ranks.rank - 1
-        first = self.class_starts[:-1][np.diff(self.class_starts) > 0]
+        first = self.class_starts[:-1][(np.diff(self.class_starts) > 0) & (objects > 0)]
         of_first = self.correct[:, first].sum(axis=1) / np.maximum((~self.ignored[:, first]).sum(axis=1), 1)
         precision = of_first[ranks.segment % len(self.iou_thresholds)]
         np.divide(others, detections, out=precision, where=(detections > 0) & (total > 1))

@@ -133,9 +133,10 @@ def _closing_lines(report: Mapping[str, Any]) -> Iterator[str]:
 def _few_objects(per_class: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     counts = [values["objects"] for values in per_class.values() if values["objects"]]
     if few := sum(count < FEW_OBJECTS for count in counts):
+        has, its, interval = ("has", "its", "interval is") if few == 1 else ("have", "their", "intervals are")
         yield (
-            f" {few} of {count_noun(len(counts), 'class', 'classes')} have fewer than {FEW_OBJECTS} objects: their AP "
-            "is likely too high, and the intervals are wide"
+            f" {few} of {count_noun(len(counts), 'class', 'classes')} {has} fewer than {FEW_OBJECTS} objects: {its} AP "
+            f"is likely too high, and the {interval} wide"
         )
 
 

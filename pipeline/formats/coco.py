@@ -143,7 +143,7 @@ def _read_ends(path: Path) -> bytes:
     start = to_utf8(read_head(path, _SNIFFED_BYTES))
     if not start.lstrip().startswith(b"{"):
         return b""
-    ends = start if len(start) < _SNIFFED_BYTES else start + read_tail(path, _SNIFFED_BYTES)
+    ends = start if path.stat().st_size <= _SNIFFED_BYTES else start + read_tail(path, _SNIFFED_BYTES)
     if not _LIST.search(ends) or (path.stat().st_size <= _PARSED_BYTES and not _has_own_lists(path)):
         return b""
     return ends

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -10,9 +11,13 @@ from pipeline.errors import PipelineError
 from pipeline.files import to_utf8
 from pipeline.formats.dataset_files import read_head
 
+_THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")  # not "0,500", a decimal comma
+
 
 def read_rows(folder: Path, file: PurePosixPath) -> Iterator[tuple[int, list[str]]]:
     """Yields the non-empty rows with stripped fields, each with the number of its last line.
+
+    Where commas separate the fields, a quoted "1,000" becomes 1000.
 
     Raises:
         PipelineError: The file can't be read, or isn't UTF-8 text or CSV; the message has the line.
@@ -27,7 +32,7 @@ def read_rows(folder: Path, file: PurePosixPath) -> Iterator[tuple[int, list[str
             for row in reader:
                 line = reader.line_num
                 if any(field.strip() for field in row):
-                    yield line, [field.strip() for field in row]
+                    yield line, _fields(row, delimiter)
     except OSError as error:
         raise PipelineError(f"{file}: can't be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -40,10 +45,18 @@ def read_first_row(folder: Path, file: PurePosixPath) -> list[str]:
     """The first row, to recognize a format; empty if the file has no row or isn't CSV."""
     text = to_utf8(read_head(folder / file)).decode(errors="replace")
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text.partition("\n")[0]))
-        return next(([field.strip() for field in row] for row in reader if any(field.strip() for field in row)), [])
+        delimiter = _delimiter(text.partition("\n")[0])
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        return next((_fields(row, delimiter) for row in reader if any(field.strip() for field in row)), [])
     except csv.Error:
         return []
+
+
+def _fields(row: list[str], delimiter: str) -> list[str]:
+    fields = [field.strip() for field in row]
+    if delimiter != ",":
+        return fields
+    return [field.replace(",", "") if _THOUSANDS.fullmatch(field) else field for field in fields]
 
 
 def _delimiter(first_line: str) -> str:

@@ -72,19 +72,22 @@ def read_head(path: Path, size: int = 4096) -> bytes:
 
 
 def read_tail(path: Path, size: int) -> bytes:
-    """A file's last `size` bytes.
+    """A file's last `size` bytes. Those of UTF-16 text with a byte order mark become UTF-8.
 
     Raises:
         PipelineError: The file can't be read.
     """
-    return _read_part(path, -size, size)
+    codec = {BOM_UTF16_LE: "utf-16-le", BOM_UTF16_BE: "utf-16-be"}.get(_read_part(path, 0, 2))
+    start = max(0, path.stat().st_size - size)
+    if codec is None:
+        return _read_part(path, start, size)
+    return _read_part(path, start & ~1, size + 1).decode(codec, errors="ignore").encode()
 
 
 def _read_part(path: Path, start: int, size: int) -> bytes:
-    """`size` bytes from `start`, which counts from the file's end if it is negative."""
     try:
         with path.open("rb") as file:
-            file.seek(start if start >= 0 else max(0, os.fstat(file.fileno()).st_size + start))
+            file.seek(start)
             return file.read(size)
     except OSError as error:
         raise PipelineError(f"{path}: can't be read: {error.strerror}") from None

@@ -198,13 +198,14 @@ def _image(folder: Path, file: PurePosixPath, images: ImageIndex) -> RawImage:
     if isinstance(root, Issue):
         return image_record(str(file), root)
     prefix = f"{file}: object "
-    objects = tuple(_object(f"{prefix}{number}", item) for number, item in enumerate(root.findall("object"), 1))
+    items = _children(root, "object")
+    objects = tuple(_object(f"{prefix}{number}", item) for number, item in enumerate(items, 1))
     # The annotation's own name comes first: <filename> is often the name before the image was renamed.
     path = images.find_stem(file.stem, file.parent)
-    name = root.findtext("filename", "").strip()
+    name = _child_texts(root).get("filename", "")
     if isinstance(path, Issue) and name:
         path = images.find(name, file.parent)
-    return image_record(str(file), path, None, _declared_size(root.find("size")), objects)
+    return image_record(str(file), path, None, _declared_size(next(_children(root, "size"), None)), objects)
 
 
 def parse_annotation(path: Path) -> Element | Issue:
@@ -230,9 +231,14 @@ def parse_annotation(path: Path) -> Element | Issue:
     return root
 
 
+def _children(element: Element, tag: str) -> Iterator[Element]:
+    """The children with this tag in lower case: some tools write <Object>."""
+    return (child for child in element if child.tag.lower() == tag)
+
+
 def _child_texts(element: Element | None) -> dict[str, str]:
-    """The text of each child by its tag; that of the first child if several have the same tag."""
-    return {} if element is None else {child.tag: (child.text or "").strip() for child in reversed(element)}
+    """The text of each child by its tag in lower case; that of the first child if several have the same tag."""
+    return {} if element is None else {child.tag.lower(): (child.text or "").strip() for child in reversed(element)}
 
 
 def _declared_size(element: Element | None) -> tuple[int, int] | None:
@@ -246,7 +252,7 @@ def _declared_size(element: Element | None) -> tuple[int, int] | None:
 
 def _object(source: str, element: Element) -> RawObject:
     texts = _child_texts(element)
-    box = _box(_child_texts(element.find("bndbox")))
+    box = _box(_child_texts(next(_children(element, "bndbox"), None)))
     if isinstance(box, Issue):
         return invalid_object(source, box)
     name = texts.get("name", "")

@@ -250,7 +250,8 @@ def suggestions_app(params: Params, folder: Path, port: int) -> Iterator[servers
     """
     file = folder.absolute() / suggestion_files.NAME
     suggestion_files.read(file)  # before the seconds that the database takes
-    name = dataset_name(f"suggested-{params.dataset}")
+    folder_digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:8]  # each folder has tags of its own
+    name = dataset_name(f"suggested-{params.dataset}-{folder_digest}")
     spec = {"name": name, "file": str(file)}
     with serve(name, port, lambda: run_child("pipeline.integrations.fiftyone_suggestions", name, spec)) as server:
         yield server

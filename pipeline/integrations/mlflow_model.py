@@ -82,12 +82,20 @@ def files_of_weights(weights: Path) -> ModelFiles:
             ONNX file is no detector.
     """
     if weights.suffix == SUFFIX:
-        try:
-            return ModelFiles(weights, postprocess=Metadata.from_props(read_metadata(weights)).postprocess)
-        except ValueError as error:
-            raise PipelineError(str(error)) from None
+        return ModelFiles(weights, postprocess=_exported_postprocess(weights))
     points = find_operating_point(weights)
     return ModelFiles(weights, postprocess=project_postprocess(), operating_point=points[0] if points else None)
+
+
+def _exported_postprocess(weights: Path) -> Postprocess:
+    try:
+        props = read_metadata(weights)
+    except ValueError as error:  # names the file
+        raise PipelineError(str(error)) from None
+    try:
+        return Metadata.from_props(props).postprocess
+    except ValueError as error:
+        raise PipelineError(f"{weights}: {error}") from None
 
 
 def write(folder: Path, files: Path, *, model: str | None = None, run: str | None = None, **config: Any) -> None:

@@ -1,32 +1,35 @@
 """Frees the space of runs that were deleted in MLflow's UI.
 
-`mlflow gc` removes such runs and their artifacts, but leaves their models, which are most of the files.
+`mlflow gc` also removes deleted experiments, whatever ids it gets, and leaves the models of runs, which are most of the
+files.
 """
 
-import io
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.integrations.mlflow_store import Store, destination, one_line_errors, store_uri
+from pipeline.integrations.mlflow_store import Store, artifacts_uri, destination, one_line_errors, store_uri
 from pipeline.workspace import root
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """What was removed, and what stays although its run is deleted."""
+class Obsolete:
+    """What can be removed, and what stays although its run is deleted."""
 
-    runs: tuple[str, ...]  # names
-    models: int
-    megabytes: float
+    runs: dict[str, str]  # names by id
+    models: tuple[str, ...]  # ids, also of runs that `mlflow gc` has removed
+    artifacts: dict[str, str]  # addresses of the files by the id of the run or model
     registered: tuple[str, ...]  # names of deleted runs with a registered model
 
+    def megabytes(self) -> float:
+        return sum(_size(_local(uri)) for uri in self.artifacts.values()) / 1e6
 
-def prune() -> Pruned:
-    """Removes deleted runs of the project's own store for good, with their models and other files.
+
+def find() -> Obsolete:
+    """The deleted runs of the project's own store, with their models.
 
     Raises:
         PipelineError: MLflow's server keeps the runs, or the store can't be opened.
@@ -35,29 +38,47 @@ def prune() -> Pruned:
         raise PipelineError(f"{server}: this server keeps the runs and their files; run `mlflow gc` on its machine")
     from mlflow.entities import ViewType
 
-    artifacts = root() / "mlartifacts"
-    before = _size(artifacts)
-    with one_line_errors("removing deleted runs", ""):
+    with one_line_errors("looking for deleted runs", ""):
         store = Store.open()
-        versions = list(_pages(store.client.search_model_versions))
-        kept_runs, kept_models = {item.run_id for item in versions}, {item.model_id for item in versions}
+        # In this order: otherwise, a model that is logged meanwhile would seem to be one of a missing run.
+        logged = list(_pages(store.client.search_logged_models, [store.experiment]))
         runs = list(_pages(store.client.search_runs, [store.experiment], run_view_type=ViewType.ALL))
-        active = {run.info.run_id for run in runs if run.info.lifecycle_stage == "active"}
-        deleted = {run.info.run_id: str(run.info.run_name) for run in runs if run.info.run_id not in active}
-        registered = {run: name for run, name in deleted.items() if run in kept_runs}
-        obsolete = {run: name for run, name in deleted.items() if run not in registered}
-        models = [  # also those of runs that `mlflow gc` has removed
-            str(model.model_id)
-            for model in _pages(store.client.search_logged_models, [store.experiment])
-            if model.source_run_id not in {None, *active, *registered} and model.model_id not in kept_models
-        ]
-        if not obsolete and registered:  # without ids of runs, `mlflow gc` removes all that are deleted
-            models = []
-        if obsolete or models:
-            _remove(store.client, list(obsolete), models)
-    _remove_empty_folders(artifacts)
-    freed = (before - _size(artifacts)) / 1e6
-    return Pruned(tuple(obsolete.values()), len(models), freed, tuple(registered.values()))
+        versions = list(_pages(store.client.search_model_versions))
+    kept = {item.model_id for item in versions}
+    registered = {item.run_id for item in versions} | {item.source_run_id for item in logged if item.model_id in kept}
+    deleted = {run.info.run_id: run.info for run in runs if run.info.lifecycle_stage != "active"}
+    stays = {None, *registered, *(run.info.run_id for run in runs if run.info.run_id not in deleted)}
+    models = {item.model_id: item for item in logged if item.source_run_id not in stays and item.model_id not in kept}
+    names = {number: str(info.run_name) for number, info in deleted.items()}
+    addresses = {number: item.artifact_location for number, item in models.items()}
+    return Obsolete(
+        {number: name for number, name in names.items() if number not in registered},
+        tuple(models),
+        addresses | {number: info.artifact_uri for number, info in deleted.items() if number not in registered},
+        tuple(name for number, name in names.items() if number in registered),
+    )
+
+
+def remove(shown: Obsolete) -> None:
+    """Removes these runs and models for good, with their files, unless they were restored or registered meanwhile.
+
+    Raises:
+        PipelineError: the store can't be opened, or a file can't be removed.
+    """
+    still = find()
+    with one_line_errors("removing deleted runs", ""):
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        database = SqlAlchemyStore(store_uri(), artifacts_uri())
+        # Models first: those of a run that is gone would still be found, but not with its name.
+        steps = ((shown.models, database._hard_delete_logged_model), (shown.runs, database._hard_delete_run))
+        for numbers, delete in steps:
+            for number in numbers:
+                if uri := still.artifacts.get(number):
+                    get_artifact_repository(uri).delete_artifacts()
+                    delete(number)
+                    _remove_empty_folder(_local(uri).parent, number)
 
 
 def _pages(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
@@ -70,28 +91,18 @@ def _pages(search: Callable[..., Any], *arguments: Any, **options: Any) -> Itera
             return
 
 
-def _remove(client: Any, runs: list[str], models: list[str]) -> None:
-    """Deletes the models, which `mlflow gc` then removes with the runs."""
-    import mlflow
-    from mlflow.cli import gc
+def _local(uri: str) -> Path:
+    from mlflow.utils.file_utils import local_file_uri_to_path
 
-    for model in models:
-        client.delete_logged_model(model)
-    uri = store_uri()
-    options = ["--backend-store-uri", uri, "--tracking-uri", uri, *(("--run-ids", ",".join(runs)) if runs else ())]
-    try:
-        with redirect_stdout(io.StringIO()):
-            gc.main(options, standalone_mode=False)
-    finally:
-        mlflow.set_tracking_uri(None)  # as it was: `gc` sets it for the whole process
+    return Path(local_file_uri_to_path(uri))
 
 
 def _size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
-def _remove_empty_folders(folder: Path) -> None:
-    """Those that `mlflow gc` leaves of runs and models."""
-    for path in [*folder.glob("models/*"), *folder.glob("*")]:
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
+def _remove_empty_folder(folder: Path, name: str) -> None:
+    """The folder of a run or a model, in which MLflow keeps its folder of artifacts."""
+    if folder.name == name and root() in folder.parents:
+        with suppress(OSError):
+            folder.rmdir()

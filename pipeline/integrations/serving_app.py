@@ -223,5 +223,5 @@ def _make_page(settings: Settings, class_names: Sequence[str]) -> str:
     values = {"SOURCE": settings.source, "LIMITS": f"{limits.megabytes:g} MB and {limits.megapixels:g} megapixels"}
     for name, value in values.items():
         page = page.replace(f"{{{name}}}", html.escape(value))
-    colors = {name: f"rgb{class_color(label)}" for label, name in enumerate(class_names)}
+    colors = [(name, f"rgb{class_color(label)}") for label, name in enumerate(class_names)]
     return page.replace("{COLORS}", json.dumps(colors).replace("<", r"\u003c"))  # no </script> in the name of a class

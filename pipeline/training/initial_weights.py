@@ -111,6 +111,8 @@ def _check_same(file: Path, source: Source, model: ModelConfig, classes: Sequenc
     """Makes sure that a detector has this architecture and these classes, so that its training can be extended."""
     remedy = f"only the same detector is trained longer; for another one, use {START_FROM}"
     for name in ARCHITECTURE:
+        if name == "distribution_max" and model.box_output != "distribution":
+            continue
         theirs, ours = getattr(source.config, name), getattr(model, name)
         if theirs != ours:
             raise PipelineError(f"{EXTEND_FROM}: {file}: its {name} is {theirs}, not {ours}: {remedy}")

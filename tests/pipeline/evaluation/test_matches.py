@@ -52,18 +52,21 @@ def test_drawn_images_are_a_data_set(scene: tuple[AnnotationSet, tuple[Detection
 
 
 def test_leave_one_out_precision_by_hand() -> None:
-    """Detections right, wrong, ignored, right for three objects; wrong, right for one; none for two; no object."""
+    """Detections right, wrong, ignored, right for three objects; wrong, right for one; none for two.
+
+    Two classes have no objects, and one of them two detections.
+    """
     matches = Matches(
         iou_thresholds=np.array([0.5]),
-        class_starts=np.array([0, 4, 6, 6, 6]),
-        indices=np.arange(6),
-        images=np.zeros(6, dtype=np.int64),
-        scores=np.linspace(0.9, 0.4, 6),
-        correct=np.array([[True, False, False, True, False, True]]),
-        ignored=np.array([[False, False, True, False, False, False]]),
-        objects=np.array([[3.0], [1.0], [2.0], [0.0]]),
+        class_starts=np.array([0, 4, 6, 6, 6, 8]),
+        indices=np.arange(8),
+        images=np.zeros(8, dtype=np.int64),
+        scores=np.linspace(0.9, 0.2, 8),
+        correct=np.array([[True, False, False, True, False, True, False, False]]),
+        ignored=np.array([[False, False, True, False, False, False, False, False]]),
+        objects=np.array([[3.0], [1.0], [2.0], [0.0], [0.0]]),
     )
-    of_first = 1 / 2  # one of two classes begins with a correct detection
+    of_first = 1 / 2  # one of two classes with objects begins with a correct detection
     # Before the fourth detection are 1 of 2 other objects, which stand for 1.5 of 3, and 1 wrong detection.
-    expected = [(of_first + 1.5 / (1.5 + 1) + 0) / 3, of_first, 0, np.nan]
+    expected = [(of_first + 1.5 / (1.5 + 1) + 0) / 3, of_first, 0, np.nan, np.nan]
     np.testing.assert_allclose(matches.leave_one_out_precision()[:, 0], expected)

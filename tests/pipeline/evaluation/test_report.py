@@ -92,6 +92,14 @@ def test_precision_and_recall_of_each_class_and_their_means(coco_fixture: Path) 
     assert int(row[1]) == counts.total() == 830
 
 
+def test_one_class_with_few_objects(cats: Any, found: Any) -> None:
+    box = (10.0, 10.0, 30.0, 30.0)
+    lines = tables.metric_table(report.evaluate(cats(box), found((box, 0.9))).metrics, "coco").splitlines()
+    classes, _, rest = next(line for line in lines if "fewer than" in line).partition(" has ")
+    assert classes == " 1 of 1 class"
+    assert rest == "fewer than 20 objects: its AP is likely too high, and the interval is wide"
+
+
 def test_150_objects_in_an_image(cats: Any, found: Any) -> None:
     """COCO counts 100 detections; the second block counts as many as the detector keeps."""
     boxes = [(40.0 * column, 40.0 * row, 30.0, 30.0) for column in range(15) for row in range(10)]

@@ -61,6 +61,24 @@ def test_other_headers(tmp_path: Path, picture: Write, header: str, row: str, si
 
 
 @pytest.mark.parametrize(
+    ("header", "row", "box"),
+    [
+        ("image,xmin,ymin,xmax,ymax,label", 'a.png,"1,000",2,"1,234.5",22,cat', (1000, 2, 234.5, 20)),
+        ("image,xmin,ymin,xmax,ymax,label", 'a.png,"0,500",2,"10,5",22,cat', (0.5, 2, 10, 20)),
+        ("image;xmin;ymin;xmax;ymax;label", "a.png;1,000;2;11,500;22;cat", (1, 2, 10.5, 20)),
+    ],
+)
+def test_commas_in_numbers(
+    tmp_path: Path, picture: Write, header: str, row: str, box: tuple[float, float, float, float]
+) -> None:
+    """Of thousands in a field of a table that commas separate, otherwise of decimals."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text(f"{header}\n{row}\n")
+    [image] = read(tmp_path).splits["train"].images
+    assert [item.box for item in image.objects] == [box]
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         ("a.png,40,30,dog,1,2,x,4", "xmin, ymin, xmax, ymax are ['1', '2', 'x', '4'], not four numbers"),

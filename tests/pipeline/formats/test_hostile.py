@@ -26,6 +26,7 @@ COCO = {
     ],
     "categories": [{"id": 7, "name": "cat"}],
 }
+LABELME = '{"shapes": [{"label": "cat", "points": [[1, 2], [4, 5]], "shape_type": "rectangle"}], "imagePath": "a.png"}'
 VOC = """<?xml version="1.0" encoding="utf-8"?>
 <annotation><filename>a.png</filename><size><width>8</width><height>6</height></size>
 <object><name>cat</name><difficult>1</difficult><bndbox><xmin>1</xmin><ymin>1.5</ymin><xmax>8</xmax><ymax>6</ymax></bndbox>
@@ -271,3 +272,13 @@ def test_nothing_but(tmp_path: Path, name: str, content: bytes) -> None:
     files = {str(file) for file in list_files(tmp_path)}
     check_outcome(lambda: FORMATS[name].read(tmp_path), files)
     check_outcome(lambda: recognize(tmp_path), files)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize(("name", "content"), [("coco", SMALL["coco"][1]), ("labelme", LABELME)])
+def test_lists_at_the_end_of_a_large_file(tmp_path: Path, name: str, content: str, encoding: str) -> None:
+    """Behind 200 KB of other values, in any encoding; letters of two UTF-16 units may be cut in two."""
+    content = content.replace("{", f'{{"info": "{chr(0x1F600) * 50_001}", ', 1)
+    laid_out(tmp_path, "coco", (("\ufeff" if encoding == "utf-16-be" else "") + content).encode(encoding))
+    assert recognize(tmp_path) == name
+    assert sum(len(image.objects) for split in read(tmp_path).splits.values() for image in split.images) >= 1

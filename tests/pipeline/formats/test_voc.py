@@ -225,3 +225,15 @@ def test_encodings(tmp_path: Path, picture: Write, encoding: str) -> None:
     (tmp_path / "a.xml").write_bytes(f'<?xml version="1.0" encoding="{declared}"?>{text}'.encode(encoding))
     (tmp_path / "b.xml").write_text("<annotation/>")
     assert names(voc.read(tmp_path)) == ["chaîne"]
+
+
+def test_names_of_elements_in_upper_case(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    box = "<BndBox><Xmin>3</Xmin><Ymin>2</Ymin><Xmax>12</Xmax><Ymax>6</Ymax></BndBox>"
+    size = "<Size><Width>40</Width><Height>30</Height></Size>"
+    text = f"<annotation>{size}<Object><Name>Cat</Name><Difficult>1</Difficult>{box}</Object></annotation>"
+    (tmp_path / "a.xml").write_text(text)
+    [image] = voc.read(tmp_path).splits["all"].images
+    [item] = image.objects
+    assert (item.class_name, item.box, item.difficult) == ("Cat", (2, 1, 10, 5), 1)
+    assert image.declared_size == (40, 30)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -599,10 +599,12 @@ def test_suggested_images_have_a_dataset_of_their_own(filled: Filled, monkeypatc
     ]
     suggestion_files.write(pictures, found, out / "suggested.json")
     shown: list[dict[str, Any]] = []
+    names: list[str] = []
 
     @contextmanager
     def serve(name: str, port: int, build: Callable[[], object]) -> Iterator[mock.Mock]:
-        assert (name, port) == ("suggested-digits", 5151)
+        assert (re.sub("[0-9a-f]{8}$", "", name), port) == ("suggested-digits-", 5151)
+        names.append(name)
         assert build() == 2
         shown.append(filled.process.run_code(SUGGESTED))
         yield mock.Mock(address="the address")
@@ -617,6 +619,11 @@ def test_suggested_images_have_a_dataset_of_their_own(filled: Filled, monkeypatc
         "views": {"In order of labeling": [1, 2], "Most uncertain": [2, 1], "Most different": [1, 2]},
     }  # fmt: skip
     assert shown == [{**expected, "tags": ["done"]}, {**expected, "tags": ["done", "done"]}]  # the first one is kept
+    shutil.copytree(out, out.with_name("copied"))
+    served = nullcontext(mock.Mock(address=""))
+    monkeypatch.setattr(fiftyone, "serve", lambda name, *_: names.append(name) or served)
+    assert CliRunner().invoke(main, ["app", "--suggested", "copied"]).exit_code == 0
+    assert names[0] == names[1] != names[2]  # tags of another folder stay
     result = CliRunner().invoke(main, ["app", "--suggested", "other"])
     assert result.stderr == (
         f"fcos: {filled.project.root}/other/suggested.json: not there; give the folder that `fcos suggest` has "

@@ -390,12 +390,16 @@ def test_an_onnx_file_is_served(
     assert (status, len(found["detections"])) == (200, len(expected))
     assert [item["category"] for item in found["detections"]] == expected.names
     assert {"cat", "dog"} == {*expected.names}
-    assert app.page.count('{"cat": "rgb(230, 25, 75)", "dog": "rgb(60, 180, 75)"}') == 1
+    assert app.page.count('new Map([["cat", "rgb(230, 25, 75)"], ["dog", "rgb(60, 180, 75)"]])') == 1
     assert "<h1>cats &amp; dogs.onnx</h1>" in app.page
 
 
 def test_what_ends_the_server_before_it_listens(
-    served: Running, settings: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    served: Running,
+    settings: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(served.project)
     broken = served.project / "broken.safetensors"
@@ -403,6 +407,13 @@ def test_what_ends_the_server_before_it_listens(
     broken.with_suffix(".json").write_bytes((served.project / "trained/detector.json").read_bytes())
     folder = settings(weights=broken)
     assert ended(capsys).startswith(f"fcos: {broken}: ")
+    foreign = save_onnx_detector(tmp_path / "foreign.onnx")
+    foreign.write_bytes(foreign.read_bytes().replace(b"fcos_version", b"some_version"))
+    settings(weights=foreign)
+    assert ended(capsys) == f"fcos: {foreign}: no exported detector: it lacks the metadata of one\n"
+    foreign.unlink()
+    settings(weights=tmp_path / "missing.onnx")
+    assert ended(capsys) == f"fcos: {tmp_path}/missing.onnx: no such file\n"
     settings(model="models:/fcos-digits@nobody")
     remedy = "`fcos register` registers the evaluated detector"
     assert ended(capsys) == f"fcos: models:/fcos-digits@nobody: Registered model alias nobody not found; {remedy}\n"

@@ -102,6 +102,15 @@ def test_another_detector_is_not_extended(
 
 
 @pytest.mark.usefixtures("finished")
+def test_a_number_that_the_box_output_does_not_use_may_differ(values: Params) -> None:
+    assert values.model.box_output != "distribution"
+    changed = replace(values, model=replace(values.model, distribution_max=values.model.distribution_max + 1))
+    lines: list[str] = []
+    make_detector(changed, ("cat", "dog"), torch.device("cpu"), lines.append)
+    assert lines[0].endswith("new: none")
+
+
+@pytest.mark.usefixtures("finished")
 def test_states_that_cannot_be_used(values: Params, home: Path) -> None:
     path = home / FOLDER / STATE_FILE
     with pytest.raises(
