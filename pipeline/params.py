@@ -353,6 +353,11 @@ class Params:
                 "model.start_from must be a path, for DVC; the empty folder data/start_from stands for none"
             )
         _check_path("model.start_from", self.model.start_from)
+        if self.machine.cache and self.train.tiles:
+            raise ValueError(
+                "machine.cache: it keeps images at train.size, and tiles have others; "
+                "set it to false, or train.tiles to null"
+            )
 
     def flat(self) -> dict[str, Any]:
         """Every parameter by its dotted name, as in `dvc exp run -S train.lr=0.001`."""

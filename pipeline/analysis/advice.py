@@ -17,7 +17,7 @@ from fcos.config import MAX_DISTRIBUTION
 from fcos.locations import size_ranges
 from pipeline.analysis.assignment import NEEDS_PREDICTIONS, level_name
 from pipeline.analysis.best_possible_recall import Recall, best_possible_recall
-from pipeline.analysis.tiling import Floats, propose_tiles, resize_factors
+from pipeline.analysis.tiling import Floats, box_factors, propose_tiles, resize_factors
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import count_noun
 from pipeline.inference.device import choose_device
@@ -85,7 +85,7 @@ def make_context(params: Params, train: AnnotationSet, val: AnnotationSet, *, st
     size_of = {image.id: (image.height, image.width) for image in train.images}
     objects = trainable_annotations(train.annotations, include_difficult=params.train.include_difficult)
     image_sizes = np.array([size_of[item.image_id] for item in objects], dtype=np.float64).reshape(-1, 2)
-    boxes = np.array([item.bbox for item in objects], dtype=np.float64).reshape(-1, 4)
+    box_sizes = np.array([item.bbox[3:1:-1] for item in objects], dtype=np.float64).reshape(-1, 2)
     # The recall is that of whole images.
     has_recall = bool(objects) and params.model.assigner not in NEEDS_PREDICTIONS and not params.train.tiles
     return Context(
@@ -94,7 +94,7 @@ def make_context(params: Params, train: AnnotationSet, val: AnnotationSet, *, st
         steps=steps,
         val_images=len(val.images),
         image_sizes=np.array(list(size_of.values()), dtype=np.float64).reshape(-1, 2),
-        box_sizes=boxes[:, 3:1:-1] * resize_factors(params.train, image_sizes)[:, None],
+        box_sizes=box_sizes * box_factors(params.train, image_sizes, box_sizes)[:, None],
         train_counts=_count_classes(train, include_difficult=params.train.include_difficult),
         val_counts=_count_classes(val, include_difficult=False),
         recall=best_possible_recall(params, _recall_sample(train)) if has_recall else None,
@@ -190,8 +190,10 @@ def small_boxes(context: Context) -> str | None:
 
 
 def small_boxes_in_large_images(context: Context) -> str | None:
-    """Many small boxes in images that are shrunk: tiles show the boxes at their stored size, or larger."""
-    return propose_tiles(context.train, context.box_sizes, context.image_sizes)
+    """Many small boxes in images that are shrunk: a larger input or tiles show them."""
+    line = propose_tiles(context.train, context.box_sizes, context.image_sizes, context.device)
+    uncached = " -S machine.cache=false" if line and "tiles=" in line and context.machine.cache else ""
+    return line and line + uncached
 
 
 def untiled_evaluation(context: Context) -> str | None:

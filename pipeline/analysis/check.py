@@ -142,6 +142,8 @@ def check(params: Params, train: AnnotationSet, val: AnnotationSet, raw: Path) -
     if params.train.overfit:
         params, train = overfit_subset(params, train, processes)
         val = train
+    if not val.images:
+        raise PipelineError("data/unified/val.json: has no images to validate on; see convert.val_fraction")
     steps = len(make_batches(replace(params, machine=replace(params.machine, cache=False)), train, raw))
     with TemporaryDirectory(prefix="fcos-check-") as folder, one_line_errors():
         checkpoint = Checkpoint(Path(folder) / "state")

@@ -67,4 +67,6 @@ def _auto(out: Path | None, force: bool, time: str) -> None:
         click.echo(f"{choice.key}={auto_recipe.to_yaml(choice.value)}  # {choice.reason}")
     for line in recipe.advice:
         click.echo(f"fcos: {line}", err=True)
-    click.echo(f"{path}: written; train with `dvc repro`")
+    default = home / "params.yaml"
+    copy = "" if path.resolve() == default.resolve() else f"copy it to {default}, then "
+    click.echo(f"{path}: written; {copy}train with `dvc repro`")

@@ -120,8 +120,16 @@ def compose(header: Sequence[str], settings: Mapping[str, Setting], kept: Mappin
         PipelineError: a setting is no parameter that defaults.yaml has.
     """
     schema, *rest = DEFAULTS.read_text(encoding="utf-8").splitlines(keepends=True)
-    blocks = sections("".join(_apply(rest, dict(settings), path)))
-    return schema + "".join(f"# {line}\n" for line in header) + "".join((blocks | dict(kept)).values())
+    escaped = {key: Setting(setting.value, _escape(setting.comment or "")) for key, setting in settings.items()}
+    blocks = sections("".join(_apply(rest, escaped, path)))
+    return schema + "".join(f"# {_escape(line)}\n" for line in header) + "".join((blocks | dict(kept)).values())
+
+
+def _escape(comment: str) -> str:
+    """The comment with line breaks and control characters as in Python: it may name classes, which have any letters."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in comment
+    )
 
 
 def sections(text: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from fcos.training.trainer import PeerFailedError, TrainingInterrupted
 from pipeline import process
 from pipeline.errors import PipelineError
 from pipeline.inference.device import choose_device
-from pipeline.params import Params, TrainParams
+from pipeline.params import MachineParams, Params, TrainParams
 
 _RESTARTS = 3
 _STATE_SECONDS = 300.0  # for saving the state after a signal
@@ -38,15 +38,23 @@ def num_processes(params: Params) -> int:
     Raises:
         PipelineError: there are fewer GPUs, or the batch can't be divided evenly among the processes.
     """
-    train, machine = params.train, params.machine
+    count = count_devices(params.machine)
+    check_batch_divides(params.train, count)
+    return count
+
+
+def count_devices(machine: MachineParams) -> int:
+    """The number of GPUs, or of processes on a CPU, that machine.devices stands for.
+
+    Raises:
+        PipelineError: there are fewer GPUs.
+    """
     if choose_device(machine.device).type == "cpu":
-        count = 1 if machine.devices == "auto" else machine.devices
-    else:
-        gpus = torch.cuda.device_count()
-        count = gpus if machine.devices == "auto" else machine.devices
-        if count > gpus:
-            raise PipelineError(f"params.yaml: machine.devices is {count}, but torch finds {gpus} GPUs")
-    check_batch_divides(train, count)
+        return 1 if machine.devices == "auto" else machine.devices
+    gpus = torch.cuda.device_count()
+    count = gpus if machine.devices == "auto" else machine.devices
+    if count > gpus:
+        raise PipelineError(f"params.yaml: machine.devices is {count}, but torch finds {gpus} GPUs")
     return count
 
 

@@ -33,10 +33,13 @@ def test_the_commands_of_docs_on_recipes(project: Path, tmp_path: Path) -> None:
         run(project, *command)
     assert (project / "params.yaml").read_text() == recipes.find("cpu_lite0").text
     assert (project / "best.yaml").read_text() == recipes.find("best_r50").text
-    convert, auto = readme("For your own data", "docs/recipes.md")
+    run(project, "git", "checkout", "-q", "params.yaml")
+    convert, auto, copy_file = readme("For your own data", "docs/recipes.md")
     assert stages_run(run(project, *convert)) == set()
     assert "train.epochs=" in run(project, *auto)
     assert params.load(project / "auto.yaml").convert == params.load(project / "params.yaml").convert
+    run(project, *copy_file)
+    assert (project / "params.yaml").read_text() == (project / "auto.yaml").read_text()
     forced, training = readme("Before it runs", "docs/recipes.md")
     run(project, *forced)
     archive = tmp_path / "mine.zip"

@@ -68,6 +68,14 @@ def test_only_a_step_schedule_needs_steps(home: Path) -> None:
         params.load()
 
 
+def test_tiles_exclude_the_cache(home: Path) -> None:
+    edit_params(home, "  cache: false", "  cache: true")
+    assert params.load().machine.cache
+    edit_params(home, "  tiles: null # also train", "  tiles: [640, 0.2] # also train")
+    with pytest.raises(PipelineError, match=r"machine\.cache: .*; set it to false, or train\.tiles to null"):
+        params.load()
+
+
 def test_every_renamed_parameter_exists() -> None:
     known = recipes.defaults().flat()
     assert set(params.RENAMED.values()) <= known.keys()

@@ -3,12 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import params, recipes
 from pipeline.analysis import advice as rules
 from pipeline.analysis.advice import RULES, Context, advice, make_context
-from pipeline.analysis.tiling import propose_for, resize_factors
+from pipeline.analysis.tiling import propose_for, propose_tiles, resize_factors
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.overrides import override
 from pipeline.params import Params
@@ -150,22 +151,24 @@ def test_a_backbone_of_another_detector_may_be_frozen(tmp_path: Path) -> None:
 
 
 def test_tiles_for_small_boxes_in_large_images() -> None:
-    """Boxes of 12 pixels in 2,000: 1.5 at an input of 256, and 16 in tiles of 192, of which a tenth holds them."""
-    scenes = split(size=(2000, 2000), boxes=((12, 12), (12, 12), (12, 12)))
+    """Boxes of 12 pixels in 2,400: 1.3 at an input of 256, and 24 in tiles of 128, of which a tenth holds them."""
+    scenes = split(size=(2400, 2400), boxes=((12, 12), (12, 12), (12, 12)))
     lines = advise(context_of(DIGITS, scenes))
-    options = ["train.tiles=[192, 0.1]", "evaluate.tiles=[192, 0.1]"]
+    options = ["train.tiles=[128, 0.1]", "evaluate.tiles=[128, 0.1]"]
     assert lines["small_boxes_in_large_images"] == (
-        "100% of the boxes are under 12 px at the input size: tiles of 192 px would show the median box at 16 px "
-        f"instead of 2: -S '{options[0]}' -S '{options[1]}'"
+        "100% of the boxes are under 12 px at the input size: tiles of 128 px would show their median at 24 px "
+        f"instead of 1: -S '{options[0]}' -S '{options[1]}'"
     )
     assert propose_for(DIGITS.train, scenes) == lines["small_boxes_in_large_images"]
+    cached = advise(context_of(training(cache=True), scenes))["small_boxes_in_large_images"]
+    assert cached.endswith(f"-S '{options[1]}' -S machine.cache=false")
     trained = advise(context_of(override(DIGITS, options[:1]), scenes))
     assert trained["untiled_evaluation"] == f"training is on tiles, but evaluation isn't: -S '{options[1]}'"
     few = split(5, size=(2000, 2000), boxes=((12, 12),))
     assert "large_batch" in advise(context_of(DIGITS, few))
     assert "large_batch" not in advise(context_of(override(DIGITS, options), few))
     changed = override(DIGITS, options)
-    assert changed.train.tiles == changed.evaluate.tiles == (192, 0.1)
+    assert changed.train.tiles == changed.evaluate.tiles == (128, 0.1)
     assert not {"small_boxes", "small_boxes_in_large_images", "untiled_evaluation", "unlearnable_objects"} & set(
         advise(context_of(changed, scenes))
     )
@@ -174,6 +177,26 @@ def test_tiles_for_small_boxes_in_large_images() -> None:
         context_of(DIGITS, split(size=(2000, 2000), boxes=((200, 200),)))
     )
     assert "small_boxes_in_large_images" not in advise(context_of(DIGITS, split(size=(300, 300), boxes=((8, 8),))))
+
+
+def test_tiles_follow_the_small_boxes() -> None:
+    """Three of ten boxes have 5 px at the input size and 78.1 stored: 256 / (22 / 78.1) = 909, and 896 = 28 · 32."""
+    boxes = np.array([(5.0, 5.0)] * 3 + [(150.0, 150.0)] * 7)
+    assert propose_tiles(training(size=(256, 256)).train, boxes, np.array([(3000.0, 4000.0)])) == (
+        "30% of the boxes are under 12 px at the input size: tiles of 896 px would show their median at 22 px "
+        "instead of 5: -S 'train.tiles=[896, 0.1]' -S 'evaluate.tiles=[896, 0.1]'"
+    )
+
+
+def test_a_larger_input_is_enough_for_photographs() -> None:
+    """Boxes of 25 px in 480×640 have 10 at 256×256; 22 need 0.88 of 640 pixels, and 576 is the multiple of 32."""
+    boxes = np.array([(10.0, 10.0)])
+    for images, letterbox, size in (((480.0, 640.0), False, "[448, 576]"), ((640.0, 480.0), True, "[576, 448]")):
+        train = training(size=(256, 256), letterbox=letterbox).train
+        assert propose_tiles(train, boxes, np.array([images])) == (
+            "100% of the boxes are under 12 px at the input size: a larger input shows them better: "
+            f"-S 'train.size={size}'"
+        )
 
 
 def test_a_gpu_needs_workers() -> None:

@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import params, recipes
+from pipeline.analysis import auto_facts, resource_limits
 from pipeline.analysis.advice import RULES as ADVICE
 from pipeline.analysis.advice import Context
 from pipeline.analysis.auto_facts import Facts, MemoryUse, Size, Speed
-from pipeline.analysis.auto_recipe import parse_duration
+from pipeline.analysis.auto_recipe import parse_duration, undecided_choices
 from pipeline.analysis.auto_rules import (
     candidate_sizes,
     choose,
@@ -26,14 +28,16 @@ from pipeline.analysis.auto_rules import (
     choose_network,
     choose_size,
     colored_class,
+    fitting_sizes,
     make_plan,
     notes,
     sided_class,
 )
+from pipeline.analysis.tiling import box_factors
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
-from pipeline.params import Params
+from pipeline.params import Params, TrainParams
 from tests.support.projects import run
 
 DEFAULTS = json.loads(json.dumps(asdict(recipes.defaults())))
@@ -91,6 +95,8 @@ def make_facts(
         val_images=val_images,
         device="cpu",
         cores=2,
+        processes=1,
+        cached=False,
         memory=16 * GIB,
         weights=LITE0,
         seconds=minutes * 60,
@@ -98,6 +104,11 @@ def make_facts(
         speed=speed,
     )
     return replace(facts, **changes)
+
+
+def training(**changes: Any) -> TrainParams:
+    """The default section `train` with other values."""
+    return values_of({f"train.{key}": value for key, value in changes.items()}).train
 
 
 def choices(facts: Facts) -> dict[str, Any]:
@@ -198,6 +209,54 @@ def test_aerial_images() -> None:
     ]  # cars of 20 px, and a hundredth of them of 60 px, have up to 42 px from the center
 
 
+def test_tiles_follow_the_objects_that_need_them() -> None:
+    """15 % of the objects have 25 px and need tiles, the others don't: 608 / (22 / 25) = 690.9, and 672 = 21 · 32."""
+    objects = {"car": [25.0] * 15 + [1500.0] * 85}
+    facts = make_facts(100, (3000, 4000), objects, milliseconds=0.5, minutes=600)
+    chosen = choices(facts)
+    assert chosen["train.tiles"] == chosen["evaluate.tiles"] == [672, 0.1]
+    assert "machine.cache" not in chosen
+    assert choices(replace(facts, cached=True))["machine.cache"] is False
+    reasons = {choice.key: choice.reason for choice in choose(facts)}
+    assert reasons["train.tiles"] == "small objects have 25 px in images of 4000 px"
+
+
+def test_objects_larger_than_a_tile_are_seen_in_the_whole_image() -> None:
+    """In tiles of 672 px at 608, 25 px become 22.6; 1,500 px have 300 at 608×800, so P5 is the last level."""
+    facts = make_facts(100, (3000, 4000), {"car": [25.0] * 15 + [1500.0] * 85}, milliseconds=0.5, minutes=600)
+    assert np.unique(facts.long_sides((608, 800), 672)) == pytest.approx([25 * 608 / 672, 300])
+    train = training(size=[608, 800], tiles=[672, 0.1])
+    assert box_factors(train, facts.images[:2], np.array([(25.0, 25.0), (9.0, 1500.0)])) == pytest.approx(
+        [608 / 672, 0.2]
+    )
+    assert choices(facts)["model.levels"] == [3, 4, 5]
+
+
+def test_tiles_depend_on_the_input_that_memory_allows() -> None:
+    """Objects of 80 px in 4000×3000 have 16 px at 608×800, and 7.7 at 288×384, the most for 1 GiB.
+
+    An image of 288×384 takes 2 · 110,592 / 307,200 = 0.72 GiB with 2 GiB at 480×640; of 1.2 GiB, 60 % are 0.72.
+    """
+    facts = make_facts(60, (3000, 4000), {"car": [80.0]}, milliseconds=0.5, minutes=600)
+    assert "train.tiles" not in choices(facts)
+    scarce = replace(facts, memory=round(1.21 * GIB), memory_use=MemoryUse(size=(480, 640), fixed=0, per_image=2 * GIB))
+    chosen = choices(scarce)
+    assert chosen["train.size"] == [288, 384]
+    assert chosen["train.tiles"] == [1024, 0.1]  # 288 / (22 / 80) = 1,047
+
+
+def test_processes_share_a_batch() -> None:
+    """Three processes with 2 of 6 images each; an image takes 92 MiB, of 60 % of 300 MiB beside 67 for the weights."""
+    facts = replace(make_facts(292, (480, 640), BLOOD), processes=3)
+    assert choices(facts)["train.batch_size"] == 6
+    assert choices(facts)["train.accumulate"] == 1
+    weights = MemoryUse(size=(480, 640), fixed=67 * 2**20, per_image=GIB // 4)
+    chosen = choices(replace(facts, memory=300 * 2**20, memory_use=weights))
+    assert (chosen["train.batch_size"], chosen["train.accumulate"]) == (6, 2)
+    with pytest.raises(PipelineError, match=r"machine\.devices is 20, but there are only 10 training images"):
+        choose(replace(make_facts(10, (300, 400), {"dog": [90.0]}), processes=20))
+
+
 def test_rare_classes() -> None:
     """A class in one image of a hundred is drawn more often, one in three of a hundred is not."""
     facts = make_facts(100, (300, 400), {"cat": [150.0], "dog": []})
@@ -254,7 +313,9 @@ def test_too_little_time() -> None:
     [
         ("0", True), ("A", True), ("turn left", True), ("left_hand", True), ("turnRight", True), ("text", True),
         ("Three", True), ("clockwise", True), ("dog", False), ("leftover", False), ("brighton", False),
-        ("bottle", False), ("number plate", False), ("eastern newt", False),
+        ("bottle", False), ("number plate", False), ("eastern newt", False), ("digit_3", True), ("number_7", True),
+        ("digit 0", True), ("letter_a", True), ("license plate text", True), ("Ж", True), ("人", False), ("犬", False),
+        ("type a", False), ("phase_2", False), ("?", False),
     ],
 )  # fmt: skip
 def test_names_that_have_a_side(name: str, is_sided: bool) -> None:
@@ -293,7 +354,10 @@ def random_facts(draw: Callable[..., Any]) -> Facts:
     shapes = random.integers(low, high + 1, (images, 2)).astype(float)
     owners = random.integers(0, images, objects)
     largest = draw(st.floats(0.005, 1))
-    boxes = np.maximum(2.0, shapes[owners] * largest * random.uniform(0.05, 1, (objects, 2)))
+    factors = random.uniform(0.05, 1, (objects, 2))
+    if draw(st.booleans()):  # a part of the objects is much smaller
+        factors[: math.ceil(0.15 * objects)] *= 0.02
+    boxes = np.maximum(2.0, shapes[owners] * largest * factors)
     names = draw(st.sampled_from([("cat",), ("cat", "dog", "left hand"), tuple("0123456789"), ("red light", "car")]))
     measured = draw(st.booleans())
     size: Size = (320, 416)
@@ -307,6 +371,8 @@ def random_facts(draw: Callable[..., Any]) -> Facts:
         val_images=draw(st.integers(1, 3000)),
         device=draw(st.sampled_from(["cpu", "cuda"])),
         cores=draw(st.integers(1, 64)),
+        processes=draw(st.sampled_from([1, 2, 8])),
+        cached=draw(st.booleans()),
         memory=draw(st.integers(GIB // 2, 80 * GIB)),
         weights=draw(st.sampled_from([frozenset[str](), LITE0, LITE0 | {"resnet50"}])),
         seconds=draw(st.floats(60, 1e6)),
@@ -328,10 +394,14 @@ def test_random_facts(facts: Facts) -> None:
     """Valid parameters that keep to time and memory, and that `fcos check` has nothing against."""
     try:
         chosen = choices(facts)
-    except PipelineError:
+    except PipelineError as error:
+        if "machine.devices" in str(error):
+            assert facts.processes > len(facts.images)
+            return
         assert facts.speed  # a step and a validation at the smallest size that shows the objects take longer
         network, batch = choose_network(facts), choose_batch(facts)
-        ratio = math.prod(choose_size(facts, network, batch)) / math.prod(facts.speed.size)
+        size = choose_size(facts, network, fitting_sizes(facts, network), batch)
+        ratio = math.prod(size) / math.prod(facts.speed.size)
         step = facts.speed.epoch * batch / len(facts.images)
         assert (facts.speed.validation + step) * ratio > 0.89 * facts.seconds
         return
@@ -344,9 +414,13 @@ def test_random_facts(facts: Facts) -> None:
         trained = (train.max_images or len(facts.images)) / len(facts.images) * train.epochs * facts.speed.epoch
         validated = math.ceil(train.epochs / train.validate_every) * facts.speed.validation
         assert (trained + validated) * ratio <= facts.seconds
-        part = train.batch_size / train.accumulate * facts.memory_use.per_image * ratio
+        part = train.batch_size / facts.processes / train.accumulate * facts.memory_use.per_image * ratio
         fits = facts.memory_use.fixed + part <= facts.memory
-        assert fits or (train.accumulate == train.batch_size and train.size == candidate_sizes(facts, plan.network)[0])
+        share = train.batch_size // facts.processes
+        assert fits or (train.accumulate == share and train.size == candidate_sizes(facts, plan.network)[0])
+    assert train.batch_size % (facts.processes * train.accumulate) == 0
+    if train.tiles:
+        assert train.tiles[0] <= max(32, np.median(facts.sides[:, 0]))
     lines = advice_on(facts, values) if facts.speed else []
     assert not lines, lines
 
@@ -355,7 +429,7 @@ def advice_on(facts: Facts, values: Params) -> list[str]:
     """Advice of `fcos check` on the choices, without that on objects which are too small at any input size."""
     train = values.train
     images = min(len(facts.images), train.max_images or len(facts.images))
-    scales = facts.scales(train.size, train.tiles[0] if train.tiles else np.inf)[facts.box_images]
+    scales = facts.box_scales(train.size, train.tiles[0] if train.tiles else np.inf)
     context = Context(
         params=values,
         images=images,
@@ -370,9 +444,57 @@ def advice_on(facts: Facts, values: Params) -> list[str]:
         cores=facts.cores,
     )
     found = {rule.__name__: line for rule in ADVICE if (line := rule(context))}
-    if facts.speed is None or list(train.size) == list(candidate_sizes(facts, make_plan(facts).network)[-1]):
+    if facts.speed is None or train.size == make_plan(facts).largest_size:
         found.pop("small_boxes", None)
     return list(found.values())
+
+
+def test_class_names_in_comments() -> None:
+    """Whatever letters a class name has, the file keeps its lines."""
+    name = "a\nb\x07\u2028\x85"
+    text = recipes.compose([name], {"seed": recipes.Setting("7", name)}, {}, Path("x.yaml"))
+    assert params.parse(text, Path("x.yaml")).seed == 7
+    assert text.splitlines()[1] == r"# a\nb\x07\u2028\x85"
+    assert r"seed: 7 # a\nb\x07\u2028\x85; " in text
+
+
+def test_what_the_person_decided_stays(tmp_path: Path) -> None:
+    """Workers, for which there is a choice on a GPU; but tiles turn the cache off."""
+    (tmp_path / "params.yaml").write_text(
+        recipes.compose(
+            (),
+            {"machine.workers": recipes.Setting("12", None), "machine.cache": recipes.Setting("true", None)},
+            {},
+            tmp_path,
+        )
+    )
+    own = params.load(tmp_path / "params.yaml")
+    gpu = replace(make_facts(60, (3000, 4000), {"car": [20.0]}), device="cuda", cores=2, cached=True)
+    assert choices(gpu)["machine.workers"] == 1
+    kept = {choice.key: choice.value for choice in undecided_choices(gpu, own)}
+    assert "machine.workers" not in kept
+    assert (kept["train.tiles"] is not None, kept["machine.cache"]) == (True, False)
+
+
+def test_limits_of_cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The narrowest limit holds, of the process's cgroup or of one around it; cached files give way."""
+    job = tmp_path / "jobs/7"
+    job.mkdir(parents=True)
+    files = {
+        job / "memory.max": "max", job / "cpu.max": "max 100000", job.parent / "cpu.max": "250000 100000",
+        job.parent / "memory.max": "1000", job.parent / "memory.current": "700",
+        job.parent / "memory.stat": "anon 450\ninactive_file 250\n", tmp_path / "membership": "0::/jobs/7\n",
+    }  # fmt: skip
+    for file, text in files.items():
+        file.write_text(text)
+    monkeypatch.setattr(resource_limits, "_ROOT", tmp_path)
+    monkeypatch.setattr(resource_limits, "_MEMBERSHIP", tmp_path / "membership")
+    assert (resource_limits.memory_below_limit(), resource_limits.core_limit()) == (550, 2.5)
+    monkeypatch.setattr(auto_facts, "core_limit", lambda: 0.5)
+    monkeypatch.setattr(auto_facts, "memory_below_limit", lambda: 4096.0)
+    assert (auto_facts.usable_cores(), auto_facts.free_memory(torch.device("cpu"))) == (1, 4096)
+    (tmp_path / "membership").write_text("4:memory:/jobs\n")
+    assert (resource_limits.memory_below_limit(), resource_limits.core_limit()) == (math.inf, math.inf)
 
 
 @pytest.fixture
@@ -410,6 +532,7 @@ def test_the_file(small: Path) -> None:
     assert values.train.epochs == 150
     assert "  flip: 0.0 # mirrored, an object of class '1' would be another or none; horizontal flip;" in text
     assert "train.augment.flip=0.0  # mirrored, an object of class '1' would be another or none\n" in output
+    assert f"auto.yaml: written; copy it to {small}/params.yaml, then train with `dvc repro`\n" in output
     assert output.endswith("fcos: measuring tiny at train.size [64, 64]\n")
     assert "fcos: " not in output.removesuffix("fcos: measuring tiny at train.size [64, 64]\n")  # no advice
 

@@ -15,6 +15,7 @@ from pipeline.analysis.check import Measurements, _load, check, format_duration,
 from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
+from pipeline.errors import PipelineError
 from pipeline.loading import dataset
 from pipeline.loading.tiles import TiledData
 
@@ -202,6 +203,12 @@ def test_each_process_measures_its_share_of_a_batch(small: Path, setting: Callab
     share = share_of_process(params.load(small / "params.yaml"), 2)
     assert (share.train.batch_size, share.train.accumulate) == (4, 2)
     assert (share.machine.workers, share.machine.cache) == (0, False)
+
+
+def test_no_validation_images(small: Path) -> None:
+    train, val = read_splits(small)
+    with pytest.raises(PipelineError, match=r"data/unified/val\.json: has no images to validate on"):
+        check(params.load(), train, val.subset(()), small)
 
 
 def test_overfitting_on_two_gpus_gives_each_its_share(

@@ -348,18 +348,18 @@ def test_every_check_has_a_test() -> None:
 def test_tiles_are_proposed_for_small_objects_in_large_images(
     coco: Callable[..., Path], setting: Callable[..., None]
 ) -> None:
-    """An object of 12 pixels in 1,200, at an input of 256: 3 pixels, and 16 in a tile of 192."""
+    """An object of 12 pixels in 2,400, at an input of 256: 1.3 pixels, and 24 in a tile of 128."""
     setting(**{"train.size": [256, 256]})
     folder = coco(
-        images=[{"id": 1, "file_name": "x.png", "width": 1200, "height": 1200}],
+        images=[{"id": 1, "file_name": "x.png", "width": 2400, "height": 2400}],
         annotations=[ONE | {"bbox": [5, 5, 12, 12], "area": 144}],
     )
-    Image.new("RGB", (1200, 1200)).save(folder / "train/x.png")
+    Image.new("RGB", (2400, 2400)).save(folder / "train/x.png")
     answer = validate(folder)
-    option = "[192, 0.1]"
+    option = "[128, 0.1]"
     assert answer.stdout.split("\n\n")[1] == (
-        "100% of the boxes are under 12 px at the input size: tiles of 192 px would show the median box at 16 px "
-        f"instead of 3: -S 'train.tiles={option}' -S 'evaluate.tiles={option}'"
+        "100% of the boxes are under 12 px at the input size: tiles of 128 px would show their median at 24 px "
+        f"instead of 1: -S 'train.tiles={option}' -S 'evaluate.tiles={option}'"
     )
     again = validate(folder, "-S", f"train.tiles={option}", "-S", f"evaluate.tiles={option}")
     assert (again.exit_code, "tiles" in again.stdout) == (0, False)
