@@ -1,7 +1,7 @@
 """dvc.yaml is complete: a stage depends on the code that determines its result, and on the parameters that it reads.
 
 Otherwise an edit would leave an old result "up to date", or run a stage whose result can't change.
-`python tests/test_dvc_yaml.py STAGE` prints the files that the stage imports and that can change its result.
+`python -m tests.test_dvc_yaml STAGE` prints the files that the stage imports and that can change its result.
 """
 
 import ast
@@ -54,6 +54,15 @@ WHOLE = {"fcos/fast", "pipeline/data"}
 UNUSED = {
     "convert": {"pipeline/conversion/export.py", "pipeline/formats/writers"},
     "evaluate": {
+        "fcos/assigners",
+        "fcos/criterion.py",
+        "fcos/drawing.py",
+        "fcos/losses",
+        "fcos/onnx_metadata.py",
+        "fcos/operating_point.py",
+        "fcos/predictor.py",
+        "fcos/torchvision_weights.py",
+        "fcos/training",
         "pipeline/evaluation/comparison.py",
         "pipeline/evaluation/comparison_report.py",
         "pipeline/evaluation/embedding_maps.py",
@@ -68,7 +77,7 @@ UNUSED = {
         "pipeline/inference/score_thresholds.py",
     },
 }
-MAX_LINES = 69  # of code dependencies, in all stages together
+MAX_LINES = 58  # of code dependencies, in all stages together
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
 # download depends on its parameters alone: an edit of its code must not download gigabytes again (see dvc.yaml).
 WITH_CODE = [name for name in STAGES if name != "download"]

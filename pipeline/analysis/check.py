@@ -22,8 +22,10 @@ from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError, count_noun, format_table
 from pipeline.inference.device import choose_device
+from pipeline.loading.batches import Batches
+from pipeline.loading.tiles import TiledData
 from pipeline.params import Params
-from pipeline.training.build import make_batches, make_trainer, make_validation, one_line_errors
+from pipeline.training.build import EpochBatches, make_batches, make_trainer, make_validation, one_line_errors
 from pipeline.training.launch import num_processes
 from pipeline.training.overfit import overfit_subset
 
@@ -163,7 +165,7 @@ def _measure(
     if device.type == "cpu":
         processes = 1  # processes share the cores, so a single process is as fast as all of them together
     share = share_of_process(params, processes)
-    batches, decode_time = _load(share, train, raw)
+    batches, decode_time = _load(share, train, raw, loaders=processes * max(1, params.machine.workers))
     clock = StepClock()
     sample = val.subset(val.images[:: -(-len(val.images) // share.train.batch_size)])
     validation = TimedValidation(share, sample, raw)
@@ -204,14 +206,27 @@ def share_of_process(params: Params, processes: int) -> Params:
     return replace(params, train=train, machine=replace(params.machine, workers=0, cache=False))
 
 
-def _load(params: Params, train: AnnotationSet, raw: Path) -> tuple[LoadedBatches, float]:
-    """A few steps' batches, and the decoding time per image. Batches are repeated if an epoch has too few steps."""
+def _load(params: Params, train: AnnotationSet, raw: Path, loaders: int) -> tuple[LoadedBatches, float]:
+    """A few steps' batches, and the decoding time per image or region. Batches repeat if an epoch has too few steps.
+
+    Args:
+        loaders: processes that load images.
+    """
     batches = make_batches(params, train, raw)
-    started = time.perf_counter()
-    steps = list(islice(batches(0), _STEPS))
+    steps, seconds = _time_steps(batches)
     images = sum(len(batch.names) for step in steps for batch in step)
-    decode_time = (time.perf_counter() - started) / images
-    return LoadedBatches((steps * _STEPS)[:_STEPS], len(batches)), decode_time
+    load_time = seconds / images
+    if isinstance(batches, Batches) and isinstance(data := batches.data, TiledData):
+        # These few regions are the first ones of their images: again, now that the images are in memory.
+        decoded, (_, cropping) = data.num_decoded, _time_steps(batches)
+        decodings = min(1.0, loaders * len(data.data) / data.epoch_length)
+        load_time = cropping / images + decodings * max(0.0, seconds - cropping) / decoded
+    return LoadedBatches((steps * _STEPS)[:_STEPS], len(batches)), load_time
+
+
+def _time_steps(batches: EpochBatches) -> tuple[list[list[Batch]], float]:
+    started = time.perf_counter()
+    return list(islice(batches(0), _STEPS)), time.perf_counter() - started
 
 
 def _run(trainer: Trainer) -> tuple[float, float]:

@@ -1,15 +1,19 @@
-"""Training batches. An image's random draws depend only on (seed, epoch, image), not on order, workers or a resume."""
+"""Training batches. An image's random draws depend only on (seed, epoch, image), not on order, workers or a resume.
+
+An image that an epoch has several times is drawn differently each time.
+"""
 
 import gc
 import multiprocessing
 import signal
 import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
+from itertools import count, islice
 
 import torch
 from torch import Tensor
@@ -19,7 +23,7 @@ from fcos.detector import batch_images
 from fcos.structures import make_targets
 from fcos.training.batch import Batch
 from pipeline.errors import PipelineError
-from pipeline.loading.dataset import TrainingData
+from pipeline.loading.dataset import Key, TrainingData
 from pipeline.loading.tiles import TiledData
 from pipeline.loading.transforms import Sample, torch_generator
 from pipeline.process import die_with_parent
@@ -34,9 +38,9 @@ class _EpochKeys:
     """The batch sampler of a DataLoader whose workers persist: its keys are replaced for each epoch."""
 
     def __init__(self) -> None:
-        self.parts: list[list[tuple[int, int]]] = []
+        self.parts: list[list[Key]] = []
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         return iter(self.parts)
 
     def __len__(self) -> int:
@@ -69,7 +73,7 @@ class Batches:
     def steps(self, epoch: int) -> list[list[int]]:
         """The image indices of every step of an epoch, over all processes; repeated if there are too few for a step."""
         generator = torch_generator(self.seed, epoch, "order")
-        order = self.data.order(generator, self.repeat_factors)
+        order = self.data.order(epoch, generator, self.repeat_factors)
         order = order.repeat(-(-self.batch_size // len(order)))[: len(self) * self.batch_size]
         steps = order.view(-1, self.batch_size)
         if self.group_by_aspect_ratio and not self.canvas:
@@ -111,14 +115,12 @@ class Batches:
                 "lower machine.workers or train.batch_size"
             ) from None
 
-    def _parts(self, epoch: int, first: int) -> list[list[tuple[int, int]]]:
-        """The keys, (epoch, index), of each part of this process's share."""
+    def _parts(self, epoch: int, first: int) -> list[list[Key]]:
+        """The keys of each part of this process's share."""
         size = self.batch_size // self.world_size // self.accumulate
         share = range(self.rank * size * self.accumulate, (self.rank + 1) * size * self.accumulate, size)
         return [
-            [(epoch, index) for index in step[start : start + size]]
-            for step in self.steps(epoch)[first:]
-            for start in share
+            step[start : start + size] for step in count_repeats(epoch, self.steps(epoch))[first:] for start in share
         ]
 
     @cached_property
@@ -173,6 +175,12 @@ def _initialize_worker(worker: int) -> None:  # noqa: ARG001
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the training decides when to stop
     training = multiprocessing.parent_process()
     die_with_parent(training.pid if training else None)  # torch's workers live on if it died before they began
+
+
+def count_repeats(epoch: int, steps: Iterable[Sequence[int]]) -> list[list[Key]]:
+    """The keys of an epoch's steps, from the image indices."""
+    repeats: defaultdict[int, Iterator[int]] = defaultdict(count)
+    return [[(epoch, index, next(repeats[index])) for index in step] for step in steps]
 
 
 def group_parts(parts: Iterable[Batch], count: int) -> Iterator[list[Batch]]:

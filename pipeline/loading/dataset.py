@@ -21,6 +21,8 @@ from pipeline.errors import PipelineError, count_noun
 from pipeline.loading.cache import ImageCache
 from pipeline.loading.transforms import Augmentation, Sample, torch_generator
 
+Key = tuple[int, int, int]  # epoch, index, and how often the epoch has had the index before
+
 
 class PackedStrings(Sequence[str]):
     """A sequence of strings in a single buffer."""
@@ -79,7 +81,7 @@ def trainable_annotations(annotations: Sequence[Annotation], *, include_difficul
 class TrainingData(Dataset[Any]):
     """The images of a split, or some of them, with the objects that `trainable_annotations` returns.
 
-    An item's key is (epoch, index), and the item is the augmented image.
+    An item's key is (epoch, index, repeat), and the item is the augmented image: see `Key`.
 
     Args:
         folder: the folder that file names are relative to.
@@ -152,7 +154,7 @@ class TrainingData(Dataset[Any]):
 
     keeps_neighbors = False  # whether items that are near each other in `order` should stay so
 
-    def order(self, generator: torch.Generator, repeat_factors: Tensor | None = None) -> Tensor:
+    def order(self, epoch: int, generator: torch.Generator, repeat_factors: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """int64: the indices of an epoch's items, shuffled; with factors for each item, some of them several times."""
         return shuffle(torch.arange(len(self)), repeat_factors, generator)
 
@@ -174,9 +176,9 @@ class TrainingData(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._image_indices)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample:
-        epoch, index = item
-        sample = self.augmentation(self.read, len(self), epoch, index)
+    def __getitem__(self, item: Key) -> Sample:
+        epoch, index, repeat = item
+        sample = self.augmentation(self.read, len(self), epoch, index, repeat)
         return replace(sample, name=self.name(index), annotated=len(self.objects(index)[1]))
 
     def name(self, index: int) -> str:

@@ -1,7 +1,7 @@
 """Training on tiles: large images are cut while they are read, so that small objects are seen at their stored size."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,12 +11,13 @@ from torch.utils.data import Dataset
 
 from pipeline.data.tiles import Tile, cut
 from pipeline.errors import PipelineError
-from pipeline.loading.dataset import TrainingData, largest_factors, shuffle
-from pipeline.loading.transforms import Sample
+from pipeline.loading.dataset import Key, TrainingData, largest_factors, shuffle
+from pipeline.loading.transforms import Sample, torch_generator
 from pipeline.loading.transforms.sample import clip_visible
 from pipeline.params import TileSize
 
 _BLOCK_BYTES = 128 * 2**20  # of the images whose regions are shuffled together
+_NUM_OTHERS = 3  # that a mosaic needs beside a region
 _WHOLE = 0.999  # of an object's area: annotations and rounding may exceed an image's edges by a thousandth of a pixel
 
 
@@ -31,18 +32,28 @@ class PackedRegions:
     starts: Tensor  # int64 [R + 1] region i has boxes[starts[i]:starts[i + 1]]
 
 
+@dataclass(frozen=True)
+class _Epoch:
+    """What is drawn for an epoch."""
+
+    number: int
+    block_of: Tensor  # int64 [N]: the block of each image
+    blocks: Sequence[Tensor]  # int64: the indices of the epoch's regions in each block
+
+
 class TiledData(Dataset[Any]):
     """The images of a training set, and the tiles of those that are larger than a tile.
 
     In each epoch, every image occurs once as a whole, for objects that are larger than a tile, and once in each of its
     tiles with an object. Of the tiles without an object, a share is drawn for each epoch.
 
-    To decode an image once for all of its tiles, an epoch goes through the images in random order, as many at a time
-    as fit into `_BLOCK_BYTES`, and shuffles the regions of these: batches of neighboring steps have regions of the
-    same images, but in another composition in every epoch. Drawing a few tiles at each visit of an image would mix all
-    images, but decode an image several times until all of its tiles have been seen.
+    So that each process that loads images decodes an image once for all of its tiles there, an epoch goes through the
+    images in random order, in blocks of about `_BLOCK_BYTES`, and shuffles the regions of a block: batches of
+    neighboring steps have regions of the same images, but in another composition in every epoch. Drawing a few tiles at
+    each visit of an image would mix all images, but decode an image several times until all of its tiles have been
+    seen. Mosaic and mixup combine a region with others of its block.
 
-    An item's key is (epoch, index), as for `TrainingData`.
+    An item's key is (epoch, index, repeat), as for `TrainingData`.
 
     Args:
         tiles: side in pixels, and overlap as a fraction: see `cut`.
@@ -63,6 +74,7 @@ class TiledData(Dataset[Any]):
         self._num_empty = round(empty_tiles * len(self._empty))
         self._num_bytes = 3 * data.shapes.prod(dim=1)
         self._decoded: OrderedDict[int, Tensor] = OrderedDict()
+        self._epoch: _Epoch | None = None
 
     @property
     def object_counts(self) -> Tensor:
@@ -85,15 +97,34 @@ class TiledData(Dataset[Any]):
         """The number of regions in an epoch."""
         return len(self._always) + self._num_empty
 
-    def order(self, generator: torch.Generator, repeat_factors: Tensor | None = None) -> Tensor:
+    @property
+    def num_decoded(self) -> int:
+        """The number of images in memory."""
+        return len(self._decoded)
+
+    def order(self, epoch: int, generator: torch.Generator, repeat_factors: Tensor | None = None) -> Tensor:
         """int64: the indices of an epoch's regions, as in `TrainingData`; those of the same images near each other."""
-        empty = self._empty[torch.randperm(len(self._empty), generator=generator)[: self._num_empty]]
-        chosen = shuffle(torch.cat([self._always, empty]), repeat_factors, generator)
-        images = torch.randperm(len(self.data), generator=generator)
-        num_bytes = self._num_bytes[images]
-        block = torch.empty_like(images)
-        block[images] = (num_bytes.cumsum(0) - num_bytes) // _BLOCK_BYTES
-        return chosen[block[self._regions.images[chosen]].argsort(stable=True)]
+        return torch.cat([shuffle(block, repeat_factors, generator) for block in self._draw(epoch).blocks])
+
+    def _draw(self, epoch: int) -> "_Epoch":
+        """The regions and blocks of an epoch: the same in every process, without being sent to it."""
+        if self._epoch is None or self._epoch.number != epoch:
+            generator = torch_generator(self.augmentation.seed, epoch, "regions")
+            empty = self._empty[torch.randperm(len(self._empty), generator=generator)[: self._num_empty]]
+            images = torch.randperm(len(self.data), generator=generator)
+            num_bytes, block_of = self._num_bytes[images], torch.empty_like(images)
+            block_of[images] = (num_bytes.cumsum(0) - num_bytes) // _BLOCK_BYTES
+            regions = torch.cat([self._always, empty])
+            blocks, order = block_of[self._regions.images[regions]].sort(stable=True)
+            self._epoch = _Epoch(epoch, block_of, regions[order].split_with_sizes(blocks.bincount().tolist()))
+        return self._epoch
+
+    def _with_others(self, epoch: int, index: int) -> list[int]:
+        """A region, and those that it can be combined with: the epoch's in its block, or all if they are too few."""
+        drawn = self._draw(epoch)
+        near = drawn.blocks[int(drawn.block_of[self._regions.images[index]])]
+        regions = near if len(near) > _NUM_OTHERS else torch.cat([*drawn.blocks])
+        return [index, *regions[regions != index].tolist()]
 
     def repeat_factors(self, threshold: float) -> Tensor:
         """float64 [R]: how often to draw each region, by the shares of images that have its classes."""
@@ -102,9 +133,10 @@ class TiledData(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._regions.images)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample:
-        epoch, index = item
-        sample = self.augmentation(self.read, len(self), epoch, index)
+    def __getitem__(self, item: Key) -> Sample:
+        epoch, index, repeat = item
+        regions = self._with_others(epoch, index)
+        sample = self.augmentation(lambda number: self.read(regions[number]), len(regions), epoch, 0, repeat)
         return replace(sample, name=self.name(index), annotated=len(self.objects(index)[1]))
 
     def name(self, index: int) -> str:
@@ -125,7 +157,7 @@ class TiledData(Dataset[Any]):
         return Sample(tile.crop(image), *self.objects(index), self.name(index))
 
     def _decode(self, image: int) -> Tensor:
-        """A stored image. The images of about two blocks stay in memory, since a step may have regions of both."""
+        """A stored image. The images of up to two blocks stay in memory, since a step may have regions of both."""
         if image not in self._decoded:
             self._decoded[image] = self.data.read(image).image
         self._decoded.move_to_end(image)

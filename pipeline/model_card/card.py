@@ -47,7 +47,7 @@ def _title(facts: Facts) -> str:
     return "\n\n".join(
         [
             f"# FCOS detector for {text(_dataset(facts))}",
-            f"It finds objects of {names}. It was trained with fcos-pipeline {facts.version}.",
+            f"It finds objects of {names}. It was evaluated with fcos-pipeline {facts.version}.",
             _headline(facts.val),
         ]
     ).rstrip()
@@ -264,10 +264,9 @@ def _recipe_lines(facts: Facts) -> Iterator[str]:
         name.replace("_", " ") for name in (model.assigner, model.classification_loss, facts.params.loss)
     )
     yield f"{assigner} assignment; {classes} loss for classes, {boxes} loss for boxes; quality output: {model.quality}"
-    epochs = count_noun(facts.training.get("epochs", train.epochs), "epoch")
-    steps = f" ({count_noun(facts.training['steps'], 'step')})" if "steps" in facts.training else ""
+    epochs = ("up to " if train.early_stopping else "") + count_noun(train.epochs, "epoch")
     yield (
-        f"{epochs}{steps} with {count_noun(train.batch_size, 'image')} in a batch; {train.optimizer}, learning rate "
+        f"{epochs} with {count_noun(train.batch_size, 'image')} in a batch; {train.optimizer}, learning rate "
         f"{train.lr:g}, {train.schedule.replace('_', ' ')} schedule; seed {facts.params.seed}"
         + (f"; computed in {facts.description.precision}" if facts.description.precision else "")
     )
@@ -277,7 +276,7 @@ def _start(facts: Facts) -> str:
     """What the weights were before training."""
     for setting in facts.settings:
         if setting.name in WEIGHT_FOLDERS:
-            return f"trained on from the weights {code(setting.value)}"
+            return f"fine-tuned from {code(setting.value)}"
     return "its backbone pretrained" if facts.description.model.pretrained else "trained from random weights"
 
 
@@ -297,8 +296,6 @@ def _cost(facts: Facts) -> str:
         (f"multiply-adds for an image of {height}×{width} pixels", f"{costs.flops / 2e9:.2f} billion"),
         ("file of weights", f"{facts.weights_bytes / 1e6:.1f} MB"),
     ]
-    if speed := facts.training.get("images_per_second"):
-        rows.append(("training speed, on the machine that trained", f"{speed:g} images per second"))
     return section("Cost", table(("quantity", "value"), rows))
 
 

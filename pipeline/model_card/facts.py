@@ -50,7 +50,6 @@ class Facts:
     data_digest: str  # of data/unified, as in dvc.lock
     params: Params
     settings: tuple[Setting, ...]
-    training: Mapping[str, Any]  # metrics/train.json
     description: Description
     weights_digest: str
     weights_bytes: int
@@ -85,7 +84,6 @@ def collect(
         data_digest=dvc_hash(unified),
         params=params,
         settings=settings(home, params),
-        training=_read(home / "metrics/train.json"),
         description=description,
         weights_digest=digest(weights),
         weights_bytes=weights.stat().st_size,
@@ -137,14 +135,15 @@ def _without_folders(model: ModelConfig) -> ModelConfig:
 def _start(home: Path, params: Params) -> Iterator[Setting]:
     """The weights that training started from, by the names of their files: paths differ between machines."""
     for name, path in zip(WEIGHT_FOLDERS, (params.model.start_from, params.train.extend_from), strict=True):
-        found = home / (path or "")
-        files = sorted(file.name for file in ([found] if found.is_file() else found.glob("*")) if _are_weights(file))
+        files = _weight_files(home / path) if path else []
         if files:
             yield Setting(name, ", ".join(files), None)
 
 
-def _are_weights(file: Path) -> bool:
-    return file.suffix in (".safetensors", ".pth", ".pt")
+def _weight_files(path: Path) -> list[str]:
+    """The names of the files with weights: of the file itself, or of those in a folder."""
+    files = [path] if path.is_file() else path.glob("*")
+    return sorted(file.name for file in files if file.suffix in (".safetensors", ".pth", ".pt"))
 
 
 def _pairs(confusion: Table) -> tuple[Pair, ...]:

@@ -16,6 +16,7 @@ _LICENSES = (
     "apache-2.0", "bsd-3-clause", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0",
     "cc-by-sa-3.0", "cc-by-sa-4.0", "gpl-3.0", "mit", "odbl",
 )  # fmt: skip
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _METRICS = {"AP": "AP, IoU 0.50:0.95", "AP50": "AP at IoU 0.50"}
 
 
@@ -54,7 +55,7 @@ def _result(facts: Facts, split: str, metrics: Mapping[str, Any]) -> Iterator[st
     for name, description in _METRICS.items():
         yield "    - type: mean_average_precision"
         yield f"      name: {_scalar(description)}"
-        yield f"      value: {metrics['coco'][name]}"
+        yield f"      value: {metrics['coco'][name]:.6f}"  # PyYAML reads 4e-05 as text
 
 
 def license_identifier(facts: Facts) -> str | None:
@@ -68,4 +69,5 @@ def model_name(facts: Facts) -> str:
 
 
 def _scalar(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """A string as JSON. YAML doesn't allow or changes some characters that JSON does: they are escaped."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))

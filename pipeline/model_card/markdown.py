@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.errors import escape_line_breaks
 
-_SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&#])")
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&#@]|:(?=//)|(?<=www)\.)")  # GitHub links @user, http:// and www.
+_BLOCK_START = re.compile(r"^(\s*\d*)([-+=.)])")  # of a list or a heading
 _TICKS = re.compile("`+")
 
 
 def text(value: str) -> str:
     """Text in which no character has a meaning: names of classes and data sets are untrusted."""
-    return _SPECIAL.sub(r"\\\1", escape_line_breaks(value))
+    return _BLOCK_START.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", escape_line_breaks(value)))
 
 
 def code(value: str) -> str:

@@ -179,30 +179,13 @@ def make_validation(
         on_detections: receives all detections of a validation, in the first process.
     """
 
-    batch_size = max(1, params.train.batch_size // processes.world_size)
-
     def check_interrupted(_images: int) -> None:
         if processes.max(int(interrupted())):
             raise TrainingInterrupted
 
     def validate(detector: Detector) -> Row:
         processes.broadcast_buffers(detector)
-        share = detect_split(
-            partial(
-                detect_in_views,
-                detector,
-                input_size=params.train.input_size,
-                postprocess=Postprocess(),
-                views=Views(tiles=params.train.tiles),
-                batch_size=batch_size,
-            ),
-            split,
-            raw,
-            batch_size=batch_size,
-            progress=check_interrupted,
-            rank=processes.rank,
-            world_size=processes.world_size,
-        )
+        share = _detect_share(params.train, detector, split, raw, processes, check_interrupted)
         # Tuples are exchanged in a tenth of the time that objects take.
         gathered = processes.all_gather_object([(d.image_id, d.category_id, d.bbox, d.score) for d in share])
         row: Row | None = None
@@ -214,6 +197,35 @@ def make_validation(
         return measured
 
     return validate
+
+
+def _detect_share(
+    train: TrainParams,
+    detector: Detector,
+    split: AnnotationSet,
+    raw: Path,
+    processes: Processes,
+    progress: Callable[[int], None],
+) -> Iterator[Detection]:
+    """The detections in this process's share of the images."""
+    batch_size = max(1, train.batch_size // processes.world_size)
+    detect = partial(
+        detect_in_views,
+        detector,
+        input_size=train.input_size,
+        postprocess=Postprocess(),
+        views=Views(tiles=train.tiles),
+        batch_size=batch_size,
+    )
+    return detect_split(
+        detect,
+        split,
+        raw,
+        batch_size=batch_size,
+        progress=progress,
+        rank=processes.rank,
+        world_size=processes.world_size,
+    )
 
 
 def _flatten(gathered: Sequence[Sequence[tuple[Any, ...]]]) -> list[Detection]:
@@ -257,8 +269,7 @@ def make_trainer(
     Raises:
         PipelineError: weights to start from are missing or unusable.
     """
-    train, device = params.train, choose_device(params.machine.device)
-    warn = partial(_write_line, processes)
+    train, device, warn = params.train, choose_device(params.machine.device), partial(_write_line, processes)
     detector = make_detector(params, classes, device, warn, world_size=processes.world_size)
     optimizer = _make_optimizer(train, detector)
     return Trainer(

@@ -41,8 +41,8 @@ class Augmentation:
     epochs: int
     seed: int
 
-    def __call__(self, read: ReadSample, count: int, epoch: int, index: int) -> Sample:
-        """The augmented image of an epoch. Its random draws depend only on the seed, the epoch and the image's name.
+    def __call__(self, read: ReadSample, count: int, epoch: int, index: int, repeat: int = 0) -> Sample:
+        """The augmented image. Its random draws depend only on the seed, the epoch, the image's name and `repeat`.
 
         The result may have no objects, even if the stored image has some.
 
@@ -51,9 +51,10 @@ class Augmentation:
             count: number of images.
             epoch: counted from 0.
             index: of the image, in 0…count−1.
+            repeat: how often the epoch has had the image before.
         """
         sample = read(index)
-        rng = SampleRng((self.seed, epoch, sample.name))
+        rng = SampleRng((self.seed, epoch, sample.name, *([repeat] if repeat else [])))
         combine = epoch < self.epochs - self.params.close_mosaic_epochs
         sample = self._compose(sample, OtherImages(read, count, index) if combine else None, rng)
         if draws := rng.maybe("jitter", self.params.color_jitter):

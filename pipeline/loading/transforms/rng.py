@@ -15,12 +15,12 @@ def torch_generator(*key: object) -> torch.Generator:
 
 @dataclass(frozen=True)
 class SampleRng:
-    """The random numbers of one image in one epoch.
+    """The random numbers of one draw of an image in an epoch.
 
     Every transform draws from a stream of its own, so switching a transform on does not change the draws of the others.
     """
 
-    key: tuple[object, ...]  # seed, epoch, file name of the image; then the use
+    key: tuple[object, ...]  # seed, epoch, file name of the image, the repeat from the second draw on; then the use
 
     def stream(self, transform: str) -> Random:
         """The transform's random numbers, from the first one on."""

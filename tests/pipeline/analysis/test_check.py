@@ -4,17 +4,20 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
 from pipeline import params
-from pipeline.analysis.check import Measurements, check, format_duration, read_splits, share_of_process
+from pipeline.analysis.check import Measurements, _load, check, format_duration, read_splits, share_of_process
 from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.errors import PipelineError
+from pipeline.loading import dataset
+from pipeline.loading.tiles import TiledData
 
 MEASUREMENTS = Measurements(
     device="CPU",
@@ -109,6 +112,33 @@ def test_errors_are_those_of_training(small: Path, setting: Callable[..., None])
     answer = fcos_check()
     assert answer.exit_code == 1
     assert re.fullmatch(r"fcos: step \d: the loss is not finite: total .*; try a lower train\.lr, .*\n", answer.stderr)
+
+
+@pytest.mark.parametrize(("workers", "decodings"), [(0, 3 / 27), (2, 6 / 27), (20, 1.0)])
+def test_the_first_tiles_of_images_decode_them(
+    home: Path, picture: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, workers: int, decodings: float
+) -> None:
+    """Decoding an image takes 2 s and cropping 1/8 s; an epoch has three images with eight tiles each."""
+    clock, read_image, read = [0.0], dataset.read_image, TiledData.read
+
+    def slow(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+        def call(*arguments: object) -> object:
+            clock[0] += seconds
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(dataset, "read_image", slow(read_image, 2.0))
+    monkeypatch.setattr(TiledData, "read", slow(read, 0.125))
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    for number in range(3):
+        picture(home / f"{number}.png", (256, 128), seed=number)
+    images = tuple(Image(n + 1, f"{n}.png", 256, 128) for n in range(3))
+    split = AnnotationSet((Category(1, "cat"),), images, (Annotation(1, 1, 1, (8.0, 8.0, 9.0, 9.0), 81.0),))
+    values = params.load()
+    train = replace(values.train, tiles=(64, 0.0), size=(64, 64), batch_size=4, empty_tiles=1.0, min_visibility=0.0)
+    chosen = share_of_process(replace(values, train=train), 1)
+    assert _load(chosen, split, home, max(1, workers))[1] == pytest.approx(0.125 + 2 * decodings)
 
 
 def test_time_of_the_whole_training_by_hand() -> None:

@@ -50,8 +50,8 @@ def test_crowds_and_difficult_objects_are_not_trained_on(make: Make, tmp_path: P
     split = with_crowds_and_difficult_objects(write_noise_images(tmp_path / "raw", [(48, 64)] * 10))
     data = make(split)
     assert data.object_counts.tolist() == [1, 1, 0, 0, 0, 1, 1, 1, 1, 1]
-    assert data[0, 2].annotated == 0
-    assert data[0, 1].annotated == 1
+    assert data[0, 2, 0].annotated == 0
+    assert data[0, 1, 0].annotated == 1
 
     def images_used(**changed: bool) -> list[int]:
         options = {"include_difficult": False, "include_empty": True, "include_crowd": True} | changed
@@ -98,7 +98,7 @@ def test_a_subset_has_its_own_indices(make: Make) -> None:
     assert [part.name(0), part.name(1)] == ["7.png", "2.png"]
     assert len(part) == 2
     assert part.shapes.tolist() == [[48, 64], [40, 80]]
-    assert torch.equal(part[1, 0].image, data[1, 7].image)
+    assert torch.equal(part[1, 0, 0].image, data[1, 7, 0].image)
     assert len(data) == 10
     assert part.subset([1]).name(0) == "2.png"
 
@@ -159,7 +159,7 @@ def test_epochs_differ_in_order_and_augmentation(make: Make) -> None:
     data = make()
     (first,), (second,) = (next(batches(data)(epoch)) for epoch in (0, 1))
     assert first.names != second.names
-    assert any(not torch.equal(data[0, index].image, data[1, index].image) for index in range(4))
+    assert any(not torch.equal(data[0, index, 0].image, data[1, index, 0].image) for index in range(4))
 
 
 def test_fewer_images_than_a_batch_are_repeated(make: Make) -> None:
@@ -209,6 +209,21 @@ def test_images_are_drawn_in_proportion_to_their_repeat_factors(make: Make) -> N
     expected = np.array([10 * (2 / 11 + 3 / 12) / 2, *[10 * (1 / 11 + 1 / 12) / 2] * 9])
     assert counts / 400 == pytest.approx(expected, abs=0.1)
     assert drawn.steps(3) == drawn.steps(3)
+
+
+def test_an_image_that_is_drawn_again_is_augmented_anew(make: Make) -> None:
+    """Its first draw is that of an epoch without repeats, and a resumed epoch counts the draws before it."""
+    factors = torch.tensor([3.0, *[1.0] * 9], dtype=torch.float64)
+    repeating, once = (batches(make(), repeat_factors=chosen, batch_size=1) for chosen in (factors, None))
+
+    def draws(drawn: Batches, first: int = 0) -> list[torch.Tensor]:
+        return [part.pixels for (part,) in drawn(1, first) if part.names == ["0.png"]]
+
+    again, (single,) = draws(repeating), draws(once)
+    assert len(again) == sum(step == [0] for step in repeating.steps(1)) > 1
+    assert torch.equal(again[0], single)
+    assert not any(torch.equal(other, single) for other in again[1:])
+    assert torch.equal(draws(repeating, first=repeating.steps(1).index([0]) + 1)[-1], again[-1])
 
 
 def test_images_of_similar_shape_share_a_batch_and_batches_are_shuffled(shaped: TrainingData) -> None:

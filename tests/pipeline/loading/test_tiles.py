@@ -124,7 +124,7 @@ def test_an_epoch_has_all_objects_and_a_share_of_the_empty_tiles(tmp_path: Path,
     counts = data.object_counts
     needed = {index for index in range(len(data)) if counts[index] or "[" not in data.name(index)}
     empty = len(data) - len(needed)
-    orders = [data.order(torch.Generator().manual_seed(seed)).tolist() for seed in (1, 2, 1)]
+    orders = [data.order(seed, torch.Generator().manual_seed(seed)).tolist() for seed in (1, 2, 1)]
     assert orders[0] == orders[2] != orders[1]
     for order in orders:
         assert len(order) == len(set(order)) == data.epoch_length == len(needed) + round(0.5 * empty)
@@ -145,7 +145,7 @@ def test_regions_with_rare_classes_are_drawn_more_often(tmp_path: Path, values: 
     factors = data.repeat_factors(1.0)
     assert factors[has_rare].tolist() == [3.0, 3.0]
     assert set(factors[~has_rare].tolist()) == {1.0}
-    counts = data.order(torch.Generator().manual_seed(0), factors).bincount(minlength=len(data))
+    counts = data.order(0, torch.Generator().manual_seed(0), factors).bincount(minlength=len(data))
     assert counts[has_rare].tolist() == [3, 3]
     assert counts[~has_rare].max() == 1
 
@@ -172,6 +172,28 @@ def test_an_image_is_decoded_once_in_an_epoch(
         assert 6 <= len(decoded) <= 12
         runs = [images[start : start + 40] for start in range(0, len(images) - 40, 40)]
         assert all(1 < len(set(run)) <= 4 for run in runs)
+
+
+def test_mosaics_combine_regions_of_the_epoch_and_of_the_block(
+    tmp_path: Path, values: Callable[..., Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without empty tiles, most of the tiles are in no mosaic. A block has two of the six images."""
+    monkeypatch.setattr(tiles, "_BLOCK_BYTES", 2 * 3 * LARGE[0] * LARGE[1])
+    split = write(tmp_path, *[LARGE] * 6, objects=3)
+    augment = replace(values().train.augment, mosaic=1.0, close_mosaic_epochs=0)
+    data = tiled(values(empty_tiles=0.0, augment=augment), split, tmp_path)
+    order = data.order(1, torch.Generator().manual_seed(0)).tolist()
+    read, original = list[int](), data.read
+    monkeypatch.setattr(data, "read", lambda index: read.append(index) or original(index))
+    blocks = []
+    for index in order:
+        read.clear()
+        data[1, index, 0]
+        assert (len(set(read)), read[0]) == (4, index)
+        assert set(read) <= set(order)
+        blocks.append({int(data._regions.images[other]) for other in read})
+    together = [set.union(*(images for images in blocks if images & {image})) for image in range(6)]
+    assert [len(images) for images in together] == [2] * 6
 
 
 @pytest.mark.parametrize("grouped", [False, True])
