@@ -281,9 +281,11 @@ def capped_boxes(context: Context) -> str | None:
 
 
 def large_images(context: Context) -> str | None:
-    """Images that are decoded at many times the input size."""
+    """Images that are decoded at many times the input size, unless tiles are proposed, which exclude the cache."""
     scale = float(np.median(resize_factors(context.train, context.image_sizes)))
     if scale > 0.25 or context.machine.cache or context.train.tiles:
+        return None
+    if "tiles=" in (small_boxes_in_large_images(context) or ""):
         return None
     return (
         f"images are {1 / scale:.0f} times as large as {context.size_text}: with machine.cache true they are decoded "

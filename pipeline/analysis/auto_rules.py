@@ -2,8 +2,8 @@
 
 `make_plan` decides what depends on each other: network, input size, batch and length. `RULES` turns facts and plan into
 choices. The numbers come from benchmarks/results (named beside them), from the FCOS papers, and from what other
-configurators do: the input size follows small objects as in OpenVINO's training extensions, memory is filled to 60 % as
-by ultralytics, and the learning rate scales with the batch (Goyal et al., 1706.02677).
+configurators do: the input size follows small objects as in OpenVINO's training extensions, at most 60 % of the memory
+is used as by ultralytics, and the learning rate scales with the batch (Goyal et al., 1706.02677).
 """
 
 import math

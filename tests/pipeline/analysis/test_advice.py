@@ -160,6 +160,7 @@ def test_tiles_for_small_boxes_in_large_images() -> None:
         f"instead of 1: -S '{options[0]}' -S '{options[1]}'"
     )
     assert propose_for(DIGITS.train, scenes) == lines["small_boxes_in_large_images"]
+    assert "large_images" not in lines  # which advises the cache
     cached = advise(context_of(training(cache=True), scenes))["small_boxes_in_large_images"]
     assert cached.endswith(f"-S '{options[1]}' -S machine.cache=false")
     trained = advise(context_of(override(DIGITS, options[:1]), scenes))
