@@ -139,12 +139,12 @@ environment:
 	install -r <(part 1) & installing=$$!
 	install -r <(part 0)
 	wait "$$installing"
-	.venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 	# These imports write the bytecode. FiftyOne would start a database, and write into the home folder.
 	for modules in $(IMPORTED); do
 	    env -u FIFTYONE_DATABASE_URI FIFTYONE_DISABLE_SERVICES=1 HOME="$$home/.venv" \
 	        .venv/bin/python -W ignore -c "import $$modules" >/dev/null 2>&1 &
 	done
+	.venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 	# One line is expected: requirements-overrides.txt says why.
 	conflicts="$$(.venv/bin/python -m pip check | grep -vxE 'trackers [0-9.]+ requires opencv-python, which is not installed.|No broken requirements found.' || true)"
 	if [[ -n "$$conflicts" ]]; then
