@@ -78,6 +78,7 @@ _REQUIRED: dict[str, dict[str, Any]] = {
     "distribution_max": {"box_output": "distribution"},
 }
 _SIZES = ((80, 120), (150, 90))  # of the images
+_REACH = 1000.0  # pixels: distances up to which boxes are compared; exp of random weights can be infinite
 
 
 def options() -> dict[str, tuple[Any, ...]]:
@@ -141,7 +142,8 @@ class Difference:
     def of(cls, expected: Outputs, found: Outputs) -> "Difference":
         """Compares the scores of all classes, and the boxes."""
         boxes = [
-            boxes_from_ltrb(outputs.locations.xy, outputs.ltrb.double()).flatten(0, 1) for outputs in (expected, found)
+            boxes_from_ltrb(outputs.locations.xy, outputs.ltrb.double().clamp(max=_REACH)).flatten(0, 1)
+            for outputs in (expected, found)
         ]
         iou, _ = aligned_iou(*boxes)
         shift = (boxes[0] - boxes[1]).abs().amax(dim=1)
@@ -254,10 +256,13 @@ def _check_torch(model: SavedDetector, about: Any, folder: Path) -> Result:
     path = folder / "detector.pt2"
     try:
         detector_files.write_torch(model, about, path, lambda _: None)
+        return _compare_torch(torch_program.load(path), model)
     except PipelineError as error:
         return Result(str(error), holds=False)
-    program, input_size = torch_program.load(path), model.description.input_size
-    differences = []
+
+
+def _compare_torch(program: torch_program.Program, model: SavedDetector) -> Result:
+    input_size, differences = model.description.input_size, []
     for image in images():
         resized = [fit(image, input_size)]
         with torch.inference_mode():

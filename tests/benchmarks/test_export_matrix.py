@@ -45,6 +45,9 @@ def test_differences_of_outputs() -> None:
     thin = replace(outputs, ltrb=torch.tensor([0.0, 10.0, 0.0, 10.0]).expand(1, 2, 4))
     line = export_matrix.Difference.of(thin, replace(thin, ltrb=thin.ltrb + torch.tensor([0.0, 0.0, 1e-6, 0.0])))
     assert (line.iou, line.moved, line.holds) == (1, 0, True)
+    infinite = replace(outputs, ltrb=torch.full((1, 2, 4), torch.inf))  # as exp of random weights
+    beyond = export_matrix.Difference.of(infinite, replace(infinite, ltrb=torch.full((1, 2, 4), 1e30)))
+    assert (beyond.iou, beyond.moved, beyond.holds) == (1, 0, True)
     # A score of 0.5, and of √(0.5 · σ(0.01)): 0.5 · √1.005 = 0.50125.
     other = export_matrix.Difference.of(outputs, replace(outputs, quality=torch.tensor([[0.0, 0.01]])))
     assert (round(other.score, 5), other.holds) == (0.00125, False)
