@@ -133,7 +133,12 @@ environment:
 	if grep -q '^setuptools==' requirements.txt; then
 	    .venv/bin/python -m pip install --quiet --no-deps --require-hashes -r <(sed -n '/^setuptools==/,/[^\\]$$/p' requirements.txt)
 	fi
-	.venv/bin/python -m pip install --no-deps --no-compile --no-build-isolation --require-hashes -r requirements.txt
+	install() { .venv/bin/python -m pip install --no-deps --no-compile --no-build-isolation --require-hashes "$$@"; }
+	# One pip occupies one core. PyTorch with CUDA is half of the work.
+	part() { awk -v torch="$$1" '/^[^ #]/ { wanted = /^(torch|triton|nvidia-|cuda-)/ == torch } wanted' requirements.txt; }
+	install -r <(part 1) & installing=$$!
+	install -r <(part 0)
+	wait "$$installing"
 	.venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 	# These imports write the bytecode. FiftyOne would start a database, and write into the home folder.
 	for modules in $(IMPORTED); do

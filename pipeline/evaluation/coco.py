@@ -32,6 +32,16 @@ class CocoMetrics:
     evaluation: Any = field(compare=False)  # pycocotools' COCOeval
 
 
+@dataclass(frozen=True)
+class ConfusedPair:
+    """Objects of a class that are detected as another one."""
+
+    actual: str
+    predicted: str
+    count: int
+    share: float  # of the objects of the actual class
+
+
 def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> CocoMetrics:
     """Computes the metrics with pycocotools.
 

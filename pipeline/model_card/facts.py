@@ -12,6 +12,7 @@ from pipeline import recipes
 from pipeline.datasets import registry
 from pipeline.datasets.registry import Entry
 from pipeline.digests import dvc_hash
+from pipeline.evaluation.coco import ConfusedPair
 from pipeline.evaluation.plot_tables import BACKGROUND, Table
 from pipeline.evaluation.report import Report
 from pipeline.files import digest, read_json
@@ -28,16 +29,6 @@ class Setting:
     name: str
     value: Any
     default: Any  # None where there is none
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Objects of a class that are detected as another one, at the operating point."""
-
-    actual: str
-    predicted: str
-    count: int
-    share: float  # of the objects of the actual class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +48,7 @@ class Facts:
     val: Mapping[str, Any]  # metrics/evaluate.json
     test: Mapping[str, Any] | None  # metrics/test.json
     confirmed: bool  # whether precision and recall in val are those of images that thresholds were not chosen on
-    pairs: tuple[Pair, ...]  # the most confused first
+    pairs: tuple[ConfusedPair, ...]  # at the operating point, the most confused first
     version: str  # of the package
 
     @property
@@ -146,10 +137,10 @@ def _weight_files(path: Path) -> list[str]:
     return sorted(file.name for file in files if file.suffix in (".safetensors", ".pth", ".pt"))
 
 
-def _pairs(confusion: Table) -> tuple[Pair, ...]:
+def _pairs(confusion: Table) -> tuple[ConfusedPair, ...]:
     rows = zip(*(confusion[name] for name in ("actual", "predicted", "count", "share")), strict=True)
     pairs = [
-        Pair(str(actual), str(predicted), int(count), float(share))
+        ConfusedPair(str(actual), str(predicted), int(count), float(share))
         for actual, predicted, count, share in rows
         if count and actual != predicted and BACKGROUND not in (actual, predicted)
     ]

@@ -1,7 +1,6 @@
 """The confusion matrix of a page: which class the objects of each class are detected as."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,21 +8,12 @@ from numpy.typing import NDArray
 
 from pipeline.data.annotations import AnnotationSet
 from pipeline.evaluation import coco
+from pipeline.evaluation.coco import ConfusedPair
 from pipeline.evaluation.error_kinds import ImageErrors
 
 _MAX_MATRIX = 100  # classes; a larger matrix has a million cells at a thousand classes
 _MAX_NUMBERS = 25  # classes, up to which the cells have numbers
 _MAX_PAIRS = 10
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Objects of a class that are detected as another one."""
-
-    actual: str
-    predicted: str
-    count: int
-    share: float  # of the objects of the actual class
 
 
 def confusion(truth: AnnotationSet, errors: Mapping[int, ImageErrors], iou_threshold: float) -> dict[str, Any]:
@@ -54,13 +44,14 @@ def confusion_counts(
     return coco.confusion_matrix(truth, kept, iou_threshold=iou_threshold)
 
 
-def confused_pairs(names: Sequence[str], counts: NDArray[np.int64], shares: NDArray[np.float64]) -> list[Pair]:
+def confused_pairs(names: Sequence[str], counts: NDArray[np.int64], shares: NDArray[np.float64]) -> list[ConfusedPair]:
     """Pairs of different classes, the most frequent first, without the background."""
     wrong = counts[:-1, :-1] * (1 - np.eye(len(names), dtype=np.int64))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_PAIRS]
     cells = [np.unravel_index(index, wrong.shape) for index in order if wrong.flat[index]]
     return [
-        Pair(names[row], names[column], int(counts[row, column]), float(shares[row, column])) for row, column in cells
+        ConfusedPair(names[row], names[column], int(counts[row, column]), float(shares[row, column]))
+        for row, column in cells
     ]
 
 

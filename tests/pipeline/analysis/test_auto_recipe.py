@@ -20,19 +20,17 @@ from pipeline.analysis import auto_facts, resource_limits
 from pipeline.analysis.advice import RULES as ADVICE
 from pipeline.analysis.advice import Context
 from pipeline.analysis.auto_facts import Facts, MemoryUse, Size, Speed
-from pipeline.analysis.auto_recipe import parse_duration, undecided_choices
-from pipeline.analysis.auto_rules import (
+from pipeline.analysis.auto_plan import (
     candidate_sizes,
-    choose,
     choose_batch,
     choose_network,
     choose_size,
-    colored_class,
     fitting_sizes,
     make_plan,
-    notes,
-    sided_class,
 )
+from pipeline.analysis.auto_recipe import parse_duration, undecided_choices
+from pipeline.analysis.auto_rules import choose, notes
+from pipeline.analysis.class_names import colored_class, sided_class
 from pipeline.analysis.tiling import box_factors
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
