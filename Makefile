@@ -50,9 +50,9 @@ test: environment ## every check and test
 	cat "$$types"
 	exit "$${status:-0}"
 
-bench: environment ## compare with torchvision's FCOS and write a dated card into benchmarks/results/
+bench: environment ## compare with torchvision's FCOS and write a dated card; SCALE=1: how cost grows
 	@$(in_venv)
-	python -m benchmarks
+	python -m benchmarks$(if $(SCALE),.scale)
 
 ui: environment ## serve MLflow's page on 127.0.0.1 to compare runs
 	@$(in_venv)

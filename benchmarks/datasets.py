@@ -79,21 +79,21 @@ print(seconds, re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_tex
 """
 
 
-def write_coco(folder: Path, images: int) -> None:
+def write_coco(folder: Path, images: int, boxes_per_image: float = _BOXES_PER_IMAGE, classes: int = _CLASSES) -> None:
     """Writes train and val (a twentieth of the images) in COCO's layout, with empty image files."""
     rng = random.Random(0)
     val_images = max(1, images // 20)
     for split, first, count in (("train2017", 0, images - val_images), ("val2017", images - val_images, val_images)):
         (folder / split).mkdir(parents=True)
         (folder / "annotations").mkdir(exist_ok=True)
-        ids, boxes = range(first, first + count), int(count * _BOXES_PER_IMAGE)
+        ids, boxes = range(first, first + count), int(count * boxes_per_image)
         for image_id in ids:
             (folder / split / f"{image_id:012d}.jpg").touch()
         content = {
             "info": {"description": "generated"},
             "images": [_image(image_id) for image_id in ids],
-            "annotations": [_annotation(rng, index, first + index * count // boxes) for index in range(boxes)],
-            "categories": [{"id": label, "name": f"class {label}"} for label in range(1, _CLASSES + 1)],
+            "annotations": [_annotation(rng, index, first + index * count // boxes, classes) for index in range(boxes)],
+            "categories": [{"id": label, "name": f"class {label}"} for label in range(1, classes + 1)],
         }
         (folder / f"annotations/instances_{split}.json").write_text(json.dumps(content))
 
@@ -103,7 +103,7 @@ def _image(image_id: int) -> dict[str, Any]:
     return {"license": 3, "file_name": name, "coco_url": f"images/{name}", "height": 480, "width": 640, "id": image_id}
 
 
-def _annotation(rng: random.Random, index: int, image_id: int) -> dict[str, Any]:
+def _annotation(rng: random.Random, index: int, image_id: int, classes: int) -> dict[str, Any]:
     x, y = rng.uniform(0, 540), rng.uniform(0, 380)
     width, height = rng.uniform(8, 100), rng.uniform(8, 100)
     polygon = [round(rng.uniform(x, x + width), 2) for _ in range(2 * _POLYGON_POINTS)]
@@ -113,7 +113,7 @@ def _annotation(rng: random.Random, index: int, image_id: int) -> dict[str, Any]
         "iscrowd": 0,
         "image_id": image_id,
         "bbox": [round(side, 2) for side in (x, y, width, height)],
-        "category_id": rng.randint(1, _CLASSES),
+        "category_id": rng.randint(1, classes),
         "id": index + 1,
     }
 

@@ -27,30 +27,33 @@ _Value = TypeVar("_Value")
 
 
 def scenes(
-    images: int = IMAGES, objects: int = OBJECTS, detections_per_image: int = DETECTIONS_PER_IMAGE
+    images: int = IMAGES,
+    objects: int = OBJECTS,
+    detections_per_image: int = DETECTIONS_PER_IMAGE,
+    classes: int = CLASSES,
 ) -> tuple[AnnotationSet, tuple[Detection, ...]]:
     """Objects of classes of very different frequency; detections near most objects, and others anywhere."""
     rng = np.random.default_rng(0)
-    frequency = 1 / np.arange(1, CLASSES + 1)
+    frequency = 1 / np.arange(1, classes + 1)
     where = np.sort(rng.choice(images, objects, p=(crowding := rng.gamma(1, 1, images)) / crowding.sum()))
-    labels = rng.choice(CLASSES, objects, p=frequency / frequency.sum())
+    labels = rng.choice(classes, objects, p=frequency / frequency.sum())
     boxes = _random_boxes(objects, rng)
     found = np.flatnonzero(rng.random(objects) < 0.8)
     near = boxes[found] + rng.normal(0, 0.06, (len(found), 4)) * boxes[found][:, [2, 3, 2, 3]]
     wrong = images * detections_per_image - len(found)
     images_of = np.concatenate([where[found], rng.choice(images, wrong)])
     detected = np.concatenate([near, _random_boxes(wrong, rng)])
-    classes = np.concatenate([labels[found], rng.choice(CLASSES, wrong)])
+    guesses = np.concatenate([labels[found], rng.choice(classes, wrong)])
     scores = np.concatenate([rng.beta(4, 2, len(found)), 0.05 + 0.6 * rng.beta(1, 6, wrong)])
     truth = AnnotationSet(
-        tuple(Category(label + 1, f"class {label}") for label in range(CLASSES)),
+        tuple(Category(label + 1, f"class {label}") for label in range(classes)),
         tuple(Image(number, f"{number}.jpg", 640, 480) for number in range(images)),
         tuple(
             Annotation(number + 1, int(where[number]), int(labels[number]) + 1, tuple(box), box[2] * box[3])
             for number, box in enumerate(boxes.tolist())
         ),
     )
-    records = zip(images_of.tolist(), classes.tolist(), detected.clip(0.5).tolist(), scores.tolist(), strict=True)
+    records = zip(images_of.tolist(), guesses.tolist(), detected.clip(0.5).tolist(), scores.tolist(), strict=True)
     return truth, tuple(Detection(image, label + 1, tuple(box), score) for image, label, box, score in records)
 
 

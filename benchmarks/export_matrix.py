@@ -53,7 +53,10 @@ DEFAULT = replace(
 )
 # Values of options that have no list of choices.
 _VALUES: dict[str, tuple[Any, ...]] = {
-    "backbone": (*get_args(Backbone), "timm:mobilenetv4_conv_small_050", "timm:convnext_atto"),
+    "backbone": (
+        *get_args(Backbone),
+        *("timm:mobilenetv4_conv_small_050", "timm:convnext_atto", "timm:tf_mobilenetv3_small_minimal_100"),
+    ),
     "channels": (16, 24),
     "levels": ((4, 5), (3, 4, 5, 6, 7), (3,), (5, 6, 7)),
     "tower_depth": (1, 0, 2),
@@ -62,13 +65,20 @@ _VALUES: dict[str, tuple[Any, ...]] = {
 }
 # What is no part of the network: how it is trained, resized for, and post-processed.
 _OTHERS: dict[str, tuple[Any, ...]] = {
+    "batch_norm": ("trained", "frozen", "synchronized"),
     "assigner": get_args(get_type_hints(ModelConfig)["assigner"]),
     "regression_ranges": (None, (40.0,)),
     "letterbox": (False, True),
     "score_mode": get_args(get_type_hints(Postprocess)["score_mode"]),
     "nms": get_args(get_type_hints(Postprocess)["nms"]),
 }
+# Without these, an option has no effect.
+_REQUIRED: dict[str, dict[str, Any]] = {
+    "extra_levels_from": {"levels": (5, 6, 7)},
+    "distribution_max": {"box_output": "distribution"},
+}
 _SIZES = ((80, 120), (150, 90))  # of the images
+_REACH = 1000.0  # pixels: distances up to which boxes are compared; exp of random weights can be infinite
 
 
 def options() -> dict[str, tuple[Any, ...]]:
@@ -90,8 +100,11 @@ def _first(default: Any, values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def singles(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """The default, and each other value of each option alone."""
-    return [{}, *({name: value} for name, choices in values.items() for value in choices[1:])]
+    """The default, and each other value of each option alone, or with the options that it has an effect with."""
+    return [
+        {},
+        *({name: value, **_REQUIRED.get(name, {})} for name, choices in values.items() for value in choices[1:]),
+    ]
 
 
 def pairwise(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -122,21 +135,22 @@ class Difference:
     """Between the outputs of a detector and of its file, at all locations."""
 
     score: float  # largest one
-    iou: float  # lowest one
+    iou: float  # lowest one of boxes at least a pixel wide and high
     moved: int  # boxes with a lower IoU and a larger shift than rounding causes
 
     @classmethod
     def of(cls, expected: Outputs, found: Outputs) -> "Difference":
         """Compares the scores of all classes, and the boxes."""
         boxes = [
-            boxes_from_ltrb(outputs.locations.xy, outputs.ltrb.double()).flatten(0, 1) for outputs in (expected, found)
+            boxes_from_ltrb(outputs.locations.xy, outputs.ltrb.double().clamp(max=_REACH)).flatten(0, 1)
+            for outputs in (expected, found)
         ]
         iou, _ = aligned_iou(*boxes)
         shift = (boxes[0] - boxes[1]).abs().amax(dim=1)
-        iou = iou.where(shift > 0, 1.0)  # boxes without area
         moved = (iou < parity.MIN_IOU) & (shift > parity.MAX_SHIFT)
+        is_thin = (boxes[0][:, 2:] - boxes[0][:, :2]).amin(dim=1) < 1  # rounding can leave them no IoU at all
         difference = (_scores(expected) - _scores(found)).abs().max()
-        return cls(float(difference), float(iou.min()), int(moved.sum()))
+        return cls(float(difference), float(iou.where(~is_thin, 1.0).min()), int(moved.sum()))
 
     @property
     def holds(self) -> bool:
@@ -242,10 +256,13 @@ def _check_torch(model: SavedDetector, about: Any, folder: Path) -> Result:
     path = folder / "detector.pt2"
     try:
         detector_files.write_torch(model, about, path, lambda _: None)
+        return _compare_torch(torch_program.load(path), model)
     except PipelineError as error:
         return Result(str(error), holds=False)
-    program, input_size = torch_program.load(path), model.description.input_size
-    differences = []
+
+
+def _compare_torch(program: torch_program.Program, model: SavedDetector) -> Result:
+    input_size, differences = model.description.input_size, []
     for image in images():
         resized = [fit(image, input_size)]
         with torch.inference_mode():

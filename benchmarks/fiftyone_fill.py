@@ -48,7 +48,7 @@ def main() -> None:
         os.chdir(PROJECT)
 
 
-def make_project(images: int, boxes: int) -> list[Detection]:
+def make_project(images: int, boxes: int, classes: int = CLASSES) -> list[Detection]:
     """Writes a project into the current folder; returns its detections."""
     generator = random.Random(0)
     for name in ("dvc.yaml", "params.yaml"):
@@ -59,12 +59,12 @@ def make_project(images: int, boxes: int) -> list[Detection]:
     records = tuple(Image(number, f"images/{number}.jpg", WIDTH, HEIGHT) for number in range(images))
     for image in records:
         shutil.copy("image.jpg", folder.parent / image.file_name)
-    objects = [make_object(generator, number, images) for number in range(int(boxes * OBJECTS))]
-    detections = [detect(generator, item) for item in objects if generator.random() < 0.7]
+    objects = [make_object(generator, number, images, classes) for number in range(int(boxes * OBJECTS))]
+    detections = [detect(generator, item, classes) for item in objects if generator.random() < 0.7]
     while len(objects) + len(detections) < boxes:
-        number, label = generator.randrange(images), generator.randrange(CLASSES) + 1
+        number, label = generator.randrange(images), generator.randrange(classes) + 1
         detections.append(Detection(number, label, make_box(generator), generator.random() ** 2))
-    categories = tuple(Category(number + 1, f"class {number}") for number in range(CLASSES))
+    categories = tuple(Category(number + 1, f"class {number}") for number in range(classes))
     annotations.write(AnnotationSet(categories, records, tuple(objects)), Path("data/unified/val.json"))
     results.write(detections, Path("predictions/val.json"))
     weights = Path("models/detector.safetensors")
@@ -80,15 +80,15 @@ def make_box(generator: random.Random) -> Box:
     return generator.uniform(0, WIDTH - width), generator.uniform(0, HEIGHT - height), width, height
 
 
-def make_object(generator: random.Random, number: int, images: int) -> Annotation:
+def make_object(generator: random.Random, number: int, images: int, classes: int) -> Annotation:
     box = make_box(generator)
-    return Annotation(number + 1, number % images, generator.randrange(CLASSES) + 1, box, box[2] * box[3])
+    return Annotation(number + 1, number % images, generator.randrange(classes) + 1, box, box[2] * box[3])
 
 
-def detect(generator: random.Random, item: Annotation) -> Detection:
+def detect(generator: random.Random, item: Annotation, classes: int) -> Detection:
     """A detection of an object: of another class in a tenth of the cases, and too small."""
     x, y, width, height = item.bbox
-    label = item.category_id if generator.random() < 0.9 else generator.randrange(CLASSES) + 1
+    label = item.category_id if generator.random() < 0.9 else generator.randrange(classes) + 1
     box = (x, y, width * generator.uniform(0.7, 1), height * generator.uniform(0.7, 1))
     return Detection(item.image_id, label, box, generator.uniform(0.2, 1))
 

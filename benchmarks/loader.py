@@ -241,7 +241,7 @@ def _memory_after_epoch(workers: int, plain: bool, images: int, objects_per_imag
             steps = batches(0)
         for _ in islice(steps, len(batches) - 1):  # workers may exit after the last batch
             pass
-        return sum(_pss(pid) for pid in ["self", *(str(child.pid) for child in active_children())])
+        return sum(pss(pid) for pid in ["self", *(str(child.pid) for child in active_children())])
 
 
 def _one_pixel_images(folder: Path, images: int, objects_per_image: int) -> AnnotationSet:
@@ -259,7 +259,8 @@ def _one_pixel_images(folder: Path, images: int, objects_per_image: int) -> Anno
     return AnnotationSet((Category(1, "thing"),), tuple(records), tuple(annotations))
 
 
-def _pss(pid: str) -> int:
+def pss(pid: str) -> int:
+    """Memory of a process without pages of files, in KiB; a page shared by several processes counts in part."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 

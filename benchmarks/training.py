@@ -53,7 +53,7 @@ def sides(
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, height, width), dtype=torch.uint8, generator=random)
     boxes, labels = _objects(images, height, width, random)
-    ours = _our_step(detector.to(device), pixels.to(device), boxes, labels, precision, compile_model)
+    ours = our_step(detector.to(device), pixels.to(device), boxes, labels, precision, compile_model)
     return ours, _their_step(model.to(device), pixels.to(device), boxes, labels, precision)
 
 
@@ -65,7 +65,7 @@ def view_sides(*, images: int, height: int, width: int) -> tuple[Side, Side]:
 
     def side(make_network: Callable[[Detector], nn.Module]) -> Side:
         detector, _ = lite0_models(height, width)
-        return _our_step(detector, pixels, boxes, labels, "float32", lambda network: network, make_network)
+        return our_step(detector, pixels, boxes, labels, "float32", lambda network: network, make_network)
 
     return side(training_view), side(lambda detector: detector)
 
@@ -133,7 +133,7 @@ def _objects(images: int, height: int, width: int, random: torch.Generator) -> t
     return list(torch.cat([low, torch.minimum(low + sides, limit)], dim=-1)), list(labels)
 
 
-def _our_step(
+def our_step(
     detector: Detector,
     pixels: Tensor,
     boxes: Sequence[Tensor],

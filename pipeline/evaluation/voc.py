@@ -18,6 +18,7 @@ from pipeline.data.detections import Detection
 from pipeline.evaluation.matches import Matches
 
 THRESHOLD = 0.5  # lowest IoU of a correct detection
+_CHUNK = 2**20  # pairs that are compared at once
 
 _Bools = NDArray[np.bool_]
 _Ints = NDArray[np.int64]
@@ -144,14 +145,24 @@ def _classify(truth: AnnotationSet, ranked: Sequence[Detection]) -> tuple[_Bools
 def _match(truth: AnnotationSet, ranked: Sequence[Detection]) -> tuple[_Ints, _Ints]:
     """Indices of the detections that have an IoU of at least THRESHOLD with an object, and of the best such object.
 
-    All pairs of a detection and an object of its image and class are computed together, as flat arrays.
+    Pairs of a detection and an object of its image and class are computed as flat arrays, in chunks of detections.
     """
     objects, object_groups = _boxes(truth, truth.annotations)
     boxes, groups = _boxes(truth, ranked)
     order = np.argsort(object_groups, kind="stable")
     start = np.searchsorted(object_groups[order], groups, side="left")
     counts = np.searchsorted(object_groups[order], groups, side="right") - start
-    detection = np.repeat(np.arange(len(ranked)), counts)
+    chunks = np.split(np.arange(len(ranked)), np.flatnonzero(np.diff(np.cumsum(counts) // _CHUNK)) + 1)
+    parts = [_best_pairs(boxes, objects, chunk, start[chunk], counts[chunk], order) for chunk in chunks]
+    detections, candidates = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return detections, candidates
+
+
+def _best_pairs(
+    boxes: _Floats, objects: _Floats, chunk: _Ints, start: _Ints, counts: _Ints, order: _Ints
+) -> tuple[_Ints, _Ints]:
+    """The matches of some detections, whose objects are order[start : start + counts]."""
+    detection = np.repeat(chunk, counts)
     index = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, … for each detection
     candidate = order[np.repeat(start, counts) + index]
     iou = _iou(boxes[detection], objects[candidate])

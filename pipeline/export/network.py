@@ -18,9 +18,10 @@ OPSET = 18
 MULTIPLE, _ = padded_size(1, 1)  # the sides of a batch are multiples of this
 _EXAMPLE = (2, 3, 9 * MULTIPLE, 13 * MULTIPLE)  # no level has a side of 1, or two equal sides
 _MAX_SIDE = 2**20
-# A level's height or width in the conditions of a program of torch, and what they say if none is 1.
-_LEVEL_SIDE = re.compile(r"1 \+ \(\(\(-1\) \+ L\['pixels'\]\.size\(\)\[[23]\]\) // \d+\)")
-_NOT_SINGLE = {"n>1", "n>=2", "n!=1", "n<n*n", "n%n*n!=0"}
+# A level's height or width in the conditions of a program of torch, without spaces and parentheses, and what they say
+# if none is 1. EfficientNet's padding makes it 1 + (size // 32 - 1) // 4 instead of 1 + (size - 1) // 128.
+_LEVEL_SIDE = re.compile(r"(torch\.sym_max1,)?(1\+-1\+)?L\['pixels'\]\.size\[[23]\](//\d+)+")
+_NOT_SINGLE = {"n>1", "n>=2", "n!=1", "n<n*n", "n%n*n!=0", "n*n!=n"}
 
 
 class Network(nn.Module):
@@ -113,7 +114,7 @@ def to_torch(detector: Detector) -> torch.export.ExportedProgram:
 
 def excludes_single_rows(guard: str) -> bool:
     """Whether a condition of a program of torch says only that no level has a height or width of 1."""
-    return re.sub(r"[() ]", "", _LEVEL_SIDE.sub("n", guard)) in _NOT_SINGLE
+    return _LEVEL_SIDE.sub("n", re.sub(r"[() ]", "", guard)) in _NOT_SINGLE
 
 
 @contextmanager

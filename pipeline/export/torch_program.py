@@ -12,6 +12,7 @@ from fcos.inference import fit, rescale
 from fcos.locations import make_locations
 from fcos.postprocess import Detections, Postprocess
 from fcos.structures import Outputs
+from pipeline.errors import PipelineError
 from pipeline.export.network import quiet
 
 Program = Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -28,9 +29,20 @@ def load(path: Path) -> Program:
 def outputs(
     program: Program, images: Sequence[Tensor], config: ModelConfig, canvas: tuple[int, int] | None = None
 ) -> Outputs:
-    """The network's outputs for a batch of resized images, uint8 [3, H, W] each; see `batch_images`."""
+    """The network's outputs for a batch of resized images, uint8 [3, H, W] each; see `batch_images`.
+
+    Raises:
+        PipelineError: torch traced the network with a condition that excludes this size.
+    """
     pixels, sizes = batch_images(images, canvas)
-    found = program(pixels, sizes)
+    try:
+        found = program(pixels, sizes)
+    except AssertionError as error:
+        height, width = pixels.shape[2:]
+        raise PipelineError(
+            f"the program of torch.export takes no batch of {height}×{width} pixels ({str(error).splitlines()[0]}); "
+            "--format onnx has no such conditions"
+        ) from None
     shapes = [(-(-pixels.shape[2] // stride), -(-pixels.shape[3] // stride)) for stride in config.strides]
     locations = make_locations(shapes, config.strides, mode=config.locations, ends=config.regression_ranges)
     return Outputs(found["logits"], found["ltrb"], found.get("quality"), locations)

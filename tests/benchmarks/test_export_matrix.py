@@ -26,7 +26,11 @@ def test_each_value_and_each_pair_of_values_occurs() -> None:
     assert 9 <= len(found) <= 12  # of 36 combinations; a and d alone have nine pairs
     alone = export_matrix.singles(values)
     assert alone == [{}, {"a": 2}, {"a": 3}, {"b": "y"}, {"c": True}, {"d": 1.0}, {"d": 2.0}]
-    assert export_matrix.options().keys() == {*ARCHITECTURE}
+    options = export_matrix.options()
+    assert options.keys() == {*ARCHITECTURE}
+    alone = export_matrix.singles(options)
+    assert {"neck": "bifpn"} in alone
+    assert {"distribution_max": 8, "box_output": "distribution"} in alone  # alone, it would have no effect
 
 
 def test_differences_of_outputs() -> None:
@@ -38,6 +42,12 @@ def test_differences_of_outputs() -> None:
     ltrb[0, 1, 2] = 10.2  # 20 pixels wide and 20.2
     moved = export_matrix.Difference.of(outputs, replace(outputs, ltrb=ltrb))
     assert (round(moved.iou, 4), moved.moved, moved.holds) == (0.9901, 1, False)
+    thin = replace(outputs, ltrb=torch.tensor([0.0, 10.0, 0.0, 10.0]).expand(1, 2, 4))
+    line = export_matrix.Difference.of(thin, replace(thin, ltrb=thin.ltrb + torch.tensor([0.0, 0.0, 1e-6, 0.0])))
+    assert (line.iou, line.moved, line.holds) == (1, 0, True)
+    infinite = replace(outputs, ltrb=torch.full((1, 2, 4), torch.inf))  # as exp of random weights
+    beyond = export_matrix.Difference.of(infinite, replace(infinite, ltrb=torch.full((1, 2, 4), 1e30)))
+    assert (beyond.iou, beyond.moved, beyond.holds) == (1, 0, True)
     # A score of 0.5, and of √(0.5 · σ(0.01)): 0.5 · √1.005 = 0.50125.
     other = export_matrix.Difference.of(outputs, replace(outputs, quality=torch.tensor([[0.0, 0.01]])))
     assert (round(other.score, 5), other.holds) == (0.00125, False)

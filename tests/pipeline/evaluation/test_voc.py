@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.evaluation import scenes
 from pipeline.evaluation import ground_truth as truth
 from pipeline.evaluation import voc
 
@@ -69,3 +70,12 @@ def test_ground_truth_as_detections_scores_one(coco_fixture: Path, perfect: Any)
     objects = truth.read(coco_fixture / "gt.json")
     metrics = voc.evaluate(objects, perfect(objects))
     assert metrics.mAP50_area == metrics.mAP50_11point == pytest.approx(1)
+
+
+def test_chunks_of_detections_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects, detections = scenes(5, 60, 20, 3)
+    whole = voc.evaluate(objects, detections)
+    monkeypatch.setattr(voc, "_CHUNK", 7)
+    chunked = voc.evaluate(objects, detections)
+    assert (chunked.mAP50_11point, chunked.mAP50_area) == (whole.mAP50_11point, whole.mAP50_area)
+    assert whole.mAP50_area

@@ -21,7 +21,6 @@ from fcos.weights import Description, load_detector, save_detector
 from pipeline.data import annotations
 from pipeline.digests import dvc_hash
 from pipeline.export import parity
-from pipeline.export.network import excludes_single_rows
 from pipeline.files import digest
 from tests.support.paths import PROJECT
 from tests.support.projects import read, readme, run
@@ -300,17 +299,6 @@ def test_parameters_of_other_sections_do_not_apply(export: Export) -> None:
         "Error: -S model.quality=none: an export uses the parameters postprocess.* only; model.quality is of the "
         "detector, which is exported as it was trained\n"
     )
-
-
-def test_conditions_of_a_program_that_exclude_single_rows() -> None:
-    height, width = (f"1 + (((-1) + L['pixels'].size()[{axis}]) // 128)" for axis in (2, 3))
-    for guard in (
-        f"{width} > 1", f"({height}) != 1", f"{height} >= 2", f"{width} < ({width})*({height})",
-        f"(({height}) % (({width})*({height}))) != 0",
-    ):  # fmt: skip
-        assert excludes_single_rows(guard)
-    for guard in ("L['sizes'].size()[0] == L['pixels'].size()[0]", f"{height} > 2", "L['pixels'].size()[2] // 32 > 1"):
-        assert not excludes_single_rows(guard)
 
 
 def test_nothing_is_written_where_detections_differ(
