@@ -120,8 +120,10 @@ def optimizer_rule(_: Facts, plan: Plan) -> Iterator[Choice]:
     scaled = f", scaled from {network.lr:g} for {network.lr_batch} images" if rate != network.lr else ""
     yield Choice("train.lr", rate, f"as {network.backbone} was measured with{scaled}")
     yield Choice("train.base_batch_size", plan.batch, "so that lr follows another batch_size")
-    if plan.steps >= PLENTY_STEPS:
-        yield Choice("train.warmup", 0.03, f"of {plan.steps:,} steps")
+    yield Choice("train.schedule", "cosine", "with which this learning rate was measured")
+    plenty = plan.steps >= PLENTY_STEPS
+    yield Choice("train.warmup", 0.03 if plenty else 0.1, f"of {plan.steps:,} steps")
+    if plenty:
         yield Choice("train.ema_decay", 0.998, f"averages the last 500 of {plan.steps:,} steps")
 
 

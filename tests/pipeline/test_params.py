@@ -27,7 +27,7 @@ def test_the_file_of_the_project_is_valid() -> None:
 
 @pytest.mark.parametrize(("written", "value"), [("1e-05", 1e-5), ("1e-5", 1e-5), ("2", 2.0), ("0.5e-1", 0.05)])
 def test_numbers_are_read_as_dvc_reads_them(home: Path, written: str, value: float) -> None:
-    lr = params.load(edit_params(home, "lr: 0.002", f"lr: {written}")).train.lr
+    lr = params.load(edit_params(home, "lr: 0.003", f"lr: {written}")).train.lr
     assert lr == value
     assert isinstance(lr, float)
 
@@ -35,11 +35,11 @@ def test_numbers_are_read_as_dvc_reads_them(home: Path, written: str, value: flo
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("  lr: 0.002", "  lrr: 0.002", "train.lrr is unknown; known ones: .*momentum"),
-        ("  epochs: 8", "  # epochs: 8", "train.epochs is missing"),
-        ("  epochs: 8", "  epochs: '8'", "train.epochs is '8', but should be a valid integer"),
-        ("  epochs: 8", "  epochs: 8.0", "train.epochs is 8.0, but should be a valid integer"),
-        ("  epochs: 8", "  epochs: 0", "train.epochs is 0, but should be greater than or equal to 1"),
+        ("  lr: 0.003", "  lrr: 0.003", "train.lrr is unknown; known ones: .*momentum"),
+        ("  epochs: 10", "  # epochs: 10", "train.epochs is missing"),
+        ("  epochs: 10", "  epochs: '8'", "train.epochs is '8', but should be a valid integer"),
+        ("  epochs: 10", "  epochs: 8.0", "train.epochs is 8.0, but should be a valid integer"),
+        ("  epochs: 10", "  epochs: 0", "train.epochs is 0, but should be greater than or equal to 1"),
         (
             "  include_difficult: false",
             "  include_difficult: off",
@@ -63,7 +63,7 @@ def test_invalid_values_give_one_line(home: Path, old: str, new: str, message: s
 def test_only_a_step_schedule_needs_steps(home: Path) -> None:
     edit_params(home, "  steps: [0.67, 0.89]", "  steps: []")
     assert params.load().train.steps == ()
-    edit_params(home, "  schedule: cosine", "  schedule: step")
+    edit_params(home, "  schedule: one_cycle", "  schedule: step")
     with pytest.raises(PipelineError, match="train: steps: step needs at least one"):
         params.load()
 

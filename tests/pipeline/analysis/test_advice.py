@@ -15,7 +15,8 @@ from pipeline.overrides import override
 from pipeline.params import Params
 from tests.support.paths import PROJECT
 
-DIGITS = params.load(PROJECT / "params.yaml")
+_DEFAULTS = params.load(PROJECT / "params.yaml")
+DIGITS = replace(_DEFAULTS, train=replace(_DEFAULTS.train, epochs=8, batch_size=8))
 VOC = [name for name in recipes.recipes() if "voc" in name] + ["cpu_lite0"]
 CLASSES = ("cat", "dog")
 

@@ -218,7 +218,7 @@ def test_with_data(home: Path, setting: Callable[..., None]) -> None:
     record = json.loads(run("--json")[1])
     assert record["classes"] == 1
     assert record["recall"]["assigned"]["all"] == 1
-    assert record["memory"]["batch_size"] == 8
+    assert record["memory"]["batch_size"] == 4
     assert record["network"]["flops"] == sum(layer["flops"] for layer in record["network"]["layers"])
 
 

@@ -112,6 +112,7 @@ def test_the_parameters_reach_the_trainer(
         precision="fp16",
         optimizer="sgd",
         lr=0.1,
+        batch_size=8,
         base_batch_size=16,
         schedule="plateau",
         plateau_patience=2,
