@@ -4,8 +4,13 @@ import click
 
 
 @click.command()
+@click.option(
+    "--split",
+    type=click.Choice(["train", "val", "test"]),
+    help="Another split than inspect.split, as `fcos app --split` shows it.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the changes and write nothing.")
-def collect(dry_run: bool) -> None:
+def collect(dry_run: bool, split: str | None) -> None:
     """Turn what was tagged and edited in FiftyOne's App into data/corrections/, which `dvc repro` applies.
 
     Tags of images: exclude. Tags of boxes: remove and relabel:CLASS for the ground truth, add for a detection that the
@@ -15,6 +20,7 @@ def collect(dry_run: bool) -> None:
     from pipeline.integrations import fiftyone, fiftyone_corrections
 
     values = params.load()
-    change = fiftyone_corrections.collect(values.dataset, fiftyone.dataset_spec(values), write=not dry_run)
+    spec = fiftyone.dataset_spec(values, split)
+    change = fiftyone_corrections.collect(values.dataset, spec, write=not dry_run)
     for line in change.describe():
         click.echo(line)

@@ -65,7 +65,7 @@ def _enqueue(folds: "Sequence[Fold]") -> None:
 
 
 def _report(values: "Params", judged: "Judged", source: str, count: int) -> None:
-    from pipeline.analysis import label_errors
+    from pipeline.analysis import cross_check_files, label_errors
     from pipeline.errors import count_noun
     from pipeline.files import write_json
     from pipeline.visualization import label_error_page
@@ -74,12 +74,19 @@ def _report(values: "Params", judged: "Judged", source: str, count: int) -> None
     candidates = label_errors.first_of_each_kind(label_errors.find(judged.truth, judged.detections), count)
     home = workspace()
     write_json(home / "reports/label_errors.json", [candidate.to_json() for candidate in candidates])
+    cross_check_files.write(home, judged.detections)
     raw = home / "data/raw" / values.dataset
     scope = f"{count_noun(judged.num_labels, 'label')} in {count_noun(judged.num_images, 'image')}; {source}"
     label_error_page.write(home / "reports/label_errors.html", judged.truth, candidates, raw, scope=scope)
     click.echo(f"Judged: {scope}.\n")
     click.echo(_table(candidates))
     click.echo("\nreports/label_errors.json has all of them; open reports/label_errors.html in a browser.")
+    shown = " and ".join(f"`fcos app{_option(values, split)}`" for split in judged.truth)
+    click.echo(f"To correct the labels: {shown}.")
+
+
+def _option(values: "Params", split: str) -> str:
+    return "" if split == values.inspect.split else f" --split {split}"
 
 
 def _table(candidates: "Sequence[Candidate]") -> str:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
-from pipeline.analysis import suggestion_files
+from pipeline.analysis import cross_check_files, suggestion_files
 from pipeline.data import annotations
 from pipeline.data.annotations import AnnotationSet
 from pipeline.errors import PipelineError
@@ -29,6 +29,7 @@ from pipeline.params import Params
 from pipeline.workspace import root, state_dir, workspace
 
 ERROR_STATUS = 3  # exit status of the child process after a PipelineError
+_METRICS = {"val": "metrics/evaluate.json", "test": "metrics/test.json"}
 _MAX_NAME = 80  # characters of a dataset's name; FiftyOne's limit is 100
 # What the App opens with: a saved view and a saved workspace, by their names in addresses.
 _OPENING = "?view=operating-point&workspace=inspect"
@@ -52,24 +53,26 @@ class DatasetSpec:
     extras: dict[str, str]  # files that may not exist: map and embeddings, label_errors
 
 
-def dataset_spec(params: Params) -> DatasetSpec:
+def dataset_spec(params: Params, split: str | None = None) -> DatasetSpec:
     """The detections of this workspace, and of DVC's experiment if one is running, in the dataset of the data set.
 
+    Args:
+        split: another one than `inspect.split`, with a dataset of its own. The detections in train are those of
+            `fcos cross-check`, since the project's detector has learned these labels.
+
     Raises:
-        PipelineError: a file is missing.
+        PipelineError: a file is missing, or the labels have changed since the cross-check.
     """
-    split, test = params.inspect.split, params.inspect.split == "test"
+    other = split not in {None, params.inspect.split}
+    split = split or params.inspect.split
     experiment, owner = os.environ.get("DVC_EXP_NAME"), workspace().resolve() == root()
-    files = [workspace() / folder / f"{split}.json" for folder in ("data/unified", "predictions")]
-    for file in files:
-        if not file.is_file():
-            other = " (data sets without objects in a test split have none: -S inspect.split=val)" if test else ""
-            raise PipelineError(f"{file}: not there yet; run `dvc repro`{other}")
+    files = _files(split)
     truth = annotations.read(files[0])
     images = _permanent_images(params.dataset, truth, dataset_name(f"fcos-{params.dataset}-{experiment}"))
     shared = images == root() / "data/raw" / params.dataset
+    ending = (f"-{split}" if other else "") + ("" if shared else f"-{experiment}")
     return DatasetSpec(
-        name=dataset_name(f"fcos-{params.dataset}" + ("" if shared else f"-{experiment}")),
+        name=dataset_name(f"fcos-{params.dataset}{ending}"),
         experiment=experiment,
         owns_truth=owner or not shared,
         show=experiment is None,
@@ -81,15 +84,40 @@ def dataset_spec(params: Params) -> DatasetSpec:
             workspace(), [category.name for category in truth.categories], params.inspect.score_threshold
         ),
         iou_threshold=params.inspect.iou_threshold,
-        extras={
-            "map": str(workspace() / "reports/embeddings.npz"),
-            "embeddings": str(workspace() / f"predictions/embeddings_{split}.npz"),
-            "label_errors": str(workspace() / "reports/label_errors.json"),
-        }
-        if experiment is None
-        else {},
-        metrics=_metrics(workspace() / "metrics" / ("test.json" if test else "evaluate.json")),
+        extras=_extras(split, has_map=not other) if experiment is None else {},
+        metrics={} if split == "train" else _metrics(workspace() / _METRICS[split]),
     )
+
+
+def _files(split: str) -> tuple[Path, Path]:
+    """The labels of a split and the detections in it.
+
+    Raises:
+        PipelineError: one of them is missing, or the labels have changed since the cross-check.
+    """
+    home, remedy = workspace(), "run `dvc repro`"
+    files = home / f"data/unified/{split}.json", home / f"predictions/{split}.json"
+    if split == "train":
+        files, remedy = (files[0], cross_check_files.detections_file(home, split)), "run `fcos cross-check`"
+        if files[1].is_file() and not cross_check_files.are_current(home):
+            raise PipelineError(f"{files[1]}: the labels in data/unified have changed since; {remedy} again")
+    elif split == "test":
+        remedy += " (data sets without objects in a test split have none: -S inspect.split=val)"
+    for file in files:
+        if not file.is_file():
+            raise PipelineError(f"{file}: not there yet; {remedy}")
+    return files
+
+
+def _extras(split: str, *, has_map: bool) -> dict[str, str]:
+    """Label errors are left out if the labels have changed since: their ids are those of other labels."""
+    home, extras = workspace(), {}
+    if has_map:
+        extras["map"] = str(home / "reports/embeddings.npz")
+        extras["embeddings"] = str(home / f"predictions/embeddings_{split}.npz")
+    if cross_check_files.are_current(home):
+        extras["label_errors"] = str(home / "reports/label_errors.json")
+    return extras
 
 
 @contextmanager
@@ -118,7 +146,7 @@ def experiment_spec(params: Params, name: str, reference: DatasetSpec) -> Iterat
             show=False,
             predictions=str(find(f"predictions/{split}.json")),
             score_thresholds=thresholds_of_predictions(project, names, params.inspect.score_threshold),
-            metrics=_metrics(find(f"metrics/{'test' if split == 'test' else 'evaluate'}.json")),
+            metrics=_metrics(find(_METRICS[split])),
         )
 
 
@@ -187,7 +215,8 @@ def prune(params: Params) -> list[str]:
     if not dvc.git("rev-parse", "--git-dir"):
         raise PipelineError(f"{workspace()}: no git repository, so DVC's experiments are unknown")
     name = dataset_name(f"fcos-{params.dataset}")
-    spec = {"name": name, "keep": sorted(dvc.experiment_names())}
+    names = [name, *(dataset_name(f"fcos-{params.dataset}-{split}") for split in _METRICS)]
+    spec = {"names": names, "keep": sorted(dvc.experiment_names())}
     removed: list[str] = run_child("pipeline.integrations.fiftyone_prune", name, spec)
     return removed
 
@@ -219,16 +248,17 @@ def run_child(module: str, name: str, spec: Any) -> Any:
 
 
 @contextmanager
-def app(params: Params, names: Sequence[str], port: int) -> Iterator[servers.Server]:
+def app(params: Params, names: Sequence[str], port: int, *, split: str | None = None) -> Iterator[servers.Server]:
     """Runs FiftyOne's App on 127.0.0.1 with an up-to-date dataset; yields it once it responds.
 
     Args:
         names: of experiments to show beside the workspace and those that the dataset has already.
+        split: see `dataset_spec`.
 
     Raises:
         PipelineError: the port is in use, or `refresh` or `experiment_spec` fails.
     """
-    spec = dataset_spec(params)
+    spec = dataset_spec(params, split)
 
     def build() -> None:
         with ExitStack() as stack:

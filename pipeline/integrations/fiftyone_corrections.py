@@ -23,7 +23,7 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Image
 from pipeline.errors import PipelineError, count_noun
 from pipeline.files import digest, write_text
 from pipeline.integrations import mongo
-from pipeline.integrations.fiftyone import DatasetSpec, run_child
+from pipeline.integrations.fiftyone import DatasetSpec, dataset_name, run_child
 from pipeline.workspace import state_dir, workspace
 
 _TRUTH = "ground_truth"
@@ -104,13 +104,16 @@ def collect(dataset: str, spec: DatasetSpec, *, write: bool) -> Change:
         PipelineError: FiftyOne has no such dataset, it was built from other annotations, a tag is wrong, or the file of
             corrections is invalid. Nothing is written.
     """
-    path, state_file = workspace() / f"data/corrections/{dataset}.json", state_dir() / f"collected/{dataset}.json"
+    usual = spec.name == dataset_name(f"fcos-{dataset}")  # else that of another split than inspect.split
+    path = workspace() / f"data/corrections/{dataset}.json"
+    state_file = state_dir() / f"collected/{dataset if usual else spec.name}.json"
     current, truth_file = files.read(path), Path(spec.annotations)
-    edits = _read_edits(spec)
+    app = "fcos app" if usual else f"fcos app --split {spec.split}"
+    edits = _read_edits(spec, app)
     if edits.annotations_digest != digest(truth_file):
         raise PipelineError(
             f"FiftyOne, dataset {spec.name}: was built before {truth_file.relative_to(workspace())} changed, so its "
-            "boxes are not those of the data; `fcos app` builds it anew, without what was edited in it"
+            f"boxes are not those of the data; `{app}` builds it anew, without what was edited in it"
         )
     state = _read_state(state_file, edits)
     base = undo(current, state.before, state.after) if state else current
@@ -123,10 +126,10 @@ def collect(dataset: str, spec: DatasetSpec, *, write: bool) -> Change:
     return Change(path, current, after)
 
 
-def _read_edits(spec: DatasetSpec) -> Edits:
+def _read_edits(spec: DatasetSpec, app: str) -> Edits:
     found = run_child("pipeline.integrations.fiftyone_corrections", spec.name, asdict(spec))
     if found is None:
-        raise PipelineError(f"FiftyOne has no dataset {spec.name}; `fcos app` builds it")
+        raise PipelineError(f"FiftyOne has no dataset {spec.name}; `{app}` builds it")
     return _EDITS.validate_python(found)
 
 

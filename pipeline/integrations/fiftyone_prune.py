@@ -10,12 +10,12 @@ from pipeline.integrations.fiftyone_fields import ExperimentFields
 
 
 def main() -> None:
-    """Reads `{"name": of the dataset, "keep": experiments}` from stdin, and writes the removed ones to stdout."""
+    """Reads `{"names": of datasets, "keep": experiments}` from stdin, and writes the removed ones to stdout."""
     spec = json.load(sys.stdin)
     mongo.shorten_fiftyone_import()
     with redirect_stdout(sys.stderr):  # FiftyOne may print
-        removed = prune(spec["name"], set(spec["keep"]))
-    print(json.dumps(removed))  # noqa: T201
+        removed = [experiment for name in spec["names"] for experiment in prune(name, set(spec["keep"]))]
+    print(json.dumps(list(dict.fromkeys(removed))))  # noqa: T201
 
 
 def prune(name: str, keep: set[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
+from pipeline.analysis import cross_check_files
 from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.data.boxes import xywh_to_xyxy
@@ -74,10 +75,12 @@ def read(path: Path) -> list[Candidate]:
 def draw(home: Path, image_folder: Path, count: int) -> Candidates:
     """The candidates of reports/label_errors.json, and pictures of the first `count` whose image is still there.
 
+    There are none if the labels have changed since: their ids are those of other labels.
+
     Raises:
         PipelineError: a file is invalid, or an image can't be decoded.
     """
-    found = read(home / "reports/label_errors.json")
+    found = read(home / "reports/label_errors.json") if cross_check_files.are_current(home) else []
     splits = cache(lambda split: annotations.read(home / f"data/unified/{split}.json"))
     pictures: list[Picture] = []
     for candidate in found:

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image as Pillow
 
 from pipeline import params
+from pipeline.analysis import cross_check_files
 from pipeline.cli import main
 from pipeline.data import annotations
 from pipeline.data import detections as results
@@ -147,6 +148,12 @@ def test_candidates_of_all_folds_with_the_ids_of_the_project_and_finished_folds_
     assert [(item["bbox"], item["category"]) for item in found] == [
         (None, "dog"), (list(ELSEWHERE), "dog"), (None, None), (list(POOR), None)
     ]  # fmt: skip
+    assert result.stdout.splitlines()[-1] == "To correct the labels: `fcos app --split train` and `fcos app`."
+    kept = json.loads(Path("reports/cross_check/train.json").read_text())
+    assert [(item["image_id"], item["category_id"], item["score"]) for item in kept] == [
+        (1, 7, 0.9), (2, 3, 0.8), (2, 7, 0.7)
+    ]  # fmt: skip
+    assert cross_check_files.are_current(Path())
     page = Path("reports/label_errors.html").read_text()
     assert page.count("<figure>") == page.count("data:image/jpeg") == 4
     assert "label: cat; found: dog" in page

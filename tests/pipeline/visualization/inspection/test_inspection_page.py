@@ -208,6 +208,10 @@ def test_label_errors_are_drawn_if_their_label_is_still_there(inspected: Any) ->
     assert "13.png labeled dog, looks like cat" in text
     assert "13.png without a label: dog" in text
     assert "13.png nothing there: cat" in text
+    # After a correction, the ids of labels are those of others.
+    write_json(inspected.root / "reports/cross_check/labels.json", {"val": "digest of other labels"})
+    assert "labels that may be wrong" not in text_of(render(inspected.root))
+    write_json(inspected.root / "reports/cross_check/labels.json", {})
     write_json(inspected.root / "reports/label_errors.json", [candidate | {"kind": "odd"}])
     with pytest.raises(PipelineError, match=r"label_errors\.json: .*kind.*'odd'.*`fcos cross-check`"):
         render(inspected.root)
