@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.files import remove, write_text
+from pipeline.files import write_text
 from pipeline.workspace import state_dir
 
 Operation = dict[str, Any]
@@ -132,7 +132,9 @@ class Entry:
 
     def remove(self) -> None:
         """Removes an entry that MLflow has received."""
-        remove(self.path)
+        # Another process that tries the lock meanwhile creates its file again, and the folder would not be empty.
+        removed = self.path.rename(self.path.with_name(f".{self.name}-{secrets.token_hex(4)}"))
+        shutil.rmtree(removed, ignore_errors=True)
         self.lock.release()
 
 
@@ -153,7 +155,7 @@ def entries() -> list[Entry]:
     """All entries, the oldest first."""
     if not folder().is_dir():
         return []
-    paths = sorted(path for path in folder().iterdir() if path.is_dir())
+    paths = sorted(path for path in folder().iterdir() if path.is_dir() and not path.name.startswith("."))
     return [Entry(path) for path in paths if (path / "operations.jsonl").is_file()]
 
 
@@ -169,5 +171,7 @@ def abandoned(server: str) -> Iterator[Entry]:
         try:
             if (entry.path / "operations.jsonl").is_file():
                 yield entry
+            else:  # another process has removed it, and trying the lock has created its folder again
+                entry.remove()
         finally:
             entry.lock.release()

@@ -1,5 +1,6 @@
 """The queue of what MLflow has yet to receive, and its sender, with a store that records what it is given."""
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,23 @@ def test_only_entries_of_ended_processes_for_the_same_server_are_abandoned() -> 
     ended = left_behind("open")
     assert [entry.name for entry in abandoned("")] == [ended.name]
     assert [entry.name for entry in entries()] == [running.name, elsewhere.name, ended.name]  # the oldest first
+
+
+def test_an_entry_is_removed_while_another_process_tries_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry.create("train", "")
+    listed = entries()
+    monkeypatch.setattr(mlflow_queue, "entries", lambda: listed)  # before the removal
+    remove_tree = shutil.rmtree
+
+    def slow(path: Path, *, ignore_errors: bool) -> None:
+        monkeypatch.setattr(shutil, "rmtree", remove_tree)
+        (path / "lock").unlink()
+        assert list(abandoned("")) == []
+        remove_tree(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    entry.remove()
+    assert [path.name for path in mlflow_queue.folder().iterdir()] == []
 
 
 def test_the_run_of_a_killed_process_is_ended() -> None:
