@@ -59,7 +59,8 @@ def test_what_was_found_in_other_labels_is_not_shown(checked: Path) -> None:
         fiftyone.dataset_spec(params.load(), "train")
 
 
-def test_the_option_of_fcos_app(checked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("checked")
+def test_the_option_of_fcos_app(monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
     served = nullcontext(mock.Mock(address="the address"))
     monkeypatch.setattr(fiftyone, "serve", lambda name, *_, **__: names.append(name) or served)
