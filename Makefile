@@ -137,8 +137,10 @@ environment:
 	# One pip occupies one core. PyTorch with CUDA is half of the work.
 	part() { awk -v torch="$$1" '/^[^ #]/ { wanted = /^(torch|triton|nvidia-|cuda-)/ == torch } wanted' requirements.txt; }
 	install -r <(part 1) & installing=$$!
-	install -r <(part 0)
-	wait "$$installing"
+	failed=
+	install -r <(part 0) || failed=1
+	wait "$$installing" || failed=1
+	if [[ -n "$$failed" ]]; then exit 1; fi
 	# These imports write the bytecode. FiftyOne would start a database, and write into the home folder.
 	for modules in $(IMPORTED); do
 	    env -u FIFTYONE_DATABASE_URI FIFTYONE_DISABLE_SERVICES=1 HOME="$$home/.venv" \

@@ -20,7 +20,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 def fastest_precision(device: torch.device, backbone: str) -> Literal["float32", "bf16"]:
     """The precision in which a detector trains fastest: bf16 if the device computes its convolutions faster so.
 
-    On a CPU, depthwise and other grouped convolutions are faster in float32 (docs/performance.md).
+    On a CPU, detectors with depthwise and other grouped convolutions train faster in float32 (docs/performance.md).
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

@@ -19,6 +19,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,9 @@ class Entry:
     def remove(self) -> None:
         """Removes an entry that MLflow has received."""
         # Another process that tries the lock meanwhile creates its file again, and the folder would not be empty.
-        removed = self.path.rename(self.path.with_name(f".{self.name}-{secrets.token_hex(4)}"))
-        shutil.rmtree(removed, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process was faster
+            removed = self.path.rename(self.path.with_name(f".{self.name}-{secrets.token_hex(4)}"))
+            shutil.rmtree(removed, ignore_errors=True)
         self.lock.release()
 
 
@@ -161,6 +163,8 @@ def entries() -> list[Entry]:
 
 def abandoned(server: str) -> Iterator[Entry]:
     """The entries for a server of processes that have ended, the oldest first; each is held while it is used."""
+    for removed in folder().glob(".*"):  # by a process that was killed meanwhile
+        shutil.rmtree(removed, ignore_errors=True)
     for entry in entries():
         if entry.destination != server:
             continue

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import pytest
 import torch
 
 import fcos
-from fcos.config import PAPER, InputSize
+from fcos.config import InputSize
 from fcos.inference import detect, load_fused
 from fcos.postprocess import Detections, Postprocess
-from fcos.weights import Description, load_detector, save_detector
+from fcos.weights import load_detector
 from pipeline.data import annotations
 from pipeline.digests import dvc_hash
 from pipeline.export import parity
@@ -238,51 +237,6 @@ def test_detections_of_all_scores_are_compared(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("detections", "unmatched", "moved", "holds"),
-    [
-        *((0, 0, 0, False), (50, 1, 0, True), (50, 2, 0, False), (300, 3, 0, True), (300, 4, 0, False)),
-        *((50, 0, 1, False), (300, 0, 3, True), (300, 0, 4, False), (300, 2, 1, True), (300, 2, 2, False)),
-    ],
-)
-def test_rounding_may_choose_single_other_boxes(detections: int, unmatched: int, moved: int, holds: bool) -> None:
-    found = parity.Parity(16, detections, unmatched, score_difference=1e-5, iou=0.99, moved=moved)
-    assert found.holds == holds
-    for ap, is_close in (((0.5, 0.5004), holds), ((0.5, 0.5006), False)):
-        assert replace(found, ap=ap).holds == is_close
-
-
-def test_thin_boxes_may_differ_in_iou() -> None:
-    def at(right: float) -> Callable[[torch.Tensor], Detections]:
-        boxes = torch.tensor([[0.0, 0.0, right, 100.0]])
-        return lambda _: Detections(boxes, torch.tensor([0.5]), torch.tensor([0]))
-
-    image = torch.zeros(3, 100, 100, dtype=torch.uint8)
-    for rights, iou, holds in (((0.5, 0.502), 0.996, True), ((5.0, 5.02), 0.996, False), ((50, 50.02), 0.9996, True)):
-        found = parity.compare([image], at(rights[0]), at(rights[1]))
-        assert found.iou == pytest.approx(iou if holds else 1, abs=1e-4)
-        assert (found.moved, found.holds) == (not holds, holds)
-
-
-def test_another_one_of_two_equally_good_boxes() -> None:
-    """Of 100 boxes, another one remains in one place, with an IoU of 0.8 and another score: 1 % may differ."""
-    boxes = torch.tensor([[30.0 * index, 0, 30 * index + 20, 20] for index in range(100)])
-    scores, labels = torch.linspace(0.9, 0.1, 100), torch.zeros(100, dtype=torch.long)
-    others, other_scores = boxes.clone(), scores.clone()
-    others[7, 2] = boxes[7, 0] + 25
-    other_scores[7] -= 0.01
-    ours, theirs = Detections(boxes, scores, labels), Detections(others, other_scores, labels)
-    found = parity.compare([torch.zeros(3, 1, 1)], lambda _: ours, lambda _: theirs)
-    assert found == parity.Parity(1, 100, unmatched=0, score_difference=0.0, iou=1.0, moved=1)
-    assert found.holds
-    assert replace(found, ap=(0.5449, 0.54492)).describe() == (
-        "1 image, 100 detections: 0 without counterpart, 1 with another box, scores differ by at most 0, IoU at least "
-        "1.00000, AP at score threshold 0: 0.5449, the detector's 0.5449"
-    )
-    others[8, 2] = boxes[8, 0] + 25
-    assert not parity.compare([torch.zeros(3, 1, 1)], lambda _: ours, lambda _: theirs).holds
-
-
 def test_a_long_comparison_has_a_hint(export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.export import detector_files, images
 
@@ -310,47 +264,6 @@ def test_nothing_is_written_where_detections_differ(
     assert list(out.parent.iterdir()) == []
     export("--out", str(out), "--no-check")
     assert out.is_file()
-
-
-def test_torch_program(tmp_path: Path) -> None:
-    """Outside a project, and of a small detector, which torch traces faster."""
-    config = replace(PAPER, backbone="tiny", pretrained=False, batch_norm="auto", frozen_stages=0)
-    config = replace(config, channels=16, levels=(4, 5), tower_depth=1, tower_convolution="depthwise", quality="none")
-    config = replace(config, box_output="distribution")
-    detector = fcos.build(config, 2).eval()
-    description = Description(model=config, categories=((3, "a"), (5, "b")), input_size=InputSize((64, 96)))
-    save_detector(detector, description, tmp_path / "detector.safetensors")
-    torch.nn.init.normal_(detector.head.class_logits.weight, std=0.1)
-    save_detector(detector, description, tmp_path / "detector.safetensors")
-    command = "fcos", "export", "--weights", "detector.safetensors", "--format", "torch"
-    first, last = run(tmp_path, *command).splitlines()
-    assert last == "exported/detector.pt2: the network of a detector of 2 classes"
-    assert re.fullmatch(
-        r"compared with detector\.safetensors: 16 images, \d+ detections: 0 without counterpart, scores differ by at "
-        r"most \S+, IoU at least (0\.999\d\d|1\.00000)",
-        first,
-    )
-    (tmp_path / "a.png").touch()
-    message = run(tmp_path, "fcos", "predict", "a.png", "--weights", "exported/detector.pt2", check=False)
-    assert message == (
-        "fcos: exported/detector.pt2: programs of torch.export are for other programs; give the .safetensors file that "
-        "it was exported from, or an ONNX file\n"
-    )
-    extra = {"metadata.json": ""}
-    program = torch.export.load(tmp_path / "exported/detector.pt2", extra_files=extra)
-    assert json.loads(json.loads(extra["metadata.json"])["category_ids"]) == [3, 5]
-    pixels = torch.randint(0, 256, (3, 3, 64, 160), dtype=torch.uint8)
-    sizes = torch.tensor([[64, 160], [50, 70], [64, 1]])
-    for image, (height, width) in zip(pixels, sizes.tolist(), strict=True):
-        image[:, height:], image[:, :, width:] = 0, 0
-    with torch.no_grad():
-        found, expected = program.module()(pixels, sizes), detector(detector.normalize_batch(pixels, sizes))
-    assert [*found] == ["logits", "ltrb", "locations"]
-    torch.testing.assert_close(found["logits"], expected.logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found["ltrb"], expected.ltrb, atol=1e-3, rtol=1e-4)
-    assert found["locations"].equal(expected.locations.xy)
-    with torch.no_grad():  # levels of a single location
-        assert program.module()(pixels[:1, :, :32, :32], torch.tensor([[32, 32]]))["logits"].shape == (1, 4 + 1, 2)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,15 @@ def test_an_entry_is_removed_while_another_process_tries_its_lock(monkeypatch: p
     assert [path.name for path in mlflow_queue.folder().iterdir()] == []
 
 
+def test_what_a_process_left_that_was_killed_while_it_removed_an_entry() -> None:
+    removed = mlflow_queue.folder() / ".an entry-1a2b"
+    removed.mkdir(parents=True)
+    (removed / "operations.jsonl").touch()
+    assert entries() == []
+    assert list(abandoned("")) == []
+    assert not removed.exists()
+
+
 def test_the_run_of_a_killed_process_is_ended() -> None:
     left_behind("open", "metrics")
     left_behind("open", "end")
