@@ -98,7 +98,8 @@ def test_the_commands_of_docs_on_inspection(project: Path, monkeypatch: pytest.M
     assert [experiment[key] for key in same] == [workspace[key] for key in same]
     assert run(project, "fcos", "app", "--prune") == "removed from FiftyOne: old\n"
     references = run(project, "git", "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps/??/*/*").split()
-    assert children[1][1:] == ("fcos-digits", {"name": "fcos-digits", "keep": references})  # other tests' experiments
+    names = ["fcos-digits", "fcos-digits-val", "fcos-digits-test"]
+    assert children[1][1:] == ("fcos-digits", {"names": names, "keep": references})  # other tests' experiments
     get, compare = before_and_after
     run(project, *get)
     assert (project / "before.json").read_bytes() == (project / "predictions/val.json").read_bytes()
