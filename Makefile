@@ -140,7 +140,10 @@ environment:
 	failed=
 	install -r <(part 0) || failed=1
 	wait "$$installing" || failed=1
-	if [[ -n "$$failed" ]]; then exit 1; fi
+	if [[ -n "$$failed" ]]; then
+	    echo "make: pip could not install all packages; its reason is above, after ERROR" >&2
+	    exit 1
+	fi
 	# These imports write the bytecode. FiftyOne would start a database, and write into the home folder.
 	for modules in $(IMPORTED); do
 	    env -u FIFTYONE_DATABASE_URI FIFTYONE_DISABLE_SERVICES=1 HOME="$$home/.venv" \
