@@ -192,13 +192,13 @@ def _measured_on(points: OperatingPoints, chosen: OperatingPoints | None, images
 def _operating_point_draws(
     matches: Matches, points: OperatingPoints, names: Sequence[str], weights: Floats
 ) -> dict[str, Floats]:
-    """Precision, recall and F1 with the thresholds as they are, means over the classes that have one."""
+    """Precision, recall and F1 with the thresholds as they are, means over the classes with objects."""
     thresholds = np.array([point.score if (point := points.classes[name]) else np.nan for name in names])
     row = int(np.argmin(abs(matches.iou_thresholds - operating_point.IOU)))
     kept = (matches.scores >= thresholds[matches.labels]) & ~matches.ignored[row]
     correct = matches.count(kept & matches.correct[row]) @ weights.T  # [K, draws]
     detections, objects = matches.count(kept) @ weights.T, matches.objects @ weights.T
-    chosen = ~np.isnan(thresholds)
+    chosen = ~np.isnan(thresholds) & objects.any(axis=1)
     ratios = {
         "precision": (correct, detections),
         "recall": (correct, objects),
