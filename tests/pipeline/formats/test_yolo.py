@@ -293,7 +293,9 @@ def test_a_data_yaml_without_keys_is_named(coco8: Path, content: str) -> None:
     assert yolo.read(coco8).remarks[0] == "data.yaml: left out, since it has no keys, such as names, train and val"
 
 
-@pytest.mark.parametrize("content", ["names: [ant, cat]\n", "names: {0: ant, 1: cat}\nnc: 2\nroboflow: {license: MIT}\n"])
+@pytest.mark.parametrize(
+    "content", ["names: [ant, cat]\n", "names: {0: ant, 1: cat}\nnc: 2\nroboflow: {license: MIT}\n"]
+)
 def test_a_data_yaml_of_names_alone(coco8: Path, content: str) -> None:
     (coco8 / "data.yaml").write_text(content)
     assert recognize(coco8) == "yolo"
