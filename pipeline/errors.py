@@ -70,8 +70,8 @@ def describe_validation_error(
         patterns: descriptions of the values that must match a pattern, by the last word of their key.
         format_location: formats the position of the value; default: its key, as `train.lr`.
     """
-    # A misspelled key is reported as unknown and as missing; "unknown" helps more. Where a value may be of several types,
-    # such as a list or a mapping, each has its errors: those within the value are of the type that it has.
+    # A misspelled key is reported as unknown and as missing; "unknown" helps more. Where a value may be a list or a
+    # mapping, both have errors: those within the value are of the type that it has.
     details = min(
         error.errors(include_url=False),
         key=lambda details: (details["type"] == "missing", any(map(_is_type, details["loc"][-1:]))),

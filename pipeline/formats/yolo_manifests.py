@@ -54,7 +54,7 @@ class Manifest:
 
 
 def find_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
-    """The data.yaml of a data set; if there is none, its obj.data, its list of class names, or a data.yaml of names alone.
+    """The data.yaml of a data set; if there is none, its obj.data, its list of class names, or its YAML file of names.
 
     A data set may have one in the folder of each site or split, as LabelImg writes them.
 
