@@ -25,6 +25,8 @@ class Muon(Optimizer):
     torch.optim.Muon takes matrices only and computes in bfloat16, which takes ten times as long as float32 on CPUs
     without instructions for it. Here all iterations but the last product work on the Gram matrix XXᵀ, in float32.
 
+    With GradScaler, gradients must be unscaled before the step.
+
     Args:
         matrices: weights with two or more dimensions.
         others: the parameter groups of AdamW.
@@ -43,8 +45,7 @@ class Muon(Optimizer):
     ) -> None:
         super().__init__([{"params": list(matrices), "weight_decay": weight_decay}, *map(dict, others)], {"lr": lr})
         self._adamw = AdamW(self.param_groups[1:], lr=lr, fused=fused)  # fills in the groups' other settings
-        # GradScaler then calls `step` after an overflow too, as for fused optimizers; else the schedule warns that the
-        # step was left out. Gradients must be unscaled before, as they are for clipping.
+        # GradScaler then calls `step` after an overflow too, as for fused optimizers; otherwise the schedule warns.
         self._step_supports_amp_scaling = True
 
     @property
@@ -58,7 +59,8 @@ class Muon(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if getattr(self, "found_inf", None) is not None and self.found_inf.item():  # set by GradScaler
+        found_inf: Tensor | None = getattr(self, "found_inf", None)  # set by GradScaler
+        if found_inf is not None and found_inf.item():
             return loss
         by_shape = defaultdict(list)
         for parameter in self.matrices:
