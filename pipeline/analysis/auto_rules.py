@@ -118,6 +118,7 @@ def optimizer_rule(_: Facts, plan: Plan) -> Iterator[Choice]:
     network = plan.network
     rate = float(f"{network.lr * min(1.0, plan.batch / network.lr_batch):.3g}")
     scaled = f", scaled from {network.lr:g} for {network.lr_batch} images" if rate != network.lr else ""
+    yield Choice("train.optimizer", "adamw", f"as {network.backbone} was measured with")
     yield Choice("train.lr", rate, f"as {network.backbone} was measured with{scaled}")
     yield Choice("train.base_batch_size", plan.batch, "so that lr follows another batch_size")
     yield Choice("train.schedule", "cosine", "with which this learning rate was measured")

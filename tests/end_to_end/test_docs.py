@@ -165,7 +165,7 @@ def test_the_commands_on_training(reproduced: Path, tmp_path: Path) -> None:
     run(project, *two_processes, *keep[3:], "train")
     assert read(project, "metrics/train.json")["steps"] == 6
     run(project, *copying)
-    line = "train.extend_from: goes on after epoch 2, with the state of adamw\n"
+    line = "train.extend_from: goes on after epoch 2, with the state of muon\n"
     assert line in run(project, *longer, "-S", "train.epochs=1", "-S", "machine.devices=1", "train")
     metrics = read(project, "metrics/train.json")
     assert (metrics["epochs"], metrics["steps"]) == (3, 9)

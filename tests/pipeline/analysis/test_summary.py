@@ -73,10 +73,13 @@ def test_the_input_is_padded(values: Params) -> None:
 def test_weights_gradients_and_state(values: Params) -> None:
     detector = meta_detector(values.model, 10)
     learned = sum(p.numel() for p in detector.parameters() if p.requires_grad) * 4
-    adam = training_memory(values, detector, (64, 64), 2)
+    with_adam = replace(values, train=replace(values.train, optimizer="adamw"))
+    adam = training_memory(with_adam, detector, (64, 64), 2)
     assert adam.gradients == learned
     assert adam.optimizer == pytest.approx(2 * learned, rel=1e-3)  # two moments, and a count of steps each
     assert adam.ema == adam.weights > learned
+    muon = training_memory(values, meta_detector(values.model, 10), (64, 64), 2)
+    assert learned < muon.optimizer < 1.1 * learned  # one moment of most weights
     plain = replace(values, train=replace(values.train, optimizer="sgd", momentum=0.0, ema_decay=0.0))
     sgd = training_memory(plain, meta_detector(values.model, 10), (64, 64), 2)
     assert (sgd.optimizer, sgd.ema) == (0, 0)

@@ -56,7 +56,7 @@ def test_a_finished_training_goes_on_with_its_state(values: Params, home: Path, 
     lines: list[str] = []
     extension = read_extension(values, lines.append)
     assert extension is not None
-    assert lines == ["train.extend_from: goes on after epoch 3, with the state of adamw"]
+    assert lines == ["train.extend_from: goes on after epoch 3, with the state of muon"]
     trainer = trainer_of(replace(values, train=replace(values.train, epochs=2)), home)
     extension.apply(trainer)
     assert (trainer.epoch, trainer.epochs, trainer.step) == (3, 5, 12)
@@ -114,7 +114,7 @@ def test_a_number_that_the_box_output_does_not_use_may_differ(values: Params) ->
 def test_states_that_cannot_be_used(values: Params, home: Path) -> None:
     path = home / FOLDER / STATE_FILE
     with pytest.raises(
-        PipelineError, match=r"it is the state of adamw: set train\.optimizer to that, or remove the file"
+        PipelineError, match=r"it is the state of muon: set train\.optimizer to that, or remove the file"
     ):
         read_extension(replace(values, train=replace(values.train, optimizer="sgd")), print)
     state = read_state(path)
