@@ -13,8 +13,7 @@ import fcos
 from tests.support import projects, warm_python
 from tests.support.projects import read
 
-# Runs a notebook in place. The kernel communicates over sockets in a folder of its own. It is started with this
-# interpreter.
+# Runs a notebook in place. The kernel communicates over sockets in a folder of its own.
 EXECUTE = """
 import os
 import sys
@@ -22,7 +21,7 @@ import nbformat
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-path, folder, sys.executable = sys.argv[1:]
+path, folder = sys.argv[1:]
 notebook = nbformat.read(path, as_version=4)
 kernel = AsyncKernelManager(transport="ipc", ip=f"{folder}/kernel", connection_file=f"{folder}/kernel.json")
 NotebookClient(notebook, km=kernel, timeout=120, resources={"metadata": {"path": os.path.dirname(path)}}).execute()
@@ -35,7 +34,7 @@ def outputs(project: Path) -> dict[str, str]:
     """What each code cell of the notebook showed, by the last line of its code."""
     path = project / "examples/first_look.ipynb"
     with tempfile.TemporaryDirectory() as folder:  # the path of a socket has at most 107 bytes
-        command = warm_python.command("-c", EXECUTE, str(path), folder, str(warm_python.folder() / "python"))
+        command = warm_python.command("-c", EXECUTE, str(path), folder)
         environment = projects.environment() | {"IPYTHONDIR": folder, "JUPYTER_PREFER_ENV_PATH": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -45,12 +45,11 @@ PACKAGES = (
     "dvc_data.index", "dvc_task.app", "dvc_objects.fs.local", "dulwich.repo", "pygit2", "scmrepo.git", "celery",
     "kombu",
     # What tests import in pytest's workers. Not hydra: pytest has to import its plugin first.
-    "av", "cv2", "huggingface_hub", "ipykernel.kernelapp", "markdown_it", "nbclient", "nbformat", "networkx", "pandas",
-    "pymongo", "timm",
+    "av", "cv2", "huggingface_hub", "markdown_it", "nbformat", "networkx", "pymongo", "timm",
 )  # fmt: skip
 
 # Modules whose own processes are forked, too. FiftyOne, which inspect starts, can't be imported after MLflow.
-WARM_CHILDREN = ("ipykernel_launcher", "pipeline.stages.train", "tests.support.held_training")
+WARM_CHILDREN = ("pipeline.stages.train", "tests.support.held_training")
 
 _CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
@@ -253,8 +252,8 @@ def run(command: list[str], here: str, environment: dict[str, str], umask: int, 
     option, sys.argv, status = command[0], command[1:], 0
     if any(module in WARM_CHILDREN for module in sys.argv[:1]):
         sys.executable = str(python)
-        for name in {"FCOS_LAUNCHER", "JPY_PARENT_PID"} & os.environ.keys():  # the parent, at whose death it ends
-            os.environ[name] = str(os.getppid())
+        if "FCOS_LAUNCHER" in os.environ:  # the parent, at whose death a process of a training ends
+            os.environ["FCOS_LAUNCHER"] = str(os.getppid())
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         if option == "-m":
