@@ -70,9 +70,13 @@ def describe_validation_error(
         patterns: descriptions of the values that must match a pattern, by the last word of their key.
         format_location: formats the position of the value; default: its key, as `train.lr`.
     """
-    # A misspelled key is reported as unknown and as missing; "unknown" helps more.
-    details = min(error.errors(include_url=False), key=lambda details: details["type"] == "missing")
-    location = (*section, *details["loc"])
+    # A misspelled key is reported as unknown and as missing; "unknown" helps more. Where a value may be a list or a
+    # mapping, both have errors: those within the value are of the type that it has.
+    details = min(
+        error.errors(include_url=False),
+        key=lambda details: (details["type"] == "missing", any(map(_is_type, details["loc"][-1:]))),
+    )
+    location = (*section, *(part for part in details["loc"] if not _is_type(part)))
     key = (format_location or _format_key)(location) or "it"
     match details["type"]:
         case "missing":
@@ -89,9 +93,16 @@ def describe_validation_error(
         case "string_pattern_mismatch" if patterns:
             words = [part for part in location if part in patterns]
             expected = f"be {patterns[str(words[-1])]}"
+        case "too_short":
+            expected = f"have at least {count_noun(details['ctx']['min_length'], 'value')}"
         case _:
             expected = f"be {details['msg'].removeprefix('Input should be ')}"
     return f"{key} is {_shorten(repr(details['input']))}, but should {expected}"
+
+
+def _is_type(part: str | int) -> bool:
+    """Whether a part of a location is pydantic's name of a type, such as `tuple[str, ...]`."""
+    return isinstance(part, str) and part.startswith(("tuple[", "dict["))
 
 
 def _shorten(text: str) -> str:

@@ -119,10 +119,7 @@ def evaluate(
         **_draws(_voc_draws(voc.match(truth, detections), draws), images),
         **_draws({"calibration_error": _calibration_draws(matches, weights)}, images),
         **_draws_by_size(metrics.evaluation, weights),
-        **_draws(
-            _operating_point_draws(matches, points, names, weights * measured_on),
-            _count_images(matches.objects[:, measured_on]),
-        ),
+        **_operating_point_draws(matches, points, names, weights * measured_on),
     }
     mean_ap = resampling.mean(ap, axis=2)
     class_draws = {
@@ -191,23 +188,31 @@ def _measured_on(points: OperatingPoints, chosen: OperatingPoints | None, images
 
 def _operating_point_draws(
     matches: Matches, points: OperatingPoints, names: Sequence[str], weights: Floats
-) -> dict[str, Floats]:
-    """Precision, recall and F1 with the thresholds as they are, means over the classes that have one."""
+) -> dict[str, Draws]:
+    """Precision, recall and F1 with the thresholds as they are, means over the classes with objects.
+
+    Images without detections at the thresholds tell nothing about precision: it has an interval if enough others do.
+    """
     thresholds = np.array([point.score if (point := points.classes[name]) else np.nan for name in names])
     row = int(np.argmin(abs(matches.iou_thresholds - operating_point.IOU)))
     kept = (matches.scores >= thresholds[matches.labels]) & ~matches.ignored[row]
     correct = matches.count(kept & matches.correct[row]) @ weights.T  # [K, draws]
-    detections, objects = matches.count(kept) @ weights.T, matches.objects @ weights.T
-    chosen = ~np.isnan(thresholds)
+    kept_in, objects_in = matches.count(kept), matches.objects  # [K, I]
+    detections, objects = kept_in @ weights.T, objects_in @ weights.T
+    chosen = ~np.isnan(thresholds) & objects.any(axis=1)
     ratios = {
         "precision": (correct, detections),
         "recall": (correct, objects),
         "f1": (2 * correct, detections + objects),
     }
-    return {
-        f"operating_point/{name}": resampling.mean(_ratio(part, whole)[chosen], axis=0)
-        for name, (part, whole) in ratios.items()
-    }
+    measured_on = weights.any(axis=0)
+    with_objects, detected = (_count_images(values[:, measured_on]) for values in (objects_in, kept_in))
+    images = {"precision": min(with_objects, detected), "recall": with_objects, "f1": with_objects}
+    draws: dict[str, Draws] = {}
+    for name, (part, whole) in ratios.items():
+        values = {f"operating_point/{name}": resampling.mean(_ratio(part, whole)[chosen], axis=0)}
+        draws |= _draws(values, images[name])
+    return draws
 
 
 def _calibration_draws(matches: Matches, weights: Floats) -> Floats:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.annotations import AnnotationSet
-from pipeline.evaluation.matches import Bools, Matches, class_names
+from pipeline.evaluation.matches import Bools, Floats, Matches, class_names
 
 IOU = 0.5  # lowest IoU of a correct detection
 MIN_IMAGES_TO_CONFIRM = 200
@@ -26,15 +26,18 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoints:
-    """A point for all classes together and one for each class; None where no detection is correct."""
+    """A point for all classes together and one for each class.
+
+    None: no detection is correct, or for a class: it has no objects.
+    """
 
     all: Point | None
     classes: Mapping[str, Point | None]
     confirmed: bool  # whether precision, recall and F1 are those of images that the thresholds were not chosen on
 
     def summary(self) -> dict[str, float | None]:
-        """Means over the classes that have the value, and the threshold for all classes together."""
-        points = [point for point in self.classes.values() if point]
+        """Means over the classes with objects that have the value, and the threshold for all classes together."""
+        points = [point for point in self.classes.values() if point and point.recall is not None]
         return {
             "score": self.all.score if self.all else None,
             "precision": _mean(point.precision for point in points),
@@ -51,9 +54,9 @@ class OperatingPoints:
 def choose(matches: Matches, truth: AnnotationSet) -> OperatingPoints:
     """Chooses the thresholds with the best F1 at an IoU of 0.5.
 
-    The threshold for all classes maximizes the F1 of all detections together. From 200 images on, thresholds are chosen
-    on every other image, and precision, recall and F1 are measured on the rest, since the maximum of many values is
-    optimistic on the images that it was chosen on.
+    The threshold for all classes maximizes the F1 of all detections together. A class without a correct detection has
+    that threshold. From 200 images on, thresholds are chosen on every other image, and precision, recall and F1 are
+    measured on the rest, since the maximum of many values is optimistic on the images that it was chosen on.
     """
     images = matches.objects.shape[1]
     confirmed = images >= MIN_IMAGES_TO_CONFIRM
@@ -61,17 +64,21 @@ def choose(matches: Matches, truth: AnnotationSet) -> OperatingPoints:
     measured_on = ~chosen_on if confirmed else chosen_on
     labels = np.repeat(np.arange(len(matches.objects)), np.diff(matches.class_starts))
 
-    def point(selected: Bools, classes: slice) -> Point | None:
-        score = _best_score(matches, selected & chosen_on[matches.images], matches.objects[classes][:, chosen_on].sum())
+    def point(selected: Bools, objects: Floats, default: Point | None = None) -> Point | None:
+        score = _best_score(matches, selected & chosen_on[matches.images], objects[:, chosen_on].sum())
+        if score is None and default and objects.any():
+            score = default.score
         if score is None:
             return None
         kept = selected & measured_on[matches.images] & (matches.scores >= score)
-        return _measure(matches, kept, matches.objects[classes][:, measured_on].sum(), score)
+        return _measure(matches, kept, objects[:, measured_on].sum(), score)
 
+    together = point(np.ones(len(labels), dtype=bool), matches.objects)
     return OperatingPoints(
-        all=point(np.ones(len(labels), dtype=bool), slice(None)),
+        all=together,
         classes={
-            name: point(labels == label, slice(label, label + 1)) for label, name in enumerate(class_names(truth))
+            name: point(labels == label, matches.objects[[label]], together)
+            for label, name in enumerate(class_names(truth))
         },
         confirmed=confirmed,
     )

@@ -112,6 +112,13 @@ def _error_table(errors: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _closing_lines(report: Mapping[str, Any]) -> Iterator[str]:
+    bounds = [
+        f"{name} {_format(found['low'])} to {_format(found['high'])}"
+        for name, found in report["intervals"].items()
+        if found["low"] is not None
+    ]
+    if bounds:
+        yield f" 95 % intervals: {', '.join(bounds)}"
     point = report["operating_point"]
     if point["score"] is not None:
         yield (

@@ -68,7 +68,7 @@ class _Header:
 
 
 def find_annotations(folder: Path, files: list[PurePosixPath]) -> list[PurePosixPath]:
-    tables = [file for file in files if file.suffix.lower() == ".csv"]
+    tables = [file for file in files if file.suffix.lower() in (".csv", ".tsv")]
     return [file for file in tables if _find_header(read_first_row(folder, file)) is not None]
 
 

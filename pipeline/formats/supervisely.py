@@ -42,7 +42,9 @@ def read(folder: Path) -> RawDataset:
 
 
 def _is_annotation(head: bytes) -> bool:
-    return head.startswith(b"{") and all(key in head for key in (b'"size"', b'"tags"', b'"objects"', b'"description"'))
+    if not (head.startswith(b"{") and b'"size"' in head and b'"objects"' in head):
+        return False
+    return (b'"tags"' in head and b'"description"' in head) or (b'"classTitle"' in head and b'"geometryType"' in head)
 
 
 def _read_class_names(folder: Path) -> list[str]:

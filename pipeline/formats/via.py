@@ -56,8 +56,9 @@ def _stem(file: PurePosixPath) -> str:
 def _is_annotation(head: bytes) -> bool:
     if not head.startswith(b"{"):
         return False
-    keys = (b'"filename"', b'"regions"', b'"file_attributes"')
-    return b'"_via_img_metadata"' in head or all(key in head for key in keys) or via3.is_project(head)
+    is_entry = b'"filename"' in head and b'"regions"' in head
+    attributes = b'"file_attributes"' in head or b'"shape_attributes"' in head
+    return b'"_via_img_metadata"' in head or (is_entry and attributes) or via3.is_project(head)
 
 
 def _names(header: list[str]) -> list[str]:

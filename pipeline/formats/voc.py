@@ -151,7 +151,7 @@ def _split_by_list(
         by_stem[file.stem].append(file)
     known = {stem: by_file[files[0]] if len(files) == 1 else _ambiguous(files) for stem, files in by_stem.items()}
     known |= {str(file.relative_to(annotations).with_suffix("")): image for file, image in by_file.items()}
-    sources = {name: f"{annotations.parent}/…/{name}.txt" for name in lists}
+    sources = {name: str(annotations.parent / "…" / f"{name}.txt") for name in lists}
     return {name: tuple(_listed_images(entries, known, sources[name])) for name, entries in lists.items()}
 
 

@@ -35,8 +35,8 @@ from pipeline.formats.yolo_lines import CORNERS, guess_keypoint_values, parse_nu
 from pipeline.formats.yolo_manifests import (
     Manifest,
     ancestors,
+    describe_useless_manifests,
     find_class_lists,
-    find_empty_manifests,
     find_lists,
     find_manifests,
     read_darknet_manifests,
@@ -96,8 +96,8 @@ def read(folder: Path) -> RawDataset:
         manifests = [Manifest(label, {}, find_lists(folder, files, PurePosixPath()))]
     sites = [_read_site(folder, files, manifest, is_only=len(manifests) == 1) for manifest in manifests]
     splits = {name: split for site in sites for name, split in site.splits.items()}
-    empty = [f"{file}: the file is empty" for file in find_empty_manifests(folder, files)]
-    remarks = dict.fromkeys([*empty, *(remark for site in sites for remark in site.remarks)])
+    useless = describe_useless_manifests(folder, files)
+    remarks = dict.fromkeys([*useless, *(remark for site in sites for remark in site.remarks)])
     lists = {manifest.file: site.categories for manifest, site in zip(manifests, sites, strict=True)}
     categories, issues = join_class_lists(lists)
     named_like_images = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in files)

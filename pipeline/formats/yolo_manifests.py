@@ -17,6 +17,8 @@ from pipeline.formats.text import is_utf8, show_value
 from pipeline.yaml_files import check_structure
 
 _SPLITS = ("train", "val", "valid", "test")
+_YAML_NAMES = ("data.yaml", "data.yml")
+_YAML_ENDINGS = (".yaml", ".yml")
 _NOT_SPLITS = ("path", "names", "nc", "kpt_shape")
 _LARGEST = 1 << 20  # bytes of a manifest: a larger file is another tool's
 _NAMES_KEY = re.compile(r"""^\s*["']?names["']?\s*:""", re.MULTILINE)
@@ -52,14 +54,14 @@ class Manifest:
 
 
 def find_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
-    """The data.yaml of a data set; if there is none, its obj.data, or else its list of class names.
+    """The data.yaml of a data set; if there is none, its obj.data, its list of class names, or its YAML file of names.
 
     A data set may have one in the folder of each site or split, as LabelImg writes them.
 
     Raises:
         PipelineError: There are several manifests of one kind for the same images.
     """
-    for read_manifests in (read_yaml_manifests, read_darknet_manifests, _read_class_lists):
+    for read_manifests in (read_yaml_manifests, read_darknet_manifests, _read_class_lists, _read_names_alone):
         if manifests := read_manifests(folder, files):
             _check_sites(manifests)
             return manifests
@@ -85,7 +87,7 @@ def _overlap(a: Manifest, b: Manifest) -> bool:
 
 
 def read_yaml_manifests(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
-    candidates = [file for file in files if file.suffix.lower() in (".yaml", ".yml")]
+    candidates = [file for file in files if file.suffix.lower() in _YAML_ENDINGS]
     return [manifest for file in candidates if (manifest := _read_yaml_manifest(folder, file, files)) is not None]
 
 
@@ -278,10 +280,16 @@ def find_class_lists(files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
     return lists or [file for file in files if file.name in _FALLBACK_CLASS_LISTS]
 
 
-def find_empty_manifests(folder: Path, files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
-    """Files that should name classes or splits, to judge by their names, and are empty."""
-    names = ("data.yaml", "data.yml", "obj.data", *_CLASS_LISTS)
-    return [file for file in files if (file.name in names or file.suffix == ".names") and is_blank(folder / file)]
+def describe_useless_manifests(folder: Path, files: Sequence[PurePosixPath]) -> list[str]:
+    """A line for each file that should name classes or splits, to judge by its name, and is empty or no mapping."""
+    names = (*_YAML_NAMES, "obj.data", *_CLASS_LISTS)
+    lines = []
+    for file in files:
+        if (file.name in names or file.suffix == ".names") and is_blank(folder / file):
+            lines.append(f"{file}: the file is empty")
+        elif file.name in _YAML_NAMES and not _read_yaml(folder, file)[0]:
+            lines.append(f"{file}: left out, since it has no keys, such as names, train and val")
+    return lines
 
 
 def find_lists(folder: Path, files: Sequence[PurePosixPath], base: PurePosixPath) -> dict[str, list[str]]:
@@ -306,6 +314,18 @@ def _read_class_lists(folder: Path, files: list[PurePosixPath]) -> list[Manifest
         for file in find_class_lists(files)
         if (class_names := _read_class_list(folder, file))
     ]
+    is_same = all(manifest.class_names == manifests[0].class_names for manifest in manifests)
+    return manifests[:1] if is_same else manifests
+
+
+def _read_names_alone(folder: Path, files: list[PurePosixPath]) -> list[Manifest]:
+    """The class names of YAML files that have names and name no splits; copies of the same list count as one."""
+    manifests = []
+    for file in files:
+        content, remarks = _read_yaml(folder, file) if file.suffix.lower() in _YAML_ENDINGS else ({}, ())
+        if isinstance(names := content.get("names"), (list, dict)):
+            splits, values = find_lists(folder, files, file.parent), _count_keypoint_values(content.get("kpt_shape"))
+            manifests.append(Manifest(file, _parse_class_names(file, names), splits, values, remarks))
     is_same = all(manifest.class_names == manifests[0].class_names for manifest in manifests)
     return manifests[:1] if is_same else manifests
 

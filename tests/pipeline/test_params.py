@@ -51,6 +51,21 @@ def test_numbers_are_read_as_dvc_reads_them(home: Path, written: str, value: flo
         ("  path: data/custom", "  path: ../data", "download: path: .* leaves the project, so it must be absolute"),
         ("\nseed: 0", "\nseed: -1", "seed is -1, but should be greater than or equal to 0"),
         ("\nseed: 0", "\nseed: [0", "not YAML: .* at line"),
+        (
+            "  classes: null # class",
+            "  classes: {v: car} # class",
+            "convert.classes.v is 'car', but should be a valid array",
+        ),
+        (
+            "  classes: null # class",
+            "  classes: [a, 3] # class",
+            "convert.classes.2 is 3, but should be a valid string",
+        ),
+        (
+            "  classes: null # class",
+            "  classes: [] # class",
+            r"convert.classes is \[\], but should have at least 1 value",
+        ),
         ("dataset: digits", "dataset: 7", "dataset is 7, but should be a valid string"),
     ],
 )

@@ -147,7 +147,7 @@ the image has an EXIF rotation; its boxes are assumed to refer to the stored pix
         lambda raw: (raw / XML).unlink(),
         "2 images, 1 object",
         """missing_annotation  1  stops the conversion: a split lists an image that has no annotation
-    ./…/train.txt: a: annotation not found
+    …/train.txt: a: annotation not found
     to change: -S convert.checks.missing_annotation=skip (skipped)
 
 1 image file not used""",

@@ -123,6 +123,17 @@ def test_an_interval_needs_six_images_with_objects(images: int, has_interval: bo
     assert result.metrics["APl"] == Difference(None, None, None, None, None)  # no large objects
 
 
+def test_precision_needs_six_images_with_detections() -> None:
+    truth, found = cats(10)
+    wrong = Detection(1, 7, (60.0, 60.0, 30.0, 30.0), 0.95)
+    result = compare(truth, found[:5], [*found[:5], wrong]).metrics
+    assert result["operating_point/precision"] == Difference(
+        1.0, pytest.approx(5 / 6), pytest.approx(-1 / 6), None, None
+    )
+    assert result["operating_point/recall"].excludes_zero is False
+    assert compare(truth, found[:6], [*found[:6], wrong]).metrics["operating_point/precision"].low is not None
+
+
 def test_differences_are_found_and_equal_detectors_are_not_different() -> None:
     """benchmarks/results has the rates over more and larger trials."""
     equal, better = comparison_trials.run_trials(1, 3.0, 60, 0.6, 10, np.random.default_rng(0), draws=100)

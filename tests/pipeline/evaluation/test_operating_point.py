@@ -58,6 +58,19 @@ def test_each_class_has_its_own_threshold() -> None:
     assert points.summary() == {"score": 0.9, "precision": 1.0, "recall": 1.0, "f1": 1.0}
 
 
+def test_a_class_of_which_nothing_is_found_has_the_threshold_for_all_and_counts_in_the_means() -> None:
+    objects, detections = row(4)
+    lost = tuple(Annotation(10 + image.id, image.id, 2, (0.0, 0.0, 10.0, 10.0), 100.0) for image in objects.images)
+    objects = replace(objects, annotations=objects.annotations + lost)
+    points = choose(objects, (*detections, Detection(1, 2, (30.0, 30.0, 10.0, 10.0), 0.95)))
+    assert points.to_json()["classes"]["b"] == {"score": 0.9, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert points.summary() == {"score": 0.9, "precision": 0.5, "recall": 0.5, "f1": 0.5}
+    # Below the threshold, no detection is left: precision is undefined.
+    points = choose(objects, (*detections, Detection(1, 2, (30.0, 30.0, 10.0, 10.0), 0.5)))
+    assert points.to_json()["classes"]["b"] == {"score": 0.9, "precision": None, "recall": 0.0, "f1": 0.0}
+    assert points.summary() == {"score": 0.9, "precision": 1.0, "recall": 0.5, "f1": 0.5}
+
+
 def test_from_200_images_on_the_other_half_measures() -> None:
     objects, detections = row(200)
     # In the images that measure, every second one, half of the correct detections have a score below the threshold.

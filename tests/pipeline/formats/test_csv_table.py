@@ -95,6 +95,14 @@ def test_invalid_rows(tmp_path: Path, picture: Write, row: str, message: str) ->
     assert (item.source, item.issue.code, item.issue.message) == ("train.csv: line 2", "invalid_record", message)
 
 
+def test_tabs_and_the_ending_tsv(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "train.tsv").write_text("filename\tclass\txmin\tymin\txmax\tymax\na.png\tdog\t1\t2\t11\t22\n")
+    assert recognize(tmp_path) == "csv"
+    (image,) = read(tmp_path).splits["train"].images
+    assert [(item.class_name, item.box) for item in image.objects] == [("dog", (1, 2, 10, 20))]
+
+
 def test_rows_without_image(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "train.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n,dog,1,2,3,4\nlost.png,dog,1,2,3,4\n")

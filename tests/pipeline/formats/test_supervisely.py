@@ -84,6 +84,14 @@ def test_invalid_figures(tmp_path: Path, picture: Write, item: dict[str, Any], m
     assert found.issue.message == message
 
 
+def test_files_without_a_description(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "ds/img/a.png")
+    (tmp_path / "ds/ann").mkdir()
+    content = {"size": {"height": 30, "width": 40}, "tags": [], "objects": [figure("rectangle", [[1, 2], [10, 21]])]}
+    (tmp_path / "ds/ann/a.png.json").write_text(json.dumps(content))
+    assert recognize(tmp_path) == "supervisely"
+
+
 def test_damaged_files(tmp_path: Path, picture: Write) -> None:
     picture(tmp_path / "a.png")
     save(tmp_path / "ann/a.png.json")

@@ -27,6 +27,14 @@ def save(folder: Path, *entries: dict[str, Any], name: str = "via_train.json") -
     (folder / name).write_text(json.dumps({f"{item['filename']}123": item for item in entries}))
 
 
+def test_entries_without_file_attributes(tmp_path: Path, picture: Write) -> None:
+    picture(tmp_path / "a.png")
+    item = entry("a.png", region(RECT, type="cat"))
+    del item["file_attributes"]
+    save(tmp_path, item)
+    assert recognize(tmp_path) == "via"
+
+
 @pytest.mark.parametrize("version", ["project", "annotations", "version 1"])
 def test_versions(tmp_path: Path, picture: Write, version: str) -> None:
     for name in ("a.png", "b.png"):

@@ -287,6 +287,26 @@ def test_an_empty_manifest_is_named(coco8: Path) -> None:
     assert yolo.read(coco8).remarks[0] == "data.yaml: the file is empty"
 
 
+@pytest.mark.parametrize("content", ["- ant\n- cat\n", "ant\n", "{}\n"])
+def test_a_data_yaml_without_keys_is_named(coco8: Path, content: str) -> None:
+    (coco8 / "data.yaml").write_text(content)
+    assert yolo.read(coco8).remarks[0] == "data.yaml: left out, since it has no keys, such as names, train and val"
+
+
+@pytest.mark.parametrize(
+    "content", ["names: [ant, cat]\n", "names: {0: ant, 1: cat}\nnc: 2\nroboflow: {license: MIT}\n"]
+)
+def test_a_data_yaml_of_names_alone(coco8: Path, content: str) -> None:
+    (coco8 / "data.yaml").write_text(content)
+    assert recognize(coco8) == "yolo"
+    dataset = yolo.read(coco8)
+    assert [category.name for category in dataset.categories] == ["ant", "cat"]
+    assert files(dataset) == {split: [f"images/{split}/{stem}.png" for stem in "abc"] for split in ("train", "val")}
+    assert not any("no file names the classes" in remark for remark in dataset.remarks)
+    (coco8 / "classes.txt").write_text("bee\nfly\n")  # made for nothing but this
+    assert [category.name for category in yolo.read(coco8).categories] == ["bee", "fly"]
+
+
 def test_similar_folders_are_named(coco8: Path) -> None:
     yaml(coco8, "train: images/train2017\nval: images/val\nnames: [a, b]\n")
     with pytest.raises(PipelineError, match=r"correct or remove it; there are images in train: \[images/train\]$"):
