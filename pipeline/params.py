@@ -246,7 +246,7 @@ class TrainParams:
     min_visibility: Fraction
     empty_tiles: Fraction
     group_by_aspect_ratio: bool
-    optimizer: Literal["adamw", "adam", "sgd"]
+    optimizer: Literal["adamw", "adam", "sgd", "muon"]
     lr: PositiveFloat
     base_batch_size: Positive | None
     weight_decay: NonNegative

@@ -1,11 +1,12 @@
 """Optimizers and learning rate schedules, built from torch's."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -18,25 +19,47 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
-_FUSED = ("cpu", "cuda")  # devices on which all three optimizers have a fused kernel
+from fcos.training.muon import Muon
+
+_FUSED = ("cpu", "cuda")  # devices on which torch's three optimizers have a fused kernel
+_OUTPUTS = ("head.class_logits", "head.box", "head.quality")  # layers that Muon's authors leave to AdamW
+_IMAGE_CHANNELS = 3  # of the first convolution's input, which they leave to AdamW too
 
 
 def make_optimizer(
-    model: nn.Module, *, name: Literal["sgd", "adam", "adamw"], lr: float, weight_decay: float, momentum: float
+    model: nn.Module, *, name: Literal["sgd", "adam", "adamw", "muon"], lr: float, weight_decay: float, momentum: float
 ) -> Optimizer:
-    """SGD with momentum, Adam or AdamW; weight decay applies only to the weights of convolutions and linear layers.
+    """SGD with momentum, Adam, AdamW or Muon; weight decay applies only to weights of convolutions and linear layers.
 
     Biases, weights of norms, the head's scales, BiFPN's fusion weights and position embeddings are not decayed.
     """
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = [parameter for path, parameter in trained if path.endswith("weight") and parameter.ndim > 1]
     not_decayed = [parameter for path, parameter in trained if not (path.endswith("weight") and parameter.ndim > 1)]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": not_decayed, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": not_decayed, "weight_decay": 0.0},
+    ]
     # The fused kernel checks by itself whether fp16's gradients overflowed; otherwise the GPU must be waited for.
     fused = all(parameter.device.type in _FUSED for _, parameter in trained) or None
     if name == "sgd":
         return _with_momentum(SGD(groups, lr=lr, momentum=momentum, fused=fused))
+    if name == "muon":
+        matrices = _hidden_weights(model)
+        hidden = set(matrices)
+        others = [{**group, "params": [p for p in group["params"] if p not in hidden]} for group in groups]
+        return Muon(matrices, others, lr=lr, weight_decay=weight_decay, fused=fused)
     return (Adam if name == "adam" else AdamW)(groups, lr=lr, fused=fused)
+
+
+def _hidden_weights(model: nn.Module) -> list[Tensor]:
+    """Trained weights of ungrouped convolutions and linear layers, but not of the first layer and the outputs."""
+    return [
+        layer.weight
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight.requires_grad and path not in _OUTPUTS
+        if getattr(layer, "groups", 1) == 1 and layer.weight.shape[1] > _IMAGE_CHANNELS
+    ]
 
 
 def _with_momentum(optimizer: SGD) -> SGD:
@@ -61,10 +84,13 @@ def load_moments(optimizer: Optimizer, state: Mapping[int, Mapping[str, Any]]) -
         ValueError: it belongs to other parameters or to an optimizer of another kind.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = {"exp_avg", "exp_avg_sq", "step"} if isinstance(optimizer, Adam) else {"momentum_buffer"}
+    adam: float = math.inf  # number of the first parameter with moments of Adam
+    if isinstance(optimizer, Adam | Muon):
+        adam = len(optimizer.matrices) if isinstance(optimizer, Muon) else 0
     for number, values in state.items():
         shapes = {(), parameters[number].shape} if 0 <= number < len(parameters) else set()
-        if set(values) - {"step"} != names - {"step"} or any(value.shape not in shapes for value in values.values()):
+        names = {"exp_avg", "exp_avg_sq"} if number >= adam else {"momentum_buffer"}
+        if set(values) - {"step"} != names or any(value.shape not in shapes for value in values.values()):
             raise ValueError("its optimizer is of another kind, or has other parameters")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": dict(state)})
 

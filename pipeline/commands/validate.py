@@ -27,7 +27,7 @@ def validate(
         validation.check_page_name(html)
     values = validation.load_params(size, overrides)
     format = values.download.format if format == "auto" else format
-    with open_dataset(path, format) as raw:
+    with open_dataset(path, format, follow_links=values.download.follow_links) as raw:
         health = validation.examine(raw, values.convert, format)
         if html:
             from pipeline.visualization import health_page

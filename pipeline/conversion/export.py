@@ -12,6 +12,7 @@ from pipeline.conversion import Survey, survey_original_splits
 from pipeline.conversion.checks import CHECKS
 from pipeline.data.annotations import AnnotationSet
 from pipeline.datasets.archives import is_archive
+from pipeline.datasets.links import check_links
 from pipeline.datasets.staging import stage_dataset
 from pipeline.errors import PipelineError, count_noun, count_phrase
 from pipeline.files import atomic_replace, require_new_folder
@@ -76,6 +77,8 @@ def export(
         raise PipelineError(f"--to: format {to!r} can't be written; choose one of {', '.join(WRITERS)}")
     source, out, format = source.absolute(), out.absolute(), values.download.format
     _check_paths(source, out)
+    if source.is_dir():
+        check_links(source, follow=values.download.follow_links)
     try:
         with atomic_replace(out) as folder:
             folder.mkdir()

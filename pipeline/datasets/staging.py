@@ -8,19 +8,25 @@ from tempfile import TemporaryDirectory
 
 from pipeline import formats
 from pipeline.datasets.archives import find_archive, unpack
+from pipeline.datasets.links import check_links
 from pipeline.errors import PipelineError
 from pipeline.formats.dataset_files import list_files
 
 
 @contextmanager
-def open_dataset(path: Path, format: str = "auto") -> Iterator[Path]:
+def open_dataset(path: Path, format: str = "auto", *, follow_links: bool = False) -> Iterator[Path]:
     """The folder of a data set. Archives are unpacked and images inside TFRecords are extracted, temporarily.
 
+    Args:
+        follow_links: as download.follow_links, for a folder.
+
     Raises:
-        PipelineError: the path does not exist, or the archive can't be unpacked.
+        PipelineError: the path does not exist, the archive can't be unpacked, or a link is refused.
     """
     if not path.exists():
         raise PipelineError(f"{path}: no such file or folder; give the folder or the archive of a data set")
+    if path.is_dir():
+        check_links(path, follow=follow_links)
     with TemporaryDirectory(prefix="fcos-dataset-") as staging:
         folder = Path(staging) / "data"
         try:

@@ -76,7 +76,7 @@ def test_only_the_network_is_in_16_bits(name: str) -> None:
     assert dtypes == [half, half, torch.float32, torch.float32, torch.float32]  # the hook runs on two levels
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_steps_that_overflow_are_skipped(optimizer: str) -> None:
     """With a scale far too large for fp16, weights stay until the scale has halved often enough, without warnings."""
     trainer = tiny_trainer([[IMAGE]] * 14, model=FROZEN, precision="fp16", optimizer=optimizer, lr=1e-3)

@@ -33,7 +33,7 @@ def extended(first: Trainer, second: Trainer, folder: Path) -> Trainer:
     return second
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_two_epochs_and_one_more_are_three(tmp_path: Path, optimizer: str) -> None:
     """The same bits: weights, moving average and moments; only the numbers of the added epoch are recorded."""
     whole = trainer_of(3, optimizer)

@@ -95,7 +95,8 @@ def test_fused_kernels_equal_the_separate_operations(name: str) -> None:
 
 def test_an_optimizer_on_the_meta_device() -> None:
     """`fcos summary` counts its state."""
-    assert make_optimizer(build(TINY, 3).to("meta"), name="adam", lr=1, weight_decay=0, momentum=0)
+    for name in ("adam", "muon"):
+        assert make_optimizer(build(TINY, 3).to("meta"), name=name, lr=1, weight_decay=0, momentum=0)  # type: ignore[arg-type]
 
 
 def optimizer_and_schedule(name: str, steps: int, warmup: int, drops: Sequence[int]) -> tuple[Optimizer, LRScheduler]:

@@ -82,6 +82,7 @@ def wait_for(condition: Callable[[], bool], running: ForkServerProcess) -> None:
         ("sgd", "multi_step", "bf16"),
         ("adamw", "cosine", "float32"),
         ("adam", "one_cycle", "fp16"),
+        ("muon", "one_cycle", "bf16"),
         ("sgd", "step", "float32"),
     ],
 )

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli import main
 from pipeline.datasets.links import check_links
 from pipeline.errors import PipelineError
 
@@ -95,6 +97,19 @@ def test_the_folder_itself_may_be_a_link(folder: Path, tmp_path: Path) -> None:
     (folder / "b").symlink_to("images")
     (tmp_path / "link").symlink_to(folder)
     check_links(tmp_path / "link", follow=False)
+
+
+@pytest.mark.parametrize("command", [("validate",), ("convert", "--to", "coco", "--out", "out")])
+def test_validate_and_convert_refuse_what_the_download_refuses(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    (folder / "more").symlink_to("../private")
+    refused = CliRunner().invoke(main, [command[0], "data", *command[1:]])
+    assert refused.exit_code == 1
+    assert "more: is a link to" in refused.stderr
+    followed = CliRunner().invoke(main, [command[0], "data", *command[1:], "-S", "download.follow_links=true"])
+    assert "no annotations recognized" in followed.stderr
 
 
 def test_a_pipe_is_an_error(folder: Path) -> None:
