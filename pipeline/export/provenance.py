@@ -32,13 +32,13 @@ class Provenance:
         """
         found = find_operating_point(weights, otherwise="remove it")
         project, dataset, data_digest = _training_data(weights) or (None, None, None)
-        entry = registry.entry_for(dataset, project / "data/raw" / dataset) if project and dataset else None
+        source = registry.source_of(dataset, project / "data/raw" / dataset) if project and dataset else None
         return cls(
             weights=digest(weights),
             operating_point=read_json(found[0]) if found else None,
             dataset=dataset,
             data_digest=data_digest,
-            license=entry.license if entry else None,
+            license=source.license if source else None,
             model_card=read_card(weights),
         )
 

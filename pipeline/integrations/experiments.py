@@ -17,7 +17,7 @@ from pipeline.evaluation import ground_truth
 from pipeline.evaluation.inputs import read_points
 from pipeline.evaluation.operating_point import OperatingPoints
 from pipeline.files import digest
-from pipeline.integrations import dvc, mlflow_store
+from pipeline.integrations import dvc, mlflow_experiments
 from pipeline.workspace import workspace
 from pipeline.yaml_files import read_yaml
 
@@ -109,7 +109,7 @@ def _find_files(name: str, folder: Path) -> FindFile:
     revision = dvc.find_revision(name)
     if revision:
         return partial(_copied, revision, folder)
-    predictions = mlflow_store.find_predictions(name)
+    predictions = mlflow_experiments.find_predictions(name)
     if predictions is None:
         raise PipelineError(
             f"{name}: no experiment of DVC, git revision, MLflow run or file has this name; "

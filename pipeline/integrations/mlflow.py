@@ -1,7 +1,7 @@
 """Logs an experiment to MLflow: one run for train, evaluate and inspect.
 
 The stages write operations into a queue on disk, which a thread sends (`mlflow_queue`, `mlflow_sender`), to the
-project's own store or to the server that MLFLOW_TRACKING_URI names (`mlflow_store`). The own store is under the main
+project's own store (`mlflow_database`) or to the server that MLFLOW_TRACKING_URI names. The own store is under the main
 repository's root and serves `dvc repro`, `dvc exp run` and its temporary workspaces. A stage finds the run to continue
 by the digest of its input file. A run id in a stage's output would make equal outputs differ.
 """

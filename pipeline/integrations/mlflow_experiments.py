@@ -1,4 +1,4 @@
-"""From DVC's experiments to MLflow's runs.
+"""From experiments to MLflow's runs, and from runs to their predictions.
 
 DVC restores a stage from its cache without running it, so that no run is made. The hashes in dvc.lock are those of the
 run that made the result, which the stages note as tags.
@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.files import to_utf8
-from pipeline.integrations.mlflow_store import Store
-from pipeline.workspace import workspace
+from pipeline.integrations.mlflow_store import Store, destination, one_line_errors
+from pipeline.workspace import root, workspace
 from pipeline.yaml_files import parse_yaml
 
 # Outputs by which a run is found, with the tag that has their hash; the later stage first.
@@ -65,3 +65,30 @@ def _read_lock(name: str) -> str:
 def _git(*arguments: str) -> str:
     result = subprocess.run(["git", *arguments], cwd=workspace(), capture_output=True, text=True, check=False)
     return result.stdout if result.returncode == 0 else ""
+
+
+def find_predictions(name: str) -> str | None:
+    """The digest of the predictions of the run with this name or id; None if there is no such run.
+
+    Raises:
+        PipelineError: several runs have this name, the run has no predictions, or the store can't be opened.
+    """
+    server = destination()
+    if not server and not (root() / "mlflow.db").is_file():
+        return None
+    with one_line_errors("looking for a run", server):
+        store = Store.open(server)
+        quote_mark = '"' if "'" in name else "'"
+        runs = [
+            run
+            for attribute in ("run_id", "run_name")
+            for run in store.client.search_runs([store.experiment], f"{attribute} = {quote_mark}{name}{quote_mark}")
+        ]
+    if not runs:
+        return None
+    if len(runs) > 1:
+        raise PipelineError(f"{name}: {len(runs)} MLflow runs have this name; give the id of one, see `fcos ui`")
+    predictions: str | None = runs[0].data.tags.get("predictions")
+    if predictions is None:
+        raise PipelineError(f"{name}: this MLflow run has not been evaluated; run `dvc repro evaluate`")
+    return predictions

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.integrations.mlflow_store import Store, artifacts_uri, destination, one_line_errors, store_uri
+from pipeline.integrations.mlflow_database import artifacts_uri, store_uri
+from pipeline.integrations.mlflow_store import Store, destination, one_line_errors
 from pipeline.workspace import root
 
 

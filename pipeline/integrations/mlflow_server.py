@@ -9,8 +9,9 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from pipeline.integrations import access, mlflow_experiments, mlflow_store, mlflow_view, servers
+from pipeline.integrations.mlflow_database import artifacts_uri, store_uri
 from pipeline.integrations.mlflow_errors import without_password
-from pipeline.integrations.mlflow_store import Store, artifacts_uri, store_uri
+from pipeline.integrations.mlflow_store import Store
 from pipeline.workspace import root
 
 # Without the job runner, the server has two processes instead of fifteen.

@@ -6,33 +6,23 @@ import re
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote, urlsplit
-
-from filelock import FileLock
+from urllib.parse import urlsplit
 
 from pipeline.errors import PipelineError
-from pipeline.integrations import mlflow_model, mlflow_view
+from pipeline.integrations import mlflow_database, mlflow_model, mlflow_view
 from pipeline.integrations.mlflow_errors import describe_error, is_refusal
 from pipeline.integrations.mlflow_model import ModelFiles
 from pipeline.integrations.mlflow_queue import Entry, Operation
-from pipeline.workspace import close_to_others, root, state_dir
+from pipeline.workspace import root
 
 EXPERIMENT = "fcos"
 METRICS_PER_CALL = 1000  # MLflow's limits
 PARAMS_PER_CALL = 100
-# The tables and columns with addresses of artifacts.
-_ARTIFACT_COLUMNS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
 _WORD = re.compile(r"\w+")  # a value that a filter can contain as it is
 # A server that is down or slow must not hold up a stage: the queue repeats what fails.
 _SERVER_ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -57,18 +47,6 @@ def destination() -> str:
     return address.rstrip("/")
 
 
-def store_uri() -> str:
-    """The address of the database, with the special characters of its path as `%3F`.
-
-    MLflow takes what follows `sqlite:///` for a path and creates its folders; it leaves `sqlite+pysqlite:///` alone.
-    """
-    return f"sqlite+pysqlite:///{quote(str(root() / 'mlflow.db'))}?timeout=60"
-
-
-def artifacts_uri() -> str:
-    return (root() / "mlartifacts").as_uri()
-
-
 @dataclass(frozen=True)
 class Store:
     """MLflow's client for an experiment."""
@@ -87,7 +65,7 @@ class Store:
             PipelineError: the store can't be opened.
         """
         with one_line_errors("opening the store", server):
-            client, location = _server_client(server) if server else _own_client()
+            client, location = _server_client(server) if server else mlflow_database.open_client()
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip() or EXPERIMENT
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
@@ -292,53 +270,6 @@ def _server_client(server: str) -> tuple[Any, None]:
     return MlflowClient(tracking_uri=server, registry_uri=server), None
 
 
-def _own_client() -> tuple[Any, str]:
-    """A client of the project's own store, which is created if it is missing, and where it keeps artifacts.
-
-    Two processes that create the database would damage it. The experiment gets an explicit folder for artifacts, since
-    MLflow's default is `./mlruns` of the current folder.
-    """
-    with FileLock(state_dir() / "mlflow.lock"):
-        from mlflow import MlflowClient
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        _close_store_to_others()
-        # First, since MLflow tries to open a folder or a file without permission for minutes.
-        with closing(sqlite3.connect(root() / "mlflow.db", timeout=60)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")  # writers don't wait for readers; a property of the file
-        # The client would write the current folder into an SQL statement, quotes included.
-        SqlAlchemyStore(store_uri(), artifacts_uri())
-        with closing(sqlite3.connect(root() / "mlflow.db", timeout=60)) as connection, connection:
-            _relocate_artifacts(connection)
-        return MlflowClient(tracking_uri=store_uri(), registry_uri=store_uri()), artifacts_uri()
-
-
-def _relocate_artifacts(connection: sqlite3.Connection) -> None:
-    """Makes the addresses of artifacts those of this project's folder, if it was moved or copied.
-
-    MLflow stores absolute addresses: in a copy, it would write the artifacts of new runs into the original.
-    """
-    new = artifacts_uri()
-    rows = connection.execute("SELECT artifact_location FROM experiments WHERE artifact_location LIKE '%/mlartifacts'")
-    for old in {location for (location,) in rows if location.startswith("file:///")} - {new}:
-        for table, column in _ARTIFACT_COLUMNS:
-            connection.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
-            )
-
-
-def _close_store_to_others() -> None:
-    """Creates the database and the folder of artifacts, closed to other users; closes them if they exist already."""
-    database, artifacts = root() / "mlflow.db", root() / "mlartifacts"
-    database.touch(mode=0o600)
-    artifacts.mkdir(mode=0o700, exist_ok=True)
-    # SQLite gives its further files the rights of the database, but they may be older than this rule.
-    for path in (artifacts, *database.parent.glob("mlflow.db*")):
-        close_to_others(path)
-
-
 def import_mlflow() -> None:
     """Imports what sending to a store needs."""
     _silence()
@@ -373,35 +304,8 @@ def one_line_errors(action: str, server: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         migrations = Path(mlflow.store.__file__).parent / "db_migrations/versions"
-        database, address = root() / "mlflow.db", store_uri()
+        database, address = root() / "mlflow.db", mlflow_database.store_uri()
         message = describe_error(
             error, action, database=database, address=address, migrations=migrations, server=server
         )
         raise (RefusedError if is_refusal(error) else PipelineError)(message) from error
-
-
-def find_predictions(name: str) -> str | None:
-    """The digest of the predictions of the run with this name or id; None if there is no such run.
-
-    Raises:
-        PipelineError: several runs have this name, the run has no predictions, or the store can't be opened.
-    """
-    server = destination()
-    if not server and not (root() / "mlflow.db").is_file():
-        return None
-    with one_line_errors("looking for a run", server):
-        store = Store.open(server)
-        quote_mark = '"' if "'" in name else "'"
-        runs = [
-            run
-            for attribute in ("run_id", "run_name")
-            for run in store.client.search_runs([store.experiment], f"{attribute} = {quote_mark}{name}{quote_mark}")
-        ]
-    if not runs:
-        return None
-    if len(runs) > 1:
-        raise PipelineError(f"{name}: {len(runs)} MLflow runs have this name; give the id of one, see `fcos ui`")
-    predictions: str | None = runs[0].data.tags.get("predictions")
-    if predictions is None:
-        raise PipelineError(f"{name}: this MLflow run has not been evaluated; run `dvc repro evaluate`")
-    return predictions

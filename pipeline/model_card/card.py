@@ -54,7 +54,7 @@ def _title(facts: Facts) -> str:
 
 
 def _dataset(facts: Facts) -> str:
-    return facts.entry.title if facts.entry and facts.entry.title else facts.dataset
+    return facts.source.title if facts.source and facts.source.title else facts.dataset
 
 
 def _headline(val: Mapping[str, Any]) -> str:
@@ -228,14 +228,14 @@ def _data(facts: Facts) -> str:
 
 
 def _data_lines(facts: Facts) -> Iterator[str]:
-    entry = facts.entry
-    yield f"data set: {text(facts.dataset)}" + (f", {text(entry.title)}" if entry and entry.title else "")
-    if entry and entry.homepage:
-        yield f"source: <{entry.homepage}>"
-    if entry:
-        yield f"license of the data: {text(entry.license)}"
-    if entry and entry.citation:
-        yield f"citation: {text(' '.join(entry.citation.split()))}"
+    source = facts.source
+    yield f"data set: {text(facts.dataset)}" + (f", {text(source.title)}" if source and source.title else "")
+    if source and source.homepage:
+        yield f"source: <{source.homepage}>"
+    if source:
+        yield f"license of the data: {text(source.license)}"
+    if source and source.citation:
+        yield f"citation: {text(' '.join(source.citation.split()))}"
     if hold_out := facts.conversion.get("hold_out"):
         yield f"validation images held out with `convert.split_seed` {hold_out['split_seed']}"
     if applied := (facts.conversion.get("corrections") or {}).get("applied"):

@@ -10,7 +10,7 @@ from fcos.config import ModelConfig
 from fcos.description import Description
 from pipeline import recipes
 from pipeline.datasets import registry
-from pipeline.datasets.registry import Entry
+from pipeline.datasets.registry import Source
 from pipeline.digests import dvc_hash
 from pipeline.evaluation.coco import ConfusedPair
 from pipeline.evaluation.plot_tables import BACKGROUND, Table
@@ -36,7 +36,7 @@ class Facts:
     """What is known of a detector; None, or empty, for what is not."""
 
     dataset: str
-    entry: Entry | None  # of the registry
+    source: Source | None  # of the data set
     conversion: Mapping[str, Any]  # data/unified/report.json
     data_digest: str  # of data/unified, as in dvc.lock
     params: Params
@@ -70,7 +70,7 @@ def collect(
     weights, unified = home / "models/detector.safetensors", home / "data/unified"
     return Facts(
         dataset=params.dataset,
-        entry=registry.entry_for(params.dataset, home / "data/raw" / params.dataset),
+        source=registry.source_of(params.dataset, home / "data/raw" / params.dataset),
         conversion=_read(unified / "report.json"),
         data_digest=dvc_hash(unified),
         params=params,

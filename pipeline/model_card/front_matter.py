@@ -44,7 +44,7 @@ def _lines(facts: Facts) -> Iterator[str]:
 
 
 def _result(facts: Facts, split: str, metrics: Mapping[str, Any]) -> Iterator[str]:
-    title = facts.entry.title if facts.entry and facts.entry.title else facts.dataset
+    title = facts.source.title if facts.source and facts.source.title else facts.dataset
     yield "  - task:"
     yield "      type: object-detection"
     yield "    dataset:"
@@ -60,7 +60,7 @@ def _result(facts: Facts, split: str, metrics: Mapping[str, Any]) -> Iterator[st
 
 def license_identifier(facts: Facts) -> str | None:
     """The identifier on Hugging Face of the data set's license; None if it has none, or isn't known."""
-    name = re.sub(r"[\s_]+", "-", facts.entry.license.strip().lower()) if facts.entry else ""
+    name = re.sub(r"[\s_]+", "-", facts.source.license.strip().lower()) if facts.source else ""
     return name if name in _LICENSES else None
 
 

@@ -75,7 +75,8 @@ def test_raw_outputs(theirs: FCOS, images: list[Tensor], outputs: Outputs) -> No
         (outputs.ltrb / strides[:, None], head["bbox_regression"]),
         (outputs.quality, head["bbox_ctrness"].squeeze(-1)),
     ):
-        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+        # Convolutions of different memory formats sum in different orders: 2e-5 on a CPU without AVX-512.
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_detections(theirs: FCOS, images: list[Tensor], outputs: Outputs) -> None:

@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, closing, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -82,6 +82,18 @@ def _working_in(project: Path) -> Iterator[None]:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+
+def start_python(code: str, *, folder: Path, python: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Starts `python -c CODE` in a folder; `pipeline` is that of this project."""
+    return subprocess.Popen(
+        [*(python or warm_python.command()), "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def environment(*, warm: bool = True) -> dict[str, str]:

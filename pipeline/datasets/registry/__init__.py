@@ -68,14 +68,20 @@ class Splits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """The description of a data set."""
+class Source:
+    """Where a data set comes from, and under which terms."""
 
-    files: Annotated[tuple[DataFile, ...], Field(min_length=1)]
     title: str = ""
     homepage: Url | None = None
     license: str = "not stated"
     citation: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry(Source):
+    """The description of a data set with files to download."""
+
+    files: Annotated[tuple[DataFile, ...], Field(min_length=1)]
     images: Annotated[int, Field(ge=1)] | None = None  # with annotations, in all splits
     format: str = "auto"
     splits: Splits = Splits()
@@ -92,6 +98,17 @@ class Entry:
         """Bytes to download; None if the size of a file is unknown."""
         sizes = [file.size for file in self.files if file.size is not None]
         return sum(sizes) if len(sizes) == len(self.files) else None
+
+
+DIGITS = Source(
+    title=BUILT_IN["digits"],
+    homepage="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
+    license="CC BY 4.0 (digits), CC BY 2.0 (photographs)",
+    citation=(
+        "E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998. "
+        "Photographs: danielbuechele and vultilion on Flickr. Both are included in scikit-learn."
+    ),
+)
 
 
 def names() -> tuple[str, ...]:
@@ -148,6 +165,11 @@ def entry_for(dataset: str, raw: Path) -> Entry | None:
     if dataset in names():
         return find(dataset)
     return read(raw / ENTRY_COPY) if (raw / ENTRY_COPY).is_file() else None
+
+
+def source_of(dataset: str, raw: Path) -> Source | None:
+    """Where the data set in the folder `raw` comes from; None if that isn't known."""
+    return DIGITS if dataset == "digits" else entry_for(dataset, raw)
 
 
 def with_splits(options: ConvertParams, entry: Entry | None) -> ConvertParams:

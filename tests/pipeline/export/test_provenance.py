@@ -32,6 +32,7 @@ def weights(tmp_path: Path) -> Path:
 def test_the_data_are_those_of_the_training(weights: Path) -> None:
     found = Provenance.of(weights)
     assert (found.dataset, found.data_digest) == ("digits", "trained.dir")
+    assert found.license == "CC BY 4.0 (digits), CC BY 2.0 (photographs)"
 
 
 def test_links_into_the_cache_of_dvc(weights: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pipeline.data.detections import Detection
 from pipeline.errors import PipelineError
 from pipeline.evaluation import inputs, report
 from pipeline.files import digest, write_json
-from pipeline.integrations import dvc, mlflow_store
+from pipeline.integrations import dvc, mlflow_experiments
 from pipeline.integrations.experiments import Experiment, open_experiments, open_files
 from tests.support.projects import environment
 
@@ -199,7 +199,7 @@ def test_an_mlflow_run_is_found_by_its_predictions(monkeypatch: pytest.MonkeyPat
     with Repo() as repo:
         repo.checkout()
     by_run["committed"] = digest(Path("predictions/val.json"))
-    monkeypatch.setattr(mlflow_store, "find_predictions", by_run.get)
+    monkeypatch.setattr(mlflow_experiments, "find_predictions", by_run.get)
     committed, experiment = read("committed", "in the workspace")  # the latter now in the experiment alone
     assert (committed.params["loss"], experiment.params["loss"]) == ("iou", "giou")
     assert error("lost", "HEAD").startswith("lost: the predictions of this MLflow run are in no commit")

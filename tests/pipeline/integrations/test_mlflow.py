@@ -2,12 +2,11 @@
 
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -21,24 +20,15 @@ from click.testing import CliRunner
 from pipeline import params
 from pipeline.cli import main
 from pipeline.errors import PipelineError
-from pipeline.integrations import mlflow, mlflow_store, servers
+from pipeline.integrations import mlflow, servers
 from pipeline.params import Params
-from tests.support import warm_python
-from tests.support.empty_store import copy_store
 from tests.support.listening import loopback_only
-from tests.support.paths import PROJECT
 from tests.support.process_trees import assert_gone, descendants
+from tests.support.projects import start_python
 
 WEIGHTS, PREDICTIONS = "a" * 64, "b" * 64
 
 pytestmark = pytest.mark.usefixtures("inspected")
-
-
-@pytest.fixture
-def values(inspected: Any, empty_store: Path) -> Params:
-    """The parameters, in a project with an empty store."""
-    copy_store(empty_store, inspected.root / "mlflow.db")
-    return params.load()
 
 
 def runs() -> list[Any]:
@@ -47,20 +37,9 @@ def runs() -> list[Any]:
     return list(store.client.search_runs([store.experiment], order_by=["attributes.start_time ASC"]))
 
 
-def run_python(code: str, *, folder: Path, python: Sequence[str] = ()) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*(python or warm_python.command()), "-c", code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @contextmanager
 def run_fcos(*arguments: str, folder: Path) -> Iterator["subprocess.Popen[str]"]:
-    process = run_python(
+    process = start_python(
         f"from pipeline.cli import main; main({list(arguments)!r})", folder=folder, python=[sys.executable]
     )
     with process, loopback_only():
@@ -222,46 +201,6 @@ def assert_only_artifacts_are_served(owner: requests.Session, address: str, run:
         ] * 2
 
 
-def test_the_store_is_closed_to_other_users(values: Params, inspected: Any) -> None:
-    files = [inspected.root / name for name in ("mlflow.db", "mlflow.db-wal", "mlflow.db-shm", "mlflow.db.old")]
-    artifacts = inspected.root / "mlartifacts"
-    files[3].touch()
-    with mlflow.train_run(values, key="k") as run:
-        run.log_artifacts(inspected.root / "data/raw/digits/pictures")
-        run.mark_finished(WEIGHTS)
-    with closing(sqlite3.connect(files[0])) as reader:
-        reader.execute("SELECT * FROM runs").fetchall()  # an open connection keeps SQLite's further files
-        for path in (*files, artifacts):
-            path.chmod(0o777 if path.is_dir() else 0o666)
-        mlflow.prepare()
-        assert {oct(path.stat().st_mode & 0o777) for path in files} == {"0o600"}
-        assert artifacts.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_new_store_is_closed_whatever_the_umask(empty_store: Path) -> None:
-    assert empty_store.stat().st_mode & 0o777 == 0o600
-    for folder in ("mlartifacts", ".fcos"):
-        assert empty_store.with_name(folder).stat().st_mode & 0o777 == 0o700
-
-
-def test_three_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
-    code = (
-        "from pipeline import params\nfrom pipeline.integrations import mlflow\n"
-        "with mlflow.train_run(params.load(), key='k') as run: run.mark_finished('w')"
-    )
-    folder = tmp_path / "with a space"
-    folder.mkdir()
-    for name in ("dvc.yaml", "params.yaml"):
-        (folder / name).write_text((tmp_path / name).read_text())
-    processes = [run_python(code, folder=folder) for _ in range(3)]
-    stderr = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], stderr
-    assert stderr == ["", "", ""]
-    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-        assert connection.execute("SELECT name FROM experiments WHERE name = 'fcos'").fetchall() == [("fcos",)]
-        assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 3
-
-
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_a_failed_training_is_marked_and_its_error_propagates(
     values: Params, error: type[BaseException], status: str
@@ -278,7 +217,7 @@ from pipeline.integrations import mlflow
 with mlflow.train_run(params.load(), key="mine") as run:
     run.log_steps([{"step": 1, "loss/total": 3.0}])
     os.kill(os.getpid(), signal.SIGKILL)"""
-    with run_python(code, folder=inspected.root) as process:
+    with start_python(code, folder=inspected.root) as process:
         assert process.wait(60) == -signal.SIGKILL
     with mlflow.train_run(values, key="another"):  # sends what the killed process could not
         pass
@@ -424,56 +363,6 @@ def test_a_logging_error_gives_one_line_after_the_training(values: Params, capsy
     assert runs()[0].data.tags["weights"] == WEIGHTS
 
 
-def test_a_broken_store_gives_one_line(inspected: Any) -> None:
-    (inspected.root / "mlflow.db").write_bytes(b"this is no database" * 100)
-    response = CliRunner().invoke(main, ["ui", "--port", str(servers.find_free_port())])
-    assert response.exit_code == 1
-    assert "file is not a database" in response.stderr
-    assert response.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("folder", ["a?b#c%20d;e&f=g", 'it\'s "that"', "日本 é", "[x]*{y}$HOME`id`\\n"])
-def test_any_path_of_the_project_has_its_store_in_the_project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path, folder: str
-) -> None:
-    project = tmp_path / "around" / folder
-    project.mkdir(parents=True)
-    shutil.copyfile(PROJECT / "dvc.yaml", project / "dvc.yaml")
-    with closing(sqlite3.connect(empty_store)) as source, closing(sqlite3.connect(project / "mlflow.db")) as copy, copy:
-        source.backup(copy)  # quicker than a new one
-        copy.execute("DELETE FROM experiments")
-    monkeypatch.chdir(project)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    with mlflow.train_run(params.load(PROJECT / "params.yaml"), key="k") as run:
-        run.log_artifacts(project / "dvc.yaml")
-    assert [item.path for item in mlflow.Store.open().client.list_artifacts(run.id)] == ["dvc.yaml"]
-    artifact = project / f"mlartifacts/{run.id}/artifacts/dvc.yaml"
-    assert artifact.read_bytes() == (PROJECT / "dvc.yaml").read_bytes()
-    assert list(project.parent.iterdir()) == [project]
-    created = {path.name.removesuffix("-wal").removesuffix("-shm") for path in project.iterdir()}
-    assert created == {".fcos", "dvc.yaml", "mlartifacts", "mlflow.db"}
-
-
-@pytest.mark.usefixtures("values")
-def test_a_moved_project_has_its_artifacts_in_its_own_folder(inspected: Any) -> None:
-    """MLflow stores absolute addresses, so the artifacts of new runs would go to the folder of before."""
-    here = (inspected.root / "mlartifacts").as_uri()
-    store = mlflow.Store.open()
-    run, other = (store.client.create_run(store.experiment).info for _ in range(2))
-    assert run.artifact_uri == f"{here}/{run.run_id}/artifacts"
-    with closing(sqlite3.connect(inspected.root / "mlflow.db")) as connection, connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, 'file:///a%20b/mlartifacts')", [here]
-            )
-        elsewhere = "file:///a%20b/mlartifacts2/artifacts"
-        connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (elsewhere, other.run_id))
-    store = mlflow.Store.open()
-    assert store.client.get_experiment(store.experiment).artifact_location == here
-    assert store.client.get_run(run.run_id).info.artifact_uri == run.artifact_uri
-    assert store.client.get_run(other.run_id).info.artifact_uri == elsewhere
-
-
 def test_names_of_experiments_are_in_no_filter(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["o'brien", 'say "hi"', "a` or `b", "' or tags.x != '", "100%", "naïve \\"]
     for name in names:
@@ -486,23 +375,6 @@ def test_names_of_experiments_are_in_no_filter(values: Params, monkeypatch: pyte
             inspected.mark_finished("c")
         assert {evaluated.id, inspected.id} == {run.id}
     assert [run.info.run_name for run in runs()] == names
-
-
-def test_predictions_are_found_by_the_name_or_id_of_a_run(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "o'brien's"
-    monkeypatch.setenv("DVC_EXP_NAME", name)
-    with mlflow.evaluate_run(values, WEIGHTS):
-        pass
-    (run,) = runs()
-    with pytest.raises(PipelineError, match="this MLflow run has not been evaluated"):
-        mlflow_store.find_predictions(run.info.run_id)
-    with mlflow.evaluate_run(values, WEIGHTS) as evaluated:
-        evaluated.mark_finished(PREDICTIONS)
-    assert [mlflow_store.find_predictions(key) for key in (name, evaluated.id, "x")] == [PREDICTIONS, PREDICTIONS, None]
-    with mlflow.evaluate_run(values, "c" * 64):
-        pass
-    with pytest.raises(PipelineError, match="2 MLflow runs have this name"):
-        mlflow_store.find_predictions(name)
 
 
 def test_an_experiment_deleted_in_the_ui_is_restored(values: Params) -> None:

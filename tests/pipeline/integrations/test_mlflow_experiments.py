@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.integrations import mlflow_experiments
+from pipeline.integrations import mlflow, mlflow_experiments
 from pipeline.integrations.mlflow_datasets import dvc_hash
+from pipeline.params import Params
 from pipeline.yaml_files import read_yaml
 
 LOCK = """schema: '2.0'
@@ -91,3 +92,22 @@ def test_the_hash_of_a_folder_is_dvc_s(project: Path) -> None:
     outputs = {item["path"]: item["md5"] for stage in lock["stages"].values() for item in stage["outs"]}
     for folder in ("data/unified", "models", "predictions", "data/raw/digits"):
         assert dvc_hash(project / folder) == outputs[folder]
+
+
+@pytest.mark.usefixtures("inspected")
+def test_predictions_are_found_by_the_name_or_id_of_a_run(values: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "o'brien's"
+    monkeypatch.setenv("DVC_EXP_NAME", name)
+    with mlflow.evaluate_run(values, "a" * 64):
+        pass
+    store = mlflow.Store.open()
+    (run,) = store.client.search_runs([store.experiment])
+    with pytest.raises(PipelineError, match="this MLflow run has not been evaluated"):
+        mlflow_experiments.find_predictions(run.info.run_id)
+    with mlflow.evaluate_run(values, "a" * 64) as evaluated:
+        evaluated.mark_finished("b" * 64)
+    assert [mlflow_experiments.find_predictions(key) for key in (name, evaluated.id, "x")] == ["b" * 64, "b" * 64, None]
+    with mlflow.evaluate_run(values, "c" * 64):
+        pass
+    with pytest.raises(PipelineError, match="2 MLflow runs have this name"):
+        mlflow_experiments.find_predictions(name)

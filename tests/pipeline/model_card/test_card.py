@@ -104,7 +104,7 @@ def test_numbers(tmp_path: Path) -> None:
 def test_the_front_matter_is_that_of_hugging_face(tmp_path: Path) -> None:
     found = make(tmp_path, ["cat", EVIL])
     entry = facts.registry.find("bccd")
-    named = replace(found, dataset="bccd", entry=replace(entry, title='Cells: "red" # and white'))
+    named = replace(found, dataset="bccd", source=replace(entry, title='Cells: "red" # and white'))
     data = ModelCard(card.render(named)).data
     assert (data.license, data.pipeline_tag, data.library_name) == ("mit", "object-detection", "fcos-pipeline")
     assert data.tags == ["object-detection", "fcos", "tiny"]
@@ -114,7 +114,7 @@ def test_the_front_matter_is_that_of_hugging_face(tmp_path: Path) -> None:
     assert results == [('Cells: "red" # and white', "bccd", "val")] * 2
     assert [item.metric_value for item in data.eval_results] == [found.val["coco"][name] for name in ("AP", "AP50")]
     # The license of the images of COCO has no identifier.
-    assert ModelCard(card.render(replace(found, entry=facts.registry.find("coco2017")))).data.license is None
+    assert ModelCard(card.render(replace(found, source=facts.registry.find("coco2017")))).data.license is None
 
 
 def test_untrusted_names_have_no_effect(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_name_at_the_beginning_of_a_line_is_shown_as_it_is(name: str, escaped:
 def test_the_front_matter_is_yaml_whatever_it_has(tmp_path: Path) -> None:
     title = "a\x7fb\x85c\x9fd\u2028e\ufefff\ttail 日本 🐜"
     found = make(tmp_path, ["cat"])
-    named = replace(found, entry=replace(facts.registry.find("bccd"), title=title))
+    named = replace(found, source=replace(facts.registry.find("bccd"), title=title))
     low = replace(named, val=found.val | {"coco": found.val["coco"] | {"AP": 4e-05}})
     results = yaml.safe_load(front_matter.render(low).strip("-"))["model-index"][0]["results"]
     assert results[0]["dataset"]["name"] == title
@@ -167,7 +167,7 @@ def test_one_class_and_many(tmp_path: Path, count: int) -> None:
 
 
 def test_what_is_unknown_is_left_out(tmp_path: Path) -> None:
-    text = card.render(make(tmp_path, ["cat", "dog"]))
+    text = card.render(replace(make(tmp_path, ["cat", "dog"]), dataset="custom", source=None))
     for word in ("license", "None", "null", "nan", "citation", "| test", str(tmp_path)):
         assert word not in text.replace("model.start_from", ""), word
 
