@@ -12,8 +12,20 @@ from types import FrameType
 from typing import NoReturn
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: its terminal was closed
+# Iterations for which OpenMP's threads spin while they wait, before they sleep. libgomp's default is 300,000.
+_SPIN_COUNT = "1000"
 # Seconds within which two SIGINT count as one Ctrl-C: the terminal sends it, and the parent process may pass it on.
 _SAME_CTRL_C = 1.0
+
+
+def limit_spinning() -> None:
+    """Makes OpenMP's threads sleep soon when they wait for each other; call it before torch is imported.
+
+    Where other processes use the same cores, a thread that waits for a suspended one otherwise spins for milliseconds
+    in each operation (docs/performance.md). GOMP_SPINCOUNT and OMP_WAIT_POLICY are kept if they are set.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
 @dataclass

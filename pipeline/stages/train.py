@@ -6,6 +6,7 @@ import sys
 from pipeline import process, runner
 
 if __name__ == "__main__":  # before the imports below, which take seconds
+    process.limit_spinning()
     process.handle_signals("train" if len(sys.argv) == 1 else "", leave=os._exit)
 
 import math

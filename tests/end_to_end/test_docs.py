@@ -23,6 +23,7 @@ from pipeline.training.initial_weights import find_weights
 from tests.support.http_servers import serving
 from tests.support.projects import PROJECT, copy, read, readme, run, run_stage, stages_run
 
+SCALE = "docs/scale.md"
 TRAINING = "docs/training.md"
 
 
@@ -296,3 +297,31 @@ def convert(project: Path, command: list[str], *, fails: bool = False) -> str:
         output += done.stdout + done.stderr
         assert (done.returncode != 0) == fails, output
     return output
+
+
+def test_the_commands_beyond_one_machine(reproduced: Path, tmp_path: Path) -> None:
+    """Those of docs/scale.md that need no cluster and no server, with a folder in place of the bucket."""
+    project = copy(reproduced, tmp_path / "project")
+    address, torchrun, commit, repro = readme("Several nodes", SCALE)
+    assert address[1].partition("=")[0] == "GLOO_SOCKET_IFNAME"
+    assert torchrun == readme("Several GPUs or processes", TRAINING)[1]
+    assert [command[0] for command in (*readme("Slurm", SCALE), *readme("Kubernetes", SCALE))] == ["sbatch", "kubectl"]
+    for *_, file in (*readme("Slurm", SCALE), *readme("Kubernetes", SCALE)):
+        assert (project / file).is_file()
+    # As if torchrun had trained another detector.
+    (project / "models/detector.json").unlink()
+    shutil.copy(project / "models/detector.safetensors", project / "models/detector.json")
+    before = (project / "dvc.lock").read_text()
+    run(project, *commit)
+    assert (project / "dvc.lock").read_text() != before
+    assert repro == ["dvc", "repro"]
+    add, modify, push, pull = readme("Data in object storage", SCALE)
+    run(project, *(word.replace("s3://my-bucket", str(tmp_path / "bucket")) for word in add))
+    assert modify[:5] == ["dvc", "remote", "modify", "storage", "endpointurl"]  # only S3's
+    assert "pushed" in run(project, *push)
+    shutil.rmtree(project / ".dvc/cache")
+    shutil.rmtree(project / "data/unified")
+    run(project, *pull)
+    assert (project / "data/unified/train.json").is_file()
+    variables = [command[1].partition("=")[0] for command in readme("Shared tracking", SCALE)]
+    assert variables == ["MLFLOW_TRACKING_URI", "FIFTYONE_DATABASE_URI", "FIFTYONE_DATABASE_NAME"]

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -198,3 +200,41 @@ def test_no_stage_depends_on_the_machine(home: Path) -> None:
     listed = [name for stage in stages.values() for name in stage["params"]]
     assert not [name for name in listed if name.split(".")[0] == "machine"]
     assert "train" in listed
+
+
+def test_waiting_threads_soon_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libgomp itself says what it has read; the two variables of its users are kept."""
+    torch = find_spec("torch")  # not imported, which would take seconds
+    assert torch
+    assert torch.origin
+    libraries = sorted((Path(torch.origin).parent / "lib").glob("libgomp*.so*"))
+    if not libraries:
+        pytest.skip("this torch has no libgomp of its own")
+    libgomp = str(libraries[0])
+    script = f"import ctypes; from pipeline import process; process.limit_spinning(); ctypes.CDLL({libgomp!r})"
+
+    def spin_count(**variables: str) -> str:
+        environment = {**os.environ, "OMP_DISPLAY_ENV": "VERBOSE", **variables}
+        shown = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+        )
+        return re.findall(r"GOMP_SPINCOUNT = '(\w+)'", shown.stderr)[0]
+
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert spin_count() == "1000"
+    assert spin_count(GOMP_SPINCOUNT="7") == "7"
+    assert spin_count(OMP_WAIT_POLICY="PASSIVE") == "0"
+
+
+def test_training_limits_spinning_before_it_imports_torch() -> None:
+    script = (
+        "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('pipeline.stages.train', run_name='__main__')"
+    )
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    script = f"import atexit, os; atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT'))); {script}"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert "import of torch" in ended.stderr
+    assert ended.stdout == "1000\n"
