@@ -84,7 +84,7 @@ def test_a_second_repro_runs_no_stage(project: Path) -> None:
 def test_one_mlflow_run_holds_the_experiment(project: Path) -> None:
     (only_run,) = mlflow_runs(project)
     assert only_run.info.status == "FINISHED"
-    assert only_run.data.params["train.lr"] == "0.003"
+    assert only_run.data.params["train.lr"] == "0.01"
     assert only_run.data.params["evaluate.test"] == "True"
     assert {"coco/AP50", "per_class/AP/0", "train/total", "val/AP"} <= set(only_run.data.metrics)
     (unified,) = read_yaml(project / "dvc.lock")["stages"]["convert"]["outs"]
@@ -173,8 +173,8 @@ def test_readmes_experiments_can_be_compared(project: Path) -> None:
     assert [experiment.info.status for experiment in new] == ["FINISHED"] * 3
     changed = ("loss", "train.lr", "postprocess.nms")
     values = {experiment.info.run_id: [experiment.data.params[name] for name in changed] for experiment in new}
-    evaluated = ["iou", "0.003", "soft_gaussian"]
-    assert sorted(values.values()) == [["giou", "0.003", "hard"], ["iou", "0.001", "hard"], evaluated]
+    evaluated = ["iou", "0.01", "soft_gaussian"]
+    assert sorted(values.values()) == [["giou", "0.01", "hard"], ["iou", "0.001", "hard"], evaluated]
     for experiment in new:
         assert experiment.data.tags["dvc_experiment"] in table
         assert "coco/AP50" in experiment.data.metrics

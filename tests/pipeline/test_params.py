@@ -27,7 +27,7 @@ def test_the_file_of_the_project_is_valid() -> None:
 
 @pytest.mark.parametrize(("written", "value"), [("1e-05", 1e-5), ("1e-5", 1e-5), ("2", 2.0), ("0.5e-1", 0.05)])
 def test_numbers_are_read_as_dvc_reads_them(home: Path, written: str, value: float) -> None:
-    lr = params.load(edit_params(home, "lr: 0.003", f"lr: {written}")).train.lr
+    lr = params.load(edit_params(home, "lr: 0.01", f"lr: {written}")).train.lr
     assert lr == value
     assert isinstance(lr, float)
 
@@ -35,7 +35,7 @@ def test_numbers_are_read_as_dvc_reads_them(home: Path, written: str, value: flo
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("  lr: 0.003", "  lrr: 0.003", "train.lrr is unknown; known ones: .*momentum"),
+        ("  lr: 0.01", "  lrr: 0.01", "train.lrr is unknown; known ones: .*momentum"),
         ("  epochs: 10", "  # epochs: 10", "train.epochs is missing"),
         ("  epochs: 10", "  epochs: '8'", "train.epochs is '8', but should be a valid integer"),
         ("  epochs: 10", "  epochs: 8.0", "train.epochs is 8.0, but should be a valid integer"),
