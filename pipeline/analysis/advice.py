@@ -306,9 +306,9 @@ def large_batch(context: Context) -> str | None:
 def high_learning_rate(context: Context) -> str | None:
     """Learning rates at which no detector is known to train."""
     rate, images = learning_rate(context.train), context.train.batch_size
-    is_sgd = context.train.optimizer == "sgd"
-    limit, usual = (0.1 * max(1.0, images / 16), 0.01) if is_sgd else (0.01, 0.001)
-    if rate < limit or (rate == limit and is_sgd):
+    is_adam = context.train.optimizer in ("adam", "adamw")
+    limit, usual = (0.01, 0.001) if is_adam else (0.1 * max(1.0, images / 16), 0.01)
+    if rate < limit or (rate == limit and not is_adam):
         return None
     base = context.train.base_batch_size
     scaled = f" (train.lr {context.train.lr:g} for {base} images)" if base else ""

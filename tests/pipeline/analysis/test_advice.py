@@ -98,11 +98,12 @@ def test_the_only_advice_for_digits_is_its_empty_level() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "expected"),
     [
-        ("high_learning_rate", {"lr": 0.02}, "a learning rate of 0.02 is far too high for muon: try train.lr 0.001"),
+        ("high_learning_rate", {"lr": 0.2}, "a learning rate of 0.2 is far too high for muon: try train.lr 0.01"),
+        ("high_learning_rate", {"lr": 0.02, "optimizer": "adamw"}, "0.02 is far too high for adamw: try train.lr 0.001"),
         ("high_learning_rate", {"lr": 0.5, "optimizer": "sgd"}, "0.5 is far too high for sgd: try train.lr 0.01"),
         (
             "high_learning_rate",
-            {"lr": 0.001, "base_batch_size": 1, "batch_size": 16},
+            {"lr": 0.001, "base_batch_size": 1, "batch_size": 16, "optimizer": "adamw"},
             "0.016 (train.lr 0.001 for 1 images)",
         ),
         ("long_warmup", {"warmup": 3.0, "schedule_unit": "epochs", "epochs": 4}, "warmup takes 1,500 of 2,000 steps"),

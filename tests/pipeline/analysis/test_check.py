@@ -94,7 +94,7 @@ def test_all_lines_are_printed_and_no_file_is_left_behind(
 
 def test_advice_follows_on_stderr(small: Path, setting: Callable[..., None]) -> None:  # noqa: ARG001
     setting(**{"train.lr": 5.0})
-    assert "fcos: a learning rate of 5 is far too high for muon: try train.lr 0.001\n" in fcos_check().stderr
+    assert "fcos: a learning rate of 5 is far too high for muon: try train.lr 0.01\n" in fcos_check().stderr
 
 
 def test_without_data(home: Path) -> None:
