@@ -91,8 +91,8 @@ def pytest_configure() -> None:
     A background job of a script ignores Ctrl-C, and a job of nohup ignores SIGHUP, and so would every process that the
     tests start.
     """
-    settings.register_profile("suite", derandomize=True)
-    settings.register_profile("campaign", max_examples=10_000)
+    settings.register_profile("suite", derandomize=True, deadline=None)  # other work makes an example slow
+    settings.register_profile("campaign", max_examples=10_000, deadline=None)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

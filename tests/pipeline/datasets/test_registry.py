@@ -45,7 +45,7 @@ def test_entries_that_share_an_archive_describe_it_equally() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("files: []", "files is [], but should be "),
+        ("files: []", "files is [], but should have at least 1 value"),
         ("files: [{urls: [ftp://a/b.zip]}]", "files.1.urls.1 is 'ftp://a/b.zip', but should be an address, http"),
         ("files: [{urls: [http://a/]}]", "files.1: name: '' is not a file name"),
         ("files: [{urls: [http://a/b.zip], name: ../b}]", "files.1: name: '../b' is not a file name"),
