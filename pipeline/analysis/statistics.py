@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from fcos.locations import size_ranges
-from pipeline.analysis.advice import Context
+from pipeline.analysis.advice_context import Context
 from pipeline.analysis.assignment import level_name
 from pipeline.analysis.tiling import Floats
 from pipeline.data.annotations import AnnotationSet

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.analysis import statistics
-from pipeline.analysis.advice import DATA_RULES, Context, make_context
+from pipeline.analysis.advice import DATA_RULES
+from pipeline.analysis.advice_context import Context, make_context
 from pipeline.analysis.findings import Finding, Health, RecordLocation, headline, locate_records, notes, verdict
 from pipeline.analysis.statistics import Bar, Histogram
 from pipeline.conversion import Survey

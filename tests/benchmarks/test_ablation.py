@@ -1,40 +1,28 @@
 """Ablation: variants are valid parameters, and the table has the experiments' results."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from benchmarks import ablation
 from benchmarks.ablation import Run
 from pipeline import params
+from pipeline.overrides import override
 from tests.support.paths import PROJECT
 
 PARAMS = PROJECT / "params.yaml"
 
 
-def with_settings(settings: list[str], folder: Path) -> params.Params:
+def with_settings(settings: list[str]) -> params.Params:
     """params.yaml as `dvc exp run -S` changes it."""
-    yaml = YAML()
-    values = yaml.load(PARAMS)
-    for setting in settings:
-        key, text = setting.split("=", 1)
-        *sections, last = key.split(".")
-        section = values
-        for name in sections:
-            section = section[name]
-        assert last in section, key
-        section[last] = YAML(typ="safe").load(text)
-    yaml.dump(values, folder / "params.yaml")
-    return params.load(folder / "params.yaml")
+    return override(params.load(PARAMS), settings)
 
 
 @pytest.mark.parametrize("name", ablation.VARIANTS)
-def test_a_variant_differs_from_the_reference_only_by_its_changes(name: str, tmp_path: Path) -> None:
-    reference = with_settings(ablation.settings(ablation.VARIANTS["reference"], 7), tmp_path).flat()
+def test_a_variant_differs_from_the_reference_only_by_its_changes(name: str) -> None:
+    reference = with_settings(ablation.settings(ablation.VARIANTS["reference"], 7)).flat()
     changes = ablation.VARIANTS[name].changes
-    changed = with_settings(ablation.settings(ablation.VARIANTS[name], 7), tmp_path).flat()
+    changed = with_settings(ablation.settings(ablation.VARIANTS[name], 7)).flat()
     assert reference["seed"] == changed["seed"] == 7
     different = {key for key, value in changed.items() if value != reference[key]}
     assert different == {change.split("=")[0] for change in changes}

@@ -12,6 +12,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
+from tests.support.parameters import set_value
 from tests.support.paths import PROJECT
 from tests.support.projects import run_stage
 
@@ -38,12 +39,7 @@ def setting(home: Path) -> Callable[..., None]:
         yaml = YAML()
         content = yaml.load(home / "params.yaml")
         for key, value in values.items():
-            *sections, last = key.split(".")
-            section = content
-            for name in sections:
-                section = section[name]
-            assert last in section
-            section[last] = value
+            set_value(content, key, value)
         yaml.dump(content, home / "params.yaml")
 
     return change

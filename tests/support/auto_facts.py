@@ -11,6 +11,7 @@ from pipeline import params, recipes
 from pipeline.analysis.auto_facts import Facts, MemoryUse, Speed
 from pipeline.analysis.auto_rules import choose
 from pipeline.params import Params
+from tests.support.parameters import set_value
 
 DEFAULTS = json.loads(json.dumps(asdict(recipes.defaults())))
 GIB = 2**30
@@ -71,10 +72,5 @@ def values_of(chosen: dict[str, Any]) -> Params:
     """The defaults with the choices, checked as a parameter file is."""
     tree = json.loads(json.dumps(DEFAULTS))
     for key, value in chosen.items():
-        *sections, last = key.split(".")
-        section = tree
-        for name in sections:
-            section = section[name]
-        assert last in section
-        section[last] = value
+        set_value(tree, key, value)
     return params.validate(tree, "choices")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline import params, recipes
-from pipeline.analysis import advice as rules
-from pipeline.analysis.advice import RULES, Context, advice, make_context
+from pipeline.analysis.advice import RULES, advice
+from pipeline.analysis.advice_context import Context, make_context
 from pipeline.analysis.tiling import propose_for, propose_tiles, resize_factors
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.overrides import override
@@ -316,7 +316,7 @@ def test_scales_equal_those_of_the_input_size() -> None:
     for letterbox in (False, True):
         values = training(size=(300, 400), letterbox=letterbox)
         for shape in ((375, 500), (500, 375), (100, 900)):
-            (scale,) = resize_factors(values.train, rules.np.array([shape], dtype=float))
+            (scale,) = resize_factors(values.train, np.array([shape], dtype=float))
             assert scale == pytest.approx(values.train.input_size.scale(*shape))
 
 

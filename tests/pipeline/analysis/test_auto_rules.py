@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.analysis.advice import RULES as ADVICE
-from pipeline.analysis.advice import Context
+from pipeline.analysis.advice_context import Context
 from pipeline.analysis.auto_facts import Facts, MemoryUse, Size, Speed
 from pipeline.analysis.auto_plan import (
     candidate_sizes,

@@ -7,7 +7,8 @@ import pytest
 
 from pipeline import params
 from pipeline.analysis import statistics
-from pipeline.analysis.advice import make_context, unlearnable_objects
+from pipeline.analysis.advice_context import make_context
+from pipeline.analysis.advice_on_data import unlearnable_objects
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.params import Params
 from tests.support.paths import PROJECT

@@ -86,22 +86,11 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
         assert [item["name"] for item in experiment] == ["fcos"]
         stored = query(owner, address, "runs/search", {"experiment_ids": [experiment[0]["experiment_id"]]})["runs"]
         assert len(stored) == 1
-        info, data = stored[0]["info"], stored[0]["data"]
-        assert (info["status"], info["run_name"]) == ("FINISHED", "digits-tiny-iou")
-        logged = {item["key"]: item["value"] for item in data["params"]}
-        assert logged == {name: str(value) for name, value in values.flat().items() if not name.startswith("machine.")}
-        metrics = {item["key"]: (item["value"], item["step"]) for item in data["metrics"]}
-        assert metrics["loss/total"] == (pytest.approx(10 / 1200), 1200)
-        assert metrics["coco/AP"] == (0.5, 0)
-        assert metrics["inspect/errors/missed"] == (3, 0)
-        tags = {item["key"]: item["value"] for item in data["tags"]}
-        assert (tags["weights"], tags["predictions"], tags["dataset"], tags["loss"]) == (
-            WEIGHTS, PREDICTIONS, "digits", "iou",
-        )  # fmt: skip
+        assert_the_run_has_the_results(stored[0], values)
         assert_a_client_needs_the_token(values, address, printed)
         columns = {"Run Name", "coco/AP", "coco/AP50", "loss", "seed", "Dataset", "Source", "Version", "Models"}
         assert columns <= table_headers(printed.split()[1])
-        assert_only_artifacts_are_served(owner, address, info["run_id"], plot / "loss.csv")
+        assert_only_artifacts_are_served(owner, address, stored[0]["info"]["run_id"], plot / "loss.csv")
         second = CliRunner().invoke(main, ["ui", "--port", str(port)])
         assert second.exit_code == 1
         assert second.stderr.startswith(f"fcos: 127.0.0.1:{port}: address already in use")
@@ -113,6 +102,21 @@ def test_the_ui_shows_one_run_for_three_stages(inspected: Any) -> None:
     assert (inspected.root / "mlartifacts").is_dir()
     with closing(sqlite3.connect(inspected.root / "mlflow.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def assert_the_run_has_the_results(stored: dict[str, Any], values: Params) -> None:
+    info, data = stored["info"], stored["data"]
+    assert (info["status"], info["run_name"]) == ("FINISHED", "digits-tiny-iou")
+    logged = {item["key"]: item["value"] for item in data["params"]}
+    assert logged == {name: str(value) for name, value in values.flat().items() if not name.startswith("machine.")}
+    metrics = {item["key"]: (item["value"], item["step"]) for item in data["metrics"]}
+    assert metrics["loss/total"] == (pytest.approx(10 / 1200), 1200)
+    assert metrics["coco/AP"] == (0.5, 0)
+    assert metrics["inspect/errors/missed"] == (3, 0)
+    tags = {item["key"]: item["value"] for item in data["tags"]}
+    assert (tags["weights"], tags["predictions"], tags["dataset"], tags["loss"]) == (
+        WEIGHTS, PREDICTIONS, "digits", "iou",
+    )  # fmt: skip
 
 
 def assert_a_client_needs_the_token(values: Params, address: str, printed: str) -> None:
