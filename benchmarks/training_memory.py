@@ -79,7 +79,7 @@ def write_images(folder: Path, images: int) -> int:
     for index, record in enumerate(records):
         if index % _LINKS == 0:
             first = raw / record.file_name
-            Pillow.effect_noise((_SIDE, _SIDE), 64).convert("RGB").save(first)
+            Pillow.frombytes("RGB", (_SIDE, _SIDE), generator.randbytes(3 * _SIDE**2)).save(first)
         else:
             os.link(first, raw / record.file_name)
     boxes = tuple(_boxes(categories, images, generator))

@@ -1,4 +1,5 @@
 import os
+import random
 import shutil
 import signal
 import sys
@@ -122,6 +123,16 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
             projects.run(folder, "dvc", "repro")
             complete.touch()
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Seeds what a test or its fixtures may draw from, so that it draws the same after whatever tests ran before it."""
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)  # the generator that libraries may use
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from pipeline.files import write_json
 from pipeline.integrations import fiftyone
 from pipeline.training.initial_weights import find_weights
 from tests.support.http_servers import serving
+from tests.support.noise import noise
 from tests.support.projects import PROJECT, copy, read, readme, run, run_stage, stages_run
 
 SCALE = "docs/scale.md"
@@ -118,7 +119,7 @@ def test_the_commands_of_docs_on_inspection(project: Path, monkeypatch: pytest.M
 
 def test_the_commands_of_docs_on_torchvisions_weights(project: Path) -> None:
     # Narrow: a detector of torchvision enlarges the shorter side to 800 pixels, the longer one at most to 1333.
-    Image.effect_noise((400, 40), 64).convert("RGB").save(project / "photo.jpg")
+    Image.fromarray(noise(400, 40)).save(project / "photo.jpg")
     importing, predict = readme("torchvision's weights", "docs/detector.md")
     torch.manual_seed(0)
     torch.save(fcos_resnet50_fpn(weights=None, weights_backbone=None).state_dict(), project / importing[2])

@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 
 import fcos
+from tests.support.noise import noise
 from tests.support.paths import PROJECT
 from tests.support.tiny_detector import save_tiny_detector
 
@@ -27,7 +28,7 @@ def photo(tmp_path: Path) -> Path:
     exif = PIL.Image.Exif()
     exif[274] = 6
     path = tmp_path / "photo.png"
-    PIL.Image.effect_noise((HEIGHT, WIDTH), 90).convert("RGB").save(path, exif=exif)
+    PIL.Image.fromarray(noise(HEIGHT, WIDTH)).save(path, exif=exif)
     return path
 
 

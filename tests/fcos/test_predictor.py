@@ -20,6 +20,7 @@ from fcos.inference import detect, load_fused
 from fcos.postprocess import Postprocess
 from fcos.predictor import Predictor, Result
 from pipeline.data.images import read_image
+from tests.support.noise import noise
 from tests.support.tiny_detector import CATEGORIES, save_tiny_detector
 
 SIZE = InputSize((64, 96))
@@ -33,10 +34,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def predictor(weights: Path) -> Predictor:
     return fcos.load(weights, device="cpu")
-
-
-def noise(width: int, height: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def assert_equal(result: Result, expected: Any, *, exact: bool = True) -> None:

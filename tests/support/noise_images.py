@@ -4,7 +4,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import torch
 
@@ -15,6 +14,7 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.loading.batches import Batches
 from pipeline.loading.dataset import TrainingData
 from pipeline.loading.transforms import Augmentation
+from tests.support.noise import noise
 from tests.support.projects import PROJECT
 
 SIZE = InputSize((32, 48))
@@ -24,8 +24,7 @@ def write_noise_images(folder: Path, shapes: list[tuple[int, int]], empty: tuple
     """Writes noise images of the given (height, width) shapes; each has an object, except at the indices in `empty`."""
     folder.mkdir(exist_ok=True)
     for index, (height, width) in enumerate(shapes):
-        noise = np.random.default_rng(index).integers(0, 255, (height, width, 3), dtype=np.uint8)
-        PIL.Image.fromarray(noise).save(folder / f"{index}.png")
+        PIL.Image.fromarray(noise(width, height, seed=index)).save(folder / f"{index}.png")
     annotations = tuple(
         Annotation(index, index, 5, (4.0, 4.0, 12.0 + index % 3, 20.0), 250.0)
         for index in range(len(shapes))

@@ -30,6 +30,7 @@ from pipeline.errors import PipelineError
 from pipeline.integrations import mlflow_model, servers, serving, serving_app
 from pipeline.integrations.serving import Limits, Settings
 from tests.support.listening import loopback_only
+from tests.support.noise import noise
 from tests.support.onnx_detector import save_onnx_detector
 from tests.support.paths import PROJECT
 from tests.support.process_trees import assert_gone, descendants
@@ -117,7 +118,7 @@ def test_the_boxes_are_those_of_fcos_predict(served: Running) -> None:
 
 def jpeg(width: int = 60, height: int = 40) -> bytes:
     content = BytesIO()
-    PIL.Image.effect_noise((width, height), 90).save(content, "JPEG")
+    PIL.Image.fromarray(noise(width, height)).save(content, "JPEG")
     return content.getvalue()
 
 

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 import fcos.predictor
 from pipeline.cli import main
 from pipeline.conversion import export
+from tests.support.noise import noise
 from tests.support.paths import PROJECT
 from tests.support.projects import readme
 from tests.support.tiny_detector import CATEGORIES, save_tiny_detector
@@ -32,9 +33,9 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("used")
     save_tiny_detector(folder / "models/detector.safetensors")
     (folder / "dvc.yaml").touch()
-    for name in IMAGES:
+    for seed, name in enumerate(IMAGES, 1):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.effect_noise((64, 48), 90).convert("RGB").save(folder / name)
+        PIL.Image.fromarray(noise(64, 48, seed)).save(folder / name)
     return folder
 
 

@@ -24,6 +24,7 @@ from pipeline.prediction.detector import ConfiguredDetector
 from pipeline.prediction.images import Prediction, predict_image, predict_images
 from pipeline.prediction.outputs import _DATA_SETS, DEFAULT, KINDS, Outputs
 from pipeline.prediction.records import to_record
+from tests.support.noise import noise
 from tests.support.tiny_detector import CATEGORIES, CONFIG
 
 Write = Callable[..., tuple[list[dict[str, Any]], list[str]]]
@@ -38,7 +39,7 @@ def model() -> SavedDetector:
 
 def write_picture(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.effect_noise((60, 40), 90).save(path)
+    PIL.Image.fromarray(noise(60, 40)).save(path)
     return path
 
 
