@@ -278,6 +278,8 @@ class _ImageEdits:
             raise self._error(label, f"tag {next(iter(tags))}: it is for boxes of {_TRUTH}; add is for detections")
         elif "add" in tags:
             after[id] = self._read(label, tags, original)
+            if after[id] == original:
+                raise self._error(label, "tag add: the label is as proposed already; remove takes it out")
         elif "remove" in tags:
             after[id] = None
         elif item := after.get(id):

@@ -102,6 +102,7 @@ def test_an_image_is_excluded_together_with_other_corrections() -> None:
         ([truth(box=(0.05, 0.1, 0.004, 0.4))], (), "at most 1 px wide or high; draw it again"),
         ([truth(), detection("remove")], (), "predictions_giou: tag remove: it is for boxes of ground_truth"),
         ([truth(), detection("relabel:cat")], (), "tag relabel: it is for boxes of ground_truth"),
+        ([truth(), detection("add", category="cat", box=CAT, id=5)], (), "tag add: the label is as proposed already"),
         ([truth(), detection("add", "remove")], (), "tags add and remove: delete one of them"),
         ([truth()], ("remove",), "a.png: the image has the tag remove, which is for boxes; tag the box"),
     ],
