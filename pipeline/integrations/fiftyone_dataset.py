@@ -181,6 +181,11 @@ def _fill(
     fiftyone_fields.declare_experiment(dataset, fields)
     stored = ["image_id", "last_modified_at", "ground_truth.detections._id", "ground_truth.detections.annotation_id"]
     samples = {sample["image_id"]: sample for sample in fiftyone_info.collection(dataset).find({}, stored)}
+    tagged = {f"{fields.predictions}.detections.tags.0": {"$exists": True}}
+    previous = {
+        sample["image_id"]: sample[fields.predictions]["detections"]
+        for sample in fiftyone_info.collection(dataset).find(tagged, ["image_id", fields.predictions])
+    }
     names, objects = {category.id: category.name for category in truth.categories}, truth.by_image()
     matches, updates, now = [], [], datetime.now(UTC)
     for image in truth.images:
@@ -195,6 +200,7 @@ def _fill(
             sample["ground_truth"]["detections"],
             settings["iou"],
         )
+        fiftyone_labels.keep_tags_of_boxes(judged.fields[fields.predictions]["detections"], previous.get(image.id, ()))
         matches.extend(judged.matches)
         # Unless someone has changed the sample in the App: labels are addressed by their position.
         unchanged = {"_id": sample["_id"], "last_modified_at": sample["last_modified_at"]}

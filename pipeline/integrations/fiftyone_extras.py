@@ -14,7 +14,7 @@ from pipeline.evaluation.embedding_files import EmbeddingMap, Embeddings
 from pipeline.files import digest, read_json
 from pipeline.integrations import fiftyone_info
 from pipeline.integrations.fiftyone_fields import GROUND_TRUTH, LABEL_ERRORS, ExperimentFields, content_hash
-from pipeline.integrations.fiftyone_labels import Document, read_detections, relative_box
+from pipeline.integrations.fiftyone_labels import Document, keep_tags_of_boxes, read_detections, relative_box
 
 _SHOWN = ExperimentFields.of(None).predictions  # whose detections the files are about
 _SIMILARITY_DIMENSIONS = 32  # principal components: FiftyOne stores vectors as text
@@ -168,6 +168,8 @@ def _show_label_errors(
                     **({"annotation_id": item.id} if item else {}),
                 }
             )
+    for image, found in labels.items():
+        keep_tags_of_boxes(found, (samples[image].get(LABEL_ERRORS) or {}).get("detections", []))
     fiftyone_info.collection(dataset).bulk_write(
         [
             UpdateOne(

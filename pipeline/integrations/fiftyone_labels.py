@@ -262,3 +262,14 @@ def keep_tags(sample: Document, previous: Document) -> None:
         before = old.get(label["annotation_id"], {})
         if (before.get("label"), before.get("bounding_box")) == (label["label"], label["bounding_box"]):
             label["tags"] = before["tags"]
+
+
+def keep_tags_of_boxes(labels: Iterable[Document], previous: Iterable[Document]) -> None:
+    """Copies a person's tags from the boxes that these replace, where class and place are the same."""
+    tagged = {_class_and_place(label): label["tags"] for label in previous if label.get("tags")}
+    for label in labels:
+        label["tags"] = tagged.get(_class_and_place(label), label["tags"])
+
+
+def _class_and_place(label: Document) -> tuple[str, ...]:
+    return (str(label.get("label")), *(f"{value:.6f}" for value in label["bounding_box"]))

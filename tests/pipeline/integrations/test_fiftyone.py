@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -580,6 +580,7 @@ import fiftyone as fo
 dataset = fo.load_dataset("fcos-digits")
 dataset.load_saved_view("Missed objects (patches)").limit(1).tag_samples("remove")
 dataset.load_saved_view("False positives (patches)").tag_samples("add")
+dataset.load_saved_view("Label errors (patches)").limit(1).tag_samples("checked")
 print("[]")
 """
 UNTAG = """
@@ -587,11 +588,11 @@ import json, fiftyone as fo
 dataset = fo.load_dataset("fcos-digits")
 names = ("Missed objects (patches)", "False positives (patches)")
 print(json.dumps([dataset.count_label_tags(), *(dataset.load_saved_view(name).count_sample_tags() for name in names)]))
-dataset.untag_labels(["add", "remove"])
+dataset.untag_labels(["add", "remove", "checked"])
 """
 
 
-def test_a_tag_of_a_patch_is_one_of_its_box(filled: Filled) -> None:
+def test_a_tag_of_a_patch_is_one_of_its_box_and_stays_when_boxes_are_written_anew(filled: Filled) -> None:
     """The App offers *Patches* first, and FiftyOne keeps such tags apart from the boxes."""
     filled.process.run_code(TAG_PATCHES)
     collect = ["collect", "--dry-run"]
@@ -600,10 +601,13 @@ def test_a_tag_of_a_patch_is_one_of_its_box(filled: Filled) -> None:
         "+ pictures/12.png: remove cat [20.0, 20.0, 60.0, 60.0]",
         "+ pictures/12.png: add dog [150.0, 10.0, 30.0, 30.0]",
     ]
-    fiftyone.refresh(fiftyone.dataset_spec(params.load()))
-    after = CliRunner(catch_exceptions=False).invoke(main, collect)
-    assert after.stdout == before.stdout
-    assert filled.process.run_code(UNTAG) == [{"add": 1, "remove": 1}, {}, {}]
+    spec = fiftyone.dataset_spec(params.load())
+    # Other metrics: the detections are written anew, and with them the label errors.
+    for metrics in (spec.metrics, {"AP": 0.5}, spec.metrics):
+        fiftyone.refresh(replace(spec, metrics=metrics))
+        after = CliRunner(catch_exceptions=False).invoke(main, collect)
+        assert after.stdout == before.stdout
+    assert filled.process.run_code(UNTAG) == [{"add": 1, "remove": 1, "checked": 1}, {}, {}]
 
 
 SUGGESTED = """
