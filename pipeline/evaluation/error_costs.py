@@ -20,7 +20,8 @@ from pipeline.evaluation.error_kinds import MIN_RELATED_IOU
 from pipeline.evaluation.matches import Bools, Floats, Ints, Matches
 
 IOU = 0.5  # lowest IoU of a correct detection
-_KINDS = ("wrong_class", "poor_box", "wrong_class_and_poor_box", "duplicate", "background")
+_OF_DETECTIONS = ("wrong_class", "poor_box", "wrong_class_and_poor_box", "duplicate", "background")
+KINDS = (*_OF_DETECTIONS, "missed")
 _CHUNK = 2**20  # pairs of a detection and an object that are compared at once
 
 
@@ -49,7 +50,7 @@ def correct_errors(
     objects = _Objects.of(truth, evaluation, row)
     plain = _at_threshold(matches, row)
     errors = _Errors.of(plain, objects, np.array([item.bbox for item in detections], dtype=np.float64))
-    without = {kind: _correct(plain, objects, errors, number) for number, kind in enumerate(_KINDS)}
+    without = {kind: _correct(plain, objects, errors, number) for number, kind in enumerate(_OF_DETECTIONS)}
     return without | {"missed": replace(plain, objects=plain.objects - _count_missed(plain, objects, errors))}
 
 
@@ -100,7 +101,7 @@ class _Errors:
     """The N wrong detections."""
 
     positions: Ints  # [N], among all detections
-    kinds: Ints  # [N], indices in _KINDS
+    kinds: Ints  # [N], indices in _OF_DETECTIONS
     targets: Ints  # [N], the object that a detection with a wrong class or a poor box is for; otherwise −1
     corrected: Bools  # [N], whether it would be correct without its error
 
@@ -111,7 +112,7 @@ class _Errors:
         images, labels = matches.images[positions], matches.labels[positions]
         boxes = boxes[matches.indices[positions]]
         counts = np.diff(objects.first)[images]
-        kinds = np.full(len(positions), _KINDS.index("background"))
+        kinds = np.full(len(positions), _OF_DETECTIONS.index("background"))
         targets = np.full(len(positions), -1)
         near_objects = np.flatnonzero(counts)
         parts = np.flatnonzero(np.diff(np.cumsum(counts[near_objects]) // _CHUNK)) + 1
@@ -147,7 +148,9 @@ def _classify(boxes: Floats, labels: Ints, objects: _Objects, first: Ints, count
         "background": other <= MIN_RELATED_IOU,
     }
     kinds = np.select(
-        list(rules.values()), [_KINDS.index(kind) for kind in rules], _KINDS.index("wrong_class_and_poor_box")
+        list(rules.values()),
+        [_OF_DETECTIONS.index(kind) for kind in rules],
+        _OF_DETECTIONS.index("wrong_class_and_poor_box"),
     )
     targets = np.select([rules["poor_box"], rules["wrong_class"]], [same_object, other_object], -1)
     return kinds, targets
