@@ -16,6 +16,7 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.detections import Detection
 from pipeline.evaluation import resampling
+from pipeline.evaluation.columns import Columns, positions
 from pipeline.evaluation.error_kinds import MIN_RELATED_IOU
 from pipeline.evaluation.matches import Bools, Floats, Ints, Matches
 
@@ -49,7 +50,7 @@ def correct_errors(
     row = int(np.argmin(abs(matches.iou_thresholds - IOU)))
     objects = _Objects.of(truth, evaluation, row)
     plain = _at_threshold(matches, row)
-    errors = _Errors.of(plain, objects, np.array([item.bbox for item in detections], dtype=np.float64))
+    errors = _Errors.of(plain, objects, Columns.of(detections).boxes)
     without = {kind: _correct(plain, objects, errors, number) for number, kind in enumerate(_OF_DETECTIONS)}
     return without | {"missed": replace(plain, objects=plain.objects - _count_missed(plain, objects, errors))}
 
@@ -66,20 +67,16 @@ class _Objects:
 
     @classmethod
     def of(cls, truth: AnnotationSet, evaluation: Any, row: int) -> "_Objects":
-        params, size = evaluation.params, len(truth.annotations)
-        image_index = {image: index for index, image in enumerate(params.imgIds)}
-        label = {category: index for index, category in enumerate(params.catIds)}
-        images = np.array([image_index[item.image_id] for item in truth.annotations], dtype=np.int64)
-        labels = np.array([label[item.category_id] for item in truth.annotations], dtype=np.int64)
+        params, columns = evaluation.params, Columns.of(truth.annotations)
+        images, labels = positions(params.imgIds, columns.image_ids), positions(params.catIds, columns.category_ids)
         ignored = np.array([bool(item.iscrowd or item.difficult) for item in truth.annotations], dtype=bool)
-        boxes = np.array([item.bbox for item in truth.annotations], dtype=np.float64).reshape(size, 4)
-        matched = np.zeros(size, dtype=bool)
+        matched = np.zeros(len(ignored), dtype=bool)
         matched[list(_matched_objects(evaluation, row))] = True
         order = np.lexsort((ignored, labels, images))
         return cls(
-            first=np.searchsorted(images[order], np.arange(len(image_index) + 1)),
+            first=np.searchsorted(images[order], np.arange(len(params.imgIds) + 1)),
             labels=labels[order],
-            boxes=boxes[order],
+            boxes=columns.boxes[order],
             ignored=ignored[order],
             matched=matched[order],
         )
