@@ -22,7 +22,7 @@ from pipeline.data import annotations
 from pipeline.data.annotations import Annotation, AnnotationSet, Image
 from pipeline.errors import PipelineError, count_noun
 from pipeline.files import digest, write_text
-from pipeline.integrations import mongo
+from pipeline.integrations import fiftyone_patches, mongo
 from pipeline.integrations.fiftyone import DatasetSpec, dataset_name, run_child
 from pipeline.workspace import state_dir, workspace
 
@@ -341,27 +341,36 @@ def _find_edits(name: str) -> dict[str, Any] | None:
     dataset = fo.load_dataset(name)
     fields = list(dataset.get_field_schema(embedded_doc_type=fo.Detections))
     samples = get_db_conn()[dataset._doc.sample_collection_name]  # reading through FiftyOne takes ten times as long
-    info = dataset.info
+    info, patch_tags = dataset.info, fiftyone_patches.read_tags(dataset)
     return {
         "created": str(dataset.created_at),
         "annotations_digest": info.get("annotations_digest") if info.get("data") else None,  # being filled
-        "samples": [_read_sample(sample, fields) for sample in samples.find({}, ["image_id", "tags", *fields])],
+        "samples": [
+            _read_sample(sample, fields, patch_tags) for sample in samples.find({}, ["image_id", "tags", *fields])
+        ],
     }
 
 
-def _read_sample(sample: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
-    """A document of the database as a `Sample`: all labels of the ground truth, of other fields the tagged ones."""
+def _read_sample(
+    sample: Mapping[str, Any], fields: Iterable[str], patch_tags: Mapping[Any, list[str]]
+) -> dict[str, Any]:
+    """A document of the database as a `Sample`: all labels of the ground truth, of other fields the tagged ones.
+
+    Args:
+        patch_tags: tags that were given to the patches of boxes, by the id of the box.
+    """
     labels = [
         {
             "field": field,
             "annotation_id": label.get("annotation_id"),
             "category": label.get("label"),
             "box": label["bounding_box"],
-            "tags": label.get("tags") or [],
+            "tags": tags,
         }
         for field in fields
         for label in (sample.get(field) or {}).get("detections") or []
-        if field == _TRUTH or label.get("tags")
+        for tags in [[*(label.get("tags") or []), *patch_tags.get(label.get("_id"), [])]]
+        if field == _TRUTH or tags
     ]
     return {"image_id": sample["image_id"], "tags": sample.get("tags") or [], "labels": labels}
 

@@ -28,6 +28,7 @@ from pipeline.integrations import (
     fiftyone_info,
     fiftyone_labels,
     fiftyone_layout,
+    fiftyone_patches,
     fiftyone_views,
     mongo,
 )
@@ -61,6 +62,7 @@ def refresh(specs: Sequence[DatasetSpec]) -> dict[str, Any]:
     first, truth = specs[0], annotations.read(Path(specs[0].annotations))
     data, code = content_hash(first.split, first.images, digest(Path(first.annotations))), _code()
     dataset = _open(first, data)
+    fiftyone_patches.move_tags(dataset)
     info = fiftyone_info.read(dataset)
     if info.get("data") != data or (first.owns_truth and info.get("code") != code):
         _replace_samples(dataset, first, truth, same_truth=info.get("data") == data)

@@ -575,6 +575,37 @@ def test_prune_removes_the_fields_of_experiments_that_dvc_no_longer_has(
         assert sample["predictions"] == before["predictions"]
 
 
+TAG_PATCHES = """
+import fiftyone as fo
+dataset = fo.load_dataset("fcos-digits")
+dataset.load_saved_view("Missed objects (patches)").limit(1).tag_samples("remove")
+dataset.load_saved_view("False positives (patches)").tag_samples("add")
+print("[]")
+"""
+UNTAG = """
+import json, fiftyone as fo
+dataset = fo.load_dataset("fcos-digits")
+names = ("Missed objects (patches)", "False positives (patches)")
+print(json.dumps([dataset.count_label_tags(), *(dataset.load_saved_view(name).count_sample_tags() for name in names)]))
+dataset.untag_labels(["add", "remove"])
+"""
+
+
+def test_a_tag_of_a_patch_is_one_of_its_box(filled: Filled) -> None:
+    """The App offers *Patches* first, and FiftyOne keeps such tags apart from the boxes."""
+    filled.process.run_code(TAG_PATCHES)
+    collect = ["collect", "--dry-run"]
+    before = CliRunner(catch_exceptions=False).invoke(main, collect)
+    assert [line for line in before.stdout.splitlines() if line.startswith("+")] == [
+        "+ pictures/12.png: remove cat [20.0, 20.0, 60.0, 60.0]",
+        "+ pictures/12.png: add dog [150.0, 10.0, 30.0, 30.0]",
+    ]
+    fiftyone.refresh(fiftyone.dataset_spec(params.load()))
+    after = CliRunner(catch_exceptions=False).invoke(main, collect)
+    assert after.stdout == before.stdout
+    assert filled.process.run_code(UNTAG) == [{"add": 1, "remove": 1}, {}, {}]
+
+
 SUGGESTED = """
 import json, fiftyone as fo
 (name,) = [name for name in fo.list_datasets() if name != "fcos-digits"]
