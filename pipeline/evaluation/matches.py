@@ -107,7 +107,8 @@ class Matches:
 
     def _rank_correct(self, drawn: Bools) -> "_Ranks":
         """The correct detections of the images [I] that count."""
-        found, counts = self._correct, drawn[self.images]
+        found = self._correct
+        counts = drawn[found.images]
         kept = np.flatnonzero(counts[found.position])
         position, segment = found.position[kept], found.segment[kept]
         sizes = np.bincount(segment, minlength=len(found.first_of_class))  # of segments; they are contiguous
@@ -166,10 +167,14 @@ class Matches:
 
 @dataclass(frozen=True, eq=False)
 class _Correct:
-    """The M correct detections, by class and IoU threshold (a segment) and then by descending score."""
+    """The M correct detections, by class and IoU threshold (a segment) and then by descending score.
 
+    Positions are among the detections that matter: of a class, those up to the last correct one.
+    """
+
+    images: Ints  # index of the image of each detection that matters
     segment: Ints  # [M], class · T + threshold
-    position: Ints  # [M], among all detections
+    position: Ints  # [M]
     first_of_class: Ints  # [K·T], position of the first detection of the segment's class
     offset: Floats  # [K·T], decreasing from segment to segment by more than a precision
     ignored: Ints  # [G], positions of the ignored detections, by segment and then by descending score
@@ -178,13 +183,19 @@ class _Correct:
 
     @classmethod
     def of(cls, matches: Matches) -> "_Correct":
-        segment, position = _by_segment(matches, matches.correct)
-        ignored_segment, ignored = _by_segment(matches, matches.ignored)
-        segments, size = np.arange(len(matches.objects) * len(matches.iou_thresholds)), len(matches.images)
+        last = np.full(len(matches.objects), -1)
+        correct = np.flatnonzero(matches.correct.any(axis=0))
+        last[matches.labels[correct]] = correct  # positions ascend, so the last of each class stays
+        matters = np.arange(len(matches.images)) <= last[matches.labels]
+        starts = _sums_before(matters)[matches.class_starts]
+        segment, position = _by_segment(starts, matches.correct[:, matters])
+        ignored_segment, ignored = _by_segment(starts, matches.ignored[:, matters])
+        segments, size = np.arange(len(matches.objects) * len(matches.iou_thresholds)), int(starts[-1])
         return cls(
+            images=matches.images[matters],
             segment=segment,
             position=position,
-            first_of_class=np.repeat(matches.class_starts[:-1], len(matches.iou_thresholds)),
+            first_of_class=np.repeat(starts[:-1], len(matches.iou_thresholds)),
             offset=segments[::-1] * np.float64(2),
             ignored=ignored,
             first_ignored=np.searchsorted(ignored_segment, segments),
@@ -225,11 +236,11 @@ def class_names(truth: AnnotationSet) -> list[str]:
     return [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
 
 
-def _by_segment(matches: Matches, marked: Bools) -> tuple[Ints, Ints]:
+def _by_segment(class_starts: Ints, marked: Bools) -> tuple[Ints, Ints]:
     """Segment and position of the marked detections [T, N], sorted by both."""
     threshold, position = np.nonzero(marked)
-    label = np.searchsorted(matches.class_starts, position, side="right") - 1
-    segment = label * len(matches.iou_thresholds) + threshold
+    label = np.searchsorted(class_starts, position, side="right") - 1
+    segment = label * len(marked) + threshold
     order = np.lexsort((position, segment))
     return segment[order], position[order]
 
