@@ -66,6 +66,7 @@ UNUSED = {
         "pipeline/evaluation/comparison.py",
         "pipeline/evaluation/comparison_report.py",
         "pipeline/evaluation/embedding_maps.py",
+        "pipeline/evaluation/error_costs.py",
         "pipeline/evaluation/error_kinds.py",
         "pipeline/evaluation/ground_truth.py",
         "pipeline/evaluation/inputs.py",

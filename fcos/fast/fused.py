@@ -60,7 +60,8 @@ class ConvolutionRelu(nn.Module):
 
 def _onednn(x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # the compiler joins them itself, and can't trace the questions below
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")

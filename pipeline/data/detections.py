@@ -70,10 +70,11 @@ def write(detections: Iterable[Detection], path: Path) -> None:
     that equals a threshold fell below it, which changed AP.
     """
     detections = list(detections)
-    for detection in detections:
-        if not math.isfinite(sum(detection.bbox) + detection.score):
-            raise ValueError(f"{detection}: a number is not finite")
-    write_text(path, _ADAPTER.dump_json(detections).decode().replace("},{", "},\n{") + "\n")
+    content = _ADAPTER.dump_json(detections)
+    if b"null" in content:  # NaN and infinity
+        wrong = next(item for item in detections if not math.isfinite(sum(item.bbox) + item.score))
+        raise ValueError(f"{wrong}: a number is not finite")
+    write_text(path, content.decode().replace("},{", "},\n{") + "\n")
 
 
 def read_bytes(path: Path) -> bytes:

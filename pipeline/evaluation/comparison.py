@@ -12,7 +12,8 @@ import numpy as np
 
 from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
-from pipeline.evaluation import coco, error_kinds, operating_point, resampling, voc
+from pipeline.evaluation import coco, error_costs, error_kinds, operating_point, resampling, voc
+from pipeline.evaluation.coco import CocoMetrics
 from pipeline.evaluation.diagnostics import diagnose
 from pipeline.evaluation.error_kinds import ImageErrors
 from pipeline.evaluation.matches import Bools, Floats, Matches, class_names
@@ -33,7 +34,7 @@ class Evaluation:
     """A detector's metrics, fractions of 1, in the images as they are (None: no value) and in each draw (NaN)."""
 
     values: Mapping[str, float | None]
-    draws: Mapping[str, "Draws"]  # without the metrics that are not resampled, and those of too few images
+    draws: Mapping[str, "Draws"]  # without the metrics of too few images
     class_values: Mapping[str, Mapping[str, float | None]]  # AP and AP50 by class name, in the order of the data set
     class_draws: Mapping[str, Mapping[str, "Draws"]]
     errors: Mapping[int, ImageErrors]  # at the operating point, by image id
@@ -97,7 +98,7 @@ def evaluate(
     """Evaluates a detector for comparisons with others on the same ground truth.
 
     The metrics are those of `report.evaluate`: COCO's twelve, VOC's two, `operating_point/precision`, `recall` and
-    `f1`, `calibration_error`, and the AP50 that each kind of error costs, `errors/KIND`. The last are not resampled.
+    `f1`, `calibration_error`, and the AP50 that each kind of error costs, `errors/KIND`.
 
     Args:
         chosen: the operating points that were chosen on other images; by default, they are chosen on these.
@@ -118,6 +119,7 @@ def evaluate(
         **_draws(_coco_draws(matches, ap, weights), images),
         **_draws(_voc_draws(voc.match(truth, detections), draws), images),
         **_draws({"calibration_error": _calibration_draws(matches, weights)}, images),
+        **_draws(_error_cost_draws(truth, detections, metrics, matches, ap), images),
         **_draws_by_size(metrics.evaluation, weights),
         **_operating_point_draws(matches, points, names, weights * measured_on),
     }
@@ -178,6 +180,13 @@ def _voc_draws(matches: Matches, draws: int) -> dict[str, Floats]:
         "mAP50_11point": _mean(resampling.resample(matches, draws, recalls=voc.RECALLS_2007)),
         "mAP50_area": _mean(resampling.resample(matches, draws, recalls=None)),
     }
+
+
+def _error_cost_draws(
+    truth: AnnotationSet, detections: Sequence[Detection], metrics: CocoMetrics, matches: Matches, ap: Floats
+) -> dict[str, Floats]:
+    without = error_costs.correct_errors(truth, detections, metrics.evaluation, matches)
+    return {f"errors/{kind}": error_costs.resample(corrected, ap[..., 0]) for kind, corrected in without.items()}
 
 
 def _measured_on(points: OperatingPoints, chosen: OperatingPoints | None, images: int) -> Bools:

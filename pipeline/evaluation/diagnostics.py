@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import hotcoco
 import numpy as np
 
 from pipeline.data.annotations import AnnotationSet
@@ -21,7 +22,9 @@ _TIDE = {
 }
 
 
-def diagnose(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str, Any]:
+def diagnose(
+    truth: AnnotationSet, detections: Sequence[Detection], evaluation: hotcoco.COCOeval | None = None
+) -> dict[str, Any]:
     """Computes the cost of each kind of error and the calibration error, at an IoU of 0.5.
 
     - `errors`: for each kind, `count`, and `AP50_cost`: how much AP50 would rise if errors of this kind were corrected
@@ -32,8 +35,11 @@ def diagnose(truth: AnnotationSet, detections: Sequence[Detection]) -> dict[str,
       if a score is not between 0 and 1.
     - `objects_beyond_limit`: objects that no detector can find by COCO's rule, which counts 100 detections of a class
       in an image; and the `highest_possible_AP` with them.
+
+    Args:
+        evaluation: hotcoco's, after `evaluate()`; by default, it is computed.
     """
-    evaluation = coco.fast_evaluation(truth, detections)
+    evaluation = evaluation or coco.fast_evaluation(truth, detections)
     is_calibrated = bool(detections) and all(0 <= detection.score <= 1 for detection in detections)
     has_objects = any(not (item.iscrowd or item.difficult) for item in truth.annotations)
     tide = evaluation.tide_errors()

@@ -1,8 +1,9 @@
 """Detections matched to objects once, as flat arrays, from which AP of any weighting of the images follows quickly."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -42,23 +43,30 @@ class Matches:
             size: of the objects that count: all, small, medium or large.
         """
         params = evaluation.params
-        first, sizes = params.areaRngLbl.index(size), len(params.areaRng)
-        cells, count = evaluation.evalImgs, len(params.imgIds)
-        starts = [(label * sizes + first) * count for label in range(len(params.catIds))]
-        grid = [cells[start : start + count] for start in starts]
-        classes = [_class_arrays(row, len(params.iouThrs)) for row in grid]
-        indices, images, scores, correct, ignored = (
-            np.concatenate(parts, axis=-1) for parts in zip(*classes, strict=True)
-        )
+        first, sizes, images = params.areaRngLbl.index(size), len(params.areaRng), len(params.imgIds)
+        starts = [(label * sizes + first) * images for label in range(len(params.catIds))]
+        grid = chain.from_iterable(evaluation.evalImgs[start : start + images] for start in starts)
+        cells = _Cells.of({index: cell for index, cell in enumerate(grid) if cell is not None}, len(params.iouThrs))
+        # `coco.evaluate` numbers the detections from 1.
+        detections = evaluation.cocoDt.dataset["annotations"]
+        scores = np.array([detection["score"] for detection in detections], dtype=np.float64)[cells.indices]
+        areas = np.array([detection["area"] for detection in detections], dtype=np.float64)[cells.indices]
+        low, high = params.areaRng[first]
+        outside = (areas < low) | (areas > high)
+        ignored = np.tile(outside, (len(params.iouThrs), 1))
+        ignored[:, cells.compared] = cells.ignored
+        correct = np.zeros_like(ignored)
+        correct[:, cells.compared] = cells.matched & ~cells.ignored
+        order = np.lexsort((-scores, cells.of_detection // images))
         return cls(
             iou_thresholds=np.asarray(params.iouThrs),
-            class_starts=np.cumsum([0, *(len(found[1]) for found in classes)]),
-            indices=indices,
-            images=images,
-            scores=scores,
-            correct=correct,
-            ignored=ignored,
-            objects=np.array([[_count_objects(cell) for cell in row] for row in grid], dtype=np.float64),
+            class_starts=np.searchsorted(cells.of_detection[order] // images, np.arange(len(starts) + 1)),
+            indices=cells.indices[order],
+            images=cells.of_detection[order] % images,
+            scores=scores[order],
+            correct=correct[:, order],
+            ignored=ignored[:, order],
+            objects=cells.count_objects(len(starts), images),
         )
 
     def average_precision(self, drawn: Bools | None = None, recalls: Floats | None = COCO_RECALLS) -> Floats:
@@ -99,7 +107,8 @@ class Matches:
 
     def _rank_correct(self, drawn: Bools) -> "_Ranks":
         """The correct detections of the images [I] that count."""
-        found, counts = self._correct, drawn[self.images]
+        found = self._correct
+        counts = drawn[found.images]
         kept = np.flatnonzero(counts[found.position])
         position, segment = found.position[kept], found.segment[kept]
         sizes = np.bincount(segment, minlength=len(found.first_of_class))  # of segments; they are contiguous
@@ -158,10 +167,14 @@ class Matches:
 
 @dataclass(frozen=True, eq=False)
 class _Correct:
-    """The M correct detections, by class and IoU threshold (a segment) and then by descending score."""
+    """The M correct detections, by class and IoU threshold (a segment) and then by descending score.
 
+    Positions are among the detections that matter: of a class, those up to the last correct one.
+    """
+
+    images: Ints  # index of the image of each detection that matters
     segment: Ints  # [M], class · T + threshold
-    position: Ints  # [M], among all detections
+    position: Ints  # [M]
     first_of_class: Ints  # [K·T], position of the first detection of the segment's class
     offset: Floats  # [K·T], decreasing from segment to segment by more than a precision
     ignored: Ints  # [G], positions of the ignored detections, by segment and then by descending score
@@ -170,13 +183,19 @@ class _Correct:
 
     @classmethod
     def of(cls, matches: Matches) -> "_Correct":
-        segment, position = _by_segment(matches, matches.correct)
-        ignored_segment, ignored = _by_segment(matches, matches.ignored)
-        segments, size = np.arange(len(matches.objects) * len(matches.iou_thresholds)), len(matches.images)
+        last = np.full(len(matches.objects), -1)
+        correct = np.flatnonzero(matches.correct.any(axis=0))
+        last[matches.labels[correct]] = correct  # positions ascend, so the last of each class stays
+        matters = np.arange(len(matches.images)) <= last[matches.labels]
+        starts = _sums_before(matters)[matches.class_starts]
+        segment, position = _by_segment(starts, matches.correct[:, matters])
+        ignored_segment, ignored = _by_segment(starts, matches.ignored[:, matters])
+        segments, size = np.arange(len(matches.objects) * len(matches.iou_thresholds)), int(starts[-1])
         return cls(
+            images=matches.images[matters],
             segment=segment,
             position=position,
-            first_of_class=np.repeat(matches.class_starts[:-1], len(matches.iou_thresholds)),
+            first_of_class=np.repeat(starts[:-1], len(matches.iou_thresholds)),
             offset=segments[::-1] * np.float64(2),
             ignored=ignored,
             first_ignored=np.searchsorted(ignored_segment, segments),
@@ -217,28 +236,46 @@ def class_names(truth: AnnotationSet) -> list[str]:
     return [category.name for category in sorted(truth.categories, key=lambda category: category.id)]
 
 
-def _by_segment(matches: Matches, marked: Bools) -> tuple[Ints, Ints]:
+def _by_segment(class_starts: Ints, marked: Bools) -> tuple[Ints, Ints]:
     """Segment and position of the marked detections [T, N], sorted by both."""
     threshold, position = np.nonzero(marked)
-    label = np.searchsorted(matches.class_starts, position, side="right") - 1
-    segment = label * len(matches.iou_thresholds) + threshold
+    label = np.searchsorted(class_starts, position, side="right") - 1
+    segment = label * len(marked) + threshold
     order = np.lexsort((position, segment))
     return segment[order], position[order]
 
 
-def _class_arrays(cells: Sequence[Any], thresholds: int) -> tuple[Ints, Ints, Floats, Bools, Bools]:
-    """Indices, images, scores, correct and ignored of one class, by descending score."""
-    found = [(index, cell) for index, cell in enumerate(cells) if cell is not None and cell["dtIds"]]
-    # `coco.evaluate` numbers the detections from 1.
-    indices = np.array([number - 1 for _, cell in found for number in cell["dtIds"]], dtype=np.int64)
-    images = np.array([index for index, cell in found for _ in cell["dtIds"]], dtype=np.int64)
-    scores = np.array([score for _, cell in found for score in cell["dtScores"]], dtype=np.float64)
-    order = np.argsort(-scores, kind="stable")
-    empty = np.zeros((thresholds, 0))
-    matched = np.concatenate([empty, *(cell["dtMatches"] for _, cell in found)], axis=1)[:, order] > 0
-    ignored = np.concatenate([empty, *(cell["dtIgnore"] for _, cell in found)], axis=1)[:, order] > 0
-    return indices[order], images[order], scores[order], matched & ~ignored, ignored
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """pycocotools' results of the combinations of a class and an image that have objects or detections.
 
+    A cell's number is class · I + image.
+    """
 
-def _count_objects(cell: Any) -> int:
-    return 0 if cell is None else len(cell["gtIgnore"]) - int(np.count_nonzero(cell["gtIgnore"]))
+    of_detection: Ints  # [N], the cell of each detection
+    indices: Ints  # [N], index of the detection in the list that was evaluated
+    compared: Bools  # [N], whether there are objects in its cell; the others of this kind match nothing
+    matched: Bools  # [T, detections in cells with objects]
+    ignored: Bools  # [T, detections in cells with objects]
+    of_object: Ints  # the cell of each object that counts
+
+    @classmethod
+    def of(cls, cells: Mapping[int, Any], thresholds: int) -> "_Cells":
+        with_objects = {index: cell for index, cell in cells.items() if cell["gtIds"]}
+        sizes = [len(cell["dtIds"]) for cell in cells.values()]
+        ids = chain.from_iterable([cell["dtIds"] for cell in cells.values()])
+        empty = np.zeros((thresholds, 0))
+        compared = [bool(cell["gtIds"]) for cell in cells.values()]
+        objects = [np.count_nonzero(cell["gtIgnore"] == 0) for cell in with_objects.values()]
+        return cls(
+            of_detection=np.repeat(np.array([*cells], dtype=np.int64), sizes),
+            indices=np.fromiter(ids, np.int64, sum(sizes)) - 1,
+            compared=np.repeat(np.array(compared, dtype=bool), sizes),
+            matched=np.concatenate([empty, *(cell["dtMatches"] for cell in with_objects.values())], axis=1) > 0,
+            ignored=np.concatenate([empty, *(cell["dtIgnore"] for cell in with_objects.values())], axis=1) > 0,
+            of_object=np.repeat(np.array([*with_objects], dtype=np.int64), objects),
+        )
+
+    def count_objects(self, classes: int, images: int) -> Floats:
+        counts = np.bincount(self.of_object, minlength=classes * images)
+        return counts.reshape(classes, images).astype(np.float64)

@@ -73,6 +73,7 @@ def evaluate(
     matches = Matches.of(coco_metrics.evaluation)
     overall, by_class = _intervals(coco_metrics, matches, truth)
     points = operating_point.measure(matches, truth, chosen) if chosen else operating_point.choose(matches, truth)
+    sized = object_sizes.evaluate(truth, detections, input_size)
     counts = matches.objects.sum(axis=1).astype(int).tolist()
     metrics = {
         "coco": coco_metrics.values,
@@ -80,8 +81,8 @@ def evaluate(
         "voc": {"mAP50_11point": voc_metrics.mAP50_11point, "mAP50_area": voc_metrics.mAP50_area},
         "per_class": _per_class(coco_metrics, by_class, points, dict(zip(class_names(truth), counts, strict=True))),
         "intervals": {name: {"low": found.low, "high": found.high} for name, found in overall.items()},
-        "by_size": object_sizes.evaluate(truth, detections, input_size),
-        **diagnose(truth, detections),
+        "by_size": sized.summarize(),
+        **diagnose(truth, detections, sized.evaluation),
         "objects_beyond_max_detections": max_detections and count_objects_beyond_max_detections(truth, max_detections),
         "operating_point": points.summary(),
         "images": len(truth.images),

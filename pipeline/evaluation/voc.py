@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.data.annotations import Annotation, AnnotationSet
 from pipeline.data.boxes import xywh_to_xyxy
 from pipeline.data.detections import Detection
+from pipeline.evaluation.columns import Columns, positions
 from pipeline.evaluation.matches import Matches
 
 THRESHOLD = 0.5  # lowest IoU of a correct detection
@@ -80,15 +81,14 @@ class VocMetrics:
 
 def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> VocMetrics:
     """Computes both mAPs and the curve of each class. Detections with equal scores keep their order."""
-    ranked = sorted(detections, key=lambda detection: -detection.score)
-    correct, counted = _classify(truth, ranked)
-    classes = np.array([detection.category_id for detection in ranked], dtype=np.int64)
+    matches = match(truth, detections)
+    correct, counted = matches.correct[0], ~matches.ignored[0]
+    objects = matches.objects.sum(axis=1).astype(int).tolist()
     curves = {
-        category.name: Curve(
-            objects=sum(item.category_id == category.id and not _ignored(item) for item in truth.annotations),
-            correct=correct[counted & (classes == category.id)],
+        category.name: Curve(objects=objects[label], correct=correct[first:last][counted[first:last]])
+        for label, (category, first, last) in enumerate(
+            zip(truth.categories, matches.class_starts[:-1], matches.class_starts[1:], strict=True)
         )
-        for category in truth.categories
     }
     return VocMetrics(
         mAP50_11point=_mean(curve.average_precision_11point() for curve in curves.values()),
@@ -98,27 +98,46 @@ def evaluate(truth: AnnotationSet, detections: Sequence[Detection]) -> VocMetric
 
 
 def match(truth: AnnotationSet, detections: Sequence[Detection]) -> Matches:
-    """The detections matched by VOC's rules, from which both mAPs of any weighting of the images follow."""
-    ranking = sorted(range(len(detections)), key=lambda index: -detections[index].score)
-    ranked = [detections[index] for index in ranking]
-    correct, counted = _classify(truth, ranked)
-    image_index, label = {image.id: index for index, image in enumerate(truth.images)}, truth.label_of()
-    labels = np.array([label[detection.category_id] for detection in ranked], dtype=np.int64)
-    images = np.array([image_index[detection.image_id] for detection in ranked], dtype=np.int64)
-    order = np.argsort(labels, kind="stable")
-    objects = np.zeros((len(label), len(image_index)))
-    for item in truth.annotations:
-        objects[label[item.category_id], image_index[item.image_id]] += not _ignored(item)
+    """The detections matched by VOC's rules, from which both mAPs of any weighting of the images follow.
+
+    Classes are in the order of the data set, and detections with equal scores in that of the list.
+    """
+    scores = np.array([detection.score for detection in detections], dtype=np.float64)
+    found, objects = _Boxes.of(truth, detections), _Boxes.of(truth, truth.annotations)
+    ranking = np.lexsort((-scores, found.labels))
+    ignored = np.array([bool(item.difficult or item.iscrowd) for item in truth.annotations], dtype=bool)
+    correct, counted = _classify(found.take(ranking), objects, ignored)
+    classes, images = len(truth.categories), len(truth.images)
+    cells = objects.groups[~ignored]
     return Matches(
         iou_thresholds=np.array([THRESHOLD]),
-        class_starts=np.searchsorted(labels[order], np.arange(len(label) + 1)),
-        indices=np.array(ranking, dtype=np.int64)[order],
-        images=images[order],
-        scores=np.array([detection.score for detection in ranked])[order],
-        correct=correct[None, order],
-        ignored=~counted[None, order],
-        objects=objects,
+        class_starts=np.searchsorted(found.labels[ranking], np.arange(classes + 1)),
+        indices=ranking,
+        images=found.groups[ranking] % max(images, 1),
+        scores=scores[ranking],
+        correct=correct[None],
+        ignored=~counted[None],
+        objects=np.bincount(cells, minlength=classes * images).reshape(classes, images).astype(np.float64),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Boxes:
+    """N annotations or detections."""
+
+    corners: _Floats  # [N, 4]: x1, y1, x2, y2
+    labels: _Ints  # [N], class
+    groups: _Ints  # [N], a number for each combination of class and image: class · I + image
+
+    @classmethod
+    def of(cls, truth: AnnotationSet, records: Sequence[Annotation] | Sequence[Detection]) -> "_Boxes":
+        columns = Columns.of(records)
+        labels = positions([category.id for category in truth.categories], columns.category_ids)
+        images = positions([image.id for image in truth.images], columns.image_ids)
+        return cls(np.stack(xywh_to_xyxy(columns.boxes.T), axis=-1), labels, labels * len(truth.images) + images)
+
+    def take(self, indices: _Ints) -> "_Boxes":
+        return _Boxes(self.corners[indices], self.labels[indices], self.groups[indices])
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -126,34 +145,29 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _ignored(annotation: Annotation) -> bool:
-    return bool(annotation.difficult or annotation.iscrowd)
-
-
-def _classify(truth: AnnotationSet, ranked: Sequence[Detection]) -> tuple[_Bools, _Bools]:
-    """Whether each detection, highest score first, is correct, and whether it is counted."""
-    matched, objects = _match(truth, ranked)
-    ignored = np.array([_ignored(annotation) for annotation in truth.annotations], dtype=bool)
-    counted = np.ones(len(ranked), dtype=bool)
-    counted[matched] = ~ignored[objects]
-    correct = np.zeros(len(ranked), dtype=bool)
-    _, first = np.unique(objects, return_index=True)  # the first detection of an object has the highest score
+def _classify(ranked: _Boxes, objects: _Boxes, ignored: _Bools) -> tuple[_Bools, _Bools]:
+    """Whether each detection is correct, and whether it is counted; in a class, the highest score is first."""
+    matched, found = _match(ranked, objects)
+    counted = np.ones(len(ranked.groups), dtype=bool)
+    counted[matched] = ~ignored[found]
+    correct = np.zeros(len(ranked.groups), dtype=bool)
+    _, first = np.unique(found, return_index=True)  # the first detection of an object has the highest score
     correct[matched[first]] = True
     return correct & counted, counted
 
 
-def _match(truth: AnnotationSet, ranked: Sequence[Detection]) -> tuple[_Ints, _Ints]:
+def _match(ranked: _Boxes, objects: _Boxes) -> tuple[_Ints, _Ints]:
     """Indices of the detections that have an IoU of at least THRESHOLD with an object, and of the best such object.
 
     Pairs of a detection and an object of its image and class are computed as flat arrays, in chunks of detections.
     """
-    objects, object_groups = _boxes(truth, truth.annotations)
-    boxes, groups = _boxes(truth, ranked)
-    order = np.argsort(object_groups, kind="stable")
-    start = np.searchsorted(object_groups[order], groups, side="left")
-    counts = np.searchsorted(object_groups[order], groups, side="right") - start
-    chunks = np.split(np.arange(len(ranked)), np.flatnonzero(np.diff(np.cumsum(counts) // _CHUNK)) + 1)
-    parts = [_best_pairs(boxes, objects, chunk, start[chunk], counts[chunk], order) for chunk in chunks]
+    order = np.argsort(objects.groups, kind="stable")
+    start = np.searchsorted(objects.groups[order], ranked.groups, side="left")
+    counts = np.searchsorted(objects.groups[order], ranked.groups, side="right") - start
+    chunks = np.split(np.arange(len(counts)), np.flatnonzero(np.diff(np.cumsum(counts) // _CHUNK)) + 1)
+    parts = [
+        _best_pairs(ranked.corners, objects.corners, chunk, start[chunk], counts[chunk], order) for chunk in chunks
+    ]
     detections, candidates = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return detections, candidates
 
@@ -172,15 +186,6 @@ def _best_pairs(
     best = ranking[first]
     best = best[iou[best] >= THRESHOLD]
     return detection[best], candidate[best]
-
-
-def _boxes(truth: AnnotationSet, records: Sequence[Annotation] | Sequence[Detection]) -> tuple[_Floats, _Ints]:
-    """Boxes [N, 4] as x1, y1, x2, y2, and a number [N] for each combination of image and class."""
-    image_index = {image.id: index for index, image in enumerate(truth.images)}
-    label = truth.label_of()
-    boxes = np.array([record.bbox for record in records], dtype=np.float64).reshape(-1, 4)
-    groups = [label[record.category_id] * len(image_index) + image_index[record.image_id] for record in records]
-    return np.stack(xywh_to_xyxy(boxes.T), axis=-1), np.array(groups, dtype=np.int64)
 
 
 def _iou(first: _Floats, second: _Floats) -> _Floats:

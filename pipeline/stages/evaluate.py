@@ -90,11 +90,9 @@ def score(params: Params, model: SavedDetector, name: str, chosen: OperatingPoin
     path, predictions = unified(name), workspace() / f"predictions/{name}.json"
     truth = annotations.read(path)
     model.check_classes(truth, path)
-    found, embeddings = detect(params, model, truth, name)
-    results.write(found, predictions)
+    detections, embeddings = detect(params, model, truth, name)
+    results.write(detections, predictions)
     embeddings.write(workspace() / f"predictions/embeddings_{name}.npz")
-    # Read again, so that the scores are those of the file, as `fcos evaluate` computes them.
-    detections = results.read(predictions, truth)
     scores = report.evaluate(
         truth,
         detections,
@@ -114,7 +112,9 @@ def unified(name: str) -> Path:
     return workspace() / f"data/unified/{name}.json"
 
 
-def detect(params: Params, model: SavedDetector, split: AnnotationSet, name: str) -> tuple[list[Detection], Embeddings]:
+def detect(
+    params: Params, model: SavedDetector, split: AnnotationSet, name: str
+) -> tuple[tuple[Detection, ...], Embeddings]:
     """Detections in every image of the split, with a progress bar, and embeddings from the same pass."""
     input_size, views, batch_size = model.description.input_size, Views.of(params.evaluate), params.evaluate.batch_size
     detect_batch = partial(
@@ -128,7 +128,7 @@ def detect(params: Params, model: SavedDetector, split: AnnotationSet, name: str
     embedder = SplitEmbedder(model.network, split, views.input_sizes(input_size)[0], detect_batch)
     images = workspace() / "data/raw" / params.dataset
     with tqdm(total=len(split.images), unit="image", desc=f"evaluate {name}", disable=not sys.stderr.isatty()) as bar:
-        found = list(detect_split(embedder, split, images, batch_size=batch_size, progress=bar.update))
+        found = tuple(detect_split(embedder, split, images, batch_size=batch_size, progress=bar.update))
     return found, embedder.embeddings()
 
 

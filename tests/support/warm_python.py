@@ -45,7 +45,7 @@ PACKAGES = (
     "dvc_data.index", "dvc_task.app", "dvc_objects.fs.local", "dulwich.repo", "pygit2", "scmrepo.git", "celery",
     "kombu",
     # What tests import in pytest's workers. Not hydra: pytest has to import its plugin first.
-    "av", "cv2", "huggingface_hub", "markdown_it", "nbformat", "networkx", "pymongo", "timm",
+    "av", "cv2", "huggingface_hub", "markdown_it", "nbformat", "networkx", "omegaconf", "pymongo", "timm",
 )  # fmt: skip
 
 # Modules whose own processes are forked, too. FiftyOne, which inspect starts, can't be imported after MLflow.
@@ -182,13 +182,11 @@ def share_parsed_yaml(folder: Path) -> None:
     parse = _yaml.parse_yaml
 
     def parse_yaml(text: str, path: str, typ: str = "safe") -> Any:
-        if typ != "safe":  # with comments and places, and changed by its reader
-            return parse(text, path, typ)
-        file = folder / hashlib.sha256(text.encode()).hexdigest()
+        file = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.{typ}"
         with suppress(FileNotFoundError):
             return pickle.loads(file.read_bytes())
-        content = parse(text, path)
-        partial = file.with_suffix(f".{os.getpid()}")
+        content = parse(text, path, typ)
+        partial = file.with_suffix(f".{typ}-{os.getpid()}")
         partial.write_bytes(pickle.dumps(content))
         partial.replace(file)
         return content

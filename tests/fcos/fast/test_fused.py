@@ -74,6 +74,13 @@ def test_depthwise_towers_with_batch_norm_are_fused() -> None:
     assert count_norms(fused) == 0
 
 
+@torch.inference_mode()
+def test_torch_compile_takes_it_as_one_program() -> None:
+    detector = random_detector("resnet18")
+    program = torch.compile(fuse(detector), backend="eager", fullgraph=True)
+    assert_same(program, detector, torch.randn(2, 3, 64, 96))
+
+
 def test_gradients_of_activations() -> None:
     """With gradients, a fused convolution runs as separate layers."""
     detector = random_detector("resnet18")

@@ -59,10 +59,18 @@ def test_numbers_and_images() -> None:
     assert ap["low"] < ap["difference"] < 0 < ap["high"]  # in 8 of 10 images there is no difference
     assert ap["excludes_zero"] is False
     assert found["classes"]["dog"]["AP"] == dict.fromkeys(("a", "b", "difference", "low", "high", "excludes_zero"))
+    # Without these two, the precision is 1 up to that recall; without the missed objects, 0.8 at all recalls.
+    cost = {kind: found["metrics"][f"errors/{kind}"] for kind in ("background", "missed")}
+    assert cost["background"]["difference"] == pytest.approx(81 / 101 * 0.2)
+    assert cost["missed"]["difference"] == pytest.approx(20 / 101 * 0.8)
+    for value in cost.values():
+        assert value["low"] < value["difference"] < value["high"]
+        assert value["excludes_zero"] == (value["low"] > 0)
     assert found["worse"] == [{"image": f"{n}.png", "a": 0, "b": 2} for n in (2, 1)]
     assert (found["better"], result["parameters"]) == ([], {})
     text = compare("a.json", "b.json", "--gt", "gt.json").stdout
     assert re.search(r"^ AP +1\.000 +0\.642 +-0\.358 .* no difference$", text, re.MULTILINE)
+    assert re.search(r"^ errors/background +0\.000 +0\.160 +\+0\.160 +[+-]\d.*$", text, re.MULTILINE)
     assert "B has fewer errors than A in 0 images, more in 2, and as many in 8" in text
 
 
@@ -94,6 +102,7 @@ def test_the_page_has_everything_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "<script" not in page
     assert "2 images with more errors in B" in page
     assert "<b>B</b>: 1 missed, 1 background" in page
+    assert re.search(r"AP50 lost: background .*\n *<td>0\.0</td><td>16\.0</td><td>\+16\.0</td>.*title=\"\S+ … \+", page)
     monkeypatch.setattr(comparison_page, "MAX_IMAGES", 2)
     compare(*arguments)
     assert Path("page.html").read_text().count("1.png: no such file") == 2

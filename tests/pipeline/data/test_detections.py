@@ -1,8 +1,10 @@
 """Results and ground truth files: valid and invalid content, and numbers that survive the file."""
 
 import json
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,14 @@ def test_writing_and_reading_changes_no_metric(coco_fixture: Path, tmp_path: Pat
     )
     results.write(made, tmp_path / "r.json")
     assert coco.evaluate(objects, results.read(tmp_path / "r.json", objects)) == coco.evaluate(objects, made)
+
+
+@pytest.mark.parametrize("wrong", [{"score": math.nan}, {"bbox": (1.0, math.inf, 3.0, 4.0)}])
+def test_numbers_that_are_not_finite_are_not_written(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    detection = replace(Detection(1, 7, (1.0, 2.0, 3.0, 4.0), 0.5), **wrong)
+    with pytest.raises(ValueError, match=r"Detection\(image_id=1, .* a number is not finite"):
+        results.write([Detection(1, 7, (1.0, 2.0, 3.0, 4.0), 0.5), detection], tmp_path / "r.json")
+    assert not (tmp_path / "r.json").exists()
 
 
 def test_no_detections(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pipeline.data.annotations import AnnotationSet
 from pipeline.data.detections import Detection
 from pipeline.evaluation import coco, object_sizes, voc
 from pipeline.evaluation import ground_truth as truth
+from pipeline.evaluation.diagnostics import diagnose
 from tests.support.random_scenes import detected_objects, scenes
 
 
@@ -59,7 +60,9 @@ def test_ap_by_size_equals_pycocotools(
     """Each bin by pycocotools alone, on objects and detections whose areas are those in the resized image."""
     objects, detections = scene
     side = {image.id: (image.height, image.width) for image in objects.images}
-    bins = object_sizes.evaluate(objects, detections, input_size)
+    sized = object_sizes.evaluate(objects, detections, input_size)
+    assert diagnose(objects, detections, sized.evaluation) == diagnose(objects, detections)
+    bins = sized.summarize()
     evaluation = coco.evaluate(objects, detections).evaluation
     for record in [*evaluation.cocoGt.dataset["annotations"], *evaluation.cocoDt.dataset["annotations"]]:
         scale = input_size.scale(*side[record["image_id"]]) if input_size else 1
