@@ -15,5 +15,8 @@ def test_scenes_have_the_stated_size_and_every_part_is_timed(
     evaluation.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "5 images, 40 objects, 100 detections, 80 classes"
-    assert [line.split(" | ")[0] for line in lines[4:6]] == ["| write detections", "| read detections"]
+    assert [line.split(" | ")[0] for line in lines[4:6]] == [
+        "| write detections",
+        "| read detections (`fcos evaluate` alone)",
+    ]
     assert float(lines[-1].split(": ")[1]) < 1e-9
