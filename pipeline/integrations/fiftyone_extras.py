@@ -146,6 +146,26 @@ def _show_label_errors(
     add(f"{LABEL_ERRORS}.detections.kind", fo.StringField, description="missing | spurious | wrong_class | poor_box")
     add(f"{LABEL_ERRORS}.detections.rank_score", fo.FloatField, description="the higher, the more certain")
     add(f"{LABEL_ERRORS}.detections.annotation_id", fo.IntField, description="label in question, in data/unified")
+    labels = _label_error_documents(records, truth, samples)
+    for image, found in labels.items():
+        keep_tags_of_boxes(found, (samples[image].get(LABEL_ERRORS) or {}).get("detections", []))
+    fiftyone_info.collection(dataset).bulk_write(
+        [
+            UpdateOne(
+                {"_id": samples[image]["_id"]},
+                {"$set": {LABEL_ERRORS: {"_cls": "Detections", "detections": found}}},
+            )
+            for image, found in labels.items()
+        ],
+        ordered=False,
+    )
+    dataset.reload()
+
+
+def _label_error_documents(
+    records: list[dict[str, Any]], truth: AnnotationSet, samples: Mapping[int, Document]
+) -> dict[int, list[Document]]:
+    """The labels of the candidates in each image of the split, by image id."""
     images = {image.id: image for image in truth.images}
     names = {category.id: category.name for category in truth.categories}
     annotations = {item.id: item for item in truth.annotations}
@@ -168,16 +188,4 @@ def _show_label_errors(
                     **({"annotation_id": item.id} if item else {}),
                 }
             )
-    for image, found in labels.items():
-        keep_tags_of_boxes(found, (samples[image].get(LABEL_ERRORS) or {}).get("detections", []))
-    fiftyone_info.collection(dataset).bulk_write(
-        [
-            UpdateOne(
-                {"_id": samples[image]["_id"]},
-                {"$set": {LABEL_ERRORS: {"_cls": "Detections", "detections": found}}},
-            )
-            for image, found in labels.items()
-        ],
-        ordered=False,
-    )
-    dataset.reload()
+    return labels

@@ -85,7 +85,7 @@ def click_until_shown(button: "Locator", shown: "Locator") -> None:
     from playwright.sync_api import TimeoutError
 
     for _ in range(5):
-        if button.count() == 1:  # what has opened, and still loads, may have the button's text in several places
+        if button.count() <= 1:  # what has opened, and still loads, may have the button's text in several places
             button.click()
         with suppress(TimeoutError):
             shown.wait_for(timeout=10_000)
