@@ -71,12 +71,12 @@ def view_sides(*, images: int, height: int, width: int) -> tuple[Side, Side]:
 
 
 class Pyramid(nn.Module):
-    """torchvision's feature pyramid on one of our backbones, as torchvision's FCOS expects it."""
+    """torchvision's feature pyramid on one of our backbones, as torchvision's FCOS expects it: P3 to P5, or to P7."""
 
-    def __init__(self, backbone: Backbone, channels: int) -> None:
+    def __init__(self, backbone: Backbone, channels: int, *, extra_levels: bool = True) -> None:
         super().__init__()
         self.body, self.out_channels = backbone, channels
-        extra = LastLevelP6P7(channels, channels)
+        extra = LastLevelP6P7(channels, channels) if extra_levels else None
         self.fpn = FeaturePyramidNetwork(list(backbone.channels), channels, extra_blocks=extra)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
