@@ -53,7 +53,7 @@ def test_it_detects(project: Path, outputs: dict[str, str]) -> None:
     assert outputs["result"] == repr(result).replace(f"{project}/", "")
     assert outputs["result.plot().resize((512, 512))"] == "picture"
     names = outputs["boxes.assign(name=result.names, score=result.scores.tolist())"]
-    assert len(names.splitlines()) == 1 + len(result)
+    assert re.findall(r"(?m)^(\d+) ", names)[-1] == str(len(result) - 1)  # pandas leaves out rows of a long table
     truth = read(project, "data/unified/val.json")
     found = sum(map(len, detector.predict([project / "data/raw/digits" / i["file_name"] for i in truth["images"]])))
     line = next(text for code, text in outputs.items() if code.startswith('print(f"{found}'))
@@ -63,8 +63,8 @@ def test_it_detects(project: Path, outputs: dict[str, str]) -> None:
 def test_it_shows_the_evaluation_and_an_experiment(project: Path, outputs: dict[str, str]) -> None:
     ap = read(project, "metrics/evaluate.json")["coco"]["AP"]
     table = next(text for code, text in outputs.items() if "AP75" in code and "round(3)" in code)
-    assert re.search(r"(?m)^AP +(\S+)$", table)[1] == f"{ap:.3f}"
+    assert float(re.search(r"(?m)^AP +(\S+)$", table)[1]) == round(ap, 3)
     experiment = next(text for code, text in outputs.items() if "round(4)" in code)
-    assert re.search(r"(?m)^AP +(\S+) +(\S+)$", experiment)[1] == f"{ap:.4f}"
+    assert float(re.search(r"(?m)^AP +(\S+) +(\S+)$", experiment)[1]) == round(ap, 4)
     assert outputs['Image("plots/evaluate/confusion.png", width=640)'] == "picture"
     assert re.search(r"(?m)^  nms: hard +#", (project / "params.yaml").read_text())
