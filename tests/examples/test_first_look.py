@@ -16,15 +16,18 @@ from tests.support.projects import read
 # Runs a notebook in place. The kernel communicates over sockets in a folder of its own.
 EXECUTE = """
 import os
+import shutil
 import sys
 import nbformat
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 path, folder = sys.argv[1:]
+sys.executable = shutil.which("python")  # which runs the kernel
 notebook = nbformat.read(path, as_version=4)
 kernel = AsyncKernelManager(transport="ipc", ip=f"{folder}/kernel", connection_file=f"{folder}/kernel.json")
-NotebookClient(notebook, km=kernel, timeout=120, resources={"metadata": {"path": os.path.dirname(path)}}).execute()
+resources = {"metadata": {"path": os.path.dirname(path)}}
+NotebookClient(notebook, km=kernel, timeout=120, resources=resources).execute(cleanup_kc=True)
 nbformat.write(notebook, path)
 """
 

@@ -97,6 +97,7 @@ from fcos.fast.compiled import CompiledModel
 from pipeline.training import compiler_cache
 
 compiler_cache.use_private_folder()
+torch._inductor.config.cpp.vec_isa_ok = False  # else torch compiles programs that try the processor's instructions
 
 class OneLayer(torch.nn.Linear):
     def forward(self, batch):
@@ -120,7 +121,6 @@ def test_the_standard_compiler_with_and_without_a_cpp_compiler(tmp_path: Path) -
     folder = tmp_path / "tmp"
     folder.mkdir()
     environment = os.environ | {"DVC_ROOT": str(tmp_path), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
-    environment["TORCHINDUCTOR_VEC_ISA_OK"] = "0"  # else torch compiles programs that try the processor's instructions
     environment.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it in a process that has compiled
     process = subprocess.run(
         warm_python.command("-c", _SMALLEST),
