@@ -52,8 +52,8 @@ def test_a_training_that_is_killed_ten_times(tmp_path: Path) -> None:
 
 
 def start_process(folder: Path) -> ForkServerProcess:
-    context = get_context("forkserver")  # imports torch only once
-    context.set_forkserver_preload(["tests.support.interrupted_training"])
+    context = get_context("forkserver")  # imports torch, and what the first step would import, only once
+    context.set_forkserver_preload(["tests.support.interrupted_training", "torch._dynamo"])
     running = context.Process(target=trainings.train, args=(folder, 10))
     running.start()
     return running

@@ -19,7 +19,7 @@ from pipeline.training.build import make_batches, make_trainer, make_validation
 
 NAMES = ("000017", "000044", "000048", "000063")
 CLASSES = ("bird", "cat", "chair", "dog", "horse", "person")
-STEPS = 32
+STEPS = 20
 
 
 @pytest.fixture(scope="module")
