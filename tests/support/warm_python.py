@@ -149,6 +149,7 @@ def main() -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     share_parsed_yaml(home / "yaml")
+    list_installed_modules()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the handlers are waited for by no one
     server.settimeout(1)
@@ -192,6 +193,14 @@ def share_parsed_yaml(folder: Path) -> None:
         return content
 
     _yaml.parse_yaml = strictyaml.parse_yaml = parse_yaml
+
+
+def list_installed_modules() -> None:
+    """Reads which package each installed module belongs to: MLflow does, in each process that saves a model."""
+    with suppress(ImportError):
+        from mlflow.utils import requirements_utils
+
+        requirements_utils._init_modules_to_packages_map()
 
 
 def _is_alive(session: int) -> bool:
