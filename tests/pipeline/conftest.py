@@ -12,19 +12,19 @@ from PIL import Image
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from tests.support.parameters import set_value
+from tests.support.parameters import PAPER, replace_lines, set_value
 from tests.support.paths import PROJECT
 from tests.support.projects import run_stage
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace of its own, with the project's dvc.yaml and params.yaml; the current folder."""
+    """A workspace of its own, with the project's dvc.yaml and params.yaml, but PAPER; the current folder."""
     monkeypatch.delenv("DVC_ROOT", raising=False)
     folder = tmp_path / "home"
     folder.mkdir()
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copyfile(PROJECT / name, folder / name)
+    shutil.copyfile(PROJECT / "dvc.yaml", folder / "dvc.yaml")
+    (folder / "params.yaml").write_text(replace_lines((PROJECT / "params.yaml").read_text(), PAPER))
     for name in ("start_from", "extend_from"):  # as in the project: DVC accepts no missing dependency
         (folder / "data" / name).mkdir(parents=True)
     monkeypatch.chdir(folder)

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 from tests.support import warm_python
 from tests.support.listening import loopback_only
+from tests.support.parameters import PAPER, replace_lines
 from tests.support.paths import PROJECT
 
 SMALL = {
@@ -28,7 +29,7 @@ SMALL = {
     "    val: 200": "    val: 8",
     "    size: 256": "    size: 128",
     "  size: [256, 256]": "  size: [128, 128]",
-    "  epochs: 10": "  epochs: 2",
+    "  epochs: 11": "  epochs: 2",
     "  batch_size: 4": "  batch_size: 8",
     "  checkpoint_seconds: 60": "  checkpoint_seconds: 0",
     "  max_images: 24": "  max_images: 4",
@@ -126,6 +127,7 @@ def clone(folder: Path) -> Path:
     for line, small in SMALL.items():
         assert line in text, line
         text = text.replace(line, small)
+    text = replace_lines(text, PAPER)
     (folder / "params.yaml").write_text(text)
     for command in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "start")):
         run(folder, "git", *command)

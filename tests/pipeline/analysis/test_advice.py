@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import params, recipes
+from pipeline import recipes
 from pipeline.analysis.advice import RULES, advice
 from pipeline.analysis.advice_context import Context, make_context
 from pipeline.analysis.tiling import propose_for, propose_tiles, resize_factors
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.overrides import override
 from pipeline.params import Params
-from tests.support.paths import PROJECT
+from tests.support.parameters import paper_defaults
 
-_DEFAULTS = params.load(PROJECT / "params.yaml")
+_DEFAULTS = paper_defaults()
 DIGITS = replace(_DEFAULTS, train=replace(_DEFAULTS.train, epochs=8, batch_size=8))
 VOC = [name for name in recipes.recipes() if "voc" in name] + ["cpu_lite0"]
 CLASSES = ("cat", "dog")
@@ -89,8 +89,9 @@ def test_recipes_for_voc_have_no_advice_on_a_gpu(name: str) -> None:
     assert set(advise(context)) <= allowed
 
 
-def test_the_only_advice_for_digits_is_its_empty_level() -> None:
+def test_no_advice_for_digits() -> None:
     scenes = split(200, size=(256, 256), boxes=((20, 21), (40, 60), (70, 110)))
+    assert advise(context_of(recipes.defaults(), scenes, steps=250)) == {}
     assert list(advise(context_of(DIGITS, scenes, steps=125))) == ["empty_levels"]
     assert advise(context_of(training(levels=(3, 4)), scenes, steps=125)) == {}
 

@@ -5,19 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline import params
 from pipeline.analysis import statistics
 from pipeline.analysis.advice_context import make_context
 from pipeline.analysis.advice_on_data import unlearnable_objects
 from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.params import Params
-from tests.support.paths import PROJECT
+from tests.support.parameters import paper_defaults
 
 
 @pytest.fixture(scope="module")
 def values() -> Params:
     """Strides 8, 16 and 32; distances up to 64 px, up to 128 px and more."""
-    values = params.load(PROJECT / "params.yaml")
+    values = paper_defaults()
     return replace(
         values,
         train=replace(values.train, size=(512, 512), letterbox=False),

@@ -22,12 +22,12 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Category, Image
 from pipeline.inference import network_costs
 from pipeline.inference.network_costs import meta_detector
 from pipeline.params import Params
-from tests.support.paths import PROJECT
+from tests.support.parameters import paper_defaults
 
 
 @pytest.fixture(scope="module")
 def values() -> Params:
-    return params.load(PROJECT / "params.yaml")
+    return paper_defaults()
 
 
 def test_the_detector_of_the_paper_costs_what_torchvision_publishes() -> None:
