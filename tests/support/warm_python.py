@@ -24,6 +24,7 @@ import tempfile
 import threading
 import traceback
 import warnings
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -150,6 +151,7 @@ def main() -> None:
             importlib.import_module(name)
     share_parsed_yaml(home / "yaml")
     list_installed_modules()
+    skip_torch_cleanup()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the handlers are waited for by no one
     server.settimeout(1)
@@ -201,6 +203,17 @@ def list_installed_modules() -> None:
         from mlflow.utils import requirements_utils
 
         requirements_utils._init_modules_to_packages_map()
+
+
+def skip_torch_cleanup() -> None:
+    """At its end, each process would remove torch's operators one by one, and log the times of its compiler."""
+    with suppress(ImportError):
+        from torch._dynamo import utils
+
+        atexit.unregister(utils.dump_compile_times)
+        for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+            if (alive := finalizer.peek()) and alive[1].__module__ == "torch.library":
+                finalizer.atexit = False
 
 
 def _is_alive(session: int) -> bool:
