@@ -50,7 +50,7 @@ PACKAGES = (
 )  # fmt: skip
 
 # Modules whose own processes are forked, too. FiftyOne, which inspect starts, can't be imported after MLflow.
-WARM_CHILDREN = ("ipykernel_launcher", "pipeline.stages.train", "tests.support.held_training")
+WARM_CHILDREN = ("ipykernel_launcher", "mlflow", "pipeline.stages.train", "tests.support.held_training")
 
 _CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
