@@ -55,9 +55,12 @@ def metric_names(classes: Iterable[str]) -> dict[str, str]:
     return names
 
 
+_EFFORT: dict[str, dict[str, int]] = {"PNG": {"compress_level": 4}, "WEBP": {"method": 2}}
+
+
 def _encoded(image: PIL.Image.Image, format: str) -> bytes:
     content = io.BytesIO()
-    image.save(content, format)
+    image.save(content, format, **_EFFORT[format])
     return content.getvalue()
 
 

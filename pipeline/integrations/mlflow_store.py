@@ -287,7 +287,8 @@ def _silence() -> None:
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     for name in ("alembic", "mlflow.pyfunc", "mlflow.store.db.utils", "mlflow.utils.requirements_utils"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # errors are raised, too
+        if (logger := logging.getLogger(name)).level != logging.CRITICAL:  # setLevel walks through all loggers
+            logger.setLevel(logging.CRITICAL)  # errors are raised, too
     for category in (DeprecationWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"(mlflow|alembic|sqlalchemy)\b")
 

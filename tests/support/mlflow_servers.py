@@ -5,7 +5,6 @@ import pwd
 import shutil
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -16,6 +15,7 @@ import pytest
 import requests
 
 from pipeline.integrations.servers import find_free_port
+from tests.support import warm_python
 from tests.support.empty_store import copy_store
 
 START_SECONDS = 240
@@ -46,7 +46,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -
 @contextmanager
 def _server(uri: str, folder: Path) -> Iterator[str]:
     port = find_free_port()
-    command = [f"{Path(sys.executable).parent}/mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    command = warm_python.command("-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1")
     command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     log = folder / "log"

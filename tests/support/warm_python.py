@@ -24,6 +24,7 @@ import tempfile
 import threading
 import traceback
 import warnings
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -49,7 +50,7 @@ PACKAGES = (
 )  # fmt: skip
 
 # Modules whose own processes are forked, too. FiftyOne, which inspect starts, can't be imported after MLflow.
-WARM_CHILDREN = ("ipykernel_launcher", "pipeline.stages.train", "tests.support.held_training")
+WARM_CHILDREN = ("ipykernel_launcher", "mlflow", "pipeline.stages.train", "tests.support.held_training")
 
 _CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
@@ -149,6 +150,8 @@ def main() -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     share_parsed_yaml(home / "yaml")
+    list_installed_modules()
+    skip_torch_cleanup()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the handlers are waited for by no one
     server.settimeout(1)
@@ -192,6 +195,25 @@ def share_parsed_yaml(folder: Path) -> None:
         return content
 
     _yaml.parse_yaml = strictyaml.parse_yaml = parse_yaml
+
+
+def list_installed_modules() -> None:
+    """Reads which package each installed module belongs to: MLflow does, in each process that saves a model."""
+    with suppress(ImportError):
+        from mlflow.utils import requirements_utils
+
+        requirements_utils._init_modules_to_packages_map()
+
+
+def skip_torch_cleanup() -> None:
+    """At its end, each process would remove torch's operators one by one, and log the times of its compiler."""
+    with suppress(ImportError):
+        from torch._dynamo import utils
+
+        atexit.unregister(utils.dump_compile_times)
+        for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+            if (alive := finalizer.peek()) and alive[1].__module__ == "torch.library":
+                finalizer.atexit = False
 
 
 def _is_alive(session: int) -> bool:

@@ -38,7 +38,7 @@ from pipeline.prediction.records import to_record
 from tests.support.empty_store import copy_store
 from tests.support.inspected_project import CAT, DOG, SCENE
 
-SCORE = 0.6  # of the operating point
+SCORE = 0.75  # of the operating point
 VAL = replace(SCENE, annotations=SCENE.annotations[:4])
 
 
