@@ -39,7 +39,8 @@ class Network:
     pretrained: bool
     channels: int
     tower_depth: int
-    lr: float  # of AdamW, for steps of `lr_batch` images
+    optimizer: str
+    lr: float  # for steps of `lr_batch` images
     lr_batch: int
     least_side: int  # longer side of the smallest input in pixels
     usual_side: int  # longer side in pixels that is worth its time, however large the objects are
@@ -51,28 +52,31 @@ TINY = Network(
     pretrained=False,
     channels=64,
     tower_depth=2,
-    lr=0.002,
-    lr_batch=8,
+    optimizer="muon",
+    lr=0.01,
+    lr_batch=4,
     least_side=192,
     usual_side=256,
-    reason="synthetic scenes need no ImageNet weights: the digits card reached AP50 0.86 with it",
+    reason="synthetic scenes need no ImageNet weights: on digits it reached AP50 0.95 in minutes",
 )
 LITE0 = Network(
     backbone="efficientnet_lite0",
     pretrained=True,
     channels=96,
     tower_depth=2,
-    lr=0.001,
+    optimizer="muon",
+    lr=0.005,
     lr_batch=8,
     least_side=256,
     usual_side=320,
-    reason="its ImageNet weights are installed, and it trains on a CPU: the BCCD card reached AP50 0.88 in 12 minutes",
+    reason="its ImageNet weights are installed, and it trains on a CPU: on BCCD it reached AP50 0.91 in ten minutes of a core",
 )
 RESNET50 = Network(
     backbone="resnet50",
     pretrained=True,
     channels=256,
     tower_depth=4,
+    optimizer="adamw",
     lr=0.0002,
     lr_batch=16,
     least_side=320,

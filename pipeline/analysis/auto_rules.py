@@ -118,12 +118,16 @@ def optimizer_rule(_: Facts, plan: Plan) -> Iterator[Choice]:
     network = plan.network
     rate = float(f"{network.lr * min(1.0, plan.batch / network.lr_batch):.3g}")
     scaled = f", scaled from {network.lr:g} for {network.lr_batch} images" if rate != network.lr else ""
-    yield Choice("train.optimizer", "adamw", f"as {network.backbone} was measured with")
+    yield Choice("train.optimizer", network.optimizer, f"as {network.backbone} was measured with")
     yield Choice("train.lr", rate, f"as {network.backbone} was measured with{scaled}")
     yield Choice("train.base_batch_size", plan.batch, "so that lr follows another batch_size")
-    yield Choice("train.schedule", "cosine", "with which this learning rate was measured")
     plenty = plan.steps >= PLENTY_STEPS
-    yield Choice("train.warmup", 0.03 if plenty else 0.1, f"of {plan.steps:,} steps")
+    if network.optimizer == "muon":
+        yield Choice("train.schedule", "one_cycle", "with which this learning rate was measured")
+        yield Choice("train.warmup", 0.3, "as it was measured with")
+    else:
+        yield Choice("train.schedule", "cosine", "with which this learning rate was measured")
+        yield Choice("train.warmup", 0.03 if plenty else 0.1, f"of {plan.steps:,} steps")
     if plenty:
         yield Choice("train.ema_decay", 0.998, f"averages the last 500 of {plan.steps:,} steps")
 

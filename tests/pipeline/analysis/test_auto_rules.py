@@ -70,8 +70,9 @@ def test_blood_cells() -> None:
         "train.accumulate": 1,
         "train.epochs": 7,
         "train.validate_every": 1,
-        "train.optimizer": "adamw",
-        "train.lr": 0.001,
+        "train.optimizer": "muon",
+        "train.lr": 0.005,
+        "train.schedule": "one_cycle",
         "train.augment.flip": 0.5,
         "loss": "giou",
     }
@@ -111,7 +112,7 @@ def test_many_classes_and_images() -> None:
     chosen = choices(facts)
     assert chosen["train.size"] == [320, 416]
     assert chosen["train.batch_size"] == 16
-    assert chosen["train.lr"] == 0.001
+    assert chosen["train.lr"] == 0.005
     assert chosen["model.levels"] == [3, 4, 5]
     epochs, every = chosen["train.epochs"], chosen["train.validate_every"]
     epoch, validation = 2500 * 0.26624, 2508 * 0.26624 / 3
@@ -196,8 +197,8 @@ def test_digits() -> None:
         "model.backbone": "tiny",
         "model.pretrained": False,
         "train.size": [256, 256],
-        "train.optimizer": "adamw",
-        "train.lr": 0.002,
+        "train.optimizer": "muon",
+        "train.lr": 0.01,
         "train.augment.flip": 0.0,
         "loss": "iou",
     }
@@ -209,7 +210,9 @@ def test_weights_and_device_decide_on_the_backbone() -> None:
     gpu = replace(facts, device="cuda", cores=16)
     assert choices(gpu)["model.backbone"] == "efficientnet_lite0"
     assert choices(gpu)["machine.workers"] == 8
-    assert choices(replace(gpu, weights=LITE0 | {"resnet50"}))["model.backbone"] == "resnet50"
+    resnet50 = choices(replace(gpu, weights=LITE0 | {"resnet50"}))
+    assert (resnet50["model.backbone"], resnet50["train.optimizer"]) == ("resnet50", "adamw")
+    assert (resnet50["train.schedule"], resnet50["train.warmup"]) == ("cosine", 0.1)
     assert choices(replace(facts, weights=frozenset({"resnet50"})))["model.backbone"] == "tiny"
 
 
