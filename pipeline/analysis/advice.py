@@ -22,6 +22,7 @@ RULES: tuple[Rule, ...] = (
     advice_on_data.untiled_evaluation,
     advice_on_data.empty_levels,
     advice_on_data.capped_boxes,
+    advice_on_data.missing_coarse_levels,
     advice_on_training.high_learning_rate,
     advice_on_training.long_warmup,
     advice_on_training.late_drops,
@@ -44,6 +45,7 @@ DATA_RULES: tuple[Rule, ...] = (
     advice_on_data.small_boxes_in_large_images,
     advice_on_data.empty_levels,
     advice_on_data.capped_boxes,
+    advice_on_data.missing_coarse_levels,
     advice_on_data.large_images,
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fcos.config import MAX_DISTRIBUTION
-from fcos.locations import size_ranges
+from fcos.locations import DEFAULT_RANGE, size_ranges
 from pipeline.analysis.advice_context import Context
 from pipeline.analysis.assignment import level_name
 from pipeline.analysis.tiling import Floats, propose_tiles, resize_factors
@@ -149,6 +149,21 @@ def capped_boxes(context: Context) -> str | None:
     return (
         f"{share:.0%} of the objects need more than model.distribution_max {model.distribution_max} strides of "
         f"{model.strides[-1]} px, so their boxes would be too small: -S model.distribution_max={most}{add_level}"
+    )
+
+
+def missing_coarse_levels(context: Context) -> str | None:
+    """Objects that FCOS's size ranges give to a coarser level than there is, with an assigner without size ranges."""
+    model, sides = context.params.model, np.minimum(context.long_sides, max(context.train.size))
+    if model.assigner == "fcos" or model.levels[-1] == 7 or not len(sides) or capped_boxes(context):
+        return None
+    strides = 2 * DEFAULT_RANGE  # the range is one of distances, which are at least half the longer side
+    share = float((sides > strides * model.strides[-1]).mean())
+    if share < 0.05:
+        return None
+    return (
+        f"{share:.0%} of the objects are longer than {strides * model.strides[-1]} px at the input size, {strides} "
+        f"strides of {level_name(model.strides[-1])}: add coarser model.levels, at least {model.levels[-1] + 1}"
     )
 
 

@@ -285,6 +285,26 @@ def test_capped_boxes(levels: tuple[int, ...], largest: int, expected: str | Non
     assert "capped_boxes" not in advise(context_of(training(**changes), scenes))
 
 
+@pytest.mark.parametrize(
+    ("longest", "changes", "expected"),
+    [
+        (257, {}, "25% of the objects are longer than 256 px at the input size, 16 strides of P4: add coarser "
+                  "model.levels, at least 5"),
+        (256, {}, None),
+        (257, {"levels": (3, 4, 5)}, None),
+        (400, {"assigner": "fcos"}, None),  # the last of its ranges has no upper end
+        (400, {"box_output": "distribution", "distribution_max": 4}, None),  # capped_boxes tells it
+        (257, {"assigner": "atss"}, "25% of the objects"),
+    ],
+)  # fmt: skip
+def test_missing_coarse_levels(longest: int, changes: dict[str, object], expected: str | None) -> None:
+    values = {"levels": (3, 4), "assigner": "task_aligned", "size": (512, 512)} | changes
+    scenes = split(size=(512, 512), boxes=((20, 20), (100, 20), (200, 20), (longest, 20)))
+    lines = advise(context_of(training(**values), scenes))
+    assert (lines.get("missing_coarse_levels") or "").startswith(expected or "")
+    assert ("missing_coarse_levels" in lines) == bool(expected)
+
+
 def test_empty_levels_at_both_ends() -> None:
     lines = advise(context_of(DIGITS, split(size=(256, 256), boxes=((20, 20),))))
     assert lines["empty_levels"].startswith("no object falls on P4, P5 (sizes over 64 px): leave")
