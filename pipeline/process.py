@@ -14,6 +14,9 @@ from typing import NoReturn
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: its terminal was closed
 # Iterations for which OpenMP's threads spin while they wait, before they sleep. libgomp's default is 300,000.
 _SPIN_COUNT = "1000"
+# Parameters of glibc's mallopt (malloc.h), and the size in bytes from which an allocation is still mapped by itself.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_IN_HEAP = 1 << 30
 # Seconds within which two SIGINT count as one Ctrl-C: the terminal sends it, and the parent process may pass it on.
 _SAME_CTRL_C = 1.0
 
@@ -26,6 +29,20 @@ def limit_spinning() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
+
+
+def keep_freed_memory() -> None:
+    """Makes the C library keep freed memory for the next allocation instead of returning it to the system.
+
+    The tensors of a step on a CPU are large, so that glibc maps each anew, and the system clears each page again: a
+    third of a step (docs/performance.md). Settings in the environment are kept; other C libraries are left alone.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
+        return
+    with suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, -1)  # never
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_IN_HEAP)
 
 
 @dataclass

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fcos.config import MAX_DISTRIBUTION
-from fcos.locations import DEFAULT_RANGE, size_ranges
+from fcos.config import DEFAULT_RANGE, MAX_DISTRIBUTION
+from fcos.locations import size_ranges
 from pipeline.analysis.advice_context import Context
 from pipeline.analysis.assignment import level_name
 from pipeline.analysis.tiling import Floats, propose_tiles, resize_factors

@@ -31,6 +31,7 @@ from pipeline.integrations import mlflow
 from pipeline.model_card import card, facts
 from pipeline.model_card.files import CARD, FOLDER
 from pipeline.params import Params
+from pipeline.process import keep_freed_memory
 from pipeline.runner import run_stage
 from pipeline.visualization.evaluation_plots import write_plots
 from pipeline.workspace import workspace
@@ -40,7 +41,10 @@ def run(params: Params) -> None:
     """Detects objects in every image of val and test; writes detections, metrics, plots and card; logs to MLflow."""
     project = workspace()
     weights = project / "models/detector.safetensors"
-    model = SavedDetector.load(weights, choose_device(params.machine.device))
+    device = choose_device(params.machine.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    model = SavedDetector.load(weights, device)
     weights_digest = digest(weights)
     val = score(params, model, "val")
     points = val.report.operating_points

@@ -43,6 +43,7 @@ from pipeline.loading.dataset import TrainingData
 from pipeline.loading.tiles import TiledData
 from pipeline.loading.transforms import Augmentation
 from pipeline.params import Params, TrainParams
+from pipeline.process import keep_freed_memory
 from pipeline.training import compiler_cache
 from pipeline.training.initial_weights import make_detector
 from pipeline.training.overfit import STEPS_PER_EPOCH, TARGET_AP50, RepeatedBatches
@@ -270,6 +271,8 @@ def make_trainer(
         PipelineError: weights to start from are missing or unusable.
     """
     train, device, warn = params.train, choose_device(params.machine.device), partial(_write_line, processes)
+    if device.type == "cpu":
+        keep_freed_memory()
     detector = make_detector(params, classes, device, warn, world_size=processes.world_size)
     optimizer = _make_optimizer(train, detector)
     return Trainer(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -238,3 +239,31 @@ def test_training_limits_spinning_before_it_imports_torch() -> None:
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
     assert "import of torch" in ended.stderr
     assert ended.stdout == "1000\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that the system gives anew is paged in; the settings of the process's environment are kept."""
+    script = """
+import resource
+from pipeline import process
+process.keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * (64 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults(), faults(), faults())
+"""
+
+    def count(**variables: str) -> list[int]:
+        environment = {**os.environ, **variables}
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+        )
+        return [int(number) for number in done.stdout.split()]
+
+    for name in [name for name in os.environ if name.startswith("MALLOC_")] + ["GLIBC_TUNABLES"]:
+        monkeypatch.delenv(name, raising=False)
+    first, *later = count()
+    assert first > 10 * max(*later, 1)
+    assert min(count(MALLOC_ARENA_MAX="4")) > first / 2
