@@ -12,6 +12,7 @@ gain, and one that makes a step cheaper is paid for it in steps.
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -239,6 +240,8 @@ def main() -> None:
         screen(options.variants or list(VARIANTS), options)
     else:
         results = read_results(options.results)
+        if not results:
+            sys.exit(f"{options.results}: no results; run the screening first")
         print(table(results))
         print(_write_card(results, Path(__file__).parent / "results"))
 

@@ -1,4 +1,4 @@
-"""How a stage's process ends: after a signal, or when its parent process dies."""
+"""How a stage's process uses cores and memory, and how it ends: after a signal, or when its parent process dies."""
 
 import ctypes
 import os
@@ -34,8 +34,8 @@ def limit_spinning() -> None:
 def keep_freed_memory() -> None:
     """Makes the C library keep freed memory for the next allocation instead of returning it to the system.
 
-    The tensors of a step on a CPU are large, so that glibc maps each anew, and the system clears each page again: a
-    third of a step (docs/performance.md). Settings in the environment are kept; other C libraries are left alone.
+    The tensors of a step on a CPU are large, so that glibc maps each anew, and the system clears each page again: up to
+    28 % of a step (docs/performance.md). Settings in the environment are kept; other C libraries are left alone.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ:
         return

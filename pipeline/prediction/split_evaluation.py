@@ -11,7 +11,7 @@ from pipeline.data import annotations
 from pipeline.errors import PipelineError
 from pipeline.evaluation.inputs import Inputs
 from pipeline.inference.detect import detect_split
-from pipeline.inference.device import choose_device
+from pipeline.inference.device import prepare_device
 from pipeline.inference.postprocess import postprocess_of
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.inference.views import Views, detect_in_views
@@ -32,7 +32,7 @@ def of_weights(weights: Path, split: str, device: str, max_detections: int | Non
     values, path = params.load(), workspace() / f"data/unified/{split}.json"
     if not path.is_file():
         raise PipelineError(f"{path}: not there yet; run `dvc repro convert`, or choose another --split")
-    truth, model = annotations.read(path), SavedDetector.load(weights, choose_device(device))
+    truth, model = annotations.read(path), SavedDetector.load(weights, prepare_device(device))
     model.check_classes(truth, path)
     postprocess, batch_size = postprocess_of(model, max_detections=max_detections), values.evaluate.batch_size
     detect_batch = partial(

@@ -22,7 +22,7 @@ from pipeline.evaluation.plot_tables import plot_tables
 from pipeline.evaluation.report import Report
 from pipeline.files import digest, write_json, write_text
 from pipeline.inference.detect import detect_split
-from pipeline.inference.device import choose_device
+from pipeline.inference.device import prepare_device
 from pipeline.inference.embeddings import SplitEmbedder
 from pipeline.inference.postprocess import make_postprocess
 from pipeline.inference.saved_detector import SavedDetector
@@ -31,7 +31,6 @@ from pipeline.integrations import mlflow
 from pipeline.model_card import card, facts
 from pipeline.model_card.files import CARD, FOLDER
 from pipeline.params import Params
-from pipeline.process import keep_freed_memory
 from pipeline.runner import run_stage
 from pipeline.visualization.evaluation_plots import write_plots
 from pipeline.workspace import workspace
@@ -41,10 +40,7 @@ def run(params: Params) -> None:
     """Detects objects in every image of val and test; writes detections, metrics, plots and card; logs to MLflow."""
     project = workspace()
     weights = project / "models/detector.safetensors"
-    device = choose_device(params.machine.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    model = SavedDetector.load(weights, device)
+    model = SavedDetector.load(weights, prepare_device(params.machine.device))
     weights_digest = digest(weights)
     val = score(params, model, "val")
     points = val.report.operating_points

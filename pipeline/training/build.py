@@ -35,7 +35,7 @@ from pipeline.digests import file_digests
 from pipeline.errors import PipelineError
 from pipeline.evaluation import coco
 from pipeline.inference.detect import detect_split
-from pipeline.inference.device import choose_device
+from pipeline.inference.device import choose_device, prepare_device
 from pipeline.inference.views import Views, detect_in_views
 from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ImageCache
@@ -43,7 +43,6 @@ from pipeline.loading.dataset import TrainingData
 from pipeline.loading.tiles import TiledData
 from pipeline.loading.transforms import Augmentation
 from pipeline.params import Params, TrainParams
-from pipeline.process import keep_freed_memory
 from pipeline.training import compiler_cache
 from pipeline.training.initial_weights import make_detector
 from pipeline.training.overfit import STEPS_PER_EPOCH, TARGET_AP50, RepeatedBatches
@@ -270,9 +269,7 @@ def make_trainer(
     Raises:
         PipelineError: weights to start from are missing or unusable.
     """
-    train, device, warn = params.train, choose_device(params.machine.device), partial(_write_line, processes)
-    if device.type == "cpu":
-        keep_freed_memory()
+    train, device, warn = params.train, prepare_device(params.machine.device), partial(_write_line, processes)
     detector = make_detector(params, classes, device, warn, world_size=processes.world_size)
     optimizer = _make_optimizer(train, detector)
     return Trainer(

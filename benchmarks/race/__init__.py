@@ -1,0 +1,1 @@
+"""A race between our recipe and torchvision's FCOS."""
