@@ -28,6 +28,7 @@ from benchmarks.race.torchvision_fcos import Loop
 from benchmarks.start_from import make_project
 from pipeline import recipes
 from pipeline.analysis.check import read_splits
+from pipeline.errors import PipelineError
 from pipeline.overrides import override
 
 _LEARNING_RATES = (0.0005, 0.001, 0.002)  # of the other side; it keeps the best
@@ -54,39 +55,39 @@ def _command(options: argparse.Namespace, side: str, seed: int, seconds: float, 
     return [*base, "--seconds", str(seconds), "--seeds", str(seed), *changes, *more]
 
 
-def _start(command: Sequence[str], core: int) -> "subprocess.Popen[str]":
+def _run_together(commands: Sequence[Sequence[str]]) -> list[Result]:
+    """Runs commands at the same time, with a thread and, as far as there are enough, a core each."""
+    cores = sorted(os.sched_getaffinity(0))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    os.sched_setaffinity(process.pid, {core})
-    return process
-
-
-def _finish(process: "subprocess.Popen[str]") -> Result:
-    output, _ = process.communicate()
-    if process.returncode:
+    processes = []
+    try:
+        for number, command in enumerate(commands):
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
+            os.sched_setaffinity(processes[-1].pid, {cores[number % len(cores)]})
+        outputs = [process.communicate()[0] for process in processes]
+    finally:
+        for process in processes:  # without effect on those that have ended
+            process.kill()
+    if any(process.returncode for process in processes):
         sys.exit("a side failed; its error is above")
-    return results.parse(output.splitlines()[-1])
+    return [results.parse(output.splitlines()[-1]) for output in outputs]
 
 
 def run(options: argparse.Namespace) -> None:
     """Runs both sides for each seed at the same time, after the other side has chosen its learning rate."""
     prepare(options)
-    cores = sorted(os.sched_getaffinity(0))
-    first, last = cores[0], cores[-1]
-    trials = []
-    for number, lr in enumerate(_LEARNING_RATES):
-        command = _command(options, "torchvision", options.seeds[0], options.seconds / _TRIAL, "--lr", str(lr))
-        trials.append(_start(command, (first, last)[number % 2]))
-    tried = [_finish(process) for process in trials]
-    best = max(range(len(tried)), key=lambda index: tried[index].metrics["AP"] or 0.0)
-    lr = _LEARNING_RATES[best]
+    trial = options.seconds / _TRIAL
+    tried = _run_together(
+        [_command(options, "torchvision", options.seeds[0], trial, "--lr", str(lr)) for lr in _LEARNING_RATES]
+    )
     print(f"learning rates of torchvision: {[(t.settings, t.metrics['AP']) for t in tried]}", flush=True)
+    _, lr = max(zip([result.metrics["AP"] or 0.0 for result in tried], _LEARNING_RATES, strict=True))
     for seed in options.seeds:
         sides = [
-            _start(_command(options, "ours", seed, options.seconds), first),
-            _start(_command(options, "torchvision", seed, options.seconds, "--lr", str(lr)), last),
+            _command(options, "ours", seed, options.seconds),
+            _command(options, "torchvision", seed, options.seconds, "--lr", str(lr)),
         ]
-        for result in map(_finish, sides):
+        for result in _run_together(sides):
             with options.results.open("a") as file:
                 file.write(results.to_line(result) + "\n")
             print(results.row(result), flush=True)
@@ -142,4 +143,7 @@ def _run_side(options: argparse.Namespace) -> Result:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except PipelineError as error:
+        sys.exit(str(error))
