@@ -28,7 +28,8 @@ SERVED = Path(__file__).with_name("served_detector.py")
 CODE_ARCHIVE = "code.zip"
 CODE = (
     "fcos", "pipeline/__init__.py", "pipeline/data", "pipeline/errors.py", "pipeline/files.py", "pipeline/inference",
-    "pipeline/params.py", "pipeline/prediction", "pipeline/workspace.py", "pipeline/yaml_files.py",
+    "pipeline/params.py", "pipeline/prediction", "pipeline/process.py", "pipeline/workspace.py",
+    "pipeline/yaml_files.py",
 )  # fmt: skip
 PACKAGES = (
     "mlflow", "numpy", "opencv-python-headless", "pandas", "pillow", "pydantic", "ruamel.yaml", "safetensors", "torch",

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -23,12 +25,17 @@ with servers.supervised(["sh", "-c", "sleep 60 & sleep 60"], {}):
 """
 
 
-def start(code: str) -> subprocess.Popen[str]:
-    """Starts a script and returns when it has printed a line."""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout
-    assert process.stdout.readline()
-    return process
+@contextmanager
+def start(code: str) -> Iterator["subprocess.Popen[str]"]:
+    """Runs a script, from its first printed line until the test leaves the block, where it is killed."""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
 
 
 def processes_of(starter: "subprocess.Popen[str]", count: int) -> list[psutil.Process]:
@@ -54,17 +61,17 @@ def test_a_server_ends_with_all_its_processes_when_its_supervisor_is_killed() ->
         processes = processes_of(starter, 4)
         processes[0].kill()
         assert_gone(processes)
-        starter.kill()
 
 
 def test_a_server_ends_when_supervisor_and_guard_are_killed() -> None:
     with start(STARTER.replace("sleep 60 & sleep 60", "exec sleep 60")) as starter:
         processes = processes_of(starter, 3)
-        for process in processes[1:] + processes[:1]:
-            if process.cmdline()[0] != "sleep":
-                process.kill()
+        # A process that has just been forked still has the name of its parent process.
+        while not (server := [process for process in processes if process.name() == "sleep"]):
+            time.sleep(0.02)
+        for process in set(processes).difference(server):
+            process.kill()
         assert_gone(processes)
-        starter.kill()
 
 
 SLOW_SUPERVISOR = """
