@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from benchmarks import criterion, datasets, gpu, inference, loader, saving, training
+from benchmarks import criterion, datasets, gpu, inference, loader, saving, training, training_loop
 from benchmarks.harness import Limit, Measurement, Result, bench_card, check, measure, save_card, table
 
 MEASUREMENTS: list[Measurement] = [
     *inference.MEASUREMENTS,
     *criterion.MEASUREMENTS,
     *training.MEASUREMENTS,
+    *training_loop.MEASUREMENTS,
     *loader.MEASUREMENTS,
     *datasets.MEASUREMENTS,
     *gpu.MEASUREMENTS,

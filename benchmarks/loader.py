@@ -53,7 +53,7 @@ def files_to_batches(workers: int) -> tuple[Side, Side]:
         AssertionError: the batches differ.
     """
     folder = tempfile.TemporaryDirectory(prefix="loader-")
-    split = _photographs(Path(folder.name))
+    split = photographs(Path(folder.name))
     _check_same(_our_epoch(split, folder, 0, flip=1.0), _their_epoch(split, folder, 0, flip=1.0))
     ours, theirs = (make_epoch(split, folder, workers, flip=0.5) for make_epoch in (_our_epoch, _their_epoch))
     return partial(_count_images, ours), partial(_count_images, theirs)
@@ -64,7 +64,10 @@ def _count_images(epoch: Epoch) -> int:
         return sum(len(batch) for batch in epoch())
 
 
-def _batches(split: AnnotationSet, folder: Path, workers: int, flip: float, size: tuple[int, int] = _SIZE) -> Batches:
+def our_batches(
+    split: AnnotationSet, folder: Path, workers: int, flip: float, size: tuple[int, int] = _SIZE
+) -> Batches:
+    """Our batches of eight images, with random flips as the only augmentation."""
     augment = replace(params.load(_REPOSITORY / "params.yaml").train.augment, flip=flip, scale=(1.0, 1.0))
     augmentation = Augmentation(params=augment, input_size=InputSize(size), multi_scale=None, epochs=1, seed=0)
     data = TrainingData(split, folder, augmentation=augmentation, include_difficult=True, include_empty=True)
@@ -73,7 +76,7 @@ def _batches(split: AnnotationSet, folder: Path, workers: int, flip: float, size
 
 def _our_epoch(split: AnnotationSet, folder: Folder, workers: int, *, flip: float) -> Epoch:
     detector = build(replace(PAPER, backbone="tiny", pretrained=False), 1)
-    batches = _batches(split, Path(folder.name), workers, flip)
+    batches = our_batches(split, Path(folder.name), workers, flip)
 
     def epoch() -> Iterator[Tensor]:
         for (batch,) in batches(0):
@@ -82,10 +85,10 @@ def _our_epoch(split: AnnotationSet, folder: Folder, workers: int, *, flip: floa
     return epoch
 
 
-class _ReferenceDataset(Dataset[Any]):
+class ReferenceDataset(Dataset[Any]):
     """Pillow images and boxes, transformed by the preset of the reference script."""
 
-    def __init__(self, split: AnnotationSet, folder: Folder, flip: float) -> None:
+    def __init__(self, split: AnnotationSet, folder: Path, flip: float) -> None:
         self.folder, self.split, self.annotations = folder, split, split.by_image()
         self.transforms = v2.Compose(
             [
@@ -104,7 +107,7 @@ class _ReferenceDataset(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         record = self.split.images[index]
         annotations = self.annotations[record.id]
-        with PIL.Image.open(Path(self.folder.name) / record.file_name) as file:
+        with PIL.Image.open(self.folder / record.file_name) as file:
             image = file.convert("RGB")
         boxes = tv_tensors.BoundingBoxes(
             [annotation.bbox for annotation in annotations],
@@ -119,11 +122,11 @@ class _ReferenceDataset(Dataset[Any]):
 def _their_epoch(split: AnnotationSet, folder: Folder, workers: int, *, flip: float) -> Epoch:
     transform = GeneralizedRCNNTransform(_SIZE[0], _SIZE[1], [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     loader: DataLoader[Any] = DataLoader(
-        _ReferenceDataset(split, folder, flip),
-        batch_sampler=_batches(split, Path(folder.name), 0, flip).steps(0),  # the same batches as ours
+        ReferenceDataset(split, Path(folder.name), flip),
+        batch_sampler=our_batches(split, Path(folder.name), 0, flip).steps(0),  # the same batches as ours
         num_workers=workers,
         persistent_workers=workers > 0,
-        collate_fn=_collate_lists,
+        collate_fn=collate_lists,
     )
 
     def epoch() -> Iterator[Tensor]:
@@ -133,7 +136,8 @@ def _their_epoch(split: AnnotationSet, folder: Folder, workers: int, *, flip: fl
     return epoch
 
 
-def _collate_lists(samples: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+def collate_lists(samples: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """The images and the targets of a batch."""
     return [image for image, _ in samples], [target for _, target in samples]
 
 
@@ -144,7 +148,7 @@ def _check_same(ours: Epoch, theirs: Epoch) -> None:
         assert float((batch - expected).abs().mean()) < 0.05  # about 1 between different images
 
 
-def _photographs(folder: Path) -> AnnotationSet:
+def photographs(folder: Path) -> AnnotationSet:
     """Two hundred images of VOC2007 if present, otherwise crops of the two photographs in scikit-learn."""
     images = []
     for index, content in enumerate(islice(_voc_images() if _VOC.is_file() else _photograph_crops(), _IMAGES)):
@@ -229,7 +233,7 @@ def _memory_after_epoch(workers: int, plain: bool, images: int, objects_per_imag
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="loader-") as folder:
         split = _one_pixel_images(Path(folder), images, objects_per_image)
-        batches = _batches(split, Path(folder), workers, 0.5, (1, 1))
+        batches = our_batches(split, Path(folder), workers, 0.5, (1, 1))
         steps: Iterator[Any]
         if plain:
             keys = [[(0, index) for index in step] for step in batches.steps(0)]

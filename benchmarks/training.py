@@ -33,8 +33,10 @@ from fcos.training.optimization import make_optimizer
 
 Side = Callable[[], Tensor]
 _LR, _MOMENTUM, _DECAY, _CLIP = 1e-4, 0.9, 1e-4, 10.0
-_OBJECTS, _CLASSES = 8, 91  # objects in each image; classes of torchvision's head for COCO
-_LITE0_CHANNELS = 96  # of the pyramid, as in the recipe cpu_lite0
+_OBJECTS, CLASSES = 8, 91  # objects in each image; classes of torchvision's head for COCO
+# Channels as in the recipe cpu_lite0. Pretrained, since random weights with frozen batch norm give denormal numbers,
+# which are slow on a CPU.
+LITE0 = replace(TORCHVISION, backbone="efficientnet_lite0", pretrained=True, batch_norm="frozen", channels=96)
 
 
 def sides(
@@ -87,15 +89,11 @@ class Pyramid(nn.Module):
 
 def lite0_models(height: int, width: int) -> tuple[Detector, FCOS]:
     """A detector with EfficientNet-Lite0 and ImageNet weights, and torchvision's FCOS with the same weights."""
-    # Pretrained, since random weights with frozen batch norm give denormal numbers, which are slow on a CPU.
     torch.manual_seed(0)
-    config = replace(
-        TORCHVISION, backbone="efficientnet_lite0", pretrained=True, batch_norm="frozen", channels=_LITE0_CHANNELS
-    )
-    detector = build(config, _CLASSES)
+    detector = build(LITE0, CLASSES)
     model = FCOS(
-        Pyramid(deepcopy(detector.backbone), _LITE0_CHANNELS),
-        _CLASSES,
+        Pyramid(deepcopy(detector.backbone), LITE0.channels),
+        CLASSES,
         min_size=min(height, width),
         max_size=max(height, width),
         image_mean=list(detector.backbone.mean),
@@ -111,7 +109,7 @@ def lite0_models(height: int, width: int) -> tuple[Detector, FCOS]:
 def resnet50_models(height: int, width: int) -> tuple[Detector, FCOS]:
     """`fcos_resnet50_fpn` with random weights, and the detector with the same weights."""
     model = torchvision_model(height, width)
-    return from_torchvision(model.state_dict(), range(_CLASSES)).train(), model
+    return from_torchvision(model.state_dict(), range(CLASSES)).train(), model
 
 
 MODELS = {"resnet50": resnet50_models, "efficientnet_lite0": lite0_models}
@@ -122,14 +120,14 @@ def torchvision_model(height: int, width: int) -> FCOS:
     torch.manual_seed(0)
     body = resnet50(norm_layer=FrozenBatchNorm2d)
     backbone = _resnet_fpn_extractor(body, 3, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256))
-    return FCOS(backbone, _CLASSES, min_size=min(height, width), max_size=max(height, width)).train()
+    return FCOS(backbone, CLASSES, min_size=min(height, width), max_size=max(height, width)).train()
 
 
 def _objects(images: int, height: int, width: int, random: torch.Generator) -> tuple[list[Tensor], list[Tensor]]:
     limit = torch.tensor([width, height])
     low = torch.rand(images, _OBJECTS, 2, generator=random) * limit * 0.8
     sides = (torch.rand(images, _OBJECTS, 2, generator=random) * 5).exp() + 8
-    labels = torch.randint(1, _CLASSES, (images, _OBJECTS), generator=random)
+    labels = torch.randint(1, CLASSES, (images, _OBJECTS), generator=random)
     return list(torch.cat([low, torch.minimum(low + sides, limit)], dim=-1)), list(labels)
 
 
