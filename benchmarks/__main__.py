@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
-from benchmarks import criterion, datasets, gpu, inference, loader, saving, training, training_loop
+from benchmarks import augmentation, criterion, datasets, gpu, inference, loader, saving, training, training_loop
 from benchmarks.harness import Limit, Measurement, Result, bench_card, check, measure, save_card, table
 
 MEASUREMENTS: list[Measurement] = [
@@ -19,6 +19,7 @@ MEASUREMENTS: list[Measurement] = [
     *training.MEASUREMENTS,
     *training_loop.MEASUREMENTS,
     *loader.MEASUREMENTS,
+    *augmentation.MEASUREMENTS,
     *datasets.MEASUREMENTS,
     *gpu.MEASUREMENTS,
 ]

@@ -2,9 +2,11 @@
 
     python -m benchmarks.exported tiny 256 256
     python -m benchmarks.exported resnet50 640 640 --rounds 5
+    python -m benchmarks.exported efficientnet_lite0 320 320 --torchvision
 
-Weights are random. All variants take one image at a time, in turn, and the medians are printed: of the time that has
-passed, and of CPU time, which other work on the machine changes less.
+Weights are random. With `--torchvision` those of the backbone are ImageNet's, torchvision's FCOS has the same layers
+and weights, and all start from an image file. All variants take one image at a time, in turn, and the medians are
+printed: of the time that has passed, and of CPU time, which other work on the machine changes less.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import copy
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,54 +23,93 @@ from typing import Any
 import onnx_ir as ir
 import onnxruntime
 import torch
+from torch import Tensor
+from torchvision.io import decode_image
+from torchvision.models.detection import FCOS
 
+from benchmarks.loader import photographs
+from benchmarks.training import CLASSES, MODELS
 from fcos.config import PAPER, InputSize
 from fcos.description import Description
-from fcos.detector import build
+from fcos.detector import Detector, build
 from fcos.fast.fused import fuse
 from fcos.inference import detect
 from fcos.onnx_detector import OnnxDetector
 from fcos.postprocess import Postprocess
 from fcos.weights import save_detector
+from pipeline.data.images import read_image
 from pipeline.export import detector_files, images, network, quantization
 from pipeline.inference.saved_detector import SavedDetector
 
 _CLASSES = 10
+_POSTPROCESS = Postprocess(score_threshold=0.3)
+Calls = dict[str, Callable[[], object]]
 
 
-def variants(backbone: str, size: tuple[int, int], folder: Path, *, compiled: bool) -> dict[str, Callable[[], object]]:
-    """A function for each variant, which detects objects in one image."""
-    input_size, postprocess = InputSize(size), Postprocess(score_threshold=0.3)
+def random_detector(backbone: str) -> Detector:
     narrow = {"channels": 64, "tower_depth": 2} if backbone == "tiny" else {}
     config = replace(PAPER, backbone=backbone, pretrained=False, batch_norm="trained", frozen_stages=0, **narrow)  # type: ignore[arg-type]
-    detector = build(config, _CLASSES).eval()
-    categories = tuple((label, str(label)) for label in range(_CLASSES))
-    description = Description(model=config, categories=categories, input_size=input_size)
+    return build(config, _CLASSES).eval()
+
+
+def variants(
+    detector: Detector, classes: int, input_size: InputSize, read: Callable[[], Tensor], folder: Path, *, compiled: bool
+) -> Calls:
+    """A function for each variant of a detector, which detects objects in the image that `read` returns."""
+    categories = tuple((label, str(label)) for label in range(classes))
+    description = Description(model=detector.config, categories=categories, input_size=input_size)
     path = folder / "detector.safetensors"
     save_detector(detector, description, path)
-    pixels = images.generate(input_size, 8)
     fused = fuse(detector)
-    exported = _export(SavedDetector(fused, description), path, pixels, postprocess)
-    calls: dict[str, Callable[[], object]] = {
-        "eager": lambda: detect(detector, pixels[:1], input_size, postprocess),
-        "fused": lambda: detect(fused, pixels[:1], input_size, postprocess),
+    exported = _export(SavedDetector(fused, description), path, images.generate(input_size, 8))
+    calls: Calls = {
+        "eager": lambda: detect(detector, [read()], input_size, _POSTPROCESS),
+        "fused": lambda: detect(fused, [read()], input_size, _POSTPROCESS),
     }
     if compiled:
         program: Any = torch.compile(copy.deepcopy(fused), dynamic=False)
-        calls["compiled"] = lambda: detect(program, pixels[:1], input_size, postprocess)
+        calls["compiled"] = lambda: detect(program, [read()], input_size, _POSTPROCESS)
     for name, file in exported.items():
         runner = OnnxDetector(file, torch.device("cpu"))
-        calls[name] = lambda runner=runner: runner.detect(pixels[:1], input_size, postprocess)  # type: ignore[misc]
+        calls[name] = lambda runner=runner: runner.detect([read()], input_size, _POSTPROCESS)  # type: ignore[misc]
     default = OnnxDetector(exported["ONNX Runtime, float32"], torch.device("cpu"))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # no warnings of inputs that have default values
-    default.session = onnxruntime.InferenceSession(exported["ONNX Runtime, float32"], options)
-    calls["ONNX Runtime, float32, its default options"] = lambda: default.detect(pixels[:1], input_size, postprocess)
+    default.session = _default_session(exported["ONNX Runtime, float32"])
+    calls["ONNX Runtime, float32, its default options"] = lambda: default.detect([read()], input_size, _POSTPROCESS)
     return calls
 
 
-def _export(model: SavedDetector, path: Path, pixels: list[torch.Tensor], postprocess: Postprocess) -> dict[str, Path]:
-    about = detector_files.metadata(model, path, postprocess, raw=False)
+def torchvision_variants(model: FCOS, image: Path, folder: Path) -> Calls:
+    """torchvision's FCOS as it is, and exported to ONNX for images as large as this one, from an image file."""
+    model.eval().score_thresh = _POSTPROCESS.score_threshold
+    path = folder / "torchvision.onnx"
+    pixels = decode_image(str(image)) / 255
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes that become constants
+        # By tracing: torch.export refuses the numbers of candidates, which depend on the image.
+        torch.onnx.export(model, ([pixels],), path, dynamo=False, opset_version=18)
+    session = _default_session(path)
+    name = session.get_inputs()[0].name
+
+    @torch.inference_mode()
+    def eager() -> object:
+        return model([decode_image(str(image)) / 255])
+
+    return {
+        "torchvision, eager": eager,
+        "torchvision, ONNX Runtime": lambda: session.run(None, {name: (decode_image(str(image)) / 255).numpy()}),
+    }
+
+
+def _default_session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # no warnings of inputs that have default values
+    if torch.get_num_threads() == 1:
+        options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options)
+
+
+def _export(model: SavedDetector, path: Path, pixels: list[Tensor]) -> dict[str, Path]:
+    about = detector_files.metadata(model, path, _POSTPROCESS, raw=False)
     traced = ir.to_proto(network.to_onnx(model.network))
     networks: dict[str, Any] = {
         "ONNX Runtime, float32": ir.from_proto(traced),
@@ -79,7 +121,7 @@ def _export(model: SavedDetector, path: Path, pixels: list[torch.Tensor], postpr
     return files
 
 
-def measure(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
+def measure(calls: Calls, rounds: int) -> dict[str, tuple[float, float]]:
     """The median seconds of each variant, of a clock and of CPU time."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for call in calls.values():
@@ -95,17 +137,29 @@ def measure(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, tu
     }
 
 
+def _calls(arguments: argparse.Namespace, size: tuple[int, int], folder: Path) -> Calls:
+    input_size, compiled = InputSize(size), not arguments.no_compile
+    if not arguments.torchvision:
+        detector, pixels = random_detector(arguments.backbone), images.generate(input_size, 1)[0]
+        return variants(detector, _CLASSES, input_size, lambda: pixels, folder, compiled=compiled)
+    detector, model = MODELS[arguments.backbone](*size)
+    image = folder / photographs(folder).images[0].file_name
+    ours = variants(detector.eval(), CLASSES, input_size, lambda: read_image(image), folder, compiled=compiled)
+    return ours | torchvision_variants(model, image, folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("backbone")
     parser.add_argument("size", type=int, nargs=2)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--torchvision", action="store_true", help="from an image file, with torchvision's FCOS")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         size = (min(arguments.size), max(arguments.size))
-        calls = variants(arguments.backbone, size, Path(folder), compiled=not arguments.no_compile)
+        calls = _calls(arguments, size, Path(folder))
         found = measure(calls, arguments.rounds)
     first = found["fused"][1]
     print(f"{arguments.backbone}, {size[0]}×{size[1]}, {torch.get_num_threads()} threads")

@@ -40,7 +40,7 @@ from pipeline.loading.transforms import Augmentation, Sample
 
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _VOC = _REPOSITORY.parent / "shared/data/voc2007-trainval-400.tar"
-_IMAGES, _BATCH, _SIZE = 200, 8, (800, 1333)
+_BATCH, _SIZE = 8, (800, 1333)
 
 Epoch = Callable[[], Iterator[Tensor]]  # normalized batches of an epoch [B, 3, H, W]
 Folder = tempfile.TemporaryDirectory[str]
@@ -60,7 +60,7 @@ def files_to_batches(workers: int) -> tuple[Side, Side]:
 
 
 def _count_images(epoch: Epoch) -> int:
-    with _single_thread():
+    with single_thread():
         return sum(len(batch) for batch in epoch())
 
 
@@ -148,10 +148,10 @@ def _check_same(ours: Epoch, theirs: Epoch) -> None:
         assert float((batch - expected).abs().mean()) < 0.05  # about 1 between different images
 
 
-def photographs(folder: Path) -> AnnotationSet:
-    """Two hundred images of VOC2007 if present, otherwise crops of the two photographs in scikit-learn."""
+def photographs(folder: Path, count: int = 200) -> AnnotationSet:
+    """Images of VOC2007 if present, otherwise crops of the two photographs in scikit-learn."""
     images = []
-    for index, content in enumerate(islice(_voc_images() if _VOC.is_file() else _photograph_crops(), _IMAGES)):
+    for index, content in enumerate(islice(_voc_images() if _VOC.is_file() else _photograph_crops(count), count)):
         path = folder / f"{index}.jpg"
         path.write_bytes(content)
         _, height, width = read_image(path).shape
@@ -171,12 +171,12 @@ def _voc_images() -> Iterator[bytes]:
                 yield file.read()
 
 
-def _photograph_crops() -> Iterator[bytes]:
+def _photograph_crops(count: int) -> Iterator[bytes]:
     from sklearn.datasets import load_sample_images
 
     rng = random.Random(0)
     photographs = [PIL.Image.fromarray(pixels) for pixels in load_sample_images().images]
-    for index in range(_IMAGES):
+    for index in range(count):
         width, height = rng.choice([(400, 300), (400, 266), (300, 400)])
         left, top = rng.randrange(640 - width + 1), rng.randrange(427 - height + 1)
         buffer = io.BytesIO()
@@ -185,7 +185,8 @@ def _photograph_crops() -> Iterator[bytes]:
 
 
 @contextmanager
-def _single_thread() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
+    """Limits torch to one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -31,6 +31,6 @@ def test_both_sides_have_the_same_losses(tmp_path: Path, monkeypatch: pytest.Mon
     small = [option.replace("[312, 416]", "[96, 128]") for option in training_loop._OPTIONS]
     monkeypatch.setattr(training_loop, "_OPTIONS", small)
     monkeypatch.setattr(training_loop, "_SIZE", (96, 128))
-    split = photographs(tmp_path)
+    split = photographs(tmp_path, 32)
     ours, theirs = (losses(run, tmp_path, split, 3) for run in (training_loop.train_ours, training_loop.train_theirs))
     assert ours == pytest.approx(theirs, rel=0.05)

@@ -5,11 +5,10 @@ from random import Random
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import BoundingBoxFormat
 
-from pipeline.data.images import from_pil, to_pil
+from pipeline.loading.transforms.opencv import from_array, opencv, to_array
 from pipeline.loading.transforms.sample import FILL, Sample, crop, keep_visible
 
 
@@ -107,9 +106,12 @@ def warp(sample: Sample, corners: Tensor) -> Sample:
     Args:
         corners: [4, 2] in the order of `image_corners`, a convex quadrilateral.
     """
-    endpoints = image_corners(sample.size).tolist(), corners.tolist()
-    image = functional.perspective(to_pil(sample.image), *endpoints, InterpolationMode.BILINEAR, fill=list(FILL))
+    original, (height, width) = image_corners(sample.size), sample.size
+    cv2 = opencv()
+    # OpenCV's coordinates are 0 at the center of the first pixel; corners and boxes are 0 at its edge.
+    matrix = cv2.getPerspectiveTransform((original - 0.5).numpy(), (corners - 0.5).numpy())
+    image = cv2.warpPerspective(to_array(sample.image), matrix, (width, height), borderValue=FILL)
     boxes = functional.perspective_bounding_boxes(
-        sample.boxes, BoundingBoxFormat.XYXY, sample.size, *endpoints, clamping_mode=None
+        sample.boxes, BoundingBoxFormat.XYXY, sample.size, original.tolist(), corners.tolist(), clamping_mode=None
     )
-    return keep_visible(sample, from_pil(image), boxes)
+    return keep_visible(sample, from_array(image), boxes)

@@ -32,7 +32,8 @@ def mosaic(
         center: row and column at which the four images meet.
     """
     (height, width), (row, column) = size, center
-    canvas = torch.tensor(FILL, dtype=torch.uint8).repeat(height, width, 1).permute(2, 0, 1)
+    row_of_pixels = torch.tensor(FILL, dtype=torch.uint8).repeat(width)
+    canvas = row_of_pixels.repeat(height, 1).view(height, width, 3).permute(2, 0, 1)
     pasted = []
     for quadrant, (part, scale) in enumerate(parts):
         lower, right = quadrant >= 2, quadrant % 2 == 1
@@ -52,6 +53,8 @@ def _fit(part: Sample, scale: float, space: tuple[int, int], rng: Random) -> Sam
 
 def _random_window(sample: Sample, max_size: tuple[int, int], rng: Random) -> Sample:
     (height, width), (new_height, new_width) = sample.size, map(min, sample.size, max_size)
+    if (new_height, new_width) == (height, width):
+        return sample
     top, left = rng.randint(0, height - new_height), rng.randint(0, width - new_width)
     return crop(sample, top, left, new_height, new_width)
 
