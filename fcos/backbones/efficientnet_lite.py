@@ -30,6 +30,13 @@ _STAGES = (
 _ENDS = (1, 2, 3, 5, 7)  # numbers of stages up to strides 2, 4, 8 (C3), 16 (C4) and 32 (C5)
 
 
+def same_convolution(channels_in: int, channels_out: int, kernel: int, stride: int, *, groups: int = 1) -> nn.Conv2d:
+    """A convolution with TensorFlow's SAME padding."""
+    if stride == 1:  # as much on each side, which the convolution does itself without a copy
+        return nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=groups, bias=False)
+    return SameConv2d(channels_in, channels_out, kernel, stride, groups=groups, bias=False)
+
+
 class SameConv2d(nn.Conv2d):
     """A convolution with TensorFlow's SAME padding: at stride 2, the odd pixel is added at the right and the bottom.
 
@@ -37,14 +44,18 @@ class SameConv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        out: Tensor = self._conv_forward(self.pad(input), self.weight, self.bias)
+        return out
+
+    def pad(self, features: Tensor) -> Tensor:
+        """[B, C, H, W] with zeros around it as the convolution needs them."""
         pads = []
-        for size, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+        for size, kernel, stride in zip(features.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
             # Without a division of the size, a constant for multiples of the stride: torch's exporter would nest the
             # divisions of all layers, and not finish.
             total = max(kernel - (size % stride or stride), 0)
             pads += [total // 2, total - total // 2]
-        out: Tensor = self._conv_forward(F.pad(input, pads) if any(pads) else input, self.weight, self.bias)
-        return out
+        return F.pad(features, pads) if any(pads) else features
 
 
 class InvertedBottleneck(nn.Module):
@@ -56,7 +67,7 @@ class InvertedBottleneck(nn.Module):
         self.expands = expansion > 1
         if self.expands:
             self._expand_conv, self._bn0 = nn.Conv2d(channels_in, width, 1, bias=False), _batch_norm(width)
-        self._depthwise_conv = SameConv2d(width, width, kernel, stride, groups=width, bias=False)
+        self._depthwise_conv = same_convolution(width, width, kernel, stride, groups=width)
         self._bn1 = _batch_norm(width)
         self._project_conv, self._bn2 = nn.Conv2d(width, channels_out, 1, bias=False), _batch_norm(channels_out)
         self.residual = stride == 1 and channels_in == channels_out
@@ -80,7 +91,7 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, *, width: float, depth: float) -> None:
         super().__init__()
-        self._conv_stem, self._bn0 = SameConv2d(3, 32, 3, 2, bias=False), _batch_norm(32)
+        self._conv_stem, self._bn0 = same_convolution(3, 32, 3, 2), _batch_norm(32)
         self._blocks = nn.ModuleList()
         self.channels, self.ends = [], [0]  # for each stage: its channels, and the number of blocks up to its end
         channels_in = 32

@@ -1,5 +1,6 @@
 """Fused detectors have the same outputs and gradients as the original."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from fcos.backbones.batch_norm import convert_batch_norm
 from fcos.config import PAPER
 from fcos.detector import Detector, build
-from fcos.fast.fused import ConvolutionRelu, fuse
+from fcos.fast.fused import IDENTITY, RELU, FusedConvolution, fuse
 from fcos.ops.layers import FrozenBatchNorm2d
 
 SMALL = replace(
@@ -44,7 +45,7 @@ def assert_same(fused: Detector, detector: Detector, images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("backbone", ["tiny", "resnet18", "resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize("backbone", ["tiny", "resnet18", "resnet50", "efficientnet_lite0", "mobilenet_v3_large"])
 def test_batch_norm_is_folded_and_outputs_are_the_same(backbone: str, frozen: bool) -> None:
     detector = random_detector(backbone)
     if frozen:
@@ -52,14 +53,42 @@ def test_batch_norm_is_folded_and_outputs_are_the_same(backbone: str, frozen: bo
     before = count_norms(detector)
     fused = fuse(detector)
     assert_same(fused, detector, torch.randn(2, 3, 64, 96))
+    assert_same(fused, detector, torch.randn(1, 3, 75, 97))  # odd sizes on all levels
     assert count_norms(fused) == 0
     assert count_norms(detector) == before > 0
 
 
 def test_every_relu_of_a_resnet_is_fused_with_its_convolution() -> None:
     fused = fuse(random_detector("resnet18"))
-    assert sum(isinstance(layer, ConvolutionRelu) for layer in fused.backbone.modules()) == 17
+    layers = [layer for layer in fused.backbone.modules() if isinstance(layer, FusedConvolution)]
+    assert sum(layer.activation is RELU for layer in layers) == 17
     assert not any(isinstance(layer, nn.ReLU) for layer in fused.backbone.modules())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "counts"),
+    [
+        ("efficientnet_lite0", {"hardtanh": 32, "none": 16}),
+        ("mobilenet_v2", {"hardtanh": 35, "none": 17}),
+        ("mobilenet_v3_large", {"relu": 19, "hardswish": 20, "none": 23}),
+    ],
+)
+def test_activations_and_additions_of_bottlenecks_are_fused(backbone: str, counts: dict[str, int]) -> None:
+    """ReLU6 after expansions and depthwise convolutions, a residual's addition or nothing after projections."""
+    fused = fuse(random_detector(backbone))
+    layers = [layer for layer in fused.backbone.modules() if isinstance(layer, FusedConvolution)]
+    assert Counter(layer.activation.name for layer in layers) == counts
+    assert not any(isinstance(layer, nn.ReLU | nn.ReLU6 | nn.Hardswish) for layer in fused.backbone.modules())
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 8), (1, 6, 8, 8), (2, 6, 1, 1), (6, 1, 1), (1,), (2, 6, 1, 8)])
+@torch.inference_mode()
+def test_what_is_added_may_have_another_shape(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    convolution, x, other = nn.Conv2d(4, 6, 3, stride=2, padding=1), torch.randn(2, 4, 15, 16), torch.randn(shape)
+    expected = convolution(x) + other
+    torch.testing.assert_close(FusedConvolution(convolution, IDENTITY)(x, other), expected)
+    torch.testing.assert_close(FusedConvolution(convolution, RELU)(x, other), expected.relu())
 
 
 def test_depthwise_towers_with_batch_norm_are_fused() -> None:
