@@ -31,6 +31,7 @@ from pipeline.data.annotations import Annotation, AnnotationSet, Image
 from pipeline.data.images import open_image
 from pipeline.files import write_json
 from pipeline.inference.detect import detect_split
+from pipeline.inference.device import prepare_device
 from pipeline.inference.postprocess import make_postprocess
 from pipeline.inference.saved_detector import SavedDetector
 from pipeline.params import load
@@ -112,7 +113,7 @@ def stage_seconds(folder: Path) -> float:
 def operation_seconds(folder: Path) -> tuple[float, float]:
     """CPU seconds of an image's convolutions and of all of torch's operations, on one core, in the stage's batches."""
     params, split = load(folder / "params.yaml"), annotations.read(folder / "data/unified/val.json")
-    model = SavedDetector.load(folder / "models/detector.safetensors", torch.device("cpu"))
+    model = SavedDetector.load(folder / "models/detector.safetensors", prepare_device("cpu"))  # as in the stage
     detect_batch = partial(
         detect, model.network, input_size=model.description.input_size, postprocess=make_postprocess(params.postprocess)
     )
