@@ -54,10 +54,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Side-by-side measurements.")
     parser.add_argument("--quick", action="store_true", help="one repeat: tests that everything runs")
     parser.add_argument("--only", default="", metavar="TEXT", help="only measurements whose name contains TEXT")
-    parser.add_argument("--repeats", type=int, default=15, help="timed calls of each side")
+    parser.add_argument("--repeats", type=int, default=7, help="timed calls of each side")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the card")
     options = parser.parse_args()
-    repeats, warmup = (1, 0) if options.quick else (options.repeats, min(3, options.repeats))
+    repeats, warmup = (1, 0) if options.quick else (options.repeats, min(2, options.repeats))
     results = run(
         [measurement for measurement in MEASUREMENTS if options.only in measurement.name],
         [limit for limit in LIMITS if options.only in limit.name],

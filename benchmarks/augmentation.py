@@ -35,13 +35,13 @@ def mosaic_to_flip() -> tuple[Side, Side]:
     Raises:
         Unavailable: albumentations is not installed.
     """
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it asks for its newest version when it is imported
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # its import would look for a newer version on the network
     try:
         import albumentations
     except ImportError:
         raise Unavailable("albumentations is not installed") from None
     samples = read_samples(200)
-    return _alone(ours(samples)), _alone(theirs(albumentations, samples))
+    return _on_one_core(ours(samples)), _on_one_core(theirs(albumentations, samples))
 
 
 def read_samples(count: int) -> list[Sample]:
@@ -60,7 +60,7 @@ def read_samples(count: int) -> list[Sample]:
         ]
 
 
-def _alone(augment: Callable[[int], object]) -> Side:
+def _on_one_core(augment: Callable[[int], object]) -> Side:
     """A call that augments some images on one core."""
     numbers = count_from()
 

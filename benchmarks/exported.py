@@ -12,6 +12,7 @@ printed: of the time that has passed, and of CPU time, which other work on the m
 import argparse
 import copy
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -74,7 +75,9 @@ def variants(
         calls[name] = lambda runner=runner: runner.detect([read()], input_size, _POSTPROCESS)  # type: ignore[misc]
     default = OnnxDetector(exported["ONNX Runtime, float32"], torch.device("cpu"))
     default.session = _default_session(exported["ONNX Runtime, float32"])
-    calls["ONNX Runtime, float32, its default options"] = lambda: default.detect([read()], input_size, _POSTPROCESS)
+    calls["ONNX Runtime, float32, its default options but for threads"] = lambda: default.detect(
+        [read()], input_size, _POSTPROCESS
+    )
     return calls
 
 
@@ -85,7 +88,7 @@ def torchvision_variants(model: FCOS, image: Path, folder: Path) -> Calls:
     pixels = decode_image(str(image)) / 255
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes that become constants
-        # By tracing: torch.export refuses the numbers of candidates, which depend on the image.
+        # By tracing: torch.export can't handle numbers of candidates that depend on the image.
         torch.onnx.export(model, ([pixels],), path, dynamo=False, opset_version=18)
     session = _default_session(path)
     name = session.get_inputs()[0].name
@@ -103,8 +106,7 @@ def torchvision_variants(model: FCOS, image: Path, folder: Path) -> Calls:
 def _default_session(path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # no warnings of inputs that have default values
-    if torch.get_num_threads() == 1:
-        options.intra_op_num_threads = 1
+    options.intra_op_num_threads = torch.get_num_threads()
     return onnxruntime.InferenceSession(path, options)
 
 
@@ -142,6 +144,8 @@ def _calls(arguments: argparse.Namespace, size: tuple[int, int], folder: Path) -
     if not arguments.torchvision:
         detector, pixels = random_detector(arguments.backbone), images.generate(input_size, 1)[0]
         return variants(detector, _CLASSES, input_size, lambda: pixels, folder, compiled=compiled)
+    if arguments.backbone not in MODELS:
+        sys.exit(f"--torchvision: for {' and '.join(MODELS)} only")
     detector, model = MODELS[arguments.backbone](*size)
     image = folder / photographs(folder).images[0].file_name
     ours = variants(detector.eval(), CLASSES, input_size, lambda: read_image(image), folder, compiled=compiled)

@@ -47,10 +47,8 @@ def files_to_weights() -> tuple[Side, Side]:
         AssertionError: the losses differ by more than what different resizing and rounding explain.
     """
     folder = Folder(prefix="training-")
-    path = Path(folder.name)
-    split = photographs(path)
-    ours, theirs = RemoteTraining(train_ours, path, split), RemoteTraining(train_theirs, path, split)
-    theirs.folder = folder  # is deleted with it
+    split = photographs(Path(folder.name))
+    ours, theirs = (RemoteTraining(run, folder, split) for run in (train_ours, train_theirs))
     for _ in range(2):
         torch.testing.assert_close(ours(), theirs(), rtol=0.05, atol=0)
     return ours, theirs
@@ -62,12 +60,11 @@ class RemoteTraining:
     A call runs one step and returns its loss.
     """
 
-    folder: Folder | None = None  # of the images
-
-    def __init__(self, run: Run, folder: Path, split: AnnotationSet) -> None:
+    def __init__(self, run: Run, folder: Folder, split: AnnotationSet) -> None:
+        self.folder = folder  # of the images; is deleted with the last training that uses it
         context = get_context("spawn")
         self.connection, other = context.Pipe()
-        context.Process(target=_serve, args=(other, run, folder, split), daemon=True).start()
+        context.Process(target=_serve, args=(other, run, Path(folder.name), split), daemon=True).start()
         other.close()
         self.connection.recv()
 
@@ -87,18 +84,21 @@ def _serve(connection: Connection, run: Run, folder: Path, split: AnnotationSet)
 
 
 class _Loss(NullCallback):
-    value = math.nan
+    value, steps = math.nan, 0
 
     def on_step(self, row: Row, images: int) -> None:  # noqa: ARG002
-        self.value = row["total"]
+        self.value, self.steps = row["total"], self.steps + 1
 
 
 def train_ours(folder: Path, split: AnnotationSet, wait: Wait) -> None:
-    """Trains with the pipeline's trainer, which asks before each step whether it is interrupted."""
-    loss = _Loss()
+    """Trains with the pipeline's trainer, which calls `interrupted` before each step and at the end of an epoch."""
+    loss, waited_for = _Loss(), -1
 
     def interrupted() -> bool:
-        wait(loss.value)
+        nonlocal waited_for
+        if waited_for != loss.steps:
+            waited_for = loss.steps
+            wait(loss.value)
         return False
 
     params = override(recipes.defaults(), _OPTIONS)

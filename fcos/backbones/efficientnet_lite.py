@@ -32,7 +32,7 @@ _ENDS = (1, 2, 3, 5, 7)  # numbers of stages up to strides 2, 4, 8 (C3), 16 (C4)
 
 def same_convolution(channels_in: int, channels_out: int, kernel: int, stride: int, *, groups: int = 1) -> nn.Conv2d:
     """A convolution with TensorFlow's SAME padding."""
-    if stride == 1:  # as much on each side, which the convolution does itself without a copy
+    if stride == 1:  # symmetric padding, which nn.Conv2d applies without a copy
         return nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=groups, bias=False)
     return SameConv2d(channels_in, channels_out, kernel, stride, groups=groups, bias=False)
 

@@ -23,18 +23,18 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
 @dataclass(frozen=True)
 class Activation:
-    """What follows a convolution in the same pass: its name and scalars in oneDNN, and the same in torch."""
+    """What follows a convolution in the same pass: its name and scalars in oneDNN, and the same function in torch."""
 
     name: str
     scalars: Sequence[float]
-    plain: Callable[[Tensor], Tensor]
+    function: Callable[[Tensor], Tensor]
 
 
-IDENTITY = Activation("none", (), lambda x: x)
+IDENTITY = Activation("none", (), nn.Identity())
 RELU = Activation("relu", (), torch.relu_)
 _ACTIVATIONS = (
     (RELU, (F.relu, torch.relu, nn.ReLU)),
-    (Activation("hardtanh", (0.0, 6.0), lambda x: x.clamp_(0, 6)), (F.relu6, nn.ReLU6)),
+    (Activation("hardtanh", (0.0, 6.0), F.relu6), (F.relu6, nn.ReLU6)),
     (Activation("hardswish", (), F.hardswish), (F.hardswish, nn.Hardswish)),
 )
 
@@ -56,8 +56,8 @@ def fuse(detector: Detector) -> Detector:
 class FusedConvolution(nn.Module):
     """activation(convolution(x)) or, for relu and the identity, activation(convolution(x) + other).
 
-    On a CPU without gradients this is a single call of oneDNN; otherwise separate operations. torch itself leaves 1×1
-    convolutions to a slower way if it has one thread.
+    On a CPU without gradients this is a single call of oneDNN; otherwise separate operations. With one thread, torch
+    itself uses a slower kernel for 1×1 convolutions.
     """
 
     def __init__(self, convolution: nn.Conv2d, activation: Activation) -> None:
@@ -67,20 +67,24 @@ class FusedConvolution(nn.Module):
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """[B, C, H, W] to the output; `other` can be added to it."""
         layer, activation = self.convolution, self.activation
-        if not _onednn(x) or (other is not None and other.shape != _output_shape(layer, x)):
-            out: Tensor = layer(x)
-            return activation.plain(out if other is None else out + other)
-        if isinstance(layer, SameConv2d):
-            x = layer.pad(x)
-        shape = (layer.padding, layer.stride, layer.dilation, layer.groups)
-        joined, scalars = torch.ops.mkldnn._convolution_pointwise, list(activation.scalars)
+        if not _onednn(x):
+            return self._separately(x, other)
+        padded = layer.pad(x) if isinstance(layer, SameConv2d) else x
+        if other is not None and other.shape != _output_shape(layer, padded):
+            return self._separately(x, other)
+        geometry = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        pointwise, scalars = torch.ops.mkldnn._convolution_pointwise, list(activation.scalars)
         result: Tensor
         if other is None:
-            result = joined(x, layer.weight, layer.bias, *shape, activation.name, scalars, "")
+            result = pointwise(padded, layer.weight, layer.bias, *geometry, activation.name, scalars, "")
         else:
-            name = None if activation is IDENTITY else activation.name
-            result = joined.binary(x, other, layer.weight, layer.bias, *shape, "add", 1.0, name, scalars, "")
+            name = None if activation.name == IDENTITY.name else activation.name
+            result = pointwise.binary(padded, other, layer.weight, layer.bias, *geometry, "add", 1.0, name, scalars, "")
         return result
+
+    def _separately(self, x: Tensor, other: Tensor | None) -> Tensor:
+        out: Tensor = self.convolution(x)
+        return self.activation.function(out if other is None else out + other)
 
 
 def _output_shape(layer: nn.Conv2d, x: Tensor) -> tuple[int, ...]:
@@ -95,7 +99,7 @@ def _output_shape(layer: nn.Conv2d, x: Tensor) -> tuple[int, ...]:
 
 def _onednn(x: Tensor) -> bool:
     return (
-        not torch.compiler.is_compiling()  # the compiler joins them itself, and can't trace the questions below
+        not torch.compiler.is_compiling()  # the compiler joins them itself, and can't trace these conditions
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
@@ -119,58 +123,100 @@ def _fuse(traced: fx.GraphModule) -> None:
     def merge(layer: nn.Module, norm: nn.Module) -> nn.Module | None:
         return fuse_conv_bn_eval(layer, norm) if isinstance(layer, nn.Conv2d) else None  # type: ignore[arg-type]
 
+    _remove_identities(traced)
     fold(traced, nn.BatchNorm2d, merge)
     for node in list(traced.graph.nodes):
         if activation := _activation(traced, node):
-            terms = _terms(node.args[0]) if activation is RELU else [node.args[0]]
-            _join(traced, node, terms, activation)
+            before = node.args[0]
+            joined = _join(traced, node, before, activation)
+            if not joined and activation is RELU and len(before.users) == 1:  # oneDNN adds before relu only
+                _join_sum(traced, node, before, activation)
     for node in list(traced.graph.nodes):
-        if len(terms := _terms(node)) == 2:
-            _join(traced, node, terms, IDENTITY)
+        _join_sum(traced, node, node, IDENTITY)
     for node in list(traced.graph.nodes):
-        if _is_pointwise(layer_of(traced, node)):
+        if _is_pointwise(layer_of(traced, node)) and _has_single_input(node):
             _replace(traced, node, node, node.args, IDENTITY)
+
+
+def _remove_identities(traced: fx.GraphModule) -> None:
+    """Removes layers that do nothing in evaluation mode, such as those that timm has in place of dropped paths."""
+    for node in list(traced.graph.nodes):
+        if type(layer_of(traced, node)) in (nn.Identity, nn.Dropout) and _has_single_input(node):
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
 
 
 def _activation(traced: fx.GraphModule, node: fx.Node) -> Activation | None:
     called = {node.target, type(layer_of(traced, node))}
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return None
     return next((activation for activation, forms in _ACTIVATIONS if called.intersection(forms)), None)
 
 
-def _join(traced: fx.GraphModule, node: fx.Node, terms: list[fx.Node], activation: Activation) -> None:
-    """Replaces a node by a fused convolution, if one of the terms that it takes is a convolution."""
+def _join(traced: fx.GraphModule, node: fx.Node, source: fx.Node, activation: Activation) -> bool:
+    """Replaces an activation after a convolution."""
+    if not _can_join(traced, source, node):
+        return False
+    _replace(traced, node, source, source.args, activation)
+    return True
+
+
+def _join_sum(traced: fx.GraphModule, node: fx.Node, total: fx.Node, activation: Activation) -> None:
+    """Replaces a node that is a sum, or the activation of one, if one of its two terms is a convolution."""
+    terms = list(total.all_input_nodes)
+    if total.target not in _ADDITIONS or total.kwargs or not len(terms) == len(total.args) == 2:
+        return
     # `a += b` changes a for its later users, so only the output of the convolution may be a.
-    in_place = operator.iadd in (node.target, getattr(node.args[0], "target", None))
-    source = next((term for term in (terms[:1] if in_place else terms) if _can_join(traced, term)), None)
+    candidates = terms[:1] if total.target is operator.iadd else terms
+    source = next((term for term in candidates if _can_join(traced, term, node)), None)
     if source is not None:
-        others = (term for term in terms if term is not source)
-        _replace(traced, node, source, (source.args[0], *others), activation)
+        (other,) = (term for term in terms if term is not source)
+        _replace(traced, node, source, (source.args[0], other), activation)
 
 
 def _replace(
     traced: fx.GraphModule, node: fx.Node, source: fx.Node, inputs: Sequence[Any], activation: Activation
 ) -> None:
     """Calls a fused convolution with the source's layer instead of a node."""
-    name = f"{source.target}.fused".replace(".", "_")
-    layer = layer_of(traced, source)
+    name = f"{source.target}.{activation.name}".replace(".", "_")
     if not hasattr(traced, name):  # a layer may be called twice
-        traced.add_submodule(name, FusedConvolution(layer, activation))  # type: ignore[arg-type]
+        traced.add_submodule(name, FusedConvolution(layer_of(traced, source), activation))  # type: ignore[arg-type]
     with traced.graph.inserting_before(node):
-        joined = traced.graph.call_module(name, tuple(inputs))
-    node.replace_all_uses_with(joined)
+        fused = traced.graph.call_module(name, tuple(inputs))
+    node.replace_all_uses_with(fused)
     traced.graph.erase_node(node)
     traced.graph.eliminate_dead_code()  # removes the unused addition and convolution
 
 
-def _terms(node: fx.Node) -> list[fx.Node]:
-    """The two terms of a sum that has a single user, or the node itself."""
-    is_sum = node.target in _ADDITIONS and len(node.users) == 1 and not node.kwargs
-    return list(node.all_input_nodes) if is_sum and len(node.all_input_nodes) == len(node.args) == 2 else [node]
+def _can_join(traced: fx.GraphModule, source: fx.Node, node: fx.Node) -> bool:
+    """Whether the source is a plain convolution that may be computed at a later node, which alone uses its output."""
+    return (
+        _is_plain(layer_of(traced, source))
+        and _has_single_input(source)
+        and len(source.users) == 1
+        and not _is_changed_between(traced, source.args[0], source, node)  # type: ignore[arg-type]
+    )
 
 
-def _can_join(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether the node is a plain convolution whose output has a single user."""
-    return _is_plain(layer_of(traced, node)) and len(node.users) == 1
+def _is_changed_between(traced: fx.GraphModule, value: fx.Node, first: fx.Node, last: fx.Node) -> bool:
+    """Whether a node between two others changes a value in place."""
+    order = {node: index for index, node in enumerate(traced.graph.nodes)}
+    between = (user for user in value.users if order[first] < order[user] < order[last])
+    return any(_is_in_place(traced, user) for user in between)
+
+
+def _is_in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return (
+        bool(node.kwargs.get("inplace"))
+        or getattr(layer_of(traced, node), "inplace", False)
+        or node.target in (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+        or (node.op != "call_module" and name.endswith("_"))
+    )
+
+
+def _has_single_input(node: fx.Node) -> bool:
+    return len(node.args) == 1 and isinstance(node.args[0], fx.Node) and not node.kwargs
 
 
 def _is_plain(layer: nn.Module | None) -> bool:

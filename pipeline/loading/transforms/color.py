@@ -18,6 +18,9 @@ def random_color_jitter(image: Tensor, strength: tuple[float, float, float, floa
         image: uint8 [3, H, W].
         strength: the largest change of each. Brightness, contrast and saturation are multiplied by a factor in
             1 ± strength; the hue is shifted by up to ± strength of the color circle. A strength of 0 skips the change.
+
+    Returns:
+        uint8 [3, H, W]; without any change, it may share the image's memory.
     """
     *factors, hue = strength
     changes: list[tuple[Callable[[Pixels, float], Pixels], float]] = [

@@ -13,7 +13,10 @@ Pixels = NDArray[np.uint8]  # [H, W, 3] RGB or [H, W]
 
 @cache
 def opencv() -> Any:
-    """The module cv2, imported when it is first needed, without threads of its own: workers share the cores already."""
+    """The module cv2, imported when it is first needed.
+
+    It is set to one thread in the whole process: the loader's workers, or torch's threads, share the cores already.
+    """
     import cv2
 
     cv2.setNumThreads(0)

@@ -1,16 +1,19 @@
 """Fused detectors have the same outputs and gradients as the original."""
 
+import operator
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from fcos.backbones.batch_norm import convert_batch_norm
 from fcos.config import PAPER
 from fcos.detector import Detector, build
-from fcos.fast.fused import IDENTITY, RELU, FusedConvolution, fuse
+from fcos.fast.fused import IDENTITY, RELU, FusedConvolution, _fuse, fuse
+from fcos.fast.tracing import rewrite
 from fcos.ops.layers import FrozenBatchNorm2d
 
 SMALL = replace(
@@ -79,6 +82,51 @@ def test_activations_and_additions_of_bottlenecks_are_fused(backbone: str, count
     layers = [layer for layer in fused.backbone.modules() if isinstance(layer, FusedConvolution)]
     assert Counter(layer.activation.name for layer in layers) == counts
     assert not any(isinstance(layer, nn.ReLU | nn.ReLU6 | nn.Hardswish) for layer in fused.backbone.modules())
+    called = [
+        node.target
+        for block in fused.backbone.modules()
+        if isinstance(block, fx.GraphModule)
+        for node in block.graph.nodes
+        if node.op == "call_function"
+    ]
+    assert {operator.add, operator.iadd, torch.add, F.relu6}.isdisjoint(called)
+
+
+class Shared(nn.Module):
+    """A convolution that is called twice, once with relu."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.convolution(x)) + self.convolution(-x) + self.norm(x)
+
+
+class Changing(nn.Module):
+    """The input of a convolution is changed before its output is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm, self.drop = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        skip = self.drop(self.convolution(x))
+        x = F.silu(x, inplace=True)
+        return torch.sigmoid(x) + skip
+
+
+@pytest.mark.parametrize("block", [Shared, Changing])
+def test_a_block_where_a_careless_fusion_would_be_wrong(block: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(block()).eval()
+    x = torch.randn(2, 3, 9, 8)
+    with torch.inference_mode():
+        expected = layers(x.clone())
+        rewrite(layers, nn.BatchNorm2d, _fuse, never=nn.ModuleList)
+        assert isinstance(layers[0], fx.GraphModule)
+        torch.testing.assert_close(layers(x.clone()), expected)
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 8, 8), (1, 6, 8, 8), (2, 6, 1, 1), (6, 1, 1), (1,), (2, 6, 1, 8)])

@@ -68,6 +68,7 @@ def test_a_server_ends_when_supervisor_and_guard_are_killed() -> None:
         processes = processes_of(starter, 3)
         # A process that has just been forked still has the name of its parent process.
         while not (server := [process for process in processes if process.name() == "sleep"]):
+            assert starter.poll() is None
             time.sleep(0.02)
         for process in set(processes).difference(server):
             process.kill()

@@ -40,7 +40,7 @@ def test_an_image_is_warped_as_torchvision_does_it() -> None:
     ).float()
     difference = (warped - expected).abs().amax(dim=0)
     assert difference[8:52, 10:70].max() <= 2
-    assert (difference > 2).float().mean() < 0.04  # pixels on the image's edges, which theirs doesn't blend
+    assert (difference > 2).float().mean() < 0.04  # torchvision doesn't blend edge pixels with the fill
 
 
 def test_pixels_without_image_content_are_filled() -> None:
