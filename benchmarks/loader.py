@@ -56,10 +56,11 @@ def files_to_batches(workers: int) -> tuple[Side, Side]:
     split = photographs(Path(folder.name))
     _check_same(_our_epoch(split, folder, 0, flip=1.0), _their_epoch(split, folder, 0, flip=1.0))
     ours, theirs = (make_epoch(split, folder, workers, flip=0.5) for make_epoch in (_our_epoch, _their_epoch))
-    return partial(_count_images, ours), partial(_count_images, theirs)
+    return partial(_count_images, ours, folder), partial(_count_images, theirs, folder)
 
 
-def _count_images(epoch: Epoch) -> int:
+def _count_images(epoch: Epoch, _folder: Folder) -> int:
+    """Runs an epoch; the folder of its images is deleted with the last function that has it."""
     with single_thread():
         return sum(len(batch) for batch in epoch())
 
