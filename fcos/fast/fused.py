@@ -69,22 +69,32 @@ class FusedConvolution(nn.Module):
         layer, activation = self.convolution, self.activation
         if not _onednn(x):
             return self._separately(x, other)
-        padded = layer.pad(x) if isinstance(layer, SameConv2d) else x
-        if other is not None and other.shape != _output_shape(layer, padded):
+        if other is not None and other.shape != _output_shape(layer, x):
             return self._separately(x, other)
-        geometry = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        weight, padding = _symmetric(layer, x) if isinstance(layer, SameConv2d) else (layer.weight, layer.padding)
+        geometry = (padding, layer.stride, layer.dilation, layer.groups)
         pointwise, scalars = torch.ops.mkldnn._convolution_pointwise, list(activation.scalars)
         result: Tensor
         if other is None:
-            result = pointwise(padded, layer.weight, layer.bias, *geometry, activation.name, scalars, "")
+            result = pointwise(x, weight, layer.bias, *geometry, activation.name, scalars, "")
         else:
             name = None if activation.name == IDENTITY.name else activation.name
-            result = pointwise.binary(padded, other, layer.weight, layer.bias, *geometry, "add", 1.0, name, scalars, "")
+            result = pointwise.binary(x, other, weight, layer.bias, *geometry, "add", 1.0, name, scalars, "")
         return result
 
     def _separately(self, x: Tensor, other: Tensor | None) -> Tensor:
         out: Tensor = self.convolution(x)
         return self.activation.function(out if other is None else out + other)
+
+
+def _symmetric(layer: SameConv2d, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Weights and padding of the same convolution with as much padding on both sides.
+
+    Where one more pixel is needed behind than in front, the weights begin with zeros instead: oneDNN pads by itself if
+    both sides are equal, and a padded copy of the features takes longer than the additional multiplications.
+    """
+    left, right, top, bottom = layer.pads(x)
+    return F.pad(layer.weight, [right - left, 0, bottom - top, 0]), (bottom, right)
 
 
 def _output_shape(layer: nn.Conv2d, x: Tensor) -> tuple[int, ...]:
