@@ -21,6 +21,7 @@ from benchmarks.harness import Measurement, Side, Unavailable
 from benchmarks.loader import photographs, single_thread
 from fcos.config import InputSize
 from pipeline import recipes
+from pipeline.data.boxes import box_tensor
 from pipeline.data.images import read_image
 from pipeline.loading.transforms import Augmentation, Sample
 
@@ -52,7 +53,7 @@ def read_samples(count: int) -> list[Sample]:
         return [
             Sample(
                 read_image(Path(folder) / image.file_name),
-                torch.tensor([[x, y, x + w, y + h] for x, y, w, h in (item.bbox for item in objects[image.id])]),
+                box_tensor(objects[image.id]),
                 torch.zeros(len(objects[image.id]), dtype=torch.int64),
                 image.file_name,
             )

@@ -27,12 +27,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import context, save_card, today
 from benchmarks.loader import single_thread
+from benchmarks.start_from import link_code, write_params
 from fcos.inference import detect
 from pipeline.data import annotations
 from pipeline.data import detections as results
 from pipeline.data.annotations import Annotation, AnnotationSet, Image
 from pipeline.data.images import open_image
-from pipeline.files import write_json
 from pipeline.inference.detect import detect_split
 from pipeline.inference.device import prepare_device
 from pipeline.inference.postprocess import make_postprocess
@@ -40,7 +40,6 @@ from pipeline.inference.saved_detector import SavedDetector
 from pipeline.params import load
 from pipeline.yaml_files import read_yaml
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
 _GOAL = 1.25
 _SAMPLE = 96  # images
 
@@ -62,15 +61,10 @@ class Result:
 
 def make_project(folder: Path, source: Path, images: int, size: tuple[int, int]) -> None:
     """A project with another one's weights, whose validation split has this many images of one height and width."""
-    folder.mkdir()
-    shutil.copytree(source / "models", folder / "models")
-    shutil.copy(_REPOSITORY / "dvc.yaml", folder)
-    for package in ("fcos", "pipeline"):
-        (folder / package).symlink_to(_REPOSITORY / package)
     values = read_yaml(source / "params.yaml")
-    values["machine"]["device"] = "cpu"
-    values["evaluate"]["test"] = False
-    write_json(folder / "params.yaml", values)  # JSON is YAML
+    write_params(folder, values, {"machine.device": "cpu", "evaluate.test": False})
+    link_code(folder)
+    shutil.copytree(source / "models", folder / "models")
     raw = Path("data/raw") / values["dataset"]
     split = annotations.read(source / "data/unified/val.json")
     written = repeat(split, source / raw, folder / raw, images, size)
@@ -184,6 +178,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(288, 384), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the card")
     options = parser.parse_args()
+    if not (options.project / "models/detector.safetensors").is_file():
+        parser.error(f"{options.project / 'models'}: no trained detector; run `dvc repro train` in the project first")
     height, width = options.size
     print(save_card(card(measure(options.project, options.images, (height, width))), "evaluate-stage", options.out))
 

@@ -28,11 +28,16 @@ def make_project(folder: Path, changes: dict[str, Any]) -> None:
     """Makes a folder with generated, converted data, in which training can run."""
     values = read_yaml(_REPOSITORY / "params.yaml")
     write_params(folder, values, {"machine.device": "cpu"} | changes)
-    (folder / "dvc.yaml").write_bytes((_REPOSITORY / "dvc.yaml").read_bytes())
-    for package in ("fcos", "pipeline"):  # stages compare the code before and after
-        (folder / package).symlink_to(_REPOSITORY / package)
+    link_code(folder)
     for stage in ("download", "convert"):
         run(folder, stage)
+
+
+def link_code(folder: Path) -> None:
+    """Gives a folder this repository's dvc.yaml and code: stages compare the code before and after."""
+    (folder / "dvc.yaml").write_bytes((_REPOSITORY / "dvc.yaml").read_bytes())
+    for package in ("fcos", "pipeline"):
+        (folder / package).symlink_to(_REPOSITORY / package)
 
 
 def write_params(folder: Path, values: Any, changes: dict[str, Any]) -> None:

@@ -67,10 +67,9 @@ class FusedConvolution(nn.Module):
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """[B, C, H, W] to the output; `other` can be added to it."""
         layer, activation = self.convolution, self.activation
-        if not _onednn(x):
-            return self._separately(x, other)
-        if other is not None and other.shape != _output_shape(layer, x):
-            return self._separately(x, other)
+        if not _onednn(x) or (other is not None and other.shape != _output_shape(layer, x)):
+            out: Tensor = layer(x)
+            return activation.function(out if other is None else out + other)
         weight, padding = _symmetric(layer, x) if isinstance(layer, SameConv2d) else (layer.weight, layer.padding)
         geometry = (padding, layer.stride, layer.dilation, layer.groups)
         pointwise, scalars = torch.ops.mkldnn._convolution_pointwise, list(activation.scalars)
@@ -81,10 +80,6 @@ class FusedConvolution(nn.Module):
             name = None if activation.name == IDENTITY.name else activation.name
             result = pointwise.binary(x, other, weight, layer.bias, *geometry, "add", 1.0, name, scalars, "")
         return result
-
-    def _separately(self, x: Tensor, other: Tensor | None) -> Tensor:
-        out: Tensor = self.convolution(x)
-        return self.activation.function(out if other is None else out + other)
 
 
 def _symmetric(layer: SameConv2d, x: Tensor) -> tuple[Tensor, tuple[int, int]]:

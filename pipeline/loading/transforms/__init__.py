@@ -2,7 +2,7 @@
 
 Each image is first cropped and zoomed, then resized, so that the other transforms work on few pixels. Mosaic and mixup
 combine several images. The result is color-jittered, warped (affine and perspective in a single interpolation) and
-flipped. Color jitter and warps are OpenCV's; torchvision's transforms v2 warp the boxes.
+flipped. Mixup, color jitter and warps are OpenCV's; torchvision's transforms v2 warp the boxes.
 """
 
 import math

@@ -3,11 +3,10 @@
 from dataclasses import replace
 from random import Random
 
-import PIL.Image
 import torch
 
 from fcos.config import InputSize
-from pipeline.data.images import from_pil, to_pil
+from pipeline.loading.transforms.opencv import from_array, opencv, to_array
 from pipeline.loading.transforms.sample import Sample, resize
 
 # Parameter of the Beta distribution of weights: 0.5 ± 0.12. 1902.04103 uses 1.5 and weights each object's loss; here
@@ -29,7 +28,7 @@ def mixup(sample: Sample, other: Sample, weight: float) -> Sample:
     other = resize(other, fit.scale(*other.size))
     height, width = other.size
     image = sample.image.clone()
-    covered = to_pil(image[:, :height, :width])
-    image[:, :height, :width] = from_pil(PIL.Image.blend(covered, to_pil(other.image), weight))
+    covered, over = to_array(image[:, :height, :width]), to_array(other.image)
+    image[:, :height, :width] = from_array(opencv().addWeighted(covered, 1 - weight, over, weight, 0))
     boxes, labels = torch.cat([sample.boxes, other.boxes]), torch.cat([sample.labels, other.labels])
     return replace(sample, image=image, boxes=boxes, labels=labels)
