@@ -34,6 +34,7 @@ from pipeline.commands import (
     validate,
 )
 from pipeline.errors import PipelineError
+from pipeline.process import quick_exit
 
 COMMANDS: tuple[click.Command, ...] = (
     app.app,
@@ -85,3 +86,9 @@ def main() -> None:
 
 for command in COMMANDS:
     main.add_command(command)
+
+
+def run() -> None:
+    """The installed command `fcos`."""
+    with quick_exit():
+        main()

@@ -1,9 +1,12 @@
 """How a stage's process uses cores and memory, and how it ends: after a signal, or when its parent process dies."""
 
+import atexit
 import ctypes
+import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +20,7 @@ _SPIN_COUNT = "1000"
 # Parameters of glibc's mallopt (malloc.h), and the size in bytes from which an allocation is still mapped by itself.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_IN_HEAP = 1 << 30
+_FLUSH_FAILED = 120  # the interpreter's exit status where its output can't be written
 # Seconds within which two SIGINT count as one Ctrl-C: the terminal sends it, and the parent process may pass it on.
 _SAME_CTRL_C = 1.0
 
@@ -31,6 +35,22 @@ def limit_spinning() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
+def postpone_collection() -> None:
+    """Switches garbage collection off, for imports; call it before them, and `resume_collection` after them.
+
+    The modules of torch, MLflow and FiftyOne are millions of objects, among which the collector would search again and
+    again, in vain: a sixth of the time of their imports.
+    """
+    gc.disable()
+
+
+def resume_collection() -> None:
+    """Ends `postpone_collection`, and leaves the objects of the imported modules out of later collections."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+
+
 def keep_freed_memory() -> None:
     """Makes the C library keep freed memory for the next allocation instead of returning it to the system.
 
@@ -43,6 +63,32 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_TRIM_THRESHOLD, -1)  # never
         mallopt(_M_MMAP_THRESHOLD, _LARGEST_IN_HEAP)
+
+
+@contextmanager
+def quick_exit() -> Iterator[None]:
+    """Ends the process at the end of the context, as the interpreter would, but leaves its memory to the system.
+
+    The interpreter would free the millions of objects of torch's and MLflow's modules one by one, which takes a second.
+    Before that it waits for threads, calls the exit handlers and flushes the output; so does this. An exception other
+    than SystemExit is left to the interpreter.
+    """
+    status: object = 0
+    try:
+        yield
+    except SystemExit as ended:
+        status = ended.code or 0
+    if not isinstance(status, int):
+        sys.stderr.write(f"{status}\n")
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # a closed pipe, or a closed file
+            status = status or _FLUSH_FAILED
+    os._exit(status & 0xFF)
 
 
 @dataclass

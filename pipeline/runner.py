@@ -14,7 +14,7 @@ from pipeline.digests import file_digests
 from pipeline.errors import PipelineError
 from pipeline.files import digest
 from pipeline.params import Params
-from pipeline.process import die_with_parent, handle_signals
+from pipeline.process import die_with_parent, handle_signals, resume_collection
 from pipeline.workspace import workspace
 from pipeline.yaml_files import read_yaml
 
@@ -31,6 +31,7 @@ def run_stage(name: str, run: Callable[[Params], Cleanup | None]) -> None:
         run: writes the outputs. It may return a function that removes resumable state; that function is called last,
             so that a stage which fails before can resume.
     """
+    resume_collection()
     die_with_parent()
     stop_request = handle_signals(name)
     try:

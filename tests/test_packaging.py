@@ -67,7 +67,7 @@ with tempfile.TemporaryDirectory() as folder:
     print(tuple(result.boxes.shape), result.plot().size)
 """
 COMMANDS = """
-import importlib, pathlib, pkgutil, warnings
+import importlib, pathlib, pkgutil, sys, warnings
 from importlib.metadata import entry_points
 warnings.simplefilter("ignore")
 import pipeline
@@ -78,7 +78,8 @@ from pipeline import recipes
 from pipeline.datasets import registry
 assert len(recipes.recipes()) > 5
 (command,) = entry_points(group="console_scripts", name="fcos")
-command.load()(["--version"])
+sys.argv = ["fcos", "--version"]
+command.load()()
 """
 
 

@@ -7,6 +7,7 @@ from pipeline.conversion import convert
 from pipeline.datasets import registry
 from pipeline.errors import count_noun
 from pipeline.params import Params
+from pipeline.process import quick_exit
 from pipeline.runner import run_stage
 from pipeline.workspace import workspace
 
@@ -73,4 +74,5 @@ def _describe_issues(report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run_stage("convert", run)
+    with quick_exit():
+        run_stage("convert", run)

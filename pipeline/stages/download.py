@@ -8,6 +8,7 @@ from pipeline.errors import count_noun
 from pipeline.files import atomic_replace, remove
 from pipeline.integrations import fiftyone_zoo
 from pipeline.params import Params
+from pipeline.process import quick_exit
 from pipeline.runner import run_stage
 from pipeline.workspace import workspace
 
@@ -36,4 +37,5 @@ def _summary(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    run_stage("download", run)
+    with quick_exit():
+        run_stage("download", run)

@@ -3,6 +3,11 @@
 predictions/ has the detections and the embeddings of each split: see `pipeline.inference.embeddings`.
 """
 
+from pipeline import process
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    process.postpone_collection()
+
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -153,4 +158,5 @@ def mlflow_metrics(scores: dict[str, Any]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_stage("evaluate", run)
+    with process.quick_exit():
+        run_stage("evaluate", run)

@@ -6,6 +6,11 @@ Writes reports/failures/, maps of the embeddings, reports/inspection.html and me
 dataset, and adds to the experiment's MLflow run.
 """
 
+from pipeline import process
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    process.postpone_collection()
+
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,4 +130,5 @@ def vote_of_neighbors(embeddings: Embeddings, truth: AnnotationSet, seed: int) -
 
 
 if __name__ == "__main__":
-    run_stage("inspect", run)
+    with process.quick_exit():
+        run_stage("inspect", run)

@@ -7,6 +7,7 @@ from pipeline import process, runner
 
 if __name__ == "__main__":  # before the imports below, which take seconds
     process.limit_spinning()
+    process.postpone_collection()
     process.handle_signals("train" if len(sys.argv) == 1 else "", leave=os._exit)
 
 import math
@@ -292,4 +293,5 @@ class LoggingCallback:
 if __name__ == "__main__":
     if len(sys.argv) > 1:  # a process that `run` launched for the training with this key
         launch.run_worker(partial(_run_worker, sys.argv[1]))
-    runner.run_stage("train", run)
+    with process.quick_exit():
+        runner.run_stage("train", run)

@@ -103,6 +103,7 @@ def _join_group(params: Params) -> Iterator[Processes]:
 
 def run_worker(body: Callable[[], None]) -> NoReturn:
     """Runs the body of a process that `launch` started, and exits. `launch` reports its errors."""
+    process.resume_collection()
     process.handle_signals("")
     process.die_with_parent(int(os.environ[_LAUNCHER]))
     try:

@@ -1,6 +1,7 @@
 """What every stage does: signals, a full disk, inputs that change meanwhile, the fingerprint of a training."""
 
 import errno
+import gc
 import os
 import platform
 import re
@@ -17,6 +18,7 @@ from ruamel.yaml import YAML
 
 from pipeline import process, runner
 from pipeline.params import Params
+from tests.support.paths import PROJECT
 
 SCRIPT = """
 import sys, time
@@ -267,3 +269,55 @@ print(faults(), faults(), faults())
     first, *later = count()
     assert first > 10 * max(*later, 1)
     assert min(count(MALLOC_ARENA_MAX="4")) > first / 2
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "output", "error"),
+    [
+        ("print('out')", 0, "out\n", ""),
+        ("sys.exit(3)", 3, "", ""),
+        ("sys.exit(-1)", 255, "", ""),
+        ("sys.exit('why')", 1, "", "why\n"),
+        ("sys.exit(None)", 0, "", ""),
+        ("1 / 0", 1, "", "ZeroDivisionError: division by zero\n"),
+        ("threading.Timer(0.1, lambda: print('thread')).start()", 0, "thread\n", ""),
+        ("atexit.register(print, 'first'); atexit.register(print, 'second')", 0, "second\nfirst\n", ""),
+        ("print('lost'); os.close(1)", 120, "", ""),
+    ],
+)
+def test_a_quick_exit_is_that_of_the_interpreter(code: str, status: int, output: str, error: str) -> None:
+    """Except that objects are not freed."""
+    head = "import atexit, os, sys, threading; from pipeline.process import quick_exit\n"
+    class_ = "class Freed:\n    def __del__(self): os.write(2, b'freed')\nkept = Freed()\n"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for script, freed in ((code, True), (f"with quick_exit(): {code}", False)):
+        done = subprocess.run(
+            [sys.executable, "-c", head + class_ + script], capture_output=True, text=True, check=False, env=environment
+        )
+        assert (done.returncode, done.stdout) == (status, output), script
+        assert ("freed" in done.stderr) == (freed or "1 / 0" in code), script
+        assert done.stderr.replace("freed", "").endswith(error), script
+
+
+def test_garbage_is_collected_again_once_a_stage_or_a_process_of_a_training_runs() -> None:
+    script = """
+import gc, os
+from pipeline import process, runner
+from pipeline.training import launch
+os.environ["FCOS_LAUNCHER"] = str(os.getppid())
+process.postpone_collection()
+print(gc.isenabled(), gc.get_freeze_count())
+try: {start}
+except SystemExit: pass
+print(gc.isenabled(), gc.get_freeze_count() > 1000)
+"""
+    for start_of in ("runner.run_stage('convert', lambda params: None)", "launch.run_worker(lambda: None)"):
+        command = [sys.executable, "-c", script.format(start=start_of)]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT)
+        assert shown.stdout == "False 0\nTrue True\n", shown.stderr
+
+
+def test_collection_that_was_not_postponed_freezes_nothing() -> None:
+    before = gc.get_freeze_count()
+    process.resume_collection()
+    assert (gc.isenabled(), gc.get_freeze_count()) == (True, before)

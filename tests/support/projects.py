@@ -12,7 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import chdir, closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import chdir, closing, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -64,7 +64,14 @@ def _run_fcos(project: Path, *arguments: str) -> tuple[int, str]:
 def run_stage(project: Path, name: str) -> subprocess.CompletedProcess[str]:
     """Runs a stage in this process, otherwise as dvc.yaml does: `python -m pipeline.stages.NAME` in the project."""
     out, err, status = StringIO(), StringIO(), 0
-    with _working_in(project), redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+    own_process = {"quick_exit": nullcontext, "postpone_collection": lambda: None}
+    with (
+        mock.patch.multiple("pipeline.process", **own_process),
+        _working_in(project),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", r"'pipeline\.stages\.\w+' found in sys.modules", RuntimeWarning)
         try:
             runpy.run_module(f"pipeline.stages.{name}", run_name="__main__")
