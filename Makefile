@@ -123,26 +123,43 @@ environment:
 	if ! grep -qsF " $$home/.venv" .venv/pyvenv.cfg || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
 	    "$$python" -m venv --clear .venv
 	fi
-	# pip takes a partly copied package for an installed one. It writes the file INSTALLER after all others.
+	# pip and uv take a partly copied package for an installed one. They write the file INSTALLER after all others.
 	find .venv/lib/python3*/site-packages -maxdepth 1 -name '*.dist-info' ! -exec test -e '{}/INSTALLER' \; -exec rm -rf {} +
 	find .venv/lib/python3*/site-packages -maxdepth 1 -name '~*' -exec rm -rf {} +
 	# Every version is pinned, so there is nothing to resolve; pip check verifies that the versions are compatible.
 	# Compiling every module would take minutes. Three quarters of the modules are never imported.
+	install() { .venv/bin/python -m pip install --no-deps --no-compile --no-build-isolation --require-hashes "$$@"; }
 	# A few packages have no wheel. The pinned setuptools builds them: what pip fetches into a build environment of its own
 	# would have no hash.
-	if grep -q '^setuptools==' requirements.txt; then
-	    .venv/bin/python -m pip install --quiet --no-deps --require-hashes -r <(sed -n '/^setuptools==/,/[^\\]$$/p' requirements.txt)
+	if grep -qE '^(setuptools|uv)==' requirements.txt; then
+	    install --quiet -r <(awk '/^[^ #]/ { wanted = /^(setuptools|uv)==/ } wanted' requirements.txt)
 	fi
-	install() { .venv/bin/python -m pip install --no-deps --no-compile --no-build-isolation --require-hashes "$$@"; }
-	# One pip occupies one core. PyTorch with CUDA is half of the work.
-	part() { awk -v torch="$$1" '/^[^ #]/ { wanted = /^(torch|triton|nvidia-|cuda-)/ == torch } wanted' requirements.txt; }
-	install -r <(part 1) & installing=$$!
-	failed=
-	install -r <(part 0) || failed=1
-	wait "$$installing" || failed=1
-	if [[ -n "$$failed" ]]; then
-	    echo "make: pip could not install all packages; its reason is above, after ERROR" >&2
-	    exit 1
+	# uv takes a fifth of pip's time. It doesn't read pip's settings, so it gets those that say where packages are. Those of
+	# the environment have priority over those of files; in a file, several values stand on lines of their own.
+	settings="$$(.venv/bin/python -m pip config list)"
+	setting() { # NAME, VARIABLE, SEPARATOR
+	    local line values
+	    line="$$(grep -m 1 "^:env:\.$$1=" <<< "$$settings" || grep "\.$$1=" <<< "$$settings" | tail -n 1)" || return 0
+	    read -ra values <<< "$$(sed "s/^[^=]*='\(.*\)'$$/\1/; s/\\\\n/ /g" <<< "$$line")"
+	    if [[ -z "$${!2:-}" ]]; then export "$$2=$$(IFS="$$3"; echo "$${values[*]}")"; fi
+	}
+	setting index-url UV_DEFAULT_INDEX ' '
+	setting extra-index-url UV_INDEX ' '
+	setting find-links UV_FIND_LINKS ','
+	setting no-index UV_NO_INDEX ' '
+	setting cert SSL_CERT_FILE ' '
+	setting trusted-host UV_INSECURE_HOST ' '
+	setting '\(default-\)\?timeout' UV_HTTP_TIMEOUT ' '
+	fast() {
+	    .venv/bin/uv pip install --python .venv/bin/python --no-deps --no-build-isolation --require-hashes \
+	        --index-strategy unsafe-best-match -r requirements.txt
+	}
+	if ! fast; then
+	    echo "make: uv could not install all packages; now pip tries it" >&2
+	    if ! install -r requirements.txt; then
+	        echo "make: pip could not install all packages; its reason is above, after ERROR" >&2
+	        exit 1
+	    fi
 	fi
 	# These imports write the bytecode. FiftyOne would start a database, and write into the home folder.
 	for modules in $(IMPORTED); do

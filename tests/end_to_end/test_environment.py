@@ -1,6 +1,6 @@
 """The Makefile creates a missing .venv, completes an interrupted installation, and leaves a complete one unchanged.
 
-The tests use real virtual environments and pip in a scratch project, whose packages are built here: no downloads.
+The tests use real virtual environments, uv and pip in a scratch project, whose packages are built here: no downloads.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import zipfile
 from base64 import urlsafe_b64encode
@@ -37,6 +38,11 @@ BUILD = """
 build-system = {requires = [], build-backend = "backend", backend-path = ["."]}
 project = {name = "scratch", version = "1"}
 """
+# Stands for the package uv, which would have to be downloaded.
+UV = """#!/bin/sh
+[ -z "$BROKEN_UV" ] || exit 2
+exec "{uv}" "$@"
+"""
 
 
 def wheel(folder: Path, name: str, files: dict[str, str]) -> None:
@@ -53,12 +59,14 @@ def wheel(folder: Path, name: str, files: dict[str, str]) -> None:
     )
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
         for path, text in (content | {f"{metadata}/RECORD": record}).items():
-            archive.writestr(path, text)
+            entry = zipfile.ZipInfo(path)
+            entry.external_attr = (0o100755 if "/scripts/" in path else 0o100644) << 16
+            archive.writestr(entry, text)
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with our Makefile, in a folder whose name contains a space. It requires one small package."""
+    """A project with our Makefile, in a folder whose name contains a space. It requires uv and one small package."""
     folder = tmp_path / "a project"
     packages = tmp_path / "packages"
     folder.mkdir()
@@ -67,6 +75,7 @@ def project(tmp_path: Path) -> Path:
     (folder / "backend.py").write_text(BACKEND)
     (folder / "pyproject.toml").write_text(BUILD)
     wheel(packages, "small", {"small.py": ""})
+    wheel(packages, "uv", {"uv-1.0.data/scripts/uv": UV.format(uv=Path(sys.executable).with_name("uv"))})
     wheel(packages, "further", {"further.py": ""})
     wheel(packages, "large", {f"large/part{number:04}.py": "" for number in range(FILES)})
     require(folder, "small")
@@ -74,7 +83,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def require(project: Path, *names: str) -> None:
-    """Writes requirements.txt, with the hashes of the packages."""
+    """Writes requirements.txt, with the hashes of uv and the packages."""
+    names = ("uv", *names)
     wheels = [project.parent / f"packages/{name}-1.0-py3-none-any.whl" for name in names]
     pairs = zip(names, (digest(path) if path.exists() else "0" * 64 for path in wheels), strict=True)
     text = "".join(f"{name}==1.0 --hash=sha256:{value}\n" for name, value in pairs)
@@ -87,8 +97,10 @@ def start(project: Path, **environment: str) -> subprocess.Popen[str]:
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(project.parent / "packages"),
         "PIP_CONFIG_FILE": os.devnull,
+        "UV_CACHE_DIR": str(project.parent / "cache"),
     }
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PIP_", "MAKE", "VIRTUAL_ENV"))}
+    others = ("PIP_", "UV_", "MAKE", "VIRTUAL_ENV")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return subprocess.Popen(
         ["make", "environment", "IMPORTED=small absent"],
         cwd=project,
@@ -115,6 +127,10 @@ def has_bytecode(project: Path, name: str) -> bool:
     return bool(list((site_packages(project) / "__pycache__").glob(f"{name}.*.pyc")))
 
 
+def installer(project: Path, name: str) -> str:
+    return (site_packages(project) / f"{name}-1.0.dist-info/INSTALLER").read_text().strip()
+
+
 def imports(project: Path, name: str) -> bool:
     command = [project / ".venv" / "bin" / "python", "-B", "-c", f"import {name}"]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
@@ -133,6 +149,7 @@ def test_life_of_an_environment(project: Path) -> None:
     assert sum("Installing the packages" in out for out, _ in outputs) == 1
     assert imports(project, "small")
     assert has_bytecode(project, "small")
+    assert installer(project, "small") == "uv"
 
     before = time.monotonic()
     assert make(project) == (0, "", "")
@@ -185,9 +202,9 @@ def assert_tarball_is_an_error(project: Path) -> None:
 
 
 def assert_interruption_is_completed(project: Path) -> None:
-    """make is killed while pip copies a large package."""
+    """make is killed while pip, since uv is broken, copies a large package; then uv completes it."""
     require(project, "small", "large")
-    with start(project) as process:
+    with start(project, BROKEN_UV="1") as process:
         while not (site_packages(project) / "large" / "part0000.py").exists():
             assert process.poll() is None
             time.sleep(0.005)
@@ -200,6 +217,7 @@ def assert_interruption_is_completed(project: Path) -> None:
     status, _, err = make(project)
     assert status == 0, err
     assert len(list((site_packages(project) / "large").glob("*.py"))) == FILES
+    assert installer(project, "large") == "uv"
     assert make(project) == (0, "", "")
 
 
