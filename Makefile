@@ -123,9 +123,12 @@ environment:
 	if ! grep -qsF " $$home/.venv" .venv/pyvenv.cfg || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
 	    "$$python" -m venv --clear .venv
 	fi
-	# pip and uv take a partly copied package for an installed one. They write the file INSTALLER after all others.
-	find .venv/lib/python3*/site-packages -maxdepth 1 -name '*.dist-info' ! -exec test -e '{}/INSTALLER' \; -exec rm -rf {} +
-	find .venv/lib/python3*/site-packages -maxdepth 1 -name '~*' -exec rm -rf {} +
+	# pip and uv take a partly copied package for an installed one. They write the file INSTALLER after the package's own.
+	remove_partial_packages() {
+	    find .venv/lib/python3*/site-packages -maxdepth 1 -name '*.dist-info' ! -exec test -e '{}/INSTALLER' \; -exec rm -rf {} +
+	    find .venv/lib/python3*/site-packages -maxdepth 1 -name '~*' -exec rm -rf {} +
+	}
+	remove_partial_packages
 	# Every version is pinned, so there is nothing to resolve; pip check verifies that the versions are compatible.
 	# Compiling every module would take minutes. Three quarters of the modules are never imported.
 	install() { .venv/bin/python -m pip install --no-deps --no-compile --no-build-isolation --require-hashes "$$@"; }
@@ -134,28 +137,34 @@ environment:
 	if grep -qE '^(setuptools|uv)==' requirements.txt; then
 	    install --quiet -r <(awk '/^[^ #]/ { wanted = /^(setuptools|uv)==/ } wanted' requirements.txt)
 	fi
-	# uv takes a fifth of pip's time. It doesn't read pip's settings, so it gets those that say where packages are. Those of
-	# the environment have priority over those of files; in a file, several values stand on lines of their own.
-	settings="$$(.venv/bin/python -m pip config list)"
-	setting() { # NAME, VARIABLE, SEPARATOR
-	    local line values
-	    line="$$(grep -m 1 "^:env:\.$$1=" <<< "$$settings" || grep "\.$$1=" <<< "$$settings" | tail -n 1)" || return 0
-	    read -ra values <<< "$$(sed "s/^[^=]*='\(.*\)'$$/\1/; s/\\\\n/ /g" <<< "$$line")"
-	    if [[ -z "$${!2:-}" ]]; then export "$$2=$$(IFS="$$3"; echo "$${values[*]}")"; fi
+	# uv is several times as fast as pip. It doesn't read pip's settings, so it gets those that say where packages are.
+	# make removes the indentation of lines, so there is none in the Python code.
+	pip_settings() {
+	    .venv/bin/python -m pip config list | .venv/bin/python -c '
+	import ast, os, shlex, sys
+	sections = ["global", "install", ":env:"]  # the last one has priority
+	lines = [line.partition("=") for line in sys.stdin]
+	pairs = [(key.rpartition("."), ast.literal_eval(value)) for key, _, value in lines]
+	found = [(sections.index(section), name, value) for (section, _, name), value in pairs if section in sections]
+	settings = {name: value.split() for _, name, value in sorted(found) if value.strip()}
+	variables = [
+	("index-url", "UV_DEFAULT_INDEX", ""), ("extra-index-url", "UV_INDEX", " "), ("find-links", "UV_FIND_LINKS", ","),
+	("cert", "SSL_CERT_FILE", ""), ("trusted-host", "UV_INSECURE_HOST", " "), ("proxy", "ALL_PROXY", ""),
+	("default-timeout", "UV_HTTP_TIMEOUT", ""), ("timeout", "UV_HTTP_TIMEOUT", ""),
+	]
+	known = [(variable, separator.join(settings[name])) for name, variable, separator in variables if name in settings]
+	print(*(f"export {name}={shlex.quote(value)}" for name, value in known if name not in os.environ), sep="\n")
+	print("no_index=1" if settings.get("no-index", ["0"])[0].lower() in ("1", "true", "yes", "on") else "")
+	'
 	}
-	setting index-url UV_DEFAULT_INDEX ' '
-	setting extra-index-url UV_INDEX ' '
-	setting find-links UV_FIND_LINKS ','
-	setting no-index UV_NO_INDEX ' '
-	setting cert SSL_CERT_FILE ' '
-	setting trusted-host UV_INSECURE_HOST ' '
-	setting '\(default-\)\?timeout' UV_HTTP_TIMEOUT ' '
-	fast() {
+	install_with_uv() (
+	    eval "$$(pip_settings)"
 	    .venv/bin/uv pip install --python .venv/bin/python --no-deps --no-build-isolation --require-hashes \
-	        --index-strategy unsafe-best-match -r requirements.txt
-	}
-	if ! fast; then
+	        --index-strategy unsafe-best-match $${no_index:+--no-index} -r requirements.txt
+	)
+	if ! install_with_uv; then
 	    echo "make: uv could not install all packages; now pip tries it" >&2
+	    remove_partial_packages
 	    if ! install -r requirements.txt; then
 	        echo "make: pip could not install all packages; its reason is above, after ERROR" >&2
 	        exit 1

@@ -38,8 +38,8 @@ def limit_spinning() -> None:
 def postpone_collection() -> None:
     """Switches garbage collection off, for imports; call it before them, and `resume_collection` after them.
 
-    The modules of torch, MLflow and FiftyOne are millions of objects, among which the collector would search again and
-    again, in vain: a sixth of the time of their imports.
+    The modules of torch and MLflow are millions of objects, among which the collector would search again and again, in
+    vain: a fifth of the time of their imports.
     """
     gc.disable()
 
@@ -77,16 +77,21 @@ def quick_exit() -> Iterator[None]:
     try:
         yield
     except SystemExit as ended:
-        status = ended.code or 0
+        status = 0 if ended.code is None else ended.code
     if not isinstance(status, int):
-        sys.stderr.write(f"{status}\n")
+        if sys.stderr is not None:  # type: ignore[redundant-expr]  # None without a file descriptor
+            sys.stderr.write(f"{status}\n")
         status = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
+        if stream is None or stream.closed:  # type: ignore[redundant-expr]
+            continue
         try:
             stream.flush()
-        except (OSError, ValueError):  # a closed pipe, or a closed file
+        except OSError as error:  # a full disk, a closed pipe
+            with suppress(OSError, AttributeError):
+                sys.stderr.write(f"{type(error).__name__}: {error}\n")
             status = status or _FLUSH_FAILED
     os._exit(status & 0xFF)
 

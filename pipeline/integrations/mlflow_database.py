@@ -1,5 +1,6 @@
 """The project's own MLflow store: a database, mlflow.db, and a folder of artifacts, under the project's root."""
 
+import atexit
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -49,7 +50,20 @@ def open_client() -> tuple[Any, str]:
         SqlAlchemyStore(store_uri(), artifacts_uri())
         with closing(sqlite3.connect(root() / "mlflow.db", timeout=60)) as connection, connection:
             _relocate_artifacts(connection)
+        atexit.register(close_store)
         return MlflowClient(tracking_uri=store_uri(), registry_uri=store_uri()), artifacts_uri()
+
+
+def close_store() -> None:
+    """Closes MLflow's connections, which keeps them until the process ends. SQLite's last one completes mlflow.db.
+
+    Until then, the newest changes are in mlflow.db-wal alone.
+    """
+    from mlflow.store.model_registry import sqlalchemy_store as registry
+    from mlflow.store.tracking import sqlalchemy_store as tracking
+
+    for engine in (*tracking.SqlAlchemyStore._engine_map.values(), *registry.SqlAlchemyStore._engine_map.values()):
+        engine.dispose()
 
 
 def _relocate_artifacts(connection: sqlite3.Connection) -> None:

@@ -39,8 +39,13 @@ build-system = {requires = [], build-backend = "backend", backend-path = ["."]}
 project = {name = "scratch", version = "1"}
 """
 # Stands for the package uv, which would have to be downloaded.
-UV = """#!/bin/sh
-[ -z "$BROKEN_UV" ] || exit 2
+UV = r"""#!/bin/sh
+if [ -n "$BROKEN_UV" ]; then
+    cd .venv/lib/python3*/site-packages
+    mkdir -p further-1.0.dist-info
+    printf 'Metadata-Version: 2.1\nName: further\nVersion: 1.0\n' > further-1.0.dist-info/METADATA
+    exit 2
+fi
 exec "{uv}" "$@"
 """
 
@@ -69,8 +74,11 @@ def project(tmp_path: Path) -> Path:
     """A project with our Makefile, in a folder whose name contains a space. It requires uv and one small package."""
     folder = tmp_path / "a project"
     packages = tmp_path / "packages"
-    folder.mkdir()
-    packages.mkdir()
+    other = tmp_path / "somebody's"
+    for path in (folder, packages, other):
+        path.mkdir()
+    # pip prints the value with "\n" in it, and between double quotes, since there is a single one in it.
+    (tmp_path / "pip.conf").write_text(f"[global]\nno-index = true\nfind-links =\n    {other}\n    {packages}\n")
     shutil.copy(PROJECT / "Makefile", folder)
     (folder / "backend.py").write_text(BACKEND)
     (folder / "pyproject.toml").write_text(BUILD)
@@ -94,9 +102,7 @@ def require(project: Path, *names: str) -> None:
 def start(project: Path, **environment: str) -> subprocess.Popen[str]:
     offline = {
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(project.parent / "packages"),
-        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_CONFIG_FILE": str(project.parent / "pip.conf"),
         "UV_CACHE_DIR": str(project.parent / "cache"),
     }
     others = ("PIP_", "UV_", "MAKE", "VIRTUAL_ENV")
@@ -162,8 +168,13 @@ def test_life_of_an_environment(project: Path) -> None:
     assert make(project) == (0, "", "")
 
     (project / "pyproject.toml").write_text(BUILD + "# another version, or a new command\n")
-    status, output, err = make(project)
+    # uv fails, and leaves a part of a package, which pip would take for an installed one.
+    shutil.rmtree(site_packages(project) / "further-1.0.dist-info")
+    (site_packages(project) / "further.py").unlink()
+    status, output, err = make(project, BROKEN_UV="1")
     assert (status, "Installing the packages" in output) == (0, True), err
+    assert "make: uv could not install all packages; now pip tries it\n" in err
+    assert (installer(project, "further"), imports(project, "further")) == ("pip", True)
     assert make(project) == (0, "", "")
 
     require(project, "small", "nowhere")
@@ -202,7 +213,7 @@ def assert_tarball_is_an_error(project: Path) -> None:
 
 
 def assert_interruption_is_completed(project: Path) -> None:
-    """make is killed while pip, since uv is broken, copies a large package; then uv completes it."""
+    """make is killed while pip copies a large package; then uv completes it."""
     require(project, "small", "large")
     with start(project, BROKEN_UV="1") as process:
         while not (site_packages(project) / "large" / "part0000.py").exists():
@@ -218,6 +229,7 @@ def assert_interruption_is_completed(project: Path) -> None:
     assert status == 0, err
     assert len(list((site_packages(project) / "large").glob("*.py"))) == FILES
     assert installer(project, "large") == "uv"
+    assert not list((project.parent / "cache").glob("simple-*/pypi"))  # uv has asked no index
     assert make(project) == (0, "", "")
 
 

@@ -43,8 +43,8 @@ def test_a_new_store_is_closed_whatever_the_umask(empty_store: Path) -> None:
 
 def test_three_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
     code = (
-        "from pipeline import params\nfrom pipeline.integrations import mlflow\n"
-        "with mlflow.train_run(params.load(), key='k') as run: run.mark_finished('w')"
+        "from pipeline import params, process\nfrom pipeline.integrations import mlflow\n"
+        "with process.quick_exit(), mlflow.train_run(params.load(), key='k') as run: run.mark_finished('w')"
     )
     folder = tmp_path / "with a space"
     folder.mkdir()
@@ -54,6 +54,7 @@ def test_three_processes_can_create_the_store_at_once(tmp_path: Path) -> None:
     stderr = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], stderr
     assert stderr == ["", "", ""]
+    assert [path.name for path in folder.glob("mlflow.db*")] == ["mlflow.db"]  # a copy of this file is complete
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
         assert connection.execute("SELECT name FROM experiments WHERE name = 'fcos'").fetchall() == [("fcos",)]
         assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)] * 3
