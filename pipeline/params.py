@@ -248,6 +248,7 @@ class TrainParams:
     group_by_aspect_ratio: bool
     optimizer: Literal["adamw", "adam", "sgd", "muon"]
     lr: PositiveFloat
+    backbone_lr_factor: PositiveFloat
     base_batch_size: Positive | None
     weight_decay: NonNegative
     momentum: Fraction

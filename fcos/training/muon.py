@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,30 +28,29 @@ class Muon(Optimizer):
     With GradScaler, gradients must be unscaled before the step.
 
     Args:
-        matrices: weights with two or more dimensions.
+        matrices: parameter groups of weights with two or more dimensions, each with its weight decay.
         others: the parameter groups of AdamW.
-        weight_decay: of the matrices.
         fused: see AdamW.
     """
 
     def __init__(
         self,
-        matrices: Iterable[Tensor],
+        matrices: Sequence[Mapping[str, Any]],
         others: Iterable[Mapping[str, Any]],
         *,
         lr: float,
-        weight_decay: float,
         fused: bool | None = None,
     ) -> None:
-        super().__init__([{"params": list(matrices), "weight_decay": weight_decay}, *map(dict, others)], {"lr": lr})
-        self._adamw = AdamW(self.param_groups[1:], lr=lr, fused=fused)  # fills in the groups' other settings
+        super().__init__([*map(dict, matrices), *map(dict, others)], {"lr": lr})
+        self._first_other = len(matrices)
+        # Fills in the groups' other settings.
+        self._adamw = AdamW(self.param_groups[self._first_other :], lr=lr, fused=fused)
         # GradScaler then calls `step` after an overflow too, as for fused optimizers; otherwise the schedule warns.
         self._step_supports_amp_scaling = True
 
     @property
     def matrices(self) -> list[Tensor]:
-        parameters: list[Tensor] = self.param_groups[0]["params"]
-        return parameters
+        return [parameter for group in self.param_groups[: self._first_other] for parameter in group["params"]]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -62,20 +61,20 @@ class Muon(Optimizer):
         found_inf: Tensor | None = getattr(self, "found_inf", None)  # set by GradScaler
         if found_inf is not None and found_inf.item():
             return loss
-        by_shape = defaultdict(list)
-        for parameter in self.matrices:
-            if parameter.grad is not None:
-                by_shape[parameter.shape].append(parameter)
-        for parameters in by_shape.values():
-            self._update(parameters)
+        for group in self.param_groups[: self._first_other]:
+            by_shape = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
+            for parameters in by_shape.values():
+                self._update(parameters, group["lr"], group["weight_decay"])
         # `load_state_dict` replaces both, and their state dict is this optimizer's.
-        self._adamw.param_groups, self._adamw.state = self.param_groups[1:], self.state
+        self._adamw.param_groups, self._adamw.state = self.param_groups[self._first_other :], self.state
         self._adamw.step()
         return loss
 
-    def _update(self, parameters: list[Tensor]) -> None:
+    def _update(self, parameters: list[Tensor], lr: float, weight_decay: float) -> None:
         """Updates matrices of one shape together."""
-        lr, weight_decay = self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]
         updates = orthogonalize(torch.stack([self._momentum(parameter).flatten(1) for parameter in parameters]))
         scale = 0.2 * math.sqrt(max(updates.shape[1:]))
         for parameter, update in zip(parameters, updates, strict=True):

@@ -27,19 +27,35 @@ _IMAGE_CHANNELS = 3  # of the first convolution's input, which they leave to Ada
 
 
 def make_optimizer(
-    model: nn.Module, *, name: Literal["sgd", "adam", "adamw", "muon"], lr: float, weight_decay: float, momentum: float
+    model: nn.Module,
+    *,
+    name: Literal["sgd", "adam", "adamw", "muon"],
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    backbone_lr_factor: float = 1.0,
 ) -> Optimizer:
     """SGD with momentum, Adam, AdamW or Muon; weight decay applies only to weights of convolutions and linear layers.
 
     Biases, weights of norms, the head's scales, BiFPN's fusion weights and position embeddings are not decayed.
+
+    Args:
+        backbone_lr_factor: the learning rate of the model's part `backbone` is `lr` times this. With a factor other
+            than 1, its parameters are in groups of their own, after those of the other parts.
     """
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = [parameter for path, parameter in trained if path.endswith("weight") and parameter.ndim > 1]
     not_decayed = [parameter for path, parameter in trained if not (path.endswith("weight") and parameter.ndim > 1)]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": not_decayed, "weight_decay": 0.0},
-    ]
+    slower = {parameter for path, parameter in trained if path.startswith("backbone.") and backbone_lr_factor != 1}
+
+    def divide(*groups: dict[str, Any]) -> list[dict[str, Any]]:
+        divided = [{**group, "params": [p for p in group["params"] if p not in slower]} for group in groups]
+        if slower:
+            backbone = {"lr": lr * backbone_lr_factor}
+            divided += [{**g, **backbone, "params": [p for p in g["params"] if p in slower]} for g in groups]
+        return divided
+
+    groups = divide({"params": decayed, "weight_decay": weight_decay}, {"params": not_decayed, "weight_decay": 0.0})
     # The fused kernel checks by itself whether fp16's gradients overflowed; otherwise the GPU must be waited for.
     fused = all(parameter.device.type in _FUSED for _, parameter in trained) or None
     if name == "sgd":
@@ -48,7 +64,7 @@ def make_optimizer(
         matrices = _hidden_weights(model)
         hidden = set(matrices)
         others = [{**group, "params": [p for p in group["params"] if p not in hidden]} for group in groups]
-        return Muon(matrices, others, lr=lr, weight_decay=weight_decay, fused=fused)
+        return Muon(divide({"params": matrices, "weight_decay": weight_decay}), others, lr=lr, fused=fused)
     return (Adam if name == "adam" else AdamW)(groups, lr=lr, fused=fused)
 
 

@@ -317,6 +317,7 @@ def _make_optimizer(train: TrainParams, detector: Detector) -> Optimizer:
         lr=learning_rate(train),
         weight_decay=train.weight_decay,
         momentum=train.momentum,
+        backbone_lr_factor=train.backbone_lr_factor,
     )
 
 

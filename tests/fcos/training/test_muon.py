@@ -46,7 +46,7 @@ def test_a_step_by_hand() -> None:
     """The gradient diag(3, 4) is diag(0.6, 0.8) after normalization; the polynomial is applied to each of both."""
     layer = nn.Linear(2, 2)
     nn.init.eye_(layer.weight)
-    optimizer = Muon([layer.weight], [{"params": [layer.bias]}], lr=0.5, weight_decay=0.1)
+    optimizer = Muon([{"params": [layer.weight], "weight_decay": 0.1}], [{"params": [layer.bias]}], lr=0.5)
     layer.weight.grad = torch.diag(torch.tensor([3.0, 4.0]))
     optimizer.step()
     expected = []

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fcos.detector import build
+from fcos.detector import Detector, build
 from fcos.training.checkpoints import Checkpoint
 from fcos.training.ema import ModelEMA
 from fcos.training.optimization import make_optimizer, make_plateau, make_schedule
@@ -73,6 +73,44 @@ def test_frozen_parameters_are_not_optimized() -> None:
     optimizer = make_optimizer(detector, name="sgd", lr=1, weight_decay=0.5, momentum=0)
     optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert not optimized & {id(parameter) for parameter in detector.backbone.parameters()}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "muon"])
+def test_the_backbone_has_its_own_learning_rate(name: str) -> None:
+    """A step changes the backbone a tenth as much, everything else as much as before; the schedule keeps the ratio."""
+
+    def change(factor: float) -> tuple[Detector, dict[str, torch.Tensor], Optimizer]:
+        torch.manual_seed(0)
+        detector = build(TINY, 3)
+        before = {path: parameter.detach().clone() for path, parameter in detector.named_parameters()}
+        optimizer = make_optimizer(
+            detector,
+            name=name,
+            lr=0.01,
+            weight_decay=0.5,
+            momentum=0.9,
+            backbone_lr_factor=factor,  # type: ignore[arg-type]
+        )
+        for parameter in detector.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        return detector, {path: p.detach() - before[path] for path, p in detector.named_parameters()}, optimizer
+
+    detector, same, plain = change(1.0)
+    _, changes, optimizer = change(0.1)
+    for path, difference in changes.items():
+        expected = same[path] * (0.1 if path.startswith("backbone.") else 1)
+        torch.testing.assert_close(difference, expected, msg=path, rtol=1e-3, atol=1e-6)
+    optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(optimized) == len(set(optimized)) == len(list(detector.parameters()))
+    assert len(plain.param_groups) == (3 if name == "muon" else 2)  # as in states saved before there was a factor
+    for schedule in ("cosine", "one_cycle", "multi_step", "constant"):
+        _, _, optimizer = change(0.1)
+        scheduler = make_schedule(optimizer, name=schedule, steps=20, warmup=4, drops=[10], gamma=0.1)  # type: ignore[arg-type]
+        for _ in range(20):
+            assert optimizer.param_groups[-1]["lr"] == pytest.approx(optimizer.param_groups[0]["lr"] / 10)
+            optimizer.step()
+            scheduler.step()
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
