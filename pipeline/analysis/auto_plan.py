@@ -42,6 +42,7 @@ class Network:
     optimizer: str
     lr: float  # for steps of `lr_batch` images
     lr_batch: int
+    backbone_lr_factor: float = 1.0
     least_side: int  # longer side of the smallest input in pixels
     usual_side: int  # longer side in pixels that is worth its time, however large the objects are
     reason: str
@@ -67,6 +68,7 @@ LITE0 = Network(
     optimizer="muon",
     lr=0.005,
     lr_batch=8,
+    backbone_lr_factor=0.1,
     least_side=256,
     usual_side=320,
     reason="its ImageNet weights are installed, and it trains on a CPU: AP50 0.91 on BCCD in ten minutes of a core",

@@ -120,6 +120,9 @@ def optimizer_rule(_: Facts, plan: Plan) -> Iterator[Choice]:
     scaled = f", scaled from {network.lr:g} for {network.lr_batch} images" if rate != network.lr else ""
     yield Choice("train.optimizer", network.optimizer, f"as {network.backbone} was measured with")
     yield Choice("train.lr", rate, f"as {network.backbone} was measured with{scaled}")
+    if network.backbone_lr_factor != 1:
+        reason = "at the full rate, the backbone forgets what its ImageNet weights know"
+        yield Choice("train.backbone_lr_factor", network.backbone_lr_factor, reason)
     yield Choice("train.base_batch_size", plan.batch, "so that lr follows another batch_size")
     plenty = plan.steps >= PLENTY_STEPS
     if network.optimizer == "muon":

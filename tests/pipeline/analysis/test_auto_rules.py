@@ -72,6 +72,7 @@ def test_blood_cells() -> None:
         "train.validate_every": 1,
         "train.optimizer": "muon",
         "train.lr": 0.005,
+        "train.backbone_lr_factor": 0.1,
         "train.schedule": "one_cycle",
         "train.augment.flip": 0.5,
         "loss": "giou",
@@ -213,6 +214,7 @@ def test_weights_and_device_decide_on_the_backbone() -> None:
     resnet50 = choices(replace(gpu, weights=LITE0 | {"resnet50"}))
     assert (resnet50["model.backbone"], resnet50["train.optimizer"]) == ("resnet50", "adamw")
     assert (resnet50["train.schedule"], resnet50["train.warmup"]) == ("cosine", 0.1)
+    assert "train.backbone_lr_factor" not in resnet50
     assert choices(replace(facts, weights=frozenset({"resnet50"})))["model.backbone"] == "tiny"
 
 
