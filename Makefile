@@ -77,8 +77,9 @@ docs: ## build the documentation as a site, in site/; links and anchors are chec
 	cp README.md build/docs/index.md
 	cp CHANGELOG.md CONTRIBUTING.md Containerfile LICENSE build/docs
 	find benchmarks -name '2*.md' -exec cp {} build/docs/benchmarks \;
+	sed -i 's#(\.\./\.\./docs/#(../#g; s#(\.\./\.\./README\.md#(../index.md#g; s#(\.\./\.\./#(../#g' build/docs/benchmarks/*.md
 	# In a list of pages, README would be its section.
-	sed 's#(results/#(#g' benchmarks/README.md > build/docs/benchmarks/cards.md
+	sed 's#(results/#(#g; s#(\.\./docs/#(../#g' benchmarks/README.md > build/docs/benchmarks/cards.md
 	sed -i -E 's#\((\.\./)?params\.yaml\)#(parameters.md)#g; s#\((\.\./)?benchmarks/(README\.md)?\)#(benchmarks/cards.md)#g; s#\((\.\./)?benchmarks/(results/)?#(benchmarks/#g
 	    s#\(\.\./README\.md#(index.md#g; s#\(\.\./(C[A-Za-z]+(\.md)?|LICENSE|examples)#(\1#g; s#\(docs/#(#g' build/docs/*.md
 	.venv-docs/bin/zensical build --strict --clean

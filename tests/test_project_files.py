@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -89,6 +91,30 @@ def assert_pinned(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_links_and_anchors_exist(page: Path) -> None:
+    assert_links_exist(page)
+
+
+def test_links_and_anchors_of_the_site_exist(tmp_path: Path) -> None:
+    """`make docs` up to the pages that its generator reads; the generator itself is not installed for tests."""
+    for name in ("docs", "examples", "benchmarks/results"):
+        shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (
+        *PROJECT.glob("*.md"),
+        PROJECT / "benchmarks/README.md",
+        PROJECT / "Containerfile",
+        PROJECT / "LICENSE",
+    ):
+        shutil.copy(path, tmp_path / path.relative_to(PROJECT))
+    recipe = re.search(r"^\trm -rf build/docs\n(\t.*\n)+?(?=\t\.venv-docs)", read("Makefile"), re.MULTILINE)
+    assert recipe is not None
+    subprocess.run(["bash", "-euo", "pipefail", "-c", recipe[0].replace("$$", "$")], cwd=tmp_path, check=True)
+    pages = sorted((tmp_path / "build/docs").rglob("*.md"))
+    assert len(pages) > 80
+    for page in pages:
+        assert_links_exist(page)
+
+
+def assert_links_exist(page: Path) -> None:
     text = re.sub(r"(?ms)^```.*?^```", "", page.read_text())
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("http://", "https://")):
