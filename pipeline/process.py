@@ -79,13 +79,13 @@ def quick_exit() -> Iterator[None]:
     except SystemExit as ended:
         status = 0 if ended.code is None else ended.code
     if not isinstance(status, int):
-        if sys.stderr is not None:  # type: ignore[redundant-expr]  # None without a file descriptor
+        if sys.stderr is not None:  # as without a file descriptor
             sys.stderr.write(f"{status}\n")
         status = 1
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        if stream is None or stream.closed:  # type: ignore[redundant-expr]
+        if stream is None or stream.closed:
             continue
         try:
             stream.flush()
