@@ -147,15 +147,16 @@ environment:
 	lines = [line.partition("=") for line in sys.stdin]
 	pairs = [(key.rpartition("."), ast.literal_eval(value)) for key, _, value in lines]
 	found = [(sections.index(section), name, value) for (section, _, name), value in pairs if section in sections]
-	settings = {name: value.split() for _, name, value in sorted(found) if value.strip()}
+	settings = {name: value.strip() for _, name, value in sorted(found) if value.strip()}
 	variables = [
 	("index-url", "UV_DEFAULT_INDEX", ""), ("extra-index-url", "UV_INDEX", " "), ("find-links", "UV_FIND_LINKS", ","),
 	("cert", "SSL_CERT_FILE", ""), ("trusted-host", "UV_INSECURE_HOST", " "), ("proxy", "ALL_PROXY", ""),
 	("default-timeout", "UV_HTTP_TIMEOUT", ""), ("timeout", "UV_HTTP_TIMEOUT", ""),
 	]
-	known = [(variable, separator.join(settings[name])) for name, variable, separator in variables if name in settings]
+	known = [(variable, settings[name], separator) for name, variable, separator in variables if name in settings]
+	known = [(name, separator.join(value.split()) if separator else value) for name, value, separator in known]
 	print(*(f"export {name}={shlex.quote(value)}" for name, value in known if name not in os.environ), sep="\n")
-	print("no_index=1" if settings.get("no-index", ["0"])[0].lower() in ("1", "true", "yes", "on") else "")
+	print("no_index=1" if settings.get("no-index", "").lower() in ("1", "true", "yes", "on") else "")
 	'
 	}
 	install_with_uv() (

@@ -16,6 +16,7 @@ import zipfile
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
+import certifi
 import pytest
 
 from pipeline.files import digest
@@ -40,6 +41,7 @@ project = {name = "scratch", version = "1"}
 """
 # Stands for the package uv, which would have to be downloaded.
 UV = r"""#!/bin/sh
+echo "certificates: $SSL_CERT_FILE" >&2
 if [ -n "$BROKEN_UV" ]; then
     cd .venv/lib/python3*/site-packages
     mkdir -p further-1.0.dist-info
@@ -77,8 +79,12 @@ def project(tmp_path: Path) -> Path:
     other = tmp_path / "somebody's"
     for path in (folder, packages, other):
         path.mkdir()
+    shutil.copy(certifi.where(), tmp_path / "our certificates.pem")
     # pip prints the value with "\n" in it, and between double quotes, since there is a single one in it.
-    (tmp_path / "pip.conf").write_text(f"[global]\nno-index = true\nfind-links =\n    {other}\n    {packages}\n")
+    (tmp_path / "pip.conf").write_text(
+        f"[global]\nno-index = true\nfind-links =\n    {other}\n    {packages}\n"
+        f"cert = {tmp_path}/our certificates.pem\n"
+    )
     shutil.copy(PROJECT / "Makefile", folder)
     (folder / "backend.py").write_text(BACKEND)
     (folder / "pyproject.toml").write_text(BUILD)
@@ -105,7 +111,7 @@ def start(project: Path, **environment: str) -> subprocess.Popen[str]:
         "PIP_CONFIG_FILE": str(project.parent / "pip.conf"),
         "UV_CACHE_DIR": str(project.parent / "cache"),
     }
-    others = ("PIP_", "UV_", "MAKE", "VIRTUAL_ENV")
+    others = ("PIP_", "UV_", "SSL_", "MAKE", "VIRTUAL_ENV")
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return subprocess.Popen(
         ["make", "environment", "IMPORTED=small absent"],
@@ -156,6 +162,7 @@ def test_life_of_an_environment(project: Path) -> None:
     assert imports(project, "small")
     assert has_bytecode(project, "small")
     assert installer(project, "small") == "uv"
+    assert any(f"certificates: {project.parent}/our certificates.pem\n" in err for _, err in outputs)
 
     before = time.monotonic()
     assert make(project) == (0, "", "")

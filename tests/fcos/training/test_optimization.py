@@ -85,11 +85,11 @@ def test_the_backbone_has_its_own_learning_rate(name: str) -> None:
         before = {path: parameter.detach().clone() for path, parameter in detector.named_parameters()}
         optimizer = make_optimizer(
             detector,
-            name=name,
+            name=name,  # type: ignore[arg-type]
             lr=0.01,
             weight_decay=0.5,
             momentum=0.9,
-            backbone_lr_factor=factor,  # type: ignore[arg-type]
+            backbone_lr_factor=factor,
         )
         for parameter in detector.parameters():
             parameter.grad = torch.ones_like(parameter)
