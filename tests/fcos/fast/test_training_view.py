@@ -87,6 +87,10 @@ def test_every_frozen_norm_is_folded() -> None:
     assert not any(isinstance(layer, nn.Conv2d) for layer in network.backbone.parts[1].children())
     folded = [layer for layer in network.modules() if isinstance(layer, FoldedConvolution)]
     assert len(folded) == 53
+    network = training_view(random_detector("lite0"))  # with TensorFlow's padding at stride 2
+    assert not any(
+        isinstance(layer, FrozenBatchNorm2d) and "norm" not in name for name, layer in network.named_modules()
+    )
 
 
 def test_parameters_buffers_and_mode_are_shared() -> None:
