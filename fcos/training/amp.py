@@ -13,18 +13,14 @@ from torch.optim import Optimizer
 
 Name = Literal["float32", "bf16", "fp16"]
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_DENSE_BACKBONES = ("tiny", "resnet")  # beginnings of the names of those without grouped convolutions
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def fastest_precision(device: torch.device, backbone: str) -> Literal["float32", "bf16"]:
-    """The precision in which a detector trains fastest: bf16 if the device computes its convolutions faster so.
-
-    On a CPU, detectors with depthwise and other grouped convolutions train faster in float32 (docs/performance.md).
-    """
+def fastest_precision(device: torch.device) -> Literal["float32", "bf16"]:
+    """The precision in which detectors train fastest: bf16 if the device computes convolutions faster so."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bf16" if backbone.startswith(_DENSE_BACKBONES) and _cpu_gains_from("bf16") else "float32"
+    return "bf16" if _cpu_gains_from("bf16") else "float32"
 
 
 def _cpu_gains_from(name: Literal["bf16", "fp16"]) -> bool:

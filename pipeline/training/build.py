@@ -342,7 +342,7 @@ def _make_plateau(train: TrainParams, optimizer: Optimizer, steps_per_epoch: int
 def resolve_precision(params: Params, device: torch.device | None = None) -> Precision:
     """The precision that train.precision means on a device, by default the one that the parameters choose."""
     device, name = device or choose_device(params.machine.device), params.train.precision
-    return Precision(fastest_precision(device, params.model.backbone) if name == "auto" else name, device)
+    return Precision(fastest_precision(device) if name == "auto" else name, device)
 
 
 def _make_precision(params: Params, device: torch.device, warn: Callable[[str], None]) -> Precision:

@@ -103,7 +103,7 @@ def test_the_parameters_reach_the_trainer(
     weight = default.detector.head.class_logits.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert default.compile_model(default.detector) is default.detector
-    assert default.precision.name == resolve_precision(values).name == fastest_precision(torch.device("cpu"), "tiny")
+    assert default.precision.name == resolve_precision(values).name == fastest_precision(torch.device("cpu"))
     assert capsys.readouterr().err == ""
     assert isinstance(default.optimizer, Muon)
     changed = replace(
