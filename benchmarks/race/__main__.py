@@ -7,8 +7,8 @@
 The other side is what a good engineer would write in an afternoon: torchvision's `FCOS` around the same backbone with
 the same ImageNet weights, channels, levels and towers; AdamW, one cycle, random flips, a moving average of the weights,
 frozen batch norm, gradient clipping, bf16 where its step is faster so, and the best of three learning rates, chosen
-with the first seed and a third of the time. Time is CPU time of a process with one thread, with loading and without
-validation, so that other work on the machine harms neither side. Both are scored by pycocotools.
+with the first seed and a third of the time, or `--trial-seconds`. Time is CPU time of a process with one thread, with
+loading and without validation, so that other work on the machine harms neither side. Both are scored by pycocotools.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from pipeline.errors import PipelineError
 from pipeline.overrides import override
 
 _LEARNING_RATES = (0.0005, 0.001, 0.002)  # of the other side; it keeps the best
-_TRIAL = 3  # a learning rate is tried for this fraction of the time
+_TRIAL = 3  # a learning rate is tried for the time divided by this
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,20 @@ def _run_together(commands: Sequence[Sequence[str]]) -> list[Result]:
 def run(options: argparse.Namespace) -> None:
     """Runs both sides for each seed at the same time, after the other side has chosen its learning rate."""
     prepare(options)
-    trial = options.seconds / _TRIAL
+    trial = options.trial_seconds or options.seconds / _TRIAL
     tried = _run_together(
-        [_command(options, "torchvision", options.seeds[0], trial, "--lr", str(lr)) for lr in _LEARNING_RATES]
+        [
+            _command(options, "torchvision", options.seeds[0], trial, "--lr", str(lr), "--validations", "1")
+            for lr in _LEARNING_RATES
+        ]
     )
     print(f"learning rates of torchvision: {[(t.settings, t.metrics['AP']) for t in tried]}", flush=True)
     _, lr = max(zip([result.metrics["AP"] or 0.0 for result in tried], _LEARNING_RATES, strict=True))
+    validations = ("--validations", str(options.validations))
     for seed in options.seeds:
         sides = [
-            _command(options, "ours", seed, options.seconds),
-            _command(options, "torchvision", seed, options.seconds, "--lr", str(lr)),
+            _command(options, "ours", seed, options.seconds, *validations),
+            _command(options, "torchvision", seed, options.seconds, "--lr", str(lr), *validations),
         ]
         for result in _run_together(sides):
             with options.results.open("a") as file:
@@ -108,6 +112,8 @@ def main() -> None:
     parser.add_argument("data", nargs="?", choices=tuple(DATA), default="bccd")
     parser.add_argument("--archive", type=Path, default=Path("bccd.zip"), help="the published archive")
     parser.add_argument("--seconds", type=float, default=600, help="CPU time that each side has")
+    parser.add_argument("--trial-seconds", type=float, help="of each learning rate; default: a third of --seconds")
+    parser.add_argument("--validations", type=int, default=8, help="of a training, about, outside of its time")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
         "--set",
@@ -135,7 +141,7 @@ def _run_side(options: argparse.Namespace) -> Result:
     torch.set_num_threads(1)
     prepare(options)
     folder, recipe = options.folder / options.data, DATA[options.data].recipe
-    race = Race(options.data, folder / "data/raw/custom", *read_splits(folder), options.seconds)
+    race = Race(options.data, folder / "data/raw/custom", *read_splits(folder), options.seconds, options.validations)
     params = override(recipes.load(recipe), [*options.set, f"seed={options.seeds[0]}", "machine.device=cpu"])
     if options.action == "ours":
         return ours.run(race, params, " ".join([recipe, *options.set]))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from benchmarks.race.scoring import BATCH, TIMED_STEPS, Clock, Race, Result, Scores, validate_every
+from benchmarks.race.scoring import BATCH, TIMED_STEPS, Clock, Race, Result, Scores
 from fcos.detector import Detector
 from fcos.postprocess import Postprocess
 from fcos.training.history import NullCallback, Row
@@ -19,7 +19,7 @@ def run(race: Race, params: Params, settings: str) -> Result:
     """Trains for as many epochs as the time allows; `settings` describes the parameters."""
     batches: Any = make_batches(params, race.train, race.raw)
     epochs = race.epochs(_seconds_of_step(race, params, batches), len(batches))
-    params = _with_epochs(params, epochs, validate_every(epochs))
+    params = _with_epochs(params, epochs, race.validate_every(epochs))
     scores = Scores(race)
 
     def validate(detector: Detector) -> Row:

@@ -20,7 +20,6 @@ from pipeline.inference.detect import detect_split
 
 BATCH = 8  # images that are detected at a time
 TIMED_STEPS = 8  # of a training that only measures the time of a step
-_POINTS = 8  # validations of a training
 _Value = TypeVar("_Value")
 Detect = Callable[[Sequence[Tensor]], list[Detections]]
 
@@ -34,6 +33,7 @@ class Race:
     train: AnnotationSet
     val: AnnotationSet
     seconds: float
+    validations: int = 8  # of a training, about
 
     @property
     def classes(self) -> list[str]:
@@ -46,6 +46,10 @@ class Race:
             step: CPU seconds of a step.
         """
         return max(1, int(self.seconds / (step * steps)))
+
+    def validate_every(self, epochs: int) -> int:
+        """Epochs between two validations."""
+        return max(1, epochs // self.validations)
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,6 @@ class Result:
     metrics: Mapping[str, float | None]  # COCO's, by pycocotools
     intervals: Mapping[str, Sequence[float | None]]  # 95 %, over images
     curve: Sequence[tuple[float, float, float]]  # CPU seconds, AP and AP50 of each validation
-
-
-def validate_every(epochs: int) -> int:
-    """Epochs between two validations."""
-    return max(1, epochs // _POINTS)
 
 
 class Clock:

@@ -15,7 +15,7 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 
-from benchmarks.race.scoring import TIMED_STEPS, Race, Result, Scores, validate_every
+from benchmarks.race.scoring import TIMED_STEPS, Race, Result, Scores
 from benchmarks.training import Pyramid
 from fcos.detector import build
 from fcos.postprocess import Detections
@@ -122,7 +122,7 @@ class Loop:
             for images, targets in loader:
                 _step(model, optimizer, schedule, images, targets, dtype)
                 average.update_parameters(model)
-            if epoch % validate_every(epochs) == 0 or epoch == epochs:
+            if epoch % self.race.validate_every(epochs) == 0 or epoch == epochs:
                 scores.validate(partial(detect_with_torchvision, average.module.eval()))
 
 

@@ -55,6 +55,13 @@ def test_as_many_whole_epochs_as_fit_and_at_least_one(tmp_path: Path) -> None:
     assert Race("bccd", tmp_path, nothing, nothing, seconds=1).epochs(step=0.5, steps=60) == 1
 
 
+def test_validations_of_a_training(tmp_path: Path) -> None:
+    nothing = AnnotationSet((), (), ())
+    assert Race("bccd", tmp_path, nothing, nothing, seconds=1).validate_every(24) == 3
+    assert Race("bccd", tmp_path, nothing, nothing, seconds=1).validate_every(3) == 1
+    assert Race("bccd", tmp_path, nothing, nothing, seconds=1, validations=1).validate_every(24) == 24
+
+
 def test_both_sides_train_and_are_scored_on_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "_SCENE", 96)
     for side in (ours, torchvision_fcos):
