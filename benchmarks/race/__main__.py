@@ -33,6 +33,7 @@ from pipeline.overrides import override
 
 _LEARNING_RATES = (0.0005, 0.001, 0.002)  # of the other side; it keeps the best
 _TRIAL = 3  # a learning rate is tried for the time divided by this
+_TRIAL_SCORES = ("--validations", "1", "--images", "300")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     trial = options.trial_seconds or options.seconds / _TRIAL
     tried = _run_together(
         [
-            _command(options, "torchvision", options.seeds[0], trial, "--lr", str(lr), "--validations", "1")
+            _command(options, "torchvision", options.seeds[0], trial, "--lr", str(lr), *_TRIAL_SCORES)
             for lr in _LEARNING_RATES
         ]
     )
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600, help="CPU time that each side has")
     parser.add_argument("--trial-seconds", type=float, help="of each learning rate; default: a third of --seconds")
     parser.add_argument("--validations", type=int, default=8, help="of a training, about, outside of its time")
+    parser.add_argument("--images", type=int, help="score about so many images, evenly spaced; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
         "--set",
@@ -141,7 +143,10 @@ def _run_side(options: argparse.Namespace) -> Result:
     torch.set_num_threads(1)
     prepare(options)
     folder, recipe = options.folder / options.data, DATA[options.data].recipe
-    race = Race(options.data, folder / "data/raw/custom", *read_splits(folder), options.seconds, options.validations)
+    train, val = read_splits(folder)
+    if options.images:
+        val = val.subset(val.images[:: max(1, len(val.images) // options.images)])
+    race = Race(options.data, folder / "data/raw/custom", train, val, options.seconds, options.validations)
     params = override(recipes.load(recipe), [*options.set, f"seed={options.seeds[0]}", "machine.device=cpu"])
     if options.action == "ours":
         return ours.run(race, params, " ".join([recipe, *options.set]))
