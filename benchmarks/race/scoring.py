@@ -49,7 +49,7 @@ class Race:
 
     def validate_every(self, epochs: int) -> int:
         """Epochs between two validations."""
-        return max(1, epochs // self.validations)
+        return max(1, epochs // max(1, self.validations))
 
 
 @dataclass(frozen=True)

@@ -44,19 +44,25 @@ class SameConv2d(nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        pads = self.pads(input)
-        out: Tensor = self._conv_forward(F.pad(input, pads) if any(pads) else input, self.weight, self.bias)
+        out: Tensor = self._conv_forward(pad_same(self, input), self.weight, self.bias)
         return out
 
-    def pads(self, features: Tensor) -> list[int]:
-        """The numbers of zeros that [B, C, H, W] needs at the left, right, top and bottom."""
-        pads = []
-        for size, kernel, stride in zip(features.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
-            # Without a division of the size, a constant for multiples of the stride: torch's exporter would nest the
-            # divisions of all layers, and not finish.
-            total = max(kernel - (size % stride or stride), 0)
-            pads += [total // 2, total - total // 2]
-        return pads
+
+def same_pads(layer: nn.Conv2d, features: Tensor) -> list[int]:
+    """The numbers of zeros that [B, C, H, W] needs at the left, right, top and bottom."""
+    pads = []
+    for size, kernel, stride in zip(features.shape[:1:-1], layer.kernel_size[::-1], layer.stride[::-1], strict=True):
+        # Without a division of the size, a constant for multiples of the stride: torch's exporter would nest the
+        # divisions of all layers, and not finish.
+        total = max(kernel - (size % stride or stride), 0)
+        pads += [total // 2, total - total // 2]
+    return pads
+
+
+def pad_same(layer: nn.Conv2d, features: Tensor) -> Tensor:
+    """[B, C, H, W], padded for a layer."""
+    pads = same_pads(layer, features)
+    return F.pad(features, pads) if any(pads) else features
 
 
 class InvertedBottleneck(nn.Module):

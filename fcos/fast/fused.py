@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fcos.backbones import Backbone
-from fcos.backbones.efficientnet_lite import SameConv2d
+from fcos.backbones.efficientnet_lite import SameConv2d, same_pads
 from fcos.detector import Detector
 from fcos.fast.tracing import fold, layer_of, rewrite
 from fcos.head import Head
@@ -88,7 +88,7 @@ def _symmetric(layer: SameConv2d, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
     Where one more pixel is needed behind than in front, the weights begin with zeros instead: oneDNN pads by itself if
     both sides are equal, and a padded copy of the features takes longer than the additional multiplications.
     """
-    left, right, top, bottom = layer.pads(x)
+    left, right, top, bottom = same_pads(layer, x)
     return F.pad(layer.weight, [right - left, 0, bottom - top, 0]), (bottom, right)
 
 

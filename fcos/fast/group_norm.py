@@ -7,26 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Cells of a map, from which on the other gradient is computed. On maps of a few cells its terms nearly cancel, which
-# 16 bits can't represent, and torch's is fast enough.
-_LARGE = 64
-
 
 def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Group norm (Wu and He, 1803.08494), equal to `F.group_norm`.
 
-    On a CPU, torch's gradient takes twice as long as this one in float32, and 5 times in bf16 (docs/performance.md);
-    for other types, other devices and small maps it is torch's.
+    On a CPU, torch's gradient of 16-bit features takes several times as long as this one, which computes in float32
+    (docs/performance.md). On other devices, in float64, and for other shapes than images', the gradient is
+    torch's.
 
     Args:
-        x: [B, C, H, W].
+        x: [B, C, H, W], or another shape that begins with [B, C].
         weight: [C].
         bias: [C].
     """
-    is_large = x.dtype in (torch.float32, torch.bfloat16) and x.shape[2] * x.shape[3] >= _LARGE
-    if (
-        is_large and x.device.type == "cpu" and not torch.compiler.is_compiling()
-    ):  # which can't trace the other gradient
+    if x.device.type == "cpu" and x.dtype != torch.float64 and x.dim() == 4:
         out: Tensor = _GroupNorm.apply(x, groups, weight, bias, eps)
         return out
     return F.group_norm(x, groups, weight, bias, eps)
@@ -43,26 +37,23 @@ class _GroupNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients, from y = w·s·(x − m) + b with each group's mean m and s = 1 / deviation."""
         x, weight, mean, scale = ctx.saved_tensors
-        channels = x.shape[1] // mean.shape[1]  # of a group
-        mean, scale = mean.float(), scale.float()  # [B, G]; the scale is 1 / deviation
-        dot = (gradient * x).sum((2, 3), dtype=torch.float32)  # [B, C]
-        total = gradient.sum((2, 3), dtype=torch.float32)  # [B, C]
-        of_bias = total.sum(0)
-        of_weight = ((dot - total * _spread(mean, channels)) * _spread(scale, channels)).sum(0)
+        dtype, channels = x.dtype, x.shape[1] // mean.shape[1]  # channels of a group
+        x, grad, mean, scale = x.float(), grad.float(), mean.float(), scale.float()
+        dot, grad_bias = (grad * x).sum((2, 3)), grad.sum((2, 3))  # [B, C]
+        grad_weight = (dot - grad_bias * _spread(mean, channels)) * _spread(scale, channels)
 
-        # With y = w·s·(x − m) + b: dx = g·w·s + x·p + q, where p and q are what m and s, as functions of x, add.
-        dot, total = ((value * weight).unflatten(1, (-1, channels)).sum(-1) for value in (dot, total))  # [B, G]
+        # dx = g·w·s + x·p + q, where p and q are what m and s, as functions of x, contribute; all [B, G].
         cells = x.shape[2] * x.shape[3] * channels
+        dot, total = ((value * weight).unflatten(1, (-1, channels)).sum(-1) for value in (dot, grad_bias))
         p = (total * mean - dot) * scale**3 / cells
         q = -p * mean - total * scale / cells
-        own, p, q = (
-            value.to(x.dtype)[:, :, None, None]
-            for value in (weight * _spread(scale, channels), _spread(p, channels), _spread(q, channels))
-        )
-        of_x = torch.addcmul(torch.addcmul(q, x, p), gradient, own)
-        return of_x, None, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None
+        factors = (weight * _spread(scale, channels), _spread(p, channels), _spread(q, channels))
+        of_grad, of_x, constant = (factor[:, :, None, None] for factor in factors)
+        grad_x = torch.addcmul(torch.addcmul(constant, x, of_x), grad, of_grad)
+        return grad_x.to(dtype), None, grad_weight.sum(0).to(weight.dtype), grad_bias.sum(0).to(weight.dtype), None
 
 
 def _spread(values: Tensor, channels: int) -> Tensor:

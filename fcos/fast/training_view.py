@@ -5,7 +5,7 @@ import copy
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fcos.backbones.efficientnet_lite import SameConv2d
+from fcos.backbones.efficientnet_lite import SameConv2d, pad_same
 from fcos.detector import Detector
 from fcos.fast.depthwise import depthwise_conv2d, is_depthwise
 from fcos.fast.group_norm import group_norm
@@ -70,8 +70,7 @@ class GroupNorm(nn.Module):
 
 def _convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The layer's convolution with other weights."""
-    if isinstance(layer, SameConv2d):
-        x = F.pad(x, layer.pads(x))
+    x = pad_same(layer, x) if _pads_as_tensorflow(layer) else x
     if is_depthwise(layer):
         return depthwise_conv2d(x, weight, bias, stride=layer.stride, padding=layer.padding)  # type: ignore[arg-type]
     return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
@@ -90,11 +89,18 @@ def _replace_layers(module: nn.Module) -> None:
             continue
         if _is_plain(child) and is_depthwise(child):  # type: ignore[arg-type]
             setattr(module, name, DepthwiseConvolution(child))  # type: ignore[arg-type]
-        elif type(child) is nn.GroupNorm:
+        elif type(child) is nn.GroupNorm and child.affine:
             setattr(module, name, GroupNorm(child))
         else:
             _replace_layers(child)
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    return type(layer) in (nn.Conv2d, SameConv2d) and layer.padding_mode == "zeros"
+    """Whether `_convolve` can compute a layer."""
+    known = type(layer) is nn.Conv2d or _pads_as_tensorflow(layer)
+    return known and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def _pads_as_tensorflow(layer: nn.Module) -> bool:
+    # timm's layer, by its name: timm is not a dependency.
+    return isinstance(layer, SameConv2d) or type(layer).__name__ == "Conv2dSame"

@@ -93,6 +93,62 @@ def test_every_frozen_norm_is_folded() -> None:
     )
 
 
+def nodes(output: Tensor) -> set[str]:
+    """The names of all operations that autograd will run backward."""
+    names, known, waiting = set[str](), set[object](), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in known:
+            known.add(node)
+            names.add(type(node).__name__)
+            waiting += [following for following, _ in node.next_functions]
+    return names
+
+
+@pytest.mark.parametrize(
+    ("backbone", "batch_norm"),
+    [
+        ("efficientnet_lite0", "frozen"),
+        ("efficientnet_lite0", "trained"),
+        ("mobilenet_v3_large", "trained"),
+        ("timm:tf_efficientnet_lite0", "trained"),
+        ("timm:mobilenetv3_large_100", "frozen"),
+    ],
+)
+def test_slow_gradients_are_replaced(backbone: str, batch_norm: str) -> None:
+    torch.manual_seed(0)
+    config = replace(CONFIGS["lite0"], backbone=backbone, batch_norm=batch_norm, frozen_stages=0)
+    detector = build(config, 3).to(memory_format=torch.channels_last).train()
+    network = training_view(detector)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = network(detector.normalize_batch(*batch()))
+    found = nodes(outputs.logits)
+    assert "_DepthwiseConvolutionBackward" in found
+    assert "_GroupNormBackward" in found
+    assert "NativeGroupNormBackward0" not in found
+    for name, layer in network.named_modules():
+        depthwise = isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels == layer.out_channels > 1
+        if depthwise or isinstance(layer, nn.GroupNorm):
+            assert name.endswith(".layer"), name
+
+
+def test_same_gradients_in_bf16() -> None:
+    """Within twice what bf16 itself changes."""
+    detector = random_detector("lite0")
+    exact = gradients(detector, detector)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, actual = gradients(detector, detector), gradients(detector, training_view(detector))
+
+    def error(found: dict[str, Tensor]) -> float:
+        return statistics.median(
+            float((found[name] - gradient).norm() / gradient.norm())
+            for name, gradient in exact.items()
+            if gradient.norm() > 0
+        )
+
+    assert 0 < error(actual) < 2 * error(rounded)
+
+
 def test_parameters_buffers_and_mode_are_shared() -> None:
     detector = random_detector("trained")
     before = dict(detector.state_dict())
