@@ -31,6 +31,8 @@ repro: environment ## run the pipeline: download, convert, train, evaluate, insp
 	    echo "make: this folder is not a git clone; clone the repository, or run \`.venv/bin/dvc config --local core.no_scm true\` to use DVC without git" >&2
 	    exit 1
 	fi
+	# One training, most likely alone on the machine: its threads wait longer for each other before they sleep.
+	export GOMP_SPINCOUNT="$${GOMP_SPINCOUNT:-30000}"
 	dvc repro
 
 test: environment ## every check and test
