@@ -114,7 +114,9 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, default=Path("bccd.zip"), help="the published archive")
     parser.add_argument("--seconds", type=float, default=600, help="CPU time that each side has")
     parser.add_argument("--trial-seconds", type=float, help="for each learning rate; default: a third of --seconds")
-    parser.add_argument("--validations", type=int, default=8, help="about so many validations of a training; their time is not counted")
+    parser.add_argument(
+        "--validations", type=int, default=8, help="about so many validations of a training; their time is not counted"
+    )
     parser.add_argument("--images", type=int, help="score about so many images, evenly spaced; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
