@@ -65,7 +65,7 @@ def write_card(results: Sequence[Result], folder: Path) -> Path:
 
 {context()}
 
-    python -m benchmarks.race run DATA --archive ARCHIVE --seconds SECONDS --seeds SEEDS … (add the run's other options here)
+    python -m benchmarks.race run DATA --archive ARCHIVE --seconds SECONDS --seeds SEEDS … (the run's options)
 
 {table(results)}
 
