@@ -36,10 +36,10 @@ def test_numbers_are_read_as_dvc_reads_them(home: Path, written: str, value: flo
     ("old", "new", "message"),
     [
         ("  lr: 0.01", "  lrr: 0.01", "train.lrr is unknown; known ones: .*momentum"),
-        ("  epochs: 12", "  # epochs: 10", "train.epochs is missing"),
-        ("  epochs: 12", "  epochs: '8'", "train.epochs is '8', but should be a valid integer"),
-        ("  epochs: 12", "  epochs: 8.0", "train.epochs is 8.0, but should be a valid integer"),
-        ("  epochs: 12", "  epochs: 0", "train.epochs is 0, but should be greater than or equal to 1"),
+        ("  epochs: 11", "  # epochs: 10", "train.epochs is missing"),
+        ("  epochs: 11", "  epochs: '8'", "train.epochs is '8', but should be a valid integer"),
+        ("  epochs: 11", "  epochs: 8.0", "train.epochs is 8.0, but should be a valid integer"),
+        ("  epochs: 11", "  epochs: 0", "train.epochs is 0, but should be greater than or equal to 1"),
         (
             "  include_difficult: false",
             "  include_difficult: off",

@@ -29,7 +29,7 @@ SMALL = {
     "    val: 200": "    val: 8",
     "    size: 256": "    size: 128",
     "  size: [256, 256]": "  size: [128, 128]",
-    "  epochs: 12": "  epochs: 2",
+    "  epochs: 11": "  epochs: 2",
     "  batch_size: 4": "  batch_size: 8",
     "  checkpoint_seconds: 60": "  checkpoint_seconds: 0",
     "  max_images: 24": "  max_images: 4",

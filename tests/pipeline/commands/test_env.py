@@ -57,8 +57,8 @@ def test_page_has_the_same_as_json() -> None:
 
 def test_changed_parameters_are_shown_beside_their_defaults(project_folder: Path) -> None:
     path = project_folder / "params.yaml"
-    path.write_text(path.read_text().replace("  epochs: 12", "  epochs: 3"))
-    assert report()["parameters"] == {"train.epochs": "3 (default: 12)"}
+    path.write_text(path.read_text().replace("  epochs: 11", "  epochs: 3"))
+    assert report()["parameters"] == {"train.epochs": "3 (default: 11)"}
 
 
 def test_broken_parameters_are_part_of_the_report(project_folder: Path) -> None:
