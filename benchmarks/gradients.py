@@ -5,20 +5,18 @@
 Both take turns in one process. Writes a dated card; docs/performance.md says what followed.
 """
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Side, Times, context, save_card, today
-from benchmarks.precision import cell, compare
+from benchmarks import turns
+from benchmarks.harness import Side, context, today
 from fcos.fast.depthwise import depthwise_conv2d
 from fcos.fast.group_norm import group_norm
-from fcos.training.amp import PRECISIONS
 
 _IMAGES = 8
 _GROUPS = 32
@@ -39,7 +37,7 @@ class Depthwise:
         kernel, size = f"{self.kernel}×{self.kernel}", f"{self.height}×{self.width}"
         return f"depthwise {kernel}, stride {self.stride}, {self.channels} channels, {size}"
 
-    def prepare(self, dtype: torch.dtype) -> tuple[Side, Side]:
+    def prepare(self, dtype: torch.dtype) -> dict[str, Side]:
         x = _input(self.channels, self.height, self.width, dtype)
         weight = torch.randn(self.channels, 1, self.kernel, self.kernel, dtype=dtype, requires_grad=True)
         padding = self.kernel // 2 if self.stride == 1 else 0
@@ -50,8 +48,7 @@ class Depthwise:
         def ours() -> Tensor:
             return depthwise_conv2d(x, weight, None, stride=(self.stride,) * 2, padding=(padding,) * 2)
 
-        gradient = torch.randn_like(reference())
-        return _both_passes(reference, (x, weight), gradient), _both_passes(ours, (x, weight), gradient)
+        return _both_passes(reference, ours, (x, weight))
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class GroupNorm:
     def name(self) -> str:
         return f"group norm, {self.channels} channels, {self.height}×{self.width}"
 
-    def prepare(self, dtype: torch.dtype) -> tuple[Side, Side]:
+    def prepare(self, dtype: torch.dtype) -> dict[str, Side]:
         x = _input(self.channels, self.height, self.width, dtype)
         weight, bias = (torch.ones(self.channels, requires_grad=True) for _ in range(2))
 
@@ -76,8 +73,7 @@ class GroupNorm:
         def ours() -> Tensor:
             return group_norm(x, _GROUPS, weight, bias, 1e-5)
 
-        inputs, gradient = (x, weight, bias), torch.randn_like(x)
-        return _both_passes(reference, inputs, gradient), _both_passes(ours, inputs, gradient)
+        return _both_passes(reference, ours, (x, weight, bias))
 
 
 # Those of EfficientNet-Lite0 at 312×416 pixels, and the norms of its head and the default's at 256×256.
@@ -101,19 +97,30 @@ def _input(channels: int, height: int, width: int, dtype: torch.dtype) -> Tensor
     return x.to(memory_format=torch.channels_last).requires_grad_()
 
 
-def _both_passes(forward: Callable[[], Tensor], inputs: Sequence[Tensor], gradient: Tensor) -> Side:
-    def side() -> tuple[Tensor, ...]:
+def _both_passes(
+    reference: Callable[[], Tensor], ours: Callable[[], Tensor], inputs: Sequence[Tensor]
+) -> dict[str, Side]:
+    gradient = torch.randn_like(reference())
+
+    def passes(forward: Callable[[], Tensor]) -> tuple[Tensor, ...]:
         return torch.autograd.grad(forward(), inputs, gradient)
 
-    return side
+    return {"torch": partial(passes, reference), "ours": partial(passes, ours)}
 
 
-def card(rows: Mapping[str, Mapping[str, Times]], repeats: int) -> str:
+ROWS = {
+    f"{layer.name}, {name}": partial(layer.prepare, dtype)
+    for layer in LAYERS
+    for name, dtype in (("float32", torch.float32), ("bf16", torch.bfloat16))
+}
+
+
+def card(rows: turns.Rows, repeats: int) -> str:
     """The card, in Markdown."""
     lines = []
     for name, measured in rows.items():
         theirs, ours = measured["torch"], measured["ours"]
-        lines.append(f"| {name} | {cell(theirs)} | {cell(ours)} | {theirs.median / ours.median:.2f} |")
+        lines.append(f"| {name} | {turns.cell(theirs)} | {turns.cell(ours)} | {theirs.median / ours.median:.2f} |")
     table = "\n".join(lines)
     return f"""# Gradients of depthwise convolutions and group norm on a CPU, {today()}
 
@@ -131,22 +138,5 @@ turn in one process, quartiles in parentheses. Above a ratio of 1, ours is faste
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=15, help="timed calls of each side")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the card")
-    options = parser.parse_args()
-    rows = {}
-    for layer in LAYERS:
-        for precision in ("float32", "bf16"):
-            theirs, ours = layer.prepare(PRECISIONS[precision] or torch.float32)
-            name = f"{layer.name}, {precision}"
-            sides = {"torch": theirs, "ours": ours}
-            rows[name] = compare(sides, repeats=options.repeats, warmup=min(3, options.repeats))
-            print(name, rows[name], flush=True)
-    text = card(rows, options.repeats)
-    print(f"{text}\n{save_card(text, 'gradients-cpu', options.out)}")
-
-
 if __name__ == "__main__":
-    main()
+    turns.main(ROWS, card, kind="gradients-cpu", about=__doc__.partition("\n")[0])

@@ -5,16 +5,15 @@
 The precisions take turns in one process. Writes a dated card; docs/performance.md says what followed.
 """
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Side, Times, context, save_card, seconds_of, times, today
+from benchmarks import turns
+from benchmarks.harness import Side, context, today
 from benchmarks.training import our_step
 from fcos.config import ModelConfig
 from fcos.detector import build
@@ -74,13 +73,20 @@ def training_step(config: ModelConfig, shape: tuple[int, int, int], precision: s
     return our_step(detector, pixels, list(boxes), list(labels), precision, lambda network: network)
 
 
-def _recipe_step(load: Callable[[], Params], precision: str, backbone: str | None = None) -> Side:
-    recipe = load()
-    height, width = recipe.train.size
-    model = (
-        replace(recipe.model, backbone=backbone, pretrained=False, batch_norm="frozen") if backbone else recipe.model
-    )
+def _recipe_step(recipe: Params, precision: str, backbone: str | None = None) -> Side:
+    model, (height, width) = recipe.model, recipe.train.size
+    if backbone:
+        model = replace(model, backbone=backbone, pretrained=False, batch_norm="frozen")
     return training_step(model, (recipe.train.batch_size, height, width), precision)
+
+
+def _sides(prepare: Callable[[str], Side], precisions: Sequence[str]) -> dict[str, Side]:
+    return {precision: prepare(precision) for precision in precisions}
+
+
+def _steps(recipe: str | None, backbone: str | None = None) -> dict[str, Side]:
+    params = recipes.load(recipe) if recipe else recipes.defaults()
+    return _sides(partial(_recipe_step, params, backbone=backbone), ("float32", "bf16"))
 
 
 CONVOLUTIONS = [
@@ -89,40 +95,22 @@ CONVOLUTIONS = [
     Convolution(1, 96, 40),
     Convolution(3, 96, 40, groups=96),
 ]
-ROWS: dict[str, tuple[Callable[[str], Side], Sequence[str]]] = {
-    **{layer.name: (layer.prepare, ("float32", "bf16", "fp16")) for layer in CONVOLUTIONS},
-    "training step, default": (partial(_recipe_step, recipes.defaults), ("float32", "bf16")),
-    "training step, EfficientNet-Lite0": (
-        partial(_recipe_step, partial(recipes.load, "cpu_lite0")),
-        ("float32", "bf16"),
-    ),
+ROWS: dict[str, Callable[[], dict[str, Side]]] = {
+    **{layer.name: partial(_sides, layer.prepare, ("float32", "bf16", "fp16")) for layer in CONVOLUTIONS},
+    "training step, default": partial(_steps, None),
+    "training step, EfficientNet-Lite0": partial(_steps, "cpu_lite0"),
     **{
-        f"training step, {backbone}": (
-            partial(_recipe_step, partial(recipes.load, "cpu_lite0"), backbone=backbone),
-            ("float32", "bf16"),
-        )
+        f"training step, {backbone}": partial(_steps, "cpu_lite0", backbone)
         for backbone in ("mobilenet_v2", "mobilenet_v3_large", "resnext50_32x4d")
     },
 }
 
 
-def compare(sides: Mapping[str, Side], *, repeats: int, warmup: int) -> dict[str, Times]:
-    """The times of calls that take turns."""
-    for _ in range(warmup):
-        for side in sides.values():
-            side()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, side in sides.items():
-            seconds[name].append(seconds_of(side))
-    return {name: times(values) for name, values in seconds.items()}
-
-
-def card(rows: Mapping[str, Mapping[str, Times]], repeats: int) -> str:
+def card(rows: turns.Rows, repeats: int) -> str:
     """The card, in Markdown."""
     lines = []
     for name, measured in rows.items():
-        cells = [cell(measured[precision]) if precision in measured else "" for precision in PRECISIONS]
+        cells = [turns.cell(measured[precision]) if precision in measured else "" for precision in PRECISIONS]
         ratio = measured["float32"].median / measured["bf16"].median
         lines.append(f"| {' | '.join((name, *cells, f'{ratio:.2f}'))} |")
     table = "\n".join(lines)
@@ -144,24 +132,5 @@ Here, `train.precision: auto` chooses {fastest_precision(torch.device("cpu"))}.
 """
 
 
-def cell(measured: Times) -> str:
-    """Milliseconds, in Markdown."""
-    return f"{measured.median * 1e3:.3g} ({measured.low * 1e3:.3g}–{measured.high * 1e3:.3g})"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=15, help="timed calls of each precision")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder for the card")
-    options = parser.parse_args()
-    rows = {}
-    for name, (prepare, precisions) in ROWS.items():
-        sides = {precision: prepare(precision) for precision in precisions}
-        rows[name] = compare(sides, repeats=options.repeats, warmup=min(3, options.repeats))
-        print(name, rows[name], flush=True)
-    text = card(rows, options.repeats)
-    print(f"{text}\n{save_card(text, 'precision-cpu', options.out)}")
-
-
 if __name__ == "__main__":
-    main()
+    turns.main(ROWS, card, kind="precision-cpu", about=__doc__.partition("\n")[0])

@@ -25,13 +25,6 @@ def test_a_training_step_runs_in_both_precisions() -> None:
     torch.testing.assert_close(*losses, rtol=0.02, atol=0.02)
 
 
-def test_precisions_take_turns() -> None:
-    calls: list[str] = []
-    sides = {name: lambda name=name: calls.append(name) for name in ("float32", "bf16")}
-    assert precision.compare(sides, repeats=2, warmup=1).keys() == sides.keys()
-    assert calls == ["float32", "bf16"] * 3
-
-
 def test_card() -> None:
     measured = {"float32": Times(0.1, 0.09, 0.11), "bf16": Times(0.2, 0.2, 0.25)}
     text = precision.card({"3×3": measured}, 5)
