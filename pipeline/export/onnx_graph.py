@@ -87,9 +87,15 @@ def _padded_size(op: OpBuilder, resized: Any, canvas: Any | None) -> Any:
 
 def _normalize(op: OpBuilder, pixels: Any, detector: Detector, resized: Any, padded: Any) -> Any:
     """Pixels uint8 [B, H, W, 3] to the network's input float [B, 3, H', W'], 0 in the padding."""
-    factor, offset = ((values.flatten().cpu()) for values in (1 / (255 * detector.std), detector.mean / detector.std))
-    scaled = op.Mul(op.Cast(pixels, to=_FLOAT), factor.tolist())
-    normalized = op.Transpose(op.Sub(scaled, offset.tolist()), perm=[0, 3, 1, 2])
+    factor, offset = (
+        op.Constant(value=ir.tensor(values.flatten().cpu()[:, None].numpy()))
+        for values in (1 / (255 * detector.std), detector.mean / detector.std)
+    )
+    # Channels first, so that a factor is for many consecutive numbers. In three dimensions, since ONNX Runtime would
+    # move the Transpose behind the Mul otherwise.
+    channels = op.Reshape(op.Transpose(pixels, perm=[0, 3, 1, 2]), [0, 0, -1])
+    normalized = op.Sub(op.Mul(op.Cast(channels, to=_FLOAT), factor), offset)
+    normalized = op.Reshape(normalized, op.Concat([0, 0], resized, axis=0))
     added = op.Sub(padded, resized)
     return op.Pad(normalized, op.Concat([0, 0, 0, 0, 0, 0], added, axis=0))
 

@@ -63,7 +63,8 @@ def quantize(network: onnx.ModelProto, batches: Iterable[NDArray[Any]]) -> ir.Mo
             path,
             _Batches(batches),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv"],
+            # With Relu and Clip, a convolution's result gets the range of its activation, not one before it.
+            op_types_to_quantize=["Conv", "Relu", "Clip"],
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,

@@ -68,30 +68,35 @@ def _resize_axis(op: OpBuilder, pixels: Any, length: Any, new_length: Any, name:
 def _interpolate(op: OpBuilder, pixels: Any, length: Any, new_length: Any, name: str) -> Any:
     """Computes blocks of results as products of matrices, each from the few pixels that the block depends on."""
     first, weights, precision = _weights(op, length, new_length)
-    number = op.Shape(weights, start=2, end=3)
+    end = op.Add(first, op.Shape(weights, start=2, end=3))
     factors = _for_channels(op, weights) if name == _COLUMNS else weights
     high, low = (
         op.Cast(function(factors, [256]), to=ir.DataType.UINT8) for function in (op.Div, op.Mod)
     )  # MatMulInteger takes 8 bits
-    rounding, scale = (
-        op.Cast(_power_of_two(op, exponent), to=ir.DataType.INT32) for exponent in (op.Sub(precision, [1.0]), precision)
-    )
+    half = op.Cast(_power_of_two(op, op.Sub(precision, [1.0])), to=ir.DataType.INT32)
+    shift = op.Cast(precision, to=ir.DataType.UINT32)
+    largest = op.Constant(value=ir.tensor(255, ir.DataType.UINT32))
 
-    def resize_block(op: OpBuilder, start: Any, high: Any, low: Any) -> Any:
-        block = op.Slice(pixels, start, op.Add(start, number), [1])
+    def resize_block(op: OpBuilder, first: Any, end: Any, high: Any, low: Any) -> Any:
+        block = op.Slice(pixels, first, end, [1])
         if name == _COLUMNS:
             block = op.Reshape(block, [0, -1])
             sums = [op.MatMulInteger(block, factors) for factors in (high, low)]
         else:
             sums = [op.MatMulInteger(factors, block) for factors in (high, low)]
-        total = op.Add(op.Add(op.Mul(sums[0], 256), sums[1]), rounding)
-        result = op.Cast(op.Min(op.Div(total, scale), 255), to=ir.DataType.UINT8)
-        return op.Reshape(result, op.Concat([0, _BLOCK], op.Shape(pixels, start=2, end=3), axis=0))
+        total = op.Add(op.Add(op.Mul(sums[0], 256), sums[1]), half)
+        means = op.BitShift(op.Cast(total, to=ir.DataType.UINT32), shift, direction="RIGHT")
+        return op.Cast(op.Min(means, largest), to=ir.DataType.UINT8)
 
-    inputs = [ir.val("start", ir.DataType.INT64, [1]), *(ir.val(part, ir.DataType.UINT8) for part in ("high", "low"))]
+    inputs = [
+        *(ir.val(index, ir.DataType.INT64, [1]) for index in ("first", "end")),
+        *(ir.val(part, ir.DataType.UINT8) for part in ("high", "low")),
+    ]
     body = _subgraph(op, f"{name}_block", resize_block, inputs, [ir.val("resized", ir.DataType.UINT8)])
-    blocks = op.Transpose(op.Scan(first, high, low, body=body, num_scan_inputs=3), perm=[1, 0, 2, 3])
-    results = op.Reshape(blocks, op.Concat([0, -1], op.Shape(pixels, start=2, end=3), axis=0))
+    results = op.Scan(first, end, high, low, body=body, num_scan_inputs=4)
+    shape = op.Concat(op.Shape(results, start=0, end=2), [_BLOCK], op.Shape(pixels, start=2, end=3), axis=0)
+    results = op.Transpose(op.Reshape(results, shape), perm=[1, 0, 2, 3])
+    results = op.Reshape(results, op.Concat([0, -1], op.Shape(pixels, start=2, end=3), axis=0))
     return op.Slice(results, [0], new_length, [1])
 
 

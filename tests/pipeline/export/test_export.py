@@ -309,6 +309,16 @@ def test_int8_and_its_measurements(project: Path, export: Export) -> None:
     detector, _ = load_detector(project / "models/detector.safetensors")
     convolutions = sum(isinstance(layer, torch.nn.Conv2d) for layer in detector.modules())
     assert quantized_layers(path) == (convolutions - 3, 3)
+    assert rounded_before_activation(path) == []
+
+
+def rounded_before_activation(path: Path) -> list[str]:
+    """Activations whose input has 8 bits, for a range that they cut off. Those after group norm get all bits."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    of_8_bits = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return [node.name for node in graph.node if node.op_type in ("Relu", "Clip") and node.input[0] in of_8_bits]
 
 
 def quantized_layers(path: Path) -> tuple[int, int]:
