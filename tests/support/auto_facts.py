@@ -35,7 +35,7 @@ def make_facts(
     classes = tuple(boxes)
     pairs = [(side, label) for label, name in enumerate(classes) for side in boxes[name]]
     val_images = changes.pop("val_images", max(1, images // 4))
-    batch = 4 if images < 100 else 8 if images < 2000 else 16
+    batch = 4 if images < 100 else 8
     pixels = size[0] * size[1]
     speed = Speed(
         size=(min(size), max(size)),
