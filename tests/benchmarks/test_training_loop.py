@@ -1,5 +1,6 @@
 """The trainings from files to updated weights, on small images."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,28 @@ def losses(run: training_loop.Run, folder: Path, split: AnnotationSet, steps: in
     return values[1:]
 
 
-def test_both_sides_have_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounding to 8 bits and different filters are all that their images differ by."""
+@pytest.fixture
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
     small = [option.replace("[312, 416]", "[96, 128]") for option in training_loop._OPTIONS]
     monkeypatch.setattr(training_loop, "_OPTIONS", small)
     monkeypatch.setattr(training_loop, "_SIZE", (96, 128))
+
+
+@pytest.mark.usefixtures("small_images")
+def test_both_sides_have_the_same_losses(tmp_path: Path) -> None:
+    """Rounding to 8 bits and different filters are all that their images differ by."""
     split = photographs(tmp_path, 32)
-    ours, theirs = (losses(run, tmp_path, split, 3) for run in (training_loop.train_ours, training_loop.train_theirs))
+    train_ours = partial(training_loop.train_ours, training_loop.as_reference)
+    ours, theirs = (losses(run, tmp_path, split, 3) for run in (train_ours, training_loop.train_theirs))
     assert ours == pytest.approx(theirs, rel=0.05)
+
+
+@pytest.mark.usefixtures("small_images")
+def test_the_recipe(tmp_path: Path) -> None:
+    """It trains in the precision that is faster, with its own optimizer and losses."""
+    params, weights = training_loop.as_recipe()
+    assert (params.train.precision, params.train.optimizer, weights) == ("auto", "muon", None)
+    first, *_ = losses(
+        partial(training_loop.train_ours, training_loop.as_recipe), tmp_path, photographs(tmp_path, 8), 1
+    )
+    assert 0 < first < 20
